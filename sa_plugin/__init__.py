@@ -1,0 +1,3 @@
+"""SuperActivators."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,156 @@
+"""Banks and detectors on disk: safetensors and JSON, never a pickle.
+
+`tensors.safetensors` holds the arrays, `artefact.json` everything else: concepts, layers, hook
+point, kind, deltas, thresholds, the model's fingerprint, weight processing, sink rule, data hash.
+Loading onto another model, hook point or processing mode is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
+
+FORMAT = 1
+SETS = ("token", "permuted", "pooled")
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
+    """Write an artefact's two files.
+
+    Raises:
+        FileExistsError: The folder holds something else than an artefact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / "artefact.json").exists():
+        raise FileExistsError(f"{folder} is not empty and holds no artefact: name a new folder.")
+    save_file(
+        {k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors"
+    )
+    text = json.dumps({"format": FORMAT, **record}, indent=1, default=plain)
+    (folder / "artefact.json").write_text(text + "\n")
+    return folder
+
+
+def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read an artefact's two files.
+
+    Raises:
+        FileNotFoundError: There is no artefact.
+        ValueError: It is of another kind or a newer format.
+    """
+    path = folder / "artefact.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no artefact.json: it is no saved {what}.")
+    record = json.loads(path.read_text())
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} has artefact format {record.get('format')}, this version reads {FORMAT}: "
+            "update sa_plugin or save it again."
+        )
+    if record.get("what") != what:
+        raise ValueError(f"{folder} holds a {record.get('what')}, not a {what}.")
+    return load_file(folder / "tensors.safetensors"), record
+
+
+def plain(value: Any) -> Any:
+    """JSON's view of numbers and arrays."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
+
+
+def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A bank as tensors and a record."""
+    tensors: dict[str, Tensor] = {}
+    for name in SETS:
+        vectors: VectorSet | None = getattr(bank, name)
+        if vectors is not None:
+            for part in ("vectors", "mean", "scale"):
+                tensors[f"{name}.{part}"] = getattr(vectors, part)
+    if bank.component_means is not None:
+        for field in fields(ComponentMeans):
+            tensors[f"component_means.{field.name}"] = getattr(bank.component_means, field.name)
+    record = {
+        "concepts": bank.concepts, "units": bank.units, "layers": bank.layers,
+        "hook_point": bank.hook_point, "kind": bank.kind, "scoring": bank.token.scoring,
+        "origin": asdict(bank.origin),
+    }  # fmt: skip
+    return tensors, record
+
+
+def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> ConceptBank:
+    """The bank of `bank_parts`.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and name.endswith("vectors") and not value.isfinite().all():
+            raise ValueError(f"{name} holds NaN or Inf: the artefact is damaged.")
+
+    def vectors(name: str) -> VectorSet | None:
+        if f"{name}.vectors" not in tensors:
+            return None
+        stacked, mean, scale = (tensors[f"{name}.{part}"] for part in ("vectors", "mean", "scale"))
+        return VectorSet(stacked, mean, scale, record["scoring"])
+
+    token = vectors("token")
+    assert token is not None
+    means = None
+    if "component_means.z" in tensors:
+        names = [field.name for field in fields(ComponentMeans)]
+        means = ComponentMeans(*(tensors[f"component_means.{name}"] for name in names))
+    origin = dict(record["origin"])
+    origin["sink_layers"] = tuple(origin["sink_layers"])
+    return ConceptBank(
+        tuple(record["concepts"]), tuple(record["units"]), tuple(record["layers"]),
+        record["hook_point"], record["kind"], token, vectors("permuted"), vectors("pooled"), means,
+        Origin(**origin),
+    )  # fmt: skip
+
+
+def save_bank(bank: ConceptBank, folder: str | Path) -> Path:
+    """Save a bank.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+    """
+    tensors, record = bank_parts(bank)
+    return write(Path(folder), tensors, {"what": "ConceptBank", "bank": record})
+
+
+def load_bank(folder: str | Path) -> ConceptBank:
+    """Load a bank; `score` and `calibrate` refuse it on another model.
+
+    Raises:
+        FileNotFoundError: No artefact there.
+        ValueError: Another kind of artefact, or a damaged one.
+    """
+    tensors, record = read(Path(folder), "ConceptBank")
+    return bank_of(tensors, record["bank"])
+
+
+def require_hook_point(bank: ConceptBank, hook_point: str | None) -> None:
+    """Refuse a bank read at another hook point than the caller expects.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if hook_point is not None and bank.hook_point != hook_point:
+        raise ValueError(
+            f"the artefact's vectors live at {bank.hook_point!r}, not {hook_point!r}: a vector of "
+            "one hook point means nothing at another. Load it with its own hook point."
+        )
+
+
+__all__ = ["bank_of", "bank_parts", "load_bank", "read", "require_hook_point", "save_bank", "write"]

@@ -1,0 +1,254 @@
+"""Concept vectors for every concept at every layer, with all that is needed to use them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Scoring = Literal["cosine", "dot"]
+HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+HOOK_POINTS: tuple[HookPoint, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSet:
+    """Vectors of one kind at several layers and the normaliser they live under.
+
+    The score of an activation `h` is `cos(x, v)` or `x . v` with `x = (h - mean) / scale`.
+
+    Attributes:
+        vectors: In normalised space.
+        mean: Normaliser's mean, raw activation space.
+        scale: Normaliser's scale.
+        scoring: "cosine" or "dot".
+    """
+
+    vectors: Float[Tensor, "layer unit d_model"]
+    mean: Float[Tensor, "layer d_model"]
+    scale: Float[Tensor, " layer"]
+    scoring: Scoring
+
+    def score(
+        self, index: int, activations: Float[Tensor, "*token d_model"]
+    ) -> Float[Tensor, "*token unit"]:
+        """Scores at one layer, in float32 whatever the activations' format.
+
+        Args:
+            index: Place of the layer in this set (not its block index).
+            activations: Raw activations.
+        """
+        device = activations.device
+        x = (activations.float() - self.mean[index].to(device)) / self.scale[index].to(device)
+        v = self.vectors[index].to(device)
+        dots: Tensor = x @ v.T
+        if self.scoring == "dot":
+            return dots
+        norms: Tensor = x.norm(dim=-1, keepdim=True) * v.norm(dim=-1)
+        return dots.div(norms.clamp_min(1e-8))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a bank comes from; checked when it is used on a host, saved with it.
+
+    Attributes:
+        model, architecture, fingerprint, processing: Of the host, see `HostInfo`.
+        data_hash: Hash of the data it was fitted on, or "" for vectors the user brought.
+        sinks: Rule for attention sinks.
+        sink_layers: Blocks whose residual decides what is a sink; the bank's own if empty.
+        seed: Seed of the fit.
+        options: Options of the fit, and its record a layer.
+        counts: Tokens read and dropped, by reason.
+    """
+
+    model: str = ""
+    architecture: str = ""
+    fingerprint: str = ""
+    processing: str = ""
+    data_hash: str = ""
+    sinks: Literal["drop", "keep"] = "drop"
+    sink_layers: tuple[int, ...] = ()
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentMeans:
+    """Train means of what each part of the model writes, for the centred ledger.
+
+    Attributes:
+        embedding: Mean of the residual that enters block 0.
+        z: Mean input of each head's output projection.
+        mlp: Mean output of each MLP.
+    """
+
+    embedding: Float[Tensor, " d_model"]
+    z: Float[Tensor, "block head d_head"]
+    mlp: Float[Tensor, "block d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptBank:
+    """Concept vectors of one kind, by layer, with their controls.
+
+    Attributes:
+        concepts: The labelled concepts.
+        units: Names of the vectors: the concepts, or cluster numbers for unsupervised kinds.
+        layers: Block indices, ascending.
+        hook_point: Where the activations are read.
+        kind: Name of the kind, or "given" for the user's own vectors.
+        token: The vectors.
+        permuted: The same estimator on labels permuted across samples: the null control.
+        pooled: The same estimator on mean-pooled samples: the conventional baseline.
+        component_means: For the ledger.
+        origin: Provenance.
+    """
+
+    concepts: tuple[str, ...]
+    units: tuple[str, ...]
+    layers: tuple[int, ...]
+    hook_point: HookPoint
+    kind: str
+    token: VectorSet
+    permuted: VectorSet | None = None
+    pooled: VectorSet | None = None
+    component_means: ComponentMeans | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the vectors are the concepts themselves."""
+        return self.units == self.concepts
+
+    @property
+    def sink_layers(self) -> tuple[int, ...]:
+        """Blocks whose residual decides which tokens are attention sinks."""
+        return self.origin.sink_layers or self.layers
+
+    def __repr__(self) -> str:
+        units = "" if self.supervised else f", {len(self.units)} units"
+        return (
+            f"ConceptBank({self.kind!r}, {len(self.concepts)} concepts{units}, layers "
+            f"{list(self.layers)}, {self.hook_point}, {self.token.scoring})"
+        )
+
+    def index(self, layer: int) -> int:
+        """Place of a block in the arrays.
+
+        Raises:
+            ValueError: The bank has no vectors there; the text names the nearest layer that has.
+        """
+        if layer in self.layers:
+            return self.layers.index(layer)
+        near = min(self.layers, key=lambda known: abs(known - layer))
+        raise ValueError(f"the bank has no layer {layer}: nearest is {near} of {self.layers}.")
+
+    def vector(self, concept: str, layer: int) -> Float[Tensor, " d_model"]:
+        """One vector, in normalised space.
+
+        Raises:
+            ValueError: Unknown concept or layer.
+        """
+        return self.token.vectors[self.index(layer), self.unit(concept)]
+
+    def unit(self, name: str) -> int:
+        """Place of a concept or unit.
+
+        Raises:
+            ValueError: Unknown; the text names the nearest.
+        """
+        if name not in self.units:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.units, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name!r} is not in the bank: did you mean {near!r}?")
+        return self.units.index(name)
+
+    def scaled(self, factor: float) -> ConceptBank:
+        """The same bank with every vector multiplied; a positive factor changes no decision."""
+        return replace(self, token=replace(self.token, vectors=self.token.vectors * factor))
+
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: Mapping[tuple[str, int], Tensor],
+        *,
+        hook_point: HookPoint = "resid_post",
+        scoring: Scoring = "dot",
+        normaliser: Mapping[int, tuple[Tensor, float]] | None = None,
+        sinks: Literal["drop", "keep"] = "drop",
+    ) -> ConceptBank:
+        """A bank of vectors the user already has: probes, CAVs, steering vectors, SAE rows.
+
+        Args:
+            vectors: `(concept, layer)` to a vector of shape `[d_model]`; every concept at every
+                layer.
+            hook_point: Where they live.
+            scoring: "dot" or "cosine".
+            normaliser: Layer to `(mean [d_model], scale)`; by default 0 and 1, that is raw
+                activations.
+            sinks: Rule for attention sinks.
+
+        Returns:
+            A bank of kind "given", without controls.
+
+        Raises:
+            ValueError: No vectors, a pair is missing, lengths differ, or a value is not finite.
+
+        Example:
+            >>> bank = ConceptBank.from_vectors({("cat", 3): torch.ones(8)})
+            >>> bank.layers
+            (3,)
+        """
+        concepts = tuple(dict.fromkeys(concept for concept, _ in vectors))
+        layers = tuple(sorted({layer for _, layer in vectors}))
+        _check_given(vectors, concepts, layers, hook_point, scoring)
+        stacked = torch.stack(
+            [
+                torch.stack([vectors[c, at].detach().float().cpu() for c in concepts])
+                for at in layers
+            ]
+        )
+        d_model = stacked.shape[-1]
+        given = normaliser or {}
+        mean = [given[at][0].float() if at in given else torch.zeros(d_model) for at in layers]
+        scale = [float(given[at][1]) if at in given else 1.0 for at in layers]
+        token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), scoring)
+        origin = Origin(sinks=sinks)
+        return cls(concepts, concepts, layers, hook_point, "given", token, origin=origin)
+
+
+def _check_given(
+    vectors: Mapping[tuple[str, int], Tensor],
+    concepts: Sequence[str],
+    layers: Sequence[int],
+    hook_point: str,
+    scoring: str,
+) -> None:
+    if not vectors:
+        raise ValueError("vectors is empty: give {(concept, layer): vector}.")
+    if hook_point not in HOOK_POINTS:
+        raise ValueError(f"hook_point {hook_point!r} is unknown: use one of {HOOK_POINTS}.")
+    if scoring not in ("cosine", "dot"):
+        raise ValueError(f"scoring {scoring!r} is unknown: use 'cosine' or 'dot'.")
+    shape = next(iter(vectors.values())).shape
+    for concept in concepts:
+        for layer in layers:
+            if (concept, layer) not in vectors:
+                raise ValueError(
+                    f"no vector for ({concept!r}, {layer}): give every concept at every layer."
+                )
+            vector = vectors[concept, layer]
+            if vector.ndim != 1 or vector.shape != shape:
+                raise ValueError(
+                    f"the vector of ({concept!r}, {layer}) has shape {tuple(vector.shape)}; all "
+                    f"must be [d_model] alike, here {tuple(shape)}."
+                )
+            if not torch.isfinite(vector).all():
+                raise ValueError(f"the vector of ({concept!r}, {layer}) holds NaN or Inf.")

@@ -1,0 +1,371 @@
+"""Labelled samples and their train, calibration and test splits.
+
+A *sample* is one text. Its *token labels* follow from labelled character spans: a token has the
+label of every span it overlaps, by the tokenizer's offsets. Its *sample labels* say which concepts
+the sample has; a sample may be positive for a concept without any positive token.
+
+Samples are split by *source document*, the unit that is independent of the others; intervals
+resample documents too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+from jaxtyping import Bool
+
+from sa_plugin.data_checks import EmptySplitWarning, validate
+from sa_plugin.samples import SPLITS, Sample, Span, SplitName
+from sa_plugin.splitting import draw_rare_first, split_documents
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of one split, with the concepts and the hash of the data set they are from."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    concepts: tuple[str, ...]
+    data_hash: str
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {len(self.samples)} samples, data {self.data_hash[:8]})"
+
+    @cached_property
+    def sample_labels(self) -> Bool[np.ndarray, "sample concept"]:
+        """Which sample has which concept."""
+        rows = [[concept in s.positive for concept in self.concepts] for s in self.samples]
+        return np.array(rows, dtype=bool).reshape(len(self.samples), len(self.concepts))
+
+
+@dataclass(frozen=True)
+class ConceptData:
+    """Labelled samples with a fixed split by source document.
+
+    Build one with `from_words`, `from_spans`, `from_token_masks` or `load`.
+    """
+
+    concepts: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    split_of: tuple[SplitName, ...]
+    name: str = "data"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        validate(self.samples, self.split_of, self.concepts)
+
+    def __repr__(self) -> str:
+        sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
+        return (
+            f"ConceptData({self.name!r}, {len(self.concepts)} concepts, train / cal / test = "
+            f"{sizes} samples, hash {self.hash[:8]})"
+        )
+
+    @property
+    def train(self) -> Split:
+        """Samples that concept vectors are fitted on."""
+        return self.split("train")
+
+    @property
+    def cal(self) -> Split:
+        """Samples that thresholds, deltas and layers are chosen on."""
+        return self.split("cal")
+
+    @property
+    def test(self) -> Split:
+        """Samples that results are reported on."""
+        return self.split("test")
+
+    def split(self, name: str) -> Split:
+        """The samples of one split, in data order.
+
+        Raises:
+            ValueError: There is no split of that name.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r} is unknown: use one of {', '.join(SPLITS)}.")
+        chosen = tuple(s for s, of in zip(self.samples, self.split_of, strict=True) if of == name)
+        return Split(name, chosen, self.concepts, self.hash)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of every text, label, document and split: equal hashes, equal data."""
+        digest = hashlib.sha256(json.dumps(self.concepts).encode())
+        for sample, of in zip(self.samples, self.split_of, strict=True):
+            mask = sorted((sample.token_mask or {}).items())
+            row = [sample.id, sample.text, sample.document, sorted(sample.spans)]
+            digest.update(json.dumps([row, sorted(sample.positive), mask, of]).encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_spans(
+        cls,
+        texts: Sequence[str],
+        spans: Sequence[Iterable[tuple[int, int, str]]],
+        *,
+        concepts: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
+        sample_labels: Sequence[Iterable[str]] | None = None,
+        ids: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        seed: int = 0,
+        name: str = "data",
+    ) -> ConceptData:
+        """Data from texts with labelled character spans.
+
+        Args:
+            texts: One text a sample.
+            spans: For each text its `(start, end, concept)`, end exclusive.
+            concepts: Concepts and their order; by default those seen, sorted.
+            documents: Source document of each text; by default every text is its own.
+            sample_labels: Concepts of each sample, beyond those of its spans.
+            ids: Unique names; by default numbers.
+            split: "train", "cal" or "test" for each sample. By default documents are divided by
+                `fractions`, stratified over concepts.
+            fractions: Shares of train, cal and test, when `split` is not given.
+            seed: Seed of the division.
+            name: Name of the data set in reports.
+
+        Returns:
+            The data, split and hashed.
+
+        Raises:
+            ValueError: Lengths differ, a span lies outside its text or splits a document, a
+                concept is unknown or has no positive sample, or an id stands twice.
+
+        Example:
+            >>> data = ConceptData.from_spans(
+            ...     ["a cat sat", "we walked home"] * 6, [[(2, 5, "animal")], []] * 6
+            ... )
+            >>> data.concepts
+            ('animal',)
+        """
+        _same_length(texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
+        spans_of = [tuple(Span(*span) for span in row) for row in spans]
+        extra = sample_labels or [()] * len(texts)
+        positive = [
+            frozenset(s.concept for s in row) | frozenset(labels)
+            for row, labels in zip(spans_of, extra, strict=True)
+        ]
+        samples = [
+            Sample(str(id_), text, str(document), row, labels)
+            for id_, text, document, row, labels in zip(
+                ids or _numbers(texts), texts, documents or ids or _numbers(texts), spans_of,
+                positive, strict=True,
+            )
+        ]  # fmt: skip
+        return cls._assemble(samples, concepts, split, fractions, seed, name)
+
+    @classmethod
+    def from_words(
+        cls,
+        words: Sequence[Sequence[str]],
+        labels: Sequence[Sequence[Iterable[str] | str | None]],
+        *,
+        concepts: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
+        sample_labels: Sequence[Iterable[str]] | None = None,
+        ids: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        seed: int = 0,
+        name: str = "data",
+    ) -> ConceptData:
+        """Data from words with labels; the text is the words joined by single spaces.
+
+        Args:
+            words: The words of each sample.
+            labels: For each word its concept, its concepts, or None.
+            concepts: As in `from_spans`, like the arguments that follow.
+            documents: Source documents.
+            sample_labels: Concepts of each sample, beyond those of its words.
+            ids: Unique names.
+            split: Split of each sample.
+            fractions: Shares of the splits.
+            seed: Seed of the division.
+            name: Name of the data set.
+
+        Raises:
+            ValueError: A sample has more words than labels or fewer, a word holds white space
+                or is empty; and what `from_spans` raises.
+        """
+        _same_length(words, labels=labels)
+        rows = [_word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))]
+        return cls.from_spans(
+            [" ".join(sample) for sample in words], rows, concepts=concepts, documents=documents,
+            sample_labels=sample_labels, ids=ids, split=split, fractions=fractions, seed=seed,
+            name=name,
+        )  # fmt: skip
+
+    @classmethod
+    def from_token_masks(
+        cls,
+        texts: Sequence[str],
+        sample_labels: Sequence[Iterable[str]],
+        masks: Sequence[Mapping[str, Sequence[bool]]],
+        *,
+        concepts: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        seed: int = 0,
+        name: str = "data",
+    ) -> ConceptData:
+        """Data from sample labels with token masks of one tokenizer.
+
+        Args:
+            texts: One text a sample.
+            sample_labels: Concepts of each sample; one may be positive with no positive token.
+            masks: For each sample, concept to one boolean a token (special tokens left out).
+                Their length is checked when a host tokenises the text.
+            concepts: As in `from_spans`, like the arguments that follow.
+            documents: Source documents.
+            ids: Unique names.
+            split: Split of each sample.
+            fractions: Shares of the splits.
+            seed: Seed of the division.
+            name: Name of the data set.
+
+        Raises:
+            ValueError: A sample has a positive token for a concept it is not labelled with; and
+                what `from_spans` raises.
+        """
+        _same_length(texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
+        names = [str(i) for i in (ids or _numbers(texts))]
+        samples = []
+        for i, (text, labels, mask) in enumerate(zip(texts, sample_labels, masks, strict=True)):
+            positive = frozenset(labels)
+            stray = [c for c, row in mask.items() if any(row) and c not in positive]
+            if stray:
+                raise ValueError(
+                    f"sample {names[i]!r} has positive tokens for {stray[0]!r} but not the sample "
+                    "label: add it to sample_labels or clear the mask."
+                )
+            token_mask = {c: tuple(bool(v) for v in row) for c, row in mask.items()}
+            document = str((documents or names)[i])
+            samples.append(Sample(names[i], text, document, (), positive, token_mask))
+        return cls._assemble(samples, concepts, split, fractions, seed, name)
+
+    @classmethod
+    def load(cls, name: str, *, split: str = "plain", seed: int = 0) -> ConceptData:
+        """An embedded data set.
+
+        Args:
+            name: "supersense": silver WordNet supersense labels on public-domain prose.
+            split: "plain" divides documents at random; "held_out_lemma" has no labelled lemma of
+                the test split in train or cal.
+            seed: Seed of the plain division.
+
+        Raises:
+            ValueError: No such data set or split.
+        """
+        if name != "supersense":
+            raise ValueError(f"data set {name!r} is unknown: the embedded one is 'supersense'.")
+        if split not in ("plain", "held_out_lemma"):
+            raise ValueError(f"split {split!r} is unknown: use 'plain' or 'held_out_lemma'.")
+        from sa_plugin.datasets import read_supersense
+
+        concepts, passages = read_supersense()
+        if split == "plain":
+            passages = [p for p in passages if p.plain]
+        else:
+            passages = [p for p in passages if p.held_out_lemma]
+        return cls.from_spans(
+            [p.text for p in passages], [p.spans for p in passages], concepts=concepts,
+            documents=[p.document for p in passages], ids=[p.id for p in passages],
+            split=None if split == "plain" else [str(p.held_out_lemma) for p in passages],
+            seed=seed, name=f"supersense/{split}",
+        )  # fmt: skip
+
+    def subset(self, n: int, *, seed: int = 0) -> ConceptData:
+        """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
+
+        Raises:
+            ValueError: `n` leaves a split without samples.
+        """
+        if n >= len(self.samples):
+            return self
+        rng = np.random.default_rng(seed)
+        chosen: set[int] = set()
+        for split_name in SPLITS:
+            rows = [i for i, of in enumerate(self.split_of) if of == split_name]
+            quota = round(n * len(rows) / len(self.samples))
+            if quota == 0:
+                raise ValueError(f"{n} samples leave the {split_name} split empty: ask for more.")
+            chosen.update(draw_rare_first(self.samples, rows, self.concepts, quota, rng))
+        keep = sorted(chosen)
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in keep),
+            split_of=tuple(self.split_of[i] for i in keep),
+        )
+
+    @classmethod
+    def _assemble(
+        cls,
+        samples: Sequence[Sample],
+        concepts: Sequence[str] | None,
+        split: Sequence[str] | None,
+        fractions: tuple[float, float, float],
+        seed: int,
+        name: str,
+    ) -> ConceptData:
+        order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
+        if split is None:
+            split = split_documents(samples, order, fractions, seed)
+        _same_length(samples, split=split)
+        return cls(order, tuple(samples), cast(tuple[SplitName, ...], tuple(split)), name, seed)
+
+
+def _numbers(rows: Sequence[object]) -> list[str]:
+    return [str(i) for i in range(len(rows))]
+
+
+def _same_length(reference: Sequence[object], **others: Sequence[object] | None) -> None:
+    for name, other in others.items():
+        if other is not None and len(other) != len(reference):
+            raise ValueError(
+                f"{name} has {len(other)} entries for {len(reference)} samples: give one a sample."
+            )
+
+
+def _word_spans(
+    index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]
+) -> list[Span]:
+    if len(words) != len(labels):
+        raise ValueError(
+            f"sample {index} has {len(words)} words and {len(labels)} labels: give one label a "
+            "word (None where it has none)."
+        )
+    spans: list[Span] = []
+    start = 0
+    for word, label in zip(words, labels, strict=True):
+        if not word or any(character.isspace() for character in word):
+            raise ValueError(f"sample {index}: word {word!r} is empty or holds white space.")
+        concepts = (label,) if isinstance(label, str) else tuple(label or ())
+        spans.extend(Span(start, start + len(word), concept) for concept in concepts)
+        start += len(word) + 1
+    return spans
+
+
+__all__ = [
+    "SPLITS",
+    "ConceptData",
+    "EmptySplitWarning",
+    "Sample",
+    "Span",
+    "Split",
+    "SplitName",
+    "split_documents",
+]

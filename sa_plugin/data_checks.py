@@ -1,0 +1,82 @@
+"""What a data set must satisfy before anything is fitted on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from sa_plugin.samples import SPLITS, Sample, SplitName
+
+
+class EmptySplitWarning(UserWarning):
+    """A concept has no positive sample in a split."""
+
+
+def validate(
+    samples: Sequence[Sample], split_of: Sequence[SplitName], concepts: Sequence[str]
+) -> None:
+    """Check labels, documents and splits of a data set.
+
+    Raises:
+        ValueError: What is wrong, the sample or concept, and the fix.
+    """
+    if not samples:
+        raise ValueError("the data set has no samples.")
+    known = set(concepts)
+    if not known or len(known) != len(concepts):
+        raise ValueError(f"concepts {concepts} must be one or more distinct names.")
+    home: dict[str, str] = {}
+    seen: set[str] = set()
+    for sample, of in zip(samples, split_of, strict=True):
+        if of not in SPLITS:
+            raise ValueError(f"split {of!r} of sample {sample.id!r} is not one of {SPLITS}.")
+        if sample.id in seen:
+            raise ValueError(f"sample id {sample.id!r} stands twice: ids must be unique.")
+        seen.add(sample.id)
+        if home.setdefault(sample.document, of) != of:
+            raise ValueError(
+                f"document {sample.document!r} lies in {home[sample.document]} and in {of}: a "
+                "document belongs to one split, or test results leak. Leave `split` out to divide "
+                "by document."
+            )
+        _validate_labels(sample, known)
+    for concept in concepts:
+        _validate_concept(samples, split_of, concept)
+
+
+def _validate_labels(sample: Sample, known: set[str]) -> None:
+    stray = (sample.positive | {s.concept for s in sample.spans}) - known
+    if stray:
+        raise ValueError(
+            f"sample {sample.id!r} is labelled {min(stray)!r}, which is not among the concepts "
+            f"{sorted(known)}."
+        )
+    for start, end, concept in sample.spans:
+        if not 0 <= start < end <= len(sample.text):
+            raise ValueError(
+                f"sample {sample.id!r}: span ({start}, {end}, {concept!r}) does not lie in a text "
+                f"of {len(sample.text)} characters: spans are [start, end) in characters."
+            )
+        if not sample.text[start:end].strip():
+            raise ValueError(
+                f"sample {sample.id!r}: span ({start}, {end}, {concept!r}) covers only white "
+                "space: the labels are probably misaligned with the text."
+            )
+
+
+def _validate_concept(
+    samples: Sequence[Sample], split_of: Sequence[SplitName], concept: str
+) -> None:
+    counts = dict.fromkeys(SPLITS, 0)
+    for sample, of in zip(samples, split_of, strict=True):
+        counts[of] += concept in sample.positive
+    if not any(counts.values()):
+        raise ValueError(f"concept {concept!r} is empty: no sample is labelled with it.")
+    for name, count in counts.items():
+        if not count and name in split_of:
+            warnings.warn(
+                f"concept {concept!r} has no positive sample in the {name} split: its results "
+                "there are undefined. Add samples, or leave the concept out.",
+                EmptySplitWarning,
+                stacklevel=5,
+            )

@@ -1,0 +1,220 @@
+"""The one thing the method asks of a model: read some of its tensors, batch by batch.
+
+A *host* wraps a model of one library. `attach` finds the adapter that accepts the model; adapters
+register a function under the entry-point group `sa_plugin.adapters`. Nothing else in `sa_plugin`
+knows which library a model comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sa_plugin.data import Sample
+
+ADAPTERS = "sa_plugin.adapters"
+Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern"]
+Block = Literal["pre_norm", "post_norm", "post_ln"]
+SinkRule = Literal["drop", "keep"]
+
+
+class Site(NamedTuple):
+    """A place in the model: a hook point of one block.
+
+    `resid_pre`, `resid_post`, `attn_out`, `mlp_out` are `[batch, token, d_model]`; `z` is
+    `[batch, token, head, d_head]`, the input of the attention's output projection; `pattern` is
+    `[batch, head, query, key]`.
+    """
+
+    layer: int
+    point: Point
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples ready for the model.
+
+    Attributes:
+        rows: Index of each sample in the sequence given to `Host.batches`.
+        inputs: What the model is called with, the attention mask included.
+        valid: Tokens that are neither padding nor special.
+        offsets: Character offsets of each token; zero for padding and special tokens.
+    """
+
+    rows: Int[Tensor, " batch"]
+    inputs: Mapping[str, Tensor]
+    valid: Bool[Tensor, "batch token"]
+    offsets: Int[Tensor, "batch token 2"]
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """What is fixed about an attached model.
+
+    Attributes:
+        host: Name of the adapter.
+        model: Name of the model, as the user's library gives it.
+        architecture: Class name of the model.
+        n_layers, d_model, n_heads, d_head: Sizes.
+        block: Where the norms stand; `pre_norm` covers parallel blocks.
+        causal: Whether attention is causal.
+        bos: Whether the tokenizer puts a special token first.
+        processing: "none", or how the weights were rewritten (TransformerLens compatibility mode).
+        dtype: The model's own number format; scores are float32 whatever it is.
+        fingerprint: Hash of the architecture and of values drawn from every weight.
+    """
+
+    host: str
+    model: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    block: Block
+    causal: bool
+    bos: bool
+    processing: str
+    dtype: str
+    fingerprint: str
+
+
+class OutputProjection(NamedTuple):
+    """How one attention layer writes: `attn_out = sum_h z_h @ weight[h] + bias`."""
+
+    weight: Float[Tensor, "head d_head d_model"]
+    bias: Float[Tensor, " d_model"] | None
+
+
+Reduce = Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]
+
+
+@runtime_checkable
+class Host(Protocol):
+    """A model of some library, as the method sees it."""
+
+    @property
+    def info(self) -> HostInfo:
+        """What is fixed about the model."""
+
+    def batches(self, samples: Sequence[Sample], *, batch_tokens: int = 2048) -> list[Batch]:
+        """Tokenise and group samples of like length.
+
+        Args:
+            samples: The samples.
+            batch_tokens: At most this many tokens a batch, padding included (one sample at least).
+
+        Raises:
+            ValueError: The tokenizer gives no offsets, or a text has no token.
+        """
+
+    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
+        """Run one forward pass up to the deepest site and reduce what was read.
+
+        `reduce` sees all sites at once, as tensors nothing else writes to, and returns the tensors
+        to keep; on a remote host it runs beside the model, so it is pure torch.
+
+        Raises:
+            RuntimeError: A hook did not fire exactly once.
+        """
+
+    def hook_name(self, site: Site) -> str:
+        """The library's own name of a site."""
+
+    def output_projection(self, layer: int) -> OutputProjection:
+        """The attention output projection of one block, one slice a query head, in float32."""
+
+
+def attach(model: Any, **options: Any) -> Host:
+    """Find the adapter for a model, check the model once, and return the host.
+
+    Args:
+        model: A TransformerLens `TransformerBridge` (4.3 or later), or any model an installed
+            adapter accepts. A host is returned as it is.
+        **options: Passed to the adapter.
+
+    Returns:
+        The host, checked: eval mode, every hook fires exactly once, the residual it reads is the
+        model's own.
+
+    Raises:
+        TypeError: No adapter accepts the model; the text says which adapters were asked and, for
+            a library whose extra is missing, what to install.
+        ValueError: The model is in training mode, or a check fails.
+    """
+    if isinstance(model, Host):
+        return model
+    asked = []
+    for point in sorted(entry_points(group=ADAPTERS), key=lambda p: p.name):
+        asked.append(point.name)
+        host = point.load()(model, **options)
+        if host is not None:
+            return _host(host, point.name)
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    raise TypeError(
+        f"no adapter accepts a {kind}; asked: {', '.join(asked) or 'none installed'}. Give a "
+        "transformer_lens TransformerBridge (pip install 'sa_plugin[transformer-lens]'), or "
+        f"register an adapter under the entry-point group {ADAPTERS!r}."
+    )
+
+
+def _host(candidate: Any, adapter: str) -> Host:
+    if not isinstance(candidate, Host):
+        raise TypeError(f"adapter {adapter!r} returned a {type(candidate).__name__}, not a Host.")
+    return candidate
+
+
+def layers_of(info: HostInfo, layers: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Check layers given by block index.
+
+    Args:
+        info: Of the model.
+        layers: One block, several, or None for all. Negative ones count from the end.
+
+    Raises:
+        ValueError: A layer does not exist; the text names the nearest that does.
+    """
+    if layers is None:
+        return tuple(range(info.n_layers))
+    wanted = [layers] if isinstance(layers, int) else list(layers)
+    if not wanted:
+        raise ValueError("layers is empty: name at least one block, or None for all.")
+    for layer in wanted:
+        if not -info.n_layers <= layer < info.n_layers:
+            nearest = min(max(layer, 0), info.n_layers - 1)
+            raise ValueError(
+                f"layer {layer} does not exist: {info.model} has blocks 0 to "
+                f"{info.n_layers - 1}; the nearest is {nearest}."
+            )
+    return tuple(sorted({layer % info.n_layers for layer in wanted}))
+
+
+def keep_tokens(
+    valid: Bool[Tensor, "batch token"],
+    norms: Float[Tensor, "layer batch token"],
+    *,
+    sinks: SinkRule,
+    drop_first: bool,
+    factor: float = 10.0,
+) -> Bool[Tensor, "batch token"]:
+    """Which tokens are evidence: valid ones that are no attention sink.
+
+    A sink is a token whose norm exceeds `factor` times the median norm of its sample's valid
+    tokens at any of the layers read, and the first token of a decoder that adds no BOS
+    (`drop_first`). One sink left in inflates the scale of a whole sample's activations.
+    """
+    if sinks == "keep":
+        return valid
+    masked = norms.float().masked_fill(~valid, torch.nan)
+    median = masked.nanmedian(dim=-1, keepdim=True).values
+    keep = valid & ~(masked > factor * median).any(0)
+    if drop_first:
+        first = valid & (valid.long().cumsum(-1) == 1)
+        keep = keep & ~first
+    return keep

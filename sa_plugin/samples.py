@@ -1,0 +1,73 @@
+"""One labelled text, and how labels reach its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+SplitName = Literal["train", "cal", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "cal", "test")
+
+
+class Span(NamedTuple):
+    """Characters `start` to `end` (exclusive) of a text carry `concept`."""
+
+    start: int
+    end: int
+    concept: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text with what is known of it.
+
+    Args:
+        id: Unique name of the sample.
+        text: The text.
+        document: Source document: the unit of splitting and resampling.
+        spans: Labelled character spans.
+        positive: Concepts the sample has (sample labels).
+        token_mask: For samples labelled by token: concept to a tuple of booleans, one for each
+            token of the text without special tokens. Replaces `spans`.
+    """
+
+    id: str
+    text: str
+    document: str
+    spans: tuple[Span, ...] = ()
+    positive: frozenset[str] = frozenset()
+    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, compare=False)
+
+    def token_labels(
+        self, offsets: Int[np.ndarray, "token 2"], concepts: Sequence[str]
+    ) -> Bool[np.ndarray, "token concept"]:
+        """Label tokens by the spans they overlap.
+
+        Args:
+            offsets: Character offsets `[start, end)` of the tokens, special tokens left out.
+            concepts: Column order of the result.
+
+        Raises:
+            ValueError: A token mask has another length than the tokenizer's output.
+        """
+        labels = np.zeros((len(offsets), len(concepts)), dtype=bool)
+        column = {concept: k for k, concept in enumerate(concepts)}
+        if self.token_mask is not None:
+            for concept, mask in self.token_mask.items():
+                if len(mask) != len(offsets):
+                    raise ValueError(
+                        f"sample {self.id!r}: the token mask of {concept!r} has {len(mask)} "
+                        f"entries, the tokenizer gives {len(offsets)} tokens (special tokens left "
+                        "out). Make the mask with the tokenizer of the model you attach, or label "
+                        "by character spans (ConceptData.from_spans)."
+                    )
+                labels[:, column[concept]] = mask
+            return labels
+        for start, end, concept in self.spans:
+            overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+            labels[overlap, column[concept]] = True
+        return labels

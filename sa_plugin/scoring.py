@@ -1,0 +1,247 @@
+"""Scores of every concept at every token: one forward pass a sample, activations never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sa_plugin.collect import (
+    BATCH_TOKENS,
+    Layout,
+    allocate,
+    compact,
+    kept,
+    lay_out,
+    sink_sites,
+    token_table,
+    walk,
+)
+from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.data import ConceptData, Sample
+from sa_plugin.host import Batch, Host, HostInfo, Site
+from sa_plugin.scores import ScoreTable
+
+MEMORY_BUDGET = 1 << 30
+
+
+@overload
+def score(
+    host: Host, data: ConceptData, bank: ConceptBank, *, splits: Sequence[str] = ...,
+    batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+) -> ScoreTable: ...  # fmt: skip
+@overload
+def score(
+    host: Host, data: ConceptData, bank: Sequence[ConceptBank], *, splits: Sequence[str] = ...,
+    batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+) -> list[ScoreTable]: ...  # fmt: skip
+def score(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank | Sequence[ConceptBank],
+    *,
+    splits: Sequence[str] = ("cal", "test"),
+    batch_tokens: int = BATCH_TOKENS,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = True,
+) -> ScoreTable | list[ScoreTable]:
+    """Score every kept token of some splits under every vector of a bank.
+
+    Costs one forward pass a sample, up to the deepest layer, whatever the number of banks.
+
+    Args:
+        host: An attached model.
+        data: Labelled samples.
+        bank: Concept vectors, or several banks that share the pass and the sink rule.
+        splits: Which splits to score.
+        batch_tokens: Tokens in a batch, padding included.
+        memory_budget: Bytes of scores, for each bank, above which they lie in a temporary file.
+        progress: Whether to show a bar.
+
+    Returns:
+        A table, or one for each bank.
+
+    Raises:
+        ValueError: The bank was fitted on another model, processing mode or architecture; the
+            banks disagree on the sink rule; activations are NaN or Inf; a sample has no token.
+    """
+    parts = [data.split(name) for name in splits]
+    samples = [s for part in parts for s in part.samples]
+    split_of = [part.name for part in parts for _ in part.samples]
+    banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
+    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores")
+    return tables[0] if isinstance(bank, ConceptBank) else tables
+
+
+def score_samples(
+    host: Host,
+    samples: Sequence[Sample],
+    bank: ConceptBank,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = False,
+) -> ScoreTable:
+    """Score samples that belong to no split, labels unknown or not.
+
+    Raises:
+        ValueError: As `score`.
+    """
+    none = [""] * len(samples)
+    return _score(host, samples, none, [bank], batch_tokens, memory_budget, progress, "scores")[0]
+
+
+def check_origin(bank: ConceptBank, host: Host) -> None:
+    """Refuse a bank on a model it was not fitted on.
+
+    Raises:
+        ValueError: Model, processing mode or width differ; the text says which.
+    """
+    info, origin = host.info, bank.origin
+    width = bank.token.vectors.shape[-1]
+    if width != info.d_model:
+        raise ValueError(
+            f"the bank's vectors have {width} dimensions, {info.model} has d_model = "
+            f"{info.d_model}: the bank is of another model."
+        )
+    if max(bank.layers) >= info.n_layers:
+        raise ValueError(
+            f"the bank has vectors at block {max(bank.layers)}, {info.model} has blocks 0 to "
+            f"{info.n_layers - 1}: the bank is of another model."
+        )
+    if origin.processing and origin.processing != info.processing:
+        raise ValueError(
+            f"the bank was fitted with weight processing {origin.processing!r}, the attached model "
+            f"has {info.processing!r}: activations differ. Attach the model as it was fitted "
+            "(enable_compatibility_mode rewrites the residual stream), or fit again."
+        )
+    if origin.fingerprint and origin.fingerprint != info.fingerprint:
+        raise ValueError(
+            f"the bank was fitted on {origin.model} (weights {origin.fingerprint[:12]}), the "
+            f"attached model is {info.model} (weights {info.fingerprint[:12]}): concept vectors "
+            "do not carry over to other weights. Fit again on this model."
+        )
+
+
+def _score(
+    host: Host,
+    samples: Sequence[Sample],
+    split_of: Sequence[str],
+    banks: Sequence[ConceptBank],
+    batch_tokens: int,
+    budget: int,
+    progress: bool,
+    description: str,
+) -> list[ScoreTable]:
+    if not banks:
+        raise ValueError("no bank to score: give a ConceptBank or several.")
+    for bank in banks:
+        check_origin(bank, host)
+    rules = {(bank.origin.sinks, bank.sink_layers) for bank in banks}
+    if len(rules) > 1:
+        raise ValueError(
+            "the banks decide attention sinks differently, so their rows would differ: fit them "
+            "from the same `collect(...)` statistics, or score them one by one."
+        )
+    concepts = banks[0].concepts
+    layout = lay_out(host, samples, concepts, batch_tokens=batch_tokens)
+    stores = [_Store.of(bank, layout, len(samples), budget) for bank in banks]
+    sites = sink_sites(banks[0].sink_layers)
+    sites += [Site(at, bank.hook_point) for bank in banks for at in bank.layers]
+    sites = sorted(set(sites))
+    keep = np.zeros(layout.n_rows, dtype=bool)
+    reducer = _reducer(banks, host.info)
+    for batch, got in walk(
+        host, layout, sites, reducer, description=description, progress=progress
+    ):
+        rows = layout.rows(batch)
+        keep[rows] = got["keep"].numpy()[batch.valid.numpy()]
+        for k, store in enumerate(stores):
+            store.write(rows, batch, {name: got.get(f"{name} {k}") for name in _PARTS})
+    tokens = token_table(layout, keep, samples, split_of, concepts)
+    return [
+        ScoreTable(tokens, bank, compact(store.scores, keep), store.permuted_max, store.pooled)
+        for bank, store in zip(banks, stores, strict=True)
+    ]
+
+
+_PARTS = ("scores", "permuted_max", "pooled")
+
+
+class _Store:
+    """Arrays that one bank's results are written into."""
+
+    def __init__(
+        self,
+        scores: np.ndarray,
+        permuted_max: np.ndarray | None,
+        pooled: np.ndarray | None,
+    ) -> None:
+        self.scores, self.permuted_max, self.pooled = scores, permuted_max, pooled
+
+    @classmethod
+    def of(cls, bank: ConceptBank, layout: Layout, n_samples: int, budget: int) -> _Store:
+        layers, units = bank.token.vectors.shape[:2]
+
+        def by_sample(vectors: VectorSet | None) -> np.ndarray | None:
+            if vectors is None:
+                return None
+            return np.empty((n_samples, layers, vectors.vectors.shape[1]), dtype=np.float32)
+
+        scores = allocate((layout.n_rows, layers, units), np.float32, budget)
+        return cls(scores, by_sample(bank.permuted), by_sample(bank.pooled))
+
+    def write(self, rows: np.ndarray, batch: Batch, got: Mapping[str, Tensor | None]) -> None:
+        scores = got["scores"]
+        assert scores is not None
+        self.scores[rows] = scores[batch.valid].numpy()
+        for store, part in ((self.permuted_max, "permuted_max"), (self.pooled, "pooled")):
+            value = got[part]
+            if store is not None and value is not None:
+                store[batch.rows.numpy()] = value.numpy()
+
+
+def _reducer(
+    banks: Sequence[ConceptBank], info: HostInfo
+) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
+    """For each batch a function of the residuals that keeps scores alone."""
+
+    def for_batch(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+            rule = banks[0].origin.sinks
+            keep = kept(read, batch.valid, info, banks[0].sink_layers, rule)
+            out = {"keep": keep}
+            for k, bank in enumerate(banks):
+                residuals = [read[Site(at, bank.hook_point)] for at in bank.layers]
+                out[f"scores {k}"] = _by_layer(bank.token, residuals)
+                if bank.permuted is not None:
+                    null = _by_layer(bank.permuted, residuals)
+                    out[f"permuted_max {k}"] = null.masked_fill(
+                        ~keep[..., None, None], -torch.inf
+                    ).amax(1)
+                if bank.pooled is not None:
+                    pooled = [_mean_over(residual, keep) for residual in residuals]
+                    out[f"pooled {k}"] = _by_layer(bank.pooled, pooled)
+            return out
+
+        return reduce
+
+    return for_batch
+
+
+def _by_layer(
+    vectors: VectorSet, activations: Sequence[Float[Tensor, "*token d_model"]]
+) -> Float[Tensor, "*token layer unit"]:
+    return torch.stack([vectors.score(k, h) for k, h in enumerate(activations)], dim=-2)
+
+
+def _mean_over(
+    residual: Float[Tensor, "batch token d_model"], keep: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch d_model"]:
+    weight = keep.float()
+    total = torch.einsum("btd,bt->bd", residual.float(), weight)
+    return total / weight.sum(-1, keepdim=True).clamp_min(1)
