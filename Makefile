@@ -1,0 +1,86 @@
+# Needs only make and Python 3.11. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
+
+# The interpreter that makes .venv; taken as given when set, else the first working 3.11 found.
+PYTHON ?=
+# make demo: MODEL=smollm2|minilm  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
+MODEL ?= smollm2
+OUT ?= demo_out
+DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND ?= Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What runs below uses fetched weights only; unset to let a test reach a model hub.
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup demo test bench weights lint notebooks lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo '  PYTHON=/path/to/python3.11 chooses the interpreter; MODEL=, SMALL=1, FULL=1, OUT= go to demo.'
+
+setup: $(STAMP) ## .venv with every extra, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@python='$(PYTHON)'; \
+	if [ -z "$$python" ]; then \
+	  for candidate in python3.11 /usr/bin/python3.11 /usr/local/bin/python3.11 python3 python; do \
+	    if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo 'no Python 3.11 with venv and ensurepip found; name one: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); fi
+	$(PIP) pip setuptools hatchling editables
+	$(PIP) -e '.[all,dev,demo]'
+	@touch $@
+
+weights: $(STAMP) ## fetch and convert the real models once (93 + 84 MB), into ~/.cache/sa_plugin
+	$(BIN)/python -m sa_plugin.weights --model all
+
+test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+demo: $(STAMP) ## the whole method on a real model, into demo_out
+	$(BIN)/python -m sa_plugin.weights --model $(MODEL)
+	$(BIN)/sa-plugin demo --model $(MODEL) --out $(OUT) $(DEMO_FLAGS)
+
+bench: weights ## tests/benchmarks; BENCH_ARGS= is passed on
+	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
+
+lint: $(STAMP) ## ruff and mypy, as CI runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: weights ## execute every notebook in the small setting, leaving the files as they are
+	@shopt -s nullglob; found=(docs/notebooks/*.ipynb); \
+	if [ $${#found[@]} -eq 0 ]; then echo 'NOT THERE YET: no notebook in docs/notebooks'; exit 0; fi; \
+	for notebook in "$${found[@]}"; do \
+	  echo "$$notebook"; \
+	  SA_PLUGIN_SMALL=1 $(BIN)/jupyter-execute --timeout=900 "$$notebook"; \
+	done
+
+lock: $(STAMP) ## write constraints.txt anew from .venv
+	{ grep '^#' constraints.txt; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; \
+	} > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	touch $(STAMP)
+
+clean: ## remove .venv, demo_out, dist and tool caches; fetched weights stay
+	rm -rf $(VENV) demo_out dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

