@@ -15,13 +15,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 from jaxtyping import Bool
 
+from sa_plugin._names import require_known
 from sa_plugin.data_checks import EmptySplitWarning, validate
-from sa_plugin.samples import SPLITS, Sample, Span, SplitName
+from sa_plugin.samples import SPLITS, Sample, Span
 from sa_plugin.splitting import draw_rare_first, split_documents
 
 
@@ -56,7 +56,7 @@ class ConceptData:
 
     concepts: tuple[str, ...]
     samples: tuple[Sample, ...]
-    split_of: tuple[SplitName, ...]
+    split_of: tuple[str, ...]
     name: str = "data"
     seed: int = 0
 
@@ -91,8 +91,7 @@ class ConceptData:
         Raises:
             ValueError: There is no split of that name.
         """
-        if name not in SPLITS:
-            raise ValueError(f"split {name!r} is unknown: use one of {', '.join(SPLITS)}.")
+        require_known("split", name, SPLITS)
         chosen = tuple(s for s, of in zip(self.samples, self.split_of, strict=True) if of == name)
         return Split(name, chosen, self.concepts, self.hash)
 
@@ -270,10 +269,8 @@ class ConceptData:
         Raises:
             ValueError: No such data set or split.
         """
-        if name != "supersense":
-            raise ValueError(f"data set {name!r} is unknown: the embedded one is 'supersense'.")
-        if split not in ("plain", "held_out_lemma"):
-            raise ValueError(f"split {split!r} is unknown: use 'plain' or 'held_out_lemma'.")
+        require_known("data set", name, ["supersense"])
+        require_known("split", split, ["plain", "held_out_lemma"])
         from sa_plugin.datasets import read_supersense
 
         concepts, passages = read_supersense()
@@ -325,7 +322,7 @@ class ConceptData:
         if split is None:
             split = split_documents(samples, order, fractions, seed)
         _same_length(samples, split=split)
-        return cls(order, tuple(samples), cast(tuple[SplitName, ...], tuple(split)), name, seed)
+        return cls(order, tuple(samples), tuple(split), name, seed)
 
 
 def _numbers(rows: Sequence[object]) -> list[str]:
@@ -366,6 +363,5 @@ __all__ = [
     "Sample",
     "Span",
     "Split",
-    "SplitName",
     "split_documents",
 ]

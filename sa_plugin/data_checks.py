@@ -5,16 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from sa_plugin.samples import SPLITS, Sample, SplitName
+from sa_plugin.samples import SPLITS, Sample
 
 
 class EmptySplitWarning(UserWarning):
     """A concept has no positive sample in a split."""
 
 
-def validate(
-    samples: Sequence[Sample], split_of: Sequence[SplitName], concepts: Sequence[str]
-) -> None:
+def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Sequence[str]) -> None:
     """Check labels, documents and splits of a data set.
 
     Raises:
@@ -64,10 +62,8 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
             )
 
 
-def _validate_concept(
-    samples: Sequence[Sample], split_of: Sequence[SplitName], concept: str
-) -> None:
-    counts = dict.fromkeys(SPLITS, 0)
+def _validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concept: str) -> None:
+    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for sample, of in zip(samples, split_of, strict=True):
         counts[of] += concept in sample.positive
     if not any(counts.values()):

@@ -10,12 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin.concepts.bank import ConceptBank, HookPoint, Origin, VectorSet
+from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.kinds import Kind, kind_of
 from sa_plugin.concepts.statistics import LayerStatistics
 from sa_plugin.data import ConceptData
 from sa_plugin.host import Host, layers_of
 from sa_plugin.train_pass import TrainStatistics, collect
+
+# The paper's number of clusters for pooled samples; fewer where there are few samples.
+POOLED_CLUSTERS = 50
 
 
 def fit(
@@ -24,7 +27,7 @@ def fit(
     kind: str = "separator",
     *,
     layers: int | Sequence[int] | None = None,
-    hook_point: HookPoint = "resid_post",
+    hook_point: str = "resid_post",
     statistics: TrainStatistics | None = None,
     controls: bool = True,
     seed: int = 0,
@@ -73,9 +76,12 @@ def fit(
         parts |= {"permuted": statistics.permuted} if chosen.supervised else {}
     for name, by_layer in parts.items():
         chosen_layers = [by_layer[statistics.layers.index(b)] for b in blocks]
+        extra = dict(options or {})
+        if name == "pooled" and not chosen.supervised:
+            extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
         sets[name], record[f"{name}_fit"] = _fit_layers(
             chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress,
-            options or {},
+            extra,
         )  # fmt: skip
     units = data.concepts
     if not chosen.supervised:

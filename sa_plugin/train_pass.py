@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sa_plugin._names import require_known
 from sa_plugin.collect import (
     BATCH_TOKENS,
     Layout,
@@ -76,10 +77,10 @@ def collect(
     data: ConceptData,
     *,
     layers: int | Sequence[int] | None = None,
-    hook_point: HookPoint = "resid_post",
-    need: Sequence[Need] = ("means", "rows"),
-    normaliser: Normaliser = "rms",
-    sinks: SinkRule = "drop",
+    hook_point: str = "resid_post",
+    need: Sequence[str] = ("means", "rows"),
+    normaliser: str = "rms",
+    sinks: str = "drop",
     seed: int = 0,
     max_rows_per_class: int = MAX_ROWS_PER_CLASS,
     memory_budget: int = MEMORY_BUDGET,
@@ -109,12 +110,16 @@ def collect(
         ValueError: Unknown layer or hook point, NaN or Inf activations, a sample without tokens.
         OverflowError: An activation does not fit half precision.
     """
-    if hook_point not in HOOK_POINTS:
-        raise ValueError(f"hook_point {hook_point!r} is unknown: use one of {HOOK_POINTS}.")
+    require_known("hook_point", hook_point, HOOK_POINTS)
+    require_known("normaliser", normaliser, get_args(Normaliser))
+    require_known("sinks", sinks, get_args(SinkRule))
+    for name in need:
+        require_known("need", name, get_args(Need))
     blocks = layers_of(host.info, layers)
     split = data.train
     layout = lay_out(host, split.samples, data.concepts, batch_tokens=batch_tokens)
-    plan = _Plan.of(host, layout, blocks, hook_point, need, sinks, seed, max_rows_per_class)
+    point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
+    plan = _Plan.of(host, layout, blocks, point, need, rule, seed, max_rows_per_class)
     sums = _Sums.empty(plan, len(split.samples), memory_budget)
     for batch, got in walk(
         host, layout, plan.sites, plan.reducer, description="train pass", progress=progress
@@ -128,9 +133,10 @@ def collect(
         "max_rows_per_class": max_rows_per_class, "train_samples": len(split.samples),
         "train_tokens": len(tokens), "stored_rows": int(sums.keep[plan.chosen].sum()),
     }  # fmt: skip
+    found = sums.statistics(cast(Normaliser, normaliser), tokens)
     return TrainStatistics(
-        blocks, hook_point, *sums.statistics(normaliser, tokens), sums.component_means(), tokens,
-        settings, data.hash, host.info.fingerprint,
+        blocks, point, *found, sums.component_means(), tokens, settings, data.hash,
+        host.info.fingerprint,
     )  # fmt: skip
 
 
@@ -155,7 +161,7 @@ class _Plan:
         layout: Layout,
         blocks: tuple[int, ...],
         hook_point: HookPoint,
-        need: Sequence[Need],
+        need: Sequence[str],
         sinks: SinkRule,
         seed: int,
         max_rows: int,

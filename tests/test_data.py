@@ -158,9 +158,9 @@ def test_a_concept_missing_from_a_split_is_a_named_warning():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="the embedded one is 'supersense'"):
+    with pytest.raises(ValueError, match="data set 'brown' is unknown: did you mean 'supersense'"):
         ConceptData.load("brown")
-    with pytest.raises(ValueError, match="'plain' or 'held_out_lemma'"):
+    with pytest.raises(ValueError, match="split 'random' is unknown: did you mean 'plain'"):
         ConceptData.load("supersense", split="random")
-    with pytest.raises(ValueError, match="use one of train, cal, test"):
+    with pytest.raises(ValueError, match="Known: train, cal, test"):
         data().split("dev")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from sa_plugin._names import require_known
 
 Scoring = Literal["cosine", "dot"]
 HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
@@ -163,11 +165,7 @@ class ConceptBank:
         Raises:
             ValueError: Unknown; the text names the nearest.
         """
-        if name not in self.units:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.units, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{name!r} is not in the bank: did you mean {near!r}?")
+        require_known("concept" if self.supervised else "unit", name, self.units)
         return self.units.index(name)
 
     def scaled(self, factor: float) -> ConceptBank:
@@ -179,8 +177,8 @@ class ConceptBank:
         cls,
         vectors: Mapping[tuple[str, int], Tensor],
         *,
-        hook_point: HookPoint = "resid_post",
-        scoring: Scoring = "dot",
+        hook_point: str = "resid_post",
+        scoring: str = "dot",
         normaliser: Mapping[int, tuple[Tensor, float]] | None = None,
         sinks: Literal["drop", "keep"] = "drop",
     ) -> ConceptBank:
@@ -219,9 +217,11 @@ class ConceptBank:
         given = normaliser or {}
         mean = [given[at][0].float() if at in given else torch.zeros(d_model) for at in layers]
         scale = [float(given[at][1]) if at in given else 1.0 for at in layers]
-        token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), scoring)
+        token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), cast(Scoring, scoring))
         origin = Origin(sinks=sinks)
-        return cls(concepts, concepts, layers, hook_point, "given", token, origin=origin)
+        return cls(
+            concepts, concepts, layers, cast(HookPoint, hook_point), "given", token, origin=origin
+        )
 
 
 def _check_given(
@@ -233,10 +233,8 @@ def _check_given(
 ) -> None:
     if not vectors:
         raise ValueError("vectors is empty: give {(concept, layer): vector}.")
-    if hook_point not in HOOK_POINTS:
-        raise ValueError(f"hook_point {hook_point!r} is unknown: use one of {HOOK_POINTS}.")
-    if scoring not in ("cosine", "dot"):
-        raise ValueError(f"scoring {scoring!r} is unknown: use 'cosine' or 'dot'.")
+    require_known("hook_point", hook_point, HOOK_POINTS)
+    require_known("scoring", scoring, get_args(Scoring))
     shape = next(iter(vectors.values())).shape
     for concept in concepts:
         for layer in layers:

@@ -5,7 +5,6 @@ Adding a kind is adding a function `(statistics, options) -> vectors` and a line
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,10 +12,12 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from sa_plugin._names import require_known
+from sa_plugin.concepts.adam import separator_adam
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
 from sa_plugin.concepts.lda import lda
 from sa_plugin.concepts.prototype import prototype
-from sa_plugin.concepts.separator import separator, separator_adam
+from sa_plugin.concepts.separator import separator
 from sa_plugin.concepts.statistics import LayerStatistics
 
 Scoring = Literal["cosine", "dot"]
@@ -59,10 +60,8 @@ def kind_of(name: str) -> Kind:
     Raises:
         ValueError: Unknown; the text names the nearest.
     """
-    if name in KINDS:
-        return KINDS[name]
-    near = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.0)
-    raise ValueError(f"kind {name!r} is unknown: did you mean {near[0]!r}? Known: {list(KINDS)}.")
+    require_known("kind", name, KINDS)
+    return KINDS[name]
 
 
 __all__ = ["KINDS", "Fit", "Kind", "LayerStatistics", "kind_of"]

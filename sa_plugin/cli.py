@@ -1,0 +1,118 @@
+"""The command `sa-plugin`: demo, run, check, weights, report. Nothing here computes anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from sa_plugin import __version__
+
+DEMO_MODELS = ("smollm2", "minilm")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of the user's making end it with one line and status 2.
+
+    Args:
+        argv: Arguments without the program's name; by default the process's own.
+
+    Returns:
+        0, or 1 when a check failed, or 2 when the arguments or the input are wrong.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        print(f"sa-plugin: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sa-plugin", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole method on real weights and real text")
+    demo.add_argument("--model", choices=DEMO_MODELS, default="smollm2")
+    size = demo.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="every passage, layer and kind")
+    size.add_argument("--small", action="store_true", help="the smallest setting, for CI")
+    demo.add_argument("--split", choices=("plain", "held_out_lemma"), default="plain")
+    _add_output(demo)
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser("run", help="the same on a model folder and a JSONL file of yours")
+    run.add_argument("--model", type=Path, required=True, help="a Hugging Face model folder")
+    run.add_argument("--data", type=Path, required=True, help="JSONL: text, labels, document ...")
+    run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
+    _add_output(run)
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(command=_check)
+
+    weights = commands.add_parser("weights", help="download the demo's weights into your cache")
+    weights.add_argument("--model", choices=(*DEMO_MODELS, "all"), default="all")
+    weights.add_argument("--cache", type=Path, help="folder; by default your user cache")
+    weights.set_defaults(command=_weights)
+
+    report = commands.add_parser("report", help="write the HTML report of a results.json again")
+    report.add_argument("results", type=Path)
+    report.add_argument("--out", type=Path, default=Path("report.html"))
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    size = "full" if arguments.full else "small" if arguments.small else "default"
+    demo = import_module("sa_transformer_lens.demo")
+    demo.demo(arguments.model, size, arguments.split, arguments.out, seed=arguments.seed)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    demo = import_module("sa_transformer_lens.demo")
+    demo.run(
+        arguments.model, arguments.data, arguments.out, layers=arguments.layers, seed=arguments.seed
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from sa_plugin.check import check_folder
+
+    report = check_folder(arguments.folder)
+    print(report)
+    return 0 if report.passed else 1
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from sa_plugin import weights
+
+    names = weights.available() if arguments.model == "all" else (arguments.model,)
+    for name in names:
+        print(f"{name}: {weights.fetch(name, cache=arguments.cache)}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sa_plugin.report import write_report
+
+    if not arguments.results.exists():
+        raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")
+    print(write_report(json.loads(arguments.results.read_text()), arguments.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

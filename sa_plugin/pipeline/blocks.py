@@ -1,0 +1,156 @@
+"""Results of the method as the blocks of `results.json` (`sa_plugin.results.schema`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sa_plugin.detection import Detector
+from sa_plugin.detection.evaluate import Evaluation
+from sa_plugin.detection.sweep import SparsityCurve
+from sa_plugin.results.schema import (
+    Choice,
+    Detection,
+    Fractions,
+    LocalisationRow,
+    RateRow,
+    Sparsity,
+)
+from sa_plugin.statistics import Interval
+
+
+def number(value: Any) -> float | None:
+    """A float, or None where it is not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Floats, None where not finite."""
+    return [number(v) for v in np.asarray(values).ravel()]
+
+
+def bounds(interval: Interval | None) -> list[float | None] | None:
+    """`[low, high]`."""
+    return None if interval is None else [number(interval.low), number(interval.high)]
+
+
+def detection(evaluation: Evaluation) -> Detection:
+    """The detection table and test F1 by concept."""
+    methods = []
+    for result in evaluation.methods:
+        by = result.difference.get("f1")
+        methods.append(
+            {
+                "method": result.method,
+                "weighted_f1": number(result.weighted["f1"].estimate),
+                "interval": bounds(result.weighted["f1"]),
+                "precision": number(result.weighted["precision"].estimate),
+                "recall": number(result.weighted["recall"].estimate),
+                "auroc": number(result.weighted["auroc"].estimate),
+                "macro_f1": number(result.macro["f1"].estimate),
+                "macro_interval": bounds(result.macro["f1"]),
+                "difference": None if by is None else number(by.estimate),
+                "difference_interval": bounds(by),
+                "candidates": result.candidates,
+            }
+        )
+    per_concept = [
+        {
+            "concept": concept,
+            "n_positive": int(evaluation.n_positive[k]),
+            "f1": {m.method: number(m.concept["f1"][k].estimate) for m in evaluation.methods},
+            "interval": {m.method: bounds(m.concept["f1"][k]) for m in evaluation.methods},
+        }
+        for k, concept in enumerate(evaluation.concepts)
+    ]
+    about = evaluation.resampling
+    return {
+        "n_samples": about.n_samples,
+        "n_documents": about.n_documents,
+        "methods": methods,  # type: ignore[typeddict-item]
+        "per_concept": per_concept,  # type: ignore[typeddict-item]
+    }
+
+
+def choices(detector: Detector) -> list[Choice]:
+    """What calibration chose for each concept."""
+    rows: list[Choice] = []
+    for concept in detector.concepts:
+        one = detector.choice(concept)
+        row: Choice = {
+            "concept": concept,
+            "layer": one.layer,
+            "delta": one.delta,
+            "threshold": number(one.threshold),
+            "cal_f1": number(one.cal_f1),
+            "candidates": one.candidates,
+            "n_cal_tokens": one.n_cal_tokens,
+        }
+        if not detector.bank.supervised:
+            row["unit"] = one.unit
+        rows.append(row)
+    return rows
+
+
+def sparsity(curve: SparsityCurve) -> Sparsity:
+    """The delta curve of every method that has one."""
+    return {
+        "layer": curve.layer,
+        "deltas": list(curve.deltas),
+        "curves": [
+            {
+                "method": method,
+                "weighted_f1": [number(i.estimate) for i in row],
+                "interval": [bounds(i) for i in row],
+            }
+            for method, row in curve.f1.items()
+        ],
+        "always_positive": number(curve.always_positive.estimate),
+    }
+
+
+def rates(evaluation: Evaluation) -> list[RateRow]:
+    """False fires and misses, raw against SuperActivators."""
+    rows = []
+    for one in evaluation.rates:
+        row: dict[str, Any] = {"concept": one.concept}
+        for name in ("raw_false_fire", "raw_miss", "tail_false_fire", "tail_miss"):
+            interval: Interval = getattr(one, name)
+            row[name] = number(interval.estimate)
+            row[f"{name}_interval"] = bounds(interval)
+        rows.append(row)
+    return rows  # type: ignore[return-value]
+
+
+def fractions(evaluation: Evaluation) -> Fractions:
+    """Distributions of both SuperActivator fractions."""
+    found = evaluation.fractions
+
+    def curve(table: np.ndarray) -> dict[str, Any]:
+        rows = {c: numbers(row) for c, row in zip(evaluation.concepts, table, strict=True)}
+        return {"mean": numbers(np.nanmean(table, axis=0)), "concepts": rows}
+
+    return {
+        "grid": list(found.grid),
+        "all": curve(found.all),  # type: ignore[typeddict-item]
+        "inside": curve(found.inside),  # type: ignore[typeddict-item]
+    }
+
+
+def localisation(rows: Sequence[Mapping[str, Any]]) -> list[LocalisationRow]:
+    """The localisation table."""
+    keep = ("method", "f1", "average_precision", "auroc")
+    out = []
+    for row in rows:
+        one: dict[str, Any] = {k: row[k] if k == "method" else number(row[k]) for k in keep}
+        for name in keep[1:]:
+            if f"{name}_low" in row:
+                one[f"{name}_interval"] = [
+                    number(row[f"{name}_low"]), number(row[f"{name}_high"])
+                ]  # fmt: skip
+        out.append(one)
+    return out  # type: ignore[return-value]
