@@ -13,11 +13,11 @@ from sa_plugin.concepts.separator import separator
 
 def test_comes_near_the_optimum_on_separable_rows() -> None:
     statistics = statistics_of(
-        *make_rows(n_rows=3000, d_model=16, shares=(0.5, 0.2), orders=0.3, noise=0.0)
+        *make_rows(n_rows=1500, d_model=16, shares=(0.5, 0.2), orders=0.3, noise=0.0)
     )
-    vectors, record = separator_adam(statistics, learning_rate=0.01, max_epochs=300)
+    vectors, record = separator_adam(statistics, learning_rate=0.03, max_epochs=60)
     assert (cosines(vectors, separator(statistics)[0]) > 0.9).all()
-    assert min(record["f1"]) > 0.9
+    assert record["f1"][0] > 0.95
 
 
 def test_its_loss_is_never_below_the_optimum_of_its_rows() -> None:
@@ -79,6 +79,8 @@ def test_is_a_named_kind_and_names_itself_in_errors() -> None:
     statistics.rows.stored[:] = np.nan
     with pytest.raises(ValueError, match="separator_adam: stored row 0 of 1,500 holds NaN"):
         separator_adam(statistics)
+    with pytest.raises(ValueError, match="max_epochs is 0: it must be 1 or more"):
+        separator_adam(statistics, max_epochs=0)
     labels[:] = False
     with pytest.raises(ValueError, match=r"separator_adam: concept columns \[0, 1, 2\] have no"):
         separator_adam(statistics_of(np.ones_like(h), labels))

@@ -29,7 +29,10 @@ def test_prototype_equals_a_loop_over_tokens() -> None:
 
 def test_prototypes_of_a_concept_and_the_rest_point_apart() -> None:
     h, labels = make_rows()
-    inside, outside = prototype(_without_rows(h, labels))[0], prototype(_without_rows(h, ~labels))[0]
+    inside, outside = (
+        prototype(_without_rows(h, labels))[0],
+        prototype(_without_rows(h, ~labels))[0],
+    )
     torch.testing.assert_close(cosines(inside, outside), -torch.ones(3, dtype=torch.float64))
 
 
@@ -74,9 +77,9 @@ def test_lda_direction_does_not_see_the_scale() -> None:
 def test_lda_errors() -> None:
     h, labels = make_rows()
     statistics = statistics_of(h, labels)
-    with pytest.raises(ValueError, match="lda needs the second moment: .* need='gram'"):
+    with pytest.raises(ValueError, match=r"lda needs the second moment: .* need='gram'"):
         lda(replace(statistics, gram=None))
-    with pytest.raises(ValueError, match="ridge is -1.0: it must be 0 or more"):
+    with pytest.raises(ValueError, match=r"ridge is -1\.0: it must be 0 or more"):
         lda(statistics, ridge=-1.0)
     labels[:, 0] = True
     with pytest.raises(ValueError, match=r"concept columns \[0\] hold all 1,500 train tokens"):

@@ -6,9 +6,9 @@ For label `c`, with `y = +1` on its `n_1` rows and `-1` on the `n_0` others,
 
 Method: L-BFGS for each label, all in step, so that an iteration costs two products with the rows,
 `X @ directions` and `X^T @ residuals`, whatever the number of labels. The starting inverse Hessian
-is that of the bound `X^T X / 4n + lam I` (Böhning 1992), shared by all labels and taken from an even
-sample of the rows: a preconditioner moves the path, not the optimum. Along a direction the margins
-are linear in the step, so the line search needs no further product.
+is that of the bound `X^T X / 4n + lam I` (Böhning 1992), shared by all labels and taken from an
+even sample of the rows: a preconditioner moves the path, not the optimum. Along a direction the
+margins are linear in the step, so the line search needs no further product.
 
 Stop: `f_c` is `lam`-strongly convex, hence `|w - w*| <= |grad f_c(w)| / lam`. A label is done when
 `|grad f_c| <= tol lam |w|`, which certifies `|w - w*| <= tol |w|` and an angle to the optimum of at
@@ -138,7 +138,7 @@ def _converged(
     rms: float,
 ) -> Bool[Tensor, " label"]:
     certified = tol * lam * w.norm(dim=0)
-    return gradient.norm(dim=0) <= certified.clamp_min(ROUNDING * rms)
+    return torch.le(gradient.norm(dim=0), certified.clamp_min(ROUNDING * rms))
 
 
 def _products(

@@ -3,14 +3,13 @@
 One linear layer without bias, initialised as `torch.nn.Linear` is, on as many rows in the concept
 as outside it (the larger class undersampled); binary cross-entropy; Adam with learning rate 1e-3
 times 0.8 every 5 epochs and weight decay 1e-4, batches of 64, at most 1,000 epochs. It stops once
-F1 on its own rows reaches .99, or after 20 epochs in which the loss fell by less than 1e-3 below its
-best (arXiv 2512.05038 and its authors' code, which draws unseeded).
+F1 on its own rows reaches .99, or after 20 epochs in which the loss fell by less than 1e-3 below
+its best (arXiv 2512.05038 and its authors' code, which draws unseeded).
 
-The result depends on the draw, the order of batches and the moment of stopping; it is no optimum of
-anything. The shrinking steps add up to .025, so a weight moves by about .025 times the batches of an
-epoch at most: with a hundred rows in the concept (4 batches) it hardly leaves its random start,
-and the loss ends near log 2. `separator` is the optimum of the same loss. Kept to compare with
-published figures.
+The result depends on the draw, the order of batches and the moment of stopping; it is no optimum
+of anything. The shrinking steps add up to .025, so a weight moves by about .025 times the batches
+of an epoch at most: by .1 with a hundred rows in the concept (4 batches), and the loss ends not far
+below log 2. `separator` is the optimum of the same loss. Kept to compare with published figures.
 """
 
 from __future__ import annotations
@@ -59,8 +58,14 @@ def separator_adam(
         last epoch's `loss`, and `f1` and number of `rows` of its balanced train rows.
 
     Raises:
-        ValueError: No rows, a row with NaN or Inf, or a concept with one class only.
+        ValueError: No rows, a row with NaN or Inf, a concept with one class only, or an option
+            below 1.
     """
+    for name, value in (
+        ("batch_rows", batch_rows), ("max_epochs", max_epochs), ("patience", patience)
+    ):  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name} is {value}: it must be 1 or more.")
     rows = stored_rows(statistics, "separator_adam")
     labels = stored_labels(statistics, "separator_adam")
     vectors = []
@@ -106,10 +111,12 @@ def _train(
     w = torch.empty(x.shape[1]).uniform_(-bound, bound, generator=generator).requires_grad_()
     adam = torch.optim.Adam([w], lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.StepLR(adam, STEP_EPOCHS, STEP_FACTOR)
-    best, waited = float("inf"), 0
-    for epoch in range(1, max_epochs + 1):
+    epochs, best, waited, f1, loss = 0, float("inf"), 0, 0.0, float("nan")
+    while epochs < max_epochs and waited < patience and f1 < F1_ENOUGH:
         loss = 0.0
-        for batch in torch.randperm(len(x), generator=generator).split(batch_rows):
+        order = torch.randperm(len(x), generator=generator)
+        for first in range(0, len(x), batch_rows):
+            batch = order[first : first + batch_rows]
             adam.zero_grad()
             batch_loss = binary_cross_entropy_with_logits(x[batch] @ w, y[batch])
             batch_loss.backward()  # type: ignore[no-untyped-call]
@@ -118,9 +125,8 @@ def _train(
         schedule.step()
         f1 = _f1(x @ w.detach() > 0, y > 0)
         best, waited = (loss, 0) if best - loss > LEAST_GAIN else (best, waited + 1)
-        if f1 >= F1_ENOUGH or waited >= patience:
-            break
-    return w.detach(), {"epochs": epoch, "loss": loss, "f1": f1}
+        epochs += 1
+    return w.detach(), {"epochs": epochs, "loss": loss, "f1": f1}
 
 
 def _f1(predicted: Bool[Tensor, " row"], true: Bool[Tensor, " row"]) -> float:

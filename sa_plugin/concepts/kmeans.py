@@ -2,7 +2,8 @@
 
 `kmeans`: centroids of Euclidean k-means on normalised rows, `K = min(1000, train tokens // 50)`
 unless given; activation = cosine. `kmeans_separator`: for each cluster the separator of
-`separator.py` with "assigned to this cluster" as label; activation = dot product (arXiv 2512.05038).
+`separator.py` with "assigned to this cluster" as label; activation = dot product
+(arXiv 2512.05038).
 The paper's code runs fast_pytorch_kmeans or FAISS from unseeded random rows; here it is
 scikit-learn's Lloyd from seeded random rows.
 
@@ -114,12 +115,13 @@ def kmeans_separator(
     read = blocks(rows, "kmeans_separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
     parts = []
-    for units in torch.arange(record["k"]).split(max(1, MARGINS_AT_ONCE // len(rows))):
-        labels = assigned[:, None] == units
+    at_once = max(1, MARGINS_AT_ONCE // len(rows))
+    for first in range(0, record["k"], at_once):
+        labels = assigned[:, None] == torch.arange(first, min(first + at_once, record["k"]))
         parts.append(solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter))
     solution = _join(parts)
     warn_unless_converged(solution, "kmeans_separator", lam)
-    return solution.weights, {**record, "lam": lam, "tol": tol, **describe(solution)}
+    return solution.weights, {**record, "lam": lam, "tol": tol, **describe(solution, lam)}
 
 
 def _cluster(
@@ -146,7 +148,9 @@ def _cluster(
             "in float32: raise memory or collect with fewer max_rows_per_class."
         )
     x = torch.cat([x for _, x in blocks(rows, kind, memory)()])
-    fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(x.numpy())
+    fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(
+        x.numpy()
+    )
     sizes = np.bincount(fitted.labels_, minlength=k)
     if not sizes.all():
         raise ValueError(

@@ -5,14 +5,15 @@ tokens in and out of the concept,
 
 `w = (S + ridge tr(S)/d I)^-1 (mu_1 - mu_0)`
 
-The textbook direction has the within-class covariance `S_W` in place of `S`. Both are parallel: with
-`p` the concept's share of the tokens and `delta = mu_1 - mu_0`, `S = S_W + p (1 - p) delta delta^T`,
-so by Sherman and Morrison `S^-1 delta = S_W^-1 delta / (1 + p (1 - p) delta^T S_W^-1 delta)`. The
-same holds with the ridge in both. One factor of `S` therefore serves every concept.
+The textbook direction has the within-class covariance `S_W` in place of `S`. Both are parallel:
+with `p` the concept's share of the tokens and `delta = mu_1 - mu_0`,
+`S = S_W + p (1 - p) delta delta^T`, so by Sherman and Morrison
+`S^-1 delta = S_W^-1 delta / (1 + p (1 - p) delta^T S_W^-1 delta)`, and the same holds with a ridge
+added to both. One factor of `S` therefore serves every concept.
 
-The default ridge, a tenth of the mean variance of a direction, lets directions of little variance
-(most of a residual stream's) not dominate: with fewer tokens than some ten times `d_model` their
-variances are underestimated. The length of `w` means nothing, and no threshold comes with it.
+The default ridge, a tenth of the mean variance of a direction, keeps the many directions of little
+variance, whose noise the inverse blows up, from ruling `w`. The length of `w` means nothing, and no
+threshold comes with it.
 """
 
 from __future__ import annotations
