@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -107,10 +106,11 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sa_plugin.report import write_report
+    from sa_plugin.results import read_results
 
     if not arguments.results.exists():
         raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")
-    print(write_report(json.loads(arguments.results.read_text()), arguments.out))
+    print(write_report(read_results(arguments.results), arguments.out))
     return 0
 
 

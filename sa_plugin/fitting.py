@@ -119,9 +119,7 @@ def _fit_layers(
         records.append(record)
     mean = torch.stack([one.mean.float() for one in statistics])
     scale = torch.tensor([one.scale for one in statistics], dtype=torch.float32)
-    # Unsupervised kinds may find fewer clusters in one layer; all layers need equal widths.
-    width = min(len(v) for v in vectors)
-    stacked = torch.stack([v[:width] for v in vectors])
+    stacked = torch.stack(vectors)
     return VectorSet(stacked, mean, scale, kind.scoring), records
 
 

@@ -19,7 +19,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,7 +33,7 @@ from sa_plugin.host import Host, Site
 from sa_plugin.scoring import check_origin
 
 GROUP = "sa_plugin.objectives"
-Fallback = Literal["top_token"]
+FALLBACKS = (None, "top_token")
 _SMALL = 1e-8
 
 
@@ -96,7 +96,7 @@ class Objective:
     tail: Bool[Tensor, " token"]
     measure: Measure = field(repr=False)
     vectors: VectorSet = field(repr=False)
-    fallback: Fallback | None = None
+    fallback: str | None = None
 
     def __repr__(self) -> str:
         stand_in = f", {self.fallback} in place of SuperActivators" if self.fallback else ""
@@ -108,7 +108,7 @@ class Objective:
     def __call__(
         self,
         resid: Float[Tensor, "batch token d_model"],
-        mask: Bool[Tensor, "one_or_batch token"] | None = None,
+        mask: Bool[Tensor, "one_or_batch _"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The objective of each row, differentiable.
 
@@ -134,9 +134,7 @@ class Objective:
         """
         return self(resid).mean()
 
-    def _mask(
-        self, resid: Float[Tensor, "batch token d_model"], mask: Bool[Tensor, "rows token"]
-    ) -> Bool[Tensor, "batch token"]:
+    def _mask(self, resid: Tensor, mask: Tensor) -> Bool[Tensor, "batch token"]:
         n_tokens, width = len(self.tail), self.vectors.mean.shape[-1]
         if resid.ndim != 3 or resid.shape[1:] != (n_tokens, width):
             raise ValueError(
@@ -163,7 +161,7 @@ def objective(
     concept: str,
     sample: Sample | str,
     host: Host | None = None,
-    fallback: Fallback | None = None,
+    fallback: str | None = None,
 ) -> Objective:
     """Make an objective for one sample, from one forward pass over it.
 
@@ -190,7 +188,7 @@ def objective(
         20
     """
     make = _maker(name)
-    if fallback not in (None, "top_token"):
+    if fallback not in FALLBACKS:
         raise ValueError(f"fallback {fallback!r} is unknown: use 'top_token' or None.")
     model = detector.host if host is None else host
     if model is None:
@@ -272,7 +270,7 @@ def cosine(
         )
     # The norm has no gradient at zero, and masked tokens are zero.
     zero = (x == 0).all(dim=-1, keepdim=True)
-    sizes = x.masked_fill(zero, 1.0).norm(dim=-1) * target.norm(dim=-1, keepdim=True)
+    sizes: Tensor = x.masked_fill(zero, 1.0).norm(dim=-1) * target.norm(dim=-1, keepdim=True)
     dots: Tensor = torch.einsum("btd,bd->bt", x, target.expand(len(x), -1))
     return dots / sizes.clamp_min(_SMALL)
 
@@ -347,7 +345,9 @@ def _clean_run(
             f"sample {sample.id!r} has no token left once special tokens and attention sinks are "
             "dropped: give a longer text."
         )
-    scores = vectors.score(0, h)[:, 0].masked_fill(~keep, -torch.inf)
+    # All units at once, as the detector scores them, so that ties with the threshold fall alike.
+    scores = bank.token.score(bank.index(choice.layer), h)[:, bank.unit(choice.unit)]
+    scores = scores.masked_fill(~keep, -torch.inf)
     tail = keep & (scores.double() >= choice.threshold)
     found = bool(tail.any())
     if not found:

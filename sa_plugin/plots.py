@@ -15,13 +15,17 @@ from sa_plugin.report.heads import excess, mean_grid
 from sa_plugin.report.html import Markup, el
 from sa_plugin.report.page import stylesheet
 from sa_plugin.report.passages import passages
-from sa_plugin.report.words import ALWAYS, MAXTOK, OWN, by_weighted_f1, known, method_of
+from sa_plugin.report.words import ALWAYS, MAXTOK, OWN, Real, by_weighted_f1, known, method_of
 
 TAIL_COLOUR = "#ce5410"
 IN_COLOUR = "#1a6fae"
 OUT_COLOUR = "#a9a79f"
 TEXT_COLOUR = "#1d1d1b"
-OTHERS = (("#0b7d5e", "--"), ("#a34a83", ":"), ("#9a6a00", "-."), ("#55606b", "-"))
+OTHERS = (
+    ("#0b7d5e", "--"), ("#a34a83", ":"), ("#9a6a00", "-."), ("#55606b", "-"), ("#77756e", ":"),
+    ("#0b7d5e", "-."), ("#a34a83", "--"),
+)  # fmt: skip
+SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
 
 
 def plot_detection(block: Mapping[str, Any], ax: Any = None) -> Any:
@@ -83,11 +87,12 @@ def plot_sparsity(block: Mapping[str, Any], ax: Any = None) -> Any:
     if block["always_positive"] is not None:
         ax.axhline(block["always_positive"], color=OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
     ax.set_xscale("log")
-    ax.set_xticks(block["deltas"], [f"{d:g}" for d in block["deltas"]], rotation=60)
+    shown = [d for d in block["deltas"] if d in SHOWN_DELTAS] or block["deltas"]
+    ax.set_xticks(shown, [f"{d:g}" for d in shown])
     ax.minorticks_off()
     ax.set_xlabel("delta")
     ax.set_ylabel("weighted F1, test")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return _plain(ax)
 
 
@@ -176,7 +181,7 @@ def plot_heads(block: Mapping[str, Any], concept: str | None = None, ax: Any = N
 
     Args:
         block: `kinds[kind]["heads"]`.
-        concept: Which; by default the mean over concepts (all of one depth).
+        concept: Which; by default the mean over concepts.
         ax: Axes to draw on; by default new ones.
 
     Returns:
@@ -245,7 +250,7 @@ def show_passages(items: Sequence[Mapping[str, Any]]) -> PassageView:
     return PassageView(passages(items))
 
 
-def _axes(ax: Any, size: tuple[float, float]) -> Any:
+def _axes(ax: Any, size: tuple[Real, Real]) -> Any:
     pyplot = require("matplotlib.pyplot", "plot", "plots")
     return pyplot.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
@@ -255,14 +260,14 @@ def _plain(ax: Any) -> Any:
     return ax
 
 
-def _or_nan(value: float | None) -> float:
+def _or_nan(value: Real | None) -> Real:
     return float("nan") if value is None else value
 
 
 def _band(
     ax: Any,
-    xs: Sequence[float],
-    bounds: Sequence[Sequence[float | None] | None] | None,
+    xs: Sequence[Real],
+    bounds: Sequence[Sequence[Real | None] | None] | None,
     colour: str,
 ) -> None:
     if bounds is None:
@@ -273,7 +278,7 @@ def _band(
     ax.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
 
 
-def _tail(ax: Any, heights: Sequence[float], edges: Sequence[float], threshold: float) -> None:
+def _tail(ax: Any, heights: Sequence[Real], edges: Sequence[Real], threshold: Real) -> None:
     kept = [n for n in range(len(heights)) if edges[n + 1] > threshold]
     if kept:
         cut = [max(edges[kept[0]], threshold), *edges[kept[0] + 1 :]]

@@ -64,7 +64,7 @@ def test_trace_draws_coverage_with_that_of_negatives(block: dict[str, Any]) -> N
 
 
 def test_trace_refuses_unknown_quantities(block: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="no 'gap': use one of .*'tail_gap'"):
+    with pytest.raises(ValueError, match=r"no 'gap': use one of .*'tail_gap'"):
         plots.plot_trace(block["trace"], "gap")
 
 
@@ -115,6 +115,7 @@ def test_plots_draw_on_given_axes(block: dict[str, Any]) -> None:
     assert plots.plot_sparsity(block["sparsity"], ax=ax) is ax
     assert plots.plot_trace(block["trace"], ax=ax) is ax
     assert plots.plot_distributions(block["trace"]["distributions"], "time", ax=ax) is ax
+    _, ax = plt.subplots()
     assert plots.plot_heads(block["heads"], ax=ax) is ax
 
 

@@ -205,9 +205,7 @@ class TestRefusals:
     def test_blocks_that_add_up_in_no_known_way(self):
         bridge = tiny.bridge("gpt2")
         bridge.blocks[2].original_component.register_forward_hook(lambda m, a, out: out * 2)
-        with pytest.raises(
-            ValueError, match=r"add up in no known way.*pre_norm by 5.*post_ln by"
-        ):
+        with pytest.raises(ValueError, match=r"add up in no known way.*pre_norm by 5.*post_ln by"):
             accept(bridge)
 
     def test_no_attention(self):

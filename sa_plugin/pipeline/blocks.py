@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sa_plugin.detection import Detector
+from sa_plugin.detection import Detector, LocalisationMetrics
 from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.results.schema import (
@@ -141,16 +140,15 @@ def fractions(evaluation: Evaluation) -> Fractions:
     }
 
 
-def localisation(rows: Sequence[Mapping[str, Any]]) -> list[LocalisationRow]:
+def localisation(metrics: LocalisationMetrics) -> list[LocalisationRow]:
     """The localisation table."""
-    keep = ("method", "f1", "average_precision", "auroc")
-    out = []
-    for row in rows:
-        one: dict[str, Any] = {k: row[k] if k == "method" else number(row[k]) for k in keep}
-        for name in keep[1:]:
-            if f"{name}_low" in row:
-                one[f"{name}_interval"] = [
-                    number(row[f"{name}_low"]), number(row[f"{name}_high"])
-                ]  # fmt: skip
-        out.append(one)
-    return out  # type: ignore[return-value]
+    return [
+        {
+            "method": row.method,
+            "f1": number(row.f1.estimate),
+            "f1_interval": bounds(row.f1),
+            "average_precision": number(row.average_precision),
+            "auroc": number(row.auroc),
+        }
+        for row in metrics.rows
+    ]

@@ -23,10 +23,11 @@ from sa_plugin.host import Host
 from sa_plugin.pipeline import blocks
 from sa_plugin.pipeline.passages import passages
 from sa_plugin.pipeline.provenance import machine, versions
+from sa_plugin.results import check, clean
 from sa_plugin.results.schema import SCHEMA, Explained, KindBlock, Meta, Results
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import score
-from sa_plugin.tracing import trace
+from sa_plugin.tracing import record, trace
 from sa_plugin.train_pass import Need, collect
 
 Explain = Callable[[Host, ConceptData, Detector, ScoreTable, int], Explained | None]
@@ -162,7 +163,7 @@ def analyse(
                 **asdict(settings),
                 "kinds": {k: list(v) for k, v in settings.kinds.items()},
             },
-            "timings": clock.seconds,
+            "timings": dict(clock.seconds),
             "counts": _counts(banks, tables),
             "machine": machine(),
         },
@@ -170,7 +171,7 @@ def analyse(
     }
     if explained is not None:
         results["explained"] = explained
-    return Analysis(results, detectors, tables, text)
+    return Analysis(check(clean(results)), detectors, tables, text)
 
 
 def _fit(
@@ -211,10 +212,10 @@ def _evaluate(
         "extra": {"evaluation": evaluation.to_dict(), "localisation": metrics.to_dict()},
     }
     title = f"{detector.bank.kind}: {detector.bank.token.scoring} scores"
-    text = [f"## {title}\n{evaluation}", f"{detector.table()}", f"{curve}", f"{metrics}"]
+    text = [f"## {title}\n{evaluation}", f"{detector!s}", f"{curve}", f"{metrics}"]
     if detector.bank.supervised:
         found = trace(scores=table, draws=min(settings.draws, 200), seed=settings.seed)
-        block["trace"] = blocks.trace(found, detector)
+        block["trace"] = record(found)  # type: ignore[typeddict-item]
         text.append(found.summary())
     else:
         block["absent"] = {"trace": "units are matched to concepts at one layer only"}

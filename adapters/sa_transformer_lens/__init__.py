@@ -1,0 +1,85 @@
+"""TransformerLens as a host: a `TransformerBridge` (4.3 or later) becomes a `sa_plugin` host.
+
+This package is importable without TransformerLens and imports it nowhere but in `load`: `accept`
+looks at the class of the object it is given, so attaching a bridge imports no other library, and
+other objects are declined without importing TransformerLens.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sa_transformer_lens.host import TransformerLensHost
+    from sa_transformer_lens.prefix import prefix_view
+
+__all__ = ["accept", "prefix_view"]
+
+REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
+OLDEST = (4, 3)
+
+
+def accept(model: Any, **options: Any) -> TransformerLensHost | None:
+    """Make a host of a TransformerBridge, or decline.
+
+    Args:
+        model: Anything.
+        **options: See `sa_transformer_lens.host.attach_bridge`: `tokenizer`, `padding_side`,
+            `batch_tokens`, `device`.
+
+    Returns:
+        The checked host, or None if the model is no TransformerBridge.
+
+    Raises:
+        TypeError: The model is of a TransformerLens class that cannot be a host; the text says
+            why and what to use.
+        ValueError: A check of the model fails, see `attach_bridge`.
+
+    Example:
+        >>> accept("not a model") is None
+        True
+    """
+    names = {cls.__name__ for cls in type(model).__mro__}
+    removed = sorted(names.intersection(REMOVED))
+    if removed:
+        raise TypeError(
+            f"{removed[0]} was removed in TransformerLens 4.0 and rewrites weights while loading: "
+            "install transformer-lens>=4.3 and use TransformerBridge.boot_transformers(name)."
+        )
+    ours = {
+        cls.__name__
+        for cls in type(model).__mro__
+        if cls.__module__.partition(".")[0] == "transformer_lens"
+    }
+    if "RemoteBridge" in ours:
+        raise TypeError(
+            "a RemoteBridge has no local weights or gradients, which the checks, the head ledger "
+            "and the attributions need: use TransformerBridge.boot_transformers(name)."
+        )
+    if "TransformerBridge" not in ours:
+        return None
+    _check_version()
+    from sa_transformer_lens.host import attach_bridge
+
+    return attach_bridge(model, **options)
+
+
+def _check_version() -> None:
+    try:
+        installed = version("transformer-lens")
+    except PackageNotFoundError:
+        return
+    if tuple(int(part) for part in installed.split(".")[:2] if part.isdigit()) < OLDEST:
+        raise TypeError(
+            f"transformer-lens {installed} is too old, hooks of its TransformerBridge differ: "
+            "install transformer-lens>=4.3."
+        )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "prefix_view":
+        from sa_transformer_lens.prefix import prefix_view
+
+        return prefix_view
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,229 @@
+"""The commands `sa-plugin demo` and `sa-plugin run`: the pipeline on a model folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_plugin.data import ConceptData, Sample
+from sa_plugin.detection import Detector
+from sa_plugin.host import Host, attach
+from sa_plugin.objective import objective
+from sa_plugin.pipeline import Settings, analyse
+from sa_plugin.pipeline.run import Analysis
+from sa_plugin.report import write_report
+from sa_plugin.results import read_results, write_results
+from sa_plugin.results.schema import Explained, Explanation
+from sa_plugin.scores import ScoreTable
+from sa_plugin.weights import folder
+from sa_transformer_lens.explain import explain
+from sa_transformer_lens.load import load_bridge
+
+KINDS = ("prototype", "separator", "lda", "separator_adam", "kmeans", "kmeans_separator")
+OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
+PASSAGES = {"small": 240, "default": 600}
+# About how long the full setting takes on two idle cores, as the command says before it starts.
+FULL_MINUTES = {"smollm2": 60, "minilm": 12}
+
+
+def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
+    """Run the main job on a demo model and the embedded data.
+
+    Args:
+        model: "smollm2" or "minilm".
+        size: "small", "default" or "full".
+        split: "plain" or "held_out_lemma".
+        out: Folder for `results.json` and `report.html`.
+        seed: Of every random choice.
+
+    Raises:
+        FileNotFoundError: The weights are absent; the text names the command that fetches them.
+    """
+    path = folder(model)
+    data = ConceptData.load("supersense", split=split, seed=seed)
+    if size in PASSAGES:
+        data = data.subset(PASSAGES[size], seed=seed)
+    else:
+        print(f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores.")
+    host = attach(load_bridge(path))
+    return _run(host, data, demo_settings(host.info.n_layers, size, seed), out, model)
+
+
+def demo_settings(n_layers: int, size: str, seed: int) -> Settings:
+    """Layers and kinds of a demo size.
+
+    Small models are read at every block. Of deep ones every third block is read, not the last: to
+    stop before it spares the unembedding.
+    """
+    every = tuple(range(n_layers)) if n_layers <= 12 else tuple(range(1, n_layers - 1, 3))
+    if size == "full":
+        return Settings(dict.fromkeys(KINDS, tuple(range(n_layers))), seed=seed)
+    if size == "small":
+        every = every[1::2]
+    middle = (every[2 * len(every) // 3],)
+    kinds = {"prototype": every, "separator": every, "kmeans": middle, "kmeans_separator": middle}
+    return Settings(kinds, draws=200 if size == "small" else 1000, seed=seed)
+
+
+def run(
+    model: Path, data: Path, out: Path, *, layers: Sequence[int] | None = None, seed: int = 0
+) -> Analysis:
+    """Run the main job on a model folder and a JSONL file of the user's.
+
+    Args:
+        model: What `save_pretrained` wrote.
+        data: One object a line: `text`, `labels` as `[[start, end, concept], ...]`, and
+            optionally `id`, `document`, `split`.
+        layers: Block indices; all by default.
+        out: Folder for `results.json` and `report.html`.
+        seed: Of every random choice.
+
+    Raises:
+        FileNotFoundError: A path is wrong.
+        ValueError: A line lacks a key; the text names the line.
+    """
+    host = attach(load_bridge(model))
+    blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
+    settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)
+    return _run(host, read_jsonl(data, seed=seed), settings, out, model.name)
+
+
+def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
+    """Labelled texts, one JSON object a line.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A line is no object with `text` and `labels`.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
+            raise ValueError(
+                f"{path} line {number}: expected an object with 'text' and 'labels' "
+                "([[start, end, concept], ...])."
+            )
+        rows.append(row)
+
+    def column(name: str) -> list[str] | None:
+        return [str(row[name]) for row in rows] if all(name in row for row in rows) else None
+
+    return ConceptData.from_spans(
+        [row["text"] for row in rows],
+        [[(start, end, concept) for start, end, concept, *_ in row["labels"]] for row in rows],
+        documents=column("document"), ids=column("id"), split=column("split"), seed=seed,
+        name=path.name,
+    )  # fmt: skip
+
+
+def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str) -> Analysis:
+    print(f"{host!r}\n{data!r}", flush=True)
+    begun = time.perf_counter()
+    found = analyse(
+        host, data, settings, explain=explain_passage,
+        say=lambda stage: print(f"[{time.perf_counter() - begun:5.0f} s] {stage}", flush=True),
+    )  # fmt: skip
+    found.results["provenance"]["command"] = f"sa-plugin, model {name}, data {data.name}"
+    out.mkdir(parents=True, exist_ok=True)
+    path = write_results(found.results, out / "results.json")
+    report = write_report(read_results(path), out / "report.html")
+    for part in found.text:
+        print(f"\n{part}")
+    for note in found.results["warnings"]:
+        print(f"\nwarning: {note}")
+    print(f"\n{marked(found)}")
+    print(f"\n{time.perf_counter() - begun:.0f} s. {path}, {report}")
+    return found
+
+
+def marked(found: Analysis) -> str:
+    """The first passage shown, its SuperActivators in brackets."""
+    for passage in found.results["passages"]:
+        text, shift = passage["text"], 0
+        for (start, end), on in zip(passage["offsets"], passage["superactivator"], strict=True):
+            if on:
+                a, b = start + shift, end + shift
+                text, shift = f"{text[:a]}[[{text[a:b]}]]{text[b:]}", shift + 4
+        return (
+            f"Passage {passage['id']}, SuperActivators of {passage['concept']!r} at layer "
+            f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
+        )
+    return "No passage to show."
+
+
+def explain_passage(
+    host: Host, data: ConceptData, detector: Detector, table: ScoreTable, seed: int
+) -> Explained | None:
+    """One test passage explained with three objectives, by the same explainer.
+
+    The passage is not picked by hand: of the true positives of the concept with most test
+    positives, the one at the median margin.
+    """
+    picked = _pick(detector, table)
+    means = detector.bank.component_means
+    if picked is None:
+        return None
+    n, c = picked
+    tokens, concept = table.tokens, detector.concepts[c]
+    sample: Sample = tokens.samples[n]
+    rows = slice(int(tokens.bounds[n]), int(tokens.bounds[n + 1]))
+    tail = detector.superactivators(table)[rows, c]
+    position = tokens.position[rows]
+    n_inputs = int(host.batches([sample])[0].inputs["attention_mask"].sum())
+    replaced = np.zeros(n_inputs, dtype=bool)
+    replaced[position[tail]] = True
+    explanations: list[Explanation] = []
+    coverage = None
+    for name in OBJECTIVES:
+        goal = objective(name, detector=detector, concept=concept, sample=sample, host=host)
+        coverage = goal.coverage if name == "superactivator" else coverage
+        got = explain(
+            host, goal, sample, replaced, None if means is None else means.embedding, seed=seed
+        )
+        one: Explanation = {
+            "objective": name,
+            "method": "gradient x (embedding - mean); heads: attribution_patch",
+            "value": got.value,
+            "tokens": got.tokens[position].tolist(),
+        }
+        if got.heads is not None:
+            one["heads"] = got.heads.tolist()
+        explanations.append(one)
+    return {
+        "id": sample.id,
+        "concept": concept,
+        "kind": detector.bank.kind,
+        "layer": detector.layer[concept],
+        "text": sample.text,
+        "offsets": tokens.offsets[rows].tolist(),
+        "superactivator": tail.tolist(),
+        "in_concept": tokens.labels[rows, tokens.concepts.index(concept)].tolist(),
+        "explanations": explanations,
+        "coverage": coverage,
+        "comment": (
+            "First-order attributions: leads, not proofs. Heads: from a corrupted passage whose "
+            "SuperActivator tokens are replaced by other tokens of the passage."
+        ),
+    }
+
+
+def _pick(detector: Detector, table: ScoreTable) -> tuple[int, int] | None:
+    """The true positive at the median margin, of the largest concept that has one."""
+    scores = detector.token_scores(table)
+    margin = np.maximum.reduceat(scores, table.tokens.bounds[:-1]) - detector.tail.chosen_threshold
+    positive = table.tokens.sample_labels
+    for c in np.argsort(-positive.sum(0), kind="stable"):
+        rows = np.flatnonzero(positive[:, c] & (margin[:, c] >= 0))
+        if len(rows):
+            order = rows[np.argsort(margin[rows, c], kind="stable")]
+            return int(order[len(order) // 2]), int(c)
+    return None

@@ -1,0 +1,214 @@
+"""A view of a bridge that ends at an objective's layer, for TransformerLens's own tools.
+
+`transformer_lens.patching` and `transformer_lens.tools.analysis.attribution_patch` ask a model for
+`cfg`, `run_with_hooks`, `run_with_cache` and `hooks`, and hand what it returns to the metric. The
+view answers as a model of `layer + 1` blocks whose output is the residual stream behind the
+last of them; an `Objective` is a metric of exactly that. Blocks above are never computed, sweeps
+have no rows for them, and no node there lacks a gradient. Inputs that those tools do not pass on,
+such as the attention mask, ride in the view.
+
+The alternative, the whole bridge with a metric that looks up a tensor captured on the way, needs
+`tensor.clone()` in the capture: `resid_post` of one block and `resid_pre` of the next are the same
+storage, and patch setters write in place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sa_transformer_lens.capture import canonical_names
+
+Hook = tuple[Any, Callable[..., Any]]
+
+
+@runtime_checkable
+class _Objective(Protocol):
+    layer: int
+    hook_name: str
+    mask: Tensor
+
+
+class _Reached(Exception):
+    """Carries the activation at the end of the view."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _reach(value: Tensor, hook: Any) -> None:
+    # Added after all others, so that it sees what they wrote; cloned, because the storage is shared
+    # with the next block's input and the caller may write into what it gets.
+    raise _Reached(value.clone())
+
+
+class PrefixView:
+    """The first blocks of a bridge as a model whose output is the activation at `hook_name`.
+
+    Made by `prefix_view`. Whatever it does not define is the bridge's own.
+
+    Attributes:
+        bridge: Whose blocks are run.
+        layer: The last block.
+        hook_name: Whose tensor is returned.
+        n_tokens: Number of tokens the objective was made for; None for any.
+        inputs: Passed to the bridge in every run.
+        cfg: The bridge's, with as many blocks as are run.
+    """
+
+    def __init__(
+        self,
+        bridge: Any,
+        layer: int,
+        hook_name: str,
+        n_tokens: int | None,
+        inputs: dict[str, Tensor],
+    ) -> None:
+        self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
+        self.n_tokens, self.inputs = n_tokens, inputs
+        self.cfg = copy.copy(bridge.cfg)
+        # What is written behind resid_pre of a block does not reach it.
+        self.cfg.n_layers = layer + (not hook_name.endswith("resid_pre"))
+
+    def __repr__(self) -> str:
+        return f"PrefixView({self.bridge.cfg.model_name}, up to {self.hook_name})"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "bridge":
+            raise AttributeError(name)
+        return getattr(self.bridge, name)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The activation at `hook_name`, `[batch, token, d_model]`."""
+        return self.run_with_hooks(tokens)
+
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """The bridge's modules, so that checks of the model see them."""
+        modules: Iterator[tuple[str, torch.nn.Module]] = self.bridge.named_modules()
+        return modules
+
+    def run_with_hooks(
+        self, tokens: Tensor, fwd_hooks: Sequence[Hook] = (), bwd_hooks: Sequence[Hook] = ()
+    ) -> Tensor:
+        """Run the blocks with hooks and return the activation at `hook_name`.
+
+        Raises:
+            ValueError: The tokens are not those of the objective in number, or the inputs that
+                ride along do not fit them.
+            RuntimeError: The hook did not fire.
+        """
+        inputs = self._inputs(tokens)
+        hooks = [*fwd_hooks, (self._canonical, _reach)]
+        try:
+            with self.bridge.hooks(fwd_hooks=hooks, bwd_hooks=list(bwd_hooks)):
+                self.bridge(tokens, **inputs)
+        except _Reached as reached:
+            return reached.value
+        raise RuntimeError(f"{self.hook_name} did not fire: the view has nothing to return.")
+
+    def run_with_cache(self, tokens: Tensor, **options: Any) -> tuple[Tensor, Any]:
+        """The activation at `hook_name`, and the bridge's cache of the blocks that were run.
+
+        Args:
+            tokens: Token ids.
+            **options: For the bridge's `run_with_cache`, such as `names_filter`.
+
+        Raises:
+            ValueError: As `run_with_hooks`.
+        """
+        inputs = self._inputs(tokens)
+        # TransformerLens stops before a block, not behind the last one.
+        last = self.layer == self.bridge.cfg.n_layers - 1
+        stop = {} if last else {"stop_at_layer": self.layer + 1}
+        found: list[Tensor] = []
+
+        def capture(value: Tensor, hook: Any) -> None:
+            found.append(value.clone())
+
+        with self.bridge.hooks(fwd_hooks=[(self._canonical, capture)]):
+            _, cache = self.bridge.run_with_cache(tokens, **stop, **inputs, **options)
+        return found[0], cache
+
+    @property
+    def _canonical(self) -> str:
+        # In compatibility mode a hook added by an alias is called once for each of its names.
+        return canonical_names(self.bridge, [self.hook_name])[self.hook_name]
+
+    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        if tokens.ndim < 2:
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}: give [batch, token].")
+        length = tokens.shape[1]
+        if self.n_tokens is not None and length != self.n_tokens:
+            raise ValueError(
+                f"these tokens are {length} long, the objective was made for {self.n_tokens}: "
+                "clean and corrupted inputs must have the same number of tokens, because patching "
+                "goes position by position. Replace tokens one for one, or pad both alike."
+            )
+        return {name: _fit(name, value, tokens) for name, value in self.inputs.items()}
+
+
+def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> PrefixView:
+    """A model that ends at an objective's layer and returns the residual stream there.
+
+    Args:
+        model: A TransformerBridge, or the host that `sa_plugin.attach` made of it.
+        objective: An `Objective`, or a block index (then `resid_post`, any number of tokens).
+        **inputs: What every run passes beside the tokens: `attention_mask`, `position_ids`,
+            `[1 or batch, token]`.
+
+    Returns:
+        The view. Give it to `transformer_lens.patching` functions with `objective.metric` (or the
+        objective itself under `reduce="mean"` and `"none"`), and to `attribution_patch`.
+
+    Raises:
+        ValueError: The layer does not exist, the hook is none of a block's, or the inputs hold
+            the tokens.
+
+    Example:
+        >>> view = prefix_view(bridge, objective)  # doctest: +SKIP
+        >>> _, cache = view.run_with_cache(clean)  # doctest: +SKIP
+        >>> patching.get_act_patch_resid_pre(
+        ...     view, corrupted, cache, objective.metric)  # doctest: +SKIP
+    """
+    bridge = getattr(model, "bridge", model)
+    n_layers = bridge.cfg.n_layers
+    if isinstance(objective, int):
+        layer, hook_name, n_tokens = objective, f"blocks.{objective}.hook_resid_post", None
+    else:
+        layer, hook_name = objective.layer, objective.hook_name
+        n_tokens = int(objective.mask.shape[-1])
+    if not 0 <= layer < n_layers:
+        nearest = min(max(layer, 0), n_layers - 1)
+        raise ValueError(
+            f"layer {layer} does not exist: the model has blocks 0 to {n_layers - 1}; the nearest "
+            f"is {nearest}."
+        )
+    if not hook_name.startswith(f"blocks.{layer}."):
+        raise ValueError(f"{hook_name!r} is no hook of block {layer}: a view ends at a block.")
+    given = sorted({"input_ids", "input", "tokens"} & inputs.keys())
+    if given:
+        raise ValueError(
+            f"{given[0]} is the input itself, which patching functions pass: leave it out here."
+        )
+    return PrefixView(bridge, layer, hook_name, n_tokens, dict(inputs))
+
+
+def _fit(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+    """One row, or the batch's rows, as many positions as tokens."""
+    if value.ndim == 0 or value.shape[0] not in (1, len(tokens)):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, the tokens {tuple(tokens.shape)}: give one "
+            "row, or one for each row of the tokens."
+        )
+    per_token = name in ("attention_mask", "position_ids", "token_type_ids")
+    if per_token and value.shape[1:] != tokens.shape[1:2]:
+        raise ValueError(
+            f"{name} has {value.shape[-1]} positions, the tokens {tokens.shape[1]}: clean and "
+            "corrupted inputs must have the same number of tokens as what rides along."
+        )
+    return value.expand(len(tokens), *value.shape[1:])

@@ -1,0 +1,215 @@
+"""Calibration: everything a detector is, from the calibration split alone.
+
+    tau_c(delta) = Q_{1-delta}({ s[t, c] : token t of the calibration split is labelled c })
+
+at every layer and delta; then unit, delta and layer by calibration F1 (`search.py`; arXiv
+2512.05038, section 3.2). Every baseline goes through the same search over the same grid, its
+quantiles being those of its own per-sample number over positive calibration samples.
+
+What calibration does not show: how well the detector works. Quantile and choice use the same
+samples, so calibration F1 is optimistic; `Detector.evaluate` reads held-out ones.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data import ConceptData
+from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.guard import (
+    Seen,
+    check_bank_data,
+    check_finite,
+    check_scores,
+    place,
+    rows_of_samples,
+)
+from sa_plugin.detection.localise import token_cuts
+from sa_plugin.detection.methods import (
+    ALWAYS,
+    PERMUTED,
+    TAIL,
+    draws_of,
+    method_names,
+    missing,
+    owns_units,
+    statistics,
+)
+from sa_plugin.detection.pool import max_token
+from sa_plugin.detection.search import Calibrated, search_matched, search_own
+from sa_plugin.host import Host
+from sa_plugin.scores import ScoreTable
+from sa_plugin.tail import (
+    DELTAS,
+    EmptyConceptWarning,
+    FewTokensWarning,
+    tail_thresholds,
+    tail_thresholds_cross,
+)
+from sa_plugin.tail.counts import warn_counts
+
+
+def calibrate(
+    host: Host | None,
+    data: ConceptData,
+    bank: ConceptBank,
+    *,
+    scores: ScoreTable | None = None,
+    deltas: Sequence[float] = DELTAS,
+    seed: int = 0,
+) -> Detector:
+    """Choose a threshold, delta and layer for each concept, and calibrate every baseline alike.
+
+    Costs one forward pass for each calibration sample, or none with `scores`.
+
+    Args:
+        host: An attached model; None if scores are given and fresh samples never will be.
+        data: Labelled samples; only the calibration split is used.
+        bank: Concept vectors.
+        scores: `score(host, data, bank)`, holding the calibration split.
+        deltas: Grid of deltas, shares of in-concept tokens in (0, 1].
+        seed: Of RandTok's draws and of the permuted matching.
+
+    Returns:
+        The detector, with the whole calibration table.
+
+    Raises:
+        ValueError: The scores are of another bank or other data, hold NaN, lack a concept's
+            labels; a delta is outside (0, 1]; or there is neither host nor scores.
+
+    Warns:
+        FewTokensWarning, EmptyConceptWarning: A concept has few or no calibration tokens.
+        OtherDataWarning: The bank was fitted on other data.
+
+    Example:
+        >>> detector = calibrate(host, data, fit(host, data))  # doctest: +SKIP
+        >>> detector.evaluate(data.test)  # doctest: +SKIP
+    """
+    check_bank_data(bank, data)
+    table = _cal_scores(host, data, bank, scores)
+    grid = tuple(sorted({float(d) for d in deltas}))
+    columns = [place(c, table.tokens.concepts, "the labelled concepts") for c in bank.concepts]
+    token_labels = table.tokens.labels[:, columns]
+    sample_labels = table.tokens.sample_labels[:, columns]
+    tail = _calibrate_tail(table, token_labels, sample_labels, grid)
+    baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
+    return Detector(
+        concepts=bank.concepts,
+        bank=bank,
+        tail=tail,
+        baselines=baselines,
+        missing=absent,
+        cuts=token_cuts(tail, table, token_labels),
+        seen=Seen.of(data),
+        seed=seed,
+        host=host,
+    )
+
+
+def _cal_scores(
+    host: Host | None, data: ConceptData, bank: ConceptBank, scores: ScoreTable | None
+) -> ScoreTable:
+    if scores is None:
+        if host is None:
+            raise ValueError("there is neither a host nor scores: give one of the two.")
+        from sa_plugin.scoring import score
+
+        scores = score(host, data, bank, splits=("cal",))
+    check_scores(scores, bank, bank.concepts)
+    table = scores.select(rows_of_samples(scores, data.cal.samples))
+    check_finite(table)
+    return table
+
+
+def _calibrate_tail(
+    table: ScoreTable,
+    token_labels: Bool[np.ndarray, "token concept"],
+    sample_labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+) -> Calibrated:
+    statistic = statistics(TAIL, table)
+    if owns_units(TAIL, table.bank):
+        own = tail_thresholds(table.scores, token_labels, deltas, names=table.bank.concepts)
+        return search_own(TAIL, statistic, sample_labels, own.swapaxes(0, 1), deltas)
+    cross = tail_thresholds_cross(table.scores, token_labels, deltas, names=table.bank.concepts)
+    return search_matched(TAIL, statistic, sample_labels, _layer_first(cross), deltas)
+
+
+def _calibrate_baselines(
+    table: ScoreTable,
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    seed: int,
+) -> tuple[dict[str, tuple[Calibrated, ...]], dict[str, str]]:
+    warn_counts(
+        labels.sum(0),
+        deltas,
+        table.bank.concepts,
+        unit="positive calibration samples (baselines)",
+        stacklevel=4,
+    )
+    baselines: dict[str, tuple[Calibrated, ...]] = {}
+    absent: dict[str, str] = {}
+    for method in method_names():
+        if method in (TAIL, ALWAYS):
+            continue
+        reason = missing(method, table)
+        if reason:
+            absent[method] = reason
+            continue
+        if method == PERMUTED and not table.bank.supervised:
+            baselines[method] = (_permuted_match(table, labels, deltas, seed),)
+            continue
+        own = owns_units(method, table.bank)
+        baselines[method] = tuple(
+            _search(method, statistics(method, table, seed=seed, draw=k), labels, deltas, own)
+            for k in range(draws_of(method))
+        )
+    return baselines, absent
+
+
+def _search(
+    method: str,
+    statistic: Float[np.ndarray, "sample layer unit"],
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    own: bool,
+) -> Calibrated:
+    with warnings.catch_warnings():
+        # One warning for all baselines was given; a second for each draw would bury it.
+        warnings.simplefilter("ignore", FewTokensWarning)
+        warnings.simplefilter("ignore", EmptyConceptWarning)
+        if own:
+            thresholds = tail_thresholds(statistic, labels, deltas).swapaxes(0, 1)
+            return search_own(method, statistic, labels, thresholds, deltas)
+        cross = _layer_first(tail_thresholds_cross(statistic, labels, deltas))
+        return search_matched(method, statistic, labels, cross, deltas)
+
+
+def _permuted_match(
+    table: ScoreTable,
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    seed: int,
+) -> Calibrated:
+    """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
+    shuffled = labels[np.random.default_rng([seed, 1]).permutation(len(labels))]
+    statistic = max_token(table.scores, table.tokens.bounds)
+    unit = _search(PERMUTED, statistic, shuffled, deltas, own=False).unit
+    chosen = np.take_along_axis(statistic, unit[None], axis=-1)
+    found = _search(PERMUTED, chosen, labels, deltas, own=True)
+    return Calibrated(
+        PERMUTED, deltas, found.thresholds, found.f1, unit, found.layer, found.delta,
+        found.candidates,
+    )  # fmt: skip
+
+
+def _layer_first(
+    cross: Float[np.ndarray, "delta concept layer unit"],
+) -> Float[np.ndarray, "layer delta concept unit"]:
+    return np.moveaxis(cross, 2, 0)

@@ -1,0 +1,181 @@
+"""Using a detector on samples: the SuperActivators themselves, and sample decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from sa_plugin.data import Sample, Split
+from sa_plugin.detection.guard import place
+from sa_plugin.detection.printing import frame
+from sa_plugin.scores import ScoreTable
+
+if TYPE_CHECKING:
+    from sa_plugin.detection.detector import Detector, Samples
+
+
+@dataclass(frozen=True)
+class SuperActivator:
+    """One token whose score reaches its concept's threshold.
+
+    Attributes:
+        sample: Id of the sample.
+        concept: Whose tail it is in.
+        row: Row in the token table of the samples given.
+        position: Place in the model's input sequence.
+        text: Characters of the token.
+        start, end: Where they stand in the sample's text.
+        layer: Block index of the score.
+        score: Activation.
+        threshold: Of the concept.
+    """
+
+    sample: str
+    concept: str
+    row: int
+    position: int
+    text: str
+    start: int
+    end: int
+    layer: int
+    score: float
+    threshold: float
+
+    def __repr__(self) -> str:
+        return (
+            f"SuperActivator({self.text!r} of {self.concept!r}, sample {self.sample!r} "
+            f"[{self.start}:{self.end}], layer {self.layer}, {self.score:.4g} >= "
+            f"{self.threshold:.4g})"
+        )
+
+    @property
+    def margin(self) -> float:
+        """Score minus threshold, in the unit of the concept's scores."""
+        return self.score - self.threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Which samples have which concepts.
+
+    Attributes:
+        samples: Ids.
+        concepts: Names.
+        present: Whether the sample holds a SuperActivator of the concept.
+        margin: Highest score minus threshold, in the unit of each concept's scores; -inf where
+            the threshold is +inf.
+    """
+
+    samples: tuple[str, ...]
+    concepts: tuple[str, ...]
+    present: Bool[np.ndarray, "sample concept"]
+    margin: Float[np.ndarray, "sample concept"]
+
+    def __repr__(self) -> str:
+        return (
+            f"Detection({len(self.samples)} samples x {len(self.concepts)} concepts, "
+            f"{int(self.present.sum())} present)"
+        )
+
+    def of(self, sample: str) -> tuple[str, ...]:
+        """Concepts present in one sample.
+
+        Raises:
+            ValueError: Unknown sample; the text names the nearest.
+        """
+        n = place(sample, self.samples, "the samples")
+        return tuple(c for c, here in zip(self.concepts, self.present[n], strict=True) if here)
+
+    def table(self) -> Any:
+        """One row for each sample and concept; a pandas DataFrame where pandas is installed."""
+        return frame(
+            [
+                {"sample": name, "concept": concept, "present": bool(here), "margin": float(by)}
+                for name, row, margins in zip(self.samples, self.present, self.margin, strict=True)
+                for concept, here, by in zip(self.concepts, row, margins, strict=True)
+            ]
+        )
+
+
+def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
+    """Texts, samples or a split as a split; loose ones have no data hash.
+
+    Raises:
+        TypeError: Something else was given.
+        ValueError: There are no samples, or an id stands twice.
+    """
+    if isinstance(samples, Split):
+        return samples
+    loose = [samples] if isinstance(samples, str | Sample) else samples
+    if not isinstance(loose, Sequence) or not all(isinstance(s, str | Sample) for s in loose):
+        raise TypeError(
+            f"samples are a {type(samples).__name__}: give a text, a Sample, a sequence of them, "
+            "or a split such as data.test."
+        )
+    made = tuple(
+        Sample(f"text {k}", s, f"text {k}") if isinstance(s, str) else s
+        for k, s in enumerate(loose)
+    )
+    if not made:
+        raise ValueError("there are no samples: give at least one text.")
+    if len({s.id for s in made}) < len(made):
+        raise ValueError("two samples have the same id: ids must be unique.")
+    return Split("samples", made, concepts, "")
+
+
+def find(
+    detector: Detector,
+    samples: Samples,
+    concepts: Sequence[str] | None,
+    scores: ScoreTable | None,
+) -> list[SuperActivator]:
+    """See `Detector.find`."""
+    wanted = [place(c, detector.concepts) for c in concepts or detector.concepts]
+    table = detector.scores_of(as_split(samples, detector.concepts), scores)
+    at = detector.token_scores(table)
+    tau = detector.tail.chosen_threshold
+    hits = [(int(row), k) for k in wanted for row in np.flatnonzero(at[:, k] >= tau[k])]
+    # By sample, then concept in the order asked for, then token.
+    order = {k: n for n, k in enumerate(wanted)}
+    hits.sort(key=lambda hit: (table.tokens.sample_of[hit[0]], order[hit[1]], hit[0]))
+    return [_record(detector, table, row, k, at[row, k]) for row, k in hits]
+
+
+def detect(detector: Detector, samples: Samples, scores: ScoreTable | None) -> Detection:
+    """See `Detector.detect`."""
+    table = detector.scores_of(as_split(samples, detector.concepts), scores)
+    highest = sample_max(detector.token_scores(table), table.tokens.bounds)
+    tau = detector.tail.chosen_threshold
+    ids = tuple(s.id for s in table.tokens.samples)
+    return Detection(ids, detector.concepts, highest >= tau, highest - tau)
+
+
+def sample_max(
+    scores: Float[np.ndarray, "token concept"], bounds: np.ndarray
+) -> Float[np.ndarray, "sample concept"]:
+    """Highest score of each sample."""
+    return np.stack([scores[a:b].max(0) for a, b in pairwise(bounds)])
+
+
+def _record(
+    detector: Detector, table: ScoreTable, row: int, k: int, score: float
+) -> SuperActivator:
+    tokens = table.tokens
+    start, end = (int(v) for v in tokens.offsets[row])
+    return SuperActivator(
+        sample=tokens.samples[tokens.sample_of[row]].id,
+        concept=detector.concepts[k],
+        row=row,
+        position=int(tokens.position[row]),
+        text=tokens.text(row),
+        start=start,
+        end=end,
+        layer=detector.bank.layers[detector.tail.layer[k]],
+        score=float(score),
+        threshold=float(detector.tail.chosen_threshold[k]),
+    )

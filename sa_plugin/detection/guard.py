@@ -1,0 +1,234 @@
+"""What is checked before scores are used: the right bank, the right concepts, no train rows."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+
+from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.data import ConceptData, Sample, Split
+from sa_plugin.scores import ScoreTable
+from sa_plugin.tokens import TokenTable
+
+
+class OtherDataWarning(UserWarning):
+    """Vectors, thresholds and evaluation are not all of one data set."""
+
+
+class SelectionDataWarning(UserWarning):
+    """Evaluated on the samples that thresholds, deltas and layers were chosen on."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which samples vectors and thresholds have seen.
+
+    Attributes:
+        data_hash: Of the data set calibrated on.
+        train: Ids of its train samples.
+        cal: Ids of its calibration samples.
+        train_texts: Digests of the train texts, to know them again in another data set.
+    """
+
+    data_hash: str
+    train: frozenset[str]
+    cal: frozenset[str]
+    train_texts: frozenset[str]
+
+    def __repr__(self) -> str:
+        return (
+            f"Seen({len(self.train)} train and {len(self.cal)} cal samples of data "
+            f"{self.data_hash[:8]})"
+        )
+
+    @classmethod
+    def of(cls, data: ConceptData) -> Seen:
+        """Remember a data set's train and calibration samples."""
+        train, cal = data.train.samples, data.cal.samples
+        return cls(
+            data.hash,
+            frozenset(s.id for s in train),
+            frozenset(s.id for s in cal),
+            frozenset(text_digest(s) for s in train),
+        )
+
+
+def text_digest(sample: Sample) -> str:
+    """Digest of a sample's text."""
+    return hashlib.sha256(sample.text.encode()).hexdigest()[:16]
+
+
+def check_unseen(split: Split, seen: Seen) -> None:
+    """Refuse samples that vectors were fitted on.
+
+    Raises:
+        TypeError: Not a split.
+        ValueError: The split is the train split, or holds a train sample.
+    """
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"evaluation takes one split, not a {type(split).__name__}: give data.test."
+        )
+    same = split.data_hash == seen.data_hash
+    if same:
+        caught = [s.id for s in split.samples if s.id in seen.train]
+    else:
+        caught = [s.id for s in split.samples if text_digest(s) in seen.train_texts]
+    if split.name == "train" or caught:
+        which = f"the train split ({len(split)} samples)" if not caught else (
+            f"{len(caught)} sample(s) of {split.name!r} that vectors were fitted on, "
+            f"{caught[0]!r} first"
+        )  # fmt: skip
+        raise ValueError(
+            f"cannot evaluate on {which}: concept vectors fit their train tokens, so the result "
+            "would be too good. Give data.test."
+        )
+    if same and (split.name == "cal" or any(s.id in seen.cal for s in split.samples)):
+        warnings.warn(
+            f"split {split.name!r} holds samples that thresholds, deltas and layers were chosen "
+            "on: the numbers are optimistic. Report data.test.",
+            SelectionDataWarning,
+            stacklevel=3,
+        )
+    if not same and split.data_hash:
+        warnings.warn(
+            f"data {split.data_hash[:8]} is not the data this detector was calibrated on "
+            f"({seen.data_hash[:8]}): no train text is among it, but passages of the same "
+            "documents cannot be ruled out.",
+            OtherDataWarning,
+            stacklevel=3,
+        )
+
+
+def check_bank_data(bank: ConceptBank, data: ConceptData) -> None:
+    """Warn when vectors come from another data set than thresholds will."""
+    fitted = bank.origin.data_hash
+    if fitted and fitted != data.hash:
+        warnings.warn(
+            f"the bank was fitted on data {fitted[:8]}, calibration runs on {data.hash[:8]}: if "
+            "the two share documents, calibration or test may hold samples the vectors were "
+            "fitted on. Fit and calibrate on one ConceptData.",
+            OtherDataWarning,
+            stacklevel=3,
+        )
+
+
+def check_scores(table: ScoreTable, bank: ConceptBank, concepts: Sequence[str]) -> None:
+    """Refuse scores of other vectors, and scores that cannot be thresholded.
+
+    Raises:
+        ValueError: The scores are of another bank, lack the label of a concept, or hold a sample
+            without tokens.
+    """
+    difference = bank_difference(table.bank, bank)
+    if difference:
+        raise ValueError(
+            f"the scores are of another bank ({difference}): score with detector.bank, or "
+            "calibrate on these scores' bank."
+        )
+    if table.scores.shape != (len(table.tokens), len(bank.layers), len(bank.units)):
+        raise ValueError(
+            f"scores have shape {table.scores.shape}, expected [token, layer, unit] = "
+            f"{(len(table.tokens), len(bank.layers), len(bank.units))}."
+        )
+    for concept in concepts:
+        place(concept, table.tokens.concepts, "the labelled concepts of the scores")
+    empty = np.flatnonzero(np.diff(table.tokens.bounds) == 0)
+    if len(empty):
+        name = table.tokens.samples[empty[0]].id
+        raise ValueError(f"sample {name!r} has no kept token: leave it out, or give a longer text.")
+
+
+def check_finite(table: ScoreTable) -> None:
+    """Refuse NaN and infinite scores.
+
+    Raises:
+        ValueError: A score is NaN or infinite; the text names the sample and layer.
+    """
+    for k, layer in enumerate(table.bank.layers):
+        bad = ~np.isfinite(table.scores[:, k]).all(-1)
+        if bad.any():
+            sample = table.tokens.samples[table.tokens.sample_of[int(bad.argmax())]]
+            raise ValueError(
+                f"{int(bad.sum())} token(s) have NaN or infinite scores at layer {layer}, the "
+                f"first in sample {sample.id!r}: mend the vectors or the activations first."
+            )
+
+
+def bank_difference(one: ConceptBank, other: ConceptBank) -> str:
+    """In what two banks differ, or "" where they score alike."""
+    if one is other:
+        return ""
+    for name in ("units", "layers", "hook_point", "kind"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a != b:
+            return f"{name} {_short(a)} instead of {_short(b)}"
+    if one.origin.fingerprint != other.origin.fingerprint:
+        return f"model {one.origin.model!r} instead of {other.origin.model!r}"
+    return "" if _equal(one.token, other.token) else "its vectors differ"
+
+
+def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
+    """Position of a name.
+
+    Raises:
+        ValueError: Unknown; the text names the nearest.
+    """
+    if name in known:
+        return list(known).index(name)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"{name!r} is not among {where}{hint}")
+
+
+def rows_of_samples(table: ScoreTable, samples: Iterable[Sample]) -> Int[np.ndarray, " sample"]:
+    """Where some samples stand in a table, in the table's order.
+
+    Raises:
+        ValueError: A sample was not scored, or another one under its id.
+    """
+    wanted = {s.id: s for s in samples}
+    have = {s.id: k for k, s in enumerate(table.tokens.samples)}
+    missing = sorted(set(wanted) - set(have))
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} samples were not scored, {missing[0]!r} first: "
+            "score the split they are in, with the data set they are from."
+        )
+    rows = np.array(sorted(have[i] for i in wanted), dtype=int)
+    for k in rows:
+        scored = table.tokens.samples[k]
+        if scored != wanted[scored.id]:
+            raise ValueError(
+                f"the scores of sample {scored.id!r} are of another text or other labels: they "
+                "were made with another data set. Score this one."
+            )
+    return rows
+
+
+def document_names(tokens: TokenTable) -> Shaped[np.ndarray, " sample"]:
+    """Source document of each sample by name, so that resamples do not depend on sample order."""
+    return np.array([s.document for s in tokens.samples])
+
+
+def _equal(one: VectorSet, other: VectorSet) -> bool:
+    return one.scoring == other.scoring and all(
+        a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        for a, b in (
+            (one.vectors, other.vectors),
+            (one.mean, other.mean),
+            (one.scale, other.scale),
+        )
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

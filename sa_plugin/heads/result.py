@@ -1,0 +1,198 @@
+"""What `head_ledger` returns: tables, maps and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sa_plugin.detection.printing import frame, number
+from sa_plugin.heads import tables
+from sa_plugin.heads.components import KINDS, Column, Component, ComponentKind
+from sa_plugin.heads.effects import Effect, Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class HeadLedger:
+    """Direct contributions to concept scores.
+
+    Attributes:
+        components: Rows of every array: "embedding", "L3H5", "L3 MLP", "bias", "reference".
+        columns: Columns: a concept at a layer.
+        depths: Number of blocks that write before each column's score; later components are 0.
+        effects: "lift", "control", "excess" (lift - control) and "contrast", as far as they are
+            defined; see `effects.py`.
+        means: Mean term by token group: "tail", "same_samples", "in_concept_rest",
+            "out_of_concept", "strongest_out_of_concept".
+        settings: Split, counts, seed, scoring, unit and whether terms are centred.
+        residue: Largest |score - sum of terms| over kept tokens, relative to the summed sizes.
+        closes_to: The same, in the unit of the score.
+        projection: For cosines, the same ledger on the un-normalised projection x . v / |v|.
+    """
+
+    components: tuple[Component, ...]
+    columns: tuple[Column, ...]
+    depths: tuple[int, ...]
+    effects: Mapping[str, Effect]
+    means: Mapping[str, Float[np.ndarray, "component column"]]
+    settings: Mapping[str, Any]
+    residue: float
+    closes_to: float
+    projection: HeadLedger | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        name = "lift" if "lift" in self.effects else "contrast"
+        heads, mlps = (np.nanmedian(self.effects[name].shares.value[KINDS.index(kind)])
+                       for kind in ("heads", "mlps"))  # fmt: skip
+        s = self.settings
+        return (
+            f"HeadLedger({len(self.columns)} scores, {len(self.components)} components, "
+            f"{s['split']} split, {s['n_samples']} samples, {s['n_tokens']} tokens, "
+            f"{'centred' if s['centred'] else 'raw'}; median share of the {name}: heads "
+            f"{number(100 * heads, 0)} %, MLPs {number(100 * mlps, 0)} %; closes to "
+            f"{self.residue:.0e})"
+        )
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Concept of each column."""
+        return tuple(column.concept for column in self.columns)
+
+    @property
+    def lift(self) -> Effect:
+        """SuperActivators against the other tokens of their samples.
+
+        Raises:
+            ValueError: The ledger has no tail.
+        """
+        return self._effect("lift")
+
+    @property
+    def control(self) -> Effect:
+        """The lift of permuted-label vectors with their own tail.
+
+        Raises:
+            ValueError: The bank has no permuted-label vectors.
+        """
+        return self._effect("control")
+
+    @property
+    def excess(self) -> Effect:
+        """Lift minus control.
+
+        Raises:
+            ValueError: The bank has no permuted-label vectors.
+        """
+        return self._effect("excess")
+
+    @property
+    def contrast(self) -> Effect:
+        """In-concept tokens against tokens of negative samples."""
+        return self._effect("contrast")
+
+    def _effect(self, name: str) -> Effect:
+        if name not in self.effects:
+            why = (
+                "a bank alone has no SuperActivators: give a detector, or tail="
+                if name == "lift" or "lift" not in self.effects
+                else "the bank has no permuted-label vectors: fit with controls=True"
+            )
+            raise ValueError(f"this ledger has no {name}: {why}.")
+        return self.effects[name]
+
+    def column(self, concept: str, layer: int | None = None) -> int:
+        """Place of a concept (at a layer, where it was decomposed at several).
+
+        Raises:
+            ValueError: Unknown, or ambiguous.
+        """
+        found = [
+            k for k, c in enumerate(self.columns)
+            if c.concept == concept and layer in (None, c.layer)
+        ]  # fmt: skip
+        if len(found) == 1:
+            return found[0]
+        have = ", ".join(f"{c.concept!r} at {c.layer}" for c in self.columns)
+        problem = "stands at several layers: name one" if found else "was not decomposed"
+        raise ValueError(f"{concept!r} at layer {layer} {problem}; the ledger has {have}.")
+
+    def head_map(
+        self, concept: str, effect: str | None = None, *, layer: int | None = None
+    ) -> Float[np.ndarray, "block head"]:
+        """One effect of every head up to the concept's layer.
+
+        Args:
+            concept: Name.
+            effect: "lift", "control", "excess" or "contrast"; by default "excess" where there is
+                one, else "lift", else "contrast".
+            layer: Where a concept was decomposed at several.
+        """
+        k = self.column(concept, layer)
+        values = self._effect(effect or self.headline).terms.value[:, k]
+        rows = [i for i, c in enumerate(self.components) if c.kind == "heads"]
+        blocks = 1 + max((self.components[i].block or 0 for i in rows), default=-1)
+        return np.asarray(values[rows].reshape(blocks, -1)[: self.depths[k]])
+
+    @property
+    def headline(self) -> str:
+        """The effect that components are ranked by."""
+        return next(name for name in ("excess", "lift", "contrast") if name in self.effects)
+
+    def share(self, kind: ComponentKind, effect: str = "lift") -> Estimate:
+        """Share of one kind of component, by column, with its interval."""
+        k = KINDS.index(kind)
+        shares = self._effect(effect).shares
+        return Estimate(shares.value[k], shares.low[k], shares.high[k])
+
+    def strongest(
+        self, n: int = 10, *, kind: ComponentKind | None = "heads", concept: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The components with the largest effect, as a share of their score's own.
+
+        Args:
+            n: How many.
+            kind: "heads", "mlps", "embedding", or None for all.
+            concept: Only this concept.
+
+        Returns:
+            One row a component and concept, ranked by |excess| (else |lift|, |contrast|) over
+            |total of the lift (contrast)|, so that concepts with scores of different scale can be
+            ranked together; with every effect and its interval.
+        """
+        ranked = []
+        against = self._effect("lift" if "lift" in self.effects else "contrast").total.value
+        values = self._effect(self.headline).terms.value
+        for k, column in enumerate(self.columns):
+            for i, component in enumerate(self.components):
+                late = component.block is not None and component.block >= self.depths[k]
+                wanted = kind in (None, component.kind) and concept in (None, column.concept)
+                of_total = abs(values[i, k]) / abs(against[k]) if against[k] else np.nan
+                if wanted and not late and np.isfinite(of_total):
+                    ranked.append((of_total, i, k))
+        ranked.sort(key=lambda row: (-row[0], row[1], row[2]))
+        return [tables.component_row(self, i, k) for _, i, k in ranked[:n]]
+
+    def table(self) -> Any:
+        """Every component of every column: a pandas DataFrame where pandas is installed."""
+        rows = [
+            tables.component_row(self, i, k)
+            for k in range(len(self.columns))
+            for i, component in enumerate(self.components)
+            if component.block is None or component.block < self.depths[k]
+        ]
+        return frame(rows)
+
+    def shares_table(self) -> Any:
+        """Total and shares of every effect by column: a DataFrame where pandas is installed."""
+        return frame(tables.share_rows(self))
+
+    def summary(self, n: int = 10) -> str:
+        """Shares by concept, and the `n` strongest heads, as text."""
+        return tables.summary(self, n)
+
+    def to_dict(self, n: int = 10) -> dict[str, Any]:
+        """As `results.json` has it: maps and shares by concept, and the `n` strongest heads."""
+        return tables.as_results(self, n)

@@ -1,0 +1,140 @@
+"""A head ledger as rows, as text, and as `results.json` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sa_plugin.detection.printing import aligned, number, plain, signed
+from sa_plugin.heads.components import KINDS, ComponentKind
+
+if TYPE_CHECKING:
+    from sa_plugin.heads.result import HeadLedger
+
+_NAMES: Mapping[ComponentKind, str] = {"heads": "head", "mlps": "mlp", "embedding": "embedding"}
+
+
+def component_row(ledger: HeadLedger, component: int, column: int) -> dict[str, Any]:
+    """Every effect of one component on one score, with intervals."""
+    part, of = ledger.components[component], ledger.columns[column]
+    row: dict[str, Any] = {
+        "concept": of.concept, "at_layer": of.layer, "component": part.name,
+        "kind": part.kind, "block": part.block, "head": part.head,
+    }  # fmt: skip
+    for name, effect in ledger.effects.items():
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = (
+            float(values[component, column]) for values in effect.terms
+        )
+    return row
+
+
+def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
+    """Total and shares of every effect, one row a column and effect."""
+    rows = []
+    for name, effect in ledger.effects.items():
+        for k, column in enumerate(ledger.columns):
+            row: dict[str, Any] = {
+                "concept": column.concept, "at_layer": column.layer, "effect": name,
+                "tokens": int(effect.n_tokens[k]),
+            }  # fmt: skip
+            row["total"], row["total_low"], row["total_high"] = (
+                float(values[k]) for values in effect.total
+            )
+            for j, kind in enumerate(KINDS):
+                row[kind], row[f"{kind}_low"], row[f"{kind}_high"] = (
+                    float(values[j, k]) for values in effect.shares
+                )
+            rows.append(row)
+    return rows
+
+
+def summary(ledger: HeadLedger, n: int) -> str:
+    """Shares by concept, and the strongest heads, as text."""
+    head = f"{n} strongest heads by {ledger.headline}, unit {ledger.settings['unit']}:"
+    heads = _heads_text(ledger, ledger.strongest(n))
+    return "\n".join([repr(ledger), "", _shares_text(ledger), "", head, "", heads])
+
+
+def _shares_text(ledger: HeadLedger) -> str:
+    header = ["concept", "layer"]
+    rows = [[column.concept, str(column.layer)] for column in ledger.columns]
+    for name in ("lift", "contrast"):
+        if name not in ledger.effects:
+            continue
+        effect = ledger.effects[name]
+        header += [f"{name} tokens", name, "heads %", "MLPs %", "embedding %"]
+        for k, row in enumerate(rows):
+            row += [str(int(effect.n_tokens[k])), signed(float(effect.total.value[k]))]
+            shares = (effect.shares.value[KINDS.index(kind), k] for kind in _NAMES)
+            row += [number(100 * float(share), 0) for share in shares]
+    return aligned(header, rows)
+
+
+def _heads_text(ledger: HeadLedger, rows: Sequence[Mapping[str, Any]]) -> str:
+    names = [n for n in ("lift", "control", "excess", "contrast") if n in ledger.effects]
+    text = [
+        [f"{row['component']} -> {row['concept']} at {row['at_layer']}"]
+        + [
+            f"{signed(row[name])} [{signed(row[f'{name}_low'])}, {signed(row[f'{name}_high'])}]"
+            for name in names
+        ]
+        for row in rows
+    ]
+    return aligned(["head", *names], text)
+
+
+def as_results(ledger: HeadLedger, n: int) -> dict[str, Any]:
+    """Head maps and shares by concept, and the strongest heads: `results.schema.Heads`."""
+    out = {
+        "concepts": {_name(ledger, k): _map(ledger, k) for k in range(len(ledger.columns))},
+        "strongest": [_strongest_row(row) for row in ledger.strongest(n)],
+        "closes_to": ledger.closes_to,
+        "unit": ledger.settings["unit"],
+    }
+    return dict(plain(out))
+
+
+def _name(ledger: HeadLedger, k: int) -> str:
+    column = ledger.columns[k]
+    several = ledger.concepts.count(column.concept) > 1
+    return f"{column.concept} at {column.layer}" if several else column.concept
+
+
+def _map(ledger: HeadLedger, k: int) -> dict[str, Any]:
+    column = ledger.columns[k]
+    maps = {
+        name: ledger.head_map(column.concept, name, layer=column.layer)
+        for name in ("lift", "control", "contrast")
+        if name in ledger.effects
+    }
+    maps.setdefault("lift", np.full_like(maps["contrast"], np.nan))
+    return {"layer": column.layer, **maps, "shares": _shares(ledger, k)}
+
+
+def _shares(ledger: HeadLedger, k: int) -> dict[str, Any]:
+    """Of the contrast: the gap that no selection by the score has made."""
+    value, low, high = (part[:, k] for part in ledger.contrast.shares)
+    out: dict[str, Any] = {}
+    for kind, name in _NAMES.items():
+        j = KINDS.index(kind)
+        out[f"{name}_share"] = float(value[j])
+        out[f"{name}_share_interval"] = [float(low[j]), float(high[j])]
+    if not ledger.settings["centred"]:
+        out["bias_share"] = float(value[KINDS.index("constants")])
+    return out
+
+
+def _strongest_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    nan = float("nan")
+    out = {
+        "concept": row["concept"], "layer": row["block"], "head": row["head"],
+        "lift": row.get("lift", nan), "control": row.get("control", nan),
+        "interval": [row.get("lift_low", nan), row.get("lift_high", nan)],
+    }  # fmt: skip
+    for name in ("excess", "contrast"):
+        if name in row:
+            out[name] = row[name]
+            out[f"{name}_interval"] = [row[f"{name}_low"], row[f"{name}_high"]]
+    return out

@@ -1,0 +1,103 @@
+"""What the numbers allow to be said, composed from the detection table and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sa_plugin.report.words import (
+    ALWAYS,
+    MAXTOK,
+    OWN,
+    by_weighted_f1,
+    interval,
+    kind_label,
+    listed,
+    method_of,
+    number,
+    side_of_zero,
+)
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """One paragraph on the primary kind, as plain text.
+
+    It says where SuperActivators stand, against which methods the paired interval excludes zero
+    and which way, how they compare with MaxTok (the same statistic) and with always-positive, and
+    what the intervals do not cover.
+
+    Args:
+        results: The results dictionary, see `sa_plugin.results`.
+
+    Returns:
+        The paragraph, or why there is none.
+
+    Example:
+        >>> verdict({})
+        'No verdict: detection was not computed.'
+    """
+    kind = primary_kind(results)
+    block = results.get("kinds", {}).get(kind, {}).get("detection")
+    if not block:
+        return "No verdict: detection was not computed."
+    rows = by_weighted_f1(block["methods"])
+    own = method_of(rows, OWN)
+    if own is None or own["weighted_f1"] is None:
+        return "No verdict: SuperActivators were not evaluated."
+    others = [row for row in rows if row is not own]
+    sentences = [_standing(kind, own, rows), *_sides(others), _maxtok(rows), _floor(rows)]
+    sentences.append(
+        "Intervals resample documents of the test split with vectors, thresholds and choices "
+        "held fixed: they are conditional on the train and calibration splits."
+    )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def primary_kind(results: Mapping[str, Any]) -> str:
+    """The kind that is shown in full: the one the run names, else the first."""
+    kinds = list(results.get("kinds", {}))
+    named = str(results.get("meta", {}).get("primary_kind", ""))
+    return named if named in kinds or not kinds else kinds[0]
+
+
+def _standing(kind: str, own: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    place = [row["method"] for row in rows].index(OWN) + 1
+    ordinal = "highest" if place == 1 else f"number {place}"
+    return (
+        f"With the {kind_label(kind)}, SuperActivators reach a weighted F1 of "
+        f"{number(own['weighted_f1'])} {interval(own['interval'])} on held-out documents, "
+        f"{ordinal} of {len(rows)} methods."
+    )
+
+
+def _sides(others: Sequence[Mapping[str, Any]]) -> list[str]:
+    groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
+    for row in others:
+        if row["difference"] is not None:
+            groups[side_of_zero(row["difference_interval"])].append(row["method"])
+    said = []
+    if groups[-1]:
+        said.append(f"The paired interval shows them ahead of {listed(groups[-1])}.")
+    if groups[0]:
+        said.append(f"It does not tell them apart from {listed(groups[0])}.")
+    if groups[1]:
+        said.append(f"It shows them behind {listed(groups[1])}.")
+    return said
+
+
+def _maxtok(rows: Sequence[Mapping[str, Any]]) -> str:
+    row = method_of(rows, MAXTOK)
+    if row is None:
+        return "MaxTok, which uses the same statistic, was not evaluated."
+    gap = number(row["difference"], signed=True)
+    return (
+        "MaxTok thresholds the same statistic, the highest token score, at other quantiles; its "
+        f"difference is {gap} {interval(row['difference_interval'], signed=True)}."
+    )
+
+
+def _floor(rows: Sequence[Mapping[str, Any]]) -> str:
+    row = method_of(rows, ALWAYS)
+    return (
+        "" if row is None else f"Calling every sample positive gives {number(row['weighted_f1'])}."
+    )

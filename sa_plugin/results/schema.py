@@ -1,0 +1,396 @@
+"""The schema of `results.json`: everything the demo found, in one JSON-ready dictionary.
+
+One dictionary feeds the report, the plots and whoever reads the file. Rules that hold throughout:
+
+- A `Number` is a float, or None where it is not defined (NaN is no JSON); reports show "–".
+- An `Interval` is `[low, high]`, over resampled source documents, or None where there is none.
+- "[layer]" lists run parallel to the `layers` of their block, "[delta]" lists to its `deltas`.
+- Every block may be missing: the report then says so in one line. Inside a block, keys that are
+  not marked `NotRequired` are needed, and keys that are not in the schema are refused, so that a
+  misspelt name is an error and never a silently missing number. `extra` takes anything.
+- Concepts, kinds and methods are named as in the library (`sa_plugin.detection.methods`:
+  "SuperActivators", "MaxTok", "always-positive", ...).
+
+What the schema does not promise: that the numbers are right. It carries counts, seeds, splits and
+candidates so that they can be derived again.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+SCHEMA = 1
+
+Number = float | None
+Interval = list[Number] | None
+
+
+class Resampling(TypedDict):
+    """How the intervals were made: `draws` resamples of `unit`s, level e.g. 0.95."""
+
+    unit: str
+    draws: int
+    level: float
+
+
+class Meta(TypedDict):
+    """What was run. `samples` and `documents` map split to count."""
+
+    model: str
+    data: str
+    concepts: list[str]
+    layers: list[int]
+    primary_kind: str
+    seed: int
+    samples: dict[str, int]
+    documents: NotRequired[dict[str, int]]
+    tokens_kept: int
+    tokens_dropped: dict[str, int]
+    n_blocks: NotRequired[int]
+    hook_point: NotRequired[str]
+    architecture: NotRequired[str]
+    processing: NotRequired[str]
+    data_hash: NotRequired[str]
+    data_note: NotRequired[str]
+    intervals: NotRequired[Resampling]
+
+
+class MethodRow(TypedDict):
+    """One row of the detection table, on the test split.
+
+    `precision`, `recall`, `auroc` are weighted over concepts by positive test samples, as
+    `weighted_f1` is. `difference` is this method minus SuperActivators, paired over documents
+    (None on SuperActivators' own row). `candidates`: how many (layer, delta) pairs each concept's
+    choice was made from.
+    """
+
+    method: str
+    weighted_f1: Number
+    interval: Interval
+    precision: Number
+    recall: Number
+    auroc: Number
+    macro_f1: Number
+    macro_interval: NotRequired[Interval]
+    difference: Number
+    difference_interval: Interval
+    candidates: int
+
+
+class ConceptF1(TypedDict):
+    """Test F1 of one concept, by method."""
+
+    concept: str
+    n_positive: int
+    f1: dict[str, Number]
+    interval: NotRequired[dict[str, Interval]]
+
+
+class Detection(TypedDict):
+    """Sample-level detection on the test split, every method with the same search."""
+
+    n_samples: int
+    n_documents: int
+    methods: list[MethodRow]
+    per_concept: NotRequired[list[ConceptF1]]
+
+
+class Choice(TypedDict):
+    """What calibration chose for one concept. `unit`: the matched cluster of unsupervised kinds.
+
+    `threshold` is None when it is infinite: the concept then never fires.
+    """
+
+    concept: str
+    layer: int
+    delta: float
+    threshold: Number
+    cal_f1: Number
+    candidates: int
+    n_cal_tokens: NotRequired[int]
+    unit: NotRequired[str]
+
+
+class Curve(TypedDict):
+    """Weighted test F1 of one method at every delta, all concepts sharing delta."""
+
+    method: str
+    weighted_f1: list[Number]
+    interval: NotRequired[list[Interval]]
+
+
+class Sparsity(TypedDict):
+    """The delta curve. `layer` None: each concept at its own chosen layer."""
+
+    layer: int | None
+    deltas: list[float]
+    curves: list[Curve]
+    always_positive: Number
+
+
+class TraceSeries(TypedDict):
+    """Separation of in- from out-of-concept tokens, all lists [layer]; `pitfalls` 6 defines them.
+
+    `X_interval` is the interval of `X`. `coverage` is the share of positive samples with a
+    SuperActivator, `negative_coverage` the same share of negative samples.
+    """
+
+    auroc: list[Number]
+    auroc_interval: NotRequired[list[Interval]]
+    in_mass_at_fpr: list[Number]
+    in_mass_at_fpr_interval: NotRequired[list[Interval]]
+    coverage: list[Number]
+    coverage_interval: NotRequired[list[Interval]]
+    negative_coverage: list[Number]
+    negative_coverage_interval: NotRequired[list[Interval]]
+    tail_gap: list[Number]
+    tail_gap_interval: NotRequired[list[Interval]]
+    overlap: NotRequired[list[Number]]
+    overlap_interval: NotRequired[list[Interval]]
+    skewness: NotRequired[list[Number]]
+    skewness_interval: NotRequired[list[Interval]]
+    l_skewness: NotRequired[list[Number]]
+    l_skewness_interval: NotRequired[list[Interval]]
+
+
+class Distribution(TypedDict):
+    """Densities of one concept's scores, [layer][bin], each a row that integrates to at most 1.
+
+    `threshold` [layer] is on the same axis: (score - mean of out) / sd of out.
+    """
+
+    in_concept: list[list[Number]]
+    out_of_concept: list[list[Number]]
+    threshold: list[Number]
+
+
+class Distributions(TypedDict):
+    """Densities on one axis for all concepts and layers, in sd of the out-of-concept scores.
+
+    `edges` has one entry more than there are bins. `out` says which tokens are out of concept.
+    """
+
+    edges: list[float]
+    layers: list[int]
+    concepts: dict[str, Distribution]
+    out: NotRequired[str]
+
+
+class Trace(TypedDict):
+    """Every layer, on test. `mean` is over concepts; `fpr` is that of `in_mass_at_fpr` (.005)."""
+
+    layers: list[int]
+    concepts: dict[str, TraceSeries]
+    mean: NotRequired[TraceSeries]
+    fpr: NotRequired[float]
+    distributions: NotRequired[Distributions]
+
+
+class Shares(TypedDict):
+    """Share of a total (`Heads.shares_of`) by kind of component; signed, sums to 1."""
+
+    head_share: Number
+    mlp_share: Number
+    embedding_share: Number
+    bias_share: NotRequired[Number]
+    head_share_interval: NotRequired[Interval]
+    mlp_share_interval: NotRequired[Interval]
+    embedding_share_interval: NotRequired[Interval]
+
+
+class HeadMap(TypedDict):
+    """Ledger of one concept. `lift`, `control`, `contrast` are [block][head].
+
+    `lift`: mean contribution on SuperActivators minus that on the other tokens of their samples.
+    `control`: the same for the permuted-label vector with its own top tail. `contrast`: in-concept
+    minus out-of-concept, free of selection. `layer`: the layer whose score the ledger adds up to.
+    """
+
+    layer: int
+    lift: list[list[Number]]
+    control: NotRequired[list[list[Number]]]
+    contrast: NotRequired[list[list[Number]]]
+    shares: NotRequired[Shares]
+
+
+class HeadRow(TypedDict):
+    """One of the strongest heads. `excess` = lift - control, what the rows are sorted by."""
+
+    concept: str
+    layer: int
+    head: int
+    lift: Number
+    interval: Interval
+    control: Number
+    excess: NotRequired[Number]
+    excess_interval: NotRequired[Interval]
+    contrast: NotRequired[Number]
+    contrast_interval: NotRequired[Interval]
+
+
+class Heads(TypedDict):
+    """The head ledger. `closes_to`: largest |sum of terms - score|; `unit`: of the lifts.
+
+    `shares_of`: what the shares are of, "lift" or "contrast".
+    """
+
+    concepts: dict[str, HeadMap]
+    strongest: list[HeadRow]
+    closes_to: Number
+    unit: NotRequired[str]
+    shares_of: NotRequired[str]
+
+
+class LocalisationRow(TypedDict):
+    """Token-level agreement with the labels, weighted over concepts.
+
+    `method`: "SuperActivators", "raw", or another rule of `sa_plugin.detection.localise`.
+    """
+
+    method: str
+    f1: Number
+    f1_interval: NotRequired[Interval]
+    average_precision: Number
+    average_precision_interval: NotRequired[Interval]
+    auroc: Number
+    auroc_interval: NotRequired[Interval]
+
+
+class RateRow(TypedDict):
+    """False fires and misses of samples: raw scores (`raw`) against SuperActivators (`tail`).
+
+    `false_fire`: share of negative samples that fire. `miss`: share of positive ones that do not.
+    The raw rule is that of `Passage.raw_threshold`.
+    """
+
+    concept: str
+    raw_false_fire: Number
+    raw_false_fire_interval: NotRequired[Interval]
+    raw_miss: Number
+    raw_miss_interval: NotRequired[Interval]
+    tail_false_fire: Number
+    tail_false_fire_interval: NotRequired[Interval]
+    tail_miss: Number
+    tail_miss_interval: NotRequired[Interval]
+
+
+class FractionCurve(TypedDict):
+    """Share of positive test samples with a fraction of at most `grid`, by concept and averaged."""
+
+    mean: list[Number]
+    concepts: dict[str, list[Number]]
+
+
+class Fractions(TypedDict):
+    """CDFs of the SuperActivator fraction of a sample.
+
+    `all`: |SuperActivators| / |in-concept tokens| (may exceed 1, as published).
+    `inside`: |SuperActivators that are in concept| / |in-concept tokens| (at most 1).
+    """
+
+    grid: list[float]
+    all: FractionCurve
+    inside: FractionCurve
+
+
+class KindBlock(TypedDict, total=False):
+    """Everything about one concept kind; every part may be missing.
+
+    `absent`: why a part is missing, by its key, e.g. `{"heads": "post-norm architecture"}`.
+    """
+
+    scoring: str
+    layers: list[int]
+    note: str
+    detection: Detection
+    choices: list[Choice]
+    sparsity: Sparsity
+    trace: Trace
+    heads: Heads
+    localisation: list[LocalisationRow]
+    rates: list[RateRow]
+    fractions: Fractions
+    absent: dict[str, str]
+    extra: Any
+
+
+class Passage(TypedDict):
+    """One sample with a concept's scores; lists run over kept tokens, [token].
+
+    `role`: "true_positive", "raw_false_fire" (raw scores fire, the tail does not),
+    "false_positive", "miss", or another word. `positive`: the sample's label.
+    `raw_threshold`: a token above it fires by the raw rule that the tail is compared with: the
+    midpoint between the calibration means of in- and out-of-concept token scores. `limit`: score of
+    the darkest shade; by default the largest |score| shown for the concept. Characters that no
+    offset covers belong to dropped tokens and are shown as such.
+    """
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    delta: NotRequired[float]
+    threshold: Number
+    role: str
+    positive: bool
+    text: str
+    offsets: list[list[int]]
+    scores: list[Number]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    document: NotRequired[str]
+    raw_threshold: NotRequired[Number]
+    limit: NotRequired[Number]
+    comment: NotRequired[str]
+
+
+class Explanation(TypedDict):
+    """One attribution: `tokens` [token], and `heads` [block][head] where the method gives it.
+
+    `objective`: "superactivator", "superactivator_tokens", "global". `method`: the explainer.
+    """
+
+    objective: str
+    method: str
+    value: Number
+    tokens: list[Number]
+    heads: NotRequired[list[list[Number]]]
+
+
+class Explained(TypedDict):
+    """One passage explained under several objectives; same passage, same explainer."""
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    text: str
+    offsets: list[list[int]]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    explanations: list[Explanation]
+    coverage: NotRequired[Number]
+    comment: NotRequired[str]
+
+
+class Provenance(TypedDict, total=False):
+    """What is needed to run it again. `timings` are seconds; `counts` are of anything counted."""
+
+    versions: dict[str, str]
+    hashes: dict[str, str]
+    settings: dict[str, Any]
+    timings: dict[str, Number]
+    counts: dict[str, Any]
+    command: str
+    machine: str
+
+
+class Results(TypedDict, total=False):
+    """The whole file. `warnings`: every named warning the run gave, in order."""
+
+    schema: int
+    meta: Meta
+    kinds: dict[str, KindBlock]
+    passages: list[Passage]
+    explained: Explained
+    provenance: Provenance
+    warnings: list[str]
+    extra: Any

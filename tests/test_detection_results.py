@@ -1,0 +1,259 @@
+"""What evaluation, sweep, localisation and search results say, against direct computation."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from detection_cases import make_case
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from sa_plugin.detection import calibrate
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case(n=400, documents=60, strength=3.0)
+
+
+@pytest.fixture(scope="module")
+def detector(case):
+    return calibrate(None, case.data, case.bank, scores=case.table)
+
+
+@pytest.fixture(scope="module")
+def evaluation(case, detector):
+    return detector.evaluate(case.data.test, scores=case.table, draws=300)
+
+
+@pytest.fixture(scope="module")
+def test_table(case, detector):
+    return detector.scores_of(case.data.test, case.table)
+
+
+def test_find_lists_exactly_the_tokens_above_their_threshold(case, detector, test_table):
+    found = detector.find(case.data.test, scores=case.table)
+    expected = np.argwhere(detector.superactivators(test_table))
+    assert {(s.row, s.concept) for s in found} == {
+        (row, case.bank.concepts[c]) for row, c in expected.tolist()
+    }
+    for one in found[:50]:
+        sample = next(s for s in case.data.samples if s.id == one.sample)
+        assert sample.text[one.start : one.end] == one.text == f"w{one.sample}_{one.position}"
+        assert one.margin == one.score - one.threshold >= 0
+        assert one.layer == detector.layer[one.concept]
+    only = detector.find(case.data.test, concepts=["food"], scores=case.table)
+    assert only == [s for s in found if s.concept == "food"]
+
+
+def test_detect_agrees_with_find_and_with_evaluation(case, detector, test_table, evaluation):
+    found = detector.detect(case.data.test, scores=case.table)
+    marked = {(s.sample, s.concept) for s in detector.find(case.data.test, scores=case.table)}
+    for n, k in np.ndindex(found.present.shape):
+        assert found.present[n, k] == ((found.samples[n], found.concepts[k]) in marked)
+        assert found.present[n, k] == (found.margin[n, k] >= 0)
+    assert found.of(found.samples[0]) == tuple(
+        c for c in found.concepts if (found.samples[0], c) in marked
+    )
+    labels = test_table.tokens.sample_labels
+    for k, one in enumerate(evaluation.of("SuperActivators").concept["f1"]):
+        assert one.estimate == pytest.approx(f1_score(labels[:, k], found.present[:, k]))
+    assert len(found.table()) == found.present.size
+
+
+def test_rates_are_counted_at_the_midpoint_and_at_the_threshold(
+    case, detector, test_table, evaluation
+):
+    cal = case.table.split("cal")
+    labels = test_table.tokens.sample_labels
+    for k, one in enumerate(evaluation.rates):
+        at, unit = detector.tail.layer[k], detector.tail.chosen_unit[k]
+        scores = cal.scores[:, at, unit].astype(np.float64)
+        inside = cal.tokens.labels[:, k]
+        middle = (scores[inside].mean() + scores[~inside].mean()) / 2
+        assert detector.cuts.midpoint[k] == pytest.approx(middle)
+        bounds = test_table.tokens.bounds
+        best = [test_table.scores[a:b, at, unit].max() for a, b in pairwise(bounds)]
+        raw = np.array(best) > middle
+        tail = np.array(best, dtype=np.float64) >= detector.tail.chosen_threshold[k]
+        y = labels[:, k]
+        assert one.raw_false_fire.estimate == pytest.approx(raw[~y].mean())
+        assert one.raw_miss.estimate == pytest.approx((~raw)[y].mean())
+        assert one.tail_false_fire.estimate == pytest.approx(tail[~y].mean())
+        assert one.tail_miss.estimate == pytest.approx((~tail)[y].mean())
+
+
+def test_fractions_in_both_definitions(detector, test_table, evaluation):
+    sa = detector.superactivators(test_table)
+    tokens = test_table.tokens
+    found = evaluation.fractions
+    for c in range(3):
+        r_all, r_in, skipped = [], [], 0
+        for n in range(tokens.n_samples):
+            if not tokens.sample_labels[n, c]:
+                continue
+            part = slice(tokens.bounds[n], tokens.bounds[n + 1])
+            inside = tokens.labels[part, c]
+            if not inside.any():
+                skipped += 1
+                continue
+            r_all.append(sa[part, c].sum() / inside.sum())
+            r_in.append((sa[part, c] & inside).sum() / inside.sum())
+        assert skipped == found.skipped[c]
+        assert len(r_all) == found.n[c]
+        assert found.above_one[c] == pytest.approx(np.mean(np.array(r_all) > 1))
+        for k, edge in enumerate(found.grid):
+            assert found.all[c, k] == pytest.approx(np.mean(np.array(r_all) <= edge + 1e-12))
+            assert found.inside[c, k] == pytest.approx(np.mean(np.array(r_in) <= edge + 1e-12))
+        assert found.inside[c, -1] == 1
+    assert found.skipped.sum() > 0
+
+
+def test_the_table_holds_every_method_in_order(evaluation):
+    methods = [m.method for m in evaluation.methods]
+    assert methods == [
+        "SuperActivators", "MaxTok", "MeanTok", "LastTok", "RandTok", "pooled", "Top10%",
+        "always-positive", "length-only", "MaxTok permuted",
+    ]  # fmt: skip
+    assert list(evaluation.table()["method"]) == methods
+    assert len(evaluation.concept_table()) == 3 * len(methods)
+    assert evaluation.of("RandTok").delta.shape == (20, 3)
+    assert evaluation.of("always-positive").weighted["recall"].estimate == 1
+    assert evaluation.of("always-positive").weighted["auroc"].estimate == 0.5
+
+
+def test_the_verdict_follows_the_paired_intervals(evaluation):
+    verdict = evaluation.verdict()
+    beat, _, rest = verdict.partition("; tie with ")
+    for one in evaluation.methods[1:]:
+        by = one.difference["f1"]
+        where = beat if by.high < 0 else rest
+        assert f"{one.method} ({by.estimate:+.3f} [{by.low:+.3f}, {by.high:+.3f}])" in where
+    assert "no proof of equality" in verdict
+    text = " ".join(str(evaluation).split())
+    assert "conditional on the train and calibration splits" in text
+    assert "300 draws, seed 0" in text
+
+
+def test_few_documents_are_called_few():
+    case = make_case(documents=12)
+    detector = calibrate(None, case.data, case.bank, scores=case.table)
+    found = detector.evaluate(case.data.test, scores=case.table, draws=10)
+    assert "Only 2 documents: percentile intervals over so few are too narrow" in " ".join(
+        str(found).split()
+    )
+
+
+def test_results_are_json(case, detector, evaluation):
+    localisation = detector.localise(case.data.test, scores=case.table).metrics(draws=20)
+    curve = detector.sweep(case.data.test, scores=case.table, draws=20)
+    for found in (evaluation, localisation, curve):
+        text = json.dumps(found.to_dict(), allow_nan=False)
+        assert json.loads(text)
+        assert "\n" not in repr(found)
+    assert evaluation.to_dict()["resampling"] == {
+        "split": "test", "data_hash": case.data.hash, "n_samples": len(case.data.test),
+        "n_documents": len({s.document for s in case.data.test.samples}), "draws": 300, "seed": 0,
+        "level": 0.95,
+    }  # fmt: skip
+
+
+def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
+    curve = detector.sweep(case.data.test, scores=case.table, draws=50)
+    place = case.bank.layers.index(curve.layer)
+    shared = detector.tail.f1.mean(-1).max(1)
+    assert place == int(np.argmax(shared))
+    labels = test_table.tokens.sample_labels
+    bounds = test_table.tokens.bounds
+    for d, tau in enumerate(detector.tail.thresholds[place]):
+        fired = np.stack(
+            [(test_table.scores[a:b, place] >= tau).any(0) for a, b in pairwise(bounds)]
+        )
+        each = [f1_score(labels[:, c], fired[:, c]) for c in range(3)]
+        expected = np.average(each, weights=labels.sum(0))
+        assert curve.f1["SuperActivators"][d].estimate == pytest.approx(expected)
+    floor = [f1_score(labels[:, c], np.ones(len(labels))) for c in range(3)]
+    assert curve.always_positive.estimate == pytest.approx(np.average(floor, weights=labels.sum(0)))
+    assert curve.f1["SuperActivators"][-1].estimate == pytest.approx(
+        curve.always_positive.estimate, abs=0.1
+    )
+    assert curve.chosen["SuperActivators"].sum() == 3
+    assert curve.chosen["RandTok"].sum() == 60
+    assert detector.sweep(case.data.test, scores=case.table, layer=9, draws=10).layer == 9
+    assert len(curve.table()) == 12 * 10
+
+
+def test_localisation_is_two_stage(case, detector, test_table):
+    found = detector.localise(case.data.test, scores=case.table)
+    tokens, tail, cuts = test_table.tokens, detector.tail, detector.cuts
+    assert (cuts.located >= tail.delta).all()
+    for c in range(3):
+        tau = tail.thresholds[tail.layer[c], cuts.located[c], c]
+        for n in range(test_table.tokens.n_samples):
+            part = slice(test_table.tokens.bounds[n], test_table.tokens.bounds[n + 1])
+            scores = test_table.scores[part, tail.layer[c], c].astype(np.float64)
+            detected = scores.max() >= tail.chosen_threshold[c]
+            np.testing.assert_array_equal(found.mask[part, c], detected & (scores >= tau))
+            assert found.detected[n, c] == detected
+    assert set(found.of("food")) == {
+        (tokens.samples[tokens.sample_of[r]].id, *map(int, tokens.offsets[r]))
+        for r in np.flatnonzero(found.mask[:, 1])
+    }
+
+
+def test_token_cuts_maximise_calibration_token_f1(case, detector):
+    cal = case.table.split("cal")
+    tail = detector.tail
+    for c in range(3):
+        scores = cal.scores[:, tail.layer[c], c].astype(np.float64)
+        bounds = cal.tokens.bounds
+        best = np.array([scores[a:b].max() for a, b in pairwise(bounds)])
+        gate = (best >= tail.chosen_threshold[c])[cal.tokens.sample_of]
+        free, gated = [], []
+        for d, tau in enumerate(tail.thresholds[tail.layer[c], :, c]):
+            free.append(f1_score(cal.tokens.labels[:, c], scores >= tau))
+            allowed = d >= tail.delta[c]
+            gated.append(
+                f1_score(cal.tokens.labels[:, c], gate & (scores >= tau)) if allowed else -1
+            )
+        assert detector.cuts.raw[c] == int(np.argmax(free))
+        assert detector.cuts.located[c] == int(np.argmax(gated))
+        assert detector.cuts.n_tokens[c] == cal.tokens.labels[:, c].sum()
+
+
+def test_localisation_metrics_equal_scikit_learn(case, detector, test_table):
+    found = detector.localise(case.data.test, scores=case.table)
+    metrics = found.metrics(draws=50)
+    labels = test_table.tokens.labels
+    rows = {row.method: row for row in metrics.rows}
+    masks = {
+        "raw": (found.raw, np.ones_like(found.raw)),
+        "SuperActivators": (found.superactivators, found.superactivators),
+        "localised": (found.mask, found.detected[test_table.tokens.sample_of]),
+        "all-positive": (np.ones_like(found.raw), np.zeros_like(found.raw)),
+    }
+    assert list(rows) == list(masks)
+    for name, (mask, standing) in masks.items():
+        f1 = [f1_score(labels[:, c], mask[:, c]) for c in range(3)]
+        value = np.where(standing, found.scores, -1e6)
+        ap = [average_precision_score(labels[:, c], value[:, c]) for c in range(3)]
+        area = [roc_auc_score(labels[:, c], value[:, c]) for c in range(3)]
+        weights = labels.sum(0)
+        assert rows[name].f1.estimate == pytest.approx(np.average(f1, weights=weights))
+        assert rows[name].average_precision == pytest.approx(np.average(ap, weights=weights))
+        assert rows[name].auroc == pytest.approx(np.average(area, weights=weights))
+        assert rows[name].f1.low <= rows[name].f1.estimate <= rows[name].f1.high
+    assert rows["raw"].difference is None
+    assert rows["all-positive"].difference.high < 0
+
+
+def test_choices_name_layer_unit_and_candidates(case, detector):
+    one = detector.choice("food")
+    assert one.layer == detector.layer["food"]
+    assert (one.unit, one.candidates) == ("food", 36)
+    assert "each the best of 36" in repr(detector)
+    assert "each the best of 36 (layer, delta, unit)" in str(detector)
+    assert list(detector.table()["concept"]) == list(case.bank.concepts)
+    assert detector.data_hash == case.data.hash

@@ -1,0 +1,240 @@
+"""The cluster bootstrap against a loop over draws, and against scipy."""
+
+import numpy as np
+import pytest
+from jaxtyping import config
+from scipy import stats
+
+from sa_plugin.statistics import (
+    Interval,
+    bootstrap_f1,
+    bootstrap_mean,
+    bootstrap_statistic,
+    confusion,
+    document_sums,
+    f1,
+    f1_over_concepts,
+    interval,
+    percentile_bounds,
+    resample_documents,
+    resampled_confusion,
+    resampled_quantiles,
+    resampled_sums,
+)
+
+
+@pytest.fixture
+def as_shipped():
+    """Users run without the shape checks of the tests: what they see are the library's errors."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def decisions(concepts=4, samples=90, documents=17, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((concepts, samples)) < 0.4
+    predicted = labels ^ (rng.random((concepts, samples)) < 0.2)
+    return predicted, labels, rng.integers(documents, size=samples)
+
+
+def test_a_draw_takes_as_many_documents_as_there_are():
+    resamples = resample_documents(np.arange(30) % 7, draws=500, seed=3)
+    assert (resamples.weights.sum(axis=1) == 7).all()
+    assert resamples.weights.mean(axis=0) == pytest.approx(np.ones(7), abs=0.2)
+    again = resample_documents(np.arange(30) % 7, draws=500, seed=3)
+    assert np.array_equal(again.weights, resamples.weights)
+
+
+def test_weights_are_multinomial():
+    weights = resample_documents(np.arange(5), draws=20_000, seed=0).weights
+    observed = np.bincount(weights[:, 0], minlength=6)
+    expected = 20_000 * stats.binom.pmf(np.arange(6), 5, 0.2)
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+    assert np.cov(weights.T)[0, 1] == pytest.approx(-0.2, abs=0.03)
+
+
+def test_documents_may_be_names_in_any_order():
+    names = np.array(["z", "a", "m", "a", "z"])
+    resamples = resample_documents(names, draws=50)
+    assert resamples.n_documents == 3
+    for weights in resamples.sample_weights:
+        assert weights[0] == weights[4]
+        assert weights[1] == weights[3]
+
+
+def test_confusion_of_every_draw_is_that_of_the_copied_samples():
+    predicted, labels, documents = decisions()
+    resamples = resample_documents(documents, draws=60, seed=1)
+    drawn = resampled_confusion(predicted, labels, resamples)
+    for b, weights in enumerate(resamples.sample_weights):
+        rows = np.repeat(np.arange(labels.shape[1]), weights)
+        for fast, slow in zip(drawn, confusion(predicted[:, rows], labels[:, rows]), strict=True):
+            assert np.array_equal(fast[:, b], slow)
+
+
+def test_confusion_carries_leading_axes():
+    predicted, labels, documents = decisions()
+    resamples = resample_documents(documents, draws=20)
+    both = resampled_confusion(np.stack([predicted, ~predicted]), labels, resamples)
+    for k, said in enumerate((predicted, ~predicted)):
+        one = resampled_confusion(said, labels, resamples)
+        assert all(np.array_equal(a[k], b) for a, b in zip(both, one, strict=True))
+
+
+def test_f1_over_concepts_equals_a_loop_over_draws():
+    predicted, labels, documents = decisions()
+    found = bootstrap_f1(predicted, labels, documents, draws=80, seed=5)
+    weighted, macro, each = [], [], []
+    for weights in found.resamples.sample_weights:
+        rows = np.repeat(np.arange(labels.shape[1]), weights)
+        counts = confusion(predicted[:, rows], labels[:, rows])
+        each.append(f1(counts))
+        weighted.append(np.average(f1(counts), weights=labels[:, rows].sum(axis=1)))
+        macro.append(f1(counts).mean())
+    assert found.weighted_draws == pytest.approx(weighted, abs=1e-12)
+    assert found.macro_draws == pytest.approx(macro, abs=1e-12)
+    assert found.low == pytest.approx(np.quantile(each, 0.025, axis=0))
+    assert found.weighted.low == pytest.approx(np.quantile(weighted, 0.025))
+    assert found.macro.high == pytest.approx(np.quantile(macro, 0.975))
+    assert found.weighted.estimate == pytest.approx(
+        f1_over_concepts(confusion(predicted, labels), axis=-1)
+    )
+
+
+def test_paired_differences_use_the_same_draws():
+    predicted, labels, documents = decisions()
+    resamples = resample_documents(documents, draws=300)
+    ours = bootstrap_f1(predicted, labels, resamples)
+    theirs = bootstrap_f1(np.ones_like(labels), labels, resamples)
+    paired = ours.minus(theirs)
+    assert paired.estimate == pytest.approx(ours.weighted.estimate - theirs.weighted.estimate)
+    drawn = ours.weighted_draws - theirs.weighted_draws
+    assert (paired.low, paired.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    same = ours.minus(ours, "macro")
+    assert (same.estimate, same.low, same.high, same.excludes_zero) == (0, 0, 0, False)
+    with pytest.raises(ValueError, match="the same Resamples for both"):
+        ours.minus(bootstrap_f1(predicted, labels, documents, draws=300, seed=9))
+
+
+def scipy_interval(statistic, *data, paired=False):
+    result = stats.bootstrap(
+        data, statistic, n_resamples=20_000, method="percentile", paired=paired,
+        vectorized=True, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return result.confidence_interval.low, result.confidence_interval.high
+
+
+def agree(ours, bounds):
+    """Equal within the Monte-Carlo error of the two sets of draws."""
+    tolerance = 0.05 * (bounds[1] - bounds[0])
+    assert ours.low == pytest.approx(bounds[0], abs=tolerance)
+    assert ours.high == pytest.approx(bounds[1], abs=tolerance)
+
+
+def test_intervals_of_means_agree_with_scipy():
+    x = np.random.default_rng(1).gamma(1, size=60)
+    agree(bootstrap_mean(x, np.arange(60), draws=20_000), scipy_interval(np.mean, x))
+
+
+def test_intervals_of_ratios_agree_with_scipy():
+    rng = np.random.default_rng(2)
+    x, y = rng.gamma(1, size=60), rng.gamma(3, size=60)
+
+    def ratio(a, b, axis=-1):
+        return a.sum(axis=axis) / b.sum(axis=axis)
+
+    ours = bootstrap_mean(x, np.arange(60), per=y, draws=20_000)
+    agree(ours, scipy_interval(ratio, x, y, paired=True))
+
+
+def test_intervals_of_f1_agree_with_scipy():
+    predicted, labels, _ = decisions(concepts=1, samples=120)
+
+    def f1_of(y, p, axis=-1):
+        return 2 * (y & p).sum(axis=axis) / (y.sum(axis=axis) + p.sum(axis=axis))
+
+    ours = bootstrap_f1(predicted, labels, np.arange(120), draws=20_000)
+    agree(ours.weighted, scipy_interval(f1_of, labels[0], predicted[0], paired=True))
+
+
+def test_intervals_of_medians_agree_with_scipy():
+    x = np.random.default_rng(3).standard_normal(80)
+    resamples = resample_documents(np.arange(80), draws=20_000)
+    drawn = resampled_quantiles(x, [0.5], resamples)[0]
+    agree(resamples.interval(np.median(x), drawn), scipy_interval(np.median, x))
+
+
+def test_clusters_widen_the_interval():
+    rng = np.random.default_rng(4)
+    documents = np.repeat(np.arange(20), 15)
+    x = rng.standard_normal(20)[documents] + 0.1 * rng.standard_normal(300)
+    clustered = bootstrap_mean(x, documents)
+    naive = bootstrap_mean(x, np.arange(300))
+    assert clustered.high - clustered.low > 2.5 * (naive.high - naive.low)
+
+
+def test_any_function_of_sums():
+    x = np.random.default_rng(5).standard_normal(50)
+    values = np.stack([np.ones(50), x, x**2])
+
+    def variance(s):
+        return s[2] / s[0] - (s[1] / s[0]) ** 2
+
+    ours = bootstrap_statistic(variance, values, np.arange(50), draws=20_000)
+    assert ours.estimate == pytest.approx(x.var())
+    agree(ours, scipy_interval(np.var, x))
+
+
+def test_sums_by_document_and_draw():
+    rng = np.random.default_rng(6)
+    values, documents = rng.standard_normal((2, 3, 40)), rng.integers(9, size=40)
+    resamples = resample_documents(documents, draws=30)
+    for d in range(resamples.n_documents):
+        expected = values[..., resamples.document == d].sum(axis=-1)
+        assert document_sums(values, resamples)[..., d] == pytest.approx(expected)
+    expected = np.einsum("abn,rn->abr", values, resamples.sample_weights)
+    assert resampled_sums(values, resamples) == pytest.approx(expected)
+
+
+def test_a_subset_may_miss_documents():
+    resamples = resample_documents(np.arange(10), draws=25)
+    some = resamples.of(np.array([7, 2, 2]))
+    expected = resamples.weights[:, [7, 2, 2]] @ np.array([1.0, 10, 100])
+    assert resampled_sums(np.array([1.0, 10, 100]), some) == pytest.approx(expected)
+
+
+def test_large_counts_stay_exact():
+    values = np.full(3, (1 << 24) + 1)
+    resamples = resample_documents(np.arange(3), draws=10)
+    expected = resamples.weights @ values
+    assert np.array_equal(resampled_sums(values, resamples), expected)
+
+
+def test_an_interval_prints_one_line_and_knows_zero():
+    shown = Interval(0.7314, 0.69, 0.77, draws=1000, n_units=42)
+    assert repr(shown) == "0.731 [0.690, 0.770] (95 %, 1000 draws of 42 documents)"
+    assert shown.excludes_zero
+    assert not Interval(0.1, -0.1, 0.2).excludes_zero
+    assert not Interval(0.1, float("nan"), float("nan")).excludes_zero
+
+
+def test_undefined_draws_are_left_out_and_counted():
+    drawn = np.array([0.1, np.nan, 0.3, 0.2])
+    found = interval(0.2, drawn, n_units=5, level=0.5)
+    assert found.draws == 3
+    assert (found.low, found.high) == pytest.approx((0.15, 0.25))
+    low, high = percentile_bounds(np.stack([drawn, np.full(4, np.nan)]), 0.5)
+    assert low[0] == pytest.approx(0.15)
+    assert np.isnan([low[1], high[1]]).all()
+
+
+def test_bad_arguments_say_what_was_expected(as_shipped):
+    with pytest.raises(ValueError, match=r"9 samples come from 1 document: .* at least two"):
+        resample_documents(np.zeros(9))
+    with pytest.raises(ValueError, match="draws is 0"):
+        resample_documents(np.arange(4), draws=0)
+    with pytest.raises(ValueError, match="level 95 must lie between 0 and 1"):
+        percentile_bounds(np.zeros(4), 95)
+    with pytest.raises(ValueError, match="5 samples in their last axis, the resamples 4"):
+        resampled_sums(np.zeros(5), resample_documents(np.arange(4)))

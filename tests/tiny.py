@@ -1,0 +1,173 @@
+"""Tiny random models of every supported architecture, with tokenizers that have offsets.
+
+Everything is built in code from a seed: no network, no weights. `hf_model` builds the same model
+every time, so that one copy can be bridged and another kept as the oracle (a bridge rewrites the
+module it is given).
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sa_plugin.data import Sample
+
+ARCHITECTURES = ("gpt2", "neox", "llama", "gemma2", "qwen3", "bert")
+PRE_NORM = ("gpt2", "neox", "llama", "qwen3")
+BLOCK = {**dict.fromkeys(PRE_NORM, "pre_norm"), "gemma2": "post_norm", "bert": "post_ln"}
+ADDS_SPECIAL_FIRST = ("llama", "gemma2", "bert")
+N_LAYERS, D_MODEL, N_HEADS, D_HEAD, CONTEXT = 3, 32, 4, 8, 64
+
+TEXTS = (
+    "The cat sat on the mat.",
+    "A much longer sentence about dogs, cats and the people who walk them home at night.",
+    "Two  spaces\nand a new line",
+    "naïve café 😀 ends here",
+    "short",
+    "Nobody walked the dog that sat beside the cat.",
+)
+
+
+def samples(texts: tuple[str, ...] = TEXTS) -> list[Sample]:
+    return [Sample(f"s{i}", text, f"d{i}") for i, text in enumerate(texts)]
+
+
+@cache
+def scratch_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="sa_plugin_tiny_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def tokenizer_folder(architecture: str) -> Path:
+    """A saved tokenizer: byte-level BPE without BOS, the same with BOS, or WordPiece."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = scratch_folder() / architecture
+    backend = _wordpiece() if architecture == "bert" else _byte_level_bpe(architecture)
+    if architecture == "bert":
+        names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        names |= {"unk_token": "[UNK]", "mask_token": "[MASK]"}
+    else:
+        names = {"bos_token": "<bos>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    return folder
+
+
+def tokenizer(architecture: str) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(tokenizer_folder(architecture))
+
+
+def _byte_level_bpe(architecture: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<bos>", "<eos>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    if architecture in ADDS_SPECIAL_FIRST:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 0)]
+        )
+    return backend
+
+
+def _wordpiece() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return backend
+
+
+def hf_model(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """The model in eval mode: the same weights for the same seed."""
+    model = _build(architecture)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.2
+            is_gain = parameter.ndim == 1 and name.endswith("weight") and architecture != "gemma2"
+            parameter.copy_(1 + noise if is_gain else noise)
+    return model.to(dtype).eval()
+
+
+def _build(architecture: str) -> Any:
+    import transformers as hf
+
+    vocab = len(tokenizer(architecture))
+    rotary: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": D_MODEL,
+        "intermediate_size": 48,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": N_HEADS,
+        "max_position_embeddings": CONTEXT,
+        "attn_implementation": "eager",
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    grouped = rotary | {"num_key_value_heads": 2, "head_dim": D_HEAD, "pad_token_id": None}
+    if architecture == "gpt2":
+        return hf.GPT2LMHeadModel(
+            hf.GPT2Config(
+                vocab_size=vocab, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS,
+                n_positions=CONTEXT, bos_token_id=0, eos_token_id=1, attn_implementation="eager",
+            )
+        )  # fmt: skip
+    if architecture == "neox":
+        return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**rotary))
+    if architecture == "llama":
+        return hf.LlamaForCausalLM(hf.LlamaConfig(**grouped))
+    if architecture == "gemma2":
+        config = hf.Gemma2Config(**grouped, query_pre_attn_scalar=D_HEAD, sliding_window=16)
+        return hf.Gemma2ForCausalLM(config)
+    if architecture == "qwen3":
+        return hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped))
+    if architecture == "bert":
+        config = hf.BertConfig(**{k: v for k, v in rotary.items() if "s_token" not in k})
+        return hf.BertForMaskedLM(config)
+    raise ValueError(f"architecture {architecture!r} is unknown: use one of {ARCHITECTURES}.")
+
+
+def bridge(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A TransformerBridge round `hf_model(architecture, seed=seed, dtype=dtype)`."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        f"tiny-{architecture}",
+        hf_model=hf_model(architecture, seed=seed, dtype=dtype),
+        tokenizer=tokenizer(architecture),
+        device="cpu",
+        dtype=dtype,
+    )
+
+
+def host(architecture: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A checked host, found without the entry point, so that nothing need be installed."""
+    from sa_transformer_lens import accept
+
+    return accept(bridge(architecture, dtype=dtype), **options)
