@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["sa_plugin", "sa_transformer_lens"], "beartype.beartype")
 
-import pytest
-import tiny
+import pytest  # noqa: E402
+import tiny  # noqa: E402
 
 
 @pytest.fixture(scope="session", params=tiny.ARCHITECTURES)

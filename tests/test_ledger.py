@@ -85,6 +85,13 @@ def test_closes_for_every_token_of_every_pre_norm_model(host, bank, data, centre
             assert one.tokens == tuple(sample.text[a:b] for a, b in one.offsets)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_closes_to_its_rounding(data, dtype):
+    half = tiny.host("llama", dtype=dtype)
+    found = ledger(half, data, fit(half, data, "prototype", progress=False))
+    assert 1e-6 < found.residue < 20 * torch.finfo(dtype).eps
+
+
 def kept_rows(host, samples, layers):
     """Oracle: kept positions of samples run one at a time: no sinks here, no first token."""
     for sample in samples:
@@ -450,13 +457,26 @@ def test_no_superactivator_is_a_named_warning(fake, fake_detector, data):
     assert np.isfinite(found.contrast.terms.value).all()
 
 
+def test_one_document_has_no_interval(fake, data):
+    bank = fit(fake, data, "lda", layers=[1], progress=False)
+    masks = [np.zeros((len(s.text.split()), 2), dtype=bool) for s in data.test.samples]
+    masks[0][1] = True
+    masks[1][2, 1] = True
+    assert data.test.samples[0].document != data.test.samples[1].document
+    found = ledger(fake, data, bank, tail=masks)
+    assert np.isfinite(found.lift.terms.value).all()
+    assert np.isnan(found.lift.terms.low[:, 0]).all()
+    assert np.isfinite(found.lift.terms.low[:, 1]).all()
+    assert {row["concept"] for row in found.strongest(50)} == {"food"}
+
+
 def test_bad_input(fake, fake_detector, data):
     bank = fake_detector.bank
     with pytest.raises(ValueError, match="a detector has chosen its layers and its tail"):
         ledger(fake, data, fake_detector, layers=[1])
     with pytest.raises(ValueError, match="'animl' is not among the concepts: did you mean"):
         ledger(fake, data, fake_detector, concepts=["animl"])
-    with pytest.raises(ValueError, match="fitted on the train split"):
+    with pytest.raises(ValueError, match="of the train split the vectors were fitted on"):
         ledger(fake, data, fake_detector, split="train")
     with pytest.raises(ValueError, match=r"layer 9 does not exist"):
         ledger(fake, data, bank, layers=[9])

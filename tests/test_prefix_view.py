@@ -102,16 +102,19 @@ def test_resid_pre_sweep_equals_a_loop_of_hooks(case):
             t[:, position] = found[name][:, position]
             return t
 
-        expected = f.metric(residual(host.bridge, corrupt, f.layer, [(name, patch)]))
+        with torch.no_grad():
+            expected = f.metric(residual(host.bridge, corrupt, f.layer, [(name, patch)]))
         assert float(swept[layer, position]) == pytest.approx(float(expected), abs=1e-6)
-    assert float((swept - f.metric(view(corrupt))).abs().max()) > 1e-4
+    with torch.no_grad():
+        assert float((swept - f.metric(view(corrupt))).abs().max()) > 1e-4
 
 
 def test_other_sweeps_run(case):
     host, f, clean, corrupt, inputs = case
     view = prefix_view(host, f, **inputs)
     _, found = view.run_with_cache(clean)
-    base = float(f.metric(view(corrupt)))
+    with torch.no_grad():
+        base = float(f.metric(view(corrupt)))
     sweeps = {
         patching.get_act_patch_attn_head_out_all_pos: (2, host.info.n_heads),
         patching.get_act_patch_attn_head_pattern_all_pos: (2, host.info.n_heads),

@@ -11,16 +11,16 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost
+
+from sa_plugin import host as hosting
+from sa_plugin import weights
+from sa_plugin.check import TEXTS, Law, check, check_folder, relative_difference
+from sa_plugin.data import Sample, Span
+from sa_plugin.host import Host, Site, attach
 from sa_transformer_lens import accept, tokenise
 from sa_transformer_lens.fingerprint import fingerprint
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.load import load_bridge
-
-from sa_plugin import check as checking
-from sa_plugin import host as hosting
-from sa_plugin.check import Law, check, check_folder, relative_difference
-from sa_plugin.data import Sample, Span
-from sa_plugin.host import Host, Site, attach
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ class TestRefusals:
 
     def test_a_tokenizer_without_offsets(self):
         slow = SimpleNamespace(is_fast=False)
-        with pytest.raises(ValueError, match="no character offsets.*use a fast tokenizer"):
+        with pytest.raises(ValueError, match=r"no character offsets.*use a fast tokenizer"):
             accept(tiny.bridge("gpt2"), tokenizer=slow)
 
     def test_fused_attention_has_no_pattern(self):
@@ -400,6 +400,21 @@ class TestCheck:
         with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
             check_folder(tmp_path)
 
+    @pytest.mark.real
+    @pytest.mark.parametrize(
+        ("name", "block", "causal", "bos"),
+        [("smollm2", "pre_norm", True, False), ("minilm", "post_ln", False, True)],
+    )
+    def test_real_model(self, registered, name, block, causal, bos):
+        try:
+            bridge = load_bridge(weights.folder(name))
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        info = attach(bridge).info
+        assert (info.model, info.block, info.causal, info.bos) == (name, block, causal, bos)
+        report = check(bridge, TEXTS[:2])
+        assert report.passed, str(report)
+
     def test_difference_is_of_each_token(self):
         big, small = torch.full((1, 4), 1e6), torch.ones(1, 4)
         assert relative_difference(torch.cat([big, small * 2]), torch.cat([big, small])) == 0.5
@@ -435,4 +450,4 @@ def test_attaching_a_bridge_never_imports_nnsight():
 
 
 def test_checking_imports_no_adapter():
-    assert not any("transformer_lens" in name for name in vars(checking))
+    assert not any("transformer_lens" in name for name in vars(sys.modules[check.__module__]))

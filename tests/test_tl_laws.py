@@ -1,5 +1,6 @@
 """Laws of the TransformerLens host, against a Hugging Face twin read by bare torch hooks."""
 
+import pytest
 import tiny
 import torch
 from torch.testing import assert_close
@@ -261,15 +262,17 @@ def test_what_reduce_sees_is_written_to_by_nobody(tiny_gpt2, tiny_samples):
     assert not torch.allclose(found[deeper], read(tiny_gpt2, batch, [deeper])[deeper])
 
 
-def test_a_read_stops_after_the_deepest_block(tiny_host, tiny_samples):
-    batch = tiny_host.batches(tiny_samples)[0]
-    for site, runs in ((Site(0, "z"), [0]), (Site(1, "resid_pre"), [0]), (Site(2, "z"), [0, 1, 2])):
-        ran = []
-        hooks = [
-            (f"blocks.{layer}.mlp.out.hook_out", lambda tensor, hook, k=layer: ran.append(k))
-            for layer in range(tiny.N_LAYERS)
-        ]
-        hooks.append(("unembed.hook_out", lambda tensor, hook: ran.append("logits")))
-        with tiny_host.bridge.hooks(fwd_hooks=hooks):
-            read(tiny_host, batch, [site])
-        assert ran == runs
+@pytest.mark.parametrize(
+    ("site", "blocks_run"),
+    [(Site(0, "z"), [0]), (Site(1, "resid_pre"), [0]), (Site(2, "resid_post"), [0, 1, 2])],
+)
+def test_a_read_stops_after_the_deepest_block(tiny_host, tiny_samples, site, blocks_run):
+    ran = []
+    hooks = [
+        (f"blocks.{layer}.mlp.out.hook_out", lambda tensor, hook, k=layer: ran.append(k))
+        for layer in range(tiny.N_LAYERS)
+    ]
+    hooks.append(("unembed.hook_out", lambda tensor, hook: ran.append("logits")))
+    with tiny_host.bridge.hooks(fwd_hooks=hooks):
+        read(tiny_host, tiny_host.batches(tiny_samples)[0], [site])
+    assert ran == blocks_run

@@ -301,6 +301,7 @@ def test_it_prints_one_line_a_summary_and_rows(traced):
     lines = traced.summary().splitlines()
     assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["layer", "2", "5"]
+    assert lines[1] in traced._repr_html_()
     rows = traced.rows()
     assert [(r["layer"], r["concept"]) for r in rows[:4]] == [
         (2, "a"),
@@ -362,6 +363,22 @@ def test_bad_arguments_say_what_was_expected(table, traced, as_shipped):
     bad[-1, 1, 0] = np.nan
     with pytest.raises(ValueError, match="scores at layer 5 hold 1 NaN and 0 Inf"):
         trace(scores=ScoreTable(table.tokens, table.bank, bad), **FEW)
+
+
+def test_without_scores_the_host_is_asked_once_for_both_splits(table, monkeypatch, as_shipped):
+    asked = []
+
+    def score(host, data, bank, **options):
+        asked.append((host, data, bank, options["splits"]))
+        return table
+
+    monkeypatch.setattr("sa_plugin.scoring.score", score)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = trace("host", "data", "bank", **FEW)
+        again = trace(scores=table, **FEW)
+    assert asked == [("host", "data", "bank", ["cal", "test"])]
+    assert np.array_equal(found["tail_gap"].low, again["tail_gap"].low)
 
 
 def test_one_document_is_refused():

@@ -26,6 +26,7 @@ from sa_transformer_lens.load import load_bridge
 
 KINDS = ("prototype", "separator", "lda", "separator_adam", "kmeans", "kmeans_separator")
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
+TOKENS = "gradient x (embedding - mean)"
 PASSAGES = {"small": 240, "default": 600}
 # About how long the full setting takes on two idle cores, as the command says before it starts.
 FULL_MINUTES = {"smollm2": 60, "minilm": 12}
@@ -191,7 +192,7 @@ def explain_passage(
         )
         one: Explanation = {
             "objective": name,
-            "method": "gradient x (embedding - mean); heads: attribution_patch",
+            "method": TOKENS if got.heads is None else f"{TOKENS}; heads: attribution_patch",
             "value": got.value,
             "tokens": got.tokens[position].tolist(),
         }

@@ -154,8 +154,8 @@ def _structure(bridge: Any, blocks: list[dict[str, Tensor]], limit: float) -> tu
     measured = ", ".join(f"{kind} by {gap:.1e}" for kind, gap in gaps.items())
     raise ValueError(
         f"{bridge.cfg.architecture}: its blocks add up in no known way (relative differences: "
-        f"{measured}; limit {limit:.0e}), so attention and MLP outputs cannot be named. It needs an "
-        "adapter of its own (entry-point group 'sa_plugin.adapters')."
+        f"{measured}; limit {limit:.0e}), so attention and MLP outputs cannot be named. It needs "
+        "an adapter of its own (entry-point group 'sa_plugin.adapters')."
     )
 
 

@@ -11,7 +11,8 @@ With k_n SuperActivators among the T_n kept tokens of sample n, and m(.) means o
 - share of a kind of component = its terms' part of the total, the lift (contrast) of the score.
 
 Intervals are percentile intervals over resampled source documents, all quantities from the same
-draws; they are conditional on the fitted vectors and thresholds. A lift alone is no evidence for a
+draws; they are conditional on the fitted vectors and thresholds, and NaN where a mean rests on one
+document, whose resamples would all be alike. A lift alone is no evidence for a
 component: tokens chosen by a sum lift every part of it that varies. A share is unstable where its
 total is small, and may be negative or exceed 1.
 """
@@ -78,10 +79,12 @@ class Mean(NamedTuple):
             return np.asarray(self.factor * self.numerator.sum(1) / self.weight.sum())
 
     def drawn(self, resamples: Resamples) -> Float[np.ndarray, "component draw"]:
-        """Over the samples of each draw; NaN where a draw has none."""
+        """Over the samples of each draw; NaN where it has none, or only one document ever has."""
         taken = resamples.weights.T.astype(np.float64)
         total = document_sums(self.numerator, resamples) @ taken
         weight = document_sums(self.weight, resamples) @ taken
+        if (document_sums(self.weight, resamples) > 0).sum() < 2:
+            return np.full(total.shape, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(self.factor * total / weight)
 

@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, VectorSet
@@ -139,38 +139,63 @@ def build_plan(
     means = bank.component_means if centred else None
     chosen = _gather(vectors, bank, columns)
     directions = chosen.vectors[:, 0].T / chosen.scale
-    depths = torch.tensor([depth_of(c.layer, bank.hook_point) for c in columns])
-    maps, biases = [], torch.zeros(len(columns))
-    total = torch.zeros(len(columns), host.info.d_model)
-    sizes = torch.zeros(len(columns))
-    for block in range(int(depths.max())):
-        active = (depths > block).float()
-        weight, bias = host.output_projection(block)
-        weight = weight.float().cpu()
-        onto = directions * active
-        heads = torch.einsum("hkd,dc->hkc", weight, onto)
-        z_mean, mlp_mean = _means(means, block, host.info)
-        maps.append(
-            BlockMaps(heads, torch.einsum("hk,hkc->hc", z_mean, heads), onto, mlp_mean @ onto)
-        )
-        writes = [torch.einsum("hk,hkd->d", z_mean, weight), mlp_mean]
-        if bias is not None:
-            biases += bias.float().cpu() @ onto
-            writes.append(bias.float().cpu())
-        total += active[:, None] * torch.stack(writes).sum(0)
-        sizes += active * torch.stack([write.norm() for write in writes]).sum()
+    depths = torch.tensor([depth_of(column.layer, bank.hook_point) for column in columns])
+    maps, sums = _project_blocks(host, directions, depths, means)
     embedding_mean = torch.zeros(host.info.d_model)
     if means is not None:
         embedding_mean = means.embedding.float().cpu()
     reference = -(chosen.mean * directions.T).sum(-1)
     plan = Plan(
-        host.info, tuple(columns), components(host.info, len(maps), centred=centred), centred,
-        vectors, tuple(bank.index(column.layer) for column in columns), chosen, bank.hook_point, directions, embedding_mean @ directions, tuple(maps),
-        torch.zeros(0, len(columns)) if centred else torch.stack([biases, reference]),
-    )  # fmt: skip
+        info=host.info,
+        columns=tuple(columns),
+        components=components(host.info, len(maps), centred=centred),
+        centred=centred,
+        source=vectors,
+        places=tuple(bank.index(column.layer) for column in columns),
+        vectors=chosen,
+        hook_point=bank.hook_point,
+        embedding=directions,
+        embedding_mean=embedding_mean @ directions,
+        blocks=maps,
+        constants=torch.stack([sums.bias, reference])[: 0 if centred else 2],
+    )
     if centred:
-        _check_means(plan, total + embedding_mean, sizes + embedding_mean.norm())
+        _check_means(plan, sums.mean + embedding_mean, sums.size + embedding_mean.norm())
     return plan
+
+
+class _Sums(NamedTuple):
+    """Over the blocks before each column: b_O as a term, the mean write, and summed norms."""
+
+    bias: Float[Tensor, " column"]
+    mean: Float[Tensor, "column d_model"]
+    size: Float[Tensor, " column"]
+
+
+def _project_blocks(
+    host: Host,
+    directions: Float[Tensor, "d_model column"],
+    depths: Int[Tensor, " column"],
+    means: ComponentMeans | None,
+) -> tuple[tuple[BlockMaps, ...], _Sums]:
+    maps = []
+    width, n_columns = directions.shape
+    bias_term, mean, size = torch.zeros(n_columns), torch.zeros(n_columns, width), 0.0
+    for block in range(int(depths.max())):
+        active = (depths > block).float()
+        onto = directions * active
+        weight, bias = host.output_projection(block)
+        weight = weight.float().cpu()
+        bias = torch.zeros(width) if bias is None else bias.float().cpu()
+        z_mean, mlp_mean = _means(means, block, host.info)
+        heads = torch.einsum("hkd,dc->hkc", weight, onto)
+        heads_mean = torch.einsum("hk,hkc->hc", z_mean, heads)
+        maps.append(BlockMaps(heads, heads_mean, onto, mlp_mean @ onto))
+        writes = torch.stack([torch.einsum("hk,hkd->d", z_mean, weight), mlp_mean, bias])
+        bias_term = bias_term + bias @ onto
+        mean = mean + active[:, None] * writes.sum(0)
+        size = size + active * writes.norm(dim=-1).sum()
+    return tuple(maps), _Sums(bias_term, mean, size * torch.ones(n_columns))
 
 
 def check_supported(info: HostInfo, hook_point: str) -> None:

@@ -45,8 +45,9 @@ class HeadLedger:
 
     def __repr__(self) -> str:
         name = "lift" if "lift" in self.effects else "contrast"
-        heads, mlps = (np.nanmedian(self.effects[name].shares.value[KINDS.index(kind)])
-                       for kind in ("heads", "mlps"))  # fmt: skip
+        shares = (self.share(kind, name).value for kind in ("heads", "mlps"))
+        heads, mlps = (np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan
+                       for one in shares)  # fmt: skip
         s = self.settings
         return (
             f"HeadLedger({len(self.columns)} scores, {len(self.components)} components, "
@@ -160,17 +161,19 @@ class HeadLedger:
         Returns:
             One row a component and concept, ranked by |excess| (else |lift|, |contrast|) over
             |total of the lift (contrast)|, so that concepts with scores of different scale can be
-            ranked together; with every effect and its interval.
+            ranked together; with every effect and its interval. Concepts whose tail lies in a
+            single document have no interval and are left out. The first of many candidates are
+            large partly by chance: read the interval of `contrast`, or ablate.
         """
         ranked = []
         against = self._effect("lift" if "lift" in self.effects else "contrast").total.value
-        values = self._effect(self.headline).terms.value
+        values, lows, _ = self._effect(self.headline).terms
         for k, column in enumerate(self.columns):
             for i, component in enumerate(self.components):
                 late = component.block is not None and component.block >= self.depths[k]
                 wanted = kind in (None, component.kind) and concept in (None, column.concept)
                 of_total = abs(values[i, k]) / abs(against[k]) if against[k] else np.nan
-                if wanted and not late and np.isfinite(of_total):
+                if wanted and not late and np.isfinite([of_total, lows[i, k]]).all():
                     ranked.append((of_total, i, k))
         ranked.sort(key=lambda row: (-row[0], row[1], row[2]))
         return [tables.component_row(self, i, k) for _, i, k in ranked[:n]]

@@ -52,9 +52,19 @@ def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
 
 def summary(ledger: HeadLedger, n: int) -> str:
     """Shares by concept, and the strongest heads, as text."""
-    head = f"{n} strongest heads by {ledger.headline}, unit {ledger.settings['unit']}:"
+    candidates = sum(depth * _n_heads(ledger) for depth in ledger.depths)
+    head = (
+        f"{n} strongest heads by {ledger.headline} relative to the total, of {candidates} "
+        f"candidates; unit {ledger.settings['unit']}:"
+    )
     heads = _heads_text(ledger, ledger.strongest(n))
     return "\n".join([repr(ledger), "", _shares_text(ledger), "", head, "", heads])
+
+
+def _n_heads(ledger: HeadLedger) -> int:
+    return sum(
+        component.kind == "heads" and component.block == 0 for component in ledger.components
+    )
 
 
 def _shares_text(ledger: HeadLedger) -> str:

@@ -17,8 +17,10 @@ from sa_plugin.results.schema import (
     LocalisationRow,
     RateRow,
     Sparsity,
+    Trace,
 )
 from sa_plugin.statistics import Interval
+from sa_plugin.tracing import TailTrace, record
 
 
 def number(value: Any) -> float | None:
@@ -152,3 +154,13 @@ def localisation(metrics: LocalisationMetrics) -> list[LocalisationRow]:
         }
         for row in metrics.rows
     ]
+
+
+def trace(found: TailTrace, detector: Detector) -> Trace:
+    """Every layer, with the detector's own thresholds drawn: one delta a concept at all layers."""
+    block: dict[str, Any] = record(found)
+    tail, centre, spread = detector.tail, found["mean_out"].value, found["sd_out"].value
+    for c, concept in enumerate(found.concepts):
+        cut = (tail.thresholds[:, tail.delta[c], c] - centre[:, c]) / spread[:, c]
+        block["distributions"]["concepts"][concept]["threshold"] = [number(t) for t in cut]
+    return block  # type: ignore[return-value]

@@ -27,7 +27,7 @@ from sa_plugin.results import check, clean
 from sa_plugin.results.schema import SCHEMA, Explained, KindBlock, Meta, Results
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import score
-from sa_plugin.tracing import record, trace
+from sa_plugin.tracing import trace
 from sa_plugin.train_pass import Need, collect
 
 Explain = Callable[[Host, ConceptData, Detector, ScoreTable, int], Explained | None]
@@ -215,7 +215,7 @@ def _evaluate(
     text = [f"## {title}\n{evaluation}", f"{detector!s}", f"{curve}", f"{metrics}"]
     if detector.bank.supervised:
         found = trace(scores=table, draws=min(settings.draws, 200), seed=settings.seed)
-        block["trace"] = record(found)  # type: ignore[typeddict-item]
+        block["trace"] = blocks.trace(found, detector)
         text.append(found.summary())
     else:
         block["absent"] = {"trace": "units are matched to concepts at one layer only"}

@@ -96,7 +96,7 @@ def _footer() -> Markup:
 
 def absent(what: str, why: str = "") -> Markup:
     """The line that stands for what is not there."""
-    reason = f": {why}" if why else ""
+    reason = f": {why.removesuffix('.')}" if why else ""
     return el("p", f"{what}: not computed in this run{reason}.", class_="absent")
 
 

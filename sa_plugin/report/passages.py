@@ -168,7 +168,7 @@ def explanation(block: Mapping[str, Any]) -> Markup:
     where = f"{kind_label(block['kind'])}, layer {block['layer']}"
     coverage = block.get("coverage")
     if coverage is not None:
-        where += f" · objective's coverage of positive samples {number(coverage, 2)}"
+        where += f" · SuperActivators are {number(coverage, 2)} of its tokens"
     return el(
         "article",
         el("h4", el("em", block["concept"]), f" — passage {block['id']}"),

@@ -50,7 +50,8 @@ def _blocks(meta: Mapping[str, Any]) -> str:
 def _intervals(made: Mapping[str, Any] | None) -> str:
     if not made:
         return number(None)
-    return f"{100 * made['level']:g} %, {count(made['draws'])} resamples of the {made['unit'].removesuffix('s')}s"
+    units = made["unit"].removesuffix("s") + "s"
+    return f"{100 * made['level']:g} %, {count(made['draws'])} resamples of the {units}"
 
 
 def definitions(pairs: list[tuple[str, Child]]) -> Markup:

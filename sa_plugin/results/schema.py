@@ -129,8 +129,9 @@ class Sparsity(TypedDict):
 class TraceSeries(TypedDict):
     """Separation of in- from out-of-concept tokens, all lists [layer]; `pitfalls` 6 defines them.
 
-    `X_interval` is the interval of `X`. `coverage` is the share of positive samples with a
-    SuperActivator, `negative_coverage` the same share of negative samples.
+    `X_interval` is the interval of `X`. `coverage` is the share of positive samples with
+    a token above the .995 quantile of out-of-concept scores, `negative_coverage` that of negative
+    samples.
     """
 
     auroc: list[Number]

@@ -53,7 +53,8 @@ def confusion(
     positive = np.broadcast_to(labels.sum(axis=-1), tp.shape)
     fired = np.broadcast_to(predicted.sum(axis=-1), tp.shape)
     n = predicted.shape[-1]
-    return Confusion(tp, fired - tp, positive - tp, n - fired - positive + tp)
+    counts = (tp, fired - tp, positive - tp, n - fired - positive + tp)
+    return Confusion(*map(np.asarray, counts))
 
 
 def precision(counts: Confusion) -> Float64[np.ndarray, "*shape"]:

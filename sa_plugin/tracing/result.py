@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,6 +106,9 @@ class TailTrace:
             f"{self.settings.split} split, delta {self.settings.delta:g}, "
             f"{self.settings.n_documents} documents)"
         )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
 
     def __getitem__(self, name: str) -> Estimates:
         """One measure.

@@ -12,21 +12,21 @@ from typing import Any
 
 import tiny
 import torch
-from sa_transformer_lens import accept
-from sa_transformer_lens.capture import run as forward
-from sa_transformer_lens.load import load_bridge
 
 from sa_plugin import weights
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Site
+from sa_transformer_lens import accept
+from sa_transformer_lens.capture import run as forward
+from sa_transformer_lens.load import load_bridge
 
 CONCEPTS = 16
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8
 
 
 def run() -> list[dict[str, object]]:
-    found = [compare(_random_gpt2(), samples=16, words=80, rounds=7)]
+    found = [compare(_random_gpt2(), samples=16, words=80, rounds=8)]
     with suppress(FileNotFoundError):
         smollm2 = accept(load_bridge(weights.folder("smollm2")))
         found.append(compare(smollm2, samples=16, words=64, rounds=6))
@@ -40,14 +40,17 @@ def compare(host: Any, *, samples: int, words: int, rounds: int) -> dict[str, ob
     bank, last = _vectors(host), host.info.n_layers - 1
     end = bare_forward(host, batch)
     equal = torch.allclose(scores(host, batch, bank)[-1], bank.score(last, end), atol=1e-5)
-    best = {"ours": float("inf"), "opponent": float("inf")}
-    for _ in range(rounds):
-        start = time.process_time()
-        scores(host, batch, bank)
-        between = time.process_time()
-        bare_forward(host, batch)
-        best["ours"] = min(best["ours"], between - start)
-        best["opponent"] = min(best["opponent"], time.process_time() - between)
+    calls = {
+        "ours": lambda: scores(host, batch, bank),
+        "opponent": lambda: bare_forward(host, batch),
+    }
+    best = dict.fromkeys(calls, float("inf"))
+    for turn in range(rounds):
+        # What runs second finds the caches and the allocator warm.
+        for name in sorted(calls, reverse=bool(turn % 2)):
+            start = time.process_time()
+            calls[name]()
+            best[name] = min(best[name], time.process_time() - start)
     return {
         "name": f"16 concepts, all layers, {host.info.model}",
         "ours_s": best["ours"],
@@ -57,7 +60,7 @@ def compare(host: Any, *, samples: int, words: int, rounds: int) -> dict[str, ob
         "equal": equal,
         "note": f"opponent: the same bridge to the end of its last block, no scores; "
         f"{host.info.n_layers} x {host.info.d_model}, {batch.valid.numel()} tokens, "
-        f"{torch.get_num_threads()} threads",
+        f"{torch.get_num_threads()} threads; seconds of CPU",
     }
 
 
