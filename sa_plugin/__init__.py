@@ -5,14 +5,14 @@ Only the extreme high tail of a concept's token activations is reliable evidence
 shows how it forms.
 """
 
-from sa_plugin.check import check
+from sa_plugin.checks import check
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host, attach
-from sa_plugin.objective import Objective, objective, register_objective
+from sa_plugin.objectives import Objective, objective, register_objective
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import score
 from sa_plugin.tracing import trace

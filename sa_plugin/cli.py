@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sa_plugin.check import check_folder
+    from sa_plugin.checks import check_folder
 
     report = check_folder(arguments.folder)
     print(report)

@@ -67,7 +67,8 @@ class HostInfo:
         bos: Whether the tokenizer puts a special token first.
         processing: "none", or how the weights were rewritten (TransformerLens compatibility mode).
         dtype: The model's own number format; scores are float32 whatever it is.
-        fingerprint: Hash of the architecture and of values drawn from every weight.
+        fingerprint: Hash of the architecture and of values drawn from every weight before and in
+            the blocks; what lies behind the last block changes no activation that is read.
     """
 
     host: str

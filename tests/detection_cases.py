@@ -101,8 +101,8 @@ def make_case(
     lift = strength * np.array([0.5, 1.0, 0.9])
     heard = tokens.labels & (rng.random(tokens.labels.shape) < 0.7)
     for unit in range(width):
-        scores[:, :, unit] += heard[:, unit % len(CONCEPTS), None] * lift / (
-            1 + unit // len(CONCEPTS)
+        scores[:, :, unit] += (
+            heard[:, unit % len(CONCEPTS), None] * lift / (1 + unit // len(CONCEPTS))
         )
     if rounded:
         scores = np.round(scores * 2) / 2

@@ -13,7 +13,7 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
-from sa_plugin.objective import objective
+from sa_plugin.objectives import objective
 from sa_transformer_lens.prefix import prefix_view
 
 DECODERS = ("gpt2", "neox", "llama", "gemma2", "qwen3")

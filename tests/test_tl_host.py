@@ -14,7 +14,7 @@ from fake_host import FakeHost
 
 from sa_plugin import host as hosting
 from sa_plugin import weights
-from sa_plugin.check import TEXTS, Law, check, check_folder, relative_difference
+from sa_plugin.checks import TEXTS, Law, check, check_folder, relative_difference
 from sa_plugin.data import Sample, Span
 from sa_plugin.host import Host, Site, attach
 from sa_transformer_lens import accept, tokenise

@@ -13,7 +13,7 @@ import numpy as np
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import Detector
 from sa_plugin.host import Host, attach
-from sa_plugin.objective import objective
+from sa_plugin.objectives import objective
 from sa_plugin.pipeline import Settings, analyse
 from sa_plugin.pipeline.run import Analysis
 from sa_plugin.report import write_report

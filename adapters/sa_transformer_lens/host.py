@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from sa_plugin.check import LIMITS, Law, relative_difference
+from sa_plugin.checks import LIMITS, Law, relative_difference
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_transformer_lens import tokenise

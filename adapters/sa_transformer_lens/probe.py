@@ -21,7 +21,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from sa_plugin.check import LIMITS, Law, relative_difference
+from sa_plugin.checks import LIMITS, Law, relative_difference
 from sa_plugin.host import Block, OutputProjection, Point
 from sa_transformer_lens.capture import capture
 

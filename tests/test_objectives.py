@@ -13,7 +13,7 @@ from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.host import Site
-from sa_plugin.objective import (
+from sa_plugin.objectives import (
     NoSuperActivator,
     Objective,
     cosine,
@@ -22,8 +22,8 @@ from sa_plugin.objective import (
     register_objective,
 )
 
-# `sa_plugin.objective` is the function, which hides the module of the same name.
-module = importlib.import_module("sa_plugin.objective")
+# `sa_plugin.objectives` is the function, which hides the module of the same name.
+module = importlib.import_module("sa_plugin.objectives")
 NAMES = ("superactivator", "superactivator_tokens", "global")
 ANIMALS = ("cat", "dog")
 WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
