@@ -162,9 +162,8 @@ def _call(fired: bool, positive: bool) -> Markup:
 
 def explanation(block: Mapping[str, Any]) -> Markup:
     """One passage under each objective: attribution by token and, where given, by head."""
-    grids = [one["heads"] for one in block["explanations"] if one.get("heads")]
-    limit = max((abs(v) for g in grids for row in g for v in row if v is not None), default=0.0)
-    rows = [_objective(block, one, limit) for one in block["explanations"]]
+    rows = [_objective(block, one) for one in block["explanations"]]
+    has_heads = any(one.get("heads") for one in block["explanations"])
     where = f"{kind_label(block['kind'])}, layer {block['layer']}"
     coverage = block.get("coverage")
     if coverage is not None:
@@ -175,13 +174,13 @@ def explanation(block: Mapping[str, Any]) -> Markup:
         el("p", where, class_="where"),
         rows,
         el("p", block["comment"], class_="comment") if block.get("comment") else None,
-        _explained_caption(bool(grids)),
+        _explained_caption(has_heads),
         class_="passage",
     )
 
 
 def _explained_caption(heads: bool) -> Markup:
-    maps = " Head maps share one palette; the number is its end." if heads else ""
+    maps = " So do head maps: each has its own palette, and the number is its end." if heads else ""
     return el(
         "p",
         "Shade: share of the largest |attribution| of that objective, so shades compare tokens, "
@@ -191,7 +190,7 @@ def _explained_caption(heads: bool) -> Markup:
     )
 
 
-def _objective(block: Mapping[str, Any], one: Mapping[str, Any], limit: Real) -> Markup:
+def _objective(block: Mapping[str, Any], one: Mapping[str, Any]) -> Markup:
     values = [abs(v) for v in one["tokens"] if v is not None]
     most = max(values, default=0.0)
     body = tokens(
@@ -202,6 +201,7 @@ def _objective(block: Mapping[str, Any], one: Mapping[str, Any], limit: Real) ->
         el("div", el("p", body, class_="reading"), _leading(block, one), class_="side")
     ]
     if one.get("heads"):
+        limit = max((abs(v) for row in one["heads"] for v in row if v is not None), default=0.0)
         drawn = heat_map(one["heads"], limit, f"objective {one['objective']}", 11)
         most_words = f"attribution by head, up to ±{number(limit, decimals([limit]))}"
         columns.append(el("div", drawn, el("p", most_words, class_="foot"), class_="side"))
