@@ -1,0 +1,115 @@
+"""Images with masks, and the one geometric transform that image and mask share.
+
+Whatever a processor does (resize, centre crop, letter-box), it maps image pixels to the model's
+input plane by `input = scale * image + shift` on each axis. Its inverse gives every patch a box in
+the pixels of the original image, and labels are read there: masks are never resampled, so patch
+labels cannot shift against patches.
+
+A mask pixel belongs to the box that holds its centre; a box smaller than a pixel takes the pixel
+that holds the box's centre. The coverage of a box is the share of its pixels that are in the mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Pixels with a mask for each concept.
+
+    Attributes:
+        pixels: RGB.
+        masks: Concept to mask; concepts left out have none.
+        min_coverage: A patch has a concept when its coverage exceeds this; at 0, when any pixel is.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    masks: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict)
+    min_coverage: float = 0.0
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        return f"Image({width} x {height}, masks of {sorted(self.masks)})"
+
+    def digest(self) -> str:
+        """Hash of pixels, masks and the rule."""
+        found = hashlib.sha256(repr((self.pixels.shape, self.min_coverage)).encode())
+        found.update(np.ascontiguousarray(self.pixels).tobytes())
+        for concept, mask in sorted(self.masks.items()):
+            found.update(concept.encode())
+            found.update(np.packbits(mask).tobytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a processor puts an image: `input = scale * image + shift`, rows first.
+
+    Attributes:
+        scale: Input pixels an image pixel, by axis.
+        shift: Input coordinate of the image's upper left corner, by axis; negative where a crop
+            cuts it off, positive where a letter-box pads.
+        size: Height and width of the input plane.
+        patch: Side of a patch, in input pixels.
+        image: Height and width of the image.
+    """
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+    size: tuple[int, int]
+    patch: int
+    image: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.size[0] // self.patch, self.size[1] // self.patch
+
+    def boxes(self) -> Float[np.ndarray, "patch 4"]:
+        """Top, left, bottom, right of every patch, in image pixels, row by row."""
+        rows, columns = self.grid
+        edges = [
+            (np.arange(n + 1) * self.patch - shift) / scale
+            for n, shift, scale in zip((rows, columns), self.shift, self.scale, strict=True)
+        ]
+        top, left = np.meshgrid(edges[0][:-1], edges[1][:-1], indexing="ij")
+        bottom, right = np.meshgrid(edges[0][1:], edges[1][1:], indexing="ij")
+        return np.stack([top.ravel(), left.ravel(), bottom.ravel(), right.ravel()], axis=1)
+
+    def inside(self) -> Bool[np.ndarray, " patch"]:
+        """Patches that show some of the image, not padding alone."""
+        boxes = self.boxes()
+        first, last = boxes[:, :2] < self.image, boxes[:, 2:] > 0
+        return np.asarray((first & last).all(1))
+
+
+def coverage(
+    mask: Bool[np.ndarray, "height width"], boxes: Float[np.ndarray, "patch 4"]
+) -> Float[np.ndarray, " patch"]:
+    """Share of each box's pixels that are in the mask; 0 for a box outside the image."""
+    total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int64)
+    total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    top, bottom = _pixels(boxes[:, 0], boxes[:, 2], mask.shape[0])
+    left, right = _pixels(boxes[:, 1], boxes[:, 3], mask.shape[1])
+    inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+    area = (bottom - top) * (right - left)
+    return np.divide(inside, area, out=np.zeros(len(boxes)), where=area > 0)
+
+
+def _pixels(
+    low: Float[np.ndarray, " patch"], high: Float[np.ndarray, " patch"], size: int
+) -> tuple[Int[np.ndarray, " patch"], Int[np.ndarray, " patch"]]:
+    """First pixel and the one after the last whose centres lie in [low, high)."""
+    # Rounding hides that float edges such as 14 / 0.7 miss the half by an ulp.
+    first = np.ceil(np.round(low - 0.5, 9)).astype(np.int64)
+    after = np.ceil(np.round(high - 0.5, 9)).astype(np.int64)
+    middle = np.floor((low + high) / 2).astype(np.int64)
+    small = after <= first
+    first, after = np.where(small, middle, first), np.where(small, middle + 1, after)
+    return np.clip(first, 0, size), np.clip(after, 0, size)
