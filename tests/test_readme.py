@@ -16,7 +16,7 @@ def test_the_example_runs():
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile(example, str(README), "exec"), {"__name__": "readme"})  # noqa: S102
+        exec(compile(example, str(README), "exec"), {"__name__": "readme"})
     assert "By weighted F1 SuperActivators" in said.getvalue()
     assert "in_mass_at_fpr" in said.getvalue()
 
