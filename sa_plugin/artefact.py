@@ -19,7 +19,7 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
 
 FORMAT = 1
-SETS = ("token", "permuted", "pooled")
+SETS = ("token", "permuted", "pooled", "cls")
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
@@ -115,7 +115,7 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Concept
     return ConceptBank(
         tuple(record["concepts"]), tuple(record["units"]), tuple(record["layers"]),
         record["hook_point"], record["kind"], token, vectors("permuted"), vectors("pooled"), means,
-        Origin(**origin),
+        Origin(**origin), vectors("cls"),
     )  # fmt: skip
 
 

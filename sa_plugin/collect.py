@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -38,7 +38,7 @@ class Layout:
     batches: tuple[Batch, ...]
     bounds: Int[np.ndarray, " sample_and_one"]
     position: Int[np.ndarray, " row"]
-    offsets: Int[np.ndarray, "row 2"]
+    offsets: Real[np.ndarray, "row edge"]
     labels: Bool[np.ndarray, "row concept"]
     special: int
 
@@ -79,7 +79,7 @@ def lay_out(
         batches,
         bounds,
         np.zeros(bounds[-1], dtype=np.int64),
-        np.zeros((bounds[-1], 2), dtype=np.int64),
+        np.zeros((bounds[-1], batches[0].offsets.shape[-1]), batches[0].offsets.numpy().dtype),
         np.zeros((bounds[-1], len(concepts)), dtype=bool),
         attended - int(bounds[-1]),
     )

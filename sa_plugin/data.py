@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from sa_plugin._names import require_known
-from sa_plugin.data_checks import EmptySplitWarning, validate
+from sa_plugin.data_checks import EmptySplitWarning, same_length, validate, word_spans
+from sa_plugin.images import Image, combine_masks
 from sa_plugin.samples import SPLITS, Sample, Span
 from sa_plugin.splitting import draw_rare_first, split_documents
 
@@ -103,6 +104,8 @@ class ConceptData:
             mask = sorted((sample.token_mask or {}).items())
             row = [sample.id, sample.text, sample.document, sorted(sample.spans)]
             digest.update(json.dumps([row, sorted(sample.positive), mask, of]).encode())
+            if sample.image is not None:
+                digest.update(sample.image.digest.encode())
         return digest.hexdigest()
 
     @classmethod
@@ -149,7 +152,7 @@ class ConceptData:
             >>> data.concepts
             ('animal',)
         """
-        _same_length(texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
+        same_length(texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
         spans_of = [tuple(Span(*span) for span in row) for row in spans]
         extra = sample_labels or [()] * len(texts)
         positive = [
@@ -198,8 +201,8 @@ class ConceptData:
             ValueError: A sample has more words than labels or fewer, a word holds white space
                 or is empty; and what `from_spans` raises.
         """
-        _same_length(words, labels=labels)
-        rows = [_word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))]
+        same_length(words, labels=labels)
+        rows = [word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))]
         return cls.from_spans(
             [" ".join(sample) for sample in words], rows, concepts=concepts, documents=documents,
             sample_labels=sample_labels, ids=ids, split=split, fractions=fractions, seed=seed,
@@ -240,7 +243,7 @@ class ConceptData:
             ValueError: A sample has a positive token for a concept it is not labelled with; and
                 what `from_spans` raises.
         """
-        _same_length(texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
+        same_length(texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
         names = [str(i) for i in (ids or _numbers(texts))]
         samples = []
         for i, (text, labels, mask) in enumerate(zip(texts, sample_labels, masks, strict=True)):
@@ -254,6 +257,64 @@ class ConceptData:
             token_mask = {c: tuple(bool(v) for v in row) for c, row in mask.items()}
             document = str((documents or names)[i])
             samples.append(Sample(names[i], text, document, (), positive, token_mask))
+        return cls._assemble(samples, concepts, split, fractions, seed, name)
+
+    @classmethod
+    def from_masks(
+        cls,
+        images: Sequence[UInt8[np.ndarray, "height width 3"]],
+        masks: Sequence[Mapping[str, Bool[np.ndarray, "..."]]],
+        *,
+        boxes: Sequence[Iterable[tuple[str, float, float, float, float]]] | None = None,
+        concepts: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
+        sample_labels: Sequence[Iterable[str]] | None = None,
+        ids: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        min_coverage: float = 0.0,
+        seed: int = 0,
+        name: str = "images",
+    ) -> ConceptData:
+        """Data from images with a pixel mask, or boxes, for each concept.
+
+        Patch labels are read from the masks through the very transform that the model's processor
+        applies to the image; nothing is resampled.
+
+        Args:
+            images: RGB.
+            masks: For each image, concept to mask of the image's own size. Empty masks are allowed
+                and make no positive.
+            boxes: For each image `(concept, top, left, bottom, right)` in pixels, added to the
+                masks; a pixel is inside when its centre is.
+            concepts: As in `from_spans`, like the arguments that follow.
+            documents: Source documents.
+            sample_labels: Concepts of each image, beyond those of its masks.
+            ids: Unique names.
+            split: Split of each image.
+            fractions: Shares of the splits.
+            min_coverage: A patch has a concept when more than this share of its pixels is in the
+                mask; 0 means any pixel.
+            seed: Seed of the division.
+            name: Name of the data set.
+
+        Raises:
+            ValueError: A mask has another size than its image, a box is empty, `min_coverage`
+                is outside [0, 1); and what `from_spans` raises.
+        """
+        same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids,
+                     documents=documents)  # fmt: skip
+        if not 0 <= min_coverage < 1:
+            raise ValueError(f"min_coverage {min_coverage} must lie in [0, 1).")
+        names = [str(i) for i in (ids or _numbers(images))]
+        samples = []
+        for k, pixels in enumerate(images):
+            found = combine_masks(names[k], pixels, masks[k], boxes[k] if boxes else ())
+            positive = {concept for concept, mask in found.items() if mask.any()}
+            positive |= set(sample_labels[k] if sample_labels else ())
+            image = Image(pixels, found, min_coverage)
+            document = str((documents or names)[k])
+            samples.append(Sample(names[k], "", document, (), frozenset(positive), None, image))
         return cls._assemble(samples, concepts, split, fractions, seed, name)
 
     @classmethod
@@ -321,39 +382,12 @@ class ConceptData:
         order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
         if split is None:
             split = split_documents(samples, order, fractions, seed)
-        _same_length(samples, split=split)
+        same_length(samples, split=split)
         return cls(order, tuple(samples), tuple(split), name, seed)
 
 
 def _numbers(rows: Sequence[object]) -> list[str]:
     return [str(i) for i in range(len(rows))]
-
-
-def _same_length(reference: Sequence[object], **others: Sequence[object] | None) -> None:
-    for name, other in others.items():
-        if other is not None and len(other) != len(reference):
-            raise ValueError(
-                f"{name} has {len(other)} entries for {len(reference)} samples: give one a sample."
-            )
-
-
-def _word_spans(
-    index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]
-) -> list[Span]:
-    if len(words) != len(labels):
-        raise ValueError(
-            f"sample {index} has {len(words)} words and {len(labels)} labels: give one label a "
-            "word (None where it has none)."
-        )
-    spans: list[Span] = []
-    start = 0
-    for word, label in zip(words, labels, strict=True):
-        if not word or any(character.isspace() for character in word):
-            raise ValueError(f"sample {index}: word {word!r} is empty or holds white space.")
-        concepts = (label,) if isinstance(label, str) else tuple(label or ())
-        spans.extend(Span(start, start + len(word), concept) for concept in concepts)
-        start += len(word) + 1
-    return spans
 
 
 __all__ = [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from sa_plugin.samples import SPLITS, Sample
+from sa_plugin.samples import SPLITS, Sample, Span
 
 
 class EmptySplitWarning(UserWarning):
@@ -43,7 +43,8 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
 
 
 def _validate_labels(sample: Sample, known: set[str]) -> None:
-    stray = (sample.positive | {s.concept for s in sample.spans}) - known
+    masked = set(sample.image.masks) if sample.image is not None else set()
+    stray = (sample.positive | {s.concept for s in sample.spans} | masked) - known
     if stray:
         raise ValueError(
             f"sample {sample.id!r} is labelled {min(stray)!r}, which is not among the concepts "
@@ -76,3 +77,40 @@ def _validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concep
                 EmptySplitWarning,
                 stacklevel=5,
             )
+
+
+def same_length(reference: Sequence[object], **others: Sequence[object] | None) -> None:
+    """Refuse columns of another length than the samples.
+
+    Raises:
+        ValueError: Which column, and both lengths.
+    """
+    for name, other in others.items():
+        if other is not None and len(other) != len(reference):
+            raise ValueError(
+                f"{name} has {len(other)} entries for {len(reference)} samples: give one a sample."
+            )
+
+
+def word_spans(
+    index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]
+) -> list[Span]:
+    """Spans of labelled words in their text, joined by single spaces.
+
+    Raises:
+        ValueError: Words and labels differ in number, or a word is empty or holds white space.
+    """
+    if len(words) != len(labels):
+        raise ValueError(
+            f"sample {index} has {len(words)} words and {len(labels)} labels: give one label a "
+            "word (None where it has none)."
+        )
+    spans: list[Span] = []
+    start = 0
+    for word, label in zip(words, labels, strict=True):
+        if not word or any(character.isspace() for character in word):
+            raise ValueError(f"sample {index}: word {word!r} is empty or holds white space.")
+        concepts = (label,) if isinstance(label, str) else tuple(label or ())
+        spans.extend(Span(start, start + len(word), concept) for concept in concepts)
+        start += len(word) + 1
+    return spans

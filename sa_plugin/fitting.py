@@ -46,7 +46,8 @@ def fit(
         layers: Block indices; all by default.
         hook_point: Where activations are read.
         statistics: Of an earlier `collect`, to fit several kinds from one pass.
-        controls: Also fit on permuted labels and on mean-pooled samples, for the baselines.
+        controls: Also fit on permuted labels, on mean-pooled samples and on class tokens, for the
+            baselines.
         seed: Of the fit, and of the pass when it is run here.
         progress: Whether to show bars.
         options: For the kind's own function, e.g. `{"k": 100}` or `{"lam": 1e-3}`.
@@ -73,11 +74,12 @@ def fit(
     parts = {"token": statistics.token}
     if controls:
         parts |= {"pooled": statistics.pooled}
+        parts |= {"cls": statistics.cls} if statistics.cls else {}
         parts |= {"permuted": statistics.permuted} if chosen.supervised else {}
     for name, by_layer in parts.items():
         chosen_layers = [by_layer[statistics.layers.index(b)] for b in blocks]
         extra = dict(options or {})
-        if name == "pooled" and not chosen.supervised:
+        if name in ("pooled", "cls") and not chosen.supervised:
             extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
         sets[name], record[f"{name}_fit"] = _fit_layers(
             chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress,
@@ -94,6 +96,7 @@ def fit(
     return ConceptBank(
         data.concepts, units, blocks, statistics.hook_point, kind, sets["token"],
         sets.get("permuted"), sets.get("pooled"), statistics.component_means, origin,
+        sets.get("cls"),
     )  # fmt: skip
 
 

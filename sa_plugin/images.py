@@ -12,8 +12,9 @@ that holds the box's centre. The coverage of a box is the share of its pixels th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -37,6 +38,13 @@ class Image:
         height, width = self.pixels.shape[:2]
         return f"Image({width} x {height}, masks of {sorted(self.masks)})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
     def digest(self) -> str:
         """Hash of pixels, masks and the rule."""
         found = hashlib.sha256(repr((self.pixels.shape, self.min_coverage)).encode())
@@ -99,7 +107,9 @@ def coverage(
     left, right = _pixels(boxes[:, 1], boxes[:, 3], mask.shape[1])
     inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
     area = (bottom - top) * (right - left)
-    return np.divide(inside, area, out=np.zeros(len(boxes)), where=area > 0)
+    share: Float[np.ndarray, " patch"] = np.zeros(len(boxes))
+    np.divide(inside, area, out=share, where=area > 0)
+    return share
 
 
 def _pixels(
@@ -113,3 +123,41 @@ def _pixels(
     small = after <= first
     first, after = np.where(small, middle, first), np.where(small, middle + 1, after)
     return np.clip(first, 0, size), np.clip(after, 0, size)
+
+
+def combine_masks(
+    name: str,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    masks: Mapping[str, Bool[np.ndarray, "rows columns"]],
+    boxes: Iterable[tuple[str, float, float, float, float]],
+) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """Masks and boxes of one image, one mask a concept.
+
+    Args:
+        name: Of the sample, for errors.
+        pixels: The image.
+        masks: Concept to mask.
+        boxes: `(concept, top, left, bottom, right)`.
+
+    Raises:
+        ValueError: A mask has another size than the image, or a box holds no pixel's centre.
+    """
+    size = pixels.shape[:2]
+    found = {}
+    for concept, mask in masks.items():
+        if mask.shape != size:
+            raise ValueError(
+                f"sample {name!r}: the mask of {concept!r} is {mask.shape[0]} x {mask.shape[1]}, "
+                f"the image {size[0]} x {size[1]}: give masks of the image before any processing."
+            )
+        found[concept] = np.array(mask, dtype=bool)
+    rows, columns = (np.arange(n) + 0.5 for n in size)
+    for concept, top, left, bottom, right in boxes:
+        inside = np.outer((rows >= top) & (rows < bottom), (columns >= left) & (columns < right))
+        if not inside.any():
+            raise ValueError(
+                f"sample {name!r}: the box {(top, left, bottom, right)} of {concept!r} holds no "
+                f"pixel of an image of {size[0]} x {size[1]}: boxes are (top, left, bottom, right)."
+            )
+        found[concept] = found.get(concept, np.zeros(size, dtype=bool)) | inside
+    return found

@@ -1,4 +1,4 @@
-"""One labelled text, and how labels reach its tokens."""
+"""One labelled text or image, and how labels reach its tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Real
+
+from sa_plugin.images import Image, coverage
 
 SplitName = Literal["train", "cal", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "cal", "test")
@@ -23,16 +25,17 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One text with what is known of it.
+    """One text or image with what is known of it.
 
     Args:
         id: Unique name of the sample.
-        text: The text.
+        text: The text; empty for an image.
         document: Source document: the unit of splitting and resampling.
         spans: Labelled character spans.
         positive: Concepts the sample has (sample labels).
         token_mask: For samples labelled by token: concept to a tuple of booleans, one for each
             token of the text without special tokens. Replaces `spans`.
+        image: Pixels and masks; its tokens are patches.
     """
 
     id: str
@@ -41,14 +44,16 @@ class Sample:
     spans: tuple[Span, ...] = ()
     positive: frozenset[str] = frozenset()
     token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, compare=False)
+    image: Image | None = field(default=None, repr=False)
 
     def token_labels(
-        self, offsets: Int[np.ndarray, "token 2"], concepts: Sequence[str]
+        self, offsets: Real[np.ndarray, "token edge"], concepts: Sequence[str]
     ) -> Bool[np.ndarray, "token concept"]:
-        """Label tokens by the spans they overlap.
+        """Label tokens by the spans they overlap, patches by the masks they cover.
 
         Args:
-            offsets: Character offsets `[start, end)` of the tokens, special tokens left out.
+            offsets: Character offsets `[start, end)` of the tokens, special tokens left out; for
+                images the box of each patch (top, left, bottom, right) in image pixels.
             concepts: Column order of the result.
 
         Raises:
@@ -56,6 +61,11 @@ class Sample:
         """
         labels = np.zeros((len(offsets), len(concepts)), dtype=bool)
         column = {concept: k for k, concept in enumerate(concepts)}
+        if self.image is not None:
+            for concept, pixels in self.image.masks.items():
+                share = coverage(pixels, np.asarray(offsets, dtype=np.float64))
+                labels[:, column[concept]] = share > self.image.min_coverage
+            return labels
         if self.token_mask is not None:
             for concept, mask in self.token_mask.items():
                 if len(mask) != len(offsets):

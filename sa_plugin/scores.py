@@ -21,6 +21,7 @@ class ScoreTable:
         scores: Float32, in memory or memory mapped.
         permuted_max: Each sample's highest score under the permuted-label vectors.
         pooled: Score of each sample's mean activation under the pooled vectors.
+        cls: Score of each sample's class token under the class-token vectors.
     """
 
     tokens: TokenTable
@@ -28,6 +29,7 @@ class ScoreTable:
     scores: Float[np.ndarray, "token layer unit"]
     permuted_max: Float[np.ndarray, "sample layer unit"] | None = None
     pooled: Float[np.ndarray, "sample layer pooled_unit"] | None = None
+    cls: Float[np.ndarray, "sample layer pooled_unit"] | None = None
 
     def __repr__(self) -> str:
         return f"ScoreTable({self.bank!r}, {self.tokens!r})"
@@ -57,4 +59,5 @@ class ScoreTable:
             scores,
             None if self.permuted_max is None else self.permuted_max[samples],
             None if self.pooled is None else self.pooled[samples],
+            None if self.cls is None else self.cls[samples],
         )

@@ -25,6 +25,7 @@ from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.host import Batch, Host, HostInfo, Site
 from sa_plugin.scores import ScoreTable
+from sa_plugin.train_pass import class_tokens
 
 MEMORY_BUDGET = 1 << 30
 
@@ -164,12 +165,12 @@ def _score(
             store.write(rows, batch, {name: got.get(f"{name} {k}") for name in _PARTS})
     tokens = token_table(layout, keep, samples, split_of, concepts)
     return [
-        ScoreTable(tokens, bank, compact(store.scores, keep), store.permuted_max, store.pooled)
-        for bank, store in zip(banks, stores, strict=True)
+        ScoreTable(tokens, bank, compact(one.scores, keep), one.permuted_max, one.pooled, one.cls)
+        for bank, one in zip(banks, stores, strict=True)
     ]
 
 
-_PARTS = ("scores", "permuted_max", "pooled")
+_PARTS = ("scores", "permuted_max", "pooled", "cls")
 
 
 class _Store:
@@ -180,8 +181,10 @@ class _Store:
         scores: np.ndarray,
         permuted_max: np.ndarray | None,
         pooled: np.ndarray | None,
+        cls_scores: np.ndarray | None,
     ) -> None:
-        self.scores, self.permuted_max, self.pooled = scores, permuted_max, pooled
+        self.scores, self.permuted_max = scores, permuted_max
+        self.pooled, self.cls = pooled, cls_scores
 
     @classmethod
     def of(cls, bank: ConceptBank, layout: Layout, n_samples: int, budget: int) -> _Store:
@@ -193,13 +196,14 @@ class _Store:
             return np.empty((n_samples, layers, vectors.vectors.shape[1]), dtype=np.float32)
 
         scores = allocate((layout.n_rows, layers, units), np.float32, budget)
-        return cls(scores, by_sample(bank.permuted), by_sample(bank.pooled))
+        return cls(scores, *map(by_sample, (bank.permuted, bank.pooled, bank.cls)))
 
     def write(self, rows: np.ndarray, batch: Batch, got: Mapping[str, Tensor | None]) -> None:
         scores = got["scores"]
         assert scores is not None
         self.scores[rows] = scores[batch.valid].numpy()
-        for store, part in ((self.permuted_max, "permuted_max"), (self.pooled, "pooled")):
+        by_sample = (self.permuted_max, self.pooled, self.cls)
+        for store, part in zip(by_sample, _PARTS[1:], strict=True):
             value = got[part]
             if store is not None and value is not None:
                 store[batch.rows.numpy()] = value.numpy()
@@ -226,6 +230,9 @@ def _reducer(
                 if bank.pooled is not None:
                     pooled = [_mean_over(residual, keep) for residual in residuals]
                     out[f"pooled {k}"] = _by_layer(bank.pooled, pooled)
+                if bank.cls is not None and batch.class_index is not None:
+                    classes = [class_tokens(residual, batch.class_index) for residual in residuals]
+                    out[f"cls {k}"] = _by_layer(bank.cls, classes)
             return out
 
         return reduce

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Real
 
 from sa_plugin.data import Sample
 
@@ -25,7 +25,7 @@ class TokenTable:
         concepts: Columns of the labels.
         sample_of: Sample of each token, ascending.
         position: Place of each token in the model's input sequence, without padding.
-        offsets: Character offsets of each token.
+        offsets: Character offsets of each token, or the box of each patch in image pixels.
         labels: Token labels.
         dropped: Tokens that are no rows, by reason.
     """
@@ -35,7 +35,7 @@ class TokenTable:
     concepts: tuple[str, ...]
     sample_of: Int[np.ndarray, " token"]
     position: Int[np.ndarray, " token"]
-    offsets: Int[np.ndarray, "token 2"]
+    offsets: Real[np.ndarray, "token edge"]
     labels: Bool[np.ndarray, "token concept"]
     dropped: Mapping[str, int]
 
@@ -92,7 +92,10 @@ class TokenTable:
         )
 
     def text(self, row: int) -> str:
-        """The characters of one token."""
-        start, end = (int(edge) for edge in self.offsets[row])
+        """The characters of one token, or where a patch lies."""
         sample = self.samples[int(self.sample_of[row])]
+        if sample.image is not None:
+            top, left, bottom, right = (round(float(edge)) for edge in self.offsets[row])
+            return f"[{top}:{bottom}, {left}:{right}]"
+        start, end = (int(edge) for edge in self.offsets[row])
         return sample.text[start:end]

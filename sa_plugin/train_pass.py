@@ -6,14 +6,15 @@ budget, in an unlinked temporary file, at most `max_rows_per_class` tokens of a 
 
 Two controls are collected in the same pass. *Permuted*: the token labels of whole samples laid
 over the tokens in another order of the samples, which keeps their number and their clustering and
-breaks their tie to the text. *Pooled*: each sample's mean activation with its sample labels.
+breaks their tie to the text. *Pooled*: each sample's mean activation with its sample labels; where
+a model has a class token, its activation too (*cls*).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class TrainStatistics:
         hook_point: Where activations were read.
         token, permuted, pooled: One record a layer, for token labels, permuted token labels and
             mean-pooled samples.
+        cls: The same for class tokens; empty where there is none.
         component_means: Train means of what each part writes, where the ledger is defined.
         tokens: The rows.
         settings: Sink rule, seed, normaliser and limits of the pass.
@@ -65,6 +67,7 @@ class TrainStatistics:
     token: tuple[LayerStatistics, ...]
     permuted: tuple[LayerStatistics, ...]
     pooled: tuple[LayerStatistics, ...]
+    cls: tuple[LayerStatistics, ...]
     component_means: ComponentMeans | None
     tokens: TokenTable
     settings: Mapping[str, object]
@@ -140,6 +143,15 @@ def collect(
     )  # fmt: skip
 
 
+class Records(NamedTuple):
+    """One record a layer, by what the rows are."""
+
+    token: tuple[LayerStatistics, ...]
+    permuted: tuple[LayerStatistics, ...]
+    pooled: tuple[LayerStatistics, ...]
+    cls: tuple[LayerStatistics, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """What every batch of the pass does."""
@@ -199,6 +211,8 @@ class _Plan:
                 flat = h[batch.valid.to(h.device)]
                 out.update(_moments(f" {k}", flat, weight, labels.to(h.device), self.gram))
                 out[f"pooled {k}"] = torch.einsum("btd,bt->bd", h, keep.float())
+                if batch.class_index is not None:
+                    out[f"cls {k}"] = class_tokens(h, batch.class_index)
                 if len(self.chosen):
                     out[f"rows {k}"] = flat[stored.to(h.device)].half()
             if self.components:
@@ -245,6 +259,10 @@ class _Sums:
         self.rows = [allocate(shape[1:], np.float16, share) for _ in plan.blocks]
         self.pooled = [allocate((n_samples, width), np.float32, share) for _ in plan.blocks]
         self.lengths = np.zeros(n_samples)
+        has_class = any(batch.class_index is not None for batch in plan.layout.batches)
+        self.cls = [
+            allocate((n_samples, width), np.float32, share) for _ in plan.blocks if has_class
+        ]
 
     @classmethod
     def empty(cls, plan: _Plan, n_samples: int, budget: int) -> _Sums:
@@ -261,6 +279,8 @@ class _Sums:
                 self._store(int(k), at, value.numpy(), self.keep[self.plan.chosen[at]])
             elif part == "pooled":
                 self.pooled[int(k)][batch.rows.numpy()] = value.numpy()
+            elif part == "cls":
+                self.cls[int(k)][batch.rows.numpy()] = value.numpy()
             elif part != "keep":
                 self.total[name] = self.total.get(name, torch.zeros(())) + value.double()
 
@@ -273,12 +293,8 @@ class _Sums:
             )
         self.rows[k][at] = rows
 
-    def statistics(
-        self, normaliser: Normaliser, tokens: TokenTable
-    ) -> tuple[
-        tuple[LayerStatistics, ...], tuple[LayerStatistics, ...], tuple[LayerStatistics, ...]
-    ]:
-        """Records for token labels, permuted labels and pooled samples."""
+    def statistics(self, normaliser: Normaliser, tokens: TokenTable) -> Records:
+        """Records for token labels, permuted labels, pooled samples and class tokens."""
         plan = self.plan
         n_concepts = plan.labels.shape[1] // 2
         stored = self.keep[plan.chosen]
@@ -306,11 +322,18 @@ class _Sums:
                         n, mean, scale, counts[part], positive[part], gram, rows, labels
                     )
                 )
-            pooled.append(self._pooled(k, normaliser, tokens))
-        return tuple(token), tuple(permuted), tuple(pooled)
+            means = self.pooled[k] / self.lengths[:, None]
+            pooled.append(self._of_samples(means, normaliser, tokens))
+        cls = [self._of_samples(np.asarray(h), normaliser, tokens) for h in self.cls]
+        return Records(tuple(token), tuple(permuted), tuple(pooled), tuple(cls))
 
-    def _pooled(self, k: int, normaliser: Normaliser, tokens: TokenTable) -> LayerStatistics:
-        h = torch.from_numpy(self.pooled[k] / self.lengths[:, None]).double()
+    def _of_samples(
+        self,
+        values: Float[np.ndarray, "sample d_model"],
+        normaliser: Normaliser,
+        tokens: TokenTable,
+    ) -> LayerStatistics:
+        h = torch.from_numpy(values).double()
         norms = h.norm(dim=-1)
         scale = float(norms.square().mean().sqrt() if normaliser == "rms" else norms.mean())
         labels = tokens.sample_labels
@@ -335,6 +358,13 @@ class _Sums:
             z.reshape(len(blocks), info.n_heads, info.d_head),
             torch.stack([self.total[f"mlp_out {b}"] / n for b in blocks]),
         )
+
+
+def class_tokens(
+    h: Float[Tensor, "batch token d_model"], index: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch d_model"]:
+    """The class token's activation of each sample."""
+    return h[torch.arange(len(h), device=h.device), index.to(h.device)]
 
 
 def permute_labels(

@@ -110,6 +110,7 @@ class ConceptBank:
         pooled: The same estimator on mean-pooled samples: the conventional baseline.
         component_means: For the ledger.
         origin: Provenance.
+        cls: The same estimator on class tokens, where the model has one.
     """
 
     concepts: tuple[str, ...]
@@ -122,6 +123,7 @@ class ConceptBank:
     pooled: VectorSet | None = None
     component_means: ComponentMeans | None = None
     origin: Origin = field(default_factory=Origin)
+    cls: VectorSet | None = None
 
     @property
     def supervised(self) -> bool:

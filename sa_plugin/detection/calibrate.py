@@ -32,6 +32,7 @@ from sa_plugin.detection.guard import (
 from sa_plugin.detection.localise import token_cuts
 from sa_plugin.detection.methods import (
     ALWAYS,
+    CLS,
     PERMUTED,
     TAIL,
     draws_of,
@@ -156,7 +157,7 @@ def _calibrate_baselines(
     baselines: dict[str, tuple[Calibrated, ...]] = {}
     absent: dict[str, str] = {}
     for method in method_names():
-        if method in (TAIL, ALWAYS):
+        if method in (TAIL, ALWAYS) or (method == CLS and table.cls is None):
             continue
         reason = missing(method, table)
         if reason:

@@ -8,6 +8,7 @@ of unsupervised banks, chosen by calibration F1. Names, in the order of every ta
   of the statistic over positive calibration SAMPLES (arXiv 2512.05038, baselines).
 - RandTok: the score at one random token, 20 draws with a selection each, metrics averaged.
 - pooled: score of the sample's mean activation under vectors fitted on mean activations.
+- CLS: the same of the class token, where the model has one (vision towers).
 - MaxTok permuted: MaxTok of vectors fitted on labels permuted across samples. For unsupervised
   banks: of the units that match calibration labels permuted across samples.
 - always-positive: fires on every sample. No search.
@@ -25,11 +26,13 @@ from sa_plugin.scores import ScoreTable
 TAIL = "SuperActivators"
 RANDOM = "RandTok"
 POOLED = "pooled"
+CLS = "CLS"
 PERMUTED = "MaxTok permuted"
 ALWAYS = "always-positive"
 RANDOM_DRAWS = 20
 _ORDER = (
-    TAIL, "MaxTok", "MeanTok", "LastTok", RANDOM, POOLED, "Top10%", ALWAYS, "length-only", PERMUTED
+    TAIL, "MaxTok", "MeanTok", "LastTok", RANDOM, CLS, POOLED, "Top10%", ALWAYS,
+    "length-only", PERMUTED,
 )  # fmt: skip
 
 
@@ -47,6 +50,8 @@ def missing(method: str, table: ScoreTable) -> str:
     """Why a method cannot be calibrated on these scores, or ""."""
     if method == POOLED and table.pooled is None:
         return "the bank has no pooled vectors"
+    if method == CLS and table.cls is None:
+        return "the bank has no vectors of class tokens"
     if method == PERMUTED and table.bank.supervised and table.permuted_max is None:
         return "the bank has no permuted-label vectors"
     return ""
@@ -96,7 +101,7 @@ def values(
     Raises:
         ValueError: The method is unknown, or the table lacks what it needs.
     """
-    if method == POOLED or (method == PERMUTED and table.bank.supervised):
+    if method in (POOLED, CLS) or (method == PERMUTED and table.bank.supervised):
         return _of(method, table, table.scores, seed, draw)[:, layer, unit]
     picked = column_scores(table, layer, unit)[:, None]
     found = _of(method, table, picked, seed, draw)[:, 0]
@@ -129,6 +134,9 @@ def _of(
     if method == POOLED:
         assert table.pooled is not None
         return table.pooled
+    if method == CLS:
+        assert table.cls is not None
+        return table.cls
     if method == PERMUTED and table.bank.supervised:
         assert table.permuted_max is not None
         return table.permuted_max
