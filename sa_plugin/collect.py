@@ -96,7 +96,7 @@ def lay_out(
 
 def _attended(batch: Batch) -> Bool[Tensor, "batch token"]:
     mask = batch.inputs.get("attention_mask")
-    return batch.valid if mask is None else mask.bool().cpu()
+    return torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
 
 def walk(
