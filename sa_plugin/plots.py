@@ -2,7 +2,8 @@
 
 Every function takes a block of the results dictionary (`sa_plugin.results`), draws on `ax` and
 returns it; colours and line styles are the report's. matplotlib is imported when a plot is asked
-for. `show_passages` needs no matplotlib: it returns HTML without network or scripts.
+for. `show_passages` and `show_pictures` need no matplotlib: they return HTML without network or
+scripts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sa_plugin.report.heads import excess, mean_grid
 from sa_plugin.report.html import Markup, el
 from sa_plugin.report.page import stylesheet
 from sa_plugin.report.passages import passages
+from sa_plugin.report.pictures import pictures
 from sa_plugin.report.words import ALWAYS, MAXTOK, OWN, Real, by_weighted_f1, known, method_of
 
 TAIL_COLOUR = "#ce5410"
@@ -213,25 +215,27 @@ def plot_heads(block: Mapping[str, Any], concept: str | None = None, ax: Any = N
 class PassageView:
     """Passages as static HTML, for notebooks; `str()` is the HTML."""
 
+    _what, _height = "passages", 330
+
     def __init__(self, markup: Markup) -> None:
         self._markup = markup
 
     def __repr__(self) -> str:
-        return f"PassageView({self._markup.count('<article')} passages)"
+        return f"{type(self).__name__}({self._markup.count('<article')} {self._what})"
 
     def __str__(self) -> str:
         return str(self._markup)
 
     def _repr_html_(self) -> str:
-        """A frame of its own, so that the notebook's styles and the passages' leave each other."""
+        """A frame of its own, so that the notebook's styles and these leave each other."""
         document = el(
             "html",
             el("head", el("meta", charset="utf-8"), el("style", Markup(stylesheet()))),
             el("body", self._markup, style="padding: .5rem; max-width: none"),
         )
-        height = 40 + 330 * self._markup.count("<article")
+        height = 40 + self._height * self._markup.count("<article")
         look = f"width:100%;height:{height}px;border:0"
-        return el("iframe", sandbox="", style=look, title="Passages", srcdoc=document)
+        return el("iframe", sandbox="", style=look, title=self._what.capitalize(), srcdoc=document)
 
 
 def show_passages(items: Sequence[Mapping[str, Any]]) -> PassageView:
@@ -248,6 +252,28 @@ def show_passages(items: Sequence[Mapping[str, Any]]) -> PassageView:
         PassageView(0 passages)
     """
     return PassageView(passages(items))
+
+
+class PictureView(PassageView):
+    """Images as static HTML, for notebooks; `str()` is the HTML."""
+
+    _what, _height = "pictures", 660
+
+
+def show_pictures(items: Sequence[Mapping[str, Any]]) -> PictureView:
+    """Images with raw activations and SuperActivators side by side, masks outlined.
+
+    Args:
+        items: `results["pictures"]`, or some of them.
+
+    Returns:
+        An object that a notebook shows; it needs no network and no matplotlib.
+
+    Example:
+        >>> show_pictures([])
+        PictureView(0 pictures)
+    """
+    return PictureView(pictures(items))
 
 
 def _axes(ax: Any, size: tuple[Real, Real]) -> Any:

@@ -2,14 +2,16 @@
 
 The rule is stated, so that nobody picks: in each role the passage whose highest score lies at the
 median of that role's margins, one concept a role, concepts in order of their number of positives.
+Images are chosen by the same rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from sa_plugin.detection import Detector
 from sa_plugin.results.schema import Passage
@@ -27,6 +29,16 @@ def passages(detector: Detector, table: ScoreTable, each: int = 2) -> list[Passa
         each: Passages a role, of different concepts.
     """
     scores = detector.token_scores(table)
+    return [
+        _passage(detector, table, scores, n, c, role)
+        for n, c, role in chosen(detector, table, scores, each)
+    ]
+
+
+def chosen(
+    detector: Detector, table: ScoreTable, scores: Float[np.ndarray, "token concept"], each: int
+) -> Iterator[tuple[int, int, str]]:
+    """Sample, concept and role of what is shown, `each` a role, by the rule above."""
     best = np.maximum.reduceat(scores, table.tokens.bounds[:-1])
     fired = best >= detector.tail.chosen_threshold
     raw = best > detector.cuts.midpoint
@@ -37,15 +49,17 @@ def passages(detector: Detector, table: ScoreTable, each: int = 2) -> list[Passa
         "false_positive": ~positive & fired,
         "miss": positive & ~fired,
     }
-    found = []
     for role in ROLES:
         picks = _typical(role_of[role], best - detector.tail.chosen_threshold, positive.sum(0))
         for _, (n, c) in zip(range(each), picks, strict=False):
-            found.append(_passage(detector, table, scores, n, c, role))
-    return found
+            yield n, c, role
 
 
-def _typical(mask: np.ndarray, margin: np.ndarray, size: np.ndarray) -> Iterator[tuple[int, int]]:
+def _typical(
+    mask: Bool[np.ndarray, "sample concept"],
+    margin: Float[np.ndarray, "sample concept"],
+    size: np.ndarray,
+) -> Iterator[tuple[int, int]]:
     """For each concept, largest first, the sample at the median margin."""
     for c in np.argsort(-size, kind="stable"):
         rows = np.flatnonzero(mask[:, c])
@@ -54,9 +68,10 @@ def _typical(mask: np.ndarray, margin: np.ndarray, size: np.ndarray) -> Iterator
             yield int(order[len(order) // 2]), int(c)
 
 
-def _passage(
+def shared(
     detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str
-) -> Passage:
+) -> dict[str, Any]:
+    """What a passage and an image have in common."""
     tokens = table.tokens
     rows = slice(int(tokens.bounds[n]), int(tokens.bounds[n + 1]))
     concept, sample = detector.concepts[c], tokens.samples[n]
@@ -73,12 +88,19 @@ def _passage(
         "raw_threshold": _finite(detector.cuts.midpoint[c]),
         "role": role,
         "positive": concept in sample.positive,
-        "text": sample.text,
-        "offsets": tokens.offsets[rows].tolist(),
         "scores": own.tolist(),
         "superactivator": (own >= one.threshold).tolist(),
         "in_concept": tokens.labels[rows, tokens.concepts.index(concept)].tolist(),
     }
+
+
+def _passage(
+    detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str
+) -> Passage:
+    tokens = table.tokens
+    rows = slice(int(tokens.bounds[n]), int(tokens.bounds[n + 1]))
+    own = {"text": tokens.samples[n].text, "offsets": tokens.offsets[rows].tolist()}
+    return cast(Passage, shared(detector, table, scores, n, c, role) | own)
 
 
 def _finite(value: Any) -> float | None:

@@ -22,6 +22,7 @@ from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host
 from sa_plugin.pipeline import blocks
 from sa_plugin.pipeline.passages import passages
+from sa_plugin.pipeline.pictures import pictures
 from sa_plugin.pipeline.provenance import machine, versions
 from sa_plugin.results import check, clean
 from sa_plugin.results.schema import SCHEMA, Explained, KindBlock, Meta, Results
@@ -145,7 +146,8 @@ def analyse(
         test = table.split("test")
         with clock("ledger pass"):
             text.append(_ledger(found[settings.primary], host, data, primary, table, settings))
-        shown = passages(primary, test)
+        images = any(sample.image is not None for sample in test.tokens.samples)
+        shown = pictures(primary, test) if images else passages(primary, test)
         explained = None
         if explain is not None:
             with clock("explanation"):
@@ -155,7 +157,6 @@ def analyse(
         "schema": SCHEMA,
         "meta": _meta(host, data, table, settings),
         "kinds": found,
-        "passages": shown,
         "provenance": {
             "versions": versions(),
             "hashes": {"data": data.hash, "weights": host.info.fingerprint},
@@ -169,6 +170,7 @@ def analyse(
         },
         "warnings": notes,
     }
+    results["pictures" if images else "passages"] = shown
     if explained is not None:
         results["explained"] = explained
     return Analysis(check(clean(results)), detectors, tables, text)

@@ -12,6 +12,7 @@ from sa_plugin.report.heads import head_maps, shares_table, strongest_table
 from sa_plugin.report.html import Child, Markup, el, join
 from sa_plugin.report.kinds import other_kinds
 from sa_plugin.report.passages import explanation, passages
+from sa_plugin.report.pictures import pictures
 from sa_plugin.report.provenance import facts, provenance, warnings_list
 from sa_plugin.report.rates import fraction_cdfs, localisation_table, rates_table
 from sa_plugin.report.sparsity import delta_curve
@@ -52,7 +53,7 @@ def page(results: Mapping[str, Any]) -> str:
         el("title", title),
         el("style", Markup(stylesheet())),
     )
-    body = el("body", _header(title), _contents(), el("main", _sections(view)), _footer())
+    body = el("body", _header(title), _contents(view), el("main", _sections(view)), _footer())
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
@@ -69,8 +70,8 @@ def _header(title: str) -> Markup:
     return el("header", el("h1", title), el("p", claim, class_="standfirst"))
 
 
-def _contents() -> Markup:
-    links = [el("a", name, href=f"#{anchor}") for anchor, name, _ in _SECTIONS]
+def _contents(view: View) -> Markup:
+    links = [el("a", name, href=f"#{anchor}") for anchor, name, _ in _that_apply(view.results)]
     return el("nav", links, aria_label="Sections")
 
 
@@ -82,7 +83,7 @@ def _sections(view: View) -> Markup:
             el("div", body(view), class_="body"),
             id=anchor,
         )
-        for n, (anchor, name, body) in enumerate(_SECTIONS, start=1)
+        for n, (anchor, name, body) in enumerate(_that_apply(view.results), start=1)
     )
 
 
@@ -172,6 +173,11 @@ def _passages(view: View) -> Child:
     return passages(items) if items else absent("Passages")
 
 
+def _pictures(view: View) -> Child:
+    items = view.results.get("pictures")
+    return pictures(items) if items else absent("Images")
+
+
 def _explained(view: View) -> Child:
     block = view.results.get("explained")
     return explanation(block) if block else absent("A passage explained")
@@ -206,7 +212,9 @@ def _provenance(view: View) -> Child:
     )
 
 
-_SECTIONS: tuple[tuple[str, str, Callable[[View], Child]], ...] = (
+Section = tuple[str, str, Callable[[View], Child]]
+
+_SECTIONS: tuple[Section, ...] = (
     ("headline", "In short", _headline),
     ("detection", "Detection", _detection),
     ("choices", "Chosen δ and layer", _choices),
@@ -214,8 +222,15 @@ _SECTIONS: tuple[tuple[str, str, Callable[[View], Child]], ...] = (
     ("trace", "How the tail forms", _trace),
     ("heads", "Heads", _heads),
     ("passages", "Passages", _passages),
+    ("pictures", "Images", _pictures),
     ("explained", "One passage explained", _explained),
     ("rates", "Localisation and rates", _rates),
     ("kinds", "Other concept kinds", _others),
     ("provenance", "Provenance", _provenance),
 )
+
+
+def _that_apply(results: Mapping[str, Any]) -> list[Section]:
+    """A run on images has no passages and a run on texts no images: not a word of either."""
+    out = {"passages", "explained"} if "pictures" in results else {"pictures"}
+    return [section for section in _SECTIONS if section[0] not in out - set(results)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sa_plugin.results.pictures import picture_problems
+
 
 def length_problems(results: Mapping[str, Any]) -> Iterator[str]:
     """What does not fit, one sentence each; the types have been checked before."""
@@ -18,6 +20,8 @@ def length_problems(results: Mapping[str, Any]) -> Iterator[str]:
     for n, passage in enumerate(results.get("passages", [])):
         yield from _tokens(passage, f"results.passages[{n}]")
         yield from _along(passage, ("scores",), "offsets", f"results.passages[{n}]")
+    for n, picture in enumerate(results.get("pictures", [])):
+        yield from picture_problems(picture, f"results.pictures[{n}]")
     if explained := results.get("explained"):
         yield from _tokens(explained, "results.explained")
         for n, one in enumerate(explained["explanations"]):

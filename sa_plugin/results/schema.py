@@ -343,6 +343,36 @@ class Passage(TypedDict):
     comment: NotRequired[str]
 
 
+class Picture(TypedDict):
+    """One image with a concept's scores; lists run over kept patches, [patch].
+
+    What it shares with `Passage` means the same. `png`: the image as a data URI, perhaps scaled
+    down. `size`: height and width of the original, in whose pixels `boxes` (top, left, bottom,
+    right of each patch; they may reach beyond the image) and `outline` (of the concept's mask, an
+    SVG path to fill by the even-odd rule, empty without a mask) are given.
+    """
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    delta: NotRequired[float]
+    threshold: Number
+    role: str
+    positive: bool
+    png: str
+    size: list[int]
+    boxes: list[list[float]]
+    scores: list[Number]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    outline: str
+    document: NotRequired[str]
+    raw_threshold: NotRequired[Number]
+    limit: NotRequired[Number]
+    comment: NotRequired[str]
+
+
 class Explanation(TypedDict):
     """One attribution: `tokens` [token], and `heads` [block][head] where the method gives it.
 
@@ -391,6 +421,7 @@ class Results(TypedDict, total=False):
     meta: Meta
     kinds: dict[str, KindBlock]
     passages: list[Passage]
+    pictures: list[Picture]
     explained: Explained
     provenance: Provenance
     warnings: list[str]
