@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Host, Site, attach
+from sa_plugin.images import Image
 
 TEXTS = (
     "The committee met on Tuesday, and nobody there had read the report.",
@@ -87,6 +88,14 @@ class CheckReport:
 
 
 @runtime_checkable
+class OwnSamples(Protocol):
+    """A host that reads no texts, with samples to check it on."""
+
+    def check_samples(self) -> list[Sample]:
+        """Two or more samples of unlike size."""
+
+
+@runtime_checkable
 class OwnLaws(Protocol):
     """A host with laws of its own library."""
 
@@ -101,7 +110,8 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
 
     Args:
         host_or_model: A host, or a model `attach` accepts.
-        texts: Two or more texts of unlike length; by default four short ones.
+        texts: Two or more texts of unlike length; by default four short ones, or for a vision
+            model four images of noise.
 
     Returns:
         The report; a model that cannot be attached fails its first law, with the reason.
@@ -117,6 +127,8 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
     name = type(host_or_model).__name__
     try:
         host = attach(host_or_model)
+        if texts is None and isinstance(host, OwnSamples):
+            samples = host.check_samples()
         return CheckReport(_title(host), (*_generic(host, samples), *_own(host, samples)))
     except (ValueError, RuntimeError) as error:
         return CheckReport(
@@ -124,8 +136,15 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
         )
 
 
-def check_folder(folder: str | Path, texts: Sequence[str] | None = None) -> CheckReport:
+def check_folder(
+    folder: str | Path, texts: Sequence[str] | None = None, *, tower: str | None = None
+) -> CheckReport:
     """Load a Hugging Face model folder, without network, into TransformerLens and check it.
+
+    Args:
+        folder: What `save_pretrained` wrote.
+        texts: See `check`.
+        tower: "vision" or "text", for a CLIP folder.
 
     Raises:
         FileNotFoundError: The folder holds no model.
@@ -133,7 +152,7 @@ def check_folder(folder: str | Path, texts: Sequence[str] | None = None) -> Chec
     """
     from sa_transformer_lens.load import load_bridge
 
-    return check(load_bridge(folder), texts)
+    return check(load_bridge(folder, tower=tower), texts)
 
 
 def relative_difference(
@@ -159,8 +178,9 @@ def _own(host: Host, samples: Sequence[Sample]) -> list[Law]:
 
 def _generic(host: Host, samples: Sequence[Sample]) -> list[Law]:
     limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    offsets = _boxes_tile if samples[0].image is not None else _offsets_cover
     return [
-        _offsets_cover(host, samples),
+        offsets(host, samples),
         _batch_is_loop(host, samples, limit),
         _restored(host, samples[:1]),
         _parts_add_up(host, samples[:1], limit),
@@ -181,6 +201,30 @@ def _offsets_cover(host: Host, samples: Sequence[Sample]) -> Law:
     return Law("token offsets cover every character but white space", missed / max(total, 1))
 
 
+def _boxes_tile(host: Host, samples: Sequence[Sample]) -> Law:
+    """What a processor cuts off is outside the rectangle that all boxes span."""
+    missed = total = 0
+    for batch in host.batches(samples):
+        for k, row in enumerate(batch.rows.tolist()):
+            boxes = batch.offsets[k][batch.valid[k]].double().numpy()
+            height, width = _image(samples[row]).pixels.shape[:2]
+            y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
+            (top, left), (bottom, right) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+            covered = np.zeros((height, width), dtype=int)
+            for box in boxes:
+                rows, columns = (y >= box[0]) & (y < box[2]), (x >= box[1]) & (x < box[3])
+                covered += np.outer(rows, columns)
+            inside = np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
+            missed, total = missed + int((covered[inside] != 1).sum()), total + int(inside.sum())
+    return Law("every pixel shown is in one patch's box", missed / max(total, 1))
+
+
+def _image(sample: Sample) -> Image:
+    if sample.image is None:
+        raise ValueError(f"sample {sample.id!r} has no image; the others do.")
+    return sample.image
+
+
 def _batch_is_loop(host: Host, samples: Sequence[Sample], limit: float) -> Law:
     sites = [Site(layer, "resid_post") for layer in range(host.info.n_layers)]
     together = _by_sample(host, host.batches(samples, batch_tokens=1_000_000), sites)
@@ -188,7 +232,7 @@ def _batch_is_loop(host: Host, samples: Sequence[Sample], limit: float) -> Law:
     for row, sample in enumerate(samples):
         alone = _by_sample(host, host.batches([sample]), sites)[0]
         if alone.shape != together[row].shape:
-            return Law("batch = loop", np.inf, limit, f"text {row} has another number of tokens")
+            return Law("batch = loop", np.inf, limit, f"sample {row} has another number of tokens")
         worst = max(worst, relative_difference(together[row], alone))
     return Law("batch = loop, padding changes nothing (all layers)", worst, limit)
 
@@ -205,7 +249,7 @@ def _by_sample(host: Host, batches: Sequence[Batch], sites: Sequence[Site]) -> d
 
 
 def read_sites(host: Host, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """The tensors themselves, unreduced: for short texts."""
+    """The tensors themselves, unreduced: for short inputs."""
     named = {site: f"{site.layer}.{site.point}" for site in sites}
     kept = host.read(batch, sites, lambda read: {named[site]: read[site] for site in sites})
     return {site: kept[name] for site, name in named.items()}

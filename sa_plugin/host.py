@@ -7,13 +7,14 @@ knows which library a model comes from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from sa_plugin.data import Sample
@@ -44,13 +45,16 @@ class Batch:
         rows: Index of each sample in the sequence given to `Host.batches`.
         inputs: What the model is called with, the attention mask included.
         valid: Tokens that are neither padding nor special.
-        offsets: Character offsets of each token; zero for padding and special tokens.
+        offsets: Character offsets of each token, or the box of each patch (top, left, bottom,
+            right) in image pixels; zero for padding and special tokens.
+        class_index: Where the class token of an image stands, if there is one; it is no row.
     """
 
     rows: Int[Tensor, " batch"]
     inputs: Mapping[str, Tensor]
     valid: Bool[Tensor, "batch token"]
-    offsets: Int[Tensor, "batch token 2"]
+    offsets: Real[Tensor, "batch token edge"]
+    class_index: Int[Tensor, " batch"] | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,28 @@ def layers_of(info: HostInfo, layers: int | Sequence[int] | None) -> tuple[int, 
                 f"{info.n_layers - 1}; the nearest is {nearest}."
             )
     return tuple(sorted({layer % info.n_layers for layer in wanted}))
+
+
+def layer_of_percent(n_layers: int, percent: float | int) -> int:
+    """The block index that the paper calls "`percent` % through the model".
+
+    `clamp(floor(percent * n_layers / 100) - 1, 0, n_layers - 1)`; activations are the block's
+    output (arXiv 2512.05038, the authors' code). Neighbouring percentages may name the same block.
+
+    Args:
+        n_layers: Number of blocks.
+        percent: Above 0, at most 100.
+
+    Raises:
+        ValueError: `percent` lies outside.
+
+    Example:
+        >>> [layer_of_percent(24, percent) for percent in (4, 46, 92, 100)]
+        [0, 10, 21, 23]
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent is {percent}: give a number above 0 and at most 100.")
+    return min(max(math.floor(percent * n_layers / 100) - 1, 0), n_layers - 1)
 
 
 def keep_tokens(

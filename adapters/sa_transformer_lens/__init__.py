@@ -1,5 +1,7 @@
 """TransformerLens as a host: a `TransformerBridge` (4.3 or later) becomes a `sa_plugin` host.
 
+Text models and vision towers (ViT, DeiT, folded DINOv2, CLIP) alike.
+
 This package is importable without TransformerLens and imports it nowhere but in `load`: `accept`
 looks at the class of the object it is given, so attaching a bridge imports no other library, and
 other objects are declined without importing TransformerLens.
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sa_transformer_lens.host import TransformerLensHost
     from sa_transformer_lens.prefix import prefix_view
+    from sa_transformer_lens.vision import TransformerLensVisionHost
 
 __all__ = ["accept", "prefix_view"]
 
@@ -20,13 +23,13 @@ REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "Hooked
 OLDEST = (4, 3)
 
 
-def accept(model: Any, **options: Any) -> TransformerLensHost | None:
+def accept(model: Any, **options: Any) -> TransformerLensHost | TransformerLensVisionHost | None:
     """Make a host of a TransformerBridge, or decline.
 
     Args:
         model: Anything.
-        **options: See `sa_transformer_lens.host.attach_bridge`: `tokenizer`, `padding_side`,
-            `batch_tokens`, `device`.
+        **options: See `sa_transformer_lens.host.attach_bridge`: `tokenizer`, `processor`,
+            `padding_side`, `batch_tokens`, `device`.
 
     Returns:
         The checked host, or None if the model is no TransformerBridge.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FIRST = ("input_ids", "pixel_values")
+
 
 class _Reached(Exception):
     """Everything asked for has been read."""
@@ -25,7 +27,7 @@ def capture(
     Args:
         bridge: A TransformerBridge.
         names: Hook names, aliases allowed.
-        inputs: `input_ids` and keyword arguments of the bridge.
+        inputs: `input_ids` or `pixel_values`, and keyword arguments of the bridge.
         stop: Hook after which the pass ends; by default it runs to the end.
 
     Returns:
@@ -53,14 +55,20 @@ def capture(
 
 def run(bridge: Any, inputs: Mapping[str, Tensor], hooks: list[tuple[str, Any]]) -> None:
     """Call the bridge under hooks, without gradients; hooks are removed whatever happens."""
-    device = next(bridge.parameters()).device
-    moved = {key: value.to(device) for key, value in inputs.items()}
-    tokens = moved.pop("input_ids")
+    first, others = split_inputs(bridge, inputs)
     with torch.no_grad(), bridge.hooks(fwd_hooks=hooks):
         try:
-            bridge(tokens, **moved)
+            bridge(first, **others)
         except _Reached:
             return
+
+
+def split_inputs(bridge: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The bridge's first argument, token ids or pixels, and the others, on its device."""
+    device = next(bridge.parameters()).device
+    moved = {key: value.to(device) for key, value in inputs.items()}
+    first = next(name for name in FIRST if name in moved)
+    return moved.pop(first), moved
 
 
 def _end(tensor: Tensor, hook: Any) -> None:

@@ -1,8 +1,8 @@
-"""A TransformerBridge as a host."""
+"""A TransformerBridge of a text model as a host, and `attach` for every bridge."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
@@ -11,41 +11,29 @@ from torch import Tensor
 
 from sa_plugin.checks import LIMITS, Law, relative_difference
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
+from sa_plugin.host import Batch, HostInfo, Site
 from sa_transformer_lens import tokenise
-from sa_transformer_lens.capture import capture
+from sa_transformer_lens.bridge_host import BridgeHost, describe, number_format, refuse_training
 from sa_transformer_lens.fingerprint import fingerprint
-from sa_transformer_lens.probe import demand, output_projection, probe
+from sa_transformer_lens.probe import demand, probe
+from sa_transformer_lens.vision import TransformerLensVisionHost, attach_vision
 
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
 
 
-@dataclass(frozen=True, eq=False)
-class TransformerLensHost:
-    """A checked TransformerBridge; make one with `sa_plugin.attach(bridge)`.
+@dataclass(frozen=True, eq=False, repr=False)
+class TransformerLensHost(BridgeHost):
+    """A checked TransformerBridge of a text model; make one with `sa_plugin.attach(bridge)`.
 
     Attributes:
-        bridge: The user's bridge. It is read, never changed: hooks live for one call.
         tokenizer: By its own rule for special tokens, see `tokenise`.
-        info: What is fixed about the model.
-        points: Hook of each point, inside a block.
         padding_side: Where padding goes; it changes no number.
         batch_tokens: Default size of batches.
     """
 
-    bridge: Any
     tokenizer: Any
-    info: HostInfo
-    points: Mapping[Point, str]
     padding_side: tokenise.PaddingSide = "right"
     batch_tokens: int = 2048
-
-    def __repr__(self) -> str:
-        info = self.info
-        return (
-            f"TransformerLensHost({info.model}, {info.architecture}, {info.n_layers} blocks x "
-            f"{info.d_model}, {info.n_heads} heads, {info.block}, {info.dtype})"
-        )
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Tokenise and group samples of like length, whole texts only.
@@ -56,11 +44,13 @@ class TransformerLensHost:
                 by default what the host was attached with.
 
         Raises:
-            ValueError: A text has no token, or more than the model's context holds.
+            ValueError: A sample is an image, or a text has no token or more than the model's
+                context holds.
         """
         return self._batches(samples, self.batch_tokens if batch_tokens is None else batch_tokens)
 
     def _batches(self, samples: Sequence[Sample], most: int, extra: int = 0) -> list[Batch]:
+        self._refuse_images(samples)
         tokens = tokenise.encode(self.tokenizer, [sample.text for sample in samples])
         context = self.bridge.cfg.n_ctx
         for sample, row in zip(samples, tokens, strict=True):
@@ -75,60 +65,17 @@ class TransformerLensHost:
             pad=0 if pad is None else pad,
         )  # fmt: skip
 
-    def forward_inputs(self, sample: Sample) -> dict[str, Tensor]:
-        """What the bridge is called with for one sample: a batch of one, with attention mask."""
-        device = next(self.bridge.parameters()).device
-        inputs = self.batches([sample])[0].inputs
-        return {key: value.to(device) for key, value in inputs.items()}
-
-    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
-        """Run one forward pass up to the deepest block of `sites` and reduce what was read.
-
-        Args:
-            batch: From `batches`.
-            sites: What to read.
-            reduce: Sees a clone of each tensor, on the model's device and in its number format.
-
-        Returns:
-            What `reduce` returned, on the CPU.
-
-        Raises:
-            ValueError: No site, an unknown one, or the model is in training mode.
-            RuntimeError: A hook did not fire exactly once.
-        """
-        refuse_training(self.bridge)
-        names = {site: self.hook_name(site) for site in sites}
-        if not names:
-            raise ValueError("sites is empty: name at least one Site(layer, point).")
-        found = capture(self.bridge, names.values(), batch.inputs, _last_hook(sites))
-        with torch.no_grad():
-            kept = reduce({site: found[name] for site, name in names.items()})
-        return {key: value.cpu() for key, value in kept.items()}
-
-    def hook_name(self, site: Site) -> str:
-        """TransformerLens's name of a site, such as `blocks.8.hook_resid_post`.
-
-        Raises:
-            ValueError: No such layer or point.
-        """
-        layer, point = site
-        if point not in self.points:
-            raise ValueError(f"point {point!r} is unknown: use one of {get_args(Point)}.")
-        if not 0 <= layer < self.info.n_layers:
-            nearest = min(max(layer, 0), self.info.n_layers - 1)
+    def _refuse_images(self, samples: Sequence[Sample]) -> None:
+        image = next((sample for sample in samples if sample.image is not None), None)
+        if image is not None:
             raise ValueError(
-                f"layer {layer} does not exist: {self.info.model} has blocks 0 to "
-                f"{self.info.n_layers - 1}; the nearest is {nearest}."
+                f"sample {image.id!r} is an image; {self.info.model} reads texts. Attach a vision "
+                "model (load_bridge takes ViT, DINOv2 and CLIP folders)."
             )
-        return f"blocks.{layer}.{self.points[point]}"
 
-    def output_projection(self, layer: int) -> OutputProjection:
-        """The attention output projection of one block, one slice a query head, in float32.
-
-        In a post_norm model the sum of the heads passes a norm before it is `attn_out`.
-        """
-        self.hook_name(Site(layer, "z"))
-        return output_projection(self.bridge, layer)
+    def probe_inputs(self) -> dict[str, Tensor]:
+        """A short text."""
+        return self.forward_inputs(Sample("probe", PROBE_TEXT, "probe"))
 
     def laws(self, samples: Sequence[Sample]) -> list[Law]:
         """The laws that only this adapter can measure: those of `attach` again, and padding."""
@@ -141,24 +88,28 @@ def attach_bridge(
     bridge: Any,
     *,
     tokenizer: Any = None,
+    processor: Any = None,
     padding_side: str = "right",
     batch_tokens: int = 2048,
     device: str | torch.device | None = None,
-) -> TransformerLensHost:
-    """Check a bridge once, by three forward passes over a short text, and wrap it.
+) -> TransformerLensHost | TransformerLensVisionHost:
+    """Check a bridge once, by a few forward passes over a short input, and wrap it.
 
     Args:
-        bridge: A TransformerBridge of a text model, in eval mode.
-        tokenizer: Used as it is; by default the bridge's, without a BOS token that only
+        bridge: A TransformerBridge of a text or vision model, in eval mode.
+        tokenizer: For texts. Used as it is; by default the bridge's, without a BOS token that only
             TransformerLens put there (see `tokenise`).
-        padding_side: "right" or "left".
+        processor: For images: an image processor of transformers, its config, or a
+            `sa_plugin.processor.Processor`; by default the bridge's.
+        padding_side: Of texts: "right" or "left".
         batch_tokens: Default size of batches.
         device: Where to move the bridge; by default it stays where it is.
 
     Raises:
-        ValueError: Training mode, no tokenizer or one without offsets, a hook that does not fire
-            exactly once, a residual that is not the model's own hidden state or that padding
-            changes, or blocks that add up in no known way.
+        ValueError: Training mode, no tokenizer or one without offsets, no image processor or one
+            whose geometry is unknown, a hook that does not fire exactly once, a residual that is
+            not the model's own hidden state or that padding changes, or blocks that add up in no
+            known way.
     """
     if padding_side not in get_args(tokenise.PaddingSide):
         raise ValueError(f"padding_side {padding_side!r} is unknown: use 'left' or 'right'.")
@@ -167,60 +118,33 @@ def attach_bridge(
         raise ValueError(f"{bridge.cfg.architecture} has no single stack of blocks to read.")
     if device is not None:
         bridge.to(device)
+    if getattr(bridge.cfg, "is_visual_model", False):
+        if tokenizer is not None:
+            raise ValueError(f"{bridge.cfg.architecture} reads images: leave the tokenizer out.")
+        return attach_vision(bridge, processor, batch_tokens)
+    if processor is not None:
+        raise ValueError(f"{bridge.cfg.architecture} reads texts: leave the processor out.")
+    return _attach_text(bridge, tokenizer, cast(tokenise.PaddingSide, padding_side), batch_tokens)
+
+
+def _attach_text(
+    bridge: Any, tokenizer: Any, side: tokenise.PaddingSide, batch_tokens: int
+) -> TransformerLensHost:
     if tokenizer is None:
         tokenizer = tokenise.own_tokenizer(bridge.tokenizer)
     tokenise.check_tokenizer(tokenizer)
     ids = torch.from_numpy(tokenise.encode(tokenizer, [PROBE_TEXT])[0].ids)[None]
     if ids.shape[1] < 2:
         raise ValueError(f"the tokenizer makes {ids.shape[1]} token of {PROBE_TEXT!r}.")
-    dtype = _dtype(bridge)
-    seen = probe(bridge, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, dtype)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    seen = probe(bridge, inputs, number_format(bridge))
     info = HostInfo(
-        host="transformer_lens",
-        model=str(bridge.cfg.model_name),
-        architecture=str(bridge.cfg.architecture),
-        n_layers=bridge.cfg.n_layers,
-        d_model=bridge.cfg.d_model,
-        n_heads=bridge.cfg.n_heads,
-        d_head=bridge.cfg.d_head,
-        block=seen.block,
-        causal=seen.causal,
-        bos=tokenise.puts_special_first(tokenizer),
-        processing=_processing(bridge),
-        dtype=dtype,
-        fingerprint=fingerprint(bridge),
-    )
-    side = cast(tokenise.PaddingSide, padding_side)
-    host = TransformerLensHost(bridge, tokenizer, info, seen.points, side, batch_tokens)
+        **describe(bridge), block=seen.block, causal=seen.causal,
+        bos=tokenise.puts_special_first(tokenizer), fingerprint=fingerprint(bridge),
+    )  # fmt: skip
+    host = TransformerLensHost(bridge, info, seen.points, tokenizer, side, batch_tokens)
     demand(bridge, _padding_law(host, [Sample("probe", PROBE_TEXT, "probe")], [side]))
     return host
-
-
-def refuse_training(bridge: Any) -> None:
-    """Dropout would make every number random.
-
-    Raises:
-        ValueError: Any module is in training mode.
-    """
-    if any(module.training for module in bridge.modules()):
-        raise ValueError("the model is in training mode: call model.eval() first.")
-
-
-def _last_hook(sites: Sequence[Site]) -> str:
-    deepest = max(site.layer for site in sites)
-    only_entry = all(site.point == "resid_pre" for site in sites if site.layer == deepest)
-    return f"blocks.{deepest}.{'hook_resid_pre' if only_entry else 'hook_resid_post'}"
-
-
-def _dtype(bridge: Any) -> str:
-    formats = {str(p.dtype) for p in bridge.blocks.parameters() if p.is_floating_point()}
-    return "+".join(sorted(name.removeprefix("torch.") for name in formats))
-
-
-def _processing(bridge: Any) -> str:
-    # compatibility_mode alone, with no_processing=True, leaves the weights as they are.
-    processed = getattr(bridge, "_weights_processed", bridge.compatibility_mode)
-    return "compatibility" if processed else "none"
 
 
 def _padding_law(

@@ -7,6 +7,12 @@ last of them; an `Objective` is a metric of exactly that. Blocks above are never
 have no rows for them, and no node there lacks a gradient. Inputs that those tools do not pass on,
 such as the attention mask, ride in the view.
 
+A vision model's first argument is pixels, `[batch, 3, height, width]`. The patching functions take
+its second dimension for the number of tokens, so give them `index_df` with the positions to patch.
+
+A view cannot tell a sweep over a hook that fires and changes nothing from one without effect. Ask
+`host.check_writable(name)` first; in encoders and vision towers `attn.hook_pattern` is such a hook.
+
 The alternative, the whole bridge with a metric that looks up a tensor captured on the way, needs
 `tensor.clone()` in the capture: `resid_post` of one block and `resid_pre` of the next are the same
 storage, and patch setters write in place.
@@ -97,6 +103,11 @@ class PrefixView:
     ) -> Tensor:
         """Run the blocks with hooks and return the activation at `hook_name`.
 
+        Args:
+            tokens: Token ids `[batch, token]`, or pixels `[batch, 3, height, width]`.
+            fwd_hooks: As of TransformerLens.
+            bwd_hooks: As of TransformerLens.
+
         Raises:
             ValueError: The tokens are not those of the objective in number, or the inputs that
                 ride along do not fit them.
@@ -115,7 +126,7 @@ class PrefixView:
         """The activation at `hook_name`, and the bridge's cache of the blocks that were run.
 
         Args:
-            tokens: Token ids.
+            tokens: Token ids, or pixels.
             **options: For the bridge's `run_with_cache`, such as `names_filter`.
 
         Raises:
@@ -142,6 +153,8 @@ class PrefixView:
     def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
         if tokens.ndim < 2:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}: give [batch, token].")
+        if tokens.ndim == 4:
+            return {name: _expand(name, value, tokens) for name, value in self.inputs.items()}
         length = tokens.shape[1]
         if self.n_tokens is not None and length != self.n_tokens:
             raise ValueError(
@@ -190,7 +203,7 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
         )
     if not hook_name.startswith(f"blocks.{layer}."):
         raise ValueError(f"{hook_name!r} is no hook of block {layer}: a view ends at a block.")
-    given = sorted({"input_ids", "input", "tokens"} & inputs.keys())
+    given = sorted({"input_ids", "input", "tokens", "pixel_values"} & inputs.keys())
     if given:
         raise ValueError(
             f"{given[0]} is the input itself, which patching functions pass: leave it out here."
@@ -198,17 +211,22 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
     return PrefixView(bridge, layer, hook_name, n_tokens, dict(inputs))
 
 
-def _fit(name: str, value: Tensor, tokens: Tensor) -> Tensor:
-    """One row, or the batch's rows, as many positions as tokens."""
+def _expand(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+    """One row, or the batch's rows."""
     if value.ndim == 0 or value.shape[0] not in (1, len(tokens)):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, the tokens {tuple(tokens.shape)}: give one "
             "row, or one for each row of the tokens."
         )
+    return value.expand(len(tokens), *value.shape[1:])
+
+
+def _fit(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+    """One row, or the batch's rows, as many positions as tokens."""
     per_token = name in ("attention_mask", "position_ids", "token_type_ids")
     if per_token and value.shape[1:] != tokens.shape[1:2]:
         raise ValueError(
             f"{name} has {value.shape[-1]} positions, the tokens {tokens.shape[1]}: clean and "
             "corrupted inputs must have the same number of tokens as what rides along."
         )
-    return value.expand(len(tokens), *value.shape[1:])
+    return _expand(name, value, tokens)

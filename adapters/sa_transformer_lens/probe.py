@@ -1,4 +1,4 @@
-"""What `attach` asks of a bridge once: one forward pass over a short text, every hook counted.
+"""What `attach` asks of a bridge once: one forward pass over a short input, every hook counted.
 
 How a block adds up is measured, never taken from the architecture's name. With A what attention and
 M what the MLP adds, a the raw output of the attention's output projection, in every layer:
@@ -59,7 +59,7 @@ def probe(bridge: Any, inputs: Mapping[str, Tensor], dtype: str) -> Probe:
 
     Args:
         bridge: The bridge, in eval mode.
-        inputs: One unpadded text of two tokens or more.
+        inputs: One unpadded text of two tokens or more, or one image.
         dtype: Number format, for the limits.
 
     Raises:

@@ -51,7 +51,9 @@ def own_tokenizer(tokenizer: Any) -> Any:
     own = fresh(text).input_ids
     if own == ids:
         return tokenizer
-    if own != ids[1:]:
+    # The rebuilt tokenizer may also have lost a token it should put last.
+    plain, ours = (tok(text, add_special_tokens=False).input_ids for tok in (fresh, tokenizer))
+    if plain != ours:
         raise ValueError(
             f"the tokenizer at {tokenizer.name_or_path!r} and the bridge's differ beyond the BOS "
             "token that TransformerLens adds: say which to use, attach(bridge, tokenizer=...)."
