@@ -99,7 +99,9 @@ def coverage(
     left, right = _pixels(boxes[:, 1], boxes[:, 3], mask.shape[1])
     inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
     area = (bottom - top) * (right - left)
-    return np.divide(inside, area, out=np.zeros(len(boxes)), where=area > 0)
+    share: Float[np.ndarray, " patch"] = np.zeros(len(boxes))
+    np.divide(inside, area, out=share, where=area > 0)
+    return share
 
 
 def _pixels(
