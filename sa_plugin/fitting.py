@@ -88,7 +88,7 @@ def fit(
         units = tuple(f"cluster {k}" for k in range(sets["token"].vectors.shape[1]))
     origin = Origin(
         host.info.model, host.info.architecture, host.info.fingerprint, host.info.processing,
-        data.hash, statistics.settings["sinks"], statistics.layers, seed, record,  # type: ignore[arg-type]
+        host.info.dtype, host.info.tokenizer, data.hash, statistics.settings["sinks"], statistics.layers, seed, record,  # type: ignore[arg-type]
         {"kept": len(statistics.tokens), **statistics.tokens.dropped},
     )  # fmt: skip
     return ConceptBank(

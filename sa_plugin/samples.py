@@ -40,7 +40,7 @@ class Sample:
     document: str
     spans: tuple[Span, ...] = ()
     positive: frozenset[str] = frozenset()
-    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, compare=False)
+    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, hash=False)
 
     def token_labels(
         self, offsets: Int[np.ndarray, "token 2"], concepts: Sequence[str]
@@ -49,7 +49,7 @@ class Sample:
 
         Args:
             offsets: Character offsets `[start, end)` of the tokens, special tokens left out.
-            concepts: Column order of the result.
+            concepts: Column order of the result; labels of other concepts are not asked for.
 
         Raises:
             ValueError: A token mask has another length than the tokenizer's output.
@@ -58,16 +58,18 @@ class Sample:
         column = {concept: k for k, concept in enumerate(concepts)}
         if self.token_mask is not None:
             for concept, mask in self.token_mask.items():
-                if len(mask) != len(offsets):
+                if concept in column and len(mask) != len(offsets):
                     raise ValueError(
                         f"sample {self.id!r}: the token mask of {concept!r} has {len(mask)} "
                         f"entries, the tokenizer gives {len(offsets)} tokens (special tokens left "
                         "out). Make the mask with the tokenizer of the model you attach, or label "
                         "by character spans (ConceptData.from_spans)."
                     )
-                labels[:, column[concept]] = mask
+                if concept in column:
+                    labels[:, column[concept]] = mask
             return labels
         for start, end, concept in self.spans:
-            overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
-            labels[overlap, column[concept]] = True
+            if concept in column:
+                overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+                labels[overlap, column[concept]] = True
         return labels

@@ -104,6 +104,7 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
     rows: list[dict[str, Any]] = []
+    lines: list[int] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
@@ -113,10 +114,23 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
                 f"{path} line {number}: expected an object with 'text' and 'labels' "
                 "([[start, end, concept], ...])."
             )
+        unknown = sorted(row.keys() - {"text", "labels", "id", "document", "split"})
+        if unknown:
+            raise ValueError(
+                f"{path} line {number}: key {unknown[0]!r} is unknown; known: text, labels, id, "
+                "document, split."
+            )
+        lines.append(number)
         rows.append(row)
 
     def column(name: str) -> list[str] | None:
-        return [str(row[name]) for row in rows] if all(name in row for row in rows) else None
+        without = [line for line, row in zip(lines, rows, strict=True) if name not in row]
+        if without and len(without) < len(rows):
+            raise ValueError(
+                f"{path} line {without[0]}: {name!r} is missing, other lines have it: give it on "
+                "every line or on none."
+            )
+        return None if without else [str(row[name]) for row in rows]
 
     return ConceptData.from_spans(
         [row["text"] for row in rows],

@@ -189,6 +189,7 @@ def attach_bridge(
         processing=_processing(bridge),
         dtype=dtype,
         fingerprint=fingerprint(bridge),
+        tokenizer=tokenise.digest(tokenizer),
     )
     side = cast(tokenise.PaddingSide, padding_side)
     host = TransformerLensHost(bridge, tokenizer, info, seen.points, side, batch_tokens)
