@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sa_plugin.concepts.kinds import KINDS, kind_of
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import Detector
 from sa_plugin.host import Host, attach
@@ -24,11 +25,10 @@ from sa_plugin.weights import folder
 from sa_transformer_lens.explain import explain
 from sa_transformer_lens.load import load_bridge
 
-KINDS = ("prototype", "separator", "lda", "separator_adam", "kmeans", "kmeans_separator")
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
 TOKENS = "gradient x (embedding - mean)"
 PASSAGES = {"small": 240, "default": 600}
-# About how long the full setting takes on two idle cores, as the command says before it starts.
+# Extrapolated from the default setting on two idle cores; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 60, "minilm": 12}
 
 
@@ -50,7 +50,10 @@ def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Anal
     if size in PASSAGES:
         data = data.subset(PASSAGES[size], seed=seed)
     else:
-        print(f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores.")
+        print(
+            f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores "
+            "(extrapolated from the default one)."
+        )
     host = attach(load_bridge(path))
     return _run(host, data, demo_settings(host.info.n_layers, size, seed), out, model)
 
@@ -63,7 +66,10 @@ def demo_settings(n_layers: int, size: str, seed: int) -> Settings:
     """
     every = tuple(range(n_layers)) if n_layers <= 12 else tuple(range(1, n_layers - 1, 3))
     if size == "full":
-        return Settings(dict.fromkeys(KINDS, tuple(range(n_layers))), seed=seed)
+        # Clusters cost minutes a block, so they keep to every third of a deep model.
+        whole = tuple(range(n_layers))
+        kinds = {kind: whole if kind_of(kind).supervised else every for kind in KINDS}
+        return Settings(kinds, seed=seed)
     if size == "small":
         every = every[1::2]
     middle = (every[2 * len(every) // 3],)
