@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from sa_plugin.concepts.kinds import KINDS, kind_of
 from sa_plugin.data import ConceptData, Sample
@@ -215,6 +216,7 @@ def explain_passage(
             "method": TOKENS if got.heads is None else f"{TOKENS}; heads: attribution_patch",
             "value": got.value,
             "tokens": got.tokens[position].tolist(),
+            "dropped": _share_elsewhere(got.tokens, position),
         }
         if got.heads is not None:
             one["heads"] = got.heads.tolist()
@@ -235,6 +237,12 @@ def explain_passage(
             "SuperActivator tokens are replaced by other tokens of the passage."
         ),
     }
+
+
+def _share_elsewhere(tokens: Float[np.ndarray, " token"], shown: Int[np.ndarray, " kept"]) -> float:
+    """Share of the summed sizes that lies on tokens that are not rows: sinks and special tokens."""
+    sizes = np.abs(tokens)
+    return float(1 - sizes[shown].sum() / sizes.sum()) if sizes.any() else 0.0
 
 
 def _pick(detector: Detector, table: ScoreTable) -> tuple[int, int] | None:
