@@ -174,7 +174,11 @@ def token_table(
         layout.position[keep],
         layout.offsets[keep],
         layout.labels[keep],
-        {"special": layout.special, "sink": int((~keep).sum())},
+        {
+            "special": layout.special,
+            "sink": int((~keep).sum()),
+            "labelled sink": int(layout.labels[~keep].any(-1).sum()),
+        },
     )
 
 

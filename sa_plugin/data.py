@@ -349,6 +349,8 @@ class ConceptData:
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:
         """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
 
+        Serving rare concepts first raises the share of positives a little; the name says so.
+
         Raises:
             ValueError: `n` leaves a split without samples.
         """
@@ -365,6 +367,7 @@ class ConceptData:
         keep = sorted(chosen)
         return replace(
             self,
+            name=f"{self.name}, {len(keep)} of {len(self.samples)}, rare concepts first",
             samples=tuple(self.samples[i] for i in keep),
             split_of=tuple(self.split_of[i] for i in keep),
         )

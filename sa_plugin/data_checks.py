@@ -12,6 +12,10 @@ class EmptySplitWarning(UserWarning):
     """A concept has no positive sample in a split."""
 
 
+class RepeatedTextWarning(UserWarning):
+    """The same text lies in two splits."""
+
+
 def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Sequence[str]) -> None:
     """Check labels, documents and splits of a data set.
 
@@ -24,6 +28,8 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     if not known or len(known) != len(concepts):
         raise ValueError(f"concepts {concepts} must be one or more distinct names.")
     home: dict[str, str] = {}
+    text_home: dict[str, tuple[str, str]] = {}
+    repeated: list[tuple[str, str]] = []
     seen: set[str] = set()
     for sample, of in zip(samples, split_of, strict=True):
         if of not in SPLITS:
@@ -38,6 +44,17 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
                 "by document."
             )
         _validate_labels(sample, known)
+        first, where = text_home.setdefault(sample.content, (sample.id, of))
+        if where != of:
+            repeated.append((first, sample.id))
+    if repeated:
+        warnings.warn(
+            f"{len(repeated)} text(s) stand in two splits, {repeated[0][0]!r} and "
+            f"{repeated[0][1]!r} first: results on the second are too good. Give repeated texts "
+            "one document.",
+            RepeatedTextWarning,
+            stacklevel=4,
+        )
     for concept in concepts:
         _validate_concept(samples, split_of, concept)
 
@@ -49,6 +66,12 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
         raise ValueError(
             f"sample {sample.id!r} is labelled {min(stray)!r}, which is not among the concepts "
             f"{sorted(known)}."
+        )
+    unsaid = {s.concept for s in sample.spans} - sample.positive
+    if unsaid:
+        raise ValueError(
+            f"sample {sample.id!r} has a span of {min(unsaid)!r} but is not positive for it: add "
+            "it to `positive`."
         )
     for start, end, concept in sample.spans:
         if not 0 <= start < end <= len(sample.text):

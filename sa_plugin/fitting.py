@@ -88,11 +88,21 @@ def fit(
     units = data.concepts
     if not chosen.supervised:
         units = tuple(f"cluster {k}" for k in range(sets["token"].vectors.shape[1]))
+    info, settings = host.info, statistics.settings
     origin = Origin(
-        host.info.model, host.info.architecture, host.info.fingerprint, host.info.processing,
-        data.hash, statistics.settings["sinks"], statistics.layers, seed, record,  # type: ignore[arg-type]
-        {"kept": len(statistics.tokens), **statistics.tokens.dropped},
-    )  # fmt: skip
+        model=info.model,
+        architecture=info.architecture,
+        fingerprint=info.fingerprint,
+        processing=info.processing,
+        dtype=info.dtype,
+        tokenizer=info.tokenizer,
+        data_hash=data.hash,
+        sinks=settings["sinks"],  # type: ignore[arg-type]
+        sink_layers=statistics.layers,
+        seed=seed,
+        options=record,
+        counts={"kept": len(statistics.tokens), **statistics.tokens.dropped},
+    )
     return ConceptBank(
         data.concepts, units, blocks, statistics.hook_point, kind, sets["token"],
         sets.get("permuted"), sets.get("pooled"), statistics.component_means, origin,

@@ -73,6 +73,7 @@ class HostInfo:
         dtype: The model's own number format; scores are float32 whatever it is.
         fingerprint: Hash of the architecture and of values drawn from every weight before and in
             the blocks; what lies behind the last block changes no activation that is read.
+        tokenizer: Hash of what cuts texts into tokens, special tokens included.
     """
 
     host: str
@@ -88,6 +89,7 @@ class HostInfo:
     processing: str
     dtype: str
     fingerprint: str
+    tokenizer: str = ""
 
 
 class OutputProjection(NamedTuple):

@@ -45,10 +45,16 @@ class Image:
         return hash(self.digest)
 
     @cached_property
+    def pixel_digest(self) -> str:
+        """Hash of the pixels alone."""
+        found = hashlib.sha256(repr(self.pixels.shape).encode())
+        found.update(np.ascontiguousarray(self.pixels).tobytes())
+        return found.hexdigest()
+
+    @cached_property
     def digest(self) -> str:
         """Hash of pixels, masks and the rule."""
-        found = hashlib.sha256(repr((self.pixels.shape, self.min_coverage)).encode())
-        found.update(np.ascontiguousarray(self.pixels).tobytes())
+        found = hashlib.sha256(f"{self.pixel_digest} {self.min_coverage}".encode())
         for concept, mask in sorted(self.masks.items()):
             found.update(concept.encode())
             found.update(np.packbits(mask).tobytes())
@@ -150,7 +156,7 @@ def combine_masks(
                 f"sample {name!r}: the mask of {concept!r} is {mask.shape[0]} x {mask.shape[1]}, "
                 f"the image {size[0]} x {size[1]}: give masks of the image before any processing."
             )
-        found[concept] = np.array(mask, dtype=bool)
+        found[concept] = np.asarray(mask, dtype=bool)
     rows, columns = (np.arange(n) + 0.5 for n in size)
     for concept, top, left, bottom, right in boxes:
         inside = np.outer((rows >= top) & (rows < bottom), (columns >= left) & (columns < right))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sa_plugin._optional import require
-from sa_plugin.report.heads import excess, mean_grid
+from sa_plugin.report.heads import excess, mean_grid, relative
 from sa_plugin.report.html import Markup, el
 from sa_plugin.report.page import stylesheet
 from sa_plugin.report.passages import passages
@@ -181,6 +181,9 @@ def plot_distributions(
 def plot_heads(block: Mapping[str, Any], concept: str | None = None, ax: Any = None) -> Any:
     """Lift minus control of every head, a diverging palette centred at zero.
 
+    Each map is divided by the |lift| of its concept's score where the block holds it, so that
+    concepts whose scores have different scales can be averaged.
+
     Args:
         block: `kinds[kind]["heads"]`.
         concept: Which; by default the mean over concepts.
@@ -197,15 +200,17 @@ def plot_heads(block: Mapping[str, Any], concept: str | None = None, ax: Any = N
     if concept is not None and concept not in known_names:
         raise ValueError(f"no head map of {concept!r}: use one of {known_names}.")
     names = [concept] if concept else known_names
-    grid = mean_grid([excess(block["concepts"][name]) for name in names])
+    maps = [block["concepts"][name] for name in names]
+    scaled = all("total" in one for one in maps)
+    grid = mean_grid([relative(one) if scaled else excess(one) for one in maps])
     columns = [[_or_nan(v) for v in heads] for heads in zip(*grid, strict=True)]
     limit = max((abs(v) for row in columns for v in row if v == v), default=1.0) or 1.0
     colors = require("matplotlib.colors", "plot", "plots")
     palette = colors.LinearSegmentedColormap.from_list("lift", [IN_COLOUR, "#ffffff", TAIL_COLOUR])
     ax = _axes(ax, (7.0, 2.8))
     image = ax.imshow(columns, cmap=palette, vmin=-limit, vmax=limit, aspect="auto")
-    controlled = all(block["concepts"][name].get("control") for name in names)
-    ax.figure.colorbar(image, ax=ax, label="lift − control" if controlled else "lift, no control")
+    label = "lift − control" if all(one.get("control") for one in maps) else "lift, no control"
+    ax.figure.colorbar(image, ax=ax, label=f"{label}, share of the lift" if scaled else label)
     ax.set_xlabel("layer")
     ax.set_ylabel("head")
     ax.set_title(concept or f"mean of {len(names)} concepts", fontsize=10)

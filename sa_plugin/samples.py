@@ -43,8 +43,13 @@ class Sample:
     document: str
     spans: tuple[Span, ...] = ()
     positive: frozenset[str] = frozenset()
-    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, compare=False)
+    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, hash=False)
     image: Image | None = field(default=None, repr=False)
+
+    @property
+    def content(self) -> str:
+        """The text, or the hash of an image's pixels: equal contents, equal inputs."""
+        return self.text if self.image is None else self.image.pixel_digest
 
     def token_labels(
         self, offsets: Real[np.ndarray, "token edge"], concepts: Sequence[str]
@@ -54,7 +59,7 @@ class Sample:
         Args:
             offsets: Character offsets `[start, end)` of the tokens, special tokens left out; for
                 images the box of each patch (top, left, bottom, right) in image pixels.
-            concepts: Column order of the result.
+            concepts: Column order of the result; labels of other concepts are not asked for.
 
         Raises:
             ValueError: A token mask has another length than the tokenizer's output.
@@ -63,21 +68,24 @@ class Sample:
         column = {concept: k for k, concept in enumerate(concepts)}
         if self.image is not None:
             for concept, pixels in self.image.masks.items():
-                share = coverage(pixels, np.asarray(offsets, dtype=np.float64))
-                labels[:, column[concept]] = share > self.image.min_coverage
+                if concept in column:
+                    share = coverage(pixels, np.asarray(offsets, dtype=np.float64))
+                    labels[:, column[concept]] = share > self.image.min_coverage
             return labels
         if self.token_mask is not None:
             for concept, mask in self.token_mask.items():
-                if len(mask) != len(offsets):
+                if concept in column and len(mask) != len(offsets):
                     raise ValueError(
                         f"sample {self.id!r}: the token mask of {concept!r} has {len(mask)} "
                         f"entries, the tokenizer gives {len(offsets)} tokens (special tokens left "
                         "out). Make the mask with the tokenizer of the model you attach, or label "
                         "by character spans (ConceptData.from_spans)."
                     )
-                labels[:, column[concept]] = mask
+                if concept in column:
+                    labels[:, column[concept]] = mask
             return labels
         for start, end, concept in self.spans:
-            overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
-            labels[overlap, column[concept]] = True
+            if concept in column:
+                overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+                labels[overlap, column[concept]] = True
         return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import overload
 
@@ -96,11 +97,18 @@ def score_samples(
     return _score(host, samples, none, [bank], batch_tokens, memory_budget, progress, "scores")[0]
 
 
+class OtherPrecisionWarning(UserWarning):
+    """Vectors were fitted on the same weights in another number format."""
+
+
 def check_origin(bank: ConceptBank, host: Host) -> None:
     """Refuse a bank on a model it was not fitted on.
 
     Raises:
-        ValueError: Model, processing mode or width differ; the text says which.
+        ValueError: Model, processing mode, tokenizer or width differ; the text says which.
+
+    Warns:
+        OtherPrecisionWarning: Same weights in another number format.
     """
     info, origin = host.info, bank.origin
     width = bank.token.vectors.shape[-1]
@@ -125,6 +133,19 @@ def check_origin(bank: ConceptBank, host: Host) -> None:
             f"the bank was fitted on {origin.model} (weights {origin.fingerprint[:12]}), the "
             f"attached model is {info.model} (weights {info.fingerprint[:12]}): concept vectors "
             "do not carry over to other weights. Fit again on this model."
+        )
+    if origin.tokenizer and origin.tokenizer != info.tokenizer:
+        raise ValueError(
+            f"the bank was fitted with tokenizer {origin.tokenizer[:12]}, the attached model has "
+            f"{info.tokenizer[:12]}: other tokens (a BOS, say) give other activations. Attach with "
+            "the tokenizer it was fitted with, or fit again."
+        )
+    if origin.dtype and origin.dtype != info.dtype:
+        warnings.warn(
+            f"the bank was fitted in {origin.dtype}, the attached model runs in {info.dtype}: "
+            "scores differ by its rounding, thresholds do not know it.",
+            OtherPrecisionWarning,
+            stacklevel=3,
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sa_plugin.data import ConceptData, EmptySplitWarning, Sample, Span
+from sa_plugin.data_checks import RepeatedTextWarning
 from sa_plugin.splitting import split_documents
 
 TEXTS = ["the cat sat", "a dog and a cat", "rain fell", "we sang"] * 15
@@ -154,7 +155,25 @@ def test_a_concept_missing_from_a_split_is_a_named_warning():
         ConceptData.from_spans(["the cat sat"] * 60, spans, split=split)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        made = ConceptData.from_spans([f"{k:02} a cat" for k in range(60)], [[(3, 4, "x")]] * 60)
+        assert made.train
+
+
+def test_a_text_in_two_splits_is_a_named_warning():
+    with pytest.warns(RepeatedTextWarning, match=r"text\(s\) stand in two splits"):
         data()
+
+
+def test_a_span_without_its_sample_label_is_refused():
+    bad = Sample("0", "a cat", "0", (Span(2, 5, "animal"),), frozenset())
+    with pytest.raises(ValueError, match="has a span of 'animal' but is not positive"):
+        ConceptData(("animal",), (bad,), ("train",))
+
+
+def test_token_masks_tell_samples_apart():
+    one, other = (Sample("0", "a b", "0", (), frozenset("x"), {"x": mask})
+                  for mask in ((True, False), (False, True)))  # fmt: skip
+    assert one != other
 
 
 def test_unknown_names():

@@ -1,6 +1,7 @@
 """What evaluation, sweep, localisation and search results say, against direct computation."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -135,6 +136,33 @@ def test_the_verdict_follows_the_paired_intervals(evaluation):
     text = " ".join(str(evaluation).split())
     assert "conditional on the train and calibration splits" in text
     assert "300 draws, seed 0" in text
+
+
+def test_a_concept_without_positives_is_left_out_of_every_average(case, detector):
+    """Macro precision and macro F1 average the same concepts."""
+    samples = [s for s in case.data.test.samples if "food" not in s.positive]
+    test = replace(case.data.test, samples=tuple(samples))
+    found = detector.evaluate(test, scores=case.table, draws=20)
+    k = case.bank.concepts.index("food")
+    assert found.n_positive[k] == 0
+    for one in found.methods:
+        for metric in ("precision", "recall", "f1"):
+            values = [i.estimate for i in one.concept[metric]]
+            assert np.isnan(values[k])
+            kept = np.delete(values, k)
+            assert one.macro[metric].estimate == pytest.approx(kept.mean())
+            weighted = np.average(kept, weights=np.delete(found.n_positive, k))
+            assert one.weighted[metric].estimate == pytest.approx(weighted)
+    assert "both leave out concepts without any" in " ".join(str(found).split())
+
+
+def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
+    curve = detector.sweep(case.data.test, scores=case.table, draws=20)
+    assert "(picked on test)" in repr(curve)
+    text = " ".join(str(curve).split())
+    best = max(i.estimate for i in curve.f1["MaxTok"])
+    assert "Layer: SuperActivators' best by calibration" in text
+    assert f"MaxTok {best:.3f} at" in text.partition("Peaks (picked on test):")[2]
 
 
 def test_few_documents_are_called_few():

@@ -12,7 +12,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.fitting import fit
 from sa_plugin.host import Batch, Site, keep_tokens
-from sa_plugin.scoring import score, score_samples
+from sa_plugin.scoring import OtherPrecisionWarning, score, score_samples
 from sa_plugin.train_pass import collect, draw_rows, permute_labels
 
 ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
@@ -137,7 +137,11 @@ def test_the_first_token_of_a_decoder_without_bos_is_dropped(data):
     bank = fit(host, data, "prototype", progress=False)
     table = score(host, data, bank, progress=False)
     assert (table.tokens.position > 0).all()
-    assert table.tokens.dropped == {"special": 0, "sink": table.tokens.n_samples}
+    assert table.tokens.dropped == {
+        "special": 0,
+        "sink": table.tokens.n_samples,
+        "labelled sink": table.tokens.dropped["labelled sink"],
+    }
     kept = fit(host, data, "prototype", sinks="keep", progress=False)
     assert score(host, data, kept, progress=False).tokens.dropped["sink"] == 0
 
@@ -228,6 +232,11 @@ def test_a_bank_is_refused_on_another_model(data):
         score(FakeHost(seed=1), data, bank, progress=False)
     with pytest.raises(ValueError, match="fitted with weight processing 'none'"):
         score(FakeHost().with_info(processing="compatibility"), data, bank, progress=False)
+    other = fit(FakeHost().with_info(tokenizer="abc"), data, "prototype", progress=False)
+    with pytest.raises(ValueError, match="fitted with tokenizer abc, the attached model has xyz"):
+        score(FakeHost().with_info(tokenizer="xyz"), data, other, progress=False)
+    with pytest.warns(OtherPrecisionWarning, match=r"fitted in float32, .* runs in bfloat16"):
+        score(FakeHost().with_info(dtype="bfloat16"), data, bank, progress=False)
     with pytest.raises(ValueError, match="have 12 dimensions"):
         score(FakeHost().with_info(d_model=64), data, bank, progress=False)
 
@@ -269,3 +278,11 @@ def test_a_batch_holds_what_a_host_needs():
     (batch,) = FakeHost().batches([Sample("0", "a b", "0")])
     assert isinstance(batch, Batch)
     assert batch.offsets[0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_a_bank_of_fewer_concepts_scores_the_data(host, data):
+    vectors = {("animal", 1): torch.randn(12)}
+    table = score(host, data, ConceptBank.from_vectors(vectors), progress=False)
+    assert table.tokens.labels.shape[1] == 1
+    full = score(host, data, fit(host, data, "prototype", progress=False), progress=False)
+    np.testing.assert_array_equal(table.tokens.labels[:, 0], full.tokens.labels[:, 0])

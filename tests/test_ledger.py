@@ -427,7 +427,11 @@ def test_results_are_readable(fake, fake_detector, data):
         fake, data, fake_detector.bank, progress=False))  # fmt: skip
     assert repr(found).startswith("HeadLedger(2 scores, ")
     assert "\n" not in repr(found)
-    assert "strongest heads by excess" in found.summary(3)
+    said = " ".join(found.summary(3).split())
+    assert "strongest heads by excess" in said
+    assert "Negative numbers work against the concept." in said
+    assert "one permutation per concept: a scale of what selection alone gives, not a test" in said
+    assert f"ranked on the split shown (test), out of {found.candidates} candidates" in said
     rows = found.strongest(3)
     sizes = [abs(r["excess"]) / abs(found.lift.total.value[found.column(r["concept"])])
              for r in rows]  # fmt: skip
@@ -442,6 +446,49 @@ def test_results_are_readable(fake, fake_detector, data):
     assert len(one.table()) == len(one.score)
     assert len(one.strongest(0, 3)) == 3
     assert "SuperActivators" in repr(one)
+
+
+def test_how_often_intervals_exclude_zero_is_counted(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector)
+    block = found.to_dict()
+    for name in ("lift", "control", "excess", "contrast"):
+        outside, n = 0, 0
+        for k, depth in enumerate(found.depths):
+            for i, component in enumerate(found.components):
+                low, high = (end[i, k] for end in found.effects[name].terms[1:])
+                if component.kind == "heads" and component.block < depth and np.isfinite(low):
+                    n += 1
+                    outside += low > 0 or high < 0
+        assert found.excluding_zero[name] == pytest.approx(outside / n)
+        assert block["excludes_zero"][name] == pytest.approx(outside / n)
+    assert block["candidates"] == found.candidates == len(found.strongest(10**6))
+
+
+def test_a_meaningless_vector_has_lifts_whose_intervals_exclude_zero(fake, fake_detector, data):
+    """Why the control is a scale and no test: its own intervals exclude zero."""
+    assert ledger(fake, data, fake_detector).excluding_zero["control"] > 0.05
+
+
+def test_shares_say_what_they_are_of(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector)
+    block = found.to_dict()
+    assert block["shares_of"] == "contrast"
+    for k, column in enumerate(found.columns):
+        one = block["concepts"][column.concept]
+        assert one["total"] == found.lift.total.value[k]
+        for key, effect in (("shares", found.contrast), ("lift_shares", found.lift)):
+            share = effect.shares.value[KINDS.index("heads"), k]
+            assert one[key]["head_share"] == share
+
+
+def test_heads_that_raise_and_lower_are_listed_apart(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector)
+    signs = [row["excess"] > 0 for row in found.strongest(8)]
+    text = found.summary(8)
+    parts = text.partition("\n\nlower the score:\n")
+    raising = parts[0].partition("raise the score:\n")[2]
+    assert raising.count(" -> ") == sum(signs)
+    assert parts[2].count(" -> ") == len(signs) - sum(signs)
 
 
 def test_no_superactivator_is_a_named_warning(fake, fake_detector, data):

@@ -14,7 +14,7 @@ from sa_plugin.pipeline import Settings, analyse
 from sa_plugin.report import write_report
 from sa_plugin.results import check
 from sa_plugin.weights import folder
-from sa_transformer_lens.demo import demo_settings, explain_passage
+from sa_transformer_lens.demo import explain_passage
 from sa_transformer_lens.load import load_bridge
 
 pytestmark = pytest.mark.real
@@ -117,12 +117,6 @@ def test_results_follow_the_schema_and_become_a_report(found, tmp_path):
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "SuperActivators" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-
-
-def test_demo_settings():
-    assert demo_settings(30, "default", 0).layers == tuple(range(1, 29, 3))
-    assert demo_settings(6, "default", 0).layers == tuple(range(6))
-    assert demo_settings(6, "small", 0).layers == (1, 3, 5)
 
 
 def test_an_attached_bridge_never_imports_nnsight(name):

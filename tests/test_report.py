@@ -12,7 +12,7 @@ import torch
 from fake_results import CONCEPTS, results, small
 
 from sa_plugin.report import render_report, verdict, write_report
-from sa_plugin.report.heads import mean_grid
+from sa_plugin.report.heads import mean_grid, relative
 from sa_plugin.report.html import VOID, Markup, el
 from sa_plugin.report.passages import tokens
 from sa_plugin.report.svg import Scale, nice, path_data
@@ -233,6 +233,101 @@ def test_a_token_of_spaces_can_be_seen() -> None:
 def test_the_mean_head_map_counts_later_blocks_as_zero() -> None:
     shallow, deep = [[1.0, None]], [[3.0, 4.0], [0.5, -1.0]]
     assert mean_grid([shallow, deep]) == [[2.0, None], [0.25, -0.5]]
+
+
+def test_head_maps_are_shares_of_their_own_lift(fake: dict[str, Any]) -> None:
+    """A concept whose scores are a hundred times larger weighs no more in the mean."""
+    one = copy.deepcopy(fake)
+    a, b = one["kinds"]["prototype"]["heads"]["concepts"].values()
+    a["total"], b["total"] = 0.5, 0.25
+    before, page = relative(a), section(render_report(one), "heads")
+    for key in ("lift", "control"):
+        a[key] = [[100 * v for v in row] for row in a[key]]
+    a["total"] = 50.0
+    np.testing.assert_allclose(relative(a), before)
+    maps = [re.findall(r"<desc>Strongest:[^<]*</desc>", p)
+            for p in (page, section(render_report(one), "heads"))]  # fmt: skip
+    assert maps[0] == maps[1]
+    assert "As a share of the lift of the concept's score" in parse(page).text
+    a["total"] = None
+    assert relative(a)[0][0] is None
+    assert "mean of 1 concepts" in parse(section(render_report(one), "heads")).text
+
+
+def test_the_ledger_says_that_its_control_is_no_test(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    heads = one["kinds"]["prototype"]["heads"]
+    heads["strongest"][0] |= {"excess": -0.02, "excess_interval": [-0.03, -0.01]}
+    heads |= {"candidates": 270, "excludes_zero": {"lift": 0.7, "control": 0.61, "excess": 0.476}}
+    text = parse(section(render_report(one), "heads")).text
+    assert "one permutation per concept: a scale of what selection alone gives, not a test" in text
+    assert "excludes zero in 70 % for lift, 61 % for control and 48 % for lift − control" in text
+    assert "on the split shown, out of 270 candidates" in text
+    assert "negative numbers work against the concept" in text
+    assert "free of the selection" not in text
+    bodies = re.findall(r"<tbody>.*?</tbody>", section(render_report(one), "heads"))
+    rows = table_rows(bodies[-1])
+    assert [row[0] for row in rows].index("Lower it") == len(rows) - 2
+
+
+def test_shares_are_named_by_what_they_are_of(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    heads = one["kinds"]["prototype"]["heads"]
+    heads["shares_of"] = "contrast"
+    for head_map in heads["concepts"].values():
+        head_map["lift_shares"] = dict(head_map["shares"])
+    text = parse(section(render_report(one), "heads")).text
+    assert text.index("Share of the lift (") < text.index("Share of the contrast (")
+
+
+def test_the_verdict_says_how_far_into_the_tail_the_deltas_lie(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    block = one["kinds"]["prototype"]
+    for choice, delta in zip(block["choices"], [0.4, 0.9, 0.7, 0.7, 0.8, 0.6, 0.7, 0.5],
+                             strict=True):  # fmt: skip
+        choice["delta"] = delta
+    block["sparsity"]["curves"][0]["weighted_f1"] = [0.1, 0.19] + [0.5] * 7 + [0.703, 0.5, 0.4]
+    said = verdict(one)
+    assert "Calibration chose deltas from 0.4 to 0.9 (median 0.7)" in said
+    assert "the tail at delta 0.05 alone reaches 0.190" in said
+    assert "the best delta, 0.8, 0.703 (picked on test)" in said
+    header = parse(render_report(one)).text
+    assert "The claim under test: only the extreme high tail" in header
+
+
+def test_what_is_picked_on_test_is_flagged(page: str) -> None:
+    assert "Best method (picked on test)" in section(page, "kinds")
+    text = parse(section(page, "sparsity")).text
+    assert "Peak F1 (picked on test)" in text
+
+
+def test_the_trace_names_its_own_draws_delta_and_rate(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    block = one["kinds"]["prototype"]["trace"]
+    block |= {"delta": 0.05, "draws": 200, "fixed_on": "cal"}
+    for n, series in enumerate(block["concepts"].values()):
+        series["realised_fpr"] = [0.001 * (n + 1)] * len(block["layers"])
+    text = parse(section(render_report(one), "trace")).text
+    assert "with its interval (200 resamples)" in text
+    assert "(Q(0.95) of in-concept test scores − Q(0.995) of negative samples' test scores)" in text
+    assert "on test 0.45 % of the out-of-concept tokens lie above it" in text
+    assert "0.10 % to 0.80 %" in text
+    assert "the 0.5 % tail of out on cal" in text
+
+
+def test_attribution_on_dropped_tokens_is_told(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    one["explained"]["explanations"][0]["dropped"] = 0.414
+    text = parse(section(render_report(one), "explained")).text
+    assert text.count("41 % of the attribution lies on dropped tokens. Of the rest, share on") == 1
+
+
+def test_no_sentence_ends_twice(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    one["kinds"]["prototype"]["note"] = "A note."
+    one["kinds"]["prototype"]["heads"]["unit"] = "the score."
+    one["provenance"]["machine"] = "2 cores."
+    assert ".." not in parse(render_report(one)).text
 
 
 def test_passages_tell_what_each_rule_says(page: str) -> None:

@@ -107,6 +107,7 @@ def test_measures_are_their_definitions(table, traced, layer, k):
         "overlap": slow_overlap(inside, outside),
         "auroc": roc_auc_score([1] * len(inside) + [0] * len(outside), [*inside, *outside]),
         "in_mass_at_fpr": np.mean(inside > q),
+        "realised_fpr": np.mean(outside > q),
         "coverage": np.mean(tops[False] > q),
         "negative_coverage": np.mean(tops[True] > q),
         "coverage_at_maxima": np.mean(tops[False] > q_max),
@@ -136,7 +137,8 @@ def test_measures_are_their_definitions(table, traced, layer, k):
 def test_every_draw_equals_a_trace_of_copied_samples(table, traced):
     """Bounds of the weighted means against traces whose samples are copied draw by draw."""
     part, cal = table.split("test"), np.flatnonzero(np.array(table.tokens.split_of) == "cal")
-    resamples = resample_documents(part.tokens.documents, draws=60, seed=0)
+    names = np.array([sample.document for sample in part.tokens.samples])
+    resamples = resample_documents(names, draws=60, seed=0)
     tests = np.flatnonzero(np.array(table.tokens.split_of) == "test")
     names = ("auroc", "in_mass_at_fpr", "coverage", "precision", "tail_gap", "cohens_d")
     names += ("skewness_out", "l_skewness_in", "l_skewness_out", "sd_in")
@@ -149,6 +151,16 @@ def test_every_draw_equals_a_trace_of_copied_samples(table, traced):
         for name in names:
             found = traced.layer_means[name][:, 1 + b]
             assert found == pytest.approx(again.layer_means[name][:, 0], abs=1e-9), name
+
+
+def test_sample_order_changes_no_interval(table, traced):
+    order = np.random.default_rng(7).permutation(table.tokens.n_samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = trace(scores=table.select(order), delta=DELTA, **FEW)
+    for name, estimates in traced.measures.items():
+        for one, other in zip(estimates, again[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-9), name
 
 
 def test_intervals_hold_the_estimate_and_narrow_with_data(table, traced):
@@ -299,7 +311,10 @@ def test_it_prints_one_line_a_summary_and_rows(traced):
         "TailTrace(3 concepts, layers [2, 5], test split, delta 0.1, 15 documents)"
     )
     lines = traced.summary().splitlines()
-    assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005" in lines[0]
+    assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005; realised on test" in lines[0]
+    assert "60 resamples of 15 documents" in lines[0]
+    rates = traced["realised_fpr"].value
+    assert f"{rates.min():.4f} to {rates.max():.4f} by concept and layer" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["layer", "2", "5"]
     assert lines[1] in traced._repr_html_()
     rows = traced.rows()
@@ -337,6 +352,9 @@ def test_the_record_keeps_the_results_schema(traced):
     block = clean(record(traced))
     assert list(_problems(block, Trace, "trace")) == []
     assert block["mean"]["auroc"] == pytest.approx(traced.layer_means["auroc"][:, 0].tolist())
+    assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 60, "cal"]
+    for name in ("realised_fpr", "coverage_at_maxima", "negative_coverage_at_maxima"):
+        assert block["concepts"]["c"][name] == traced[name].value[:, 2].tolist()
     threshold = block["distributions"]["concepts"]["b"]["threshold"][1]
     mean, sd = (traced[name].value[1, 1] for name in ("mean_out", "sd_out"))
     assert threshold == pytest.approx((traced.fixed["threshold"][1, 1] - mean) / sd)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from sa_plugin.concepts.kinds import KINDS, kind_of
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import Detector
 from sa_plugin.host import Host, attach
@@ -24,11 +26,10 @@ from sa_plugin.weights import folder
 from sa_transformer_lens.explain import explain
 from sa_transformer_lens.load import load_bridge
 
-KINDS = ("prototype", "separator", "lda", "separator_adam", "kmeans", "kmeans_separator")
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
 TOKENS = "gradient x (embedding - mean)"
 PASSAGES = {"small": 240, "default": 600}
-# About how long the full setting takes on two idle cores, as the command says before it starts.
+# Extrapolated from the default setting on two idle cores; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 60, "minilm": 12}
 
 
@@ -50,7 +51,10 @@ def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Anal
     if size in PASSAGES:
         data = data.subset(PASSAGES[size], seed=seed)
     else:
-        print(f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores.")
+        print(
+            f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores "
+            "(extrapolated from the default one)."
+        )
     host = attach(load_bridge(path))
     return _run(host, data, demo_settings(host.info.n_layers, size, seed), out, model)
 
@@ -63,7 +67,10 @@ def demo_settings(n_layers: int, size: str, seed: int) -> Settings:
     """
     every = tuple(range(n_layers)) if n_layers <= 12 else tuple(range(1, n_layers - 1, 3))
     if size == "full":
-        return Settings(dict.fromkeys(KINDS, tuple(range(n_layers))), seed=seed)
+        # Clusters cost minutes a block, so they keep to every third of a deep model.
+        whole = tuple(range(n_layers))
+        kinds = {kind: whole if kind_of(kind).supervised else every for kind in KINDS}
+        return Settings(kinds, seed=seed)
     if size == "small":
         every = every[1::2]
     middle = (every[2 * len(every) // 3],)
@@ -104,6 +111,7 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
     rows: list[dict[str, Any]] = []
+    lines: list[int] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
@@ -113,10 +121,23 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
                 f"{path} line {number}: expected an object with 'text' and 'labels' "
                 "([[start, end, concept], ...])."
             )
+        unknown = sorted(row.keys() - {"text", "labels", "id", "document", "split"})
+        if unknown:
+            raise ValueError(
+                f"{path} line {number}: key {unknown[0]!r} is unknown; known: text, labels, id, "
+                "document, split."
+            )
+        lines.append(number)
         rows.append(row)
 
     def column(name: str) -> list[str] | None:
-        return [str(row[name]) for row in rows] if all(name in row for row in rows) else None
+        without = [line for line, row in zip(lines, rows, strict=True) if name not in row]
+        if without and len(without) < len(rows):
+            raise ValueError(
+                f"{path} line {without[0]}: {name!r} is missing, other lines have it: give it on "
+                "every line or on none."
+            )
+        return None if without else [str(row[name]) for row in rows]
 
     return ConceptData.from_spans(
         [row["text"] for row in rows],
@@ -195,6 +216,7 @@ def explain_passage(
             "method": TOKENS if got.heads is None else f"{TOKENS}; heads: attribution_patch",
             "value": got.value,
             "tokens": got.tokens[position].tolist(),
+            "dropped": _share_elsewhere(got.tokens, position),
         }
         if got.heads is not None:
             one["heads"] = got.heads.tolist()
@@ -215,6 +237,12 @@ def explain_passage(
             "SuperActivator tokens are replaced by other tokens of the passage."
         ),
     }
+
+
+def _share_elsewhere(tokens: Float[np.ndarray, " token"], shown: Int[np.ndarray, " kept"]) -> float:
+    """Share of the summed sizes that lies on tokens that are not rows: sinks and special tokens."""
+    sizes = np.abs(tokens)
+    return float(1 - sizes[shown].sum() / sizes.sum()) if sizes.any() else 0.0
 
 
 def _pick(detector: Detector, table: ScoreTable) -> tuple[int, int] | None:

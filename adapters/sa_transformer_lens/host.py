@@ -141,6 +141,7 @@ def _attach_text(
     info = HostInfo(
         **describe(bridge), block=seen.block, causal=seen.causal,
         bos=tokenise.puts_special_first(tokenizer), fingerprint=fingerprint(bridge),
+        tokenizer=tokenise.digest(tokenizer),
     )  # fmt: skip
     host = TransformerLensHost(bridge, info, seen.points, tokenizer, side, batch_tokens)
     demand(bridge, _padding_law(host, [Sample("probe", PROBE_TEXT, "probe")], [side]))

@@ -12,6 +12,8 @@ space keeps its offsets: it gets a label only where a labelled span covers that 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -97,6 +99,14 @@ def _as_saved(tokenizer: Any) -> Any:
 def puts_special_first(tokenizer: Any) -> bool:
     """Whether the first token of a text is a special one."""
     return bool(encode(tokenizer, ["The cat sat."])[0].special[0])
+
+
+def digest(tokenizer: Any) -> str:
+    """Hash of everything that decides which tokens a text becomes."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for changing in ("padding", "truncation"):
+        state.pop(changing, None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:

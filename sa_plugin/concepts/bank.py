@@ -59,7 +59,7 @@ class Origin:
     """Where a bank comes from; checked when it is used on a host, saved with it.
 
     Attributes:
-        model, architecture, fingerprint, processing: Of the host, see `HostInfo`.
+        model, architecture, fingerprint, processing, dtype, tokenizer: Of the host, see `HostInfo`.
         data_hash: Hash of the data it was fitted on, or "" for vectors the user brought.
         sinks: Rule for attention sinks.
         sink_layers: Blocks whose residual decides what is a sink; the bank's own if empty.
@@ -72,6 +72,8 @@ class Origin:
     architecture: str = ""
     fingerprint: str = ""
     processing: str = ""
+    dtype: str = ""
+    tokenizer: str = ""
     data_hash: str = ""
     sinks: Literal["drop", "keep"] = "drop"
     sink_layers: tuple[int, ...] = ()

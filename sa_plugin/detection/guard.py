@@ -34,13 +34,14 @@ class Seen:
         data_hash: Of the data set calibrated on.
         train: Ids of its train samples.
         cal: Ids of its calibration samples.
-        train_texts: Digests of the train texts, to know them again in another data set.
+        train_texts, cal_texts: Digests of their texts, to know them again in another data set.
     """
 
     data_hash: str
     train: frozenset[str]
     cal: frozenset[str]
     train_texts: frozenset[str]
+    cal_texts: frozenset[str]
 
     def __repr__(self) -> str:
         return (
@@ -57,12 +58,13 @@ class Seen:
             frozenset(s.id for s in train),
             frozenset(s.id for s in cal),
             frozenset(text_digest(s) for s in train),
+            frozenset(text_digest(s) for s in cal),
         )
 
 
 def text_digest(sample: Sample) -> str:
-    """Digest of a sample's text."""
-    return hashlib.sha256(sample.text.encode()).hexdigest()[:16]
+    """Digest of a sample's text or pixels."""
+    return hashlib.sha256(sample.content.encode()).hexdigest()[:16]
 
 
 def check_unseen(split: Split, seen: Seen) -> None:
@@ -90,7 +92,11 @@ def check_unseen(split: Split, seen: Seen) -> None:
             f"cannot evaluate on {which}: concept vectors fit their train tokens, so the result "
             "would be too good. Give data.test."
         )
-    if same and (split.name == "cal" or any(s.id in seen.cal for s in split.samples)):
+    if same:
+        selected = split.name == "cal" or any(s.id in seen.cal for s in split.samples)
+    else:
+        selected = any(text_digest(s) in seen.cal_texts for s in split.samples)
+    if selected:
         warnings.warn(
             f"split {split.name!r} holds samples that thresholds, deltas and layers were chosen "
             "on: the numbers are optimistic. Report data.test.",

@@ -1,9 +1,10 @@
 """Detection metrics of one method on a split and on every resample of its documents.
 
 Per concept: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2TP / (2TP + FP + FN), and
-the AUROC of what the method thresholds. Precision is 0 where nothing fires; recall and F1 are not
-defined (NaN) where there is no positive sample, AUROC neither where there is no negative one.
-Averages over concepts skip what is not defined:
+the AUROC of what the method thresholds. A concept without positive samples has none of them (NaN),
+one without negative samples no AUROC; precision is 0 where nothing fires on a concept that has
+positives. Averages over concepts leave out what is not defined, weighted and macro alike, so that
+all metrics but AUROC average the same concepts:
 
     weighted = sum_c n_c m_c / sum_c n_c,  n_c = positive samples,      macro = mean_c m_c
 
@@ -68,7 +69,7 @@ def measure(
     each = []
     for outcome in outcomes:
         counts = counted(outcome.fired.T, labels.T, resamples)
-        each.append((precision(counts), _defined(recall(counts), counts), f1_of(counts)))
+        each.append(tuple(_defined(m(counts), counts) for m in (precision, recall, f1)))
     found = dict(zip(METRICS, np.mean(each, axis=0), strict=False))
     values = np.stack([outcome.values for outcome in outcomes])
     columns = [mean_auroc(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]

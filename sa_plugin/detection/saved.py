@@ -95,7 +95,8 @@ def load_detector(
         missing=record["missing"],
         cuts=TokenCuts(*(tensors[f"cuts.{name}"].numpy() for name in CUTS)),
         seen=Seen(
-            seen["data_hash"], *(frozenset(seen[k]) for k in ("train", "cal", "train_texts"))
+            seen["data_hash"],
+            *(frozenset(seen[k]) for k in ("train", "cal", "train_texts", "cal_texts")),
         ),
         seed=record["seed"],
         host=host,

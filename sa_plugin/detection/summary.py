@@ -67,7 +67,7 @@ def text(evaluation: Evaluation) -> str:
     title = (
         f"Detection on {about.split!r}: {about.n_samples} samples of {about.n_documents} "
         f"documents, {len(evaluation.concepts)} concepts; F1, precision, recall and AUROC "
-        "weighted by positive samples."
+        "weighted by positive samples, macro a plain mean; both leave out concepts without any."
     )
     condition = f"{CONDITIONAL} {about.draws} draws, seed {about.seed}.{_few(about.n_documents)}"
     notes = [about_candidates, *reasons, verdict(evaluation), condition]

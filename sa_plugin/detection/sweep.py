@@ -6,7 +6,8 @@ delta says the evidence is in the tail. The layer is the one with SuperActivator
 F1, averaged over concepts, at its best shared delta (ties to the earlier layer), unless given; the
 baselines are drawn at the same layer, which need not be their best.
 
-The curve is read off the test split: choosing delta from it would be choosing on test. MaxTok
+The curve is read off the test split: peaks are picked on test, no estimate of what a delta chosen
+beforehand gives. MaxTok
 thresholds the same statistic at other quantiles, so its curve is the same one, stretched.
 """
 
@@ -62,7 +63,7 @@ class SparsityCurve:
         best = int(np.nanargmax([i.estimate for i in curve]))
         return (
             f"SparsityCurve(layer {self.layer}, SuperActivators peak at delta "
-            f"{self.deltas[best]:g}: {curve[best]}, always-positive "
+            f"{self.deltas[best]:g} (picked on {self.split}): {curve[best]}, always-positive "
             f"{number(self.always_positive.estimate)})"
         )
 
@@ -76,11 +77,19 @@ class SparsityCurve:
             [
                 f"Weighted F1 on {self.split!r} at layer {self.layer}, one delta for all concepts.",
                 aligned(header, lines),
+                "Layer: SuperActivators' best by calibration, unless one was given.",
+                self._peaks(),
                 *(f"{m} is not fitted: {why}." for m, why in self.missing.items()),
                 f"Intervals in .table(): {about.draws} draws of {about.n_units} documents, seed "
                 f"{self.seed}, conditional on train and calibration.",
             ]
         )
+
+    def _peaks(self) -> str:
+        curves = {name: np.array([i.estimate for i in row]) for name, row in self.f1.items()}
+        best = {n: int(np.nanargmax(f1)) for n, f1 in curves.items() if np.isfinite(f1).any()}
+        at = (f"{n} {number(curves[n][k])} at {self.deltas[k]:g}" for n, k in best.items())
+        return f"Peaks (picked on {self.split}): {', '.join(at)}."
 
     def table(self) -> Any:
         """One row for each method and delta: a DataFrame where pandas is installed."""

@@ -6,15 +6,21 @@ With k_n SuperActivators among the T_n kept tokens of sample n, and m(.) means o
   the other tokens of its own sample. A sample that is all tail, or has none, does not enter.
 - control = the same for the permuted-label vector with its own tail (`control.py`); excess =
   lift - control.
-- contrast = mean over in-concept tokens - mean over tokens of negative samples. It selects by
-  labels, not by the sum it decomposes.
+- contrast = mean over in-concept tokens - mean over tokens of negative samples. It selects tokens
+  by labels, not by the sum it decomposes; heads ranked by it are selected all the same.
 - share of a kind of component = its terms' part of the total, the lift (contrast) of the score.
 
 Intervals are percentile intervals over resampled source documents, all quantities from the same
 draws; they are conditional on the fitted vectors and thresholds, and NaN where a mean rests on one
-document, whose resamples would all be alike. A lift alone is no evidence for a
-component: tokens chosen by a sum lift every part of it that varies. A share is unstable where its
-total is small, and may be negative or exceed 1.
+document, whose resamples would all be alike. A share is unstable where its total is small, and may
+be negative or exceed 1.
+
+What this does not show. A lift alone is no evidence for a component: tokens chosen by a sum lift
+every part of it that varies. The control is one permutation a concept: a scale of what selection
+alone gives, not a test. The interval of the excess resamples documents with that one permuted
+vector held fixed, so two vectors that both mean nothing differ by it too: it excludes zero for many
+heads of a permuted vector posing as a concept (`HeadLedger.excluding_zero` says how often the lift
+of one does). Heads ranked on the split that is shown are large partly by chance.
 """
 
 from __future__ import annotations
@@ -161,6 +167,20 @@ def _sides(
     weight = np.where(n_others > 0, n_tail, 0.0)
     others = (everything - tail) / np.maximum(n_others, 1) * weight
     return Mean(np.where(weight > 0, tail, 0.0), weight), Mean(others, weight)
+
+
+def share_excluding_zero(
+    effect: Effect, cells: Bool[np.ndarray, "component column"]
+) -> tuple[float, int]:
+    """Share of some cells whose interval excludes zero, and the number with an interval.
+
+    The share is NaN over no cell.
+    """
+    low, high = effect.terms.low[cells], effect.terms.high[cells]
+    known = np.isfinite(low) & np.isfinite(high)
+    n = int(known.sum())
+    outside = int(((low > 0) | (high < 0))[known].sum())
+    return (outside / n if n else float("nan")), n
 
 
 def effects_of(

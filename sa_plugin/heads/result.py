@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sa_plugin.detection.printing import frame, number
 from sa_plugin.heads import tables
 from sa_plugin.heads.components import KINDS, Column, Component, ComponentKind
-from sa_plugin.heads.effects import Effect, Estimate
+from sa_plugin.heads.effects import Effect, Estimate, share_excluding_zero
 
 
 @dataclass(frozen=True, eq=False)
 class HeadLedger:
     """Direct contributions to concept scores.
+
+    What it does not show: the control is one permutation for each concept, a scale of what
+    selection alone gives and no test; and `strongest` ranks on the split it shows. See
+    `excluding_zero`, and `effects.py`.
 
     Attributes:
         components: Rows of every array: "embedding", "L3H5", "L3 MLP", "bias", "reference".
@@ -82,7 +86,7 @@ class HeadLedger:
 
     @property
     def excess(self) -> Effect:
-        """Lift minus control.
+        """Lift minus control, one permutation a concept: no test against chance.
 
         Raises:
             ValueError: The bank has no permuted-label vectors.
@@ -91,7 +95,7 @@ class HeadLedger:
 
     @property
     def contrast(self) -> Effect:
-        """In-concept tokens against tokens of negative samples."""
+        """In-concept tokens against tokens of negative samples: no token is selected by score."""
         return self._effect("contrast")
 
     def _effect(self, name: str) -> Effect:
@@ -142,6 +146,27 @@ class HeadLedger:
         """The effect that components are ranked by."""
         return next(name for name in ("excess", "lift", "contrast") if name in self.effects)
 
+    @property
+    def candidates(self) -> int:
+        """Head x concept cells that `strongest` ranks: up to each layer, with an interval."""
+        return share_excluding_zero(self.effects[self.headline], self._heads)[1]
+
+    @property
+    def excluding_zero(self) -> dict[str, float]:
+        """Share of the head x concept cells whose interval excludes zero, by effect.
+
+        That of "control" is what tokens selected by the sum alone give: read that of "lift" beside
+        it, and no single interval of a lift or an excess as a test.
+        """
+        return {name: share_excluding_zero(e, self._heads)[0] for name, e in self.effects.items()}
+
+    @property
+    def _heads(self) -> Bool[np.ndarray, "component column"]:
+        return np.array(
+            [[c.kind == "heads" and (c.block or 0) < depth for depth in self.depths]
+             for c in self.components]
+        )  # fmt: skip
+
     def share(self, kind: ComponentKind, effect: str = "lift") -> Estimate:
         """Share of one kind of component, by column, with its interval."""
         k = KINDS.index(kind)
@@ -153,6 +178,8 @@ class HeadLedger:
     ) -> list[dict[str, Any]]:
         """The components with the largest effect, as a share of their score's own.
 
+        Negative numbers work against the concept.
+
         Args:
             n: How many.
             kind: "heads", "mlps", "embedding", or None for all.
@@ -162,8 +189,8 @@ class HeadLedger:
             One row a component and concept, ranked by |excess| (else |lift|, |contrast|) over
             |total of the lift (contrast)|, so that concepts with scores of different scale can be
             ranked together; with every effect and its interval. Concepts whose tail lies in a
-            single document have no interval and are left out. The first of many candidates are
-            large partly by chance: read the interval of `contrast`, or ablate.
+            single document have no interval and are left out. The first of many `candidates` are
+            large partly by chance, in every effect; ablate, or look at another split.
         """
         ranked = []
         against = self._effect("lift" if "lift" in self.effects else "contrast").total.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,19 +53,38 @@ def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
 
 def summary(ledger: HeadLedger, n: int) -> str:
     """Shares by concept, and the strongest heads, as text."""
-    candidates = sum(depth * _n_heads(ledger) for depth in ledger.depths)
     head = (
-        f"{n} strongest heads by {ledger.headline} relative to the total, of {candidates} "
-        f"candidates; unit {ledger.settings['unit']}:"
+        f"{n} strongest heads by {ledger.headline} relative to the total, of {ledger.candidates} "
+        f"candidates; unit {ledger.settings['unit']}. Negative numbers work against the concept."
     )
-    heads = _heads_text(ledger, ledger.strongest(n))
-    return "\n".join([repr(ledger), "", _shares_text(ledger), "", head, "", heads])
+    rows = ledger.strongest(n)
+    parts = [repr(ledger), _shares_text(ledger), _wrapped(caution(ledger)), head]
+    for words, sign in (("raise the score", 1), ("lower the score", -1)):
+        if chosen := [row for row in rows if sign * row[ledger.headline] > 0]:
+            parts.append(f"{words}:\n{_heads_text(ledger, chosen)}")
+    return "\n\n".join(parts)
 
 
-def _n_heads(ledger: HeadLedger) -> int:
-    return sum(
-        component.kind == "heads" and component.block == 0 for component in ledger.components
+def caution(ledger: HeadLedger) -> str:
+    """How often intervals exclude zero, beside how often selection alone makes them."""
+    said = [f"{name} {number(100 * share, 0)} %" for name, share in ledger.excluding_zero.items()]
+    words = (
+        f"Intervals exclude zero for this share of {ledger.candidates} head x concept cells: "
+        f"{', '.join(said)}."
     )
+    if "control" in ledger.effects:
+        words += (
+            " The control is one permutation per concept: a scale of what selection alone gives, "
+            "not a test. Two permuted vectors would differ as well: hold no share against 5 %."
+        )
+    return (
+        f"{words} Heads are ranked on the split shown ({ledger.settings['split']}), out of "
+        f"{ledger.candidates} candidates."
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 110, break_on_hyphens=False)
 
 
 def _shares_text(ledger: HeadLedger) -> str:
@@ -102,6 +122,9 @@ def as_results(ledger: HeadLedger, n: int) -> dict[str, Any]:
         "strongest": [_strongest_row(row) for row in ledger.strongest(n)],
         "closes_to": ledger.closes_to,
         "unit": ledger.settings["unit"],
+        "shares_of": "contrast",
+        "candidates": ledger.candidates,
+        "excludes_zero": ledger.excluding_zero,
     }
     return dict(plain(out))
 
@@ -120,12 +143,16 @@ def _map(ledger: HeadLedger, k: int) -> dict[str, Any]:
         if name in ledger.effects
     }
     maps.setdefault("lift", np.full_like(maps["contrast"], np.nan))
-    return {"layer": column.layer, **maps, "shares": _shares(ledger, k)}
+    out: dict[str, Any] = {"layer": column.layer, **maps, "shares": _shares(ledger, "contrast", k)}
+    if "lift" in ledger.effects:
+        value, low, high = (float(part[k]) for part in ledger.lift.total)
+        out |= {"total": value, "total_interval": [low, high]}
+        out["lift_shares"] = _shares(ledger, "lift", k)
+    return out
 
 
-def _shares(ledger: HeadLedger, k: int) -> dict[str, Any]:
-    """Of the contrast: the gap that no selection by the score has made."""
-    value, low, high = (part[:, k] for part in ledger.contrast.shares)
+def _shares(ledger: HeadLedger, effect: str, k: int) -> dict[str, Any]:
+    value, low, high = (part[:, k] for part in ledger.effects[effect].shares)
     out: dict[str, Any] = {}
     for kind, name in _NAMES.items():
         j = KINDS.index(kind)
@@ -143,7 +170,7 @@ def _strongest_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "lift": row.get("lift", nan), "control": row.get("control", nan),
         "interval": [row.get("lift_low", nan), row.get("lift_high", nan)],
     }  # fmt: skip
-    for name in ("excess", "contrast"):
+    for name in ("control", "excess", "contrast"):
         if name in row:
             out[name] = row[name]
             out[f"{name}_interval"] = [row[f"{name}_low"], row[f"{name}_high"]]

@@ -16,6 +16,7 @@ from typing import Any
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.data import ConceptData
+from sa_plugin.data_checks import validate
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads import head_ledger
@@ -127,6 +128,8 @@ def analyse(
     clock = Clock(say)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # What was said when the data were made belongs in the results too.
+        validate(data.samples, data.split_of, data.concepts)
         banks = _fit(host, data, settings, clock, progress)
         with clock("score pass"):
             scored = score(
@@ -152,6 +155,8 @@ def analyse(
         if explain is not None:
             with clock("explanation"):
                 explained = explain(host, data, primary, test, settings.seed)
+    for foreign in (w for w in caught if not _ours(w)):
+        warnings.warn_explicit(foreign.message, foreign.category, foreign.filename, foreign.lineno)
     notes = sorted({f"{w.category.__name__}: {w.message}" for w in caught if _ours(w)})
     results: Results = {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""The head map: which heads write the score of the SuperActivators, against their control."""
+"""The head maps: which heads write the score of the SuperActivators, against their control."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sa_plugin.report.html import Attribute, Child, Markup, el
-from sa_plugin.report.svg import Scale, chart, segment, text
-from sa_plugin.report.words import Real, decimals, interval, number, small
+from sa_plugin.report.svg import chart, segment, text
+from sa_plugin.report.words import Real, sentence, small
 
 CELL = 15
 MOST_MAPS = 5
@@ -23,6 +23,17 @@ def excess(head_map: Mapping[str, Any]) -> list[list[Real | None]]:
     return [
         [None if a is None or b is None else a - b for a, b in zip(one, other, strict=True)]
         for one, other in zip(head_map["lift"], control, strict=True)
+    ]
+
+
+def relative(head_map: Mapping[str, Any]) -> list[list[Real | None]]:
+    """Lift minus control as a share of the |lift| of the concept's score, `total`.
+
+    Dot scores of two concepts share no scale; their shares can be averaged and shaded alike.
+    """
+    total = abs(head_map["total"] or 0.0)
+    return [
+        [None if v is None or not total else v / total for v in row] for row in excess(head_map)
     ]
 
 
@@ -43,13 +54,17 @@ def _mean(cells: Sequence[Real | None]) -> Real | None:
 
 def head_maps(block: Mapping[str, Any]) -> Markup:
     """Heat maps: the mean over concepts, then the concepts with the strongest single head."""
-    grids = {name: excess(one) for name, one in block["concepts"].items()}
+    scaled = all("total" in one for one in block["concepts"].values())
+    of = relative if scaled else excess
+    grids = {name: of(one) for name, one in block["concepts"].items()}
     if not grids:
         return el("p", "The ledger has no concepts.", class_="absent")
     ranked = sorted(grids, key=lambda name: (-_largest([grids[name]]), name))
     shown = {name: grids[name] for name in ranked[:MOST_MAPS]}
     if len(grids) > 1:
-        shown = {_mean_title(block): mean_grid(list(grids.values())), **shown}
+        # A concept without a lift has no shares; the mean is over those that have.
+        known = [grid for grid in grids.values() if _largest([grid])]
+        shown = {_mean_title(block, len(known)): mean_grid(known or list(grids.values())), **shown}
     limit = _largest(list(shown.values()))
     layers = {name: one["layer"] for name, one in block["concepts"].items()}
     drawn = [
@@ -57,14 +72,15 @@ def head_maps(block: Mapping[str, Any]) -> Markup:
         for name, grid in shown.items()
     ]
     controlled = all(one.get("control") for one in block["concepts"].values())
-    return el("figure", el("div", drawn, class_="maps"), _caption(block, limit, controlled))
+    caption = _caption(block, limit, controlled, scaled)
+    return el("figure", el("div", drawn, class_="maps"), caption)
 
 
-def _mean_title(block: Mapping[str, Any]) -> str:
+def _mean_title(block: Mapping[str, Any], concepts: int) -> str:
     layers = [one["layer"] for one in block["concepts"].values()]
     low, high = min(layers), max(layers)
     where = f"layers {low} to {high}" if low < high else f"layer {low}"
-    return f"mean of {len(layers)} concepts, scores at {where}"
+    return f"mean of {concepts} concepts, scores at {where}"
 
 
 def _map_title(name: str, layers: Mapping[str, int]) -> str:
@@ -76,16 +92,16 @@ def _largest(grids: Sequence[Grid]) -> Real:
     return max(sizes, default=0.0)
 
 
-def _caption(block: Mapping[str, Any], limit: Real, controlled: bool) -> Markup:
+def _caption(block: Mapping[str, Any], limit: Real, controlled: bool, scaled: bool) -> Markup:
     what = (
         "Lift minus control: the mean contribution on SuperActivators above that on the other "
-        "tokens of their samples, less the same for a permuted-label vector with its own top tail "
-        "(tokens chosen by a high sum lift every component that varies)."
+        "tokens of their samples, less the same for one permuted-label vector with its own top "
+        "tail (tokens chosen by a high sum lift every component that varies)."
         if controlled
         else "Lift, without a control: tokens chosen by a high sum lift every component that "
         "varies, so a part of every positive cell is selection."
     )
-    unit = f" Unit: {block['unit']}." if block.get("unit") else ""
+    unit = _unit(block, scaled)
     closes = block["closes_to"]
     return el(
         "figcaption",
@@ -94,6 +110,16 @@ def _caption(block: Mapping[str, Any], limit: Real, controlled: bool) -> Markup:
         "layer write nothing into it. A direct contribution is no proof of cause; "
         f"ablation is. The ledger's terms add up to the measured score within {small(closes)}.",
     )
+
+
+def _unit(block: Mapping[str, Any], scaled: bool) -> str:
+    if scaled:
+        return (
+            " As a share of the lift of the concept's score, so that concepts with scores of "
+            "different scale can be shaded alike; the mean is that of the shares."
+        )
+    raw = "" if not block.get("unit") else f" Unit: {sentence(block['unit'])}"
+    return f"{raw} Not divided by the scale of each concept's score, which this file does not have."
 
 
 def legend(limit: Real) -> Markup:
@@ -155,90 +181,3 @@ def _cell(x: Real, y: Real, size: int, share: Real | None, tip: str) -> Markup:
         return shade
     middle = y + size / 2
     return el("g", shade, segment(x + size * 0.3, middle, x + size * 0.7, middle, "minus-bar"))
-
-
-def shares_table(block: Mapping[str, Any]) -> Markup | None:
-    """Shares of heads, MLPs and embedding in the gap, concept by concept."""
-    rows = {name: one["shares"] for name, one in block["concepts"].items() if one.get("shares")}
-    if not rows:
-        return None
-    parts = ["head", "mlp", "embedding"] + (
-        ["bias"] if any("bias_share" in one for one in rows.values()) else []
-    )
-    values = [one.get(f"{part}_share") for one in rows.values() for part in parts]
-    present = [v for v in values if v is not None]
-    x = Scale((min([0.0, *present]), max([1.0, *present])), (1, 91))
-    names = {"head": "Heads", "mlp": "MLPs", "embedding": "Embedding", "bias": "Biases"}
-    head = el(
-        "tr",
-        el("th", "Concept", scope="col"),
-        *(el("th", names[part], scope="col", colspan=3) for part in parts),
-    )
-    body = [_share_row(name, one, parts, x) for name, one in sorted(rows.items())]
-    table = el("table", el("thead", head), el("tbody", body), class_="data shares")
-    caption = (
-        f"Share of the {block.get('shares_of', 'total')} that each kind of component writes "
-        "directly; signed, so a share below zero works against the concept; unstable where the "
-        "total is small."
-    )
-    return el("figure", el("div", table, class_="scroll"), el("figcaption", caption))
-
-
-def _share_row(name: str, shares: Mapping[str, Any], parts: Sequence[str], x: Scale) -> Markup:
-    cells: list[Markup] = []
-    for part in parts:
-        value, bounds = shares.get(f"{part}_share"), shares.get(f"{part}_share_interval")
-        cells.append(el("td", _bar(value, part, x), class_="plot"))
-        cells.append(el("td", number(value), class_="num"))
-        cells.append(el("td", interval(bounds), class_="ci"))
-    return el("tr", el("th", name, scope="row"), cells)
-
-
-def _bar(value: Real | None, part: str, x: Scale) -> Markup:
-    if value is None:
-        return chart(92, 16, f"{part} share", "not defined")
-    left, right = sorted((x(0), x(value)))
-    width = f"{max(right - left, 0.5):.1f}"
-    bar = el("rect", x=f"{left:.1f}", y=3, width=width, height=10, class_=f"bar {part}")
-    zero = segment(x(0), 0, x(0), 16, "axis")
-    return chart(92, 16, f"{part} share", number(value), bar, zero)
-
-
-def strongest_table(block: Mapping[str, Any]) -> Markup:
-    """The strongest heads with intervals, control and the selection-free contrast."""
-    names = ("Lift", "Control", "Lift − control", "In − out contrast")
-    spans = (2, 1, 2, 2)
-    head = el(
-        "tr",
-        *(el("th", name, scope="col") for name in ("Head", "Concept")),
-        *(
-            el("th", name, scope="col", class_="num" if span == 1 else None, colspan=span)
-            for name, span in zip(names, spans, strict=True)
-        ),
-    )
-    digits = decimals(row["lift"] for row in block["strongest"])
-    body = [_head_row(row, digits) for row in block["strongest"]]
-    table = el("table", el("thead", head), el("tbody", body), class_="data")
-    caption = (
-        "Sorted as the run sorted them. The contrast compares labelled tokens, so it is free of "
-        "the selection that lifts share with their control."
-    )
-    return el("figure", el("div", table, class_="scroll"), el("figcaption", caption))
-
-
-def _head_row(row: Mapping[str, Any], digits: int) -> Markup:
-    gap = row.get("excess")
-    if gap is None and row["lift"] is not None and row["control"] is not None:
-        gap = row["lift"] - row["control"]
-    return el(
-        "tr",
-        el("th", f"L{row['layer']}H{row['head']}", scope="row"),
-        el("td", row["concept"]),
-        el("td", number(row["lift"], digits, True), class_="num"),
-        el("td", interval(row["interval"], digits, True), class_="ci"),
-        el("td", number(row["control"], digits, True), class_="num"),
-        el("td", number(gap, digits, True), class_="num main"),
-        el("td", interval(row.get("excess_interval"), digits, True), class_="ci"),
-        el("td", number(row.get("contrast"), digits, True), class_="num"),
-        el("td", interval(row.get("contrast_interval"), digits, True), class_="ci"),
-    )

@@ -8,7 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from sa_plugin.report.detection import choices_table, detection_note, detection_table
-from sa_plugin.report.heads import head_maps, shares_table, strongest_table
+from sa_plugin.report.head_tables import share_tables, strongest_table
+from sa_plugin.report.heads import head_maps
 from sa_plugin.report.html import Child, Markup, el, join
 from sa_plugin.report.kinds import other_kinds
 from sa_plugin.report.passages import explanation, passages
@@ -18,7 +19,7 @@ from sa_plugin.report.rates import fraction_cdfs, localisation_table, rates_tabl
 from sa_plugin.report.sparsity import delta_curve
 from sa_plugin.report.trace import distributions, trace_lines
 from sa_plugin.report.verdict import primary_kind, verdict
-from sa_plugin.report.words import kind_label
+from sa_plugin.report.words import kind_label, sentence
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 Part = Callable[[Any], Child]
@@ -64,8 +65,9 @@ def stylesheet() -> str:
 
 def _header(title: str) -> Markup:
     claim = (
-        "Only the extreme high tail of a concept's token activations is reliable evidence for "
-        "it. What follows is what that rule found here, beside what it is worth."
+        "The claim under test: only the extreme high tail of a concept's token activations is "
+        "reliable evidence for it. What follows is what the rule that keeps that tail found here, "
+        "and where these data do not bear the claim out."
     )
     return el("header", el("h1", title), el("p", claim, class_="standfirst"))
 
@@ -97,7 +99,7 @@ def _footer() -> Markup:
 
 def absent(what: str, why: str = "") -> Markup:
     """The line that stands for what is not there."""
-    reason = f": {why.removesuffix('.')}" if why else ""
+    reason = f": {why.rstrip('.')}" if why else ""
     return el("p", f"{what}: not computed in this run{reason}.", class_="absent")
 
 
@@ -131,7 +133,7 @@ def _detection(view: View) -> Child:
 def _kind_line(view: View) -> Markup:
     scoring = {"cosine": ", scored by cosine", "dot": ", scored by dot product"}
     how = scoring.get(view.block.get("scoring", ""), "")
-    words = f"Concept vectors: {kind_label(view.kind)}{how}. {view.block.get('note', '')}"
+    words = f"Concept vectors: {kind_label(view.kind)}{how}. {sentence(view.block.get('note', ''))}"
     return el("p", words.strip())
 
 
@@ -153,7 +155,7 @@ def _trace(view: View) -> Child:
 
 def _heads(view: View) -> Child:
     def render(block: Mapping[str, Any]) -> Child:
-        shares = shares_table(block) or absent("Shares of heads, MLPs and embedding")
+        shares = share_tables(block) or absent("Shares of heads, MLPs and embedding")
         return join(
             [
                 el("h3", "Heat maps"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from sa_plugin.report.heads import heat_map
 from sa_plugin.report.html import Child, Markup, el, join
-from sa_plugin.report.words import Real, decimals, kind_label, number
+from sa_plugin.report.words import Real, decimals, kind_label, number, percent
 
 ROLES: Mapping[str, str] = {
     "true_positive": "True positive",
@@ -185,7 +185,7 @@ def _explained_caption(heads: bool) -> Markup:
         "p",
         "Shade: share of the largest |attribution| of that objective, so shades compare tokens, "
         "not objectives. Boxed: SuperActivators. Underlined: labelled. Dotted: negative. "
-        f"The objectives differ in what they ask; neither is a ground truth.{maps}",
+        f"The objectives differ in what they ask, and are no ground truth.{maps}",
         class_="foot",
     )
 
@@ -230,8 +230,17 @@ def _leading(block: Mapping[str, Any], one: Mapping[str, Any], n: int = 5) -> Ma
     on = sum(abs(v) for v, k in values if block["superactivator"][k])
     digits = decimals(v for v, _ in first)
     words = [
-        f"{block['text'][slice(*block['offsets'][k])].strip()} {number(v, digits, True)}"
+        f"“{_bare(block['text'][slice(*block['offsets'][k])])}” {number(v, digits, True)}"
         for v, k in first
     ]
-    share = f" Share on SuperActivators: {number(on / total, 2)}." if total else ""
-    return el("p", f"Largest: {', '.join(words)}.{share}", class_="foot")
+    lost, of = "", "Share"
+    if one.get("dropped") is not None:
+        lost = f" {percent(one['dropped'])} of the attribution lies on dropped tokens."
+        of = "Of the rest, share"
+    kept = f" {of} on SuperActivators: {number(on / total, 2)}." if total else ""
+    return el("p", f"Largest: {', '.join(words)}.{lost}{kept}", class_="foot")
+
+
+def _bare(words: str) -> str:
+    """A token without the spaces round it, unless it is nothing else."""
+    return words.strip() or words.replace("\n", "↵")

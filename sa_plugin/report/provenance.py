@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sa_plugin.report.html import Child, Markup, el
-from sa_plugin.report.words import count, number, small
+from sa_plugin.report.words import count, number, sentence, small
 
 GROUPS = (
     ("Versions", "versions"),
@@ -65,7 +65,7 @@ def provenance(block: Mapping[str, Any]) -> Markup:
     if block.get("command"):
         parts.append(el("pre", el("code", block["command"])))
     if block.get("machine"):
-        parts.append(el("p", f"Machine: {block['machine']}."))
+        parts.append(el("p", f"Machine: {sentence(block['machine'])}"))
     for title, key in GROUPS:
         if block.get(key):
             rows = sorted(_flat(block[key]))

@@ -32,14 +32,21 @@ def delta_curve(block: Mapping[str, Any]) -> Markup:
     curves = sorted(block["curves"], key=lambda curve: (-_height(curve, block), curve["method"]))
     style = styles([curve["method"] for curve in curves])
     at = "each concept at its own chosen layer"
+    chosen = (
+        "Unless it was asked for, that layer is SuperActivators' best by calibration; other "
+        "methods may do better at another. "
+        if block["layer"] is not None
+        else ""
+    )
     layer = at if block["layer"] is None else f"all concepts at layer {block['layer']}"
     caption = (
-        f"Test split, {layer}. δ is the share kept of the reference distribution: in-concept "
-        "calibration tokens for SuperActivators, positive calibration samples' statistics for the "
+        f"Test split, {layer}. {chosen}"
+        "δ is the share kept of the reference distribution: in-concept calibration tokens for "
+        "SuperActivators, positive calibration samples' statistics for the "
         "other methods, so curves are compared by their heights, not at equal δ; MaxTok thresholds "
         "the same statistic, so its curve is that of SuperActivators, stretched. Bands are "
-        "intervals over documents, drawn for these two (results.json has all). Dots mark peaks, "
-        "which are picked on test; the dashed level is always-positive."
+        "intervals over documents, drawn for these two (results.json has all). Dots mark peaks; "
+        "these and the table beside are picked on test. The dashed level is always-positive."
     )
     return el(
         "figure",
@@ -129,7 +136,7 @@ def _key(
             el("td", ""),
         )
     )
-    names = (("", None), ("Method", None), ("Peak F1", "num"), ("at δ", "num"))
+    names = (("", None), ("Method", None), ("Peak F1 (picked on test)", "num"), ("at δ", "num"))
     head = el("tr", [el("th", name, scope="col", class_=kind) for name, kind in names])
     return el("table", el("thead", head), el("tbody", rows), class_="data key-table")
 

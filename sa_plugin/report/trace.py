@@ -21,7 +21,7 @@ from sa_plugin.report.svg import (
     x_axis,
     y_axis,
 )
-from sa_plugin.report.words import Real, number, tick
+from sa_plugin.report.words import Real, count, number, percent, tick
 
 MOST_CONCEPTS = 6
 GRID_WIDTH, NAME_WIDTH, PANEL_HEIGHT, GAP = 1000, 96, 52, 8
@@ -177,7 +177,7 @@ class Panel:
 
 PANELS = (
     Panel("auroc", "AUROC, in against out"),
-    Panel("in_mass_at_fpr", "In-concept mass beyond the {fpr} tail of out"),
+    Panel("in_mass_at_fpr", "In-concept mass above q, the {fpr} tail of out{where}"),
     Panel("coverage", "Coverage of positive and negative samples", "negative_coverage", True),
     Panel("tail_gap", "Tail gap, sd of out", zero=True),
 )
@@ -187,26 +187,42 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 230, 40, 10, 12, 34
 def trace_lines(block: Mapping[str, Any], panels: Sequence[Panel] = PANELS) -> Markup:
     """Separation by layer: the mean over concepts with its interval, concepts thin behind it."""
     fpr = block.get("fpr")
-    percent = "top" if fpr is None else f"{tick(100 * fpr)} %"
-    drawn = [
-        el(
-            "div",
-            el("h4", panel.title.format(fpr=percent)),
-            _lines(block, panel, panel.title.format(fpr=percent)),
-        )
-        for panel in panels
-    ]
+    share = "top" if fpr is None else f"{tick(100 * fpr)} %"
+    where = f" on {block['fixed_on']}" if block.get("fixed_on") else ""
+    drawn = []
+    for panel in panels:
+        title = panel.title.format(fpr=share, where=where)
+        drawn.append(el("div", el("h4", title), _lines(block, panel, title)))
     return el("figure", el("div", drawn, class_="panels"), _trace_caption(block))
 
 
 def _trace_caption(block: Mapping[str, Any]) -> Markup:
-    mean = "Bold: mean over concepts, with its interval. " if block.get("mean") else ""
+    draws = f" ({count(block['draws'])} resamples)" if block.get("draws") else ""
+    mean = f"Bold: mean over concepts, with its interval{draws}. " if block.get("mean") else ""
+    delta = block.get("delta")
+    top = "1 − δ" if delta is None else tick(1 - delta)
     return el(
         "figcaption",
-        f"By layer, on test. {mean}Thin: each concept (its name on hover). In the coverage panel "
-        "the dashed line is negative samples: coverage of positive samples means nothing without "
-        "it. Tail gap: (1 − δ quantile of in-concept scores − 99.5 % quantile of negative samples' "
-        "scores) / sd of the latter; below zero the tail does not clear the negatives.",
+        f"By layer, on test. {mean}Thin: each concept (its name on hover). "
+        f"{_false_positives(block)}"
+        "In the coverage panel (share of samples with a token above q) the dashed line is "
+        "negative samples: coverage of positive samples means nothing without it. Tail gap: "
+        f"(Q({top}) of in-concept test scores − Q(0.995) of negative samples' test scores) / sd of "
+        "the latter; below zero the tail does not clear the negatives.",
+    )
+
+
+def _false_positives(block: Mapping[str, Any]) -> str:
+    """What share of test tokens out of concept lies above q, which was fixed elsewhere."""
+    series = [one.get("realised_fpr") or [] for one in block["concepts"].values()]
+    rates = [rate for one in series for rate in one if rate is not None]
+    if not rates:
+        return ""
+    mean = sum(rates) / len(rates)
+    fixed = f" is a quantile of {block['fixed_on']};" if block.get("fixed_on") else ":"
+    return (
+        f"q{fixed} on test {percent(mean, 2)} of the out-of-concept tokens lie above it (mean over "
+        f"concepts and layers; {percent(min(rates), 2)} to {percent(max(rates), 2)}). "
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from sa_plugin.report.words import (
@@ -16,15 +17,18 @@ from sa_plugin.report.words import (
     method_of,
     number,
     side_of_zero,
+    tick,
 )
+
+SMALL = 0.05
 
 
 def verdict(results: Mapping[str, Any]) -> str:
     """One paragraph on the primary kind, as plain text.
 
     It says where SuperActivators stand, against which methods the paired interval excludes zero
-    and which way, how they compare with MaxTok (the same statistic) and with always-positive, and
-    what the intervals do not cover.
+    and which way, how they compare with MaxTok (the same statistic) and with always-positive, how
+    far into the tail the chosen deltas lie, and what the intervals do not cover.
 
     Args:
         results: The results dictionary, see `sa_plugin.results`.
@@ -37,15 +41,16 @@ def verdict(results: Mapping[str, Any]) -> str:
         'No verdict: detection was not computed.'
     """
     kind = primary_kind(results)
-    block = results.get("kinds", {}).get(kind, {}).get("detection")
-    if not block:
+    block = results.get("kinds", {}).get(kind, {})
+    if not block.get("detection"):
         return "No verdict: detection was not computed."
-    rows = by_weighted_f1(block["methods"])
+    rows = by_weighted_f1(block["detection"]["methods"])
     own = method_of(rows, OWN)
     if own is None or own["weighted_f1"] is None:
         return "No verdict: SuperActivators were not evaluated."
     others = [row for row in rows if row is not own]
     sentences = [_standing(kind, own, rows), *_sides(others), _maxtok(rows), _floor(rows)]
+    sentences += [_deltas(block.get("choices", [])), _tail_alone(block.get("sparsity"))]
     sentences.append(
         "Intervals resample documents of the test split with vectors, thresholds and choices "
         "held fixed: they are conditional on the train and calibration splits."
@@ -100,4 +105,32 @@ def _floor(rows: Sequence[Mapping[str, Any]]) -> str:
     row = method_of(rows, ALWAYS)
     return (
         "" if row is None else f"Calling every sample positive gives {number(row['weighted_f1'])}."
+    )
+
+
+def _deltas(choices: Sequence[Mapping[str, Any]]) -> str:
+    chosen = [choice["delta"] for choice in choices]
+    if not chosen:
+        return ""
+    return (
+        f"Calibration chose deltas from {tick(min(chosen))} to {tick(max(chosen))} (median "
+        f"{tick(median(chosen))}): the share of a concept's calibration tokens that the rule keeps "
+        "as its tail."
+    )
+
+
+def _tail_alone(block: Mapping[str, Any] | None) -> str:
+    curve = method_of(block["curves"], OWN) if block else None
+    if block is None or curve is None or SMALL not in block["deltas"]:
+        return ""
+    f1 = curve["weighted_f1"]
+    known = [(v, -d) for v, d in zip(f1, block["deltas"], strict=True) if v is not None]
+    if not known:
+        return ""
+    best, at = max(known)
+    where = "" if block["layer"] is None else f", all at layer {block['layer']}"
+    small = f1[block["deltas"].index(SMALL)]
+    return (
+        f"With one delta for all concepts{where}, the tail at delta {tick(SMALL)} alone reaches "
+        f"{number(small)}, the best delta, {tick(-at)}, {number(best)} (picked on test)."
     )

@@ -121,6 +121,27 @@ def count(value: int | None) -> str:
     return DASH if value is None else f"{value:,}".replace(",", "\u202f")
 
 
+def sentence(words: str) -> str:
+    """Words with one full stop at their end, or nothing.
+
+    Example:
+        >>> sentence("a note."), sentence("a note"), sentence("")
+        ('a note.', 'a note.', '')
+    """
+    bare = words.strip().rstrip(".")
+    return f"{bare}." if bare else ""
+
+
+def percent(share: Real | None, digits: int = 0) -> str:
+    """A share as a percentage.
+
+    Example:
+        >>> percent(0.476), percent(None)
+        ('48 %', '–')
+    """
+    return DASH if share is None or share != share else f"{number(100 * share, digits)} %"
+
+
 def listed(items: Iterable[str]) -> str:
     """Words as a list in a sentence.
 

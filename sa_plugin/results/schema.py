@@ -130,18 +130,25 @@ class TraceSeries(TypedDict):
     """Separation of in- from out-of-concept tokens, all lists [layer]; `pitfalls` 6 defines them.
 
     `X_interval` is the interval of `X`. `coverage` is the share of positive samples with
-    a token above the .995 quantile of out-of-concept scores, `negative_coverage` that of negative
-    samples.
+    a token above q, the .995 quantile of out-of-concept scores on `Trace.fixed_on`,
+    `negative_coverage` that of negative samples; `realised_fpr` the share of out-of-concept tokens
+    above q on test. `*_at_maxima`: above the .995 quantile of the negative samples' maxima.
     """
 
     auroc: list[Number]
     auroc_interval: NotRequired[list[Interval]]
     in_mass_at_fpr: list[Number]
     in_mass_at_fpr_interval: NotRequired[list[Interval]]
+    realised_fpr: NotRequired[list[Number]]
+    realised_fpr_interval: NotRequired[list[Interval]]
     coverage: list[Number]
     coverage_interval: NotRequired[list[Interval]]
     negative_coverage: list[Number]
     negative_coverage_interval: NotRequired[list[Interval]]
+    coverage_at_maxima: NotRequired[list[Number]]
+    coverage_at_maxima_interval: NotRequired[list[Interval]]
+    negative_coverage_at_maxima: NotRequired[list[Number]]
+    negative_coverage_at_maxima_interval: NotRequired[list[Interval]]
     tail_gap: list[Number]
     tail_gap_interval: NotRequired[list[Interval]]
     overlap: NotRequired[list[Number]]
@@ -176,17 +183,24 @@ class Distributions(TypedDict):
 
 
 class Trace(TypedDict):
-    """Every layer, on test. `mean` is over concepts; `fpr` is that of `in_mass_at_fpr` (.005)."""
+    """Every layer, on test. `mean` is over concepts.
+
+    `fpr`: share of out-of-concept tokens above q on the split `fixed_on` (.005). `delta`: of the
+    tail gap and of the tail. `draws`: resamples behind the intervals, not always those of `Meta`.
+    """
 
     layers: list[int]
     concepts: dict[str, TraceSeries]
     mean: NotRequired[TraceSeries]
     fpr: NotRequired[float]
+    delta: NotRequired[float]
+    draws: NotRequired[int]
+    fixed_on: NotRequired[str]
     distributions: NotRequired[Distributions]
 
 
 class Shares(TypedDict):
-    """Share of a total (`Heads.shares_of`) by kind of component; signed, sums to 1."""
+    """Share of a total by kind of component; signed, sums to 1."""
 
     head_share: Number
     mlp_share: Number
@@ -201,19 +215,27 @@ class HeadMap(TypedDict):
     """Ledger of one concept. `lift`, `control`, `contrast` are [block][head].
 
     `lift`: mean contribution on SuperActivators minus that on the other tokens of their samples.
-    `control`: the same for the permuted-label vector with its own top tail. `contrast`: in-concept
-    minus out-of-concept, free of selection. `layer`: the layer whose score the ledger adds up to.
+    `control`: the same for one permuted-label vector with its own top tail. `contrast`: in-concept
+    minus out-of-concept; it selects no tokens by score, but heads are still ranked. `layer`: the
+    layer whose score the ledger adds up to. `total`: the lift of that score. `shares`: of
+    `Heads.shares_of`; `lift_shares`: of `total`.
     """
 
     layer: int
     lift: list[list[Number]]
     control: NotRequired[list[list[Number]]]
     contrast: NotRequired[list[list[Number]]]
+    total: NotRequired[Number]
+    total_interval: NotRequired[Interval]
     shares: NotRequired[Shares]
+    lift_shares: NotRequired[Shares]
 
 
 class HeadRow(TypedDict):
-    """One of the strongest heads. `excess` = lift - control, what the rows are sorted by."""
+    """One of the strongest heads, by |`excess`| relative to the total; `excess` = lift - control.
+
+    Negative numbers work against the concept.
+    """
 
     concept: str
     layer: int
@@ -221,6 +243,7 @@ class HeadRow(TypedDict):
     lift: Number
     interval: Interval
     control: Number
+    control_interval: NotRequired[Interval]
     excess: NotRequired[Number]
     excess_interval: NotRequired[Interval]
     contrast: NotRequired[Number]
@@ -230,7 +253,9 @@ class HeadRow(TypedDict):
 class Heads(TypedDict):
     """The head ledger. `closes_to`: largest |sum of terms - score|; `unit`: of the lifts.
 
-    `shares_of`: what the shares are of, "lift" or "contrast".
+    `shares_of`: what `HeadMap.shares` are of, "lift" or "contrast". `candidates`: head x concept
+    cells the strongest were picked from, on the split shown. `excludes_zero`: effect to the share
+    of those cells whose interval excludes zero; that of "control" is what selection alone gives.
     """
 
     concepts: dict[str, HeadMap]
@@ -238,6 +263,8 @@ class Heads(TypedDict):
     closes_to: Number
     unit: NotRequired[str]
     shares_of: NotRequired[str]
+    candidates: NotRequired[int]
+    excludes_zero: NotRequired[dict[str, Number]]
 
 
 class LocalisationRow(TypedDict):
@@ -377,12 +404,15 @@ class Explanation(TypedDict):
     """One attribution: `tokens` [token], and `heads` [block][head] where the method gives it.
 
     `objective`: "superactivator", "superactivator_tokens", "global". `method`: the explainer.
+    `dropped`: sum of |attribution| on tokens that are not shown (dropped, such as the first) over
+    the sum on all.
     """
 
     objective: str
     method: str
     value: Number
     tokens: list[Number]
+    dropped: NotRequired[Number]
     heads: NotRequired[list[list[Number]]]
 
 

@@ -8,7 +8,8 @@ beforehand at delta.
 |---|---|
 | overlap | sum_b min(P_in(b), P_out(b)) over 50 bins that span in and out jointly |
 | auroc | P(in > out) + P(in = out) / 2 over pairs of tokens |
-| in_mass_at_fpr | P(in > q), a true-positive rate at the false-positive rate that q stands for |
+| in_mass_at_fpr | P(in > q), a true-positive rate at the false-positive rate `realised_fpr` |
+| realised_fpr | P(out > q); where q was fixed on another split it is not the .005 asked for |
 | coverage, negative_coverage | share of positive (negative) samples with a token above q |
 | coverage_at_maxima, negative_coverage_at_maxima | above a quantile of negative samples' maxima |
 | tail_coverage, negative_tail_coverage | share of samples with a token at or above tau |
@@ -118,6 +119,7 @@ def measure(
         "overlap": overlap(cell.inside, cell.outside),
         "auroc": auroc(cell.inside, cell.outside),
         "in_mass_at_fpr": cell.inside.share(cell.inside.values > cell.background),
+        "realised_fpr": cell.outside.share(cell.outside.values > cell.background),
         **_coverage(cell),
         "precision": precision(cell),
         "tail_gap": tail_gap(cell, delta),

@@ -12,8 +12,11 @@ from sa_plugin.tracing.result import TailTrace
 _MEASURES = {
     "auroc": "auroc",
     "in_mass_at_fpr": "in_mass_at_fpr",
+    "realised_fpr": "realised_fpr",
     "coverage": "coverage",
     "negative_coverage": "negative_coverage",
+    "coverage_at_maxima": "coverage_at_maxima",
+    "negative_coverage_at_maxima": "negative_coverage_at_maxima",
     "tail_gap": "tail_gap",
     "overlap": "overlap",
     "skewness": "skewness_in",
@@ -35,6 +38,9 @@ def record(trace: TailTrace) -> dict[str, Any]:
         "concepts": {name: _series(trace, k) for k, name in enumerate(trace.concepts)},
         "mean": _mean(trace),
         "fpr": trace.settings.fpr,
+        "delta": trace.settings.delta,
+        "draws": trace.settings.draws,
+        "fixed_on": trace.settings.fixed_on,
         "distributions": _distributions(trace),
     }
 

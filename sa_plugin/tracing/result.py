@@ -14,7 +14,10 @@ from jaxtyping import Float64, Int
 from sa_plugin._optional import require
 from sa_plugin.statistics.interval import Interval, interval
 
-SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
+SUMMARY = (
+    "auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage",
+    "tail_gap",
+)  # fmt: skip
 
 
 class Estimates(NamedTuple):
@@ -53,7 +56,8 @@ class TraceSettings:
             itself when no calibration split was scored (then they are mildly optimistic).
         out: "negative" (tokens of negative samples) or "all" (all unlabelled tokens).
         delta: Share of in-concept tokens that count as tail.
-        fpr: Share of out-of-concept tokens above the background quantile.
+        fpr: Share of out-of-concept tokens above the background quantile on `fixed_on`; on `split`
+            it is the measure `realised_fpr`.
         level: Of the intervals.
         draws: Bootstrap draws over documents.
         quantile_draws: Draws of the L-skewness.
@@ -175,15 +179,25 @@ class TailTrace:
         s = self.settings
         lines = [
             f"{s.split}: {len(self.concepts)} concepts, means weighted by positive samples; "
-            f"{100 * s.level:g} % intervals over {s.n_documents} documents. Out of concept: "
-            f"{_OUT[s.out]}. Cuts fixed on {s.fixed_on}: delta {s.delta:g}, false-positive rate "
-            f"{s.fpr:g}.",
+            f"{100 * s.level:g} % intervals from {s.draws} resamples of {s.n_documents} documents. "
+            f"Out of concept: {_OUT[s.out]}. Cuts fixed on {s.fixed_on}: delta {s.delta:g}, "
+            f"false-positive rate {s.fpr:g}; {self._realised()}.",
             "layer  " + "  ".join(f"{name:>22}" for name in SUMMARY),
         ]
         for layer in self.layers:
             cells = [_short(self.interval(name, layer)) for name in SUMMARY]
             lines.append(f"{layer:>5}  " + "  ".join(f"{cell:>22}" for cell in cells))
         return "\n".join(lines)
+
+    def _realised(self) -> str:
+        rates, means = self["realised_fpr"].value, self.layer_means["realised_fpr"][:, 0]
+        known = rates[np.isfinite(rates)]
+        if not len(known):
+            return "the realised one is not defined"
+        return (
+            f"realised on {self.settings.split} {np.nanmean(means):.4f} in the mean over layers, "
+            f"{known.min():.4f} to {known.max():.4f} by concept and layer"
+        )
 
     def _layer(self, layer: int) -> int:
         if layer not in self.layers:

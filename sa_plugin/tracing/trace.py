@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
+from sa_plugin.detection.guard import document_names
 from sa_plugin.host import Host
 from sa_plugin.scores import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
@@ -100,7 +101,7 @@ def trace(
     there = here if fixed_on == split else Columns(table.split(fixed_on), place, out)
     _check_sd(frozen_sd, place)
     _warn_undefined(here)
-    drawn = resample_documents(here.table.tokens.documents, draws=draws, seed=seed)
+    drawn = resample_documents(document_names(here.table.tokens), draws=draws, seed=seed)
     few = min(quantile_draws, draws)
     run = _Run(here, there, drawn.with_data(), delta, few, level, frozen_sd)
     settings = TraceSettings(
