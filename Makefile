@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
 # The interpreter that makes .venv; taken as given when set, else the first working 3.11 found.
 PYTHON ?=
-# make demo: MODEL=smollm2|minilm  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
+# make demo: MODEL=smollm2|minilm|vit  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
 MODEL ?= smollm2
 OUT ?= demo_out
 DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e '.[all,dev,demo]'
 	@touch $@
 
-weights: $(STAMP) ## fetch and convert the real models once (93 + 84 MB), into ~/.cache/sa_plugin
+weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), into ~/.cache/sa_plugin
 	$(BIN)/python -m sa_plugin.weights --model all
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on

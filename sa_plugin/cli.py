@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sa_plugin import __version__
 
-DEMO_MODELS = ("smollm2", "minilm")
+DEMO_MODELS = ("smollm2", "minilm", "vit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
     check.add_argument("folder", type=Path)
+    check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
 
     weights = commands.add_parser("weights", help="download the demo's weights into your cache")
@@ -90,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from sa_plugin.checks import check_folder
 
-    report = check_folder(arguments.folder)
+    report = check_folder(arguments.folder, tower=arguments.tower)
     print(report)
     return 0 if report.passed else 1
 

@@ -262,8 +262,8 @@ class ConceptData:
     @classmethod
     def from_masks(
         cls,
-        images: Sequence[UInt8[np.ndarray, "height width 3"]],
-        masks: Sequence[Mapping[str, Bool[np.ndarray, "..."]]],
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
         *,
         boxes: Sequence[Iterable[tuple[str, float, float, float, float]]] | None = None,
         concepts: Sequence[str] | None = None,

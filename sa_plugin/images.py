@@ -98,7 +98,8 @@ class Geometry:
 
     def inside(self) -> Bool[np.ndarray, " patch"]:
         """Patches that show some of the image, not padding alone."""
-        boxes = self.boxes()
+        # Rounded, or float edges would let a patch of padding touch the image by an ulp.
+        boxes = np.round(self.boxes(), 6)
         first, last = boxes[:, :2] < self.image, boxes[:, 2:] > 0
         return np.asarray((first & last).all(1))
 
@@ -134,7 +135,7 @@ def _pixels(
 def combine_masks(
     name: str,
     pixels: UInt8[np.ndarray, "height width 3"],
-    masks: Mapping[str, Bool[np.ndarray, "rows columns"]],
+    masks: Mapping[str, Bool[np.ndarray, "_ _"]],
     boxes: Iterable[tuple[str, float, float, float, float]],
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
     """Masks and boxes of one image, one mask a concept.

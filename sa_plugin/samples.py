@@ -51,6 +51,13 @@ class Sample:
         """The text, or the hash of an image's pixels: equal contents, equal inputs."""
         return self.text if self.image is None else self.image.pixel_digest
 
+    def token_text(self, edges: Real[np.ndarray, " edge"]) -> str:
+        """The characters of one token, or where a patch lies: rows and columns of its pixels."""
+        if self.image is None:
+            return self.text[int(edges[0]) : int(edges[1])]
+        top, left, bottom, right = (round(float(edge)) for edge in edges)
+        return f"[{top}:{bottom}, {left}:{right}]"
+
     def token_labels(
         self, offsets: Real[np.ndarray, "token edge"], concepts: Sequence[str]
     ) -> Bool[np.ndarray, "token concept"]:

@@ -93,9 +93,4 @@ class TokenTable:
 
     def text(self, row: int) -> str:
         """The characters of one token, or where a patch lies."""
-        sample = self.samples[int(self.sample_of[row])]
-        if sample.image is not None:
-            top, left, bottom, right = (round(float(edge)) for edge in self.offsets[row])
-            return f"[{top}:{bottom}, {left}:{right}]"
-        start, end = (int(edge) for edge in self.offsets[row])
-        return sample.text[start:end]
+        return self.samples[int(self.sample_of[row])].token_text(self.offsets[row])

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 
 from sa_plugin.concepts.kinds import KINDS, kind_of
 from sa_plugin.data import ConceptData, Sample
+from sa_plugin.datasets.emoji import emoji_scenes
+from sa_plugin.datasets.shapes import shapes
 from sa_plugin.detection import Detector
 from sa_plugin.host import Host, attach
 from sa_plugin.objectives import objective
@@ -29,15 +31,18 @@ from sa_transformer_lens.load import load_bridge
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
 TOKENS = "gradient x (embedding - mean)"
 PASSAGES = {"small": 240, "default": 600}
+SCENES = {"small": 200, "default": 400, "full": 1500}
+# Clusters of the image demo: the default number, tokens // 50, takes minutes on patches.
+IMAGE_CLUSTERS = 200
 # Extrapolated from the default setting on two idle cores; the command says so before it starts.
-FULL_MINUTES = {"smollm2": 60, "minilm": 12}
+FULL_MINUTES = {"smollm2": 60, "minilm": 12, "vit": 60}
 
 
 def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
-    """Run the main job on a demo model and the embedded data.
+    """Run the main job on a demo model: text on the embedded data, images on rendered scenes.
 
     Args:
-        model: "smollm2" or "minilm".
+        model: "smollm2", "minilm" or "vit".
         size: "small", "default" or "full".
         split: "plain" or "held_out_lemma".
         out: Folder for `results.json` and `report.html`.
@@ -47,35 +52,52 @@ def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Anal
         FileNotFoundError: The weights are absent; the text names the command that fetches them.
     """
     path = folder(model)
-    data = ConceptData.load("supersense", split=split, seed=seed)
-    if size in PASSAGES:
-        data = data.subset(PASSAGES[size], seed=seed)
-    else:
+    if size == "full":
         print(
             f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores "
             "(extrapolated from the default one)."
         )
+    data = scenes(size, seed) if model == "vit" else passages(size, split, seed)
     host = attach(load_bridge(path))
-    return _run(host, data, demo_settings(host.info.n_layers, size, seed), out, model)
+    settings = demo_settings(host.info.n_layers, size, seed, images=model == "vit")
+    return _run(host, data, settings, out, model)
 
 
-def demo_settings(n_layers: int, size: str, seed: int) -> Settings:
+def passages(size: str, split: str, seed: int) -> ConceptData:
+    """The embedded data, or a part of it."""
+    data = ConceptData.load("supersense", split=split, seed=seed)
+    return data.subset(PASSAGES[size], seed=seed) if size in PASSAGES else data
+
+
+def scenes(size: str, seed: int) -> ConceptData:
+    """Emoji scenes where the font is present, else shapes; the name of the data says which."""
+    try:
+        return emoji_scenes(SCENES[size], seed=seed)
+    except (FileNotFoundError, ImportError) as missing:
+        print(f"{missing}\nUsing rendered shapes instead.")
+        return shapes(SCENES[size], seed=seed)
+
+
+def demo_settings(n_layers: int, size: str, seed: int, *, images: bool = False) -> Settings:
     """Layers and kinds of a demo size.
 
     Small models are read at every block. Of deep ones every third block is read, not the last: to
     stop before it spares the unembedding.
     """
+    clusters = {"k": IMAGE_CLUSTERS} if images else {}
+    options = {"kmeans": clusters, "kmeans_separator": clusters}
     every = tuple(range(n_layers)) if n_layers <= 12 else tuple(range(1, n_layers - 1, 3))
     if size == "full":
         # Clusters cost minutes a block, so they keep to every third of a deep model.
         whole = tuple(range(n_layers))
         kinds = {kind: whole if kind_of(kind).supervised else every for kind in KINDS}
-        return Settings(kinds, seed=seed)
+        return Settings(kinds, seed=seed, options=options)
     if size == "small":
         every = every[1::2]
     middle = (every[2 * len(every) // 3],)
     kinds = {"prototype": every, "separator": every, "kmeans": middle, "kmeans_separator": middle}
-    return Settings(kinds, draws=200 if size == "small" else 1000, seed=seed)
+    draws = 200 if size == "small" else 1000
+    return Settings(kinds, draws=draws, seed=seed, options=options)
 
 
 def run(
@@ -151,7 +173,7 @@ def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str
     print(f"{host!r}\n{data!r}", flush=True)
     begun = time.perf_counter()
     found = analyse(
-        host, data, settings, explain=explain_passage,
+        host, data, settings, explain=None if data.samples[0].image else explain_passage,
         say=lambda stage: print(f"[{time.perf_counter() - begun:5.0f} s] {stage}", flush=True),
     )  # fmt: skip
     found.results["provenance"]["command"] = f"sa-plugin, model {name}, data {data.name}"
@@ -169,7 +191,7 @@ def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str
 
 def marked(found: Analysis) -> str:
     """The first passage shown, its SuperActivators in brackets."""
-    for passage in found.results["passages"]:
+    for passage in found.results.get("passages", []):
         text, shift = passage["text"], 0
         for (start, end), on in zip(passage["offsets"], passage["superactivator"], strict=True):
             if on:
@@ -179,7 +201,8 @@ def marked(found: Analysis) -> str:
             f"Passage {passage['id']}, SuperActivators of {passage['concept']!r} at layer "
             f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
         )
-    return "No passage to show."
+    pictures = len(found.results.get("pictures", []))
+    return f"{pictures} images in the report." if pictures else "No passage to show."
 
 
 def explain_passage(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from sa_plugin.collect import kept, sink_sites
@@ -32,7 +32,7 @@ class TokenLedger:
         sample: The text.
         column: Concept, layer and threshold.
         components: Columns of `terms`.
-        offsets: Characters of each token.
+        offsets: Characters of each token, or the box of each patch.
         position: Place of each token in the model's input.
         score: Measured scores.
         terms: They add up to `score`.
@@ -42,7 +42,7 @@ class TokenLedger:
     sample: Sample
     column: Column
     components: tuple[Component, ...]
-    offsets: Int[np.ndarray, "token 2"]
+    offsets: Real[np.ndarray, "token edge"]
     position: Int[np.ndarray, " token"]
     score: Float[np.ndarray, " token"]
     terms: Float[np.ndarray, "token component"]
@@ -57,8 +57,8 @@ class TokenLedger:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Text of each token."""
-        return tuple(self.sample.text[start:end] for start, end in self.offsets)
+        """Text of each token, or where each patch lies."""
+        return tuple(self.sample.token_text(edges) for edges in self.offsets)
 
     def strongest(self, token: int, n: int = 10) -> list[tuple[str, float]]:
         """The largest terms of one token, by size."""

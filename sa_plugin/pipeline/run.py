@@ -45,6 +45,7 @@ class Settings:
         draws: Bootstrap resamples of source documents.
         seed: Of every random choice.
         batch_tokens: Tokens in a batch, padding included.
+        options: Kind to options of its fit, e.g. `{"kmeans": {"k": 100}}`.
     """
 
     kinds: Mapping[str, tuple[int, ...]]
@@ -52,6 +53,7 @@ class Settings:
     draws: int = 1000
     seed: int = 0
     batch_tokens: int = 1024
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -195,7 +197,7 @@ def _fit(
         with clock(f"fit {kind}"):
             banks[kind] = fit(
                 host, data, kind, layers=layers, statistics=statistics, seed=settings.seed,
-                progress=progress,
+                progress=progress, options=settings.options.get(kind),
             )  # fmt: skip
     return banks
 

@@ -67,12 +67,13 @@ def passages(items: Sequence[Mapping[str, Any]]) -> Markup:
             "The raw rule fires on any token above the midpoint between the calibration means of "
             "in-concept and out-of-concept scores, as a reader of the bulk would. "
         )
-    shown = [_passage(item, _limit(item, items)) for item in items]
+    shown = [_passage(item, limit_of(item, items)) for item in items]
     note = "A few passages illustrate; the rates are in the tables."
     return el("div", el("p", rule, note), shown, class_="passages")
 
 
-def _limit(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Real:
+def limit_of(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Real:
+    """Score of the darkest shade: the item's own limit, or the largest |score| of its concept."""
     if item.get("limit"):
         return float(item["limit"])
     same = [i for i in items if (i["concept"], i["kind"]) == (item["concept"], item["kind"])]
@@ -97,7 +98,7 @@ def _passage(item: Mapping[str, Any], limit: Real) -> Markup:
     heading = el("h4", el("em", item["concept"]), f" — {role}")
     comment = el("p", item["comment"], class_="comment") if item.get("comment") else None
     meta = el("p", " · ".join(where), class_="where")
-    return el("article", heading, meta, columns, _verdicts(item), comment, class_="passage")
+    return el("article", heading, meta, columns, verdicts(item), comment, class_="passage")
 
 
 def _side(title: str, body: Markup, foot: Markup) -> Markup:
@@ -142,7 +143,8 @@ def _tail_foot(item: Mapping[str, Any]) -> Markup:
     return el("p", f"Marked: SuperActivators, {marked}. Underlined: labelled.", class_="foot")
 
 
-def _verdicts(item: Mapping[str, Any]) -> Markup:
+def verdicts(item: Mapping[str, Any]) -> Markup:
+    """What the label, the raw rule and the tail say of a sample."""
     label = "positive" if item["positive"] else "negative"
     parts: list[Child] = ["Label: ", el("b", label), ". "]
     bar = item.get("raw_threshold")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sa_plugin.report.html import Child, Markup, el
-from sa_plugin.report.passages import ROLES, _limit, _verdicts
+from sa_plugin.report.passages import ROLES, limit_of, verdicts
 from sa_plugin.report.svg import chart
 from sa_plugin.report.words import Real, kind_label, number
 
@@ -34,7 +34,7 @@ def pictures(items: Sequence[Item]) -> Markup:
             "in-concept and out-of-concept scores, as a reader of the bulk would. "
         )
     note = "A few images illustrate; the rates are in the tables."
-    shown = [_picture(item, _limit(item, items), f"image-{n}") for n, item in enumerate(items, 1)]
+    shown = [_picture(item, limit_of(item, items), f"image-{n}") for n, item in enumerate(items, 1)]
     return el("div", el("p", rule, note), shown, class_="passages")
 
 
@@ -49,7 +49,7 @@ def _picture(item: Item, limit: Real, name: str) -> Markup:
     heading = el("h4", el("em", item["concept"]), f" — {role}")
     comment = el("p", item["comment"], class_="comment") if item.get("comment") else None
     meta = el("p", " · ".join(where), class_="where")
-    return el("article", heading, meta, sides, _verdicts(item), comment, class_="passage")
+    return el("article", heading, meta, sides, verdicts(item), comment, class_="passage")
 
 
 def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str) -> Markup:
