@@ -21,9 +21,9 @@ def detection(results: Any) -> list[str]:
     table = block["detection"]
     lines = [
         f"`{meta['model']}`, {meta['data']}, {meta['primary_kind']}, layers "
-        f"{', '.join(map(str, meta['layers']))}: {table['n_samples']} test passages of "
+        f"{', '.join(map(str, meta['layers']))}: {table['n_samples']} test samples of "
         f"{table['n_documents']} held-out documents, {len(meta['concepts'])} concepts, seed "
-        f"{meta['seed']}. F1, precision, recall and AUROC weighted by positive passages; 95 % "
+        f"{meta['seed']}. F1, precision, recall and AUROC weighted by positive samples; 95 % "
         "intervals over documents, conditional on train and calibration; paired differences, * "
         "where the interval excludes zero.",
         "",
@@ -42,6 +42,43 @@ def detection(results: Any) -> list[str]:
             f"| {name} | {row['weighted_f1']:.3f} | [{low:.3f}, {high:.3f}] | {difference} | "
             f"{row['precision']:.3f} | {row['recall']:.3f} | {row['auroc']:.3f} |"
         )
+    return lines
+
+
+def localisation(results: Any) -> list[str]:
+    """Token- or patch-level agreement with the labels."""
+    block = results["kinds"][results["meta"]["primary_kind"]]
+    lines = ["| tokens or patches | F1 | interval | AP | AUROC |", "|---|---|---|---|---|"]
+    for row in block["localisation"]:
+        low, high = row["f1_interval"]
+        lines.append(
+            f"| {row['method']} | {row['f1']:.3f} | [{low:.3f}, {high:.3f}] | "
+            f"{row['average_precision']:.3f} | {row['auroc']:.3f} |"
+        )
+    return lines
+
+
+def trace(results: Any) -> list[str]:
+    """Means over concepts by layer."""
+    found = results["kinds"][results["meta"]["primary_kind"]]["trace"]
+    names = ("auroc", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
+    lines = ["| layer | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for at, layer in enumerate(found["layers"]):
+        cells = [f"{found['mean'][name][at]:.3f}" for name in names]
+        lines.append(f"| {layer} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def shares(results: Any) -> list[str]:
+    """Who writes the gap between in-concept tokens and tokens of negative samples, by concept."""
+    block = results["kinds"][results["meta"]["primary_kind"]]
+    if "heads" not in block:
+        return [f"No ledger: {block['absent']['heads']}"]
+    lines = ["| concept at layer | heads | MLPs | embedding |", "|---|---|---|---|"]
+    for concept, found in block["heads"]["concepts"].items():
+        cells = [found["shares"][f"{part}_share"] for part in ("head", "mlp", "embedding")]
+        text = " | ".join("–" if c is None else f"{c:.2f}" for c in cells)
+        lines.append(f"| {concept} at {found['layer']} | {text} |")
     return lines
 
 
@@ -65,7 +102,15 @@ def sections(arguments: list[str]) -> list[str]:
         lines += [f"### {title}", ""] if title else []
         lines += [*detection(results), ""]
         if title:
-            lines += ["Every kind:", "", *kinds(results), ""]
+            lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
+            lines += [
+                "Localisation, weighted by in-concept tokens:",
+                "",
+                *localisation(results),
+                "",
+            ]
+            lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]
+            lines += ["Shares of the in-minus-out contrast:", "", *shares(results), ""]
     return lines
 
 
