@@ -53,6 +53,12 @@ class Layout:
         counts = batch.valid.sum(-1).numpy()
         return np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
 
+    def mask(self, batch: Batch, rows: Bool[np.ndarray, " row"]) -> Bool[Tensor, "batch token"]:
+        """Chosen rows as tokens of a batch."""
+        mask = torch.zeros_like(batch.valid)
+        mask[batch.valid] = torch.from_numpy(rows[self.rows(batch)])
+        return mask
+
 
 def lay_out(
     host: Host,
@@ -180,6 +186,34 @@ def token_table(
             "labelled sink": int(layout.labels[~keep].any(-1).sum()),
         },
     )
+
+
+def rows_kept_in(
+    table: TokenTable, layout: Layout, samples: Sequence[Sample]
+) -> Bool[np.ndarray, " row"]:
+    """Which rows of a layout are rows of another run's table.
+
+    Raises:
+        ValueError: The table lacks a sample, or has a token that the layout has not.
+    """
+    place = {sample.id: n for n, sample in enumerate(table.samples)}
+    keep = np.zeros(layout.n_rows, dtype=bool)
+    for n, sample in enumerate(samples):
+        if sample.id not in place:
+            raise ValueError(
+                f"sample {sample.id!r} is not in the table whose rows are to be kept "
+                f"({table.n_samples} samples): score the same splits."
+            )
+        k = place[sample.id]
+        wanted = table.position[table.bounds[k] : table.bounds[k + 1]]
+        rows = slice(layout.bounds[n], layout.bounds[n + 1])
+        keep[rows] = np.isin(layout.position[rows], wanted)
+        if keep[rows].sum() != len(wanted):
+            raise ValueError(
+                f"sample {sample.id!r} has {len(wanted)} kept tokens in the table, and only "
+                f"{int(keep[rows].sum())} of them in this run: other text or tokenizer."
+            )
+    return keep
 
 
 def allocate(shape: tuple[int, ...], dtype: type, budget: int) -> np.ndarray:

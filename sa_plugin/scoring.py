@@ -18,6 +18,7 @@ from sa_plugin.collect import (
     compact,
     kept,
     lay_out,
+    rows_kept_in,
     sink_sites,
     token_table,
     walk,
@@ -26,6 +27,7 @@ from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.host import Batch, Host, HostInfo, Site
 from sa_plugin.scores import ScoreTable
+from sa_plugin.tokens import TokenTable
 from sa_plugin.train_pass import class_tokens
 
 MEMORY_BUDGET = 1 << 30
@@ -35,11 +37,13 @@ MEMORY_BUDGET = 1 << 30
 def score(
     host: Host, data: ConceptData, bank: ConceptBank, *, splits: Sequence[str] = ...,
     batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+    keep_of: TokenTable | None = ...,
 ) -> ScoreTable: ...  # fmt: skip
 @overload
 def score(
     host: Host, data: ConceptData, bank: Sequence[ConceptBank], *, splits: Sequence[str] = ...,
     batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+    keep_of: TokenTable | None = ...,
 ) -> list[ScoreTable]: ...  # fmt: skip
 def score(
     host: Host,
@@ -50,6 +54,7 @@ def score(
     batch_tokens: int = BATCH_TOKENS,
     memory_budget: int = MEMORY_BUDGET,
     progress: bool = True,
+    keep_of: TokenTable | None = None,
 ) -> ScoreTable | list[ScoreTable]:
     """Score every kept token of some splits under every vector of a bank.
 
@@ -63,19 +68,24 @@ def score(
         batch_tokens: Tokens in a batch, padding included.
         memory_budget: Bytes of scores, for each bank, above which they lie in a temporary file.
         progress: Whether to show a bar.
+        keep_of: The table of another run over the same samples, whose rows are kept whatever this
+            run's norms: an intervention must not change which tokens are sinks.
 
     Returns:
         A table, or one for each bank.
 
     Raises:
         ValueError: The bank was fitted on another model, processing mode or architecture; the
-            banks disagree on the sink rule; activations are NaN or Inf; a sample has no token.
+            banks disagree on the sink rule; activations are NaN or Inf; a sample has no token;
+            `keep_of` lacks a sample or holds a token this run has not.
     """
     parts = [data.split(name) for name in splits]
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
-    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores")
+    tables = _score(
+        host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores", keep_of
+    )
     return tables[0] if isinstance(bank, ConceptBank) else tables
 
 
@@ -158,6 +168,7 @@ def _score(
     budget: int,
     progress: bool,
     description: str,
+    keep_of: TokenTable | None = None,
 ) -> list[ScoreTable]:
     if not banks:
         raise ValueError("no bank to score: give a ConceptBank or several.")
@@ -176,7 +187,8 @@ def _score(
     sites += [Site(at, bank.hook_point) for bank in banks for at in bank.layers]
     sites = sorted(set(sites))
     keep = np.zeros(layout.n_rows, dtype=bool)
-    reducer = _reducer(banks, host.info)
+    frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
+    reducer = _reducer(banks, host.info, layout, frozen)
     for batch, got in walk(
         host, layout, sites, reducer, description=description, progress=progress
     ):
@@ -231,7 +243,10 @@ class _Store:
 
 
 def _reducer(
-    banks: Sequence[ConceptBank], info: HostInfo
+    banks: Sequence[ConceptBank],
+    info: HostInfo,
+    layout: Layout,
+    frozen: Bool[np.ndarray, " row"] | None,
 ) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
     """For each batch a function of the residuals that keeps scores alone."""
 
@@ -239,6 +254,8 @@ def _reducer(
         def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
             rule = banks[0].origin.sinks
             keep = kept(read, batch.valid, info, banks[0].sink_layers, rule)
+            if frozen is not None:
+                keep = layout.mask(batch, frozen).to(keep.device)
             out = {"keep": keep}
             for k, bank in enumerate(banks):
                 residuals = [read[Site(at, bank.hook_point)] for at in bank.layers]

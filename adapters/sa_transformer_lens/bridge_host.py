@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sa_plugin.data import Sample
+from sa_plugin.editing import Edit
 from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_transformer_lens.capture import capture
 from sa_transformer_lens.probe import output_projection
@@ -102,6 +104,12 @@ class BridgeHost:
         """
         self.hook_name(Site(layer, "z"))
         return output_projection(self.bridge, layer)
+
+    def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
+        """Replace `z` in every pass inside the context; see `sa_plugin.editing.EditableHost`."""
+        from sa_transformer_lens.ablate import edited
+
+        return edited(self, edits)
 
     def hook_changes_output(self, hook_name: str) -> bool:
         """Whether the model's output changes when a hook there changes what it sees.
