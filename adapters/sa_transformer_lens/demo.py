@@ -35,7 +35,7 @@ SCENES = {"small": 200, "default": 400, "full": 1500}
 # Clusters of the image demo: the default number, tokens // 50, takes minutes on patches.
 IMAGE_CLUSTERS = 200
 # Extrapolated from the default setting on two idle cores; the command says so before it starts.
-FULL_MINUTES = {"smollm2": 60, "minilm": 12, "vit": 60}
+FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 
 
 def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
@@ -201,8 +201,17 @@ def marked(found: Analysis) -> str:
             f"Passage {passage['id']}, SuperActivators of {passage['concept']!r} at layer "
             f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
         )
-    pictures = len(found.results.get("pictures", []))
-    return f"{pictures} images in the report." if pictures else "No passage to show."
+    for picture in found.results.get("pictures", []):
+        marks = [
+            box for box, on in zip(picture["boxes"], picture["superactivator"], strict=True) if on
+        ]
+        places = ", ".join(f"({top:.0f}, {left:.0f})" for top, left, *_ in marks) or "none"
+        return (
+            f"Image {picture['id']}, SuperActivator patches of {picture['concept']!r} at layer "
+            f"{picture['layer']} ({picture['role'].replace('_', ' ')}), top left corners in pixels: "
+            f"{places}. The report shows {len(found.results['pictures'])} images."
+        )
+    return "No passage to show."
 
 
 def explain_passage(

@@ -251,6 +251,7 @@ class Detector:
         draws: int = 1000,
         seed: int = 0,
         level: float = 0.95,
+        progress: bool = False,
     ) -> Evaluation:
         """Detection metrics of every method on held-out samples, with intervals.
 
@@ -260,12 +261,15 @@ class Detector:
             draws: Bootstrap resamples of source documents.
             seed: Of the resamples.
             level: Of the intervals.
+            progress: Whether to show a bar over methods.
 
         Raises:
             ValueError: The split holds samples the vectors were fitted on, the scores are of
                 another bank, or there is no host.
         """
-        return evaluate(self, split, scores=scores, draws=draws, seed=seed, level=level)
+        return evaluate(
+            self, split, scores=scores, draws=draws, seed=seed, level=level, progress=progress
+        )
 
     def sweep(
         self,

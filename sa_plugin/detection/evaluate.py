@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
 
 from sa_plugin.data import Split
 from sa_plugin.detection import summary
@@ -153,6 +154,7 @@ def evaluate(
     draws: int,
     seed: int,
     level: float,
+    progress: bool = False,
 ) -> Evaluation:
     """See `Detector.evaluate`."""
     check_unseen(split, detector.seen)
@@ -161,7 +163,8 @@ def evaluate(
     resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
     said = outcomes(detector, table)
     positives = positives_of(labels, resamples)
-    measured = {name: measure(each, labels, resamples) for name, each in said.items()}
+    bar = tqdm(said.items(), desc="evaluate", unit="method", disable=not progress, leave=False)
+    measured = {name: measure(each, labels, resamples) for name, each in bar}
     results = tuple(
         _result(detector, name, measured, positives, resamples, level) for name in measured
     )
