@@ -208,7 +208,7 @@ def marked(found: Analysis) -> str:
         places = ", ".join(f"({top:.0f}, {left:.0f})" for top, left, *_ in marks) or "none"
         return (
             f"Image {picture['id']}, SuperActivator patches of {picture['concept']!r} at layer "
-            f"{picture['layer']} ({picture['role'].replace('_', ' ')}), top left corners in pixels: "
+            f"{picture['layer']} ({picture['role'].replace('_', ' ')}), top left corners, pixels: "
             f"{places}. The report shows {len(found.results['pictures'])} images."
         )
     return "No passage to show."
