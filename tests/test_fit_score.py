@@ -291,7 +291,11 @@ def test_a_bank_of_fewer_concepts_scores_the_data(host, data):
 def test_labels_lost_to_sinks_are_a_named_warning():
     rng = np.random.default_rng(0)
     words = [["cat", *rng.choice(WORDS[5:], 5)] for _ in range(40)]
-    labels = [["animal", None, None, None, None, None]] * 20 + [[None] * 5 + ["animal"]] * 10 + [[None] * 6] * 10
+    labels = (
+        [["animal", None, None, None, None, None]] * 20
+        + [[None] * 5 + ["animal"]] * 10
+        + [[None] * 6] * 10
+    )
     data = ConceptData.from_words(words, labels, seed=1)
     with pytest.warns(LostLabelWarning, match=r"labelled tokens were dropped as attention sinks"):
         fit(FakeHost(causal=True), data, "prototype", progress=False)

@@ -31,7 +31,7 @@ from sa_plugin.detection.measure import (
     positives_of,
 )
 from sa_plugin.detection.methods import ALWAYS, TAIL, method_names, values
-from sa_plugin.detection.printing import frame
+from sa_plugin.detection.printing import as_html, frame
 from sa_plugin.detection.rates import Fractions, Rates, fractions, rates
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores import ScoreTable
@@ -114,6 +114,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
     def of(self, method: str) -> MethodResult:
         """The result of one method.
