@@ -250,7 +250,7 @@ def test_statistics_of_other_data_or_without_rows_are_refused(host, data):
 
 
 def test_vectors_of_the_user():
-    vectors = {("a", 1): torch.ones(4), ("b", 1): torch.zeros(4)}
+    vectors = {("a", 1): torch.ones(4), ("b", 1): -torch.ones(4)}
     bank = ConceptBank.from_vectors(vectors, normaliser={1: (torch.ones(4), 2.0)})
     h = torch.randn(5, 4)
     torch.testing.assert_close(bank.token.score(0, h)[:, 0], ((h - 1) / 2).sum(-1))

@@ -181,7 +181,7 @@ class PrefixView:
                 f"these tokens are {length} long, the objective was made for {self.n_tokens}: "
                 "clean and corrupted inputs must have the same number of tokens, because patching "
                 "goes position by position. Replace tokens one for one, or pad both alike. If they "
-                "come from bridge.to_tokens, which may add BOS: to_tokens(text, prepend_bos=False), or "
+                "come from bridge.to_tokens, which may add BOS: give prepend_bos=False, or take "
                 "host.forward_inputs(sample)['input_ids']."
             )
         return {name: _fit(name, value, tokens) for name, value in self.inputs.items()}
