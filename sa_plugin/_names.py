@@ -1,9 +1,10 @@
-"""The one error for a name that is not known: what was given, what is nearest, what there is."""
+"""Errors for a name that is not known and an argument of another type, said the same way always."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 SHOWN = 12
 
@@ -29,3 +30,26 @@ def require_known(what: str, name: str, known: Iterable[str]) -> None:
     hint = f": did you mean {near[0]!r}?" if near else "."
     shown = f" Known: {', '.join(names)}." if len(names) <= SHOWN else f" {len(names)} are known."
     raise ValueError(f"{what} {name!r} is unknown{hint}{shown}")
+
+
+def require_type(
+    name: str, value: object, expected: Any, fix: str, *, optional: bool = False
+) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        expected: A class or several.
+        fix: What to do instead.
+        optional: Whether None passes.
+
+    Raises:
+        TypeError: Names the argument, both types and the fix.
+    """
+    if value is None and optional:
+        return
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} is a {type(value).__name__}, not a {names}: {fix}.")

@@ -13,6 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,8 +27,10 @@ def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     """Write an artefact's two files.
 
     Raises:
-        FileExistsError: The folder holds something else than an artefact.
+        FileExistsError: The folder is a file, or holds something else than an artefact.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, an artefact is a folder: name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / "artefact.json").exists():
         raise FileExistsError(f"{folder} is not empty and holds no artefact: name a new folder.")
@@ -44,12 +47,14 @@ def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no artefact.
-        ValueError: It is of another kind or a newer format.
+        ValueError: It is of another kind or a newer format, a file, or damaged.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, a saved {what} is a folder: give that folder.")
     path = folder / "artefact.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no artefact.json: it is no saved {what}.")
-    record = json.loads(path.read_text())
+    record = _record(folder)
     if record.get("format") != FORMAT:
         raise ValueError(
             f"{folder} has artefact format {record.get('format')}, this version reads {FORMAT}: "
@@ -57,7 +62,36 @@ def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if record.get("what") != what:
         raise ValueError(f"{folder} holds a {record.get('what')}, not a {what}.")
-    return load_file(folder / "tensors.safetensors"), record
+    return _tensors(folder), record
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{folder}: artefact.json is damaged ({error}): save or copy the artefact again."
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{folder}: artefact.json holds a {type(record).__name__}, not an object: save or copy "
+            "the artefact again."
+        )
+    return record
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / "tensors.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} holds no tensors.safetensors: save or copy the artefact again."
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder}: tensors.safetensors is damaged ({error}): save or copy the artefact again."
+        ) from error
 
 
 def plain(value: Any) -> Any:
@@ -105,7 +139,8 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Concept
         return VectorSet(stacked, mean, scale, record["scoring"])
 
     token = vectors("token")
-    assert token is not None
+    if token is None:
+        raise ValueError("the artefact holds no token vectors, it is damaged: save it again.")
     means = None
     if "component_means.z" in tensors:
         names = [field.name for field in fields(ComponentMeans)]

@@ -11,6 +11,11 @@ from pathlib import Path
 from sa_plugin import __version__
 
 DEMO_MODELS = ("smollm2", "minilm", "vit")
+DESCRIPTION = (
+    "Find concepts in a transformer's activations by their extreme high tail, and write what was "
+    "found as results.json and report.html."
+)
+LINE = '{"text": "a cat sat", "labels": [[2, 5, "animal"]], "document": "book 1"}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"sa-plugin: {error}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sa-plugin", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sa-plugin", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -44,15 +49,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(demo)
     demo.set_defaults(command=_demo)
 
-    run = commands.add_parser("run", help="the same on a model folder and a JSONL file of yours")
+    run = commands.add_parser(
+        "run",
+        help="the same on a model folder and a JSONL file of yours",
+        description="The method on your model and your texts, one JSON object a line.",
+        epilog=f"One line of the data, labels as [start, end, concept], end exclusive:\n{LINE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("--model", type=Path, required=True, help="a Hugging Face model folder")
-    run.add_argument("--data", type=Path, required=True, help="JSONL: text, labels, document ...")
+    run.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="JSONL: text, labels; id, document, split if you have them",
+    )
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
     _add_output(run)
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
-    check.add_argument("folder", type=Path)
+    check.add_argument("folder", type=Path, help="what `save_pretrained` wrote: weights, config")
     check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
 

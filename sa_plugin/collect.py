@@ -8,6 +8,7 @@ rows are taken out at its end.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from sa_plugin.host import Batch, Host, HostInfo, SinkRule, Site, keep_tokens
 from sa_plugin.tokens import TokenTable
 
 BATCH_TOKENS = 2048
+# Share of labelled tokens that may be sinks without a word; the count is in `dropped` in any case.
+LOST = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +175,7 @@ def token_table(
             "attention sinks are dropped (the first token of a decoder without BOS is one): give "
             "longer texts, or attach with a tokenizer that adds BOS, or fit with sinks='keep'."
         )
+    _warn_lost_labels(layout, keep)
     return TokenTable(
         tuple(samples),
         tuple(split_of),
@@ -214,6 +218,24 @@ def rows_kept_in(
                 f"{int(keep[rows].sum())} of them in this run: other text or tokenizer."
             )
     return keep
+
+
+class LostLabelWarning(UserWarning):
+    """Labelled tokens were dropped as attention sinks."""
+
+
+def _warn_lost_labels(layout: Layout, keep: Bool[np.ndarray, " row"]) -> None:
+    labelled = layout.labels.any(-1)
+    lost = int((labelled & ~keep).sum())
+    if lost > LOST * labelled.sum():
+        warnings.warn(
+            f"{lost} of {int(labelled.sum())} labelled tokens were dropped as attention sinks (the "
+            "first token of a decoder without BOS is one): their samples keep the label and lose "
+            "its evidence. Attach with a tokenizer that adds BOS (TransformerLens's own: "
+            "attach(bridge, tokenizer=bridge.tokenizer)), or fit with sinks='keep'.",
+            LostLabelWarning,
+            stacklevel=4,
+        )
 
 
 def allocate(shape: tuple[int, ...], dtype: type, budget: int) -> np.ndarray:

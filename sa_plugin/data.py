@@ -15,9 +15,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from sa_plugin._names import require_known
 from sa_plugin.data_checks import EmptySplitWarning, same_length, validate, word_spans
@@ -262,10 +263,10 @@ class ConceptData:
     @classmethod
     def from_masks(
         cls,
-        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-        masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
+        images: Sequence[Any],
+        masks: Sequence[Any],
         *,
-        boxes: Sequence[Iterable[tuple[str, float, float, float, float]]] | None = None,
+        boxes: Sequence[Iterable[Any]] | None = None,
         concepts: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
         sample_labels: Sequence[Iterable[str]] | None = None,
@@ -282,9 +283,9 @@ class ConceptData:
         applies to the image; nothing is resampled.
 
         Args:
-            images: RGB.
-            masks: For each image, concept to mask of the image's own size. Empty masks are allowed
-                and make no positive.
+            images: RGB, uint8 `[height, width, 3]`.
+            masks: For each image, concept to boolean mask `[height, width]` of the image's own
+                size. Empty masks are allowed and make no positive.
             boxes: For each image `(concept, top, left, bottom, right)` in pixels, added to the
                 masks; a pixel is inside when its centre is.
             concepts: As in `from_spans`, like the arguments that follow.
@@ -299,8 +300,9 @@ class ConceptData:
             name: Name of the data set.
 
         Raises:
-            ValueError: A mask has another size than its image, a box is empty, `min_coverage`
-                is outside [0, 1); and what `from_spans` raises.
+            ValueError: An image is no RGB array, a mask is not boolean or has another size than
+                its image, a box is malformed or empty, `min_coverage` is outside [0, 1); and what
+                `from_spans` raises.
         """
         same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids,
                      documents=documents)  # fmt: skip

@@ -25,6 +25,14 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     if not samples:
         raise ValueError("the data set has no samples.")
     known = set(concepts)
+    labelled = {concept for sample in samples for concept in sample.positive}
+    if isinstance(concepts, str) or _one_name(concepts, labelled):
+        name = "".join(concepts)
+        raise ValueError(f"concepts is the string {name!r}: give a list of names, [{name!r}].")
+    if not known and not labelled:
+        raise ValueError(
+            "no sample has a label, so there is no concept: give spans, masks or sample_labels."
+        )
     if not known or len(known) != len(concepts):
         raise ValueError(f"concepts {concepts} must be one or more distinct names.")
     home: dict[str, str] = {}
@@ -59,7 +67,18 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
         _validate_concept(samples, split_of, concept)
 
 
+def _one_name(concepts: Sequence[str], labelled: set[str]) -> bool:
+    """Whether the concepts are the letters of one label: a string read as a sequence."""
+    letters = len(concepts) > 1 and all(len(concept) == 1 for concept in concepts)
+    return letters and "".join(concepts) in labelled
+
+
 def _validate_labels(sample: Sample, known: set[str]) -> None:
+    if sample.image is None and not sample.text.strip():
+        raise ValueError(
+            f"sample {sample.id!r} has the text {sample.text!r:.40}, which is empty: give it a "
+            "text or leave the sample out."
+        )
     masked = set(sample.image.masks) if sample.image is not None else set()
     stray = (sample.positive | {s.concept for s in sample.spans} | masked) - known
     if stray:

@@ -12,9 +12,11 @@ that holds the box's centre. The coverage of a box is the share of its pixels th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -134,32 +136,32 @@ def _pixels(
 
 def combine_masks(
     name: str,
-    pixels: UInt8[np.ndarray, "height width 3"],
-    masks: Mapping[str, Bool[np.ndarray, "_ _"]],
-    boxes: Iterable[tuple[str, float, float, float, float]],
+    pixels: Any,
+    masks: Any,
+    boxes: Iterable[Any],
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
     """Masks and boxes of one image, one mask a concept.
 
     Args:
         name: Of the sample, for errors.
-        pixels: The image.
-        masks: Concept to mask.
+        pixels: The image, uint8 `[height, width, 3]`.
+        masks: Concept to boolean mask `[height, width]`.
         boxes: `(concept, top, left, bottom, right)`.
 
     Raises:
-        ValueError: A mask has another size than the image, or a box holds no pixel's centre.
+        ValueError: The image is no RGB array of uint8, a mask is not boolean or has another size
+            than the image, or a box is malformed or holds no pixel's centre.
     """
+    _require_rgb(name, pixels)
     size = pixels.shape[:2]
-    found = {}
-    for concept, mask in masks.items():
-        if mask.shape != size:
-            raise ValueError(
-                f"sample {name!r}: the mask of {concept!r} is {mask.shape[0]} x {mask.shape[1]}, "
-                f"the image {size[0]} x {size[1]}: give masks of the image before any processing."
-            )
-        found[concept] = np.asarray(mask, dtype=bool)
+    if not isinstance(masks, Mapping):
+        raise ValueError(
+            f"sample {name!r}: its masks are a {type(masks).__name__}, not a mapping: give "
+            "{concept: mask}, or {} where there is none."
+        )
+    found = {concept: _mask(name, concept, mask, size) for concept, mask in masks.items()}
     rows, columns = (np.arange(n) + 0.5 for n in size)
-    for concept, top, left, bottom, right in boxes:
+    for concept, top, left, bottom, right in (_box(name, box) for box in boxes):
         inside = np.outer((rows >= top) & (rows < bottom), (columns >= left) & (columns < right))
         if not inside.any():
             raise ValueError(
@@ -168,3 +170,56 @@ def combine_masks(
             )
         found[concept] = found.get(concept, np.zeros(size, dtype=bool)) | inside
     return found
+
+
+def _require_rgb(name: str, pixels: Any) -> None:
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(
+            f"sample {name!r}: its image is a {type(pixels).__module__}.{type(pixels).__name__}, "
+            "not a numpy array: give uint8 [height, width, 3], of a PIL image by "
+            "np.asarray(image.convert('RGB'))."
+        )
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(
+            f"sample {name!r}: its image is {pixels.dtype} {list(pixels.shape)}, expected uint8 "
+            "[height, width, 3]: values 0 to 255, channels last, no grey and no alpha, as from "
+            "np.asarray(image.convert('RGB'))."
+        )
+
+
+def _mask(
+    name: str, concept: Any, mask: Any, size: tuple[int, ...]
+) -> Bool[np.ndarray, "height width"]:
+    if not isinstance(concept, str):
+        raise ValueError(
+            f"sample {name!r}: the key {concept!r} of its masks is no string: give "
+            "{concept: mask}."
+        )
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise ValueError(
+            f"sample {name!r}: the mask of {concept!r} is {array.dtype}, expected bool: say which "
+            "pixels are in it, e.g. mask > 0 or mask > 0.5."
+        )
+    if array.shape != size:
+        shape = " x ".join(map(str, array.shape)) or "a single value"
+        raise ValueError(
+            f"sample {name!r}: the mask of {concept!r} is {shape}, the image {size[0]} x "
+            f"{size[1]}: give masks of the image before any processing."
+        )
+    return array
+
+
+def _box(name: str, box: Any) -> tuple[str, float, float, float, float]:
+    whole = isinstance(box, Sequence) and not isinstance(box, str) and len(box) == 5
+    if (
+        not whole
+        or not isinstance(box[0], str)
+        or not all(isinstance(edge, Real) and np.isfinite(float(edge)) for edge in box[1:])
+    ):
+        raise ValueError(
+            f"sample {name!r}: the box {box!r:.80} is not (concept, top, left, bottom, right): "
+            "give the concept's name first, then four finite numbers in pixels."
+        )
+    concept, top, left, bottom, right = box
+    return concept, float(top), float(left), float(bottom), float(right)

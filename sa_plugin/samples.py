@@ -46,6 +46,12 @@ class Sample:
     token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, hash=False)
     image: Image | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        shown = f"{self.text[:40]!r}{'...' if len(self.text) > 40 else ''}"
+        if self.image is not None:
+            shown = "image {} x {}".format(*self.image.pixels.shape[:2])
+        return f"Sample({self.id!r}, {shown}, {sorted(self.positive)})"
+
     @property
     def content(self) -> str:
         """The text, or the hash of an image's pixels: equal contents, equal inputs."""

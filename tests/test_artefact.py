@@ -99,3 +99,66 @@ def test_vectors_of_the_user_are_saved_too(tmp_path):
     bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
     save_bank(bank, tmp_path)
     assert torch.equal(load_bank(tmp_path).token.vectors, bank.token.vectors)
+
+
+def test_damaged_artefacts_are_refused(tmp_path):
+    bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
+    folder = save_bank(bank, tmp_path / "bank")
+    tensors, record = folder / "tensors.safetensors", folder / "artefact.json"
+    whole, text = tensors.read_bytes(), record.read_text()
+    for cut in (whole[:-4], whole[:5], b""):
+        tensors.write_bytes(cut)
+        with pytest.raises(
+            ValueError, match=r"bank: tensors.safetensors is damaged .*save or copy"
+        ):
+            load_bank(folder)
+    tensors.unlink()
+    with pytest.raises(FileNotFoundError, match=r"bank holds no tensors.safetensors: save or copy"):
+        load_bank(folder)
+    tensors.write_bytes(whole)
+    for cut in (text[:40], "", "[]"):
+        record.write_text(cut)
+        with pytest.raises(
+            ValueError, match=r"bank: artefact.json (is damaged|holds a list).*copy"
+        ):
+            load_bank(folder)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(FileExistsError, match="notes is a file, an artefact is a folder: name"):
+        save_bank(bank, tmp_path / "notes")
+    with pytest.raises(ValueError, match="notes is a file, a saved ConceptBank is a folder"):
+        load_bank(tmp_path / "notes")
+
+
+def test_vectors_may_be_numpy():
+    given = np.arange(1.0, 4.0)
+    bank = ConceptBank.from_vectors(
+        {("a", np.int64(2)): given[::-1]}, normaliser={2: (given, np.float32(2.0))}
+    )
+    assert bank.layers == (2,)
+    assert bank.token.vectors.tolist() == [[[3.0, 2.0, 1.0]]]
+    assert bank.token.mean.tolist() == [[1.0, 2.0, 3.0]]
+    assert bank.token.scale.tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "normaliser", "message"),
+    [
+        ({"a": torch.ones(3)}, None, r"key 'a' of vectors is not \(concept, layer\)"),
+        ({(0, "a"): torch.ones(3)}, None, r"key \(0, 'a'\) of vectors is not \(concept, layer\)"),
+        ([torch.ones(3)], None, "vectors is a list, not a mapping"),
+        ({("a", 0): torch.zeros(3)}, None, r"vector of \('a', 0\) is zero, it has no direction"),
+        ({("a", 0): ["x"]}, None, r"vector of \('a', 0\) is a list .*give numbers"),
+        ({("a", 0): torch.ones(3)}, (0, 1), r"normaliser is a tuple, not a mapping: give \{layer"),
+        ({("a", 0): torch.ones(3)}, {"0": (torch.ones(3), 1)}, "key '0' of normaliser is no layer"),
+        ({("a", 0): torch.ones(3)}, {0: torch.ones(3)}, "normaliser of layer 0 is tensor"),
+        ({("a", 0): torch.ones(3)}, {0: (torch.ones(2), 1)}, r"has shape \[2\] .*expected \[3\]"),
+        ({("a", 0): torch.ones(3)}, {0: (torch.ones(3), 0)}, "scale at layer 0 is 0: give"),
+    ],
+)
+def test_malformed_vectors_are_refused(vectors, normaliser, message):
+    with pytest.raises(ValueError, match=message):
+        ConceptBank.from_vectors(vectors, normaliser=normaliser)

@@ -183,3 +183,27 @@ def test_unknown_names():
         ConceptData.load("supersense", split="random")
     with pytest.raises(ValueError, match="Known: train, cal, test"):
         data().split("dev")
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_text_is_refused(text):
+    with pytest.raises(ValueError, match=r"sample '2' has the text .*, which is empty: give it a"):
+        ConceptData.from_spans(["a cat", "a dog", text] * 4, [[(2, 5, "x")], [], []] * 4)
+
+
+@pytest.mark.parametrize("concept", ["animal", "cat"])
+def test_concepts_given_as_a_string_are_refused(concept):
+    rows = [[(2, 5, concept)], []] * 6
+    with pytest.raises(
+        ValueError, match=rf"concepts is the string '{concept}': give .*\['{concept}"
+    ):
+        ConceptData.from_spans(["a cat", "a dog"] * 6, rows, concepts=concept)
+    letters = ConceptData.from_spans(
+        [f"{k:02} ab" for k in range(12)], [[(3, 4, "a"), (4, 5, "b")]] * 12, concepts=["a", "b"]
+    )
+    assert letters.concepts == ("a", "b")
+
+
+def test_no_labels_at_all_are_refused():
+    with pytest.raises(ValueError, match="no sample has a label, so there is no concept: give"):
+        ConceptData.from_spans(["a cat", "a dog"] * 6, [[]] * 12)

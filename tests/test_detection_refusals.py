@@ -132,7 +132,7 @@ def test_unknown_names_get_the_nearest(case, detector):
 def test_a_concept_the_scores_have_no_labels_for(case):
     concepts = ("animal", "food", "wether")
     bank = replace(make_bank(concepts=concepts, data=case.data))
-    with pytest.raises(ValueError, match=r"'wether' is not among the labelled concepts.*'weather'"):
+    with pytest.raises(ValueError, match=r"'wether' is not among the concepts .*'weather'"):
         calibrate(None, case.data, bank, scores=replace(case.table, bank=bank))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fake_host import FakeHost
 
-from sa_plugin.collect import allocate, compact
+from sa_plugin.collect import LostLabelWarning, allocate, compact
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.fitting import fit
@@ -250,7 +250,7 @@ def test_statistics_of_other_data_or_without_rows_are_refused(host, data):
 
 
 def test_vectors_of_the_user():
-    vectors = {("a", 1): torch.ones(4), ("b", 1): torch.zeros(4)}
+    vectors = {("a", 1): torch.ones(4), ("b", 1): -torch.ones(4)}
     bank = ConceptBank.from_vectors(vectors, normaliser={1: (torch.ones(4), 2.0)})
     h = torch.randn(5, 4)
     torch.testing.assert_close(bank.token.score(0, h)[:, 0], ((h - 1) / 2).sum(-1))
@@ -286,3 +286,16 @@ def test_a_bank_of_fewer_concepts_scores_the_data(host, data):
     assert table.tokens.labels.shape[1] == 1
     full = score(host, data, fit(host, data, "prototype", progress=False), progress=False)
     np.testing.assert_array_equal(table.tokens.labels[:, 0], full.tokens.labels[:, 0])
+
+
+def test_labels_lost_to_sinks_are_a_named_warning():
+    rng = np.random.default_rng(0)
+    words = [["cat", *rng.choice(WORDS[5:], 5)] for _ in range(40)]
+    labels = (
+        [["animal", None, None, None, None, None]] * 20
+        + [[None] * 5 + ["animal"]] * 10
+        + [[None] * 6] * 10
+    )
+    data = ConceptData.from_words(words, labels, seed=1)
+    with pytest.warns(LostLabelWarning, match=r"labelled tokens were dropped as attention sinks"):
+        fit(FakeHost(causal=True), data, "prototype", progress=False)

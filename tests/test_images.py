@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from sa_plugin.data import ConceptData
 from sa_plugin.images import Geometry, Image, coverage
@@ -110,3 +111,60 @@ def test_bad_masks_are_refused():
         ConceptData.from_masks(pixels, masks, boxes=[[("a", 9.0, 9.0, 3.0, 3.0)]] * 20)
     with pytest.raises(ValueError, match="masks has 19 entries for 20 samples"):
         ConceptData.from_masks(pixels, masks[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x / 255, r"image is float64 \[28, 28, 3\], expected uint8 .*convert\('RGB'\)"),
+        (lambda x: x[..., 0], r"image is uint8 \[28, 28\], expected uint8"),
+        (lambda x: np.concatenate([x, x[..., :1]], 2), r"image is uint8 \[28, 28, 4\], expected"),
+        (lambda x: x.transpose(2, 0, 1), r"image is uint8 \[3, 28, 28\], expected"),
+        (lambda x: x[:0], r"image is uint8 \[0, 28, 3\], expected"),
+        (torch.from_numpy, r"image is a torch.Tensor, not a numpy array"),
+        (
+            lambda x: pytest.importorskip("PIL.Image").fromarray(x),
+            r"image is a PIL.Image.Image, not a numpy array: .*of a PIL",
+        ),
+    ],
+)
+def test_images_of_another_type_or_shape_are_refused(change, message):
+    pixels, masks = images()
+    pixels[3] = change(pixels[3])
+    with pytest.raises(ValueError, match=f"sample '3': its {message}"):
+        ConceptData.from_masks(pixels, masks)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "its masks are a NoneType, not a mapping: give {concept: mask}"),
+        (np.ones((28, 28), bool), "its masks are a ndarray, not a mapping"),
+        ({"a": np.ones((28, 28))}, "the mask of 'a' is float64, expected bool: .*mask > 0.5"),
+        ({"a": np.ones((28, 28), np.uint8)}, "the mask of 'a' is uint8, expected bool"),
+        ({"a": np.ones((28, 28, 1), bool)}, "the mask of 'a' is 28 x 28 x 1, the image 28 x 28"),
+        ({0: np.ones((28, 28), bool)}, "the key 0 of its masks is no string"),
+    ],
+)
+def test_masks_of_another_type_are_refused(mask, message):
+    pixels, masks = images()
+    masks[3] = mask
+    with pytest.raises(ValueError, match=f"sample '3': {message}"):
+        ConceptData.from_masks(pixels, masks)
+
+
+@pytest.mark.parametrize(
+    "box", [(2, 3, 5, 9, "a"), ("a", 2, 3, 5), "a", ("a", 2, 3, 5, "9"), ("a", 2, 3, 5, np.nan), 1]
+)
+def test_malformed_boxes_are_refused(box):
+    pixels, masks = images()
+    with pytest.raises(ValueError, match=r"sample '0': the box .* is not \(concept, top, left"):
+        ConceptData.from_masks(pixels, masks, boxes=[[box]] * 20)
+
+
+def test_a_box_partly_outside_is_cut_and_one_wholly_outside_refused():
+    pixels, masks = images()
+    data = ConceptData.from_masks(pixels, masks, boxes=[[("b", -4, 20, 5, 40)]] * 20)
+    assert data.samples[0].image.masks["b"].sum() == 5 * 8
+    with pytest.raises(ValueError, match="holds no pixel of an image of 28 x 28"):
+        ConceptData.from_masks(pixels, masks, boxes=[[("b", 30, 30, 40, 40)]] * 20)

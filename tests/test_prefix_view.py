@@ -313,3 +313,39 @@ def test_a_leaf_hook_gives_gradients(case):
 
     slope = (value(1) - value(-1)) / 2 / step
     assert float((gradient * shift).sum()) == pytest.approx(slope, rel=5e-2, abs=1e-3)
+
+
+def test_a_sweep_over_a_hook_that_changes_nothing_is_refused():
+    """BERT's pattern fires and takes an edit that reaches nobody: a sweep would report zeros."""
+    host = tiny.host("bert")
+    inputs = dict(host.forward_inputs(Sample("s", TEXT, "s")))
+    tokens = inputs.pop("input_ids")
+    view = prefix_view(host, 1, **inputs)
+    _, cache_ = view.run_with_cache(tokens)
+    with pytest.raises(ValueError, match="fires and changes nothing"):
+        patching.get_act_patch_attn_head_pattern_all_pos(view, tokens, cache_, lambda r: r.sum())
+
+
+def test_a_sweep_over_a_dead_hook_of_a_vision_tower_is_refused():
+    host = tiny.vision_host("vit")
+    (batch,) = host.batches(tiny.images()[:1])
+    pixels = batch.inputs["pixel_values"]
+    view = prefix_view(host, 1)
+    with pytest.raises(ValueError, match="fires and changes nothing"):
+        view.run_with_hooks(
+            pixels, fwd_hooks=[("blocks.0.attn.hook_pattern", lambda t, hook: t * 0.5)]
+        )
+    assert (
+        view.run_with_hooks(pixels, fwd_hooks=[("blocks.0.attn.hook_z", lambda t, hook: t * 0.5)])
+        .isfinite()
+        .all()
+    )
+
+
+def test_a_filter_that_matches_no_hook_is_refused():
+    host, f, clean, _, inputs = setup("gpt2")
+    view = prefix_view(host, f, **inputs)
+    with pytest.raises(ValueError, match=r"matches no hook up to blocks\.1"):
+        view.run_with_cache(clean, names_filter=lambda name: name == "nope")
+    with pytest.raises((KeyError, ValueError)):
+        view.run_with_cache(clean, names_filter="nope")

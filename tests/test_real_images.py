@@ -93,3 +93,12 @@ def test_results_become_a_report_with_pictures(found, tmp_path):
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_superactivators_of_an_image_are_patches(found, data):
+    detector = found.detectors["separator"]
+    hits = detector.find(data.test)
+    assert hits
+    assert all(len(hit.edges) == 4 and hit.end - hit.start == 14 for hit in hits)
+    assert "patch" not in repr(hits[0])
+    assert repr(hits[0]).startswith("SuperActivator('[")

@@ -557,3 +557,18 @@ def test_shown_concepts_span_the_ranking() -> None:
 )
 def test_side_of_zero(bounds: list[float] | None, side: int) -> None:
     assert side_of_zero(bounds) == side
+
+
+@pytest.mark.parametrize("key", ["schema", "meta", "kinds", "provenance"])
+def test_a_file_without_what_every_run_writes_is_refused(
+    fake: dict[str, Any], tmp_path: Any, key: str
+) -> None:
+    one = {name: block for name, block in fake.items() if name != key}
+    path = write_results(one, tmp_path / "results.json")
+    with pytest.raises(ValueError, match=f"has no '{key}', every run writes .*of a run"):
+        read_results(path)
+    assert render_report(one)
+
+
+def test_the_folder_of_the_report_is_made(tmp_path: Any) -> None:
+    assert write_report({"schema": 1}, tmp_path / "sub" / "dir" / "x.html").exists()

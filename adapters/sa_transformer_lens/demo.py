@@ -35,7 +35,7 @@ SCENES = {"small": 200, "default": 400, "full": 1500}
 # Clusters of the image demo: the default number, tokens // 50, takes minutes on patches.
 IMAGE_CLUSTERS = 200
 # Extrapolated from the default setting on two idle cores; the command says so before it starts.
-FULL_MINUTES = {"smollm2": 60, "minilm": 12, "vit": 60}
+FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 
 
 def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
@@ -117,10 +117,11 @@ def run(
         FileNotFoundError: A path is wrong.
         ValueError: A line lacks a key; the text names the line.
     """
+    texts = read_jsonl(data, seed=seed)
     host = attach(load_bridge(model))
     blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
     settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)
-    return _run(host, read_jsonl(data, seed=seed), settings, out, model.name)
+    return _run(host, texts, settings, out, model.name)
 
 
 def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
@@ -128,16 +129,23 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A line is no object with `text` and `labels`.
+        ValueError: A line is no object with `text` and `labels`, or one of its values is wrong;
+            the text names the line.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    # Lines end at a newline alone: JSON strings may hold the other characters of splitlines.
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} line {number}: no JSON in UTF-8 ({error}): write one object a line."
+            ) from error
         if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
             raise ValueError(
                 f"{path} line {number}: expected an object with 'text' and 'labels' "
@@ -149,8 +157,13 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
                 f"{path} line {number}: key {unknown[0]!r} is unknown; known: text, labels, id, "
                 "document, split."
             )
+        wrong = _line_problem(row)
+        if wrong:
+            raise ValueError(f"{path} line {number}: {wrong}")
         lines.append(number)
         rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no lines: write one object with 'text' and 'labels' a line.")
 
     def column(name: str) -> list[str] | None:
         without = [line for line, row in zip(lines, rows, strict=True) if name not in row]
@@ -163,10 +176,36 @@ def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
 
     return ConceptData.from_spans(
         [row["text"] for row in rows],
-        [[(start, end, concept) for start, end, concept, *_ in row["labels"]] for row in rows],
+        [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
         documents=column("document"), ids=column("id"), split=column("split"), seed=seed,
         name=path.name,
     )  # fmt: skip
+
+
+def _line_problem(row: dict[str, Any]) -> str | None:
+    text, labels = row["text"], row["labels"]
+    if not isinstance(text, str) or not text.strip():
+        return f"'text' is {text!r:.60}: expected a string that is not empty."
+    if not isinstance(labels, list):
+        return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...], [] for none."
+    for label in labels:
+        if not isinstance(label, list) or [type(part) for part in label] != [int, int, str]:
+            return (
+                f"label {label!r:.60} is not [start, end, concept], two integers and a string: "
+                "'labels' is a list of such lists."
+            )
+        start, end, _ = label
+        if not 0 <= start < end <= len(text):
+            return (
+                f"label {label!r:.60} does not lie in a text of {len(text)} characters: spans are "
+                "[start, end) in characters."
+            )
+        if not text[start:end].strip():
+            return f"label {label!r:.60} covers only white space: is it aligned with the text?"
+    for name in ("id", "document", "split"):
+        if name in row and type(row[name]) not in (str, int):
+            return f"{name!r} is {row[name]!r:.60}: expected a string or an integer."
+    return None
 
 
 def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str) -> Analysis:
@@ -201,8 +240,17 @@ def marked(found: Analysis) -> str:
             f"Passage {passage['id']}, SuperActivators of {passage['concept']!r} at layer "
             f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
         )
-    pictures = len(found.results.get("pictures", []))
-    return f"{pictures} images in the report." if pictures else "No passage to show."
+    for picture in found.results.get("pictures", []):
+        marks = [
+            box for box, on in zip(picture["boxes"], picture["superactivator"], strict=True) if on
+        ]
+        places = ", ".join(f"({top:.0f}, {left:.0f})" for top, left, *_ in marks) or "none"
+        return (
+            f"Image {picture['id']}, SuperActivator patches of {picture['concept']!r} at layer "
+            f"{picture['layer']} ({picture['role'].replace('_', ' ')}), top left corners, pixels: "
+            f"{places}. The report shows {len(found.results['pictures'])} images."
+        )
+    return "No passage to show."
 
 
 def explain_passage(

@@ -13,7 +13,8 @@ Attention is unfused everywhere, so that patterns can be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,24 @@ def load_bridge(
         return _vision_bridge(_vision_model(load, config, processor), path, processor)
     if kind in ("clip", "clip_vision_model", "clip_text_model"):
         return _clip_bridge(transformers, load, path, kind, tower)
-    model = load("BertForMaskedLM" if kind == "bert" else "AutoModelForCausalLM")
+    if kind == "bert":
+        with _quiet(transformers):
+            model = load("BertForMaskedLM")
+    else:
+        model = load("AutoModelForCausalLM")
     return _text_bridge(transformers, model, path, dtype)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No report of the untrained head, which nothing reads; the level is put back after."""
+    logging = transformers.utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_tower(path: Path, kind: str, tower: str | None) -> None:

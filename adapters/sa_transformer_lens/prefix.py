@@ -21,6 +21,7 @@ storage, and patch setters write in place.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from sa_transformer_lens.capture import canonical_names
+from sa_transformer_lens.writable import demand_writable
 
 Hook = tuple[Any, Callable[..., Any]]
 
@@ -77,6 +79,7 @@ class PrefixView:
     ) -> None:
         self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
         self.n_tokens, self.inputs = n_tokens, inputs
+        self._writable: set[str] = set()
         self.cfg = copy.copy(bridge.cfg)
         # What is written behind resid_pre of a block does not reach it.
         self.cfg.n_layers = layer + (not hook_name.endswith("resid_pre"))
@@ -109,16 +112,19 @@ class PrefixView:
             bwd_hooks: As of TransformerLens.
 
         Raises:
-            ValueError: The tokens are not those of the objective in number, or the inputs that
-                ride along do not fit them.
+            ValueError: The tokens are not those of the objective in number, the inputs that ride
+                along do not fit them, or an edit is made at a hook that the model does not listen
+                to (checked once for each kind of hook, by three more passes).
             RuntimeError: The hook did not fire.
         """
         inputs = self._inputs(tokens)
-        hooks = [*fwd_hooks, (self._canonical, _reach)]
+        edited: set[str] = set()
+        hooks = [*(_watch(hook, edited) for hook in fwd_hooks), (self._canonical, _reach)]
         try:
             with self.bridge.hooks(fwd_hooks=hooks, bwd_hooks=list(bwd_hooks)):
                 self.bridge(tokens, **inputs)
         except _Reached as reached:
+            self._demand_writable(edited, tokens, inputs)
             return reached.value
         raise RuntimeError(f"{self.hook_name} did not fire: the view has nothing to return.")
 
@@ -143,7 +149,21 @@ class PrefixView:
 
         with self.bridge.hooks(fwd_hooks=[(self._canonical, capture)]):
             _, cache = self.bridge.run_with_cache(tokens, **stop, **inputs, **options)
+        if not cache:
+            raise ValueError(
+                f"names_filter {options.get('names_filter')!r} matches no hook up to "
+                f"{self.hook_name}: names look like 'blocks.0.attn.hook_z'."
+            )
         return found[0], cache
+
+    def _demand_writable(self, edited: set[str], tokens: Tensor, inputs: dict[str, Tensor]) -> None:
+        first = "pixel_values" if tokens.ndim == 4 else "input_ids"
+        for name in sorted(edited):
+            kind = re.sub(r"^blocks\.\d+\.", "", name)
+            if kind not in self._writable:
+                one = {key: value[:1] for key, value in inputs.items()}
+                demand_writable(self.bridge, name, {first: tokens[:1].detach(), **one})
+                self._writable.add(kind)
 
     @property
     def _canonical(self) -> str:
@@ -160,9 +180,24 @@ class PrefixView:
             raise ValueError(
                 f"these tokens are {length} long, the objective was made for {self.n_tokens}: "
                 "clean and corrupted inputs must have the same number of tokens, because patching "
-                "goes position by position. Replace tokens one for one, or pad both alike."
+                "goes position by position. Replace tokens one for one, or pad both alike. If they "
+                "come from bridge.to_tokens, which may add BOS: give prepend_bos=False, or take "
+                "host.forward_inputs(sample)['input_ids']."
             )
         return {name: _fit(name, value, tokens) for name, value in self.inputs.items()}
+
+
+def _watch(hook: Hook, edited: set[str]) -> Hook:
+    """The same hook, its name noted when it returns an edit."""
+    name, function = hook
+
+    def watched(value: Tensor, hook: Any) -> Any:
+        out = function(value, hook)
+        if out is not None and isinstance(name, str):
+            edited.add(name)
+        return out
+
+    return name, watched
 
 
 def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> PrefixView:

@@ -13,6 +13,7 @@ block that is none of these is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def demand(bridge: Any, law: Law) -> None:
     Raises:
         ValueError: It does.
     """
+    if law.difference is not None and not math.isfinite(law.difference):
+        raise ValueError(
+            f"{bridge.cfg.architecture}: activations hold NaN or Inf on a short text ({law}): mend "
+            "the weights, or load the model in float32 or bfloat16."
+        )
     if not law.passed:
         raise ValueError(
             f"{bridge.cfg.architecture} breaks a law: {law}. What would be read is not what its "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -179,53 +180,109 @@ class ConceptBank:
     @classmethod
     def from_vectors(
         cls,
-        vectors: Mapping[tuple[str, int], Tensor],
+        vectors: Any,
         *,
         hook_point: str = "resid_post",
         scoring: str = "dot",
-        normaliser: Mapping[int, tuple[Tensor, float]] | None = None,
+        normaliser: Any = None,
         sinks: Literal["drop", "keep"] = "drop",
     ) -> ConceptBank:
         """A bank of vectors the user already has: probes, CAVs, steering vectors, SAE rows.
 
         Args:
-            vectors: `(concept, layer)` to a vector of shape `[d_model]`; every concept at every
-                layer.
+            vectors: Mapping of `(concept, layer)` to a vector of shape `[d_model]`, a tensor or
+                a numpy array; every concept at every layer.
             hook_point: Where they live.
             scoring: "dot" or "cosine".
-            normaliser: Layer to `(mean [d_model], scale)`; by default 0 and 1, that is raw
-                activations.
+            normaliser: Mapping of layer to `(mean [d_model], scale)`; by default 0 and 1, that is
+                raw activations.
             sinks: Rule for attention sinks.
 
         Returns:
             A bank of kind "given", without controls.
 
         Raises:
-            ValueError: No vectors, a pair is missing, lengths differ, or a value is not finite.
+            ValueError: No vectors, a key is no pair, a pair is missing, lengths differ, a vector
+                is zero or not finite, or the normaliser is malformed.
 
         Example:
             >>> bank = ConceptBank.from_vectors({("cat", 3): torch.ones(8)})
             >>> bank.layers
             (3,)
         """
-        concepts = tuple(dict.fromkeys(concept for concept, _ in vectors))
-        layers = tuple(sorted({layer for _, layer in vectors}))
-        _check_given(vectors, concepts, layers, hook_point, scoring)
-        stacked = torch.stack(
-            [
-                torch.stack([vectors[c, at].detach().float().cpu() for c in concepts])
-                for at in layers
-            ]
-        )
+        given = _given_vectors(vectors)
+        concepts = tuple(dict.fromkeys(concept for concept, _ in given))
+        layers = tuple(sorted({layer for _, layer in given}))
+        _check_given(given, concepts, layers, hook_point, scoring)
+        stacked = torch.stack([torch.stack([given[c, at] for c in concepts]) for at in layers])
         d_model = stacked.shape[-1]
-        given = normaliser or {}
-        mean = [given[at][0].float() if at in given else torch.zeros(d_model) for at in layers]
-        scale = [float(given[at][1]) if at in given else 1.0 for at in layers]
+        under = _given_normaliser(normaliser, d_model)
+        mean = [under[at][0] if at in under else torch.zeros(d_model) for at in layers]
+        scale = [under[at][1] if at in under else 1.0 for at in layers]
         token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), cast(Scoring, scoring))
         origin = Origin(sinks=sinks)
         return cls(
             concepts, concepts, layers, cast(HookPoint, hook_point), "given", token, origin=origin
         )
+
+
+def _given_vectors(vectors: Any) -> dict[tuple[str, int], Tensor]:
+    if not isinstance(vectors, Mapping):
+        raise ValueError(
+            f"vectors is a {type(vectors).__name__}, not a mapping: give "
+            "{(concept, layer): vector}."
+        )
+    given: dict[tuple[str, int], Tensor] = {}
+    for key, value in vectors.items():
+        pair = isinstance(key, tuple) and len(key) == 2
+        if not pair or not isinstance(key[0], str) or not _is_layer(key[1]):
+            raise ValueError(
+                f"the key {key!r:.60} of vectors is not (concept, layer), a string and an integer: "
+                "give {('cat', 3): vector}."
+            )
+        given[key[0], int(key[1])] = _floats(f"the vector of {key!r}", value)
+    return given
+
+
+def _given_normaliser(normaliser: Any, d_model: int) -> dict[int, tuple[Tensor, float]]:
+    fix = "give {layer: (mean, scale)}, the mean of shape [d_model], the scale one positive number."
+    if normaliser is None:
+        return {}
+    if not isinstance(normaliser, Mapping):
+        raise ValueError(f"normaliser is a {type(normaliser).__name__}, not a mapping: {fix}")
+    found: dict[int, tuple[Tensor, float]] = {}
+    for layer, pair in normaliser.items():
+        if not _is_layer(layer):
+            raise ValueError(f"the key {layer!r:.60} of normaliser is no layer: {fix}")
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"the normaliser of layer {layer} is {pair!r:.60}: {fix}")
+        mean = _floats(f"the normaliser's mean at layer {layer}", pair[0])
+        scale = _floats(f"the normaliser's scale at layer {layer}", pair[1])
+        if mean.shape != (d_model,) or not mean.isfinite().all():
+            raise ValueError(
+                f"the normaliser's mean at layer {layer} has shape {list(mean.shape)} or is not "
+                f"finite, expected [{d_model}]: {fix}"
+            )
+        if scale.numel() != 1 or not 0 < scale.item() < float("inf"):
+            raise ValueError(f"the normaliser's scale at layer {layer} is {pair[1]!r:.60}: {fix}")
+        found[int(layer)] = mean, float(scale)
+    return found
+
+
+def _is_layer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _floats(what: str, value: Any) -> Tensor:
+    try:
+        # A copy: torch cannot take read-only or reversed numpy arrays as they are.
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{what} is a {type(value).__name__} ({error}): give numbers, as a tensor or a numpy "
+            "array."
+        ) from error
+    return tensor.detach().float().cpu()
 
 
 def _check_given(
@@ -254,3 +311,8 @@ def _check_given(
                 )
             if not torch.isfinite(vector).all():
                 raise ValueError(f"the vector of ({concept!r}, {layer}) holds NaN or Inf.")
+            if not vector.any():
+                raise ValueError(
+                    f"the vector of ({concept!r}, {layer}) is zero, it has no direction: leave the "
+                    "concept out."
+                )

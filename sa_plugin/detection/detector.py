@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sa_plugin._names import require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import Sample, Split
 from sa_plugin.detection.evaluate import Evaluation, evaluate
@@ -24,7 +25,7 @@ from sa_plugin.detection.find import Detection, SuperActivator, detect, find
 from sa_plugin.detection.guard import Seen, check_finite, check_scores, place, rows_of_samples
 from sa_plugin.detection.localise import Localisation, TokenCuts, localise
 from sa_plugin.detection.methods import column_scores
-from sa_plugin.detection.printing import aligned, frame, number
+from sa_plugin.detection.printing import aligned, as_html, frame, number
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host import Host
@@ -109,6 +110,9 @@ class Detector:
                 "delta, unit); calibration F1 is optimistic.",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
     @property
     def layer(self) -> dict[str, int]:
@@ -251,6 +255,7 @@ class Detector:
         draws: int = 1000,
         seed: int = 0,
         level: float = 0.95,
+        progress: bool = False,
     ) -> Evaluation:
         """Detection metrics of every method on held-out samples, with intervals.
 
@@ -260,12 +265,15 @@ class Detector:
             draws: Bootstrap resamples of source documents.
             seed: Of the resamples.
             level: Of the intervals.
+            progress: Whether to show a bar over methods.
 
         Raises:
             ValueError: The split holds samples the vectors were fitted on, the scores are of
                 another bank, or there is no host.
         """
-        return evaluate(self, split, scores=scores, draws=draws, seed=seed, level=level)
+        return evaluate(
+            self, split, scores=scores, draws=draws, seed=seed, level=level, progress=progress
+        )
 
     def sweep(
         self,
@@ -317,11 +325,13 @@ class Detector:
             hook_point: Where the caller expects the vectors to live, if it matters.
 
         Raises:
+            TypeError: `host` is a model that is not attached.
             FileNotFoundError: There is no artefact.
             ValueError: It belongs to another model, processing mode or hook point.
         """
         from sa_plugin.detection.saved import load_detector
 
+        require_type("host", host, Host, "attach(bridge) first", optional=True)
         return load_detector(cls, folder, host, hook_point)
 
     def _with(self, array: np.ndarray) -> list[tuple[str, Any]]:

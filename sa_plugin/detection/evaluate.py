@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
 
 from sa_plugin.data import Split
 from sa_plugin.detection import summary
@@ -30,7 +31,7 @@ from sa_plugin.detection.measure import (
     positives_of,
 )
 from sa_plugin.detection.methods import ALWAYS, TAIL, method_names, values
-from sa_plugin.detection.printing import frame
+from sa_plugin.detection.printing import as_html, frame
 from sa_plugin.detection.rates import Fractions, Rates, fractions, rates
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores import ScoreTable
@@ -114,6 +115,9 @@ class Evaluation:
     def __str__(self) -> str:
         return self.summary()
 
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
     def of(self, method: str) -> MethodResult:
         """The result of one method.
 
@@ -153,6 +157,7 @@ def evaluate(
     draws: int,
     seed: int,
     level: float,
+    progress: bool = False,
 ) -> Evaluation:
     """See `Detector.evaluate`."""
     check_unseen(split, detector.seen)
@@ -161,7 +166,8 @@ def evaluate(
     resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
     said = outcomes(detector, table)
     positives = positives_of(labels, resamples)
-    measured = {name: measure(each, labels, resamples) for name, each in said.items()}
+    bar = tqdm(said.items(), desc="evaluate", unit="method", disable=not progress, leave=False)
+    measured = {name: measure(each, labels, resamples) for name, each in bar}
     results = tuple(
         _result(detector, name, measured, positives, resamples, level) for name in measured
     )

@@ -29,7 +29,7 @@ class SuperActivator:
         row: Row in the token table of the samples given.
         position: Place in the model's input sequence.
         text: Characters of the token.
-        start, end: Where they stand in the sample's text.
+        edges: Start and end in the sample's text; of a patch top, left, bottom, right in pixels.
         layer: Block index of the score.
         score: Activation.
         threshold: Of the concept.
@@ -40,18 +40,32 @@ class SuperActivator:
     row: int
     position: int
     text: str
-    start: int
-    end: int
+    edges: tuple[float, ...]
     layer: int
     score: float
     threshold: float
 
     def __repr__(self) -> str:
         return (
-            f"SuperActivator({self.text!r} of {self.concept!r}, sample {self.sample!r} "
-            f"[{self.start}:{self.end}], layer {self.layer}, {self.score:.4g} >= "
+            f"SuperActivator({self.text!r} of {self.concept!r}, sample {self.sample!r}"
+            f"{self._place}, layer {self.layer}, {self.score:.4g} >= "
             f"{self.threshold:.4g})"
         )
+
+    @property
+    def _place(self) -> str:
+        # The text of a patch is its place already.
+        return f" [{self.start}:{self.end}]" if len(self.edges) == 2 else ""
+
+    @property
+    def start(self) -> int:
+        """Where a token starts in its text; of a patch, its upper edge."""
+        return int(self.edges[0])
+
+    @property
+    def end(self) -> int:
+        """Where a token ends in its text; of a patch, its lower edge."""
+        return int(self.edges[len(self.edges) // 2])
 
     @property
     def margin(self) -> float:
@@ -166,15 +180,13 @@ def _record(
     detector: Detector, table: ScoreTable, row: int, k: int, score: float
 ) -> SuperActivator:
     tokens = table.tokens
-    start, end = (int(v) for v in tokens.offsets[row])
     return SuperActivator(
         sample=tokens.samples[tokens.sample_of[row]].id,
         concept=detector.concepts[k],
         row=row,
         position=int(tokens.position[row]),
         text=tokens.text(row),
-        start=start,
-        end=end,
+        edges=tuple(float(edge) for edge in tokens.offsets[row]),
         layer=detector.bank.layers[detector.tail.layer[k]],
         score=float(score),
         threshold=float(detector.tail.chosen_threshold[k]),

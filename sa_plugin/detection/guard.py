@@ -114,7 +114,13 @@ def check_unseen(split: Split, seen: Seen) -> None:
 
 
 def check_bank_data(bank: ConceptBank, data: ConceptData) -> None:
-    """Warn when vectors come from another data set than thresholds will."""
+    """Refuse a bank of concepts the data do not know; warn when it was fitted on other data.
+
+    Raises:
+        ValueError: A concept is not among the data's; the text names the nearest.
+    """
+    for concept in bank.concepts:
+        place(concept, data.concepts, "the concepts of the data")
     fitted = bank.origin.data_hash
     if fitted and fitted != data.hash:
         warnings.warn(

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.measure import averaged, counted, f1_of, interval_of, positives_of
-from sa_plugin.detection.printing import aligned, frame, number, plain, signed
+from sa_plugin.detection.printing import aligned, as_html, frame, number, plain, signed
 from sa_plugin.statistics import (
     Interval,
     auroc,
@@ -79,8 +79,8 @@ class LocalisationMetrics:
     seed: int
 
     def __repr__(self) -> str:
-        f1 = {row.method: number(row.f1.estimate) for row in self.rows}
-        return f"LocalisationMetrics({self.split!r}, token F1 {f1})"
+        f1 = ", ".join(f"{row.method} {number(row.f1.estimate)}" for row in self.rows)
+        return f"LocalisationMetrics({self.split!r}, token F1: {f1})"
 
     def __str__(self) -> str:
         level = f"{100 * self.rows[0].f1.level:g} % interval"
@@ -95,6 +95,9 @@ class LocalisationMetrics:
                 f"seed {self.seed}, conditional on train and calibration.{note}",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
     def table(self) -> Any:
         """One row a method: a pandas DataFrame where pandas is installed."""

@@ -1,7 +1,8 @@
-"""Rows as tables: a DataFrame where pandas is installed, aligned plain text everywhere."""
+"""What people read: tables (a DataFrame where pandas is installed), text, HTML, type errors."""
 
 from __future__ import annotations
 
+import html
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,11 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         lines.append("  ".join([first, *rest]).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def as_html(text: str) -> str:
+    """Plain text as notebooks show it."""
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def number(value: float, digits: int = 3) -> str:

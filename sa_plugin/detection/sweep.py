@@ -25,7 +25,7 @@ from sa_plugin.detection.evaluate import labels_of
 from sa_plugin.detection.guard import check_unseen, document_names
 from sa_plugin.detection.measure import averaged, counted, f1_of, interval_of, positives_of
 from sa_plugin.detection.methods import ALWAYS, TAIL, values
-from sa_plugin.detection.printing import aligned, frame, number, plain
+from sa_plugin.detection.printing import aligned, as_html, frame, number, plain
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores import ScoreTable
 from sa_plugin.statistics import Interval, Resamples, resample_documents
@@ -84,6 +84,9 @@ class SparsityCurve:
                 f"{self.seed}, conditional on train and calibration.",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
     def _peaks(self) -> str:
         curves = {name: np.array([i.estimate for i in row]) for name, row in self.f1.items()}

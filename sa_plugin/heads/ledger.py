@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sa_plugin._names import require_type
 from sa_plugin.collect import BATCH_TOKENS, lay_out
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData, Sample
@@ -83,6 +84,7 @@ def head_ledger(
         residual stream at every addition and closes to its rounding only (`plan.py`).
 
     Raises:
+        TypeError: An argument is of another type, such as data and detector swapped.
         NotImplementedError: The model is not pre-norm, or the bank is not of the residual stream.
         LedgerError: The terms of a token do not add up to its score.
         ValueError: Unknown concept, layer or split; a bank of another model; the train split the
@@ -94,6 +96,7 @@ def head_ledger(
         >>> ledger = head_ledger(host, data, detector)  # doctest: +SKIP
         >>> ledger.strongest(3)  # doctest: +SKIP
     """
+    _check_types(host, data, source, scores)
     bank = source if isinstance(source, ConceptBank) else source.bank
     check_origin(bank, host)
     check_supported(host.info, bank.hook_point)
@@ -120,6 +123,14 @@ def head_ledger(
             "centred": plan.centred, "model": host.info.model,
         },
     )  # fmt: skip
+
+
+def _check_types(host: object, data: object, source: object, scores: object) -> None:
+    order = "the order is head_ledger(host, data, detector)"
+    require_type("host", host, Host, f"attach(bridge) first; {order}")
+    require_type("data", data, ConceptData, order)
+    require_type("source", source, (Detector, ConceptBank), order)
+    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
 
 
 def plans(host: Host, bank: ConceptBank, columns: Sequence[Column]) -> tuple[Plan, Plan | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin.detection.printing import frame, number
+from sa_plugin.detection.printing import as_html, frame, number
 from sa_plugin.heads import tables
 from sa_plugin.heads.components import KINDS, Column, Component, ComponentKind
 from sa_plugin.heads.effects import Effect, Estimate, share_excluding_zero
@@ -60,6 +60,12 @@ class HeadLedger:
             f"{number(100 * heads, 0)} %, MLPs {number(100 * mlps, 0)} %; closes to "
             f"{self.residue:.0e})"
         )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
     @property
     def concepts(self) -> tuple[str, ...]:

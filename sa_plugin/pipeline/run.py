@@ -145,7 +145,7 @@ def analyse(
         for kind, table in tables.items():
             with clock(f"calibrate and evaluate {kind}"):
                 detectors[kind] = calibrate(host, data, banks[kind], scores=table)
-                found[kind], said = _evaluate(detectors[kind], data, table, settings)
+                found[kind], said = _evaluate(detectors[kind], data, table, settings, progress)
                 text += said if kind == settings.primary else said[:1]
         primary, table = detectors[settings.primary], tables[settings.primary]
         test = table.split("test")
@@ -178,7 +178,14 @@ def analyse(
         "warnings": notes,
     }
     results["pictures" if images else "passages"] = shown
-    if explained is not None:
+    if explained is None:
+        reason = (
+            "no explainer was given; images have none yet"
+            if explain is None
+            else "no true positive"
+        )
+        found[settings.primary].setdefault("absent", {})["explained"] = reason
+    else:
         results["explained"] = explained
     return Analysis(check(clean(results)), detectors, tables, text)
 
@@ -203,10 +210,10 @@ def _fit(
 
 
 def _evaluate(
-    detector: Detector, data: ConceptData, table: ScoreTable, settings: Settings
+    detector: Detector, data: ConceptData, table: ScoreTable, settings: Settings, progress: bool
 ) -> tuple[KindBlock, list[str]]:
     options: dict[str, Any] = {"draws": settings.draws, "seed": settings.seed}
-    evaluation = detector.evaluate(data.test, scores=table, **options)
+    evaluation = detector.evaluate(data.test, scores=table, progress=progress, **options)
     curve = detector.sweep(data.test, scores=table, **options)
     metrics = detector.localise(data.test, scores=table).metrics(**options)
     block: KindBlock = {
@@ -223,7 +230,9 @@ def _evaluate(
     title = f"{detector.bank.kind}: {detector.bank.token.scoring} scores"
     text = [f"## {title}\n{evaluation}", f"{detector!s}", f"{curve}", f"{metrics}"]
     if detector.bank.supervised:
-        found = trace(scores=table, draws=min(settings.draws, 200), seed=settings.seed)
+        found = trace(
+            scores=table, draws=min(settings.draws, 200), seed=settings.seed, progress=progress
+        )
         block["trace"] = blocks.trace(found, detector)
         text.append(found.summary())
     else:

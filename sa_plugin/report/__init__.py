@@ -37,7 +37,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
 
     Args:
         results: What a run found, see `sa_plugin.results`; every block may be missing.
-        path: Where to; its folder must exist.
+        path: Where to; its folder is made.
 
     Returns:
         The path.
@@ -51,6 +51,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
         >>> write_report({"schema": 1}, f"{folder}/report.html").name
         'report.html'
     """
-    path = Path(path)
-    path.write_text(render_report(results), encoding="utf-8")
+    path, text = Path(path), render_report(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     return path

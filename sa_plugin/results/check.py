@@ -16,6 +16,8 @@ import numpy as np
 from sa_plugin.results.lengths import length_problems
 from sa_plugin.results.schema import Number, Results
 
+WRITTEN = ("schema", "meta", "kinds", "provenance")
+
 
 def clean(value: Any) -> Any:
     """Turn numpy, tuples, paths and dataclasses into plain JSON values, NaN and Inf into None.
@@ -96,13 +98,20 @@ def read_results(path: str | Path) -> Results:
     """Read and check a `results.json`.
 
     Raises:
-        ValueError: It is no JSON or does not keep the schema.
+        ValueError: It is no JSON, does not keep the schema, or lacks what every run writes.
     """
     try:
         loaded = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON ({error}): give the results.json of a run.") from error
-    return check(clean(loaded))
+    results = check(clean(loaded))
+    missing = [key for key in WRITTEN if key not in results]
+    if missing:
+        raise ValueError(
+            f"{path} has no {', '.join(map(repr, missing))}, every run writes "
+            f"{', '.join(map(repr, WRITTEN))}: give the results.json of a run."
+        )
+    return results
 
 
 def _problems(value: Any, kind: Any, where: str) -> Iterator[str]:

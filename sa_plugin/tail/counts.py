@@ -22,6 +22,10 @@ class EmptyConceptWarning(UserWarning):
     """A concept has no in-concept token; its threshold is +inf and never fires."""
 
 
+# Concepts named in one warning; their numbers are in Detector.table().
+SHOWN = 3
+
+
 def warn_counts(
     counts: Int[np.ndarray, " concept"],
     deltas: Sequence[float],
@@ -58,11 +62,15 @@ def warn_counts(
     if few:
         warnings.warn(
             f"{len(few)} of {len(sizes)} concepts have fewer than 1 / delta {unit}: "
-            f"{'; '.join(few)}. Their thresholds interpolate near the maximum; use a larger delta "
-            "or more data.",
+            f"{'; '.join(few[:SHOWN])}{_more(len(few))}. Their "
+            "thresholds interpolate near the maximum; use a larger delta or more data.",
             FewTokensWarning,
             stacklevel=stacklevel,
         )
+
+
+def _more(n: int) -> str:
+    return f"; and {n - SHOWN} more" if n > SHOWN else ""
 
 
 def _too_small(n: int, deltas: Sequence[float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from sa_plugin._optional import require
+from sa_plugin.detection.printing import as_html
 from sa_plugin.statistics.interval import Interval, interval
 
 SUMMARY = (
@@ -111,8 +111,11 @@ class TailTrace:
             f"{self.settings.n_documents} documents)"
         )
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.summary())}</pre>"
+        return as_html(str(self))
 
     def __getitem__(self, name: str) -> Estimates:
         """One measure.

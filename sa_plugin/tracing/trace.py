@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from tqdm.auto import tqdm
 
+from sa_plugin._names import require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
 from sa_plugin.detection.guard import document_names
@@ -83,6 +84,7 @@ def trace(
         Measures by layer and concept.
 
     Raises:
+        TypeError: `scores` is no ScoreTable, or one is given as the host.
         ValueError: Neither scores nor host, data and bank are given; units are not concepts and no
             columns are given; the split was not scored or has one document; NaN or Inf scores.
 
@@ -173,6 +175,9 @@ def _table(
     split: str,
     progress: bool,
 ) -> ScoreTable:
+    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
+    if isinstance(host, ScoreTable):
+        require_type("host", host, Host, "pass scores=")
     if scores is not None:
         return scores
     if host is None or data is None or bank is None:
