@@ -406,10 +406,7 @@ class TestCheck:
         [("smollm2", "pre_norm", True, False), ("minilm", "post_ln", False, True)],
     )
     def test_real_model(self, registered, name, block, causal, bos):
-        try:
-            bridge = load_bridge(weights.folder(name))
-        except FileNotFoundError as error:
-            pytest.skip(str(error))
+        bridge = load_bridge(weights.folder(name))
         info = attach(bridge).info
         assert (info.model, info.block, info.causal, info.bos) == (name, block, causal, bos)
         report = check(bridge, TEXTS[:2])
