@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sa_plugin import reducers
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, Host, HostInfo, SinkRule, Site, keep_tokens
+from sa_plugin.host import Batch, BulkHost, Host, HostInfo, Reduce, SinkRule, Site
 from sa_plugin.tokens import TokenTable
 
 BATCH_TOKENS = 2048
@@ -112,20 +113,39 @@ def walk(
     host: Host,
     layout: Layout,
     sites: Sequence[Site],
-    reducer: Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]],
+    reducer: Callable[[Batch], Reduce],
     *,
     description: str,
     progress: bool,
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-    """Run every batch once and yield what its reducer kept."""
-    bar = tqdm(layout.batches, desc=description, unit="batch", disable=not progress, leave=False)
-    for batch in bar:
-        yield batch, host.read(batch, sites, reducer(batch))
+    """Run every batch once and yield what its reducer kept, in any order of the batches.
+
+    A host that has `read_many` (one whose model is elsewhere) is given all batches at once, and may
+    hand over results whose name begins with "+" summed over several of them.
+    """
+    bar = tqdm(
+        total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False
+    )
+    with bar:
+        if isinstance(host, BulkHost):
+            found = host.read_many(layout.batches, sites, reducer)
+        else:
+            found = ((batch, host.read(batch, sites, reducer(batch))) for batch in layout.batches)
+        for batch, got in found:
+            bar.update()
+            yield batch, got
 
 
 def sink_sites(layers: Sequence[int]) -> list[Site]:
     """Sites whose norms decide which tokens are sinks."""
     return [Site(layer, "resid_post") for layer in layers]
+
+
+def sink_rule(
+    info: HostInfo, layers: Sequence[int], sinks: SinkRule
+) -> tuple[tuple[int, ...], str, bool]:
+    """What `sa_plugin.reducers.kept` is told: which layers decide, the rule, the first token."""
+    return tuple(layers), sinks, info.causal and not info.bos
 
 
 def kept(
@@ -140,17 +160,7 @@ def kept(
     Raises:
         ValueError: An activation is NaN or Inf.
     """
-    sites = sink_sites(sink_layers)
-    norms = torch.stack([read[site].float().norm(dim=-1) for site in sites])
-    valid = valid.to(norms.device)
-    for site, row in zip(sites, norms, strict=True):
-        if not torch.isfinite(row[valid]).all():
-            raise ValueError(
-                f"activations at block {site.layer} ({site.point}) hold NaN or Inf in "
-                f"{int((~torch.isfinite(row[valid])).sum())} of {int(valid.sum())} tokens of a "
-                "batch: load the model in float32 or bfloat16, or mend its weights."
-            )
-    return keep_tokens(valid, norms, sinks=sinks, drop_first=info.causal and not info.bos)
+    return reducers.kept(read, valid, *sink_rule(info, sink_layers, sinks))
 
 
 def token_table(

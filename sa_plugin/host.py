@@ -8,12 +8,11 @@ knows which library a model comes from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
@@ -138,6 +137,23 @@ class Host(Protocol):
         """The attention output projection of one block, one slice a query head, in float32."""
 
 
+@runtime_checkable
+class BulkHost(Host, Protocol):
+    """A host that wants its batches all at once, because its model is elsewhere."""
+
+    def read_many(
+        self,
+        batches: Sequence[Batch],
+        sites: Sequence[Site],
+        reducer: Callable[[Batch], Reduce],
+    ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+        """`read` for many batches, in any order.
+
+        Results whose name begins with "+" may be summed over several batches, in float64, and be
+        handed over with one of them.
+        """
+
+
 def attach(model: Any, **options: Any) -> Host:
     """Find the adapter for a model, check the model once, and return the host.
 
@@ -222,28 +238,3 @@ def layer_of_percent(n_layers: int, percent: float | int) -> int:
     if not 0 < percent <= 100:
         raise ValueError(f"percent is {percent}: give a number above 0 and at most 100.")
     return min(max(math.floor(percent * n_layers / 100) - 1, 0), n_layers - 1)
-
-
-def keep_tokens(
-    valid: Bool[Tensor, "batch token"],
-    norms: Float[Tensor, "layer batch token"],
-    *,
-    sinks: SinkRule,
-    drop_first: bool,
-    factor: float = 10.0,
-) -> Bool[Tensor, "batch token"]:
-    """Which tokens are evidence: valid ones that are no attention sink.
-
-    A sink is a token whose norm exceeds `factor` times the median norm of its sample's valid
-    tokens at any of the layers read, and the first token of a decoder that adds no BOS
-    (`drop_first`). One sink left in inflates the scale of a whole sample's activations.
-    """
-    if sinks == "keep":
-        return valid
-    masked = norms.float().masked_fill(~valid, torch.nan)
-    median = masked.nanmedian(dim=-1, keepdim=True).values
-    keep = valid & ~(masked > factor * median).any(0)
-    if drop_first:
-        first = valid & (valid.long().cumsum(-1) == 1)
-        keep = keep & ~first
-    return keep

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import overload
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from sa_plugin import reducers
 from sa_plugin.collect import (
     BATCH_TOKENS,
     Layout,
     allocate,
     compact,
-    kept,
     lay_out,
     rows_kept_in,
+    sink_rule,
     sink_sites,
     token_table,
     walk,
 )
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import Batch, Host, HostInfo, Site
+from sa_plugin.host import Batch, Host, HostInfo, Reduce, Site
 from sa_plugin.scores import ScoreTable
 from sa_plugin.tokens import TokenTable
-from sa_plugin.train_pass import class_tokens
 
 MEMORY_BUDGET = 1 << 30
 
@@ -247,46 +247,19 @@ def _reducer(
     info: HostInfo,
     layout: Layout,
     frozen: Bool[np.ndarray, " row"] | None,
-) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
+) -> Callable[[Batch], Reduce]:
     """For each batch a function of the residuals that keeps scores alone."""
+    sinks = sink_rule(info, banks[0].sink_layers, banks[0].origin.sinks)
+    plain = tuple((bank.layers, bank.hook_point, bank.plain_sets) for bank in banks)
 
-    def for_batch(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            rule = banks[0].origin.sinks
-            keep = kept(read, batch.valid, info, banks[0].sink_layers, rule)
-            if frozen is not None:
-                keep = layout.mask(batch, frozen).to(keep.device)
-            out = {"keep": keep}
-            for k, bank in enumerate(banks):
-                residuals = [read[Site(at, bank.hook_point)] for at in bank.layers]
-                out[f"scores {k}"] = _by_layer(bank.token, residuals)
-                if bank.permuted is not None:
-                    null = _by_layer(bank.permuted, residuals)
-                    out[f"permuted_max {k}"] = null.masked_fill(
-                        ~keep[..., None, None], -torch.inf
-                    ).amax(1)
-                if bank.pooled is not None:
-                    pooled = [_mean_over(residual, keep) for residual in residuals]
-                    out[f"pooled {k}"] = _by_layer(bank.pooled, pooled)
-                if bank.cls is not None and batch.class_index is not None:
-                    classes = [class_tokens(residual, batch.class_index) for residual in residuals]
-                    out[f"cls {k}"] = _by_layer(bank.cls, classes)
-            return out
-
-        return reduce
+    def for_batch(batch: Batch) -> Reduce:
+        return partial(
+            reducers.scores,
+            valid=batch.valid,
+            sinks=sinks,
+            banks=plain,
+            frozen=None if frozen is None else layout.mask(batch, frozen),
+            class_index=batch.class_index,
+        )
 
     return for_batch
-
-
-def _by_layer(
-    vectors: VectorSet, activations: Sequence[Float[Tensor, "*token d_model"]]
-) -> Float[Tensor, "*token layer unit"]:
-    return torch.stack([vectors.score(k, h) for k, h in enumerate(activations)], dim=-2)
-
-
-def _mean_over(
-    residual: Float[Tensor, "batch token d_model"], keep: Bool[Tensor, "batch token"]
-) -> Float[Tensor, "batch d_model"]:
-    weight = keep.float()
-    total = torch.einsum("btd,bt->bd", residual.float(), weight)
-    return total / weight.sum(-1, keepdim=True).clamp_min(1)

@@ -12,8 +12,9 @@ a model has a class token, its activation too (*cls*).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -21,22 +22,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sa_plugin import reducers
 from sa_plugin._names import require_known
 from sa_plugin.collect import (
     BATCH_TOKENS,
     Layout,
     allocate,
     compact,
-    kept,
     lay_out,
+    sink_rule,
     sink_sites,
     token_table,
     walk,
 )
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.concepts.statistics import LayerStatistics, Rows
-from sa_plugin.data import ConceptData
-from sa_plugin.host import Batch, Host, SinkRule, Site, layers_of
+from sa_plugin.data import ConceptData, Split
+from sa_plugin.host import Batch, Host, Point, Reduce, SinkRule, Site, layers_of
 from sa_plugin.tokens import TokenTable
 
 Need = Literal["means", "gram", "rows"]
@@ -122,8 +124,8 @@ def collect(
     split = data.train
     layout = lay_out(host, split.samples, data.concepts, batch_tokens=batch_tokens)
     point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
-    plan = _Plan.of(host, layout, blocks, point, need, rule, seed, max_rows_per_class)
-    sums = _Sums.empty(plan, len(split.samples), memory_budget)
+    plan = _Plan.of(host, layout, split, blocks, point, need, rule, seed, max_rows_per_class)
+    sums = _Sums(plan, len(split.samples), memory_budget)
     for batch, got in walk(
         host, layout, plan.sites, plan.reducer, description="train pass", progress=progress
     ):
@@ -163,14 +165,17 @@ class _Plan:
     sinks: SinkRule
     gram: bool
     components: bool
+    keep_rows: bool
     chosen: Int[np.ndarray, " stored"]
     labels: Bool[np.ndarray, "row label"]
+    sample_labels: Bool[np.ndarray, "sample concept"]
 
     @classmethod
     def of(
         cls,
         host: Host,
         layout: Layout,
+        split: Split,
         blocks: tuple[int, ...],
         hook_point: HookPoint,
         need: Sequence[str],
@@ -182,68 +187,45 @@ class _Plan:
         labels = np.concatenate(
             [layout.labels, permute_labels(layout.labels, layout.bounds, rng)], axis=1
         )
-        chosen = draw_rows(labels, max_rows, rng) if "rows" in need else np.zeros(0, dtype=int)
+        keep_rows = "rows" in need
+        chosen = draw_rows(labels, max_rows, rng) if keep_rows else np.zeros(0, dtype=int)
         components = host.info.block == "pre_norm" and hook_point == "resid_post"
         return cls(
-            host, layout, blocks, hook_point, sinks, "gram" in need, components, chosen, labels
-        )
+            host, layout, blocks, hook_point, sinks, "gram" in need, components, keep_rows, chosen,
+            labels, split.sample_labels,
+        )  # fmt: skip
 
     @property
     def sites(self) -> list[Site]:
-        sites = {*sink_sites(self.blocks), *(Site(at, self.hook_point) for at in self.blocks)}
-        if self.components:
-            sites.add(Site(0, "resid_pre"))
-            for block in range(self.blocks[-1] + 1):
-                sites |= {Site(block, "z"), Site(block, "mlp_out")}
-        return sorted(sites)
+        """Everything that is read."""
+        read = (Site(at, self.hook_point) for at in self.blocks)
+        return sorted({*sink_sites(self.blocks), *read, *self.writes})
 
-    def reducer(self, batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+    @property
+    def writes(self) -> list[Site]:
+        """Sites whose means the ledger needs."""
+        if not self.components:
+            return []
+        parts: tuple[Point, ...] = ("z", "mlp_out")
+        blocks = range(self.blocks[-1] + 1)
+        return [Site(0, "resid_pre"), *(Site(block, part) for block in blocks for part in parts)]
+
+    def reducer(self, batch: Batch) -> Reduce:
+        """What one batch leaves behind."""
         rows = self.layout.rows(batch)
-        labels = torch.from_numpy(self.labels[rows]).float()
-        stored = torch.from_numpy(np.isin(rows, self.chosen))
-
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, self.host.info, self.blocks, self.sinks)
-            weight = keep[batch.valid.to(keep.device)].float()
-            out = {"keep": keep}
-            for k, block in enumerate(self.blocks):
-                h = read[Site(block, self.hook_point)].float()
-                flat = h[batch.valid.to(h.device)]
-                out.update(_moments(f" {k}", flat, weight, labels.to(h.device), self.gram))
-                out[f"pooled {k}"] = torch.einsum("btd,bt->bd", h, keep.float())
-                if batch.class_index is not None:
-                    out[f"cls {k}"] = class_tokens(h, batch.class_index)
-                if len(self.chosen):
-                    out[f"rows {k}"] = flat[stored.to(h.device)].half()
-            if self.components:
-                for site in self.sites:
-                    if site.point in ("z", "mlp_out") or site == Site(0, "resid_pre"):
-                        write = read[site].float().flatten(2)
-                        out[f"{site.point} {site.layer}"] = torch.einsum(
-                            "btd,bt->d", write, keep.float()
-                        )
-            return out
-
-        return reduce
-
-
-def _moments(
-    name: str,
-    flat: Float[Tensor, "row d_model"],
-    weight: Float[Tensor, " row"],
-    labels: Float[Tensor, "row label"],
-    gram: bool,
-) -> dict[str, Tensor]:
-    weighted = flat * weight[:, None]
-    out = {
-        f"sum{name}": weighted.sum(0),
-        f"squares{name}": (weighted * flat).sum(),
-        f"norms{name}": (flat.norm(dim=-1) * weight).sum(),
-        f"positive{name}": labels.T @ weighted,
-    }
-    if gram:
-        out[f"gram{name}"] = weighted.T @ flat
-    return out
+        return partial(
+            reducers.train,
+            valid=batch.valid,
+            sinks=sink_rule(self.host.info, self.blocks, self.sinks),
+            blocks=self.blocks,
+            point=self.hook_point,
+            labels=torch.from_numpy(self.labels[rows]),
+            stored=torch.from_numpy(np.isin(rows, self.chosen)) if self.keep_rows else None,
+            gram=self.gram,
+            writes=tuple((site.layer, str(site.point)) for site in self.writes),
+            sample_labels=torch.from_numpy(self.sample_labels[batch.rows.numpy()]),
+            class_index=batch.class_index,
+        )
 
 
 class _Sums:
@@ -257,32 +239,26 @@ class _Sums:
         shape = (len(plan.blocks), len(plan.chosen), width)
         share = budget // max(1, shape[0])
         self.rows = [allocate(shape[1:], np.float16, share) for _ in plan.blocks]
-        self.pooled = [allocate((n_samples, width), np.float32, share) for _ in plan.blocks]
-        self.lengths = np.zeros(n_samples)
-        has_class = any(batch.class_index is not None for batch in plan.layout.batches)
-        self.cls = [
-            allocate((n_samples, width), np.float32, share) for _ in plan.blocks if has_class
-        ]
-
-    @classmethod
-    def empty(cls, plan: _Plan, n_samples: int, budget: int) -> _Sums:
-        return cls(plan, n_samples, budget)
+        self.has_class = any(batch.class_index is not None for batch in plan.layout.batches)
+        names = ["pooled"] + ["cls"] * self.has_class
+        # Without stored rows the samples' vectors are summed beside the model.
+        self.samples = {
+            name: [allocate((n_samples, width), np.float32, share) for _ in plan.blocks]
+            for name in names
+            if plan.keep_rows
+        }
 
     def add(self, batch: Batch, rows: Int[np.ndarray, " row"], got: Mapping[str, Tensor]) -> None:
-        keep = got["keep"]
-        self.keep[rows] = keep[batch.valid].numpy()
-        self.lengths[batch.rows.numpy()] = keep.sum(-1).numpy()
+        self.keep[rows] = got["keep"][batch.valid].numpy()
         at = np.searchsorted(self.plan.chosen, rows[np.isin(rows, self.plan.chosen)])
         for name, value in got.items():
             part, _, k = name.partition(" ")
-            if part == "rows":
-                self._store(int(k), at, value.numpy(), self.keep[self.plan.chosen[at]])
-            elif part == "pooled":
-                self.pooled[int(k)][batch.rows.numpy()] = value.numpy()
-            elif part == "cls":
-                self.cls[int(k)][batch.rows.numpy()] = value.numpy()
-            elif part != "keep":
+            if name.startswith("+"):
                 self.total[name] = self.total.get(name, torch.zeros(())) + value.double()
+            elif part == "rows":
+                self._store(int(k), at, value.numpy(), self.keep[self.plan.chosen[at]])
+            elif part in self.samples:
+                self.samples[part][int(k)][batch.rows.numpy()] = value.numpy()
 
     def _store(self, k: int, at: np.ndarray, rows: np.ndarray, keep: np.ndarray) -> None:
         if not np.isfinite(rows[keep]).all():
@@ -295,56 +271,45 @@ class _Sums:
 
     def statistics(self, normaliser: Normaliser, tokens: TokenTable) -> Records:
         """Records for token labels, permuted labels, pooled samples and class tokens."""
-        plan = self.plan
-        n_concepts = plan.labels.shape[1] // 2
+        plan, n_concepts = self.plan, self.plan.labels.shape[1] // 2
         stored = self.keep[plan.chosen]
-        counts = torch.from_numpy(plan.labels[self.keep].sum(0))
+        counts = plan.labels[self.keep].sum(0)
         token: list[LayerStatistics] = []
         permuted: list[LayerStatistics] = []
-        pooled: list[LayerStatistics] = []
         for k in range(len(plan.blocks)):
-            n = len(tokens)
-            mean = self.total[f"sum {k}"] / n
-            scale = float(
-                (self.total[f"squares {k}"] / n).sqrt()
-                if normaliser == "rms"
-                else self.total[f"norms {k}"] / n
-            )
-            rows = None
-            if len(plan.chosen):
-                rows = Rows(compact(self.rows[k], stored), mean, scale)
-            gram = self.total[f"gram {k}"] / n if plan.gram else None
-            positive = self.total[f"positive {k}"] / counts.clamp_min(1)[:, None]
+            whole = self._summed(f"{k}", len(tokens), counts, normaliser)
+            rows = compact(self.rows[k], stored) if plan.keep_rows else None
             for target, part in ((token, slice(n_concepts)), (permuted, slice(n_concepts, None))):
-                labels = plan.labels[plan.chosen][stored][:, part] if rows is not None else None
-                target.append(
-                    LayerStatistics(
-                        n, mean, scale, counts[part], positive[part], gram, rows, labels
-                    )
-                )
-            means = self.pooled[k] / self.lengths[:, None]
-            pooled.append(self._of_samples(means, normaliser, tokens))
-        cls = [self._of_samples(np.asarray(h), normaliser, tokens) for h in self.cls]
-        return Records(tuple(token), tuple(permuted), tuple(pooled), tuple(cls))
+                labels = plan.labels[plan.chosen][stored][:, part]
+                target.append(_with_rows(_part(whole, part), rows, labels))
+        pooled = self._samples("pooled", normaliser, tokens)
+        cls = self._samples("cls", normaliser, tokens) if self.has_class else ()
+        return Records(tuple(token), tuple(permuted), pooled, cls)
 
-    def _of_samples(
-        self,
-        values: Float[np.ndarray, "sample d_model"],
-        normaliser: Normaliser,
-        tokens: TokenTable,
-    ) -> LayerStatistics:
-        h = torch.from_numpy(values).double()
-        norms = h.norm(dim=-1)
-        scale = float(norms.square().mean().sqrt() if normaliser == "rms" else norms.mean())
+    def _samples(
+        self, name: str, normaliser: Normaliser, tokens: TokenTable
+    ) -> tuple[LayerStatistics, ...]:
         labels = tokens.sample_labels
-        y = torch.from_numpy(labels).double()
-        counts = y.sum(0)
-        positive = y.T @ h / counts.clamp_min(1)[:, None]
-        gram = h.T @ h / len(h) if self.plan.gram else None
-        rows = Rows(h.float().numpy(), h.mean(0), scale)
-        return LayerStatistics(
-            len(h), h.mean(0), scale, counts.long(), positive, gram, rows, labels
+        if self.plan.keep_rows:
+            found = self.samples[name]
+            return tuple(_of_rows(np.asarray(h), labels, normaliser, self.plan.gram) for h in found)
+        n, counts = len(labels), labels.sum(0)
+        blocks = range(len(self.plan.blocks))
+        return tuple(self._summed(f"{name} {k}", n, counts, normaliser) for k in blocks)
+
+    def _summed(
+        self, name: str, n: int, counts: Int[np.ndarray, " label"], normaliser: Normaliser
+    ) -> LayerStatistics:
+        total = self.total
+        scale = float(
+            (total[f"+squares {name}"] / n).sqrt()
+            if normaliser == "rms"
+            else total[f"+norms {name}"] / n
         )
+        number = torch.from_numpy(counts)
+        positive = total[f"+positive {name}"] / number.clamp_min(1)[:, None]
+        gram = total[f"+gram {name}"] / n if self.plan.gram else None
+        return LayerStatistics(n, total[f"+sum {name}"] / n, scale, number, positive, gram)
 
     def component_means(self) -> ComponentMeans | None:
         """Train means of the embedding, every head's z and every MLP."""
@@ -352,19 +317,47 @@ class _Sums:
             return None
         info, n = self.plan.host.info, int(self.keep.sum())
         blocks = range(self.plan.blocks[-1] + 1)
-        z = torch.stack([self.total[f"z {b}"] / n for b in blocks])
+        z = torch.stack([self.total[f"+write z {b}"] / n for b in blocks])
         return ComponentMeans(
-            self.total["resid_pre 0"] / n,
+            self.total["+write resid_pre 0"] / n,
             z.reshape(len(blocks), info.n_heads, info.d_head),
-            torch.stack([self.total[f"mlp_out {b}"] / n for b in blocks]),
+            torch.stack([self.total[f"+write mlp_out {b}"] / n for b in blocks]),
         )
 
 
-def class_tokens(
-    h: Float[Tensor, "batch token d_model"], index: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch d_model"]:
-    """The class token's activation of each sample."""
-    return h[torch.arange(len(h), device=h.device), index.to(h.device)]
+def _part(whole: LayerStatistics, part: slice) -> LayerStatistics:
+    return replace(
+        whole,
+        positive_count=whole.positive_count[part],
+        positive_mean=whole.positive_mean[part],
+    )
+
+
+def _with_rows(
+    statistics: LayerStatistics,
+    rows: Float[np.ndarray, "stored d_model"] | None,
+    labels: Bool[np.ndarray, "stored concept"],
+) -> LayerStatistics:
+    if rows is None:
+        return statistics
+    return replace(statistics, rows=Rows(rows, statistics.mean, statistics.scale), labels=labels)
+
+
+def _of_rows(
+    values: Float[np.ndarray, "sample d_model"],
+    labels: Bool[np.ndarray, "sample concept"],
+    normaliser: Normaliser,
+    with_gram: bool,
+) -> LayerStatistics:
+    h = torch.from_numpy(values).double()
+    norms = h.norm(dim=-1)
+    scale = float(norms.square().mean().sqrt() if normaliser == "rms" else norms.mean())
+    y = torch.from_numpy(labels).double()
+    counts = y.sum(0)
+    positive = y.T @ h / counts.clamp_min(1)[:, None]
+    gram = h.T @ h / len(h) if with_gram else None
+    rows = Rows(h.float().numpy(), h.mean(0), scale)
+    return LayerStatistics(len(h), h.mean(0), scale, counts.long(), positive, gram, rows, labels)
 
 
 def permute_labels(

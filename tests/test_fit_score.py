@@ -11,7 +11,8 @@ from sa_plugin.collect import LostLabelWarning, allocate, compact
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.fitting import fit
-from sa_plugin.host import Batch, Site, keep_tokens
+from sa_plugin.host import Batch, Site
+from sa_plugin.reducers import keep_tokens
 from sa_plugin.scoring import OtherPrecisionWarning, score, score_samples
 from sa_plugin.train_pass import collect, draw_rows, permute_labels
 
@@ -149,9 +150,9 @@ def test_the_first_token_of_a_decoder_without_bos_is_dropped(data):
 def test_sinks_are_tokens_ten_times_the_median():
     valid = torch.tensor([[True, True, True, True, False]])
     norms = torch.tensor([[[1.0, 2.0, 3.0, 11.0, 900.0]], [[1.0, 1.0, 10.5, 1.0, 900.0]]])
-    keep = keep_tokens(valid, norms, sinks="drop", drop_first=False)
+    keep = keep_tokens(valid, norms, "drop", False)
     assert keep.tolist() == [[True, True, False, True, False]]
-    assert keep_tokens(valid, norms, sinks="keep", drop_first=True).equal(valid)
+    assert keep_tokens(valid, norms, "keep", True).equal(valid)
 
 
 def test_permuted_labels_keep_count_and_clusters():

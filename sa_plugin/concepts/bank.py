@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sa_plugin import reducers
 from sa_plugin._names import require_known
 
 Scoring = Literal["cosine", "dot"]
@@ -45,14 +46,12 @@ class VectorSet:
             index: Place of the layer in this set (not its block index).
             activations: Raw activations.
         """
-        device = activations.device
-        x = (activations.float() - self.mean[index].to(device)) / self.scale[index].to(device)
-        v = self.vectors[index].to(device)
-        dots: Tensor = x @ v.T
-        if self.scoring == "dot":
-            return dots
-        norms: Tensor = x.norm(dim=-1, keepdim=True) * v.norm(dim=-1)
-        return dots.div(norms.clamp_min(1e-8))
+        return reducers.score(self.plain, index, activations)
+
+    @property
+    def plain(self) -> reducers.Vectors:
+        """As functions that run beside the model take it."""
+        return self.vectors, self.mean, self.scale, self.scoring == "cosine"
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,12 @@ class ConceptBank:
     def supervised(self) -> bool:
         """Whether the vectors are the concepts themselves."""
         return self.units == self.concepts
+
+    @property
+    def plain_sets(self) -> dict[str, reducers.Vectors]:
+        """The sets of vectors, by name, as functions that run beside the model take them."""
+        sets = {"token": self.token, "permuted": self.permuted, "pooled": self.pooled}
+        return {k: one.plain for k, one in {**sets, "cls": self.cls}.items() if one is not None}
 
     @property
     def sink_layers(self) -> tuple[int, ...]:
