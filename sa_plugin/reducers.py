@@ -143,6 +143,7 @@ def maxima(
     point: str,
     vectors: Vectors,
     top: int = 1,
+    places: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The `top` highest scores of each sample, and where they stand.
 
@@ -154,10 +155,12 @@ def maxima(
         point: Hook point.
         vectors: Of those blocks.
         top: How many.
+        places: Whether to say where they stand.
 
     Returns:
         `best` `[batch, top, layer, unit]`, descending, -inf where a sample has fewer tokens;
-        `place`, their positions in the batch, int32; `count`, kept tokens of each sample.
+        `place`, their positions in the batch, int16 where that holds them; `count`, kept tokens of
+        each sample.
     """
     keep = kept(read, valid, *sinks)
     found = by_layer(vectors, [read[layer, point] for layer in layers])
@@ -166,7 +169,10 @@ def maxima(
         pad = found.new_full((len(found), top - found.shape[1], *found.shape[2:]), -torch.inf)
         found = torch.cat([found, pad], dim=1)
     best = found.topk(top, dim=1)
-    return {"best": best.values, "place": best.indices.int(), "count": keep.sum(-1)}
+    out = {"best": best.values, "count": keep.sum(-1)}
+    if places:
+        out["place"] = best.indices.to(torch.int16 if keep.shape[1] < 1 << 15 else torch.int32)
+    return out
 
 
 def histogram(
@@ -182,7 +188,7 @@ def histogram(
     """Counts of scores by their bits, in and out of each concept.
 
     A bin is the high 16 bits of the score's order-preserving key (see `sa_plugin.tail.floatkeys`):
-    within 2**-8 of the value, whatever its size.
+    within 2**-7 of the value, whatever its size.
 
     Args:
         read: Activations.
@@ -204,7 +210,7 @@ def histogram(
     place = (inside * n_layers * n_units + column) * BINS + bins(found)
     size = 2 * n_layers * n_units * BINS
     flat, count = torch.unique(place, return_counts=True)
-    total = torch.sparse_coo_tensor(flat[None], count, (size,))
+    total = torch.sparse_coo_tensor(flat[None], count, (size,), check_invariants=False)
     return {"+bins": total.coalesce()}
 
 
@@ -285,4 +291,20 @@ def moments(
     }
     if gram:
         out[f"+gram {name}"] = weighted.T @ rows
+    return out
+
+
+def gather(results: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """Results of several batches, on the CPU; those that are sums are added into the last one's."""
+    total: dict[str, torch.Tensor] = {}
+    out: list[dict[str, torch.Tensor]] = []
+    for one in results:
+        out.append({k: v.detach().cpu() for k, v in one.items() if not k.startswith("+")})
+        for name, value in one.items():
+            if name.startswith("+"):
+                wide = value.detach().cpu()
+                wide = wide.double() if wide.is_floating_point() else wide
+                total[name] = total[name] + wide if name in total else wide
+    if out:
+        out[-1].update({k: v.coalesce() if v.is_sparse else v for k, v in total.items()})
     return out

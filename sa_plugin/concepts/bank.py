@@ -178,6 +178,24 @@ class ConceptBank:
         require_known("concept" if self.supervised else "unit", name, self.units)
         return self.units.index(name)
 
+    def only(self, layers: Sequence[int], units: Sequence[int]) -> ConceptBank:
+        """Some vectors, without controls, by place; what is an attention sink stays as it was."""
+        token = VectorSet(
+            self.token.vectors[list(layers)][:, list(units)],
+            self.token.mean[list(layers)],
+            self.token.scale[list(layers)],
+            self.token.scoring,
+        )
+        return ConceptBank(
+            self.concepts,
+            tuple(self.units[k] for k in units),
+            tuple(self.layers[k] for k in layers),
+            self.hook_point,
+            self.kind,
+            token,
+            origin=replace(self.origin, sink_layers=self.sink_layers),
+        )
+
     def scaled(self, factor: float) -> ConceptBank:
         """The same bank with every vector multiplied; a positive factor changes no decision."""
         return replace(self, token=replace(self.token, vectors=self.token.vectors * factor))

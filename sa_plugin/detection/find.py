@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from sa_plugin.data import Sample, Split
 from sa_plugin.detection.guard import place
 from sa_plugin.detection.printing import frame
+from sa_plugin.host import Host
+from sa_plugin.pushdown import sample_maxima
 from sa_plugin.scores import ScoreTable
 
 if TYPE_CHECKING:
@@ -162,11 +164,31 @@ def find(
 
 def detect(detector: Detector, samples: Samples, scores: ScoreTable | None) -> Detection:
     """See `Detector.detect`."""
-    table = detector.scores_of(as_split(samples, detector.concepts), scores)
-    highest = sample_max(detector.token_scores(table), table.tokens.bounds)
+    split = as_split(samples, detector.concepts)
+    if scores is None and detector.host is not None:
+        highest = _maxima(detector, split, detector.host)
+    else:
+        table = detector.scores_of(split, scores)
+        highest = sample_max(detector.token_scores(table), table.tokens.bounds)
     tau = detector.tail.chosen_threshold
-    ids = tuple(s.id for s in table.tokens.samples)
+    ids = tuple(s.id for s in split.samples)
     return Detection(ids, detector.concepts, highest >= tau, highest - tau)
+
+
+def _maxima(detector: Detector, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:
+    """Highest score of each sample; no token score leaves the host."""
+    bank, tail = detector.bank, detector.tail
+    layers, layer = np.unique(tail.layer, return_inverse=True)
+    units, unit = np.unique(tail.chosen_unit, return_inverse=True)
+    found = sample_maxima(host, split.samples, bank.only(layers.tolist(), units.tolist()))
+    highest: np.ndarray = found.scores[:, 0, layer, unit].astype(np.float64)
+    if not np.isfinite(highest).all():
+        n, k = (int(i) for i in np.argwhere(~np.isfinite(highest))[0])
+        raise ValueError(
+            f"the highest score of {detector.concepts[k]!r} in sample {split.samples[n].id!r} is "
+            f"{highest[n, k]}: activations hold NaN or Inf; load the model in float32 or bfloat16."
+        )
+    return highest
 
 
 def sample_max(
