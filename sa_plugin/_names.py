@@ -26,10 +26,20 @@ def require_known(what: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name in names:
         return
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    hint = f": did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(name, names)
     shown = f" Known: {', '.join(names)}." if len(names) <= SHOWN else f" {len(names)} are known."
     raise ValueError(f"{what} {name!r} is unknown{hint}{shown}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How an error about an unknown name goes on: with the nearest known one, where there is any.
+
+    Example:
+        >>> did_you_mean("protoype", ["prototype", "lda"])
+        ": did you mean 'prototype'?"
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
+    return f": did you mean {near[0]!r}?" if near else "."
 
 
 def require_type(

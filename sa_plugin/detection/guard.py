@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
+from sa_plugin._names import did_you_mean
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample, Split
 from sa_plugin.scores import ScoreTable
@@ -195,9 +195,7 @@ def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
     """
     if name in known:
         return list(known).index(name)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f": did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"{name!r} is not among {where}{hint}")
+    raise ValueError(f"{name!r} is not among {where}{did_you_mean(name, known)}")
 
 
 def rows_of_samples(table: ScoreTable, samples: Iterable[Sample]) -> Int[np.ndarray, " sample"]:

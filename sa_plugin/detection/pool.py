@@ -14,12 +14,13 @@ What a statistic does not show: whether the tokens it takes lie inside the conce
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from sa_plugin._names import did_you_mean
 
 Statistic = Callable[
     [Float[np.ndarray, "token layer unit"], Int[np.ndarray, " sample_and_one"]],
@@ -80,9 +81,9 @@ def statistic_of(name: str, statistics: Mapping[str, Statistic] = STATISTICS) ->
     """
     if name in statistics:
         return statistics[name]
-    near = difflib.get_close_matches(name, statistics, n=1, cutoff=0.0)[0]
+    hint = did_you_mean(name, statistics)
     raise ValueError(
-        f"statistic {name!r} is unknown: did you mean {near!r}? A detector calibrated with a "
+        f"statistic {name!r} is unknown{hint} A detector calibrated with a "
         "statistic of your own needs it in sa_plugin.detection.pool.STATISTICS again."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NotRequired, Union, cast, get_args, get_origin, get_type
 
 import numpy as np
 
+from sa_plugin._names import did_you_mean
 from sa_plugin.results.lengths import length_problems
 from sa_plugin.results.schema import Number, Results
 
@@ -151,8 +151,7 @@ def _dict_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
         if key in hints:
             yield from _problems(item, hints[key], f"{where}.{key}")
             continue
-        near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
-        yield f"{where} has an unknown key {key!r}: did you mean {near!r}?"
+        yield f"{where} has an unknown key {key!r}{did_you_mean(key, hints)}"
 
 
 def _mapping_problems(value: Any, kind: Any, where: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int
 
+from sa_plugin._names import did_you_mean
 from sa_plugin._optional import require
 from sa_plugin.detection.printing import as_html
 from sa_plugin.statistics.interval import Interval, interval
@@ -124,8 +124,8 @@ class TailTrace:
             KeyError: Unknown; the text names the nearest.
         """
         if name not in self.measures:
-            near = difflib.get_close_matches(name, self.measures, n=1, cutoff=0.0)
-            raise KeyError(f"{name!r} is no measure of a trace: did you mean {near[0]!r}?")
+            hint = did_you_mean(name, self.measures)
+            raise KeyError(f"{name!r} is no measure of a trace{hint}")
         return self.measures[name]
 
     def interval(self, measure: str, layer: int, concept: str | None = None) -> Interval:
@@ -139,8 +139,8 @@ class TailTrace:
         if concept is None:
             return self._mean_interval(self.layer_means[measure][at])
         if concept not in self.concepts:
-            near = difflib.get_close_matches(concept, self.concepts, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{concept!r} was not traced: did you mean {near!r}?")
+            hint = did_you_mean(concept, self.concepts)
+            raise ValueError(f"{concept!r} was not traced{hint}")
         value, low, high = (float(a[at, self.concepts.index(concept)]) for a in estimates)
         draws = self.layer_means[measure].shape[1] - 1
         return Interval(value, low, high, s.level, draws, "documents", s.n_documents)
