@@ -13,14 +13,15 @@ import torch
 from fake_host import FakeHost
 
 from sa_plugin import host as hosting
-from sa_plugin import weights
+from sa_plugin import tokenise, weights
 from sa_plugin.checks import TEXTS, Law, check, check_folder, relative_difference
 from sa_plugin.data import Sample, Span
 from sa_plugin.host import Host, Site, attach
-from sa_transformer_lens import accept, tokenise
+from sa_transformer_lens import accept
 from sa_transformer_lens.fingerprint import fingerprint
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.load import load_bridge
+from sa_transformer_lens.tokenise import own_tokenizer
 
 
 @pytest.fixture
@@ -260,13 +261,13 @@ class TestTokens:
         tokenizer = tiny.bridge("gpt2").tokenizer
         tokenizer.name_or_path = str(tmp_path / "gone")
         with pytest.raises(ValueError, match=r"cannot be read again.*tokenizer=bridge\.tokenizer"):
-            tokenise.own_tokenizer(tokenizer)
+            own_tokenizer(tokenizer)
 
     def test_another_tokenizer_in_the_folder(self):
         tokenizer = tiny.bridge("gpt2").tokenizer
         tokenizer.name_or_path = str(tiny.tokenizer_folder("bert"))
         with pytest.raises(ValueError, match="differ beyond the BOS token"):
-            tokenise.own_tokenizer(tokenizer)
+            own_tokenizer(tokenizer)
 
     def test_batches_hold_every_sample_once_and_keep_their_size(self, tiny_host):
         texts = tuple("the cat " * n for n in (1, 9, 2, 8, 3, 7, 4, 6, 5, 20))

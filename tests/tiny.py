@@ -10,6 +10,9 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -173,6 +176,30 @@ def host(architecture: str, *, dtype: torch.dtype = torch.float32, **options: An
     return accept(bridge(architecture, dtype=dtype), **options)
 
 
+def nnsight_model(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A TransformersModel round `hf_model(architecture, seed=seed, dtype=dtype)`."""
+    from nnsight import TransformersModel
+
+    model = hf_model(architecture, seed=seed, dtype=dtype)
+    with quiet_names():
+        return TransformersModel(model, tokenizer=tokenizer(architecture))
+
+
+@contextmanager
+def quiet_names() -> Iterator[None]:
+    """No warning that BERT has modules named `output`, which nnsight calls `E_output`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Module '.*' has a submodule named 'output'")
+        yield
+
+
+def nnsight_host(architecture: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A checked nnsight host, found without the entry point."""
+    from sa_nnsight import accept
+
+    return accept(nnsight_model(architecture, dtype=dtype), **options)
+
+
 VISION = ("vit", "vit_classifier", "deit", "dinov2", "clip_vision")
 IMAGE_SIZE, PATCH = (28, 42), 7
 SQUARE = ("dinov2", "clip_vision")
@@ -269,6 +296,26 @@ def vision_host(name: str, *, dtype: torch.dtype = torch.float32, **options: Any
 
     options = {"processor": Processor(vision_size(name), PATCH)} | options
     return accept(vision_bridge(name, dtype=dtype), **options)
+
+
+def nnsight_vision_host(
+    name: str, *, dtype: torch.dtype = torch.float32, folded: bool = False, **options: Any
+) -> Any:
+    """A checked nnsight host of a vision model, or of CLIP's text tower.
+
+    `folded` wraps the ViT that DINOv2 becomes for TransformerLens, instead of DINOv2 itself.
+    """
+    from nnsight import NNsight
+
+    from sa_nnsight import accept
+    from sa_plugin._layer_scale import as_vit
+    from sa_plugin.processor import Processor
+
+    model = vision_model(name, dtype=dtype)
+    size = (42, 42) if name == "dinov2" and not folded else vision_size(name)
+    text = {"tokenizer": clip_tokenizer()} if name == "clip_text" else {}
+    own = text or {"processor": Processor(size, PATCH)}
+    return accept(NNsight(as_vit(model, 28) if folded else model), **(own | options))
 
 
 def images(sizes: tuple[tuple[int, int], ...] = ((40, 61), (28, 28), (90, 33))) -> list[Sample]:

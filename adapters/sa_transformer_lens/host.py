@@ -9,16 +9,16 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from sa_plugin.checks import LIMITS, Law, relative_difference
+from sa_plugin import tokenise
+from sa_plugin.checks import Law
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, HostInfo, Site
-from sa_transformer_lens import tokenise
+from sa_plugin.host import Batch, HostInfo
+from sa_plugin.structure import demand, padding_law
 from sa_transformer_lens.bridge_host import BridgeHost, describe, number_format, refuse_training
 from sa_transformer_lens.fingerprint import fingerprint
-from sa_transformer_lens.probe import demand, probe
+from sa_transformer_lens.probe import probe
+from sa_transformer_lens.tokenise import own_tokenizer
 from sa_transformer_lens.vision import TransformerLensVisionHost, attach_vision
-
-PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,32 +50,14 @@ class TransformerLensHost(BridgeHost):
         return self._batches(samples, self.batch_tokens if batch_tokens is None else batch_tokens)
 
     def _batches(self, samples: Sequence[Sample], most: int, extra: int = 0) -> list[Batch]:
-        self._refuse_images(samples)
-        tokens = tokenise.encode(self.tokenizer, [sample.text for sample in samples])
-        context = self.bridge.cfg.n_ctx
-        for sample, row in zip(samples, tokens, strict=True):
-            if len(row.ids) > context:
-                raise ValueError(
-                    f"sample {sample.id!r} has {len(row.ids)} tokens; {self.info.model} takes "
-                    f"{context}. Nothing is cut off silently: split the text into shorter samples."
-                )
-        pad = self.tokenizer.pad_token_id
-        return tokenise.make_batches(
-            samples, tokens, batch_tokens=most, side=self.padding_side, extra=extra,
-            pad=0 if pad is None else pad,
+        return tokenise.text_batches(
+            samples, self.tokenizer, model=self.info.model, context=self.bridge.cfg.n_ctx,
+            batch_tokens=most, side=self.padding_side, extra=extra,
         )  # fmt: skip
-
-    def _refuse_images(self, samples: Sequence[Sample]) -> None:
-        image = next((sample for sample in samples if sample.image is not None), None)
-        if image is not None:
-            raise ValueError(
-                f"sample {image.id!r} is an image; {self.info.model} reads texts. Attach a vision "
-                "model (load_bridge takes ViT, DINOv2 and CLIP folders)."
-            )
 
     def probe_inputs(self) -> dict[str, Tensor]:
         """A short text."""
-        return self.forward_inputs(Sample("probe", PROBE_TEXT, "probe"))
+        return self.forward_inputs(Sample("probe", tokenise.PROBE_TEXT, "probe"))
 
     def laws(self, samples: Sequence[Sample]) -> list[Law]:
         """The laws that only this adapter can measure: those of `attach` again, and padding."""
@@ -131,11 +113,11 @@ def _attach_text(
     bridge: Any, tokenizer: Any, side: tokenise.PaddingSide, batch_tokens: int
 ) -> TransformerLensHost:
     if tokenizer is None:
-        tokenizer = tokenise.own_tokenizer(bridge.tokenizer)
+        tokenizer = own_tokenizer(bridge.tokenizer)
     tokenise.check_tokenizer(tokenizer)
-    ids = torch.from_numpy(tokenise.encode(tokenizer, [PROBE_TEXT])[0].ids)[None]
+    ids = torch.from_numpy(tokenise.encode(tokenizer, [tokenise.PROBE_TEXT])[0].ids)[None]
     if ids.shape[1] < 2:
-        raise ValueError(f"the tokenizer makes {ids.shape[1]} token of {PROBE_TEXT!r}.")
+        raise ValueError(f"the tokenizer makes {ids.shape[1]} token of {tokenise.PROBE_TEXT!r}.")
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     seen = probe(bridge, inputs, number_format(bridge))
     info = HostInfo(
@@ -144,30 +126,18 @@ def _attach_text(
         tokenizer=tokenise.digest(tokenizer),
     )  # fmt: skip
     host = TransformerLensHost(bridge, info, seen.points, tokenizer, side, batch_tokens)
-    demand(bridge, _padding_law(host, [Sample("probe", PROBE_TEXT, "probe")], [side]))
+    demand(
+        info.architecture,
+        _padding_law(host, [Sample("probe", tokenise.PROBE_TEXT, "probe")], [side]),
+    )
     return host
 
 
 def _padding_law(
     host: TransformerLensHost, samples: Sequence[Sample], sides: Sequence[tokenise.PaddingSide]
 ) -> Law:
-    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
-    alone = [_residuals(host, host._batches([sample], 1))[0] for sample in samples]
-    worst = 0.0
-    for side in sides:
-        padded = replace(host, padding_side=side)
-        together = _residuals(padded, padded._batches(samples, 1_000_000, extra=5))
-        for row, expected in enumerate(alone):
-            worst = max(worst, relative_difference(together[row], expected))
-    return Law(f"padding on the {' and the '.join(sides)} changes nothing", worst, limit)
-
-
-def _residuals(host: TransformerLensHost, batches: Sequence[Batch]) -> dict[int, Tensor]:
-    """The residual after the last block, of each sample's valid tokens."""
-    site = Site(host.info.n_layers - 1, "resid_post")
-    found = {}
-    for batch in batches:
-        read = host.read(batch, [site], lambda read: {"resid": read[site]})["resid"]
-        for k, row in enumerate(batch.rows.tolist()):
-            found[row] = read[k, batch.valid[k]]
-    return found
+    padded: dict[str, Sequence[Batch]] = {
+        side: replace(host, padding_side=side)._batches(samples, 1_000_000, extra=5)
+        for side in sides
+    }
+    return padding_law(host, [host._batches([sample], 1) for sample in samples], padded)

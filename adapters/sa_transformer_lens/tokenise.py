@@ -1,38 +1,21 @@
-"""Texts to batches: tokens with character offsets, grouped by length, padded by ourselves.
+"""The tokenizer of a bridge as it was before TransformerLens made it add a BOS token.
 
-The tokenizer's own rule decides on special tokens. TransformerLens rebuilds a tokenizer that has a
-BOS token so that it always puts it first, also for models never trained with it (SmolLM2, GPT-2);
-`own_tokenizer` gives the tokenizer as it was. `attach(bridge, tokenizer=bridge.tokenizer)` keeps
-the BOS of TransformerLens.
-
-A byte-level token carries the white space before its word; offsets are trimmed to the other
-characters, so that a token is shown, and labelled, by its word alone. A token that is only white
-space keeps its offsets: it gets a label only where a labelled span covers that white space.
+TransformerLens rebuilds a tokenizer that has a BOS token so that it always puts it first, also for
+models never trained with it (SmolLM2, GPT-2); `own_tokenizer` gives the tokenizer as it was.
+`attach(bridge, tokenizer=bridge.tokenizer)` keeps the BOS of TransformerLens. How texts become
+batches is `sa_plugin.tokenise`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Int
+from sa_plugin.tokenise import check_tokenizer
 
-from sa_plugin.data import Sample
-from sa_plugin.host import Batch
-
-PaddingSide = Literal["left", "right"]
-
-
-class Tokens(NamedTuple):
-    """One text's tokens."""
-
-    ids: Int[np.ndarray, " token"]
-    special: Bool[np.ndarray, " token"]
-    offsets: Int[np.ndarray, "token 2"]
+LACKING = (
+    "the bridge has no tokenizer, so texts cannot be read: boot it with tokenizer=..., or "
+    "attach(bridge, tokenizer=...)."
+)
 
 
 def own_tokenizer(tokenizer: Any) -> Any:
@@ -42,7 +25,7 @@ def own_tokenizer(tokenizer: Any) -> Any:
         ValueError: There is none, it gives no offsets, or it cannot be told whether the BOS it
             puts first is its own.
     """
-    check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer, LACKING)
     if not getattr(tokenizer, "add_bos_token", False):
         return tokenizer
     text = "The cat sat."
@@ -50,35 +33,15 @@ def own_tokenizer(tokenizer: Any) -> Any:
     if not ids or ids[0] != tokenizer.bos_token_id:
         return tokenizer
     fresh = _as_saved(tokenizer)
-    own = fresh(text).input_ids
-    if own == ids:
-        return tokenizer
     # The rebuilt tokenizer may also have lost a token it should put last.
+    same = fresh(text).input_ids == ids
     plain, ours = (tok(text, add_special_tokens=False).input_ids for tok in (fresh, tokenizer))
-    if plain != ours:
+    if not same and plain != ours:
         raise ValueError(
             f"the tokenizer at {tokenizer.name_or_path!r} and the bridge's differ beyond the BOS "
             "token that TransformerLens adds: say which to use, attach(bridge, tokenizer=...)."
         )
     return fresh
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what gives no character offsets.
-
-    Raises:
-        ValueError: No tokenizer, or not a fast one.
-    """
-    if tokenizer is None:
-        raise ValueError(
-            "the bridge has no tokenizer, so texts cannot be read: boot it with tokenizer=..., or "
-            "attach(bridge, tokenizer=...)."
-        )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{type(tokenizer).__name__} gives no character offsets, which token labels need: use "
-            "a fast tokenizer (AutoTokenizer.from_pretrained(..., use_fast=True))."
-        )
 
 
 def _as_saved(tokenizer: Any) -> Any:
@@ -94,118 +57,3 @@ def _as_saved(tokenizer: Any) -> Any:
             "see whether this one does so itself: say which to use, attach(bridge, tokenizer=tok) "
             "or, to keep the BOS, attach(bridge, tokenizer=bridge.tokenizer)."
         ) from error
-
-
-def puts_special_first(tokenizer: Any) -> bool:
-    """Whether the first token of a text is a special one."""
-    return bool(encode(tokenizer, ["The cat sat."])[0].special[0])
-
-
-def digest(tokenizer: Any) -> str:
-    """Hash of everything that decides which tokens a text becomes."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    for changing in ("padding", "truncation"):
-        state.pop(changing, None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
-    """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
-    if not texts:
-        return []
-    out = tokenizer(
-        list(texts), add_special_tokens=True, truncation=False, padding=False,
-        return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
-    )  # fmt: skip
-    rows = zip(
-        texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True
-    )
-    return [_tokens(*row) for row in rows]
-
-
-def _tokens(
-    text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]]
-) -> Tokens:
-    is_special = np.array(special, dtype=bool)
-    spans = np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
-    spans = trim(text, spans)
-    spans[is_special] = 0
-    return Tokens(np.array(ids, dtype=np.int64), is_special, spans)
-
-
-def trim(text: str, offsets: Int[np.ndarray, "token 2"]) -> Int[np.ndarray, "token 2"]:
-    """Leave white space at both ends out of each token, unless nothing else is in it."""
-    solid = np.array([not character.isspace() for character in text], dtype=bool)
-    place = np.arange(len(text) + 1)
-    at_or_after = np.append(np.where(solid, place[:-1], len(text)), len(text))
-    at_or_after = np.minimum.accumulate(at_or_after[::-1])[::-1]
-    end_before = np.maximum.accumulate(np.append(0, np.where(solid, place[1:], 0)))
-    start, end = at_or_after[offsets[:, 0]], end_before[offsets[:, 1]]
-    return np.where((start < end)[:, None], np.stack([start, end], axis=1), offsets)
-
-
-def make_batches(
-    samples: Sequence[Sample],
-    tokens: Sequence[Tokens],
-    *,
-    batch_tokens: int,
-    side: PaddingSide,
-    pad: int,
-    extra: int = 0,
-) -> list[Batch]:
-    """Group by length and pad.
-
-    Args:
-        samples: For the texts of errors.
-        tokens: Of each sample.
-        batch_tokens: At most this many tokens a batch, padding included (one sample at least).
-        side: Where padding goes.
-        pad: Token that fills; masked out, so that any does.
-        extra: More padding than needed, for the law that its amount changes nothing.
-
-    Raises:
-        ValueError: A text has no token, or `batch_tokens` is not positive.
-    """
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number.")
-    for sample, row in zip(samples, tokens, strict=True):
-        if row.special.all():
-            raise ValueError(
-                f"sample {sample.id!r} has no token (its text is {sample.text[:40]!r}): leave it "
-                "out."
-            )
-    lengths = np.array([len(row.ids) for row in tokens], dtype=np.int64)
-    groups = _groups(lengths + extra, batch_tokens)
-    return [
-        _collate(group, tokens, int(lengths[group].max()) + extra, side, pad) for group in groups
-    ]
-
-
-def _groups(lengths: Int[np.ndarray, " sample"], most: int) -> list[Int[np.ndarray, " row"]]:
-    order = np.argsort(lengths, kind="stable")
-    groups: list[list[int]] = []
-    for row in order.tolist():
-        # Lengths ascend, so the newest sample is the longest of its group.
-        if groups and (len(groups[-1]) + 1) * lengths[row] <= most:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [np.array(group, dtype=np.int64) for group in groups]
-
-
-def _collate(
-    rows: Int[np.ndarray, " row"], tokens: Sequence[Tokens], width: int, side: PaddingSide, pad: int
-) -> Batch:
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    valid = np.zeros((len(rows), width), dtype=bool)
-    offsets = np.zeros((len(rows), width, 2), dtype=np.int64)
-    for k, row in enumerate(rows):
-        n = len(tokens[row].ids)
-        place = slice(width - n, width) if side == "left" else slice(0, n)
-        ids[k, place], mask[k, place] = tokens[row].ids, 1
-        valid[k, place], offsets[k, place] = ~tokens[row].special, tokens[row].offsets
-    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    if side == "left" and not mask.all():
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-    return Batch(torch.from_numpy(rows), inputs, torch.from_numpy(valid), torch.from_numpy(offsets))

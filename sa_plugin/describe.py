@@ -1,0 +1,182 @@
+"""Norms and attention maps taken from modules, and proved against what the modules compute.
+
+Names say little across architectures (Gemma's gain is 1 + weight, GPT-2 scales by an attribute), so
+nothing read from a module is believed: a norm has to reproduce its module on random input, and q, k
+and v of a block its pattern and z on a short input. What is not reproduced (position biases,
+interleaved rotary embeddings, attention sinks in the softmax) is refused.
+
+What this does not show: that the pattern is reproduced where a mask forbids a key; masks are taken
+from the pattern itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sa_plugin.block import AttentionWeights, Norm, Rotary
+from sa_plugin.checks import LIMITS, relative_difference
+
+EPSILONS = ("eps", "variance_epsilon")
+HeadNorm = Callable[[Float[Tensor, "batch token head d_head"]], Tensor]
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy in float32 on the CPU."""
+    return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
+def norm_of(name: str, module: Any) -> Norm:
+    """The norm a module computes, found by trial on random rows.
+
+    Args:
+        name: Of the module, for the error.
+        module: A LayerNorm, or an RMSNorm of gain weight or 1 + weight.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    eps = next((float(getattr(module, e)) for e in EPSILONS if hasattr(module, e)), 0.0)
+    weight = getattr(module, "weight", None)
+    vector = weight is None or weight.ndim == 1
+    x, seen = _tried(module, eps)
+    limit = LIMITS.get(str(seen.dtype).removeprefix("torch."), LIMITS["float32"])
+    for norm in _candidates(module, x.shape[-1], eps) if vector else ():
+        if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
+            return norm
+    raise ValueError(
+        f"{name} is a {type(module).__name__}, and neither a LayerNorm nor an RMSNorm (gain weight "
+        "or 1 + weight) reproduces it: this architecture's norms are unknown."
+    )
+
+
+def _tried(module: Any, eps: float) -> tuple[Float[Tensor, "row width"], Tensor]:
+    """Random rows, some small enough for `eps` to matter, and what the module makes of them."""
+    weight = getattr(module, "weight", None)
+    width = len(weight) if weight is not None else int(module.normalized_shape[0])
+    x = torch.randn(8, width, generator=torch.Generator().manual_seed(0)) + 0.5
+    x[4:] *= max(eps, 1e-12) ** 0.5
+    own = x if weight is None else x.to(weight)
+    with torch.no_grad():
+        return own.float().cpu(), module(own).detach().cpu()
+
+
+def _candidates(module: Any, width: int, eps: float) -> Iterator[Norm]:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    gain = torch.ones(width) if weight is None else plain(weight)
+    shift = None if bias is None else plain(bias)
+    for centred, offset in product((True, False), (0.0, 1.0)):
+        yield Norm(gain + offset, shift, centred, eps)
+
+
+def apply_norm(norm: Norm | None, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
+    """What a norm makes of activations; None changes nothing."""
+    if norm is None:
+        return x
+    if norm.centred:
+        x = x - x.mean(-1, keepdim=True)
+    scaled = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.gain
+    return scaled if norm.bias is None else scaled + norm.bias
+
+
+def rotary_of(root: nn.Module, layer_type: str | None) -> Rotary | None:
+    """The rotary embedding that a model keeps its frequencies of.
+
+    Args:
+        root: The whole model.
+        layer_type: Of the attention, where a model has several embeddings.
+    """
+    for module in root.modules():
+        for name in ("inv_freq", f"{layer_type}_inv_freq"):
+            found = getattr(module, name, None)
+            if isinstance(found, Tensor):
+                prefix = name.removesuffix("inv_freq")
+                scaling = getattr(module, f"{prefix}attention_scaling", 1.0)
+                return Rotary(plain(found), 2 * len(found), float(scaling))
+    return None
+
+
+def rotate(
+    rotary: Rotary | None, x: Float[Tensor, "batch token head d_head"]
+) -> Float[Tensor, "batch token head d_head"]:
+    """Rotary embedding at positions 0, 1, 2, ..."""
+    if rotary is None:
+        return x
+    angle = torch.arange(x.shape[1])[:, None] * rotary.inverse_frequency.repeat(2)
+    cos, sin = (part[:, None] * rotary.scaling for part in (angle.cos(), angle.sin()))
+    turned, rest = x[..., : rotary.width], x[..., rotary.width :]
+    low, high = turned.chunk(2, dim=-1)
+    return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, rest], -1)
+
+
+def prove(
+    where: str,
+    weights: AttentionWeights,
+    resid: Float[Tensor, "batch token d_model"],
+    pattern: Float[Tensor, "batch head query key"],
+    z: Float[Tensor, "batch token head d_head"],
+    limit: float,
+    head_norms: tuple[HeadNorm, HeadNorm] | None = None,
+) -> None:
+    """Refuse maps that do not reproduce pattern and z.
+
+    Args:
+        where: Architecture and block, for the error.
+        weights: The maps, gains of norms over each head not yet folded in.
+        resid: What enters the block, of one unpadded input.
+        pattern: What the block attends to.
+        z: What its heads give.
+        limit: Largest relative difference.
+        head_norms: The model's own norms of queries and keys, where it has them.
+
+    Raises:
+        ValueError: They do not.
+    """
+    q, k, v = _project(apply_norm(weights.norm, resid), weights)
+    if head_norms is not None:
+        q, k = head_norms[0](q), head_norms[1](k)
+    made = recompute_pattern(weights, q, k, pattern > 0)
+    mixed = torch.einsum("bhqk,bkhe->bqhe", pattern, v)
+    for what, one, other in (("pattern", made, pattern), ("z", mixed, z)):
+        gap = relative_difference(one, other)
+        if not gap <= limit:
+            raise ValueError(
+                f"{where}: its attention is none of the known ones. Its {what} is not reproduced "
+                f"from its weights (relative difference {gap:.1e}, limit {limit:.0e}); it may have "
+                "position biases, an interleaved rotary embedding, or sinks in its softmax. Read "
+                "its pattern and z instead."
+            )
+
+
+def _project(normed: Tensor, weights: AttentionWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of every query head, `[batch, token, head, d_head]`."""
+    pairs = (
+        (weights.query, weights.query_bias),
+        (weights.key, weights.key_bias),
+        (weights.value, weights.value_bias),
+    )
+    q, k, v = (
+        torch.einsum("btd,hde->bthe", normed, weight) + (0.0 if bias is None else bias)
+        for weight, bias in pairs
+    )
+    return q, k, v
+
+
+def recompute_pattern(
+    weights: AttentionWeights,
+    q: Float[Tensor, "batch token head d_head"],
+    k: Float[Tensor, "batch token head d_head"],
+    allowed: Bool[Tensor, "batch head query key"],
+) -> Float[Tensor, "batch head query key"]:
+    """Pattern from q and k over the keys that the mask allows."""
+    q, k = (rotate(weights.rotary, x) for x in (q, k))
+    logits = torch.einsum("bqhe,bkhe->bhqk", q, k) * weights.scale
+    if weights.softcap is not None:
+        logits = weights.softcap * torch.tanh(logits / weights.softcap)
+    # A row without any allowed key stays zero.
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)

@@ -1,0 +1,182 @@
+"""What a host is asked once, when it is attached: that it reads what it says it reads.
+
+How a block adds up is measured, never taken from the architecture's name. With A what attention and
+M what the MLP adds, a the raw output of the attention's output projection, in every layer:
+
+    pre_norm    resid_post = resid_pre + A + M,  A = a            (parallel blocks too)
+    post_norm   resid_post = resid_pre + A + M,  A = norm(a)      (Gemma-2; scaled ones: Granite)
+    post_ln     x = LN1(resid_pre + a);  resid_post = LN2(x + M)  (BERT)
+
+A block that is none of these is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sa_plugin import reducers
+from sa_plugin.checks import LIMITS, Law, relative_difference
+from sa_plugin.host import Batch, Block, Host, OutputProjection, Site
+
+# What an adapter reads of every block besides the points of a `Site`.
+RAW = "raw"
+NORMS = ("norm1_in", "norm1_out", "norm2_in", "norm2_out")
+Parts = Mapping[str, Tensor]
+"""Points, RAW and, where a block has two norms, NORMS, by name."""
+
+
+def demand(architecture: str, law: Law) -> None:
+    """Refuse a model that breaks a law.
+
+    Raises:
+        ValueError: It does.
+    """
+    if law.difference is not None and not math.isfinite(law.difference):
+        raise ValueError(
+            f"{architecture}: activations hold NaN or Inf on a short text ({law}): mend the "
+            "weights, or load the model in float32 or bfloat16."
+        )
+    if not law.passed:
+        raise ValueError(
+            f"{architecture} breaks a law: {law}. What would be read is not what its name says: "
+            "take off hooks that edit the model, or report it (sa-plugin check)."
+        )
+
+
+@contextmanager
+def module_streams(
+    blocks: Sequence[nn.Module],
+) -> Iterator[dict[tuple[int, str], list[Tensor]]]:
+    """What goes in and out of blocks inside the context, by torch's own hooks, not the host's."""
+    seen: dict[tuple[int, str], list[Tensor]] = {}
+    handles = []
+
+    def keep(layer: int, end: str, value: Any) -> None:
+        tensor = value[0] if isinstance(value, tuple) else value
+        seen.setdefault((layer, end), []).append(tensor.clone())
+
+    for k, module in enumerate(blocks):
+
+        def before(_: Any, args: Any, kwargs: Any, k: int = k) -> None:
+            keep(k, "resid_pre", args or next(iter(kwargs.values())))
+
+        def after(_: Any, args: Any, out: Any, k: int = k) -> None:
+            keep(k, "resid_post", out)
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stream_law(blocks: Sequence[Parts], own: Mapping[tuple[int, str], Sequence[Tensor]]) -> Law:
+    """The residual that is read against the modules' own, seen another way.
+
+    Args:
+        blocks: What the host read.
+        own: `(layer, "resid_pre" | "resid_post")` to what was seen there, once.
+    """
+    worst = 0.0
+    for k, block in enumerate(blocks):
+        for point in ("resid_pre", "resid_post"):
+            seen = own.get((k, point), [])
+            gap = relative_difference(block[point], seen[0]) if len(seen) == 1 else math.inf
+            worst = max(worst, gap)
+    return Law("the residual is the model's own hidden state", worst)
+
+
+def structure(architecture: str, blocks: Sequence[Parts], limit: float) -> tuple[Block, float]:
+    """How the blocks add up, and how far they are from it.
+
+    Raises:
+        ValueError: In no known way.
+    """
+    gaps = {kind: max(_gap(block, kind) for block in blocks) for kind in get_args(Block)}
+    for kind in get_args(Block):
+        if gaps[kind] <= limit:
+            return kind, gaps[kind]
+    measured = ", ".join(f"{kind} by {gap:.1e}" for kind, gap in gaps.items())
+    raise ValueError(
+        f"{architecture}: its blocks add up in no known way (relative differences: {measured}; "
+        f"limit {limit:.0e}), so attention and MLP outputs cannot be named. It needs an adapter of "
+        "its own (entry-point group 'sa_plugin.adapters')."
+    )
+
+
+def _gap(block: Parts, kind: Block) -> float:
+    before, after = block["resid_pre"], block["resid_post"]
+    raw, mlp = block[RAW], block["mlp_out"]
+    if kind == "post_ln":
+        if not all(norm in block for norm in NORMS):
+            return math.inf
+        return max(
+            relative_difference(block["norm1_in"], before, raw),
+            relative_difference(block["norm2_in"], block["norm1_out"], mlp),
+            relative_difference(after, block["norm2_out"]),
+        )
+    attention = block["attn_out"]
+    added = relative_difference(after, before, attention, mlp)
+    return max(added, relative_difference(attention, raw)) if kind == "pre_norm" else added
+
+
+def projection_law(
+    blocks: Sequence[Parts], projections: Sequence[OutputProjection], limit: float
+) -> Law:
+    """That the heads' z times the projection is what the projection gives."""
+    worst = 0.0
+    for block, (weight, bias) in zip(blocks, projections, strict=True):
+        z = block["z"].float().cpu()
+        if z.shape[-2:] != weight.shape[:2]:
+            return Law("z @ W_O + b_O = output of the projection", math.inf, limit)
+        terms = [torch.einsum("bthe,hed->btd", z, weight)]
+        terms += [] if bias is None else [bias.expand_as(terms[0])]
+        worst = max(worst, relative_difference(block[RAW], *terms))
+    return Law("z @ W_O + b_O = output of the projection", worst, limit)
+
+
+def is_causal(blocks: Sequence[Parts]) -> bool:
+    """Whether no token attends to a later one."""
+    return all(not block["pattern"].triu(1).any() for block in blocks)
+
+
+def padding_law(
+    host: Host, alone: Sequence[Sequence[Batch]], padded: Mapping[str, Sequence[Batch]]
+) -> Law:
+    """That padding changes no valid token of the last residual.
+
+    Args:
+        host: The host.
+        alone: The batches of each sample by itself, unpadded.
+        padded: Side of the padding to the batches of all samples.
+    """
+    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    expected = [_residuals(host, batches)[0] for batches in alone]
+    worst = 0.0
+    for batches in padded.values():
+        together = _residuals(host, batches)
+        for row, resid in enumerate(expected):
+            worst = max(worst, relative_difference(together[row], resid))
+    return Law(f"padding on the {' and the '.join(padded)} changes nothing", worst, limit)
+
+
+def _residuals(host: Host, batches: Sequence[Batch]) -> dict[int, Tensor]:
+    """The residual after the last block, of each sample's valid tokens."""
+    site = Site(host.info.n_layers - 1, "resid_post")
+    found = {}
+    for batch in batches:
+        read = host.read(batch, [site], partial(reducers.pick, site=(site.layer, str(site.point))))[
+            "h"
+        ]
+        for k, row in enumerate(batch.rows.tolist()):
+            found[row] = read[k, batch.valid[k]]
+    return found
