@@ -31,6 +31,8 @@ assert importlib.util.find_spec("nnsight") is None, "nnsight came with the extra
 assert importlib.util.find_spec("adapters") is None, "a package named adapters is installed"
 import sa_transformer_lens
 assert "transformer_lens" not in sys.modules, "the adapter imported its host before it was asked"
+import sa_nnsight, sa_nnsight.trace_ops
+assert sa_nnsight.accept(object()) is None
 print(f"sa_plugin from {home.parent}, no host imported, nnsight absent")
 """
 
@@ -59,7 +61,9 @@ bridge = TransformerBridge.boot_transformers(
 )
 host = sa_plugin.attach(bridge)
 print(type(host).__module__, "->", host.info)
+assert "sa_nnsight" in sys.modules, "attach did not ask the adapter of nnsight"
 assert "nnsight" not in sys.modules
+assert not hasattr(object, "save"), "nnsight gave every object a method"
 """
 
 

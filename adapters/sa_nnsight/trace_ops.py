@@ -1,0 +1,123 @@
+"""Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
+
+`concept`, `goal` and `inputs_of` of `sa_nnsight.trace_setup` make the tensors these functions take,
+outside the trace. For a remote trace call `nnsight.register("sa_nnsight")` first: functions then
+travel as source, and nothing is imported on the server.
+
+With x = (h - mean) / scale in float32:
+
+    scores      s_t = x_t . v, or cos(x_t, v)
+    mask        s_t >= threshold, among the tokens that are kept (SuperActivators)
+    objective   mean of s_t over the objective's tokens, and over the batch: a scalar
+
+What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class Concept:
+    """A concept's vector at one layer.
+
+    Attributes:
+        direction: `[d_model]`.
+        mean: `[d_model]`, taken off activations.
+        scale: What activations are divided by.
+        cosine: Whether the score is a cosine, not a dot product.
+        threshold: Of its SuperActivators.
+        path: nnsight's path of the layer's output; `model.get(path)` is its value in a trace.
+    """
+
+    # Written out: what a NamedTuple or dataclass generates has no source to travel by, and a
+    # server with another version of Python dies of its bytecode.
+    def __init__(
+        self,
+        direction: torch.Tensor,
+        mean: torch.Tensor,
+        scale: float,
+        cosine: bool,
+        threshold: float,
+        path: str,
+    ) -> None:
+        self.direction = direction
+        self.mean = mean
+        self.scale = scale
+        self.cosine = cosine
+        self.threshold = threshold
+        self.path = path
+
+
+class Goal:
+    """An objective of one sample, as plain tensors.
+
+    Attributes:
+        direction: The concept's vector, or the mean of the sample's own SuperActivators.
+        mean: `[d_model]`.
+        scale: What activations are divided by.
+        cosine: Whether the score is a cosine.
+        tokens: `[token]`, what the score is averaged over.
+        path: nnsight's path of the layer's output.
+    """
+
+    def __init__(
+        self,
+        direction: torch.Tensor,
+        mean: torch.Tensor,
+        scale: float,
+        cosine: bool,
+        tokens: torch.Tensor,
+        path: str,
+    ) -> None:
+        self.direction = direction
+        self.mean = mean
+        self.scale = scale
+        self.cosine = cosine
+        self.tokens = tokens
+        self.path = path
+
+
+def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
+    """Scores `[batch, token]` of a layer's output, float32 and differentiable.
+
+    Args:
+        resid: `[batch, token, d_model]`, or the tuple a block returns.
+        concept: From `sa_nnsight.trace_setup`.
+    """
+    h = resid[0] if isinstance(resid, tuple) else resid
+    direction = concept.direction.to(h.device)
+    x = (h.float() - concept.mean.to(h.device)) / concept.scale
+    dots: torch.Tensor = x @ direction
+    if not concept.cosine:
+        return dots
+    # The norm has no gradient at zero.
+    zero = (x == 0).all(dim=-1)
+    norms: torch.Tensor = x.masked_fill(zero[..., None], 1.0).norm(dim=-1) * direction.norm()
+    return dots / norms.clamp_min(1e-8)
+
+
+def mask(found: torch.Tensor, concept: Concept, keep: torch.Tensor) -> torch.Tensor:
+    """Which tokens are SuperActivators, `[batch, token]`.
+
+    Args:
+        found: From `scores`.
+        concept: With its threshold.
+        keep: `[batch, token]`, tokens that are evidence, from `inputs_of`.
+    """
+    return (found.double() >= concept.threshold) & keep.to(found.device)
+
+
+def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
+    """An attribution objective, a 0-d tensor: its mean over the batch.
+
+    Args:
+        resid: `[batch, token, d_model]` of the goal's sample or perturbed copies of it, or the
+            tuple a block returns.
+        goal: From `sa_nnsight.trace_setup.goal`.
+    """
+    found = scores(resid, goal)
+    tokens = goal.tokens.to(found.device)
+    # A padded token may hold anything; its gradient must be zero, not NaN.
+    total: torch.Tensor = found.masked_fill(~tokens, 0.0).sum(1)
+    return total.div(tokens.sum()).mean()
