@@ -15,9 +15,9 @@ vector; compare explanations by localisation and faithfulness, not by the object
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -25,7 +25,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin.collect import kept, sink_sites
+from sa_plugin import reducers
+from sa_plugin._names import did_you_mean
+from sa_plugin.collect import sink_rule, sink_sites
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data import Sample
 from sa_plugin.detection.detector import Detector
@@ -317,10 +319,8 @@ def _maker(name: str) -> Maker:
         if point.name == name:
             make: Maker = point.load()
             return make
-    near = difflib.get_close_matches(name, objective_names(), n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"objective {name!r} is unknown: did you mean {near!r}? Known: {list(objective_names())}."
-    )
+    hint = did_you_mean(name, objective_names())
+    raise ValueError(f"objective {name!r} is unknown{hint} Known: {list(objective_names())}.")
 
 
 def _clean_run(
@@ -333,13 +333,15 @@ def _clean_run(
     vectors = _one_vector(bank.token, bank.index(choice.layer), bank.unit(choice.unit))
     site = Site(choice.layer, bank.hook_point)
     (batch,) = host.batches([sample])
-
-    def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-        keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-        return {"h": read[site][0].float(), "keep": keep[0]}
-
+    sinks = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    reduce = partial(
+        reducers.activations,
+        site=(site.layer, site.point),
+        valid=batch.valid,
+        sinks=sinks,
+    )
     got = host.read(batch, sorted({site, *sink_sites(bank.sink_layers)}), reduce)
-    h, keep = got["h"], got["keep"]
+    h, keep = got["h"][0], got["keep"][0]
     if not keep.any():
         raise ValueError(
             f"sample {sample.id!r} has no token left once special tokens and attention sinks are "

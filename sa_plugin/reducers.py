@@ -294,6 +294,29 @@ def moments(
     return out
 
 
+def pick(read: Read, *, site: tuple[int, str]) -> dict[str, torch.Tensor]:
+    """The activations at one site, in float32."""
+    return {"h": read[site].float()}
+
+
+def activations(
+    read: Read,
+    *,
+    site: tuple[int, str],
+    valid: torch.Tensor,
+    sinks: tuple[Sequence[int], str, bool],
+) -> dict[str, torch.Tensor]:
+    """The activations at one site, in float32, and which tokens are evidence.
+
+    Args:
+        read: Activations.
+        site: Layer and point.
+        valid: Tokens that are neither padding nor special.
+        sinks: As for `scores`.
+    """
+    return {"h": read[site].float(), "keep": kept(read, valid, *sinks)}
+
+
 def gather(results: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
     """Results of several batches, on the CPU; those that are sums are added into the last one's."""
     total: dict[str, torch.Tensor] = {}

@@ -78,7 +78,8 @@ class Runner:
         patience: How long to try.
         translate: Turns what the server or the network raised into what the caller is told, and
             whether another try is worth it.
-        retried: Requests sent again.
+        retried: Called for each request that is sent again.
+        reused: Called for each request that the journal answers.
         clock, sleep: Of this machine.
     """
 
@@ -86,6 +87,7 @@ class Runner:
     patience: Patience
     translate: Callable[[Exception], tuple[Exception, bool]]
     retried: Callable[[], None] = lambda: None
+    reused: Callable[[], None] = lambda: None
     clock: Callable[[], float] = field(default=time.monotonic)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
@@ -115,7 +117,9 @@ class Runner:
 
     def _begin(self, request: Request) -> _UnderWay:
         one = _UnderWay(request, result=self.journal.result(request.key))
-        if one.result is None:
+        if one.result is not None:
+            self.reused()
+        else:
             one.job_id = self.journal.job(request.key)
             one.since = self.clock()
         return one

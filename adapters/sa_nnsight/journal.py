@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Result = list[dict[str, Tensor]]
+# Modules that run on the server, shipped by their source.
+SHIPPED = ("sa_plugin.reducers", "sa_nnsight.beside")
 
 
 class Journal:
@@ -77,7 +79,7 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def _path(self, key: str, suffix: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key[:32]}.{suffix}"
+        return self.folder / f"{key[:32]}.{suffix}" if self.folder and key else None
 
 
 def digest(*parts: Any) -> str:
@@ -110,12 +112,14 @@ def _feed(state: Any, value: Any) -> None:
         state.update(f"list {len(value)}".encode())
         for one in value:
             _feed(state, one)
-    elif callable(value) and hasattr(value, "__qualname__"):
+    elif getattr(value, "__module__", None) in SHIPPED and "<" not in value.__qualname__:
         state.update(f"function {value.__module__}.{value.__qualname__}".encode())
     else:
+        name = getattr(value, "__qualname__", type(value).__name__)
         raise TypeError(
-            f"a {type(value).__name__} cannot be sent to a server: reducers take tensors, tuples, "
-            "strings and numbers (see sa_plugin.reducers)."
+            f"{name} cannot be sent to a server, which takes the functions of "
+            f"{' and '.join(SHIPPED)} with tensors, tuples, strings and numbers. What you called "
+            "needs the model on this machine: attach it without remote=True."
         )
 
 

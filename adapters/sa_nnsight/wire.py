@@ -13,7 +13,13 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+import zstandard
 from nnsight.intervention.backends.remote import RemoteBackend
+from nnsight.ndif import pull_env
+from nnsight.schema.request import RequestModel
+
+# nnsight's own.
+LEVEL = 6
 
 
 @dataclass
@@ -49,7 +55,21 @@ class Traffic:
         )
 
 
-class Wire(RemoteBackend):  # type: ignore[misc]
+def refuse_bytecode(blob: bytes) -> None:
+    """Refuse what would end the model's process: bytecode of another version of Python.
+
+    Raises:
+        TypeError: A function in the request has no source (one of a NamedTuple or dataclass, say).
+    """
+    if b"_make_function" in blob:
+        raise TypeError(
+            "the request holds a function without source, which a server with another version of "
+            "Python cannot load (its model's process would die): send tensors, tuples, strings, "
+            "numbers and functions of modules, no NamedTuple, dataclass or exec'd function."
+        )
+
+
+class Wire(RemoteBackend):
     """nnsight's backend, submitting without waiting.
 
     Args:
@@ -68,7 +88,11 @@ class Wire(RemoteBackend):  # type: ignore[misc]
         self.traffic = traffic
 
     def _serialize(self, tracer: Any) -> bytes:
-        blob: bytes = super()._serialize(tracer)
+        pull_env()
+        blob: bytes = RequestModel.serialize(tracer, False)
+        refuse_bytecode(blob)
+        if self.compress:
+            blob = zstandard.ZstdCompressor(level=LEVEL).compress(blob)
         self.traffic.add(sent=len(blob), requests=1)
         return blob
 
