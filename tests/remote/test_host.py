@@ -1,0 +1,162 @@
+"""A model on a real server gives what the same model gives here."""
+
+import numpy as np
+import pytest
+import torch
+from clients import remote_model
+from conftest import MODE
+
+from sa_plugin import attach, calibrate, fit, head_ledger, score
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data import ConceptData
+from sa_plugin.pushdown import sample_maxima, tail_histogram
+
+WORDS = ("cat", "dog", "sat", "mat", "night", "people", "home", "walked", "the", "on")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    words = [list(rng.choice(WORDS, rng.integers(4, 9))) for _ in range(60)]
+    labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
+    return ConceptData.from_words(words, labels, seed=1)
+
+
+NAMES = ["tiny-gpt2", "tiny-llama"] if MODE == "trusted" else ["tiny-gpt2"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request):
+    here = attach(remote_model(request.param, load=True))
+    return here, attach(remote_model(request.param), remote=True, traces=3)
+
+
+@pytest.mark.sandboxed
+def test_the_same_model_is_the_same_there(pair):
+    here, there = pair
+    if MODE == "trusted":
+        assert here.info == there.info
+    else:
+        assert there.info.fingerprint.startswith("unread:")
+        for name in ("architecture", "n_layers", "d_model", "n_heads", "d_head", "block", "causal",
+                     "bos", "dtype", "tokenizer"):  # fmt: skip
+            assert getattr(here.info, name) == getattr(there.info, name)
+
+
+@pytest.mark.sandboxed
+def test_scores_and_decisions(pair, data):
+    here, there = pair
+    few = data if MODE == "trusted" else data.subset(20)
+    bank = fit(here, few, "prototype", progress=False)
+    if MODE != "trusted":
+        there = attach(there.model, remote=True, traces=8, fingerprint=bank.origin.fingerprint)
+    ours, theirs = (score(h, few, bank, progress=False, batch_tokens=64) for h in (here, there))
+    np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-5)
+    np.testing.assert_allclose(theirs.pooled, ours.pooled, atol=1e-5)
+    np.testing.assert_allclose(theirs.permuted_max, ours.permuted_max, atol=1e-5)
+    detector = calibrate(there, few, bank, scores=theirs)
+    found, expected = detector.detect(few.test), detector.detect(few.test, scores=ours)
+    np.testing.assert_allclose(found.margin, expected.margin, atol=1e-5)
+    far = np.abs(expected.margin) > 1e-5
+    np.testing.assert_array_equal(found.present[far], expected.present[far])
+
+
+@pytest.mark.parametrize("kind", ["prototype", "lda"])
+def test_vectors_are_fitted_there(pair, data, kind):
+    here, there = (fit(h, data, kind, progress=False, batch_tokens=64) for h in pair)
+    for name in ("token", "permuted", "pooled"):
+        torch.testing.assert_close(
+            getattr(there, name).vectors, getattr(here, name).vectors, atol=1e-5, rtol=1e-4
+        )
+    torch.testing.assert_close(
+        there.component_means.z, here.component_means.z, atol=1e-6, rtol=1e-5
+    )
+
+
+def test_maxima_and_histograms(pair, data):
+    bank = fit(pair[0], data, "prototype", progress=False)
+    here, there = (sample_maxima(h, data.test.samples, bank, top=2, positions=True) for h in pair)
+    np.testing.assert_allclose(there.scores, here.scores, atol=1e-5)
+    here, there = (tail_histogram(h, data.cal, bank) for h in pair)
+    for key, bins in here.bins.items():
+        np.testing.assert_array_equal(there.counts[key].sum(), here.counts[key].sum())
+        # A score at a bin's edge may fall on either side of it.
+        assert abs(np.setdiff1d(bins, there.bins[key]).size) <= 0.05 * bins.size
+
+
+def test_a_run_that_was_cut_off_goes_on_and_gives_the_same(data, tmp_path, monkeypatch):
+    model = remote_model("tiny-gpt2")
+    options = {"remote": True, "traces": 1, "at_once": 2}
+    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype", progress=False)
+    whole = score(attach(model, **options), data, bank, progress=False, batch_tokens=64)
+    cut = attach(model, journal=tmp_path, **options)
+    stop, seen = type(cut).read_many, 0
+
+    def interrupted(self, *arguments):
+        nonlocal seen
+        for one in stop(self, *arguments):
+            seen += 1
+            if seen == 3:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(type(cut), "read_many", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score(cut, data, bank, progress=False, batch_tokens=64)
+    monkeypatch.undo()
+    again = attach(model, journal=tmp_path, **options)
+    before = again.traffic.requests
+    resumed = score(again, data, bank, progress=False, batch_tokens=64)
+    assert again.traffic.reused >= 2
+    np.testing.assert_array_equal(resumed.scores, whole.scores)
+    third = attach(model, journal=tmp_path, **options)
+    begun = third.traffic.requests
+    score(third, data, bank, progress=False, batch_tokens=64)
+    assert third.traffic.requests == begun
+    assert again.traffic.requests > before
+
+
+def test_a_job_that_was_left_is_picked_up(data, tmp_path, monkeypatch):
+    model = remote_model("tiny-gpt2")
+    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype", progress=False)
+    left = attach(model, remote=True, journal=tmp_path, traces=64)
+    monkeypatch.setattr(type(left.server), "answer", _leave)
+    with pytest.raises(KeyboardInterrupt):
+        score(left, data, bank, progress=False)
+    monkeypatch.undo()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+    again = attach(model, remote=True, journal=tmp_path, traces=64)
+    before = again.traffic.requests
+    found = score(again, data, bank, progress=False)
+    assert again.traffic.requests == before
+    here = score(attach(remote_model("tiny-gpt2", load=True)), data, bank, progress=False)
+    np.testing.assert_allclose(found.scores, here.scores, atol=1e-5)
+
+
+def _leave(self, job_id):
+    raise KeyboardInterrupt
+
+
+def test_output_projections_are_recovered(pair):
+    here, there = (h.output_projection(1) for h in pair)
+    torch.testing.assert_close(there.weight, here.weight, atol=1e-6, rtol=1e-5)
+    if here.bias is not None:
+        torch.testing.assert_close(there.bias, here.bias, atol=1e-6, rtol=1e-5)
+
+
+def test_what_needs_activations_or_the_model_here_says_so(pair, data):
+    _, there = pair
+    with pytest.raises(ValueError, match=r"Kinds that need sums alone work: 'prototype' and 'lda'"):
+        fit(there, data, "separator", progress=False)
+    bank = fit(there, data, "prototype", progress=False)
+    detector = calibrate(there, data, bank)
+    with pytest.raises(TypeError, match="attach it without remote=True"):
+        head_ledger(there, data, detector, progress=False)
+
+
+@pytest.mark.sandboxed
+def test_vectors_of_the_users_own(pair):
+    _, there = pair
+    vectors = {("animal", 1): torch.ones(there.info.d_model)}
+    bank = ConceptBank.from_vectors(vectors)
+    assert sample_maxima(there, [there.reader.probe_sample()], bank)
