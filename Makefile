@@ -16,6 +16,7 @@ MODEL ?= smollm2
 OUT ?= demo_out
 DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
 PYTEST_ARGS ?=
+REMOTE_ARGS ?=
 BENCH_ARGS ?=
 
 export OMP_NUM_THREADS ?= 2
@@ -24,10 +25,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test bench weights lint notebooks lock clean
+.PHONY: help setup demo test test-remote bench weights lint notebooks lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo '  PYTHON=/path/to/python3.11 chooses the interpreter; MODEL=, SMALL=1, FULL=1, OUT= go to demo.'
 
 setup: $(STAMP) ## .venv with every extra, pinned by constraints.txt
@@ -53,6 +54,9 @@ weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), i
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-remote: weights ## the remote tests against a real NDIF server on loopback; REMOTE_ARGS= is passed on
+	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)
 
 demo: $(STAMP) ## the whole method on a real model, into demo_out
 	$(BIN)/python -m sa_plugin.weights --model $(MODEL)

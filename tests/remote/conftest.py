@@ -16,7 +16,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 MODE = os.environ.get("SA_NDIF", "")
 collect_ignore_glob = [] if MODE else ["test_*.py"]
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+if MODE:
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 
 def pytest_configure(config):
@@ -48,6 +49,9 @@ def client():
 
 @pytest.fixture(scope="session")
 def tiny_gpt2_client():
+    """nnsight's model of the tiny GPT-2, without weights."""
+    import models
+
     return make_client(models.tiny("gpt2"))
 
 
@@ -60,6 +64,3 @@ def make_client(folder):
     name = str(folder)
     huggingface._ID_CACHE[name] = name
     return nnsight.TransformersModel(name, task="text-generation")
-
-
-import models  # noqa: E402

@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell ignores Ctrl-C for what it runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         folders = [models.smollm2(), *map(models.tiny, models.TINY)]
@@ -41,6 +43,8 @@ def main() -> int:
     except (RuntimeError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return max(codes)
 
 
@@ -61,7 +65,8 @@ def _round(mode: str, folders: list[Path], arguments: list[str]) -> int:
 
 
 def _pytest(mode: str, state: Path, arguments: list[str]) -> int:
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "adapters", HERE.parent)))
+    given = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([*map(str, (ROOT, ROOT / "adapters", HERE.parent)), given])
     variables = {
         "SA_NDIF": mode, "SA_NDIF_STATE": str(state), "NDIF_HOST": server.HOST, "PYTHONPATH": path,
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """Each fault provoked against the real server, and what it is explained as.
 
-The last three break the server and mend it again.
+The last four break the server or hold it up, and mend it again.
 """
 
 from __future__ import annotations
@@ -124,6 +124,15 @@ def test_memory(tiny_gpt2_client):
         return got
 
     assert fault_of(call).kind == "memory"
+
+
+def test_a_request_over_the_servers_time_limit(client, state, tmp_path):
+    shutil.copytree(models.tiny("gpt2"), tmp_path / "hurried")
+    server.deploy(tmp_path / "hurried", state, timeout=3)
+    fault = fault_of(lambda: slow(client(tmp_path / "hurried"), seconds=8))
+    assert fault.kind == "timeout"
+    assert not fault.retry
+    assert "3.0 s" in str(fault)
 
 
 def test_model_actor_killed(tiny_gpt2_client):
