@@ -3,13 +3,13 @@
 `z` is what the output projection multiplies, so an edit there reaches the model in decoders,
 encoders and vision towers alike; an edit of `hook_pattern` is lost in BERT and ViT
 (`writable.py`). Nothing is taken on trust: in every pass each edit must fire exactly once, change
-`z`, and the projection's output must not be that of the unedited `z`.
+`z` (unless it may not), and the projection's output must not be that of the unedited `z`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from sa_plugin.checks import LIMITS
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
-from sa_plugin.editing import Edit
-from sa_plugin.host import Site
+from sa_plugin.editing import Edit, ZEdit, apply_edit
+from sa_plugin.host import Batch, Host, Site
+from sa_transformer_lens.attended import AttendedReader
 from sa_transformer_lens.bridge_host import BridgeHost
-from sa_transformer_lens.capture import canonical_names
+from sa_transformer_lens.capture import canonical_names, split_inputs
 from sa_transformer_lens.probe import RAW
 
 START = "blocks.0.hook_resid_pre"
@@ -44,10 +45,18 @@ def edited(host: BridgeHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
 
     wanted: list[tuple[str, Any]] = [(START, start)]
     for watch in watches:
-        out = f"blocks.{watch.site.layer}.{RAW}"
-        wanted += [(watch.name, watch.edit_z), (out, watch.see_output)]
+        block = f"blocks.{watch.site.layer}"
+        if watch.reader is not None:
+            wanted += [(f"{block}.attn.hook_v", watch.reader.see_value)]
+            wanted += [(f"{block}.attn.hook_pattern", watch.reader.see_pattern)]
+        wanted += [(watch.name, watch.edit_z), (f"{block}.{RAW}", watch.see_output)]
     canonical = canonical_names(host.bridge, [name for name, _ in wanted])
-    with host.bridge.hooks(fwd_hooks=[(canonical[name], fn) for name, fn in wanted]):
+    with ExitStack() as stack:
+        for watch in watches:
+            if watch.reader is not None:
+                stack.enter_context(watch.reader.watching())
+        hooks = [(canonical[name], fn) for name, fn in wanted]
+        stack.enter_context(host.bridge.hooks(fwd_hooks=hooks))
         yield
     for watch in watches:
         watch.finish()
@@ -63,6 +72,9 @@ class _Watch:
         self.passes = self.fired = 0
         self.outputs: tuple[Tensor, Tensor] | None = None
         self.place = (0, 0)
+        self.may_keep = isinstance(edit, ZEdit) and edit.may_keep
+        attends = isinstance(edit, ZEdit) and edit.attends
+        self.reader = reader_of(host, site.layer) if attends else None
 
     def start(self) -> None:
         """A pass begins, so the one before is over."""
@@ -86,12 +98,15 @@ class _Watch:
     def edit_z(self, z: Tensor, hook: Any) -> Tensor:
         """The hook at z; the edit gets a copy, so that one in place is seen too."""
         self.fired += 1
-        new = self.edit(z.clone())
+        attended = None if self.reader is None else self.reader.attended(z)
+        new = apply_edit(self.edit, z.clone(), attended)
         if new.shape != z.shape or new.dtype != z.dtype:
             raise RuntimeError(
                 f"the edit of {self.name!r} returned {new.dtype} {tuple(new.shape)}, expected "
                 f"{z.dtype} {tuple(z.shape)}."
             )
+        if self.may_keep:
+            return new
         change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
         if not change.any():
             raise RuntimeError(
@@ -130,6 +145,7 @@ def ablation_hooks(
     data: ConceptData | None = None,
     concept: str | None = None,
     layer: int | None = None,
+    attention_mask: Tensor | None = None,
     seed: int = 0,
 ) -> list[tuple[str, Hook]]:
     """Hooks that ablate heads in runs of your own: `bridge.run_with_hooks(x, fwd_hooks=...)`.
@@ -140,15 +156,19 @@ def ablation_hooks(
     Args:
         host: An attached bridge.
         heads: `(layer, head)`, each once.
-        mode: "mean", "zero", "resample" or "directional", see `sa_plugin.heads.modes`.
-        bank: Its train means of z (all modes but "zero"), and the vector of "directional".
+        mode: "mean", "zero", "resample", "directional" or "pattern", see `sa_plugin.heads.modes`.
+        bank: Its train means of z ("mean", "directional"), the sink rule of its train tokens
+            ("resample"), and the vector of "directional".
         data: Its train split is run for "resample", and for means that the bank does not have.
         concept: Whose direction is taken out ("directional").
         layer: Where its vector is taken; by default the bank's only layer.
+        attention_mask: `[batch, key]` of the run ("pattern"), where an encoder's texts are padded;
+            decoders show their mask to hooks.
         seed: Of the donors ("resample").
 
     Returns:
-        One plain TransformerLens forward hook a layer: name and function.
+        Plain TransformerLens forward hooks, names and functions: one a layer, with "pattern" four
+        (at v, scores, pattern and z).
 
     Raises:
         ValueError: No head, an unknown one or mode, or the mode needs a bank, data or concept.
@@ -157,17 +177,57 @@ def ablation_hooks(
         >>> hooks = ablation_hooks(host, [(8, 3)], "mean", bank=bank)  # doctest: +SKIP
         >>> logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
     """
-    from sa_plugin.heads.modes import check_heads, make_edits, one_direction, reference
+    from sa_plugin.heads.modes import check_heads, make_edits, one_direction
+    from sa_plugin.heads.reference import reference
 
     chosen = check_heads(host.info, heads)
     direction = one_direction(host, bank, concept, layer, chosen) if mode == "directional" else None
     known = reference(host, data, bank, mode, {at for at, _ in chosen}, seed=seed)
     edits = make_edits(mode, chosen, known, direction)
-    names = {site: host.hook_name(site) for site in edits}
+    hooks: list[tuple[str, Hook]] = []
+    for site, edit in edits.items():
+        reader = None
+        if isinstance(edit, ZEdit) and edit.attends:
+            reader = reader_of(host, site.layer, attention_mask)
+            hooks += reader.plain_hooks(f"blocks.{site.layer}")
+        hooks.append((host.hook_name(site), _hook(edit, reader)))
     # In compatibility mode a hook added by an alias is called once for each of its names.
-    canonical = canonical_names(host.bridge, names.values())
-    return [(canonical[names[site]], _hook(edit)) for site, edit in edits.items()]
+    canonical = canonical_names(host.bridge, [name for name, _ in hooks])
+    return [(canonical[name], fn) for name, fn in hooks]
 
 
-def _hook(edit: Edit) -> Hook:
-    return lambda z, hook: edit(z)
+def _hook(edit: Edit, reader: AttendedReader | None) -> Hook:
+    return lambda z, hook: apply_edit(edit, z, None if reader is None else reader.attended(z))
+
+
+def reader_of(host: BridgeHost, layer: int, mask: Tensor | None = None) -> AttendedReader:
+    """What collects the values and the mask of one block."""
+    return AttendedReader(host.bridge, layer, host.info.causal, host.info.n_heads, mask)
+
+
+def logits(host: Host, batch: Batch) -> Tensor:
+    """The logits of a bridge, `[batch, token, vocabulary]`, for `output=` of `ablate_heads`.
+
+    Of a masked language model these are its masked-token logits; a folder that holds only an
+    encoder is loaded with an untrained head, whose logits mean nothing.
+
+    Args:
+        host: An attached bridge of a language model.
+        batch: From `host.batches`.
+
+    Raises:
+        TypeError: The host is no bridge.
+        ValueError: The model returns no logits for each token.
+    """
+    if not isinstance(host, BridgeHost):
+        raise TypeError(f"{type(host).__name__} is no TransformerLens host: it has no bridge.")
+    first, others = split_inputs(host.bridge, batch.inputs)
+    with torch.no_grad():
+        out = host.bridge(first, **others)
+    expected = (*batch.valid.shape, host.bridge.cfg.d_vocab)
+    if not isinstance(out, Tensor) or tuple(out.shape) != expected:
+        raise ValueError(
+            f"{host.info.architecture} returns no logits over a vocabulary for each token: give "
+            "output='hidden', which compares the last residual stream."
+        )
+    return out

@@ -10,9 +10,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from sa_plugin.block import AttentionWeights, BlockNorms
 from sa_plugin.data import Sample
 from sa_plugin.editing import Edit
 from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
+from sa_transformer_lens import described
 from sa_transformer_lens.capture import capture
 from sa_transformer_lens.probe import output_projection
 from sa_transformer_lens.writable import demand_writable, write_effect
@@ -104,6 +106,14 @@ class BridgeHost:
         """
         self.hook_name(Site(layer, "z"))
         return output_projection(self.bridge, layer)
+
+    def norms(self, layer: int) -> BlockNorms:
+        """The norms of one block; see `sa_plugin.block.DescribedHost`."""
+        return described.block_norms(self, layer)
+
+    def attention_weights(self, layer: int) -> AttentionWeights:
+        """Query, key and value maps of one block, proved on a short input."""
+        return described.attention_weights(self, layer)
 
     def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
         """Replace `z` in every pass inside the context; see `sa_plugin.editing.EditableHost`."""

@@ -25,9 +25,20 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import place
 from sa_plugin.detection.measure import interval_of
 from sa_plugin.detection.printing import aligned, frame, number, signed
-from sa_plugin.heads.modes import MODES, Head, Reference, check_heads
-from sa_plugin.heads.runs import Baseline, baseline, groups, known_of, reach, run
-from sa_plugin.heads.tail_metrics import METRICS, mean_over_concepts
+from sa_plugin.editing import Output
+from sa_plugin.heads.modes import Head, check_heads
+from sa_plugin.heads.reference import MODES, Reference
+from sa_plugin.heads.runs import (
+    Baseline,
+    Group,
+    baseline,
+    candidates,
+    groups,
+    known_of,
+    reach,
+    run,
+)
+from sa_plugin.heads.tail_metrics import mean_over_concepts
 from sa_plugin.host import Host
 from sa_plugin.scores import ScoreTable
 from sa_plugin.statistics import Interval, Resamples
@@ -40,8 +51,8 @@ class Ablation:
     Attributes:
         concepts: Names.
         heads: What was ablated for each concept: heads behind its layer are left out.
-        mode: Of `modes.MODES`.
-        before, after: Metric to `[concept, 1 + draw]`; see `tail_metrics.py`.
+        mode: Of `reference.MODES`.
+        before, after: Metric to `[concept, 1 + draw]`; see `tail_metrics.py` and `output.py`.
         change: Root mean square change of the residual at each concept's layer, in units of the
             normaliser's scale, on calibration samples.
         resamples: Draws of documents, shared by `before` and `after`.
@@ -67,15 +78,20 @@ class Ablation:
             f"{signed(f1.high)}])"
         )
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What was measured."""
+        return tuple(self.before)
+
     def columns(self, metric: str, when: str, concept: str | None = None) -> np.ndarray:
         """A metric on the split (column 0) and its resamples: of a concept, or their plain mean.
 
         Args:
-            metric: Of `tail_metrics.METRICS`.
+            metric: Of `metrics`.
             when: "before", "after" or "difference".
             concept: By default the mean over concepts.
         """
-        require_known("metric", metric, METRICS)
+        require_known("metric", metric, self.metrics)
         require_known("when", when, ("before", "after", "difference"))
         before, after = self.before[metric], self.after[metric]
         if when == "difference":
@@ -100,7 +116,7 @@ class Ablation:
         """One row a concept and metric: a pandas DataFrame where pandas is installed."""
         rows = []
         for k, concept in enumerate(self.concepts):
-            for metric in METRICS:
+            for metric in self.metrics:
                 change = self.difference(metric, concept)
                 rows.append(
                     {"concept": concept, "n_heads": len(self.heads[concept]), "metric": metric,
@@ -114,7 +130,7 @@ class Ablation:
     def summary(self) -> str:
         """Means over concepts with paired differences, as text."""
         lines = []
-        for metric in METRICS:
+        for metric in self.metrics:
             before, after = (self.columns(metric, when)[0] for when in ("before", "after"))
             change = self.difference(metric)
             cells = [metric, number(before), number(after), signed(change.estimate)]
@@ -139,8 +155,10 @@ def ablate_heads(
     heads: Sequence[Head] | Mapping[str, Sequence[Head]],
     *,
     mode: str = "mean",
+    keep: bool = False,
     split: str = "test",
     scores: ScoreTable | None = None,
+    output: Output | str | None = None,
     draws: int = 1000,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
@@ -157,9 +175,14 @@ def ablate_heads(
         detector: From `calibrate`; its layers, deltas and thresholds stay as they are.
         heads: `(layer, head)` for all concepts, or for each concept its own (concepts that are left
             out stay unablated).
-        mode: "mean", "zero", "resample" or "directional".
+        mode: "mean", "zero", "resample", "directional" or "pattern", see `modes.py`.
+        keep: Whether `heads` are those that stay, and all others before the deepest layer of a
+            concept are ablated: do they suffice?
         split: What is measured; "cal" is optimistic, "train" is refused.
         scores: Unablated scores of the calibration and the measured split.
+        output: Measures the change of the model's own output too: a function of host and batch that
+            gives logits (`sa_transformer_lens.ablate.logits`), or "hidden" for the last residual
+            stream; see `output.py`.
         draws: Resamples of source documents.
         seed: Of the resamples and of the donors.
         batch_tokens: Tokens in a batch, padding included.
@@ -178,12 +201,22 @@ def ablate_heads(
     """
     require_known("mode", mode, MODES)
     chosen = _by_concept(host, detector, heads)
+    if keep:
+        every = candidates(host, detector)
+        chosen = {k: _others(every, kept) for k, kept in chosen.items()}
     groups(detector, chosen, one_by_one=False)
     base = baseline(
         host, data, detector, split=split, scores=scores, draws=draws, seed=seed,
-        batch_tokens=batch_tokens,
+        batch_tokens=batch_tokens, output=output,
     )  # fmt: skip
     return ablate(base, chosen, mode, seed)
+
+
+def _others(every: Sequence[Head], kept: Sequence[Head]) -> tuple[Head, ...]:
+    others = tuple(head for head in every if head not in set(kept))
+    if not others:
+        raise ValueError(f"all {len(every)} heads are to be kept: nothing is ablated.")
+    return others
 
 
 def ablate(
@@ -192,10 +225,16 @@ def ablate(
     mode: str,
     seed: int,
     known: Reference | None = None,
+    along: int | None = None,
 ) -> Ablation:
-    """One ablation held against an unablated run that is already there."""
+    """One ablation held against an unablated run that is already there.
+
+    With `along`, "directional" takes that concept's direction out for all.
+    """
     detector = base.detector
-    plan = groups(detector, heads, one_by_one=mode == "directional")
+    plan = groups(detector, heads, one_by_one=mode == "directional" and along is None)
+    if along is not None:
+        plan = [Group(group.concepts, group.heads, along) for group in plan]
     if known is None:
         known = known_of(base, mode, {at for group in plan for at, _ in group.heads}, seed)
     after, change = run(base, plan, mode, known)
@@ -211,8 +250,8 @@ def ablate(
         "model": base.host.info.model,
     }  # fmt: skip
     return Ablation(
-        detector.concepts, reached, mode, base.before, after, change, base.frozen.resamples,
-        settings,
+        detector.concepts, reached, mode, base.before, after, change,
+        base.frozen.resamples, settings,
     )  # fmt: skip
 
 

@@ -6,8 +6,11 @@ from typing import Literal, NamedTuple
 
 from sa_plugin.host import HostInfo
 
-ComponentKind = Literal["embedding", "heads", "mlps", "constants"]
+ComponentKind = Literal["embedding", "heads", "mlps", "norms", "refit", "constants"]
 KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "constants")
+STEP_KINDS: tuple[ComponentKind, ...] = (
+    "embedding", "heads", "mlps", "norms", "refit", "constants",
+)  # fmt: skip
 
 
 class LedgerError(ArithmeticError):
@@ -15,7 +18,7 @@ class LedgerError(ArithmeticError):
 
 
 class Component(NamedTuple):
-    """One term of a score: "embedding", "L3H5", "L3 MLP", "bias" or "reference"."""
+    """One term of a score: "embedding", "L3H5", "L3 MLP", "L3 bias x scale", "reference"..."""
 
     name: str
     kind: ComponentKind
@@ -39,15 +42,24 @@ class Column(NamedTuple):
     threshold: float
 
 
-def components(info: HostInfo, depth: int, *, centred: bool) -> tuple[Component, ...]:
+def components(
+    info: HostInfo, depth: int, *, centred: bool, scaled_biases: bool
+) -> tuple[Component, ...]:
     """Everything that writes before or in the first `depth` blocks, in the order of the blocks.
 
-    Constants are terms of the raw ledger only: centred, a constant is zero.
+    Args:
+        info: Of the model.
+        depth: Number of blocks.
+        centred: Whether means are subtracted; a constant is zero then.
+        scaled_biases: Whether norms behind attention or MLP make biases vary over tokens.
     """
     named = [Component("embedding", "embedding")]
     for block in range(depth):
         named += [Component(f"L{block}H{h}", "heads", block, h) for h in range(info.n_heads)]
         named.append(Component(f"L{block} MLP", "mlps", block))
+        if scaled_biases:
+            named.append(Component(f"L{block} bias x scale", "constants", block))
     if not centred:
-        named += [Component("bias", "constants"), Component("reference", "constants")]
+        named += [] if scaled_biases else [Component("bias", "constants")]
+        named.append(Component("reference", "constants"))
     return tuple(named)

@@ -18,8 +18,10 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.printing import frame
 from sa_plugin.heads.components import Column, Component
 from sa_plugin.heads.ledger import bank_columns, detector_column
+from sa_plugin.heads.means import ScaledMeans
 from sa_plugin.heads.plan import build_plan
-from sa_plugin.heads.terms import Closure, Residue, check_closure, iterate_terms, measure
+from sa_plugin.heads.target import measure
+from sa_plugin.heads.terms import Closure, Residue, check_closure
 from sa_plugin.host import Host, Site
 from sa_plugin.scoring import check_origin
 
@@ -82,15 +84,18 @@ def explain_tokens(
     concept: str,
     *,
     layer: int | None = None,
+    means: ScaledMeans | None = None,
 ) -> TokenLedger:
     """Decompose the score of every kept token of one sample, from one forward pass.
 
     Args:
-        host: An attached pre-norm model.
+        host: An attached model.
         source: A detector, or a bank.
         sample: The sample, or a text.
         concept: Name.
         layer: With a bank, the block index; needed where it has several.
+        means: Train means (`term_means`), to centre terms where the bank has none of its own, as in
+            models with norms behind attention or MLP; raw terms and a "reference" without.
 
     Raises:
         NotImplementedError: As `head_ledger`.
@@ -104,15 +109,17 @@ def explain_tokens(
     check_origin(bank, host)
     column = _column(source, bank, concept, layer)
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
-    plan = build_plan(host, bank, [column], bank.token, centred=bank.component_means is not None)
+    if means is None and bank.component_means is not None:
+        means = ScaledMeans.of_components(bank.component_means)
+    plan = build_plan(host, bank, [column], bank.token, means=means)
     (batch,) = host.batches([text])
 
     def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-        scored = measure(plan, read)
+        scored = measure(plan.target, read)
         closure = Closure(scored)
         pieces = []
-        for terms, mean in iterate_terms(plan, read):
+        for terms, mean in plan.terms(read):
             closure.add(terms, mean)
             pieces.append(terms[0, :, :, 0])
         residue = closure.residue(keep)
@@ -124,7 +131,7 @@ def explain_tokens(
         }
 
     got = host.read(batch, sorted({*plan.sites, *sink_sites(bank.sink_layers)}), reduce)
-    check_closure(host, plan, batch, Residue(*(got[f] for f in Residue._fields)), [text.id])
+    check_closure(host, plan.target, batch, Residue(*(got[f] for f in Residue._fields)), [text.id])
     keep = got["keep"]
     score = got["score"][keep].numpy()
     return TokenLedger(

@@ -18,16 +18,19 @@ import numpy as np
 
 from sa_plugin._names import require_type
 from sa_plugin.collect import BATCH_TOKENS, lay_out
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores, place
 from sa_plugin.heads.components import Column
-from sa_plugin.heads.control import ControlPass
-from sa_plugin.heads.effects import effects_of
-from sa_plugin.heads.plan import Plan, build_plan, check_supported
+from sa_plugin.heads.control import ControlPass, ControlSums, tail_cuts
+from sa_plugin.heads.effects import control_by_draw, effects_of
+from sa_plugin.heads.means import ScaledMeans
+from sa_plugin.heads.plan import Plan, build_plan
+from sa_plugin.heads.prepare import control_source, prepare
 from sa_plugin.heads.result import HeadLedger
-from sa_plugin.heads.sums import GROUPS, GroupSums, Tail, sum_groups
+from sa_plugin.heads.sums import Asked, GroupSums, Tail, sum_groups
+from sa_plugin.heads.target import check_supported
 from sa_plugin.host import Host, layers_of
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import check_origin
@@ -49,6 +52,8 @@ def head_ledger(
     scores: ScoreTable | None = None,
     samples: Sequence[Sample] | None = None,
     tail: Tail | None = None,
+    permutations: int | Sequence[VectorSet] | None = None,
+    means: ScaledMeans | None = None,
     draws: int = 1000,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
@@ -56,12 +61,15 @@ def head_ledger(
 ) -> HeadLedger:
     """Decompose concept scores into embedding, heads, MLPs and biases.
 
-    Costs one forward pass a sample, for all concepts, layers and heads. Memory: the terms of a
-    batch's tokens for one block, and `samples x 5 groups x components x columns` floats of sums
-    (twice that for cosines).
+    Costs one forward pass a sample, for all concepts, layers and heads. With a control one more (to
+    know which tokens each permuted vector chooses), and one over the train split where permuted
+    labels are refitted, or where a norm stands behind attention or MLP and `means` is None. Memory:
+    the terms of a batch's tokens for one block, the control's scores, and `samples x 10 groups x
+    components x columns` floats of sums (twice that for cosines).
 
     Args:
-        host: An attached pre-norm model.
+        host: An attached model; one with norms behind attention or MLP has to hand them out
+            (`sa_plugin.block.DescribedHost`).
         data: Labelled samples.
         source: A detector: each concept at its own layer, its SuperActivators as tail. Or a bank:
             each concept at every layer asked for.
@@ -73,19 +81,25 @@ def head_ledger(
         tail: With a bank, the tail: for each sample a mask `[token, column]` over its kept tokens,
             columns as in the result (concept by concept, layers ascending). Without it a bank has
             no lift, only the contrast.
+        permutations: The control: a number of refits on permuted labels, 0 for none, or vector sets
+            (`permuted_vectors`). By default 20 refits for prototypes and discriminants, and the one
+            set that the bank holds for other kinds.
+        means: Train means (`term_means`) where the bank's own do not serve; by default collected
+            from the train split if the bank was fitted on it.
         draws: Resamples of source documents.
-        seed: Of the resamples.
+        seed: Of the resamples and permutations.
         batch_tokens: Tokens in a batch, padding included.
         progress: Whether to show a bar.
 
     Returns:
-        Centred terms if the source's bank has component means, else raw ones. They close to 1e-5 of
-        their summed sizes (1e-7 is usual) in a float32 model; a model in half precision rounds its
-        residual stream at every addition and closes to its rounding only (`plan.py`).
+        Centred terms where train means are known, else raw ones. They close to 1e-5 of their summed
+        sizes (1e-7 is usual) in a float32 model; a model in half precision rounds its residual
+        stream at every addition and closes to its rounding only (`terms.py`).
 
     Raises:
         TypeError: An argument is of another type, such as data and detector swapped.
-        NotImplementedError: The model is not pre-norm, or the bank is not of the residual stream.
+        NotImplementedError: The bank is not of the residual stream, or the model has norms behind
+            attention that its host does not hand out.
         LedgerError: The terms of a token do not add up to its score.
         ValueError: Unknown concept, layer or split; a bank of another model; the train split the
             vectors were fitted on; scores of other samples.
@@ -99,30 +113,73 @@ def head_ledger(
     _check_types(host, data, source, scores)
     bank = source if isinstance(source, ConceptBank) else source.bank
     check_origin(bank, host)
-    check_supported(host.info, bank.hook_point)
-    chosen = _samples(data, bank, split, samples)
-    columns = _columns(host, source, concepts, layers, tail, data)
-    plan, control = plans(host, bank, columns)
-    layout = lay_out(host, chosen, data.concepts, batch_tokens=batch_tokens)
-    label = [data.concepts.index(column.concept) for column in columns]
-    carried = None if control is None else ControlPass(control, len(chosen), layout.n_rows)
-    sums = sum_groups(
-        host, layout, chosen, bank, plan, carried, layout.labels[:, label], tail,
-        progress=progress,
-    )  # fmt: skip
-    _check_scores(scores, bank, chosen, columns, sums.n_tokens)
+    check_supported(bank.hook_point)
+    chosen = held_out(data, bank, split, samples)
+    columns = columns_of(host, source, concepts, layers, tail, data)
     has_tail = not isinstance(source, ConceptBank) or tail is not None
+    plan, nulls = _plans(
+        host, data, bank, columns, means,
+        control_source(bank, data, permutations) if has_tail else (),
+        seed=seed, batch_tokens=batch_tokens, progress=progress,
+    )  # fmt: skip
+    asked = asked_of(host, data, bank, columns, chosen, tail, batch_tokens)
+    sums, control = _run(host, asked, plan, nulls, progress)
+    _check_scores(scores, bank, chosen, columns, sums.n_tokens)
     if has_tail:
-        _warn_no_tail(sums, columns)
+        warn_no_tail(sums, columns)
     return _result(
-        plan, sums, chosen, has_tail,
+        plan, sums, control, chosen, has_tail,
         {
             "split": split if samples is None else "samples", "n_samples": len(chosen),
             "n_tokens": sums.n_tokens, "draws": draws, "seed": seed, "data_hash": data.hash,
             "kind": bank.kind, "scoring": bank.token.scoring, "hook_point": bank.hook_point,
-            "centred": plan.centred, "model": host.info.model,
+            "centred": plan.centred, "model": host.info.model, "permutations": len(nulls),
         },
     )  # fmt: skip
+
+
+def asked_of(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    columns: Sequence[Column],
+    samples: Sequence[Sample],
+    tail: Tail | None,
+    batch_tokens: int,
+) -> Asked:
+    """Samples laid out, with the labels of each column's concept."""
+    layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
+    label = [data.concepts.index(column.concept) for column in columns]
+    positive = np.array([[c.concept in s.positive for c in columns] for s in samples])
+    return Asked(samples, layout, bank, layout.labels[:, label], positive, tail)
+
+
+def _plans(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    columns: Sequence[Column],
+    means: ScaledMeans | None,
+    permutations: int | Sequence[VectorSet],
+    **options: Any,
+) -> tuple[Plan, list[Plan]]:
+    """The plan of the concept vectors, and one for each draw of permuted-label vectors."""
+    means, draws = prepare(host, data, bank, columns, means, permutations, **options)
+    plan = build_plan(host, bank, columns, bank.token, means=means)
+    return plan, [
+        build_plan(host, bank, columns, draw, means=means, frozen=plan.frozen) for draw in draws
+    ]
+
+
+def _run(
+    host: Host, asked: Asked, plan: Plan, nulls: Sequence[Plan], progress: bool
+) -> tuple[GroupSums, ControlSums | None]:
+    if not nulls:
+        return sum_groups(host, asked, plan, progress=progress), None
+    cuts = tail_cuts(host, asked, plan, nulls, progress=progress)
+    carried = ControlPass(nulls, cuts, plan.target.lengths, len(asked.samples))
+    sums = sum_groups(host, asked, plan, also=carried.reduce, take=carried.take, progress=progress)
+    return sums, carried.result()
 
 
 def _check_types(host: object, data: object, source: object, scores: object) -> None:
@@ -131,15 +188,6 @@ def _check_types(host: object, data: object, source: object, scores: object) -> 
     require_type("data", data, ConceptData, order)
     require_type("source", source, (Detector, ConceptBank), order)
     require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
-
-
-def plans(host: Host, bank: ConceptBank, columns: Sequence[Column]) -> tuple[Plan, Plan | None]:
-    """The plan of the concept vectors and, where the bank has them, of the permuted-label ones."""
-    centred = bank.component_means is not None
-    plan = build_plan(host, bank, columns, bank.token, centred=centred)
-    if bank.permuted is None:
-        return plan, None
-    return plan, build_plan(host, bank, columns, bank.permuted, centred=centred)
 
 
 def detector_column(detector: Detector, concept: str) -> Column:
@@ -164,7 +212,7 @@ def bank_columns(
     return [Column(c, layer, bank.unit(c), float("nan")) for c in wanted for layer in layers]
 
 
-def _columns(
+def columns_of(
     host: Host,
     source: Detector | ConceptBank,
     concepts: Sequence[str] | None,
@@ -172,6 +220,11 @@ def _columns(
     tail: Tail | None,
     data: ConceptData,
 ) -> list[Column]:
+    """What a detector or bank is decomposed at.
+
+    Raises:
+        ValueError: No concept, an unknown one, or layers beside a detector.
+    """
     if isinstance(source, ConceptBank):
         asked = source.layers if layers is None else layers_of(host.info, layers)
         columns = bank_columns(source, concepts, asked)
@@ -189,9 +242,14 @@ def _columns(
     return columns
 
 
-def _samples(
+def held_out(
     data: ConceptData, bank: ConceptBank, split: str, samples: Sequence[Sample] | None
 ) -> Sequence[Sample]:
+    """The samples of a split, or those given, unless vectors were fitted on one of them.
+
+    Raises:
+        ValueError: They were.
+    """
     chosen = data.split(split).samples if samples is None else tuple(samples)
     fitted = {sample.id for sample in data.train.samples}
     caught = sum(sample.id in fitted for sample in chosen)
@@ -224,12 +282,16 @@ def _check_scores(
         )
 
 
-def _warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
-    n_tail = sums.counts[:, GROUPS.index("tail")].sum(0)
-    none = [c.concept for c, n in zip(columns, n_tail, strict=True) if n == 0]
+def warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
+    """Warn of concepts without SuperActivators.
+
+    Warns:
+        NoTailWarning: With their names.
+    """
+    none = [c.concept for c, n in zip(columns, sums.n_tail, strict=True) if n == 0]
     if none:
         warnings.warn(
-            f"no SuperActivator of {', '.join(map(repr, none))} in {len(sums.counts)} samples: "
+            f"no SuperActivator of {', '.join(map(repr, none))} in {len(sums.weights)} samples: "
             "their lifts are NaN.",
             NoTailWarning,
             stacklevel=3,
@@ -239,24 +301,26 @@ def _warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
 def _result(
     plan: Plan,
     sums: GroupSums,
+    control: ControlSums | None,
     samples: Sequence[Sample],
     has_tail: bool,
     settings: Mapping[str, Any],
 ) -> HeadLedger:
-    positive = np.array([[c.concept in s.positive for c in plan.columns] for s in samples])
-    lengths = plan.vectors.vectors[:, 0].norm(dim=-1).double().numpy()
+    target = plan.target
+    lengths = target.lengths.double().numpy()
     documents = np.array([sample.document for sample in samples])
     resamples = resample_documents(documents, draws=settings["draws"], seed=settings["seed"])
     projection = None
     for scale in reversed(range(len(sums.values))):
         effects, means = effects_of(
-            sums, positive, lengths, plan.components, resamples, scale=scale, tail=has_tail
+            sums, control, lengths, plan.components, resamples, scale=scale, tail=has_tail
         )
-        unit = "projection" if scale else plan.vectors.scoring
+        by_draw = {} if control is None else control_by_draw(control, lengths, scale=scale)
+        unit = "projection" if scale else target.vectors.scoring
         closes_to = float("nan") if scale else sums.closes_to
         ledger = HeadLedger(
-            plan.components, plan.columns, plan.depths, effects, means, {**settings, "unit": unit},
-            sums.residue, closes_to, projection,
+            plan.components, target.columns, target.depths, effects, means,
+            {**settings, "unit": unit}, sums.residue, closes_to, by_draw, projection,
         )  # fmt: skip
         projection = ledger
     return ledger

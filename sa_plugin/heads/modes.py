@@ -8,10 +8,12 @@ At every position, special tokens and padding included, for every ablated head h
 | zero | 0; the layer then writes its bias, and the residual stream is moved off its usual mean |
 | resample | z_h of a random kept token of the train split, never of a measured sample |
 | directional | z_h - ((z_h - mean(z_h)) . u_h) u_h,  u_h = W_O[h] w_c / norm(W_O[h] w_c) |
+| pattern | mean over the visible keys of v_h: every key alike, W_V and W_O as they are |
 
 Resample draws one donor token for each position, and all ablated heads of all layers take it from
 the same donor: the heads keep their joint distribution and lose what they know of this text. The
-donors are at most `DONORS` kept tokens of at most `DONOR_SAMPLES` train samples, stored once.
+donors are at most `DONORS` kept tokens of at most `DONOR_SAMPLES` train samples, stored once
+(`reference.py`).
 
 Directional is the smallest change of z_h after which the head's write along the concept vector
 w_c is its train mean, whatever the token: the head's term in the centred ledger becomes 0 (without
@@ -20,46 +22,33 @@ other parts make of it. It is defined where the write reaches the score without 
 (pre-norm models, residual stream), and takes one concept at a time: the span of several concepts
 soon fills the d_head dimensions of a head.
 
+Pattern is the one that tests where heads attend rather than what they write: of the token's own
+text, the head reads all that it may see, with equal weight. Visible are the keys that the model's
+mask leaves (padding, causality and sliding windows respected), and among them *special tokens and
+attention sinks, one key each*: a head that rests on a sink writes little in the intact model and is
+made to write here, so this edit may add as well as take away. Its change of the residual stands
+beside every result.
+
 What none of them shows: under every mode the model is off its usual path, under zero most of all. A
 small effect may be backup by later heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._names import require_known
-from sa_plugin.collect import BATCH_TOKENS, kept, lay_out, sink_sites, walk
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData, Sample
-from sa_plugin.editing import Edit
-from sa_plugin.host import Batch, Host, HostInfo, Reduce, Site
-
-MODES = ("mean", "zero", "resample", "directional")
-DONORS, DONOR_SAMPLES = 4096, 64
+from sa_plugin.editing import Attended, Edit, ZEdit, uniform_attention
+from sa_plugin.heads.reference import MODES, Reference
+from sa_plugin.host import Host, HostInfo, Site
 
 Head = tuple[int, int]
 Direction = Mapping[Head, Float[Tensor, " d_head"]]
-
-
-class Reference(NamedTuple):
-    """What ablated heads write instead.
-
-    Attributes:
-        means: By layer; of every head.
-        donors: By layer; z of the same tokens at every layer.
-        seed: Of the donors and of which position gets which.
-    """
-
-    means: Mapping[int, Float[Tensor, "head d_head"]] = {}
-    donors: Mapping[int, Float[Tensor, "donor head d_head"]] = {}
-    seed: int = 0
 
 
 def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
@@ -94,7 +83,10 @@ def make_edits(
     edits: dict[Site, Edit] = {}
     for layer in sorted({at for at, _ in heads}):
         index = torch.tensor(sorted(head for at, head in heads if at == layer))
-        if mode == "zero":
+        edit: Edit
+        if mode == "pattern":
+            edit = _attend_alike(index)
+        elif mode == "zero":
             edit = _replace(index, torch.zeros(()))
         elif mode == "mean":
             edit = _replace(index, known.means[layer][index])
@@ -128,6 +120,14 @@ def _resample(index: Tensor, donors: Tensor, seed: int) -> Edit:
         return z
 
     return edit
+
+
+def _attend_alike(index: Tensor) -> Edit:
+    def edit(z: Tensor, attended: Attended | None) -> Tensor:
+        assert attended is not None
+        return uniform_attention(z, index.to(z.device), attended)
+
+    return ZEdit(edit, attends=True)
 
 
 def _take_out(index: Tensor, units: Tensor, means: Tensor) -> Edit:
@@ -180,71 +180,3 @@ def one_direction(
         raise ValueError(f"the bank has vectors at blocks {list(bank.layers)}: give layer=.")
     at = bank.layers[0] if layer is None else layer
     return directions(host, bank.vector(concept, at), heads)
-
-
-def reference(
-    host: Host,
-    data: ConceptData | None,
-    bank: ConceptBank | None,
-    mode: str,
-    layers: Collection[int],
-    *,
-    seed: int = 0,
-) -> Reference:
-    """Train means or donors of z, as far as a mode needs them.
-
-    Costs nothing where the bank has component means, else a pass over the train split (means) or
-    over `DONOR_SAMPLES` of its samples (donors).
-
-    Raises:
-        ValueError: The mode is unknown, or needs a bank or data that is not given.
-    """
-    require_known("mode", mode, MODES)
-    if mode == "zero":
-        return Reference(seed=seed)
-    if mode != "resample" and bank is not None and bank.component_means is not None:
-        z = bank.component_means.z
-        if max(layers) < len(z):
-            return Reference({at: z[at].float() for at in layers}, seed=seed)
-    if data is None or bank is None:
-        raise ValueError(
-            f"mode {mode!r} needs z of the train split: give bank= and data= (or, for means, a "
-            "bank fitted on resid_post of a pre-norm model, which holds them)."
-        )
-    samples = data.train.samples
-    if mode != "resample":
-        return Reference(_train_z(host, samples, bank, layers, mean=True), seed=seed)
-    rng = np.random.default_rng(seed)
-    drawn = rng.permutation(len(samples))[:DONOR_SAMPLES]
-    rows = _train_z(host, [samples[n] for n in drawn], bank, layers, mean=False)
-    some = torch.from_numpy(rng.permutation(len(next(iter(rows.values()))))[:DONORS])
-    return Reference(donors={at: z[some] for at, z in rows.items()}, seed=seed)
-
-
-def _train_z(
-    host: Host,
-    samples: Sequence[Sample],
-    bank: ConceptBank,
-    layers: Collection[int],
-    *,
-    mean: bool,
-) -> dict[int, Tensor]:
-    """The mean of z over kept tokens, or z itself, by layer."""
-    layout = lay_out(host, samples, (), batch_tokens=BATCH_TOKENS)
-    sites = sorted({*sink_sites(bank.sink_layers), *(Site(at, "z") for at in layers)})
-
-    def reducer(batch: Batch) -> Reduce:
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-            rows = {str(at): read[Site(at, "z")].float()[keep] for at in layers}
-            out = {at: z.double().sum(0) if mean else z for at, z in rows.items()}
-            return {**out, "n": keep.sum()}
-
-        return reduce
-
-    got = [out for _, out in walk(host, layout, sites, reducer, description="z", progress=False)]
-    if mean:
-        n = sum(int(out["n"]) for out in got)
-        sums = {at: torch.stack([out[str(at)] for out in got]).sum(0) for at in layers}
-        return {at: (total / n).float() for at, total in sums.items()}
-    return {at: torch.cat([out[str(at)] for out in got]) for at in layers}

@@ -1,48 +1,48 @@
-"""Which heads to ablate: a ranking made on calibration, and sets of others to hold it against.
+"""Which heads to ablate: a ranking made on calibration, so that nothing measured has been seen.
 
-`rank_heads` orders heads by the mean over concepts of their share of the concept's lift,
+Heads are ordered by the mean over concepts of their share of the concept's lift, signed, so that
+heads which push the tail up come first and those which push it down last:
 
-    share(h, c) = excess(h, c) / |total lift(c)|        (lift or contrast where there is no excess),
+| by | share(h, c) | passes |
+|---|---|---|
+| ledger | excess(h, c) / abs(lift(c)), of direct writes | 1 |
+| attribution | attribution(h, c) / abs(T_c), `gradients.py` | 1, and 1 backward a concept |
+| patching | total(h, c) / abs(T_c), of mean ablation, `total.py` | 1 a head |
 
-signed, so that heads which push the tail up come first and those which push it down last; by "size"
-it is |share|. A head that writes after a concept's layer has share 0 there. The ledger is that of
-the calibration split, so nothing that is measured later has been looked at.
+With `budget`, "attribution" verifies the head that stands highest and is not verified yet by a real
+pass, again and again, until the budget of passes is spent; a verified head has its exact value. A
+head that writes after a concept's layer has share 0 there.
 
-Controls for the top k of a ranking are k other heads (none is in the top k):
-
-- random: any, before the deepest layer of a concept.
-- layer_matched: as many in each block; where a block has too few left, from the nearest that has.
-- norm_matched: for each top head, in random order, one of the `NEAREST` unused heads whose own
-  direct change of the residual, root mean square of norm((z' - z) W_O) with z' the ablated z, is
-  nearest in ratio. Measured on calibration samples by the very edit that ablates.
-- bottom: the last k of the ranking; one set.
-
-What this does not show: matching is imperfect where the top heads are the largest ones, and it is
-of direct changes; the realised change of every set is measured and reported (`runs.py`).
+What it does not show: "ledger" misses what a head does through later parts; "attribution" and
+"patching" contain what selection of the tail alone gives (`tail_objective.py`), so they name heads
+for a vector that means nothing too. A ranking is a choice of what to ablate, not evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
 
 from sa_plugin._names import require_known
-from sa_plugin.collect import rows_kept_in, walk
+from sa_plugin.collect import BATCH_TOKENS
 from sa_plugin.data import ConceptData
 from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.guard import SelectionDataWarning
+from sa_plugin.heads.gradients import attributions
 from sa_plugin.heads.ledger import head_ledger
-from sa_plugin.heads.modes import Head, Reference
-from sa_plugin.heads.runs import PROBE, Baseline, Group, edits_of, reach
-from sa_plugin.host import Batch, Host, Reduce, Site
+from sa_plugin.heads.modes import Head
+from sa_plugin.heads.reference import Reference
+from sa_plugin.heads.runs import Baseline, baseline, candidates, in_order, known_of
+from sa_plugin.heads.tail_objective import TailObjective, tail_objective
+from sa_plugin.heads.total import total_effects
+from sa_plugin.host import Host
 from sa_plugin.scores import ScoreTable
 
-CONTROLS = ("random", "layer_matched", "norm_matched", "bottom")
-NEAREST = 3
+RANKINGS = ("ledger", "attribution", "patching")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,23 +52,47 @@ class Ranking:
     Attributes:
         heads: Best first; every head before the deepest layer of a concept.
         values: What they are ordered by.
-        effect: "excess", "lift" or "contrast".
-        by: "signed" or "size".
+        shares: By concept; NaN where a concept has no tail in the split.
+        concepts: Names.
+        by: Of `RANKINGS`.
+        effect: "excess", "lift" or "contrast" of the ledger, or "total".
+        exact: Which values are of real passes or of the exact ledger, not of a linear estimate.
         split: Where it was measured.
+        permuted: The order that permuted-label vectors give, where the ledger has it.
     """
 
     heads: tuple[Head, ...]
     values: Float[np.ndarray, " head"]
-    effect: str
+    shares: Float[np.ndarray, "head concept"]
+    concepts: tuple[str, ...]
     by: str
+    effect: str
+    exact: Bool[np.ndarray, " head"]
     split: str
+    permuted: tuple[Head, ...] = ()
 
     def __repr__(self) -> str:
         first = ", ".join(
             f"L{layer}H{head} {value:+.3f}"
             for (layer, head), value in zip(self.heads[:4], self.values, strict=False)
         )
-        return f"Ranking({len(self.heads)} heads by {self.by} {self.effect}, {self.split}: {first})"
+        exact = "" if self.exact.all() else f", {int(self.exact.sum())} verified"
+        return (
+            f"Ranking({len(self.heads)} heads by {self.by}, {self.effect} on {self.split}{exact}: "
+            f"{first})"
+        )
+
+    def of(self, concept: str) -> tuple[Head, ...]:
+        """Heads in the order of one concept's own shares.
+
+        Raises:
+            ValueError: Unknown concept, or one without a tail in the split.
+        """
+        require_known("concept", concept, self.concepts)
+        share = self.shares[:, self.concepts.index(concept)]
+        if not np.isfinite(share).all():
+            raise ValueError(f"{concept!r} has no SuperActivators in {self.split}: no ranking.")
+        return tuple(self.heads[int(i)] for i in np.argsort(-share, kind="stable"))
 
 
 def rank_heads(
@@ -76,131 +100,145 @@ def rank_heads(
     data: ConceptData,
     detector: Detector,
     *,
-    by: str = "signed",
+    by: str = "ledger",
+    size: bool = False,
+    budget: int | None = None,
     scores: ScoreTable | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
 ) -> Ranking:
     """Rank heads by their part of the tail on the calibration split.
 
-    Costs one pass over the calibration split.
+    Costs, in passes over the calibration split: "ledger" one; "attribution" one and a
+    backward pass for each concept, and `budget` more; "patching" one a head; and one for scores
+    that are not given.
 
     Args:
-        host: An attached pre-norm model.
+        host: An attached model.
         data: Labelled samples.
         detector: From `calibrate`.
-        by: "signed" or "size".
+        by: "ledger", "attribution" or "patching".
+        size: Order by the size of the share, whatever its sign.
+        budget: Passes that may be spent on single heads: by default none for "attribution" and as
+            many as there are heads for "patching".
         scores: Scores of the calibration split.
         batch_tokens: Tokens in a batch.
+        progress: Whether to show a bar.
 
     Raises:
-        ValueError: No concept has a defined effect, or `by` is unknown.
-        NotImplementedError: The model is not pre-norm: rank by other means, and give
-            `ablation_curve` your own list.
+        TypeError: "attribution" on a host without gradients, "patching" on one that cannot edit.
+        ValueError: No concept has a defined effect, `by` is unknown, or the budget is too small.
+        NotImplementedError: "ledger" on a model whose blocks it does not cover.
     """
-    require_known("by", by, ("signed", "size"))
+    require_known("by", by, RANKINGS)
+    if by == "ledger":
+        if budget is not None:
+            raise ValueError("by='ledger' spends no passes on single heads: leave budget out.")
+        return _by_ledger(host, data, detector, size, scores, batch_tokens)
+    every = candidates(host, detector)
+    _check_budget(by, budget, len(every))
+    with warnings.catch_warnings():
+        # Nothing is reported of the split: it is only chosen on.
+        warnings.simplefilter("ignore", SelectionDataWarning)
+        base = baseline(
+            host, data, detector, split="cal", scores=scores, draws=1, seed=0,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+    objective = tail_objective(detector, in_order(base.tokens, data.cal.samples))
+    known = known_of(base, "mean", {at for at, _ in every}, 0)
+    lift = np.abs(objective.value(objective.clean))
+
+    def exact(heads: Sequence[Head]) -> Float[np.ndarray, "head concept"]:
+        sums = total_effects(base, objective, heads, "mean", known, progress=progress)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(objective.value(sums) / lift)
+
+    if by == "patching":
+        share, verified = exact(every), np.ones(len(every), dtype=bool)
+    else:
+        share = _estimated(base, objective, every, known, lift, progress)
+        verified = np.zeros(len(every), dtype=bool)
+        for _ in range(min(budget or 0, len(every))):
+            value = np.where(verified, -np.inf, _mean(share, size))
+            i = int(value.argmax())
+            share[i], verified[i] = exact([every[i]])[0], True
+    return _ordered(every, share, size, detector.concepts, by, "total", verified)
+
+
+def _check_budget(by: str, budget: int | None, n_heads: int) -> None:
+    if budget is not None and budget < (n_heads if by == "patching" else 0):
+        raise ValueError(
+            f"budget is {budget} passes; by={by!r} takes "
+            + (
+                f"one for each of {n_heads} heads: use by='attribution', which verifies the best "
+                "few under any budget."
+                if by == "patching"
+                else "0 or more."
+            )
+        )
+
+
+def _estimated(
+    base: Baseline,
+    objective: TailObjective,
+    every: Sequence[Head],
+    known: Reference,
+    lift: Float[np.ndarray, " concept"],
+    progress: bool,
+) -> Float[np.ndarray, "head concept"]:
+    sums = attributions(base, objective, every, known, progress=progress)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(objective.value(sums) / lift)
+
+
+def _by_ledger(
+    host: Host,
+    data: ConceptData,
+    detector: Detector,
+    size: bool,
+    scores: ScoreTable | None,
+    batch_tokens: int,
+) -> Ranking:
     ledger = head_ledger(
         host, data, detector, split="cal", scores=scores, draws=1, batch_tokens=batch_tokens,
         progress=False,
     )  # fmt: skip
     name = ledger.headline
+    rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
+    heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))
     total = np.abs(ledger.effects["contrast" if name == "contrast" else "lift"].total.value)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = ledger.effects[name].terms.value / total
+        share = ledger.effects[name].terms.value[rows] / total
+    verified = np.ones(len(rows), dtype=bool)
+    permuted: tuple[Head, ...] = ()
+    if "control" in ledger.effects:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            null = ledger.effects["control"].terms.value[rows] / total
+        permuted = _ordered(heads, null, size, ledger.concepts, "", "", verified).heads
+    return _ordered(heads, share, size, ledger.concepts, "ledger", name, verified, permuted)
+
+
+def _mean(share: Float[np.ndarray, "head concept"], size: bool) -> Float[np.ndarray, " head"]:
+    """Mean over concepts that have a tail."""
     defined = np.isfinite(share).all(0)
     if not defined.any():
         raise ValueError("no concept has SuperActivators in calibration: nothing can be ranked.")
-    means = (np.abs(share) if by == "size" else share)[:, defined].mean(1)
-    rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
-    rows.sort(key=lambda i: -means[i])
-    heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))
-    return Ranking(heads, means[rows], name, by, "cal")
+    return np.asarray((np.abs(share) if size else share)[:, defined].mean(1))
 
 
-def candidates(host: Host, detector: Detector) -> tuple[Head, ...]:
-    """Heads that write before the deepest layer of a concept."""
-    return tuple((at, h) for at in range(max(reach(detector))) for h in range(host.info.n_heads))
-
-
-def control_set(
-    family: str,
-    top: Sequence[Head],
-    ranked: Sequence[Head],
-    sizes: Mapping[Head, float],
-    rng: np.random.Generator,
-) -> tuple[Head, ...]:
-    """As many other heads as there are in `top`.
-
-    Args:
-        family: Of `CONTROLS`.
-        top: The heads that are controlled for.
-        ranked: All candidates, best first.
-        sizes: Direct change of the residual by each, for "norm_matched".
-        rng: For all families but "bottom".
-    """
-    free = [head for head in ranked if head not in set(top)]
-    if family == "bottom":
-        return tuple(free[-len(top) :])
-    if family == "random":
-        return tuple(free[int(i)] for i in rng.permutation(len(free))[: len(top)])
-    taken = []
-    for i in rng.permutation(len(top)):
-        head = top[int(i)]
-        # Shuffled first, so that ties between equally near heads fall at random.
-        rest = [free[int(j)] for j in rng.permutation(len(free))]
-        if family == "layer_matched":
-            one = min(rest, key=lambda other: abs(other[0] - head[0]))
-        else:
-            rest.sort(key=lambda other: _ratio(sizes[other], sizes[head]))
-            one = rest[int(rng.integers(min(NEAREST, len(rest))))]
-        taken.append(one)
-        free.remove(one)
-    return tuple(taken)
-
-
-def _ratio(one: float, other: float) -> float:
-    return float(abs(np.log(max(one, 1e-30) / max(other, 1e-30))))
-
-
-def head_changes(base: Baseline, mode: str, known: Reference) -> dict[Head, float]:
-    """Direct change of the residual stream when each head alone is ablated.
-
-    Costs one unablated pass over at most `PROBE` calibration samples; with "directional" the mean
-    over concepts, and one pass for each.
-
-    Returns:
-        Root mean square of norm((z' - z) W_O) over kept tokens, by head.
-    """
-    every = candidates(base.host, base.detector)
-    n = len(base.detector.concepts)
-    plan = [Group((k,), every) for k in range(n)] if mode == "directional" else [Group((0,), every)]
-    total = np.mean([_changes(base, group, mode, known) for group in plan], axis=0)
-    return dict(zip(every, np.sqrt(total).tolist(), strict=True))
-
-
-def _changes(
-    base: Baseline, group: Group, mode: str, known: Reference
-) -> Float[np.ndarray, " head"]:
-    edits = edits_of(base, group, mode, known)
-    keep = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
-    grams = {}
-    for site in edits:
-        weight = base.host.output_projection(site.layer).weight
-        grams[site] = torch.einsum("hed,hfd->hef", weight, weight)
-
-    def reducer(batch: Batch) -> Reduce:
-        mask = base.probe.mask(batch, keep)
-
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            squares = []
-            for site, edit in edits.items():
-                off = (edit(read[site].clone()) - read[site]).float()[mask.to(read[site].device)]
-                gram = grams[site].to(off.device)
-                squares.append(torch.einsum("nhe,hef,nhf->h", off, gram, off))
-            return {"sum": torch.cat(squares), "n": mask.sum()}
-
-        return reduce
-
-    got = [out for _, out in walk(base.host, base.probe, list(edits), reducer,
-                                  description="sizes", progress=False)]  # fmt: skip
-    total = torch.stack([out["sum"].double() for out in got]).sum(0)
-    return np.asarray((total / sum(int(out["n"]) for out in got)).numpy())
+def _ordered(
+    heads: Sequence[Head],
+    share: Float[np.ndarray, "head concept"],
+    size: bool,
+    concepts: tuple[str, ...],
+    by: str,
+    effect: str,
+    exact: Bool[np.ndarray, " head"],
+    permuted: tuple[Head, ...] = (),
+) -> Ranking:
+    value = _mean(share, size)
+    order = np.argsort(-value, kind="stable")
+    return Ranking(
+        tuple(heads[int(i)] for i in order), value[order], share[order], concepts, by, effect,
+        exact[order], "cal", permuted,
+    )  # fmt: skip

@@ -19,21 +19,24 @@ from sa_plugin.heads.effects import Effect, Estimate, share_excluding_zero
 class HeadLedger:
     """Direct contributions to concept scores.
 
-    What it does not show: the control is one permutation for each concept, a scale of what
-    selection alone gives and no test; and `strongest` ranks on the split it shows. See
-    `excluding_zero`, and `effects.py`.
+    What it does not show: a direct contribution is no causal effect, `strongest` ranks on the
+    split it shows, and a control of few permutations is a scale of what selection alone gives and
+    no test. See `excluding_zero`, `beyond_control`, and `effects.py`.
 
     Attributes:
-        components: Rows of every array: "embedding", "L3H5", "L3 MLP", "bias", "reference".
+        components: Rows of every array: "embedding", "L3H5", "L3 MLP", and what is constant before
+            norms ("L3 bias x scale") or means ("bias", "reference").
         columns: Columns: a concept at a layer.
         depths: Number of blocks that write before each column's score; later components are 0.
-        effects: "lift", "control", "excess" (lift - control) and "contrast", as far as they are
-            defined; see `effects.py`.
+        effects: "lift", "control", "excess" (lift - control), the same with "in_concept_" and
+            "strongest_" before them, and "contrast", as far as they are defined; see `effects.py`.
         means: Mean term by token group: "tail", "same_samples", "in_concept_rest",
             "out_of_concept", "strongest_out_of_concept".
-        settings: Split, counts, seed, scoring, unit and whether terms are centred.
+        settings: Split, counts, seed, scoring, unit, number of permutations and whether terms are
+            centred.
         residue: Largest |score - sum of terms| over kept tokens, relative to the summed sizes.
         closes_to: The same, in the unit of the score.
+        control_by_draw: Each permutation's control, by effect.
         projection: For cosines, the same ledger on the un-normalised projection x . v / |v|.
     """
 
@@ -45,6 +48,7 @@ class HeadLedger:
     settings: Mapping[str, Any]
     residue: float
     closes_to: float
+    control_by_draw: Mapping[str, Float[np.ndarray, "draw component column"]]
     projection: HeadLedger | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -83,7 +87,7 @@ class HeadLedger:
 
     @property
     def control(self) -> Effect:
-        """The lift of permuted-label vectors with their own tail.
+        """The mean lift of permuted-label vectors with their own tails.
 
         Raises:
             ValueError: The bank has no permuted-label vectors.
@@ -92,7 +96,7 @@ class HeadLedger:
 
     @property
     def excess(self) -> Effect:
-        """Lift minus control, one permutation a concept: no test against chance.
+        """Lift minus control; a test against chance only through `beyond_control`.
 
         Raises:
             ValueError: The bank has no permuted-label vectors.
@@ -104,12 +108,36 @@ class HeadLedger:
         """In-concept tokens against tokens of negative samples: no token is selected by score."""
         return self._effect("contrast")
 
+    def beyond_control(self, effect: str = "lift") -> Float[np.ndarray, "component column"]:
+        """Two-sided p of every lift among its permutations: how many lie as far out.
+
+            p = (1 + #{draws with |control - m| >= |lift - m|}) / (1 + D),  m the mean of all D + 1
+
+        Not corrected for the number of components. With D draws no p lies below 1 / (1 + D), and
+        one draw gives 1 throughout.
+
+        Args:
+            effect: "lift", "in_concept_lift" or "strongest_lift".
+
+        Raises:
+            ValueError: No such lift, or no control.
+        """
+        lift, name = self._effect(effect), effect.replace("lift", "control")
+        self._effect(name)
+        draws = self.control_by_draw[name]
+        centre = (draws.sum(0) + lift.terms.value) / (1 + len(draws))
+        # Two values lie equally far from their mean, whatever rounding says.
+        further = np.abs(draws - centre) >= np.abs(lift.terms.value - centre) * (1 - 1e-9)
+        p = (1 + further.sum(0)) / (1 + len(draws))
+        return np.where(np.isfinite(lift.terms.value), p, np.nan)
+
     def _effect(self, name: str) -> Effect:
         if name not in self.effects:
             why = (
                 "a bank alone has no SuperActivators: give a detector, or tail="
-                if name == "lift" or "lift" not in self.effects
-                else "the bank has no permuted-label vectors: fit with controls=True"
+                if name.endswith("lift") or "lift" not in self.effects
+                else "the bank has no permuted-label vectors: fit with controls=True, or give "
+                "permutations="
             )
             raise ValueError(f"this ledger has no {name}: {why}.")
         return self.effects[name]
@@ -137,8 +165,8 @@ class HeadLedger:
 
         Args:
             concept: Name.
-            effect: "lift", "control", "excess" or "contrast"; by default "excess" where there is
-                one, else "lift", else "contrast".
+            effect: A name of `effects`; by default "excess" where there is one, else "lift", else
+                "contrast".
             layer: Where a concept was decomposed at several.
         """
         k = self.column(concept, layer)
@@ -155,7 +183,7 @@ class HeadLedger:
     @property
     def candidates(self) -> int:
         """Head x concept cells that `strongest` ranks: up to each layer, with an interval."""
-        return share_excluding_zero(self.effects[self.headline], self._heads)[1]
+        return share_excluding_zero(self.effects[self.headline], self.head_cells)[1]
 
     @property
     def excluding_zero(self) -> dict[str, float]:
@@ -164,10 +192,13 @@ class HeadLedger:
         That of "control" is what tokens selected by the sum alone give: read that of "lift" beside
         it, and no single interval of a lift or an excess as a test.
         """
-        return {name: share_excluding_zero(e, self._heads)[0] for name, e in self.effects.items()}
+        return {
+            name: share_excluding_zero(e, self.head_cells)[0] for name, e in self.effects.items()
+        }
 
     @property
-    def _heads(self) -> Bool[np.ndarray, "component column"]:
+    def head_cells(self) -> Bool[np.ndarray, "component column"]:
+        """Heads before each column's score."""
         return np.array(
             [[c.kind == "heads" and (c.block or 0) < depth for depth in self.depths]
              for c in self.components]
@@ -220,6 +251,10 @@ class HeadLedger:
             if component.block is None or component.block < self.depths[k]
         ]
         return frame(rows)
+
+    def blocks_table(self) -> Any:
+        """What each block wrote, heads, MLP and biases together, by effect and column."""
+        return frame(tables.block_rows(self))
 
     def shares_table(self) -> Any:
         """Total and shares of every effect by column: a DataFrame where pandas is installed."""

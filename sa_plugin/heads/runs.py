@@ -26,15 +26,17 @@ from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores, check_unseen, document_names, rows_of_samples
 from sa_plugin.detection.methods import column_scores
-from sa_plugin.editing import Edit, EditableHost, require_editable
-from sa_plugin.heads.modes import Head, Reference, directions, make_edits, reference
+from sa_plugin.editing import Edit, EditableHost, Output, require_editable
+from sa_plugin.heads.modes import Head, directions, make_edits
+from sa_plugin.heads.output import OutputProbe, output_change, output_probe
+from sa_plugin.heads.reference import Reference, reference
 from sa_plugin.heads.tail_metrics import Frozen, deviations, measured
 from sa_plugin.host import Batch, Host, Reduce, Site
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import check_origin, score
 from sa_plugin.statistics import resample_documents
 
-PROBE = 32
+PROBE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +46,12 @@ class Group:
     Attributes:
         concepts: Places in the detector.
         heads: What is ablated for them; none where no head writes before their layers.
+        along: The concept whose direction is taken out ("directional").
     """
 
     concepts: tuple[int, ...]
     heads: tuple[Head, ...]
+    along: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,7 @@ class Baseline:
         batch_tokens: Tokens in a batch.
         probe: The samples on which changes are measured.
         clean: Their unablated residual at each layer, kept tokens only.
+        output: What the change of the model's own output is measured with, if it is.
     """
 
     host: EditableHost
@@ -75,6 +80,7 @@ class Baseline:
     batch_tokens: int
     probe: Layout
     clean: Mapping[int, Float[Tensor, "token d_model"]]
+    output: OutputProbe | None = None
 
 
 def baseline(
@@ -87,6 +93,7 @@ def baseline(
     draws: int,
     seed: int,
     batch_tokens: int = BATCH_TOKENS,
+    output: Output | str | None = None,
 ) -> Baseline:
     """Score without ablation, or take scores as given, and freeze what must not move.
 
@@ -112,10 +119,15 @@ def baseline(
         resample_documents(document_names(test.tokens), draws=draws, seed=seed),
     )  # fmt: skip
     probe = lay_out(host, data.cal.samples[:PROBE], (), batch_tokens=batch_tokens)
+    before = measured(frozen, *columns)
+    looked = None
+    if output is not None:
+        chosen = data.split(split).samples
+        looked = output_probe(able, chosen, scores.tokens, output, frozen.resamples)
+        before[looked.metric] = np.tile(looked.before, (len(detector.concepts), 1))
     made = Baseline(
-        able, data, detector, split, scores, frozen, measured(frozen, *columns), batch_tokens,
-        probe, {},
-    )  # fmt: skip
+        able, data, detector, split, scores, frozen, before, batch_tokens, probe, {}, looked
+    )
     return replace(made, clean=_residual(made, layers_of_concepts(detector)))
 
 
@@ -135,6 +147,11 @@ def reach(detector: Detector) -> list[int]:
     """Number of blocks whose heads write before each concept's score is read."""
     late = detector.bank.hook_point != "resid_pre"
     return [layer + late for layer in layers_of_concepts(detector)]
+
+
+def candidates(host: Host, detector: Detector) -> tuple[Head, ...]:
+    """Heads that write before the deepest layer of a concept."""
+    return tuple((at, h) for at in range(max(reach(detector))) for h in range(host.info.n_heads))
 
 
 def groups(
@@ -158,7 +175,7 @@ def groups(
         key = (k,) if one_by_one or not early else tuple(sorted(chosen))
         old = found.get(key, Group((), ()))
         joined = tuple(sorted({*old.heads, *early}))
-        found[key] = Group((*old.concepts, k), joined)
+        found[key] = Group((*old.concepts, k), joined, k if one_by_one else None)
     if not any(group.heads for group in found.values()):
         raise ValueError(
             f"no head of {next(iter(heads.values()))} writes before the concepts' layers "
@@ -171,9 +188,9 @@ def edits_of(base: Baseline, group: Group, mode: str, known: Reference) -> dict[
     """The edits of one group's run."""
     direction = None
     if mode == "directional":
-        (k,) = group.concepts
+        assert group.along is not None
         detector, bank = base.detector, base.detector.bank
-        concept = detector.concepts[k]
+        concept = detector.concepts[group.along]
         at = bank.index(detector.layer[concept])
         vector = bank.token.vectors[at, bank.unit(detector.unit[concept])]
         direction = directions(base.host, vector, group.heads)
@@ -181,23 +198,37 @@ def edits_of(base: Baseline, group: Group, mode: str, known: Reference) -> dict[
 
 
 def run(
-    base: Baseline, plan: Sequence[Group], mode: str, known: Reference
+    base: Baseline,
+    plan: Sequence[Group],
+    mode: str,
+    known: Reference,
 ) -> tuple[dict[str, Float[np.ndarray, "concept column"]], Float[np.ndarray, " concept"]]:
     """Metrics under ablation, and the change of the residual, by concept.
 
-    Costs one pass over the calibration and the measured split for each group with heads.
+    Costs one pass over the calibration and the measured split for each group with heads, and two
+    whole ones over at most `OUTPUT_SAMPLES` samples where the output is measured.
+
+    Args:
+        base: The unablated run.
+        plan: Concepts and what is ablated for them.
+        mode: Of `reference.MODES`.
+        known: Means or donors.
     """
     detector = base.detector
     table = [detector.token_scores(in_order(base.tokens, base.data.split(name).samples))
              for name in ("cal", base.split)]  # fmt: skip
     change = np.zeros(len(detector.concepts))
+    own = None if base.output is None else np.tile(base.output.before, (len(change), 1))
     layers = layers_of_concepts(detector)
     for group in plan:
         if not group.heads:
             continue
         places = list(group.concepts)
         wanted = [layers[k] for k in places]
-        slim = _at_layers(detector.bank, sorted(set(wanted)))
+        slim = at_layers(detector.bank, sorted(set(wanted)))
+        if base.output is not None and own is not None:
+            edits = edits_of(base, group, mode, known)
+            own[places] = output_change(base.host, base.output, edits)
         with base.host.edited(edits_of(base, group, mode, known)):
             scored = score(
                 base.host, base.data, slim, splits=tuple(dict.fromkeys(("cal", base.split))),
@@ -213,7 +244,10 @@ def run(
         for k in places:
             off = (moved[layers[k]] - base.clean[layers[k]]).square().sum(-1).mean().sqrt()
             change[k] = float(off / detector.bank.token.scale[detector.bank.index(layers[k])])
-    return measured(base.frozen, *table), change
+    found = measured(base.frozen, *table)
+    if base.output is not None and own is not None:
+        found[base.output.metric] = own
+    return found, change
 
 
 def known_of(base: Baseline, mode: str, layers: set[int], seed: int) -> Reference:
@@ -236,7 +270,7 @@ def _residual(base: Baseline, layers: Sequence[int]) -> dict[int, Tensor]:
     return {layer: torch.cat([out[str(layer)] for out in got]) for layer in set(layers)}
 
 
-def _at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
+def at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
     """The bank at some of its layers, without controls."""
     at = [bank.index(layer) for layer in layers]
     token = VectorSet(

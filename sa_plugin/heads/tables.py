@@ -14,6 +14,8 @@ from sa_plugin.heads.components import KINDS, ComponentKind
 if TYPE_CHECKING:
     from sa_plugin.heads.result import HeadLedger
 
+# The effects that are printed; the others are in the tables.
+SHOWN = ("lift", "control", "excess", "contrast")
 _NAMES: Mapping[ComponentKind, str] = {"heads": "head", "mlps": "mlp", "embedding": "embedding"}
 
 
@@ -51,6 +53,21 @@ def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
     return rows
 
 
+def block_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
+    """Every effect of each block up to a column's layer, with intervals."""
+    rows = []
+    for k, column in enumerate(ledger.columns):
+        for block in range(ledger.depths[k]):
+            row: dict[str, Any] = {"concept": column.concept, "at_layer": column.layer,
+                                   "block": block}  # fmt: skip
+            for name, effect in ledger.effects.items():
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = (
+                    float(values[block, k]) for values in effect.blocks
+                )
+            rows.append(row)
+    return rows
+
+
 def summary(ledger: HeadLedger, n: int) -> str:
     """Shares by concept, and the strongest heads, as text."""
     head = (
@@ -67,19 +84,34 @@ def summary(ledger: HeadLedger, n: int) -> str:
 
 def caution(ledger: HeadLedger) -> str:
     """How often intervals exclude zero, beside how often selection alone makes them."""
-    said = [f"{name} {number(100 * share, 0)} %" for name, share in ledger.excluding_zero.items()]
+    shown = {name: ledger.excluding_zero[name] for name in SHOWN if name in ledger.effects}
+    said = [f"{name} {number(100 * share, 0)} %" for name, share in shown.items()]
     words = (
         f"Intervals exclude zero for this share of {ledger.candidates} head x concept cells: "
         f"{', '.join(said)}."
     )
     if "control" in ledger.effects:
-        words += (
-            " The control is one permutation per concept: a scale of what selection alone gives, "
-            "not a test. Two permuted vectors would differ as well: hold no share against 5 %."
-        )
+        words += f" {_of_control(ledger)}"
     return (
         f"{words} Heads are ranked on the split shown ({ledger.settings['split']}), out of "
         f"{ledger.candidates} candidates."
+    )
+
+
+def _of_control(ledger: HeadLedger) -> str:
+    n = ledger.settings["permutations"]
+    if n == 1:
+        return (
+            "The control is one permutation per concept: a scale of what selection alone gives, "
+            "not a test. Two permuted vectors would differ as well: hold no share against 5 %."
+        )
+    cells = ledger.beyond_control()[ledger.head_cells]
+    cells = cells[np.isfinite(cells)]
+    beyond = float((cells <= 1 / (n + 1) + 1e-12).mean()) if len(cells) else float("nan")
+    return (
+        f"The control is the mean of {n} permutations per concept; intervals resample documents, "
+        f"not permutations. Lifts beyond all {n}: {number(100 * beyond, 0)} % of cells, where "
+        f"chance gives {number(100 / (n + 1), 0)} %."
     )
 
 
@@ -103,7 +135,7 @@ def _shares_text(ledger: HeadLedger) -> str:
 
 
 def _heads_text(ledger: HeadLedger, rows: Sequence[Mapping[str, Any]]) -> str:
-    names = [n for n in ("lift", "control", "excess", "contrast") if n in ledger.effects]
+    names = [n for n in SHOWN if n in ledger.effects]
     text = [
         [f"{row['component']} -> {row['concept']} at {row['at_layer']}"]
         + [
@@ -124,7 +156,7 @@ def as_results(ledger: HeadLedger, n: int) -> dict[str, Any]:
         "unit": ledger.settings["unit"],
         "shares_of": "contrast",
         "candidates": ledger.candidates,
-        "excludes_zero": ledger.excluding_zero,
+        "excludes_zero": {n: v for n, v in ledger.excluding_zero.items() if n in SHOWN},
     }
     return dict(plain(out))
 
@@ -158,7 +190,7 @@ def _shares(ledger: HeadLedger, effect: str, k: int) -> dict[str, Any]:
         j = KINDS.index(kind)
         out[f"{name}_share"] = float(value[j])
         out[f"{name}_share_interval"] = [float(low[j]), float(high[j])]
-    if not ledger.settings["centred"]:
+    if any(c.kind == "constants" for c in ledger.components):
         out["bias_share"] = float(value[KINDS.index("constants")])
     return out
 

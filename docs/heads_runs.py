@@ -1,0 +1,321 @@
+"""The trials of docs/heads.md: ablation of heads on three real models, one command a table.
+
+python docs/heads_runs.py curve vit --ks 4 12 --out runs
+python docs/heads_runs.py curve vit --ks 4 12 --keep --out runs
+python docs/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
+python docs/heads_runs.py cross vit --k 4 --out runs
+python docs/heads_runs.py total vit --out runs
+python docs/heads_runs.py tables runs --into docs/heads.md
+
+Each writes one file of results into `--out`; `tables` prints them all as Markdown, or writes them
+between the markers of a file. Weights come
+from `sa-plugin weights`; nothing is downloaded here. Everything is seeded.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sa_plugin.data import ConceptData
+from sa_plugin.datasets.emoji import emoji_scenes
+from sa_plugin.detection.calibrate import calibrate
+from sa_plugin.detection.detector import Detector
+from sa_plugin.fitting import fit
+from sa_plugin.heads.controls import CONTROLS
+from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve
+from sa_plugin.heads.direct_total import compare_direct_total
+from sa_plugin.heads.ranking import Ranking, rank_heads
+from sa_plugin.heads.sweep_heads import ablation_curve
+from sa_plugin.heads.unrelated import cross_ablation
+from sa_plugin.host import Host, attach
+from sa_plugin.scores import ScoreTable
+from sa_plugin.scoring import score
+from sa_plugin.weights import folder
+from sa_transformer_lens.ablate import logits
+from sa_transformer_lens.load import load_bridge
+
+BEGIN = "<!-- tables: written by docs/heads_runs.py tables -->"
+END = "<!-- end of tables -->"
+# The residual that enters block 8 of the ViT is written by 8 blocks of 6 heads.
+LAYER = {"vit": 7, "minilm": 3, "smollm2": 10}
+PASSAGES = {"train": 400, "cal": 80, "test": 200}
+METRICS = (
+    "tail_gap", "coverage", "negative_coverage", "auroc", "average_precision", "f1_frozen",
+    "f1_recalibrated", "output_cosine", "output_kl",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model, its data, vectors, scores and detector."""
+
+    name: str
+    host: Host
+    data: ConceptData
+    scores: ScoreTable
+    detector: Detector
+
+
+def passages(concepts: tuple[str, ...]) -> ConceptData:
+    """The first passages of each split of the embedded data, all labels of the given concepts."""
+    full = ConceptData.load("supersense")
+    concepts = concepts or full.concepts
+    rows = [
+        (sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]
+    ]
+    return ConceptData.from_spans(
+        [s.text for s, _ in rows],
+        [[span for span in s.spans if span.concept in concepts] for s, _ in rows],
+        concepts=concepts, documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
+        split=[name for _, name in rows], name=f"supersense, {len(rows)} passages",
+    )  # fmt: skip
+
+
+def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
+    """Attach, fit separators at one layer, score and calibrate."""
+    host = attach(load_bridge(folder(name)))
+    data = emoji_scenes(200) if name == "vit" else passages(concepts)
+    bank = fit(host, data, "separator", layers=[LAYER[name]], progress=False)
+    scores = score(host, data, bank, progress=False)
+    return Trial(name, host, data, scores, calibrate(host, data, bank, scores=scores))
+
+
+def ranked(trial: Trial, by: str) -> Ranking:
+    """Heads by calibration."""
+    return rank_heads(
+        trial.host, trial.data, trial.detector, by=by,
+        scores=None if by == "ledger" else trial.scores, progress=False,
+    )  # fmt: skip
+
+
+def settings(trial: Trial, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
+    """What a table is headed by."""
+    d = trial.data
+    return {
+        "command": arguments.command_line, "data": d.name, "hash": d.hash[:12],
+        "samples": {name: len(d.split(name)) for name in PASSAGES},
+        "test documents": len({s.document for s in d.test.samples}),
+        "concepts": list(d.concepts), "block": LAYER[trial.name], "kind": "separator",
+        "seconds": round(time.time() - began),
+    }  # fmt: skip
+
+
+def curve(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Top k against controls."""
+    began = time.time()
+    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
+    order = ranked(trial, arguments.by)
+    output: Any = {"none": None, "hidden": "hidden", "logits": logits}[arguments.output]
+    controls = list(arguments.controls) + ["permuted"] * bool(order.permuted)
+    found = ablation_curve(
+        trial.host, trial.data, trial.detector, order, ks=arguments.ks, controls=controls,
+        repeats=arguments.repeats, mode=arguments.mode, keep=arguments.keep, scores=trial.scores,
+        output=output,
+    )  # fmt: skip
+    print(repr(order), found.summary(), sep="\n", flush=True)
+    rows, margins = _rows(found), _margins(found)
+    first = [f"L{layer}H{head} {value:+.3f}" for (layer, head), value in
+             zip(order.heads[:12], order.values, strict=False)]  # fmt: skip
+    about = settings(trial, arguments, began)
+    about |= {"ranked by": found.ranked_by, "heads": len(order.heads), "first": first}
+    return {"kind": "curve", "mode": found.mode, "keep": found.keep, "settings": about,
+            "rows": rows, "margins": margins}  # fmt: skip
+
+
+def _rows(found: AblationCurve) -> list[dict[str, Any]]:
+    rows = []
+    for run in found.runs:
+        row: dict[str, Any] = {"k": run.k, "family": run.family, "change": run.change}
+        row["heads"] = " ".join(f"L{layer}H{head}" for layer, head in sorted(run.heads))
+        for metric in found.metrics:
+            for when in ("before", "after", "difference"):
+                one = run.result.interval(metric, when)
+                row[f"{metric} {when}"] = [one.estimate, one.low, one.high]
+        rows.append(row)
+    return rows
+
+
+def _margins(found: AblationCurve) -> list[dict[str, Any]]:
+    return [
+        {"k": k, "family": family, "metric": metric, "clear": found.clear(metric, k, family),
+         "margin": [m.estimate, m.low, m.high]}
+        for k in found.ks
+        for family in found.families
+        for metric in found.metrics
+        for m in (found.margin(metric, k, family),)
+    ]  # fmt: skip
+
+
+def cross(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each concept's own heads, all concepts measured."""
+    began = time.time()
+    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
+    order = ranked(trial, arguments.by)
+    defined = [c for k, c in enumerate(order.concepts) if np.isfinite(order.shares[:, k]).all()]
+    heads = {c: order.of(c)[: arguments.k] for c in defined[: arguments.most]}
+    found = cross_ablation(
+        trial.host, trial.data, trial.detector, heads, mode=arguments.mode, scores=trial.scores
+    )
+    print(found.summary(), flush=True)
+    intervals = {
+        metric: {which: list(_three(found.interval(metric, which)))
+                 for which in ("own", "others", "own - others")}
+        for metric in METRICS[:7]
+    }  # fmt: skip
+    about = settings(trial, arguments, began) | {"ablated for": list(heads)}
+    return {"kind": "cross", "mode": found.mode, "k": arguments.k, "intervals": intervals,
+            "settings": about}  # fmt: skip
+
+
+def total(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Direct against total effects of every head."""
+    began = time.time()
+    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
+    found = compare_direct_total(
+        trial.host, trial.data, trial.detector, scores=trial.scores, progress=False
+    )
+    print(found.summary(), flush=True)
+    return {"kind": "total", "summary": found.summary(), "agreement": found.agreement(),
+            "settings": settings(trial, arguments, began)}  # fmt: skip
+
+
+def _three(interval: Any) -> tuple[float, float, float]:
+    return interval.estimate, interval.low, interval.high
+
+
+def tables(paths: Path) -> str:
+    """Every result of a folder as Markdown."""
+    parts = []
+    for path in sorted(paths.glob("*.json")):
+        result = json.loads(path.read_text())
+        about = result["settings"]
+        parts.append(f"### {path.stem}\n")
+        parts.append(
+            f"`{about['command']}`: {about['data']}, {about['samples']} samples, "
+            f"{about['test documents']} test documents, {len(about['concepts'])} concepts, block "
+            f"{about['block']}, {about['kind']}; {about['seconds']} s.\n"
+        )
+        make = {"curve": _curve_table, "cross": _cross_table, "total": _total_table}
+        parts.append(make[result["kind"]](result))
+    return "\n".join(parts)
+
+
+def _curve_table(result: dict[str, Any]) -> str:
+    names = [m for m in METRICS if f"{m} after" in result["rows"][0]]
+    lines = [
+        "| heads | sets | change | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    before = [_cell([result["rows"][0][f"{m} before"]]) for m in names]
+    lines.append("| unablated | | 0 | " + " | ".join(before) + " |")
+    for key in dict.fromkeys((row["k"], row["family"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["k"], row["family"]) == key]
+        cells = [_cell([row[f"{m} after"] for row in rows]) for m in names]
+        change = np.mean([row["change"] for row in rows])
+        name = f"{key[0]} {key[1]}" if key[0] else "none kept"
+        lines.append(f"| {name} | {len(rows)} | {change:.2f} | " + " | ".join(cells) + " |")
+    lines += ["", "Margins of the top over each family, * clear:", ""]
+    lines += ["| k, family | " + " | ".join(VERDICT_METRICS) + " |",
+              "|---" * (len(VERDICT_METRICS) + 1) + "|"]  # fmt: skip
+    for key in dict.fromkeys((m["k"], m["family"]) for m in result["margins"]):
+        found = {m["metric"]: m for m in result["margins"] if (m["k"], m["family"]) == key}
+        cells = [_signed(found[m]["margin"]) + " *" * found[m]["clear"] for m in VERDICT_METRICS]
+        lines.append(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "First heads: " + ", ".join(result["settings"]["first"]), ""])
+
+
+def _cell(values: list[list[float]]) -> str:
+    """An estimate with its interval over documents; of several sets the mean and their range."""
+    if len(values) == 1:
+        estimate, low, high = values[0]
+        return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+    estimates = [value[0] for value in values]
+    return f"{np.mean(estimates):.2f} ({min(estimates):.2f} to {max(estimates):.2f})"
+
+
+def _signed(three: list[float]) -> str:
+    return f"{three[0]:+.2f} [{three[1]:+.2f}, {three[2]:+.2f}]"
+
+
+def _cross_table(result: dict[str, Any]) -> str:
+    lines = ["| metric | own | others | own - others |", "|---|---|---|---|"]
+    for metric, found in result["intervals"].items():
+        lines.append(f"| {metric} | " + " | ".join(_signed(v) for v in found.values()) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _total_table(result: dict[str, Any]) -> str:
+    return "```\n" + result["summary"] + "\n```\n"
+
+
+def show(text: str, into: Path | None) -> None:
+    """Print the tables, or write them between the markers of a file."""
+    if into is None:
+        print(text)
+        return
+    before, _, rest = into.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    into.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("curve", "cross", "total"):
+        one = commands.add_parser(name)
+        one.add_argument("model", choices=sorted(LAYER))
+        one.add_argument("--mode", default="mean")
+        one.add_argument("--by", default="ledger")
+        one.add_argument("--concepts", nargs="*")
+        one.add_argument("--out", type=Path, required=True)
+        if name == "curve":
+            one.add_argument("--ks", type=int, nargs="+", default=[4, 12])
+            one.add_argument("--controls", nargs="*", default=list(CONTROLS))
+            one.add_argument("--repeats", type=int, default=5)
+            one.add_argument("--keep", action="store_true")
+            one.add_argument("--output", choices=["none", "hidden", "logits"], default="hidden")
+        if name == "cross":
+            one.add_argument("--k", type=int, default=4)
+            one.add_argument("--most", type=int, default=100)
+    shown = commands.add_parser("tables")
+    shown.add_argument("out", type=Path)
+    shown.add_argument("--into", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = parse()
+    if arguments.command == "tables":
+        show(tables(arguments.out), arguments.into)
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    words = {k: v for k, v in vars(arguments).items() if k not in ("out", "command", "model")}
+    flags = [
+        f"--{k}" if v is True else f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}"
+        for k, v in words.items()
+        if v not in (None, False)
+    ]
+    first = f"python docs/heads_runs.py {arguments.command} {arguments.model} "
+    arguments.command_line = first + " ".join(flags)
+    result = {"curve": curve, "cross": cross, "total": total}[arguments.command](arguments)
+    ks = "-".join(map(str, words.get("ks") or [words.get("k", "")]))
+    name = "_".join(
+        [arguments.model, arguments.command, arguments.mode, "keep" * bool(words.get("keep")), ks]
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"{name.replace('__', '_').strip('_')}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

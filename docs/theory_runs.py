@@ -1,0 +1,136 @@
+"""Put the theorems to the test on a real model and print the findings as Markdown.
+
+python docs/theory_runs.py smollm2     the embedded prose: 200 train, 80 cal, 100 test passages
+python docs/theory_runs.py vit         emoji scenes: 120 train, 50 cal, 60 test scenes
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data import ConceptData
+from sa_plugin.datasets.emoji import emoji_scenes
+from sa_plugin.detection import calibrate
+from sa_plugin.fitting import fit
+from sa_plugin.host import Host, attach
+from sa_plugin.samples import Sample
+from sa_plugin.theory import TheoryReport, check_theory
+from sa_plugin.train_pass import collect
+from sa_plugin.weights import folder
+from sa_transformer_lens.load import load_bridge
+
+KINDS = ("separator", "prototype")
+PASSAGES = {"train": 200, "cal": 80, "test": 100}
+WORDS = ("person", "time", "body")
+
+
+def passages() -> ConceptData:
+    """Passages that have one of three concepts."""
+    full = ConceptData.load("supersense")
+    picked: list[tuple[Sample, str]] = []
+    for split, n in PASSAGES.items():
+        mine = [s for s in full.split(split).samples if s.positive & set(WORDS)]
+        order = np.random.default_rng(0).permutation(len(mine))[:n]
+        picked += [(mine[k], split) for k in sorted(order)]
+    return subset(full, picked, WORDS)
+
+
+def scenes() -> ConceptData:
+    """Emoji scenes with three of their concepts, or the three most frequent ones."""
+    full = emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
+    counts = {c: sum(c in s.positive for s in full.test.samples) for c in full.concepts}
+    frequent = sorted(counts, key=lambda c: -counts[c])[:3]
+    return subset(full, list(zip(full.samples, full.split_of, strict=True)), frequent)
+
+
+def subset(
+    full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]
+) -> ConceptData:
+    """The same samples with fewer concepts."""
+
+    def reduced(sample: Sample) -> Sample:
+        spans = tuple(span for span in sample.spans if span.concept in concepts)
+        image = sample.image
+        if image is not None:
+            image = replace(image, masks={c: image.masks[c] for c in concepts if c in image.masks})
+        positive = sample.positive & set(concepts)
+        return replace(sample, spans=spans, positive=positive, image=image)
+
+    return ConceptData(
+        tuple(concepts),
+        tuple(reduced(sample) for sample, _ in picked),
+        tuple(split for _, split in picked),  # type: ignore[arg-type]
+        name=full.name,
+    )
+
+
+def banks(host: Host, data: ConceptData) -> dict[str, ConceptBank]:
+    """Vectors of every kind at every layer, from one pass."""
+    statistics = collect(host, data, progress=False)
+    return {kind: fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS}
+
+
+def run(host: Host, data: ConceptData) -> Iterator[tuple[str, TheoryReport]]:
+    """A report a kind, the fixed vector that of each concept's calibrated layer."""
+    for kind, bank in banks(host, data).items():
+        detector = calibrate(host, data, bank)
+        start = time.process_time()
+        report = check_theory(host, data, detector, progress=False)
+        print(f"{kind}: {time.process_time() - start:.0f} s of one thread", file=sys.stderr)
+        yield kind, report
+
+
+def verdicts(report: TheoryReport) -> list[str]:
+    """A line a verdict."""
+    lines = ["| claim | concept | vectors | verdict | because |", "|---|---|---|---|---|"]
+    for v in report.verdicts:
+        lines.append(f"| {v.claim} | {v.concept} | {v.direction} | **{v.answer}** | {v.because} |")
+    return lines
+
+
+def numbers(report: TheoryReport) -> list[str]:
+    """Medians over layers of the main quantities, with the controls."""
+    names = (
+        "gap_slope", "gap_deviation_ratio", "gap_deviation_per_norm", "gaps_grown",
+        "heads_gap_deviation_ratio", "heads_gaps_grown", "prefix_gap_deviation_ratio",
+        "prefix_gaps_grown", "prefix_gaps_shrunk", "predicted_factor", "attention_by_sign",
+        "attention_by_sign_with_sinks", "top_mass_plus", "kept_mass", "effective_keys", "spread",
+        "equalisation", "update_gap_ratio", "skew", "l_skew", "skew_growth", "tail_gain",
+        "heads_tail_gain", "mlp_share", "path_r2",
+    )  # fmt: skip
+    lines = [
+        "| median over layers | concept | vectors | measured | predicted | permuted | random |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (concept, direction), found in report.quantities.items():
+        for name in names:
+            if name not in found:
+                continue
+            q = found[name]
+            cells = [q.value, q.predicted, q.controls.get("permuted"), q.controls.get("random")]
+            text = " | ".join("–" if c is None else f"{np.nanmedian(c):.4f}" for c in cells)
+            lines.append(f"| {name} | {concept} | {direction} | {text} |")
+    return lines
+
+
+def main(name: str) -> None:
+    """Print the findings on one model."""
+    host = attach(load_bridge(folder(name)))
+    data = scenes() if name == "vit" else passages()
+    for kind, report in run(host, data):
+        print(f"\n### {name}, {kind}\n\n{report!r}\n", flush=True)
+        print("\n".join(verdicts(report)))
+        print("\n" + "\n".join(numbers(report)) + "\n")
+        print("\n".join(f"- {one!r}" for one in (*report.regimes, *report.assumptions)))
+        for concept, direction in report.quantities:
+            for theorem in ("T1", "C1", "C2", "T2", "assumption"):
+                table = report.table(theorem, concept, direction)
+                print(f"\n{concept} {direction} {theorem}\n{table}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,265 @@
+"""The null: the same estimator refitted on labels that mean nothing.
+
+*across*: labels of whole samples laid over the tokens in another order of the samples. Their number
+and their clustering stay, their tie to the text is broken. *within*: labels shuffled among the
+tokens of each sample: what is left is which samples a concept is in, so a head aligned beyond this
+null knows tokens, not only topics. *covariance*: random directions with the covariance of tokens
+(sum_t e_t x_t with normal e_t), for prototypes alone: against separators such draws reject one in
+three permuted vectors at p < .05.
+
+A draw uses one permutation at all layers and for all concepts, so that input and output directions
+of a block belong together.
+
+What it does not show: the null is "these labels say nothing about the text". Directions of real
+concepts differ from it as a class; a small p does not say that a head serves this concept and no
+other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts.kinds import kind_of
+from sa_plugin.concepts.separator import NotConvergedWarning
+from sa_plugin.concepts.statistics import LayerStatistics
+from sa_plugin.tokens import TokenTable
+from sa_plugin.train_pass import TrainStatistics
+
+NULLS = ("across", "within", "covariance")
+REFIT = ("prototype", "lda", "separator", "separator_adam")
+SAME = 0.99
+CHUNK_VALUES = 1 << 25
+SPARSE = 0.03
+
+
+def permutations(
+    tokens: TokenTable, null: str, draws: int, seed: int
+) -> Int[np.ndarray, "draw token"]:
+    """For each draw the token whose labels every token gets.
+
+    Args:
+        tokens: The train rows.
+        null: "across" or "within".
+        draws: How many.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    n, bounds = tokens.n_samples, tokens.bounds
+    rows = np.arange(len(tokens), dtype=np.int32)
+    parts = [rows[bounds[k] : bounds[k + 1]] for k in range(n)]
+    out = np.empty((draws, len(tokens)), dtype=np.int32)
+    for one in out:
+        if null == "across":
+            one[:] = np.concatenate([parts[k] for k in rng.permutation(n)])
+        else:
+            # Sorting by sample first, at random inside it, shuffles every sample at once.
+            one[:] = np.lexsort((rng.random(len(tokens)), tokens.sample_of))
+    return out
+
+
+class Refit:
+    """Refits a bank's estimator, layer by layer.
+
+    Attributes:
+        bank: Whose estimator.
+        columns: Places of the concepts wanted.
+        statistics: With rows of every kept train token.
+    """
+
+    def __init__(
+        self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics
+    ) -> None:
+        check_refit(bank, statistics)
+        self.bank, self.statistics = bank, statistics
+        self.columns = list(columns)
+        self.kind = kind_of(bank.kind)
+        known = inspect.signature(self.kind.fit).parameters
+        self.options: Mapping[str, Any] = {
+            name: value for name, value in bank.origin.options.items()
+            if name in known and name not in ("statistics", "seed")
+        }  # fmt: skip
+
+    def vectors(
+        self, layer: int, order: Int[np.ndarray, "draw token"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        """Unit vectors of every draw at one layer.
+
+        Raises:
+            ValueError: A draw left a concept without a direction.
+        """
+        one = self._at(layer)
+        labels = self.statistics.tokens.labels[:, self.columns]
+        if self.kind.need != "rows" and labels.mean() < SPARSE:
+            return unit(self._from_means(one, *_gathered(one, labels, order)))
+        most = max(1, CHUNK_VALUES // max(1, labels.size))
+        with warnings.catch_warnings():
+            # Whether refits converged is of no use to the reader, one by one.
+            warnings.simplefilter("ignore", NotConvergedWarning)
+            found = [
+                self._fit(one, labels[order[k : k + most]]) for k in range(0, len(order), most)
+            ]
+        return unit(torch.cat(found))
+
+    def directions(
+        self, layer: int, weights: Float[Tensor, "draw token"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        """Unit directions with the covariance of tokens, the same for every concept."""
+        rows = self._at(layer).rows
+        assert rows is not None
+        total = sum((weights[:, part] @ x for part, x in rows.chunks()), torch.zeros(()))
+        return unit(total[:, None].expand(-1, len(self.columns), -1))
+
+    def _at(self, layer: int) -> LayerStatistics:
+        return self.statistics.token[self.statistics.layers.index(layer)]
+
+    def _fit(
+        self, one: LayerStatistics, labels: Bool[np.ndarray, "draw token concept"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        flat = labels.transpose(1, 0, 2).reshape(labels.shape[1], -1)
+        counts = torch.from_numpy(flat.sum(0))
+        if self.kind.need == "rows":
+            unused = one.mean.expand(len(counts), -1)
+            changed = replace(one, positive_count=counts, positive_mean=unused, labels=flat)
+        else:
+            return self._from_means(one, _means(one, flat, counts), counts)
+        return self._run(changed)
+
+    def _from_means(
+        self,
+        one: LayerStatistics,
+        means: Float[Tensor, "label d_model"],
+        counts: Int[Tensor, " label"],
+    ) -> Float[Tensor, "draw concept d_model"]:
+        return self._run(
+            replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None)
+        )
+
+    def _run(self, changed: LayerStatistics) -> Float[Tensor, "draw concept d_model"]:
+        fitted, _ = self.kind.fit(changed, seed=self.bank.origin.seed, **self.options)
+        return fitted.float().cpu().reshape(-1, len(self.columns), fitted.shape[-1])
+
+
+def _means(
+    one: LayerStatistics, labels: Bool[np.ndarray, "token label"], counts: Int[Tensor, " label"]
+) -> Float[Tensor, "label d_model"]:
+    """Raw mean of each label's tokens, by one product with the normalised rows."""
+    assert one.rows is not None
+    y = torch.from_numpy(labels)
+    parts = (y[part].T.float() @ x for part, x in one.rows.chunks())
+    total = sum(parts, torch.zeros(()))
+    return (total.double() / counts[:, None]) * one.scale + one.mean.double()
+
+
+def _gathered(
+    one: LayerStatistics,
+    labels: Bool[np.ndarray, "token concept"],
+    order: Int[np.ndarray, "draw token"],
+) -> tuple[Float[Tensor, "label d_model"], Int[Tensor, " label"]]:
+    """The same means, and their counts, by adding up the few rows each draw labels."""
+    assert one.rows is not None
+    concept, token = np.nonzero(labels.T)
+    # Where each token's labels went: the inverse of every permutation.
+    went = np.empty_like(order)
+    np.put_along_axis(went, order, np.arange(order.shape[1], dtype=order.dtype)[None], axis=1)
+    counts = np.bincount(concept, minlength=labels.shape[1])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    bags = (np.arange(len(order))[:, None] * len(token) + starts).ravel()
+    total = torch.nn.functional.embedding_bag(
+        torch.from_numpy(went[:, token].ravel().astype(np.int64)),
+        one.rows.take(slice(None)), torch.from_numpy(bags), mode="sum",
+    )  # fmt: skip
+    repeated = torch.from_numpy(np.tile(counts, len(order)))
+    mean = total.double() / repeated[:, None]
+    return mean * one.scale + one.mean.double(), repeated
+
+
+def unit(vectors: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """Vectors of length one.
+
+    Raises:
+        ValueError: One has no length.
+    """
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    if not (lengths > 0).all():
+        raise ValueError("a vector of the null is zero: a concept is constant over tokens.")
+    out: Tensor = vectors / lengths
+    return out
+
+
+def check_kind(bank: ConceptBank) -> None:
+    """Refuse a bank whose vectors come from no labels.
+
+    Raises:
+        ValueError: Its kind; the text says which would do.
+    """
+    if bank.kind not in REFIT:
+        raise ValueError(
+            f"the null refits the bank's estimator on permuted labels; kind {bank.kind!r} has no "
+            f"labels to permute. Use one of {', '.join(REFIT)}."
+        )
+
+
+def check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
+    """Refuse a bank whose estimator cannot be run again on these statistics.
+
+    Raises:
+        ValueError: The text says what is missing and how to get it.
+    """
+    check_kind(bank)
+    stored: Any = statistics.settings.get("stored_rows")
+    if stored != len(statistics.tokens):
+        raise ValueError(
+            f"the null needs the row of every train token, the statistics hold {stored:,} of "
+            f"{len(statistics.tokens):,}: collect(..., need=('means', 'gram', 'rows'), "
+            "max_rows_per_class=10**9)."
+        )
+    missing = sorted(set(bank.layers) - set(statistics.layers))
+    if missing:
+        raise ValueError(f"the statistics lack layers {missing}: they hold {statistics.layers}.")
+    if bank.origin.data_hash != statistics.data_hash:
+        raise ValueError("bank and statistics are of different data: fit from these statistics.")
+    if kind_of(bank.kind).need == "gram" and statistics.token[0].gram is None:
+        raise ValueError("kind 'lda' needs 'gram': collect(..., need=('means', 'gram', 'rows')).")
+
+
+def check_reproduced(
+    refitted: Float[Tensor, "concept d_model"],
+    vectors: Float[Tensor, "concept d_model"],
+    layer: int,
+) -> None:
+    """Refuse when the true labels do not give the bank's vectors again.
+
+    Raises:
+        ValueError: A cosine is below .99: the null would be of another estimator.
+    """
+    cosine = torch.cosine_similarity(refitted, vectors, dim=-1)
+    if not (cosine >= SAME).all():
+        raise ValueError(
+            f"refitted on the true labels at block {layer}, a vector has cosine "
+            f"{float(cosine.min()):.3f} with the bank's: the null would be of another estimator. "
+            "Fit the bank from the statistics that are given here."
+        )
+
+
+def null_vectors(
+    refit: Refit, null: str, layers: Sequence[int], draws: int, seed: int
+) -> Iterator[Float[Tensor, "draw concept d_model"]]:
+    """Unit vectors of every draw, layer by layer."""
+    tokens = refit.statistics.tokens
+    if null == "covariance":
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(draws, len(tokens), generator=generator)
+        yield from (refit.directions(layer, weights) for layer in layers)
+        return
+    order = permutations(tokens, null, draws, seed)
+    yield from (refit.vectors(layer, order) for layer in layers)

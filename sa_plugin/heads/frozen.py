@@ -1,0 +1,233 @@
+"""Norms behind attention and MLP as linear maps: their scale is measured, token by token.
+
+A norm `n(y) = g * C(y) / s + b` (`C` subtracts the mean over d_model, or does nothing; `s` is the
+scale of this token) is linear in y once `s` is known. So for a direction u
+
+    u . n(y) = C(g * u) . y / s + u . b,
+
+and `u` can be carried back through any number of norms: the directions are fixed, only one scalar a
+token collects the scales. With h the stream before a block, a the raw output of attention, M what
+the MLP adds:
+
+    post_norm    h' = h + n1(a) + M                 s1 is the scale of a
+    post_ln      h' = n2(n1(h + a) + M)             s1 of h + a, s2 of n1(h + a) + M
+
+Everything before a post_ln block is divided by its s1 s2, the embedding included.
+
+What a term through a frozen norm does not show: without a component the scale would be another, so
+terms are no prediction of an ablation, and less so than in a pre-norm model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sa_plugin.block import BlockNorms, Norm, require_described
+from sa_plugin.host import Block, Host, OutputProjection, Point, Site
+
+NO_NORMS = BlockNorms(None, None, None, None)
+
+
+class Scales(NamedTuple):
+    """One over the measured scale of each block's norms behind attention and MLP; None where 1."""
+
+    attention: tuple[Float[Tensor, "batch token"] | None, ...]
+    mlp: tuple[Float[Tensor, "batch token"] | None, ...]
+
+
+class Factors(NamedTuple):
+    """What a block's writes are multiplied with on their way to each column; None where 1.
+
+    `attention` is of what attention writes, `mlp` of what the MLP writes, `out` of what the norm
+    behind the block adds.
+    """
+
+    attention: Float[Tensor, "batch token #column"] | None = None
+    mlp: Float[Tensor, "batch token #column"] | None = None
+    out: Float[Tensor, "batch token #column"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNorms:
+    """The norms behind attention and MLP of the first blocks.
+
+    Attributes:
+        block: How blocks add up.
+        norms: One record a block.
+        projections: Output projections, where the raw output of attention is recomputed from z.
+    """
+
+    block: Block
+    norms: tuple[BlockNorms, ...]
+    projections: tuple[OutputProjection, ...]
+
+    @classmethod
+    def of(cls, host: Host, depth: int) -> FrozenNorms:
+        """Of the first `depth` blocks.
+
+        Raises:
+            NotImplementedError: The blocks have such norms and the host does not hand them out, or
+                says that they are none.
+        """
+        kind = host.info.block
+        if kind == "pre_norm":
+            return cls(kind, (NO_NORMS,) * depth, ())
+        try:
+            described = require_described(host)
+            norms = tuple(described.norms(block) for block in range(depth))
+        except (TypeError, ValueError) as error:
+            raise NotImplementedError(
+                f"{host.info.model} ({host.info.architecture}) is {kind}: what its heads add to "
+                f"the residual stream passes a norm, which has to be known. {error}"
+            ) from error
+        raw = kind == "post_norm"
+        return cls(kind, norms, tuple(host.output_projection(b) for b in range(depth) if raw))
+
+    @property
+    def sites(self) -> set[Site]:
+        """What the scales are measured from."""
+        blocks = range(len(self.norms))
+        if self.block == "post_norm":
+            return {Site(b, "z") for b in blocks}
+        if self.block == "post_ln":
+            points: tuple[Point, ...] = ("resid_pre", "attn_out", "mlp_out")
+            return {Site(b, point) for b in blocks for point in points}
+        return set()
+
+    def scales(self, read: Mapping[Site, Tensor]) -> Scales:
+        """Measure a batch."""
+        attention: list[Tensor | None] = []
+        mlp: list[Tensor | None] = []
+        for block, norms in enumerate(self.norms):
+            if self.block == "pre_norm" or norms.attn_out is None:
+                attention.append(None)
+                mlp.append(None)
+            elif self.block == "post_norm":
+                attention.append(inverse_scale(norms.attn_out, self._raw(block, read)))
+                mlp.append(None)
+            else:
+                total = read[Site(block, "resid_pre")].float() + read[Site(block, "attn_out")]
+                attention.append(inverse_scale(norms.attn_out, total))
+                middle = apply(norms.attn_out, total) + read[Site(block, "mlp_out")].float()
+                assert norms.mlp_out is not None
+                mlp.append(inverse_scale(norms.mlp_out, middle))
+        return Scales(tuple(attention), tuple(mlp))
+
+    def _raw(self, block: int, read: Mapping[Site, Tensor]) -> Float[Tensor, "batch token d_model"]:
+        z = read[Site(block, "z")].float()
+        weight, bias = self.projections[block]
+        raw = z.flatten(2) @ weight.to(z.device).flatten(0, 1)
+        return raw if bias is None else raw + bias.to(z.device)
+
+    def factors(
+        self, scales: Scales, depths: Sequence[int]
+    ) -> tuple[list[Factors], Float[Tensor, "batch token #column"] | None]:
+        """Factors of each block, and of the embedding, for columns read after `depths` blocks."""
+        if self.block != "post_ln":
+            return [Factors(_last(one)) for one in scales.attention], None
+        before = torch.tensor(depths)
+        carried: Tensor | None = None
+        out: list[Factors] = []
+        for block in reversed(range(len(self.norms))):
+            one, two = scales.attention[block], scales.mlp[block]
+            assert one is not None
+            assert two is not None
+            if carried is None:
+                carried = torch.ones(*one.shape, len(depths), device=one.device)
+            mlp = carried * two[..., None]
+            attention = mlp * one[..., None]
+            out.append(Factors(attention, mlp, carried))
+            carried = torch.where((before > block).to(one.device), attention, carried)
+        return out[::-1], carried
+
+
+def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch token 1"] | None:
+    return None if scale is None else scale[..., None]
+
+
+def inverse_scale(
+    norm: Norm, y: Float[Tensor, "batch token d_model"]
+) -> Float[Tensor, "batch token"]:
+    """One over the scale a norm divides each token by."""
+    return (centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
+
+
+def centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*what d_model"]:
+    """Subtract the mean over d_model, if the norm does."""
+    return y - y.mean(-1, keepdim=True) if norm.centred else y
+
+
+def apply(
+    norm: Norm, y: Float[Tensor, "batch token d_model"]
+) -> Float[Tensor, "batch token d_model"]:
+    """The norm itself."""
+    out = centre(norm, y) * inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
+    return out if norm.bias is None else out + norm.bias.to(y.device)
+
+
+def back(
+    norm: Norm | None, directions: Float[Tensor, "d_model column"]
+) -> Float[Tensor, "d_model column"]:
+    """Directions as the input of a norm sees them, but for its scale: `C(g * u)`."""
+    if norm is None:
+        return directions
+    return centre(norm, (norm.gain[:, None] * directions).T).T
+
+
+class Carried(NamedTuple):
+    """Directions as each part of a block sees them: attention's, the MLP's, and its output."""
+
+    attention: Float[Tensor, "d_model column"]
+    mlp: Float[Tensor, "d_model column"]
+    out: Float[Tensor, "d_model column"]
+
+
+def through_block(
+    kind: Block, norms: BlockNorms, out: Float[Tensor, "d_model column"]
+) -> tuple[Carried, Float[Tensor, "d_model column"]]:
+    """Carry directions from behind a block to its parts, and to the stream before it."""
+    if kind != "post_ln":
+        return Carried(back(norms.attn_out, out), out, out), out
+    mlp = back(norms.mlp_out, out)
+    attention = back(norms.attn_out, mlp)
+    return Carried(attention, mlp, out), attention
+
+
+def carry_back(
+    frozen: FrozenNorms,
+    directions: Float[Tensor, "d_model column"],
+    depths: Sequence[int],
+) -> tuple[list[Carried], Float[Tensor, "d_model column"]]:
+    """Directions at every block, zero for columns read before it, and at the embedding."""
+    before = torch.tensor(depths)
+    stream = torch.zeros_like(directions)
+    out: list[Carried] = []
+    for block in reversed(range(len(frozen.norms))):
+        stream = torch.where(before == block + 1, directions, stream)
+        carried, stream = through_block(frozen.block, frozen.norms[block], stream)
+        out.append(carried)
+    return out[::-1], torch.where(before == 0, directions, stream)
+
+
+def norm_bias(
+    kind: Block, norms: BlockNorms, carried: Carried, bias: Float[Tensor, " d_model"] | None
+) -> Float[Tensor, "3 column"]:
+    """What biases are worth in each column, before `Factors` attention, mlp and out.
+
+    Args:
+        kind: Of the block.
+        norms: Of the block.
+        carried: Directions there.
+        bias: Of attention's output projection.
+    """
+    zero = carried.out.new_zeros(carried.out.shape[1])
+    after = norms.attn_out.bias if norms.attn_out is not None else None
+    last = norms.mlp_out.bias if kind == "post_ln" and norms.mlp_out is not None else None
+    pairs = ((bias, carried.attention), (after, carried.mlp), (last, carried.out))
+    return torch.stack([zero if b is None else b.float().cpu() @ u for b, u in pairs])

@@ -1,0 +1,216 @@
+"""The theorems put to the test: each one's quantity in a real model, beside its prediction.
+
+What is predicted is OUR reconstruction of the idealised model (`theory.dynamics`), not the paper's
+formulas. What is measured, the controls and the rule of the verdicts are in `theory.measures`,
+`theory.directions` and `theory.verdicts`; assumptions the model breaks are named beside them.
+
+What it does not show: that a head or anything else causes what is measured. `ablate_heads` asks
+that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from sa_plugin._names import require_known, require_type
+from sa_plugin.collect import lay_out
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data import ConceptData, Sample
+from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.guard import check_scores, place
+from sa_plugin.host import Host, layers_of
+from sa_plugin.scores import ScoreTable
+from sa_plugin.scoring import check_origin
+from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.theory._pass import LEAST_TAIL, LEAST_TOKENS, run_pass
+from sa_plugin.theory.assemble import assemble
+from sa_plugin.theory.directions import Directions, build_directions
+from sa_plugin.theory.paths import paths_of
+from sa_plugin.theory.report import TheoryReport
+
+BATCH_TOKENS = 512
+
+
+def check_theory(
+    host: Host,
+    data: ConceptData,
+    source: Detector | ConceptBank,
+    *,
+    scores: ScoreTable | None = None,
+    split: str = "test",
+    samples: Sequence[Sample] | None = None,
+    concepts: Sequence[str] | None = None,
+    layers: int | Sequence[int] | None = None,
+    fixed_at: int | None = None,
+    tail: float = 0.05,
+    which: str = "positive",
+    n_random: int = 9,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> TheoryReport:
+    """Measure every theorem's quantity in every block, beside what the idealised model predicts.
+
+    Costs one forward pass a sample for all blocks and concepts. Memory: the attention patterns of
+    one batch, `layers x heads x tokens^2` numbers a sample, hence small batches.
+
+    Args:
+        host: An attached model. Predictions need one that hands out its weights
+            (`sa_plugin.block.DescribedHost`); without, they are absent and the report says why.
+        data: Labelled samples.
+        source: A detector: each concept's fixed vector is that of its chosen layer. Or a bank.
+        scores: Scores of the same samples, held against the pass; they save nothing.
+        split: Which split to measure.
+        samples: Measure these instead of a split.
+        concepts: Only these; all by default.
+        layers: Blocks to check; all by default.
+        fixed_at: With a bank, the layer of the fixed vectors; by default the middle one.
+        tail: Share of a sample's tokens (three at least) and of a query's keys that is its tail.
+        which: "positive" measures a concept on the samples that have it, "all" on every sample.
+        n_random: Isotropic random directions followed as controls. A verdict asks for nine
+            controls at least, permuted-label vectors included.
+        draws: Resamples of source documents.
+        level: Of the intervals.
+        seed: Of the resamples and the random directions.
+        batch_tokens: Tokens in a batch, padding included.
+        progress: Whether to show a bar.
+
+    Returns:
+        The report. Samples with fewer than ten kept tokens are left out and counted.
+
+    Raises:
+        TypeError: An argument is of another type, such as data and detector swapped.
+        ValueError: Unknown concept, layer or split; a bank of another model or not of the residual
+            stream; the train split the vectors were fitted on; scores of other samples; fewer than
+            two documents; weights that are not the model's.
+
+    Source: what is tested are the claims of arXiv 2512.05038, section on theory; formulas are ours.
+
+    Example:
+        >>> report = check_theory(host, data, detector)  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
+    """
+    _check_types(host, data, source, scores)
+    _check_numbers(tail, which, n_random)
+    bank = source.bank if isinstance(source, Detector) else source
+    check_origin(bank, host)
+    chosen_samples = _samples(data, bank, split, samples)
+    chosen = _chosen(source, data, concepts, fixed_at)
+    blocks = layers_of(host.info, layers)
+    directions = build_directions(bank, host.info, chosen, blocks, n_random, seed)
+    layout = lay_out(host, chosen_samples, data.concepts, batch_tokens=batch_tokens)
+    lengths = np.diff(layout.bounds).tolist()
+    paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
+    if scores is not None:
+        _check_scored(scores, bank, list(chosen), chosen_samples)
+    resamples = resample_documents(
+        np.array([s.document for s in chosen_samples]), draws=draws, seed=seed
+    )
+    sums = run_pass(host, layout, bank, directions, paths, tail, progress=progress)
+    counted = {concept: _counted(chosen_samples, concept, which) for concept in chosen}
+    settings = {
+        "model": host.info.model, "split": split if samples is None else "samples",
+        "n_samples": int(sums.measured.sum()), "left_out": int((~sums.measured).sum()),
+        "n_documents": resamples.n_documents, "which": which, "tail": tail, "draws": draws,
+        "level": level, "seed": seed, "n_random": n_random, "kind": bank.kind,
+        "data_hash": data.hash, "least_tokens": LEAST_TOKENS, "least_tail": LEAST_TAIL,
+        "closes_to": sums.closes_to, "fixed_at": dict(directions.chosen),
+        "own_mean_at": _own_means(directions),
+    }  # fmt: skip
+    return assemble(host.info, directions, paths, why, sums, counted, resamples, settings)
+
+
+def _counted(samples: Sequence[Sample], concept: str, which: str) -> Bool[np.ndarray, " sample"]:
+    if which == "all":
+        return np.ones(len(samples), dtype=bool)
+    counted = np.array([concept in sample.positive for sample in samples])
+    if not counted.any():
+        raise ValueError(
+            f"no sample has {concept!r}: leave the concept out, or measure which='all' samples."
+        )
+    return counted
+
+
+def _own_means(directions: Directions) -> list[int]:
+    """Blocks whose input is measured from each sample's own mean."""
+    return [b for b, own in zip(directions.layers, directions.own_mean[:, 0], strict=True) if own]
+
+
+def _chosen(
+    source: Detector | ConceptBank,
+    data: ConceptData,
+    concepts: Sequence[str] | None,
+    fixed_at: int | None,
+) -> dict[str, tuple[int, int]]:
+    if isinstance(source, Detector):
+        if fixed_at is not None:
+            raise ValueError(
+                "a detector has chosen each concept's layer: give detector.bank to fix another."
+            )
+        wanted = list(source.concepts if concepts is None else concepts)
+        for concept in wanted:
+            place(concept, source.concepts)
+        found = {c: (source.layer[c], source.bank.unit(source.unit[c])) for c in wanted}
+    else:
+        if not source.supervised:
+            raise ValueError(
+                f"the bank's vectors are {len(source.units)} units without concepts: calibrate "
+                "matches them, so give the detector."
+            )
+        wanted = list(source.concepts if concepts is None else concepts)
+        layer = source.layers[len(source.layers) // 2] if fixed_at is None else fixed_at
+        source.index(layer)
+        found = {c: (layer, source.unit(c)) for c in wanted}
+    if not found:
+        raise ValueError("concepts is empty: name at least one, or None for all.")
+    for concept in found:
+        place(concept, data.concepts, f"the concepts of {data.name!r}")
+    return found
+
+
+def _samples(
+    data: ConceptData, bank: ConceptBank, split: str, samples: Sequence[Sample] | None
+) -> Sequence[Sample]:
+    chosen = data.split(split).samples if samples is None else tuple(samples)
+    fitted = {sample.id for sample in data.train.samples}
+    caught = sum(sample.id in fitted for sample in chosen)
+    if caught and bank.origin.data_hash == data.hash:
+        raise ValueError(
+            f"{caught} of {len(chosen)} samples are of the train split the vectors were fitted on, "
+            "whose tokens they fit too well: use split='test' (or 'cal')."
+        )
+    return chosen
+
+
+def _check_scored(
+    scores: ScoreTable, bank: ConceptBank, concepts: Sequence[str], samples: Sequence[Sample]
+) -> None:
+    check_scores(scores, bank, concepts)
+    known = {sample.id for sample in scores.tokens.samples}
+    missing = [sample.id for sample in samples if sample.id not in known]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(samples)} samples were not scored, {missing[0]!r} first: give "
+            "scores of the same split, or none."
+        )
+
+
+def _check_types(host: object, data: object, source: object, scores: object) -> None:
+    order = "the order is check_theory(host, data, detector)"
+    require_type("host", host, Host, f"attach(bridge) first; {order}")
+    require_type("data", data, ConceptData, order)
+    require_type("source", source, (Detector, ConceptBank), order)
+    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
+
+
+def _check_numbers(tail: float, which: str, n_random: int) -> None:
+    require_known("which", which, ("positive", "all"))
+    if not 0 < tail < 0.5:
+        raise ValueError(f"tail {tail} must lie in (0, 0.5), such as 0.05 for the top 5 %.")
+    if n_random < 0:
+        raise ValueError(f"n_random is {n_random}: give 0 or more.")

@@ -1,0 +1,296 @@
+"""What is measured of each theorem in each block, beside what the idealised model predicts.
+
+OUR estimators of OUR reconstruction (`theory.dynamics`); none is a formula of arXiv 2512.05038. a
+is read at the block's input and output, x = a - mean of the sample, V_i the variance of a / r under
+query i's actual attention (kept tokens, renormalised).
+
+| quantity | is | null | predicted |
+|---|---|---|---|
+| gap_slope | orthogonal regression of a' on a within samples | 1 | same, of integrated a |
+| gap_deviation_ratio | sd a' / sd a within samples | 1 | same |
+| gap_deviation_per_norm | gap_deviation_ratio over the growth of the mean token norm | 1 | - |
+| gaps_grown | share of pairs of tokens of which the gap grew, unchanged ones half | .5 | 1 |
+| gaps_shrunk | share of which it shrank or changed sign | .5 | 0 |
+| gap_order | Kendall's tau between a and a' | 0 | 1 |
+| heads_* | the same with a' = a + what the attention layer writes | as above | as above |
+| prefix_* | the same, every pair on its common prefix (causal models) | as above | T1's factor |
+| path_gap_slope | the same with a' = a + sum_h gamma_h E_i(a) / r, the concept's own path: T1 by
+  means of a under attention, where predicted has it by variances | 1 | same |
+| predicted_factor | mean of 1 + sum_h beta_h gamma_h V_i / r_i | 1 | - |
+| attention_by_sign | mass on the top share of keys, queries a > 0 minus queries a < 0, each above
+  chance | 0 | same, of softmax(beta a_i a_j) |
+| top_lift_plus, top_lift_minus | mass on the top share less its share of keys, by sign | 0 | same |
+| bottom_lift_* | the same for the bottom share | 0 | same |
+| top_mass_plus | mass on the top share, queries a > 0 | share | same |
+| *_with_sinks | the same with the attention that goes to sinks and special tokens | | |
+| effective_keys | exp(mean entropy) over exp(mean log of keys seen); 1 is even | 1 | - |
+| kept_mass | attention that goes to kept tokens at all | - | - |
+| spread | mean of 1 - a / max a in a sample's top share of tokens (three at least) | - | - |
+| variation | sd / mean of the same | - | - |
+| equalisation | spread before less spread after, same tokens | 0 | limit: spread G / (1 + G) |
+| update_gap_ratio | mean |u_i - u_j| of the heads' update: tail pairs over all pairs | 1 | - |
+| skew, l_skew | of x at the input: moments pooled; L-skewness averaged over samples | 0 | - |
+| skew_growth | change of skew, in the sign of skew | 0 | same, of integrated a |
+| tail_gain | slope of a' on a between the two highest tenths of a, less that between the two
+  lowest, in the sign of skew | 0 | same, of integrated a |
+| heads_tail_gain | the same with the heads' write alone | 0 | same |
+| mlp_share | 1 - cov(heads' write, a' - a) / var(a' - a) within samples: of the MLP and, in post-LN
+  blocks, of the norms | 0 | 0 |
+| path_r2 | squared correlation of the heads' write with sum gamma_h E_i(a) / r: what the
+  concept's own path explains | 1 | 1 |
+
+"Integrated a" applies the predicted factor to the gaps between a sample's sorted tokens, by the
+trapezium rule: a' as the idealised heads would have it, given the actual attention. Where attention
+has concentrated, the variance peaks between tokens and the rule misses it (path_gap_slope does
+not). G is sum gamma_h / r over heads with positive beta and gamma.
+
+What they do not show. Noise in a' alone widens it: slope and deviation ratio then exceed 1 without
+any gap growing on average, which is why gaps_grown stands beside them, and controls beside all.
+Where a' hardly correlates with a the orthogonal slope is unbounded: do not average it over layers.
+Tenths are ranked on a, so noise in a flattens their slopes. Attention is averaged over all heads of
+a block, aligned or not. None of these says what causes what.
+
+Each function takes sums over samples, of shape `[draw, layer, column]`, and gives values of the
+same shape; draw 0 is the data as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float64
+
+from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.shape import skewness_of_sums
+
+Values: TypeAlias = Float64[np.ndarray, "_draw _layer _column"]
+Total: TypeAlias = Callable[[str], np.ndarray]
+
+
+class Kind(NamedTuple):
+    """What a quantity belongs to.
+
+    Attributes:
+        theorem: "T1", "C1", "C2", "T2" or "assumption".
+        null: Its value where nothing happens.
+    """
+
+    theorem: str
+    null: float
+
+
+KINDS: Mapping[str, Kind] = {
+    **{f"{who}gap_slope": Kind("T1", 1.0) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gap_deviation_ratio": Kind("T1", 1.0) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_grown": Kind("T1", 0.5) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_shrunk": Kind("T1", 0.5) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gap_order": Kind("T1", 0.0) for who in ("", "heads_", "prefix_")},
+    "gap_deviation_per_norm": Kind("T1", 1.0),
+    "prefix_left_out": Kind("T1", 0.0),
+    "path_gap_slope": Kind("T1", 1.0),
+    "predicted_factor": Kind("T1", 1.0),
+    "attention_by_sign": Kind("C1", 0.0),
+    **{f"{end}_lift_{side}": Kind("C1", 0.0) for end in ("top", "bottom")
+       for side in ("plus", "minus")},
+    "top_lift_plus_with_sinks": Kind("C1", 0.0),
+    "attention_by_sign_with_sinks": Kind("C1", 0.0),
+    "top_mass_plus": Kind("C1", np.nan),
+    "effective_keys": Kind("C1", 1.0),
+    "effective_keys_with_sinks": Kind("C1", 1.0),
+    "kept_mass": Kind("C1", np.nan),
+    "spread": Kind("C2", np.nan),
+    "variation": Kind("C2", np.nan),
+    "equalisation": Kind("C2", 0.0),
+    "update_gap_ratio": Kind("C2", 1.0),
+    "skew": Kind("T2", 0.0),
+    "skew_after": Kind("T2", 0.0),
+    "l_skew": Kind("T2", 0.0),
+    "skew_growth": Kind("T2", 0.0),
+    "tail_gain": Kind("T2", 0.0),
+    "heads_tail_gain": Kind("T2", 0.0),
+    "mlp_share": Kind("assumption", 0.0),
+    "path_r2": Kind("assumption", 1.0),
+}  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """Values and, where there is one, the prediction."""
+
+    value: Values
+    predicted: Values | None = None
+
+
+def measure(
+    total: Total,
+    *,
+    causal: bool,
+    weights: bool,
+    aligned_gamma: Float64[np.ndarray, "layer column"] | None,
+) -> dict[str, Measured]:
+    """Every quantity.
+
+    Args:
+        total: Sums over samples by name.
+        causal: Whether common prefixes were measured.
+        weights: Whether the host gave its weights.
+        aligned_gamma: Sum of gamma over heads with positive beta and gamma, where beta is known.
+    """
+    beta = aligned_gamma is not None
+    return {
+        **_gaps(total, weights, beta),
+        **(_prefix(total) if causal and weights else {}),
+        **_attention(total, beta),
+        **_equalisation(total, aligned_gamma),
+        **_tail(total, beta),
+        **_shares(total, weights),
+    }
+
+
+def orthogonal(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> Float64[np.ndarray, "*shape"]:
+    """Slope of orthogonal regression from centred sums (`theory.slopes`)."""
+    excess = yy - xx
+    defined = (xx > 0) & (xy != 0)
+    slope = (excess + np.hypot(excess, 2 * xy)) / np.where(defined, 2 * xy, np.nan)
+    return np.asarray(slope, dtype=np.float64)
+
+
+def _gaps(total: Total, weights: bool, beta: bool) -> dict[str, Measured]:
+    xx = total("xx")
+    found: dict[str, Measured] = {}
+    slope = deviation = None
+    if beta:
+        xy, yy = total("xy predicted"), total("yy predicted")
+        slope, deviation = orthogonal(xx, xy, yy), np.sqrt(_ratio(yy, xx))
+        factor = _ratio(total("gain"), total("tokens"))
+        found["predicted_factor"] = Measured(np.where(xx > 0, factor, np.nan))
+    for who, name in (("", "layer"), ("heads_", "heads")):
+        xy, yy = (total(f"{what} {name}") for what in ("xy", "yy"))
+        found[f"{who}gap_slope"] = Measured(orthogonal(xx, xy, yy), slope)
+        found[f"{who}gap_deviation_ratio"] = Measured(np.sqrt(_ratio(yy, xx)), deviation)
+        found |= _pairs(total, who, name, slope)
+    if weights:
+        path = orthogonal(xx, total("xy path"), total("yy path"))
+        found["path_gap_slope"] = Measured(path, slope)
+    norm = _ratio(total("norm after"), total("norm before"))
+    found["gap_deviation_per_norm"] = Measured(found["gap_deviation_ratio"].value / norm)
+    return found
+
+
+def _pairs(total: Total, who: str, name: str, slope: Values | None) -> dict[str, Measured]:
+    pairs, grown, shrunk, flipped = (
+        total(f"{what} {name}") for what in ("pairs", "grown", "shrunk", "flipped")
+    )
+    one = None if slope is None else np.where(np.isnan(slope), np.nan, 1.0)
+    return {
+        f"{who}gaps_grown": Measured(_ratio((pairs + grown - shrunk) / 2, pairs), one),
+        f"{who}gaps_shrunk": Measured(_ratio(shrunk, pairs), None if one is None else one - 1),
+        f"{who}gap_order": Measured(1 - 2 * _ratio(flipped, pairs), one),
+    }
+
+
+def _prefix(total: Total) -> dict[str, Measured]:
+    xx, xy, yy = (total(f"{what} prefix") for what in ("xx", "xy", "yy"))
+    pxy, pyy = total("xy prefix predicted"), total("yy prefix predicted")
+    pairs, left_out = total("pairs prefix"), total("left out prefix")
+    slope = orthogonal(xx, pxy, pyy)
+    return {
+        "prefix_gap_slope": Measured(orthogonal(xx, xy, yy), slope),
+        "prefix_gap_deviation_ratio": Measured(np.sqrt(_ratio(yy, xx)), np.sqrt(_ratio(pyy, xx))),
+        **_pairs(total, "prefix_", "prefix", slope),
+        "prefix_left_out": Measured(_ratio(left_out, left_out + pairs)),
+    }
+
+
+def _attention(total: Total, beta: bool) -> dict[str, Measured]:
+    def lift(kind: str, end: str, side: str) -> Values:
+        chance = "chance full" if kind == "full" else "chance"
+        mass = total(f"{kind} {end} {side}") - total(f"{chance} {end} {side}")
+        return _ratio(mass, total(f"queries {side}"))
+
+    found = {
+        f"{end}_lift_{side}": Measured(
+            lift("mass", end, side), lift("predicted", end, side) if beta else None
+        )
+        for end in ("top", "bottom") for side in ("plus", "minus")
+    }  # fmt: skip
+    plus, minus = found["top_lift_plus"], found["top_lift_minus"]
+    own = None
+    if plus.predicted is not None and minus.predicted is not None:
+        own = plus.predicted - minus.predicted
+    found["attention_by_sign"] = Measured(plus.value - minus.value, own)
+    with_sinks = lift("full", "top", "plus")
+    found["top_lift_plus_with_sinks"] = Measured(with_sinks)
+    found["attention_by_sign_with_sinks"] = Measured(with_sinks - lift("full", "top", "minus"))
+    queries = total("queries plus")
+    mass = _ratio(total("predicted top plus"), queries) if beta else None
+    found["top_mass_plus"] = Measured(_ratio(total("mass top plus"), queries), mass)
+    for name, tag in (("effective_keys", ""), ("effective_keys_with_sinks", " full")):
+        gap = total(f"entropy{tag}") - total(f"log keys{tag}")
+        found[name] = Measured(np.exp(_ratio(gap, total("queries"))))
+    found["kept_mass"] = Measured(_ratio(total("kept mass"), total("queries")))
+    return found
+
+
+def _equalisation(
+    total: Total, aligned_gamma: Float64[np.ndarray, "layer column"] | None
+) -> dict[str, Measured]:
+    tails = total("tails")
+    before, after = (_ratio(total(f"spread {side}"), tails) for side in ("before", "after"))
+    updates = _ratio(total("update gap tail"), total("update gap all"))
+    limit = None
+    if aligned_gamma is not None:
+        growth = aligned_gamma * _ratio(total("inverse scale"), total("tokens"))
+        limit = before * growth / (1 + growth)
+    return {
+        "spread": Measured(before),
+        "variation": Measured(_ratio(total("variation before"), tails)),
+        "equalisation": Measured(before - after, limit),
+        "update_gap_ratio": Measured(updates),
+    }
+
+
+def _tail(total: Total, beta: bool) -> dict[str, Measured]:
+    def skew(side: str) -> Values:
+        n = total("tokens")
+        return skewness_of_sums(
+            n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}")
+        )
+
+    def gain(name: str) -> Values:
+        slope = tenth_slopes(total, name)
+        return np.asarray(slope[..., -1] - slope[..., 0])
+
+    before, after = skew("before"), skew("after")
+    # The sign of the data, in every draw: a draw's own would fold its noise into the estimate.
+    sign = np.sign(before[:1])
+    grows = sign * (skew("predicted") - before) if beta else None
+    gains = sign * gain("predicted") if beta else None
+    shapes = _ratio(total("l skew before"), total("l skewed before"))
+    return {
+        "skew": Measured(before),
+        "skew_after": Measured(after),
+        "l_skew": Measured(shapes),
+        "skew_growth": Measured(sign * (after - before), grows),
+        "tail_gain": Measured(sign * gain("layer"), gains),
+        "heads_tail_gain": Measured(sign * gain("heads"), gains),
+    }
+
+
+def tenth_slopes(total: Total, name: str) -> Float64[np.ndarray, "draw layer column step"]:
+    """Slope of the later on the earlier activations between neighbouring tenths of a."""
+    n, x, y = (total(f"tenth {part}") for part in ("tokens", "before", name))
+    return _ratio(np.diff(_ratio(y, n)), np.diff(_ratio(x, n)))
+
+
+def _shares(total: Total, weights: bool) -> dict[str, Measured]:
+    found = {"mlp_share": Measured(1 - _ratio(total("change by heads"), total("change")))}
+    if weights:
+        explained = total("path by heads") ** 2
+        found["path_r2"] = Measured(_ratio(explained, total("path") * total("heads' write")))
+    return found
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.asarray(ratio(top, bottom, empty=np.nan))

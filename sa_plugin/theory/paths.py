@@ -1,0 +1,198 @@
+"""How strongly each head reads and writes a direction, from the weights.
+
+OUR reading of the idealised model (`theory.dynamics`) on a real head. With n the norm before
+attention, n(h) = g * P h / r + bias (P subtracts the mean in a LayerNorm, r is the token's own
+scale), the concept's part of a normalised token is (a / r) g_v, g_v = g * P v:
+
+    beta_h  = scale * (g_v W_Q) R (g_v W_K)^T     logits hold beta_h (a_i / r_i) (a_j / r_j)
+    gamma_h = g_v W_V W_O . v_out                 a unit of attention on j writes gamma_h a_j / r_j
+
+R is the rotary rotation averaged over the offsets of the samples' tokens: per pair of dimensions
+(q1 k1 + q2 k2) mean cos + (q1 k2 - q2 k1) mean sin. Divide beta by r^2 and gamma by r for the
+units of `IdealModel`.
+
+What they do not show: terms linear in v (biases), what the rest of the token adds to a logit, and
+whether a value is large for a real concept (`sa_plugin.alignment` asks that). A softcap bounds
+logits, so beta is then the slope at 0. Where q and k pass a norm of their own, beta is only known
+up to a scale that differs from token to token: it is NaN here. Where the block normalises what its
+heads write (post-norm), no head has a gamma of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sa_plugin.block import AttentionWeights, DescribedHost, Norm, Rotary
+from sa_plugin.host import Host
+
+
+class Path(NamedTuple):
+    """One block's heads along every direction.
+
+    Attributes:
+        beta, gamma: Per unit of a / r; beta is NaN behind a query-key norm.
+        write: What head h writes along v_out from a normalised token n is `n . write[h]`.
+        constant: Written along v_out whatever the token reads: biases.
+        norm: Before attention.
+        limits: What the weights say that the formulas leave out.
+    """
+
+    beta: Float[Tensor, "head column"]
+    gamma: Float[Tensor, "head column"]
+    write: Float[Tensor, "head d_model column"]
+    constant: Float[Tensor, " column"]
+    norm: Norm | None
+    limits: tuple[str, ...]
+
+
+def paths_of(
+    host: Host,
+    layers: Sequence[int],
+    read: Float[Tensor, "layer d_model column"],
+    write: Float[Tensor, "layer d_model column"],
+    lengths: Sequence[int],
+) -> tuple[tuple[Path, ...] | None, str]:
+    """Paths of every block, or None with the reason.
+
+    Args:
+        host: An attached model.
+        layers: Blocks.
+        read: Directions at each block's input.
+        write: At its output.
+        lengths: Tokens of each sample, for the offsets of rotary embeddings.
+    """
+    info = host.info
+    if not isinstance(host, DescribedHost):
+        return None, (
+            f"the host ({info.host}) does not hand out its blocks' weights (see "
+            "sa_plugin.block.DescribedHost)"
+        )
+    if info.block == "post_norm":
+        return None, "a post-norm block normalises what its heads write: no head has a gamma"
+    try:
+        weights = [host.attention_weights(layer) for layer in layers]
+    except (ValueError, NotImplementedError) as error:
+        return None, str(error)
+    found = [
+        path_of(one, host.output_projection(layer), read[k], write[k], lengths, info.causal)
+        for k, (layer, one) in enumerate(zip(layers, weights, strict=True))
+    ]
+    return tuple(found), ""
+
+
+def path_of(
+    weights: AttentionWeights,
+    output: tuple[Tensor, Tensor | None],
+    read: Float[Tensor, "d_model column"],
+    write: Float[Tensor, "d_model column"],
+    lengths: Sequence[int],
+    causal: bool,
+) -> Path:
+    """The heads of one block; arguments as for `paths_of`."""
+    seen = _through(weights.norm, read)
+    query = torch.einsum("dc,hde->hce", seen, weights.query.double())
+    key = torch.einsum("dc,hde->hce", seen, weights.key.double())
+    beta = _turned(query, key, weights.rotary, lengths, causal) * weights.scale
+    if weights.query_key_norm:
+        beta = torch.full_like(beta, torch.nan)
+    out, bias = output
+    onto = torch.einsum("hed,dc->hec", out.double().cpu(), write)
+    value = torch.einsum("hde,hec->hdc", weights.value.double(), onto)
+    constant = torch.zeros(write.shape[1], dtype=torch.float64)
+    if weights.value_bias is not None:
+        constant += torch.einsum("he,hec->c", weights.value_bias.double(), onto)
+    if bias is not None:
+        constant += bias.double().cpu() @ write
+    gamma = torch.einsum("dc,hdc->hc", seen, value)
+    return Path(beta, gamma, value, constant, weights.norm, _limits(weights))
+
+
+def scales_of(norm: Norm | None, resid: Float[Tensor, "token d_model"]) -> Float[Tensor, " token"]:
+    """The scale r of each token; 1 without a norm."""
+    if norm is None:
+        return torch.ones(len(resid), dtype=resid.dtype, device=resid.device)
+    centred = resid - resid.mean(-1, keepdim=True) if norm.centred else resid
+    scale: Tensor = (centred.square().mean(-1) + norm.eps).sqrt()
+    return scale
+
+
+def normalised(
+    norm: Norm | None, resid: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "token d_model"]:
+    """n(h): what the attention layer reads."""
+    if norm is None:
+        return resid
+    centred = resid - resid.mean(-1, keepdim=True) if norm.centred else resid
+    out = centred / scales_of(norm, resid)[:, None] * norm.gain.to(resid)
+    return out if norm.bias is None else out + norm.bias.to(resid)
+
+
+def _through(
+    norm: Norm | None, read: Float[Tensor, "d_model column"]
+) -> Float[Tensor, "d_model column"]:
+    if norm is None:
+        return read
+    centred = read - read.mean(0) if norm.centred else read
+    return norm.gain.double().cpu()[:, None] * centred
+
+
+def _turned(
+    query: Float[Tensor, "head column d_head"],
+    key: Float[Tensor, "head column d_head"],
+    rotary: Rotary | None,
+    lengths: Sequence[int],
+    causal: bool,
+) -> Float[Tensor, "head column"]:
+    if rotary is None:
+        return (query * key).sum(-1)
+    cosine, sine = _mean_turn(rotary, lengths, causal)
+    half = rotary.width // 2
+    q1, q2 = query[..., :half], query[..., half : rotary.width]
+    k1, k2 = key[..., :half], key[..., half : rotary.width]
+    turned = ((q1 * k1 + q2 * k2) * cosine + (q1 * k2 - q2 * k1) * sine).sum(-1)
+    rest = (query[..., rotary.width :] * key[..., rotary.width :]).sum(-1)
+    return turned * rotary.scaling**2 + rest
+
+
+def _mean_turn(
+    rotary: Rotary, lengths: Sequence[int], causal: bool
+) -> tuple[Float[Tensor, " half_width"], Float[Tensor, " half_width"]]:
+    """Mean cosine and sine of the angle between query and key over all pairs of a sample."""
+    longest = max(lengths)
+    held = np.bincount(np.asarray(lengths), minlength=longest + 1)[::-1].cumsum()[::-1]
+    offsets = torch.arange(longest, dtype=torch.float64)
+    # A sample of n tokens has n - d pairs at offset d: held[d + 1] + ... + held[n].
+    pairs = torch.from_numpy(held[1:][::-1].cumsum()[::-1].astype(np.float64).copy())
+    angle = offsets[:, None] * rotary.inverse_frequency.double().cpu()
+    share = (pairs / pairs.sum())[:, None]
+    cosine = (angle.cos() * share).sum(0) if causal else _both_ways(angle, pairs)
+    # Offsets of both signs cancel where keys lie on both sides.
+    sine = (angle.sin() * share).sum(0) if causal else torch.zeros_like(cosine)
+    return cosine, sine
+
+
+def _both_ways(
+    angle: Float[Tensor, "offset half_width"], pairs: Float[Tensor, " offset"]
+) -> Float[Tensor, " half_width"]:
+    doubled = pairs * 2
+    doubled[0] = pairs[0]
+    return (angle.cos() * (doubled / doubled.sum())[:, None]).sum(0)
+
+
+def _limits(weights: AttentionWeights) -> tuple[str, ...]:
+    found = []
+    if weights.query_key_norm:
+        found.append("query-key norm")
+    if weights.softcap is not None:
+        found.append("softcap")
+    if weights.rotary is not None:
+        found.append("rotary positions")
+    if weights.query_bias is not None or weights.key_bias is not None:
+        found.append("query and key biases")
+    return tuple(found)

@@ -1,0 +1,131 @@
+"""Every head of SmolLM2 below a block: the ledger's one pass, and one patching run a head.
+
+The opponent mean-ablates one head after another and scores the same passages again; it is timed on
+`TIMED` heads spread over the blocks and multiplied. What is equal is the quantity that both divide
+up, the total lift of every concept; the parts differ by design (direct against total). A second row
+is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks.
+Only where the weights are (`sa-plugin weights`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sa_plugin.data import ConceptData
+from sa_plugin.detection.calibrate import calibrate
+from sa_plugin.fitting import fit
+from sa_plugin.heads import head_ledger
+from sa_plugin.heads.modes import make_edits
+from sa_plugin.heads.runs import baseline, candidates, in_order, known_of
+from sa_plugin.heads.tail_objective import tail_objective
+from sa_plugin.heads.total import total_effects
+from sa_plugin.host import Batch, Host, Site, attach
+from sa_plugin.weights import folder
+from sa_transformer_lens.load import load_bridge
+
+LAYER, TIMED, ROUNDS = 14, 5, 3
+CONCEPTS = ("person", "time", "artifact")
+
+
+def passages() -> ConceptData:
+    """A few passages, rich in three concepts."""
+    full = ConceptData.load("supersense")
+    rows = [
+        (sample, name)
+        for name, n in (("train", 60), ("cal", 8), ("test", 16))
+        for sample in sorted(full.split(name).samples, key=lambda s: -len(s.positive))[:n]
+    ]
+    return ConceptData.from_spans(
+        [s.text for s, _ in rows],
+        [[span for span in s.spans if span.concept in CONCEPTS] for s, _ in rows],
+        concepts=CONCEPTS, documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
+        split=[name for _, name in rows],
+    )  # fmt: skip
+
+
+def run() -> list[dict[str, object]]:
+    """Both rows, or none where the weights are missing."""
+    try:
+        host = attach(load_bridge(folder("smollm2")))
+    except FileNotFoundError:
+        return []
+    data = passages()
+    bank = fit(host, data, "lda", layers=[LAYER], progress=False)
+    detector = calibrate(host, data, bank, deltas=(0.3,))
+    return [ledger_row(host, data, detector), watch_row(host, data, detector)]
+
+
+def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
+    """One pass for all heads against one pass a head."""
+    base = baseline(host, data, detector, split="test", scores=None, draws=1, seed=0)
+    objective = tail_objective(detector, in_order(base.tokens, data.test.samples))
+    every = candidates(host, detector)
+    known = known_of(base, "mean", {at for at, _ in every}, 0)
+    some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        took, ledger = timed(
+            lambda: head_ledger(host, data, detector, split="test", draws=1, progress=False)
+        )
+        ours.append(took)
+        took, _ = timed(lambda: total_effects(base, objective, some, "mean", known, progress=False))
+        theirs.append(took * len(every) / TIMED)
+    lift = objective.value(objective.clean)
+    return {
+        "name": "heads: ledger against patching",
+        "ours_s": min(ours), "opponent_s": min(theirs), "ratio": min(theirs) / min(ours), "aim": 50,
+        "equal": bool(np.allclose(ledger.lift.total.value, lift, rtol=1e-3)),
+        "note": f"{len(every)} heads below block {LAYER + 1}, {len(data.test)} passages; the "
+        f"opponent timed on {TIMED} heads and multiplied",
+    }  # fmt: skip
+
+
+def watch_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
+    """A watched edit against plain hooks."""
+    heads = [(at, 1) for at in (0, 5, 10)]
+    base = baseline(host, data, detector, split="test", scores=None, draws=1, seed=0)
+    edits = make_edits("mean", heads, known_of(base, "mean", {0, 5, 10}, 0))
+    site = Site(LAYER, "resid_post")
+    batches = host.batches(data.test.samples)
+
+    def passes() -> torch.Tensor:
+        return torch.cat([read(host, batch, site) for batch in batches])
+
+    def watched() -> torch.Tensor:
+        with host.edited(edits):
+            return passes()
+
+    def plain() -> torch.Tensor:
+        hooks = [(host.hook_name(at), lambda z, hook, e=edit: e(z)) for at, edit in edits.items()]
+        with host.bridge.hooks(fwd_hooks=hooks):
+            return passes()
+
+    times: dict[str, list[float]] = {"watched": [], "plain": []}
+    for _ in range(ROUNDS):
+        took, one = timed(watched)
+        times["watched"].append(took)
+        took, two = timed(plain)
+        times["plain"].append(took)
+    ours, least = min(times["watched"]), min(times["plain"])
+    return {
+        "name": "heads: watched edits against plain hooks",
+        "ours_s": ours, "opponent_s": least, "ratio": least / ours, "aim": "none",
+        "equal": bool(torch.equal(one, two)),
+        "note": "mean ablation of 3 heads, checked in every pass",
+    }  # fmt: skip
+
+
+def read(host: Host, batch: Batch, site: Site) -> torch.Tensor:
+    """Residuals of the batch's tokens."""
+    return host.read(batch, [site], lambda got: {"h": got[site]})["h"][batch.valid]
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    """Seconds, and what the work gave."""
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
