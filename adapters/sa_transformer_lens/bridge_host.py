@@ -16,6 +16,7 @@ from sa_plugin.editing import Edit
 from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_transformer_lens import described
 from sa_transformer_lens.capture import capture
+from sa_transformer_lens.differentiable import forward_sites, input_values
 from sa_transformer_lens.probe import output_projection
 from sa_transformer_lens.writable import demand_writable, write_effect
 
@@ -120,6 +121,32 @@ class BridgeHost:
         from sa_transformer_lens.ablate import edited
 
         return edited(self, edits)
+
+    def input_values(self, batch: Batch) -> Tensor:
+        """Embeddings or pixels; see `sa_plugin.differentiable.DifferentiableHost`."""
+        return input_values(self.bridge, batch)
+
+    def forward_from(self, values: Tensor, batch: Batch, site: Site) -> Tensor:
+        """The activations at a site as a function of embeddings or pixels.
+
+        See `sa_plugin.differentiable.DifferentiableHost`.
+
+        Raises:
+            ValueError: No such site, training mode, or values that are not the batch's in shape.
+        """
+        refuse_training(self.bridge)
+        name = self.hook_name(site)
+        return forward_sites(self.bridge, values, batch, {site: name}, name)[site]
+
+    def forward_sites(
+        self, values: Tensor, batch: Batch, sites: Sequence[Site]
+    ) -> dict[Site, Tensor]:
+        """The same for several sites in one pass, up to the deepest block of them."""
+        refuse_training(self.bridge)
+        names = {site: self.hook_name(site) for site in sites}
+        if not names:
+            raise ValueError("sites is empty: name at least one Site(layer, point).")
+        return forward_sites(self.bridge, values, batch, names, _last_hook(sites))
 
     def hook_changes_output(self, hook_name: str) -> bool:
         """Whether the model's output changes when a hook there changes what it sees.

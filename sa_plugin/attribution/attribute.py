@@ -1,0 +1,152 @@
+"""Explainers by name, one signature.
+
+| method | cost in rows (forward, backward) | sign | source |
+|---|---|---|---|
+| direct_alignment | 1, 0 | yes | ours, see `direct` |
+| integrated_gradients | 65, 65 | yes | ours, see `integrated` |
+| saliency, input_x_gradient | 1, 1 | no, yes | captum |
+| smooth_grad | 50, 50 | no | captum |
+| occlusion | tokens, 0 | yes | captum |
+| grad_cam, full_grad | 1, 1 | yes | ours |
+| mfaba | 50, 50 | no | ours |
+| lime, kernel_shap, rise, shap_iq | see `coalition_methods` | yes; rise: see there | ours |
+
+`preset="paper"` has the numbers of the authors' code for arXiv 2512.05038 where it gives them, and
+else of each method's paper; `preset="fast"` takes 16 intervals for integrated gradients, 10 copies
+for SmoothGrad, 10 steps for MFABA and fewer coalitions, and is otherwise the same.
+
+No explainer is right by construction: judge them by `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from sa_plugin._names import require_known
+from sa_plugin.attribution import captum_methods, integrated, mfaba
+from sa_plugin.attribution.coalition_methods import COALITION_METHODS, explain_coalitions
+from sa_plugin.attribution.direct import direct_alignment
+from sa_plugin.attribution.engine import BATCH_TOKENS, CoalitionGame, coalition_game
+from sa_plugin.attribution.full_grad import full_grad
+from sa_plugin.attribution.grad_cam import grad_cam
+from sa_plugin.attribution.result import Attribution, Explained
+from sa_plugin.host import Host
+from sa_plugin.objectives import Objective
+from sa_plugin.samples import Sample
+
+Explainer = Callable[..., Explained]
+EXPLAINERS: dict[str, Explainer] = {
+    "direct_alignment": direct_alignment,
+    "integrated_gradients": integrated.integrated_gradients,
+    "saliency": captum_methods.saliency,
+    "input_x_gradient": captum_methods.input_x_gradient,
+    "smooth_grad": captum_methods.smooth_grad,
+    "occlusion": captum_methods.occlusion,
+    "grad_cam": grad_cam,
+    "full_grad": full_grad,
+    "mfaba": mfaba.mfaba,
+}
+METHODS = (*EXPLAINERS, *COALITION_METHODS)
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    name: {
+        "integrated_gradients": {"n_steps": integrated.N_STEPS[name]},
+        "smooth_grad": {"n_samples": captum_methods.N_SAMPLES[name]},
+        "mfaba": {"n_steps": mfaba.N_STEPS[name]},
+        **{method: {"preset": name} for method in COALITION_METHODS},
+    }
+    for name in ("paper", "fast")
+}
+
+
+def attribute(
+    host: Host,
+    objective: Objective,
+    sample: Sample | str,
+    method: str = "integrated_gradients",
+    *,
+    preset: str = "paper",
+    baseline: str | Tensor | None = None,
+    players: str | Int[np.ndarray, " token"] = "token",
+    rivals: Sequence[Objective] = (),
+    batch_tokens: int = BATCH_TOKENS,
+    **options: Any,
+) -> Attribution:
+    """Importance of each token or patch of a sample for one objective.
+
+    Args:
+        host: A host with `input_values` and `forward_from`.
+        objective: Made for this sample.
+        sample: The sample, or its text.
+        method: One of the table above.
+        preset: "paper" or "fast".
+        baseline: What a masked token or patch becomes, see `maskers`. By default "mean" for texts;
+            for images "zero", and "mean" for integrated gradients.
+        players: "token", "word" or a number for each token: what is masked and shown together.
+        rivals: For mfaba: objectives of other concepts on the same sample.
+        batch_tokens: At most this many tokens a pass (one row at least).
+        **options: Of the method's own function, such as `n_steps`, `n_samples` or `seed`.
+
+    Returns:
+        Importance, larger is more evidence, with what the method says of itself.
+
+    Raises:
+        TypeError: The host gives no gradients, or the method has no such option.
+        ValueError: Unknown method or preset, an objective of another sample, or a degenerate case;
+            the text says which.
+
+    Example:
+        >>> found = attribute(host, objective, sample, "rise", preset="fast")  # doctest: +SKIP
+        >>> found.top(1)  # doctest: +SKIP
+        [('whale', 0.31)]
+    """
+    require_known("method", method, METHODS)
+    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    game = coalition_game(
+        host, text, [objective], baseline=baseline, players=players, batch_tokens=batch_tokens
+    )
+    if method == "mfaba" and rivals:
+        options["rivals"] = coalition_game(host, text, list(rivals), players=players)
+    if method == "integrated_gradients" and baseline is not None:
+        options["baseline"] = baseline
+    found = run(game, method, preset=preset, **options)
+    return attributions(game, text, method, found, preset=preset, **options)[0]
+
+
+def run(game: CoalitionGame, method: str, *, preset: str = "paper", **options: Any) -> Explained:
+    """One explainer on all objectives of a game.
+
+    Args:
+        game: Of `coalition_game`; coalitions it knows are not computed again.
+        method: One of `METHODS`.
+        preset: "paper" or "fast".
+        **options: Of the method's own function.
+
+    Raises:
+        ValueError: Unknown method or preset, and what the method raises.
+    """
+    require_known("method", method, METHODS)
+    require_known("preset", preset, PRESETS)
+    settings = PRESETS[preset].get(method, {}) | options
+    if method in COALITION_METHODS:
+        return Explained(explain_coalitions(game, method, **settings), {})
+    return EXPLAINERS[method](game, **settings)
+
+
+def attributions(
+    game: CoalitionGame, sample: Sample, method: str, found: Explained, **settings: Any
+) -> list[Attribution]:
+    """What an explainer found, one result an objective of the game."""
+    shown = {name: value for name, value in settings.items() if name != "rivals"}
+    return [
+        Attribution(
+            method, getattr(f, "name", type(f).__name__), getattr(f, "concept", ""), f.layer,
+            sample, found.importance[:, k], game.player_of, game.batch.offsets[0].cpu().numpy(),
+            {name: float(values[k]) for name, values in found.notes.items()}, shown,
+        )
+        for k, f in enumerate(game.objectives)
+    ]  # fmt: skip

@@ -1,0 +1,241 @@
+"""The coalition engine: masked forward passes of one sample, computed once for everything.
+
+v(T)[k] = objective k of the residual at its layer, where players outside T are masked (`maskers`).
+
+Objectives of several names, concepts and layers are read together; passes run in batches of a
+bounded number of tokens, without gradients, and end at the deepest layer. Every coalition is
+remembered, so LIME, KernelSHAP, RISE, SHAP-IQ, insertion and deletion pay for one only once.
+
+Cost: one forward pass a distinct coalition, up to the deepest layer. A host that reads several
+sites in one pass offers `forward_sites(values, batch, sites)`; with any other a pass is made for
+each distinct layer.
+
+What a value does not show: that the model would behave so on real inputs. Masked inputs are off
+its training distribution, and more so the more is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, get_args, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sa_plugin._names import require_type
+from sa_plugin.attribution.maskers import make_baseline, masked
+from sa_plugin.attribution.players import Grid, patch_grid, players_of
+from sa_plugin.differentiable import DifferentiableHost, require_differentiable
+from sa_plugin.host import Batch, Host, Point, Site
+from sa_plugin.samples import Sample
+
+BATCH_TOKENS = 2048
+
+
+@runtime_checkable
+class Readout(Protocol):
+    """A number of the activations at one place: an `Objective`, or a yardstick of the user's."""
+
+    layer: int
+    hook_name: str
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        """Activations `[batch, token, d_model]` to `[batch]`."""
+
+
+@runtime_checkable
+class ManySites(Protocol):
+    """A host that reads several sites in one differentiable pass."""
+
+    def forward_sites(
+        self, values: Tensor, batch: Batch, sites: Sequence[Site]
+    ) -> Mapping[Site, Tensor]:
+        """`forward_from` for several sites; blocks after the deepest are not computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class CoalitionGame:
+    """A sample's coalitions and their values; make one with `coalition_game`.
+
+    Attributes:
+        host: Of the sample.
+        batch: The sample alone.
+        values: Its input.
+        baseline: What a masked token or patch becomes.
+        player_of: The player of each token, -1 for tokens never masked.
+        objectives: Columns of the values.
+        sites: Where each objective reads.
+        batch_tokens: At most this many tokens a pass (one row at least).
+        known: Values of coalitions evaluated so far, by their bits.
+    """
+
+    host: DifferentiableHost
+    batch: Batch
+    values: Tensor
+    baseline: Tensor
+    player_of: Int[np.ndarray, " token"]
+    objectives: tuple[Readout, ...]
+    sites: tuple[Site, ...]
+    batch_tokens: int = BATCH_TOKENS
+    known: dict[bytes, Float[np.ndarray, " objective"]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"CoalitionGame({self.n_players} players, {len(self.objectives)} objectives up to "
+            f"layer {max(site.layer for site in self.sites)}, {len(self.known)} coalitions known)"
+        )
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+        return int(self.player_of.max()) + 1
+
+    def __call__(
+        self, coalitions: Shaped[np.ndarray, "*any_shape"], *, progress: bool = False
+    ) -> Float[np.ndarray, "coalition objective"]:
+        """The objectives of each coalition, in order; repeated ones are computed once.
+
+        Args:
+            coalitions: Booleans `[coalition, player]`; True keeps a player.
+            progress: Show a bar.
+
+        Raises:
+            ValueError: Another shape than `[coalition, player]` or no booleans, or an objective
+                that is not finite or not one number a row.
+        """
+        self._check(coalitions)
+        keys = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
+        new = {key: k for k, key in enumerate(keys) if key not in self.known}
+        chosen = coalitions[sorted(new.values())]
+        step = max(1, self.batch_tokens // len(self.player_of))
+        starts = range(0, len(chosen), step)
+        for start in tqdm(starts, desc="masked passes", disable=not progress):
+            part = chosen[start : start + step]
+            for row, value in zip(np.packbits(part, axis=1), self._run(part), strict=True):
+                self.known[row.tobytes()] = value
+        return np.stack([self.known[key] for key in keys])
+
+    def _run(self, part: Bool[np.ndarray, "row player"]) -> Float[np.ndarray, "row objective"]:
+        # The last column is True: player -1 is always kept.
+        keep = np.concatenate([part, np.ones((len(part), 1), bool)], axis=1)[:, self.player_of]
+        kept = torch.from_numpy(keep).to(self.values.device)
+        with torch.no_grad():
+            rows = masked(self.values, self.baseline, kept, self._grid)
+            found = _residuals(self.host, rows, self.batch, self.sites)
+            columns = [
+                _column(objective, found[site])
+                for objective, site in zip(self.objectives, self.sites, strict=True)
+            ]
+        return np.stack(columns, axis=1)
+
+    @property
+    def _grid(self) -> Grid | None:
+        if self.values.ndim != 4:
+            return None
+        valid = self.batch.valid[0].cpu().numpy()
+        return patch_grid(valid, self.values.shape[2], self.values.shape[3])
+
+    def _check(self, coalitions: Shaped[np.ndarray, "*any_shape"]) -> None:
+        right = coalitions.ndim == 2 and coalitions.shape[1] == self.n_players
+        if not right or coalitions.dtype != np.bool_ or not len(coalitions):
+            raise ValueError(
+                f"coalitions are {coalitions.dtype} {list(coalitions.shape)}: give booleans "
+                f"[coalition, {self.n_players}], one column a player and one row at least."
+            )
+
+
+def coalition_game(
+    host: Host,
+    sample: Sample | str,
+    objectives: Sequence[Readout],
+    *,
+    baseline: str | Tensor | None = None,
+    players: str | Int[np.ndarray, " token"] = "token",
+    batch_tokens: int = BATCH_TOKENS,
+) -> CoalitionGame:
+    """Lay out one sample's coalition game; no pass beyond the embedding is made yet.
+
+    Args:
+        host: A host with `input_values` and `forward_from`.
+        sample: The sample the objectives were made on, or its text.
+        objectives: One or several, of any concepts and layers.
+        baseline: See `maskers`: by default "mean" for texts, "zero" for images.
+        players: "token", "word", or the player of each token; see `players`.
+        batch_tokens: At most this many tokens a pass (one row at least); it bounds the memory.
+
+    Returns:
+        The game: call it with coalitions.
+
+    Raises:
+        TypeError: The host takes no embeddings, or an objective is none.
+        ValueError: No objective, one of another sample or of a place that is no residual of this
+            model, or what `make_baseline` and `players_of` raise.
+
+    Example:
+        >>> game = coalition_game(host, sample, [f, g])  # doctest: +SKIP
+        >>> game(enumerated(game.n_players).coalitions).shape  # doctest: +SKIP
+        (256, 2)
+    """
+    model = require_differentiable(host)
+    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    if not objectives:
+        raise ValueError("objectives is empty: give one at least.")
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens is {batch_tokens}: give a positive number.")
+    (batch,) = model.batches([text])
+    sites = tuple(_site(model, text, objective) for objective in objectives)
+    with torch.no_grad():
+        values = model.input_values(batch)
+        return CoalitionGame(
+            model, batch, values, make_baseline(model, batch, values, baseline),
+            players_of(text, batch, players), tuple(objectives), sites, batch_tokens,
+        )  # fmt: skip
+
+
+def _site(host: DifferentiableHost, sample: Sample, objective: Readout) -> Site:
+    """Where an objective reads: the point of its layer whose name is the objective's."""
+    require_type("an objective", objective, Readout, "give what sa_plugin.objective returns")
+    of = getattr(objective, "sample", sample.id)
+    if of != sample.id:
+        raise ValueError(
+            f"{objective!r} was made on sample {of!r}, the game is of {sample.id!r}: an objective "
+            "explains its own sample only."
+        )
+    if 0 <= objective.layer < host.info.n_layers:
+        for point in get_args(Point):
+            site = Site(objective.layer, point)
+            if point not in ("z", "pattern") and host.hook_name(site) == objective.hook_name:
+                return site
+    raise ValueError(
+        f"{objective!r} reads {objective.hook_name!r} at layer {objective.layer}; "
+        f"{host.info.model} has no residual of that name there. Make the objective with this host."
+    )
+
+
+def _residuals(
+    host: DifferentiableHost, rows: Tensor, batch: Batch, sites: Sequence[Site]
+) -> Mapping[Site, Tensor]:
+    distinct = sorted(set(sites))
+    if len(distinct) > 1 and isinstance(host, ManySites):
+        return host.forward_sites(rows, batch, distinct)
+    return {site: host.forward_from(rows, batch, site) for site in distinct}
+
+
+def _column(objective: Readout, resid: Tensor) -> Float[np.ndarray, " row"]:
+    value = objective(resid)
+    if value.shape != (len(resid),):
+        raise ValueError(
+            f"{objective!r} returned shape {list(value.shape)} for {len(resid)} rows: an objective "
+            "gives one number a row."
+        )
+    column = value.double().cpu().numpy()
+    if not np.isfinite(column).all():
+        raise ValueError(
+            f"{objective!r} is not finite for {int((~np.isfinite(column)).sum())} of {len(column)} "
+            "masked inputs: try another baseline, or the model in float32."
+        )
+    return np.asarray(column)

@@ -1,0 +1,105 @@
+"""Heat maps of one sample: texts with shaded tokens, images with shaded patches, side by side.
+
+Shades are shares of each map's own largest |importance|, because units differ between methods;
+positive and negative differ in hue and negative ones are underlined, so that colour is not alone.
+Labelled tokens are outlined. The page needs no script and no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from sa_plugin._optional import require
+from sa_plugin.attribution.result import Attribution
+from sa_plugin.report.html import Child, Markup, el, escape, join
+from sa_plugin.report.passages import tokens
+
+_STYLE = (
+    ".sa-maps{display:flex;flex-wrap:wrap;gap:1rem;font-family:sans-serif;line-height:1.7}"
+    ".sa-maps figure{margin:0;max-width:30rem}.sa-maps figcaption{font-weight:600}"
+    ".sa-maps .lab{outline:1px solid #555;outline-offset:1px}"
+    ".sa-maps .neg{text-decoration:underline dotted}"
+)
+_HUES = {True: "230,110,0", False: "30,110,220"}
+
+
+def heat_map(shown: Sequence[Attribution]) -> str:
+    """Maps of one sample, side by side, as a piece of HTML.
+
+    Args:
+        shown: Attributions of the same sample.
+
+    Raises:
+        ValueError: None, or of several samples.
+        ImportError: An image, and Pillow is not installed.
+    """
+    samples = {one.sample.id for one in shown}
+    if len(samples) != 1:
+        raise ValueError(
+            f"heat_map shows one sample, these attributions are of {sorted(samples)}: give those "
+            "of one."
+        )
+    figures = [
+        el("figure", el("figcaption", f"{one.method}: {one.objective}"), _map(one)) for one in shown
+    ]
+    return str(join([el("style", Markup(_STYLE)), el("div", *figures, class_="sa-maps")]))
+
+
+def _map(one: Attribution) -> Markup:
+    values, offsets = one.of_token, one.offsets
+    kept = np.flatnonzero(~np.isnan(values))
+    limit = float(np.abs(values[kept]).max(initial=0.0)) or 1.0
+    labels = one.sample.token_labels(offsets[kept], [one.concept])[:, 0]
+    shares = values[kept] / limit
+    tips = [f"{value:.4g}" for value in values[kept]]
+    if one.sample.image is not None:
+        return _picture(one, offsets[kept], shares, labels, tips)
+
+    def render(n: int, words: str) -> Markup:
+        kind = " ".join(word for word, on in (("neg", shares[n] < 0), ("lab", labels[n])) if on)
+        colour = f"background:rgba({_HUES[bool(shares[n] >= 0)]},{0.7 * abs(shares[n]):.2f})"
+        return el("span", words, style=colour, title=tips[n], class_=kind or None)
+
+    edges = [[int(start), int(stop)] for start, stop in offsets[kept]]
+    return el("p", tokens(one.sample.text, edges, render))
+
+
+def _picture(
+    one: Attribution,
+    boxes: np.ndarray,
+    shares: np.ndarray,
+    labels: np.ndarray,
+    tips: Sequence[str],
+) -> Markup:
+    assert one.sample.image is not None
+    height, width = one.sample.image.pixels.shape[:2]
+    data = io.BytesIO()
+    require("PIL.Image", "images", "drawing images").fromarray(one.sample.image.pixels).save(
+        data, "PNG"
+    )
+    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    drawn: list[Child] = [el("image", href=source, width=width, height=height)]
+    for (top, left, bottom, right), share, label, tip in zip(
+        boxes, shares, labels, tips, strict=True
+    ):
+        drawn.append(
+            el(
+                "rect",
+                el("title", tip),
+                x=f"{left:g}",
+                y=f"{top:g}",
+                width=f"{right - left:g}",
+                height=f"{bottom - top:g}",
+                fill=f"rgb({_HUES[bool(share >= 0)]})",
+                fill_opacity=f"{0.75 * abs(share):.2f}",
+                stroke="#555" if label else "none",
+            )
+        )
+    name = escape(f"{one.method}, {one.objective}: {one.concept}")
+    return el(
+        "svg", el("title", name), *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img"
+    )
