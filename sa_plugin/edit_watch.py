@@ -1,18 +1,28 @@
 """What is demanded of an edit of `z` in every pass: it fires once, changes z, and is not lost.
 
-The last is measured at the token that the edit changes most: what leaves the output projection must
-not be the projection of the unedited z.
+One that may leave z as it is (`ZEdit.may_keep`) need only fire. That an edit is not lost is measured at
+the token that it changes most: what leaves the output projection must not be the projection of the
+unedited z.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.checks import LIMITS
-from sa_plugin.editing import Edit
+from sa_plugin.editing import Attended, Edit, ZEdit, apply_edit
 from sa_plugin.host import OutputProjection
+
+
+class Reader(Protocol):
+    """Sees what the heads of a block attend to."""
+
+    def attended(self, z: Tensor) -> Attended:
+        """In the pass that runs, up to z."""
 
 
 class EditWatch:
@@ -23,15 +33,25 @@ class EditWatch:
         edit: The edit.
         projection: What z is multiplied by.
         dtype: Number format of the model, for the limit.
+        reader: For edits that attend.
     """
 
-    def __init__(self, name: str, edit: Edit, projection: OutputProjection, dtype: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        edit: Edit,
+        projection: OutputProjection,
+        dtype: str,
+        reader: Reader | None = None,
+    ) -> None:
         self.name, self.edit = name, edit
         self.weight, self.bias = projection
         self.limit = LIMITS.get(dtype, LIMITS["float32"])
         self.passes = self.fired = 0
         self.outputs: tuple[Tensor, Tensor] | None = None
         self.place = (0, 0)
+        self.may_keep = isinstance(edit, ZEdit) and edit.may_keep
+        self.reader = reader
 
     def start(self) -> None:
         """A pass begins, so the one before is over.
@@ -69,12 +89,15 @@ class EditWatch:
             RuntimeError: The edit returned another shape or format, or changed nothing.
         """
         self.fired += 1
-        new = self.edit(z.clone())
+        attended = None if self.reader is None else self.reader.attended(z)
+        new = apply_edit(self.edit, z.clone(), attended)
         if new.shape != z.shape or new.dtype != z.dtype:
             raise RuntimeError(
                 f"the edit of {self.name!r} returned {new.dtype} {tuple(new.shape)}, expected "
                 f"{z.dtype} {tuple(z.shape)}."
             )
+        if self.may_keep:
+            return new
         change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
         if not change.any():
             raise RuntimeError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sa_nnsight.envoy_host import EnvoyHost
 from sa_plugin.edit_watch import EditWatch
-from sa_plugin.editing import Edit
+from sa_plugin.editing import Edit, ZEdit
 from sa_plugin.host import Site
 
 
@@ -28,6 +28,12 @@ def edited(host: EnvoyHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     for site in edits:
         if site.point != "z":
             raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
+    if any(isinstance(edit, ZEdit) and edit.attends for edit in edits.values()):
+        raise NotImplementedError(
+            "this edit replaces attention patterns (mode 'pattern'), for which it must see values "
+            "and masks inside the pass; on nnsight models it does not yet. Attach the model as a "
+            "TransformerLens bridge, or use another mode."
+        )
     watches = {
         site: EditWatch(
             host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype

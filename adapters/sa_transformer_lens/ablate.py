@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa_plugin.checks import LIMITS
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
+from sa_plugin.edit_watch import EditWatch
 from sa_plugin.editing import Edit, ZEdit, apply_edit
 from sa_plugin.host import Batch, Host, Site
 from sa_transformer_lens.attended import AttendedReader
@@ -37,103 +37,45 @@ def edited(host: BridgeHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     for site in edits:
         if site.point != "z":
             raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
-    watches = [_Watch(host, site, edit) for site, edit in edits.items()]
+    readers = {site: _reader(host, site, edit) for site, edit in edits.items()}
+    watches = {
+        site: EditWatch(
+            host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype,
+            readers[site],
+        )
+        for site, edit in edits.items()
+    }  # fmt: skip
 
     def start(tensor: Tensor, hook: Any) -> None:
-        for watch in watches:
+        for watch in watches.values():
             watch.start()
 
     wanted: list[tuple[str, Any]] = [(START, start)]
-    for watch in watches:
-        block = f"blocks.{watch.site.layer}"
-        if watch.reader is not None:
-            wanted += [(f"{block}.attn.hook_v", watch.reader.see_value)]
-            wanted += [(f"{block}.attn.hook_pattern", watch.reader.see_pattern)]
-        wanted += [(watch.name, watch.edit_z), (f"{block}.{RAW}", watch.see_output)]
+    for site, watch in watches.items():
+        wanted += _hooks(f"blocks.{site.layer}", watch, readers[site])
     canonical = canonical_names(host.bridge, [name for name, _ in wanted])
     with ExitStack() as stack:
-        for watch in watches:
-            if watch.reader is not None:
-                stack.enter_context(watch.reader.watching())
+        for reader in readers.values():
+            if reader is not None:
+                stack.enter_context(reader.watching())
         hooks = [(canonical[name], fn) for name, fn in wanted]
         stack.enter_context(host.bridge.hooks(fwd_hooks=hooks))
         yield
-    for watch in watches:
+    for watch in watches.values():
         watch.finish()
 
 
-class _Watch:
-    """One edit, and what is demanded of it in each pass."""
+def _reader(host: BridgeHost, site: Site, edit: Edit) -> AttendedReader | None:
+    return reader_of(host, site.layer) if isinstance(edit, ZEdit) and edit.attends else None
 
-    def __init__(self, host: BridgeHost, site: Site, edit: Edit) -> None:
-        self.name, self.site, self.edit = host.hook_name(site), site, edit
-        self.weight, self.bias = host.output_projection(site.layer)
-        self.limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
-        self.passes = self.fired = 0
-        self.outputs: tuple[Tensor, Tensor] | None = None
-        self.place = (0, 0)
-        self.may_keep = isinstance(edit, ZEdit) and edit.may_keep
-        attends = isinstance(edit, ZEdit) and edit.attends
-        self.reader = reader_of(host, site.layer) if attends else None
 
-    def start(self) -> None:
-        """A pass begins, so the one before is over."""
-        if self.passes:
-            self._demand_once()
-        self.passes, self.fired = self.passes + 1, 0
-
-    def finish(self) -> None:
-        """The context is left."""
-        if not self.passes:
-            raise RuntimeError(f"no forward pass ran while {self.name!r} was edited.")
-        self._demand_once()
-
-    def _demand_once(self) -> None:
-        if self.fired != 1:
-            raise RuntimeError(
-                f"the edit of {self.name!r} fired {self.fired} times in one forward pass, expected "
-                "once: leave out edits of blocks behind the deepest one that is read."
-            )
-
-    def edit_z(self, z: Tensor, hook: Any) -> Tensor:
-        """The hook at z; the edit gets a copy, so that one in place is seen too."""
-        self.fired += 1
-        attended = None if self.reader is None else self.reader.attended(z)
-        new = apply_edit(self.edit, z.clone(), attended)
-        if new.shape != z.shape or new.dtype != z.dtype:
-            raise RuntimeError(
-                f"the edit of {self.name!r} returned {new.dtype} {tuple(new.shape)}, expected "
-                f"{z.dtype} {tuple(z.shape)}."
-            )
-        if self.may_keep:
-            return new
-        change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
-        if not change.any():
-            raise RuntimeError(
-                f"the edit of {self.name!r} changed nothing: it would report an effect of zero."
-            )
-        row, token = divmod(int(change.argmax()), change.shape[1])
-        self.place = (row, token)
-        self.outputs = (self._project(z[row, token]), self._project(new[row, token]))
-        return new
-
-    def _project(self, z: Tensor) -> Tensor:
-        out = torch.einsum("he,hed->d", z.detach().float().cpu(), self.weight)
-        return out if self.bias is None else out + self.bias
-
-    def see_output(self, out: Tensor, hook: Any) -> None:
-        """The hook behind the projection: what came out must not be the unedited output."""
-        if self.outputs is None:
-            return
-        old, new = self.outputs
-        here = out[self.place].detach().float().cpu()
-        limit = self.limit * float(old.norm())
-        if (here - old).norm() <= limit < (new - old).norm():
-            raise RuntimeError(
-                f"the edit of {self.name!r} was lost: the output projection gave what the unedited "
-                "z gives. This architecture needs an adapter of its own."
-            )
-        self.outputs = None
+def _hooks(block: str, watch: EditWatch, reader: AttendedReader | None) -> list[tuple[str, Any]]:
+    hooks: list[tuple[str, Any]] = []
+    if reader is not None:
+        hooks += [(f"{block}.attn.hook_v", reader.see_value)]
+        hooks += [(f"{block}.attn.hook_pattern", reader.see_pattern)]
+    hooks += [(watch.name, lambda z, hook: watch.edit_z(z))]
+    return [*hooks, (f"{block}.{RAW}", lambda out, hook: watch.see_output(out))]
 
 
 def ablation_hooks(

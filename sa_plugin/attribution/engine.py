@@ -40,8 +40,13 @@ BATCH_TOKENS = 2048
 class Readout(Protocol):
     """A number of the activations at one place: an `Objective`, or a yardstick of the user's."""
 
-    layer: int
-    hook_name: str
+    @property
+    def layer(self) -> int:
+        """Block index."""
+
+    @property
+    def hook_name(self) -> str:
+        """The library's own name of the place."""
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Activations `[batch, token, d_model]` to `[batch]`."""
