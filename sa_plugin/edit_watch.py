@@ -1,13 +1,13 @@
 """What is demanded of an edit of `z` in every pass: it fires once, changes z, and is not lost.
 
-One that may leave z as it is (`ZEdit.may_keep`) need only fire. That an edit is not lost is measured at
+One that may leave z as it is (`ZEdit.may_keep`) need only fire. That it is not lost is measured at
 the token that it changes most: what leaves the output projection must not be the projection of the
 unedited z.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from sa_plugin.editing import Attended, Edit, ZEdit, apply_edit
 from sa_plugin.host import OutputProjection
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Sees what the heads of a block attend to."""
 
