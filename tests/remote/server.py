@@ -122,6 +122,10 @@ def down(state: Path) -> int:
 def restart_api(state: Path) -> None:
     """Start the API anew after a test killed it; Ray and the models stay."""
     kill(state, "api")
+    # Else the new API answers "connected" from what the killed dispatcher left, and then not.
+    with socket.create_connection(("127.0.0.1", REDIS), timeout=10) as redis:
+        redis.sendall(b"DEL ray:connected\r\n")
+        redis.recv(64)
     _start_api(state)
     _await_api(state)
 
