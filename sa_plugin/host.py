@@ -158,8 +158,8 @@ def attach(model: Any, **options: Any) -> Host:
     """Find the adapter for a model, check the model once, and return the host.
 
     Args:
-        model: A TransformerLens `TransformerBridge` (4.3 or later), or any model an installed
-            adapter accepts. A host is returned as it is.
+        model: A TransformerLens `TransformerBridge` (4.3 or later), an nnsight model (0.8.1 or
+            later), or any model an installed adapter accepts. A host is returned as it is.
         **options: Passed to the adapter.
 
     Returns:
@@ -182,7 +182,8 @@ def attach(model: Any, **options: Any) -> Host:
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise TypeError(
         f"no adapter accepts a {kind}; asked: {', '.join(asked) or 'none installed'}. Give a "
-        "transformer_lens TransformerBridge (pip install 'sa_plugin[transformer-lens]'), or "
+        "transformer_lens TransformerBridge (pip install 'sa_plugin[transformer-lens]') or an "
+        "nnsight TransformersModel (pip install 'sa_plugin[nnsight]'), or "
         f"register an adapter under the entry-point group {ADAPTERS!r}."
     )
 

@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["sa_plugin", "sa_transformer_lens"], "beartype.beartype")
+install_import_hook(["sa_plugin", "sa_transformer_lens", "sa_nnsight"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402
