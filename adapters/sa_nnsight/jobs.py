@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sa_nnsight.journal import Journal, Result
 
 FIRST_WAIT, LONGEST_WAIT = 0.02, 2.0
 
 
+@runtime_checkable
 class Request(Protocol):
     """Something to submit."""
 
