@@ -48,7 +48,7 @@ class Readout(Protocol):
     def hook_name(self) -> str:
         """The library's own name of the place."""
 
-    def __call__(self, resid: Tensor) -> Tensor:
+    def __call__(self, resid: Tensor, /) -> Tensor:
         """Activations `[batch, token, d_model]` to `[batch]`."""
 
 
