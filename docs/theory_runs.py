@@ -1,7 +1,7 @@
 """Put the theorems to the test on a real model and print the findings as Markdown.
 
 python docs/theory_runs.py smollm2     the embedded prose: 200 train, 80 cal, 100 test passages
-python docs/theory_runs.py vit         emoji scenes: 120 train, 50 cal, 60 test scenes
+python docs/theory_runs.py vit         230 emoji scenes, 60 of them test
 """
 
 import sys
@@ -23,7 +23,7 @@ from sa_plugin.train_pass import collect
 from sa_plugin.weights import folder
 from sa_transformer_lens.load import load_bridge
 
-KINDS = ("separator", "prototype")
+KINDS = ("separator",)
 PASSAGES = {"train": 200, "cal": 80, "test": 100}
 WORDS = ("person", "time", "body")
 
@@ -97,8 +97,9 @@ def numbers(report: TheoryReport) -> list[str]:
     names = (
         "gap_slope", "gap_deviation_ratio", "gap_deviation_per_norm", "gaps_grown",
         "heads_gap_deviation_ratio", "heads_gaps_grown", "prefix_gap_deviation_ratio",
-        "prefix_gaps_grown", "prefix_gaps_shrunk", "predicted_factor", "attention_by_sign",
-        "attention_by_sign_with_sinks", "top_mass_plus", "kept_mass", "effective_keys", "spread",
+        "prefix_gaps_grown", "prefix_gaps_shrunk", "path_gap_slope", "predicted_factor",
+        "attention_by_sign", "attention_by_sign_with_sinks", "top_mass_plus", "kept_mass",
+        "effective_keys", "spread",
         "equalisation", "update_gap_ratio", "skew", "l_skew", "skew_growth", "tail_gain",
         "heads_tail_gain", "mlp_share", "path_r2",
     )  # fmt: skip
