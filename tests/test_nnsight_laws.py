@@ -201,7 +201,8 @@ def test_ledgers(name):
 
 
 def explained(name):
-    for sample in data_of(name).test.samples:
+    # A threshold is a quantile of calibration tokens, so some of them reach it.
+    for sample in data_of(name).cal.samples:
         if detectors(name)[0].find(sample):
             return sample
     raise AssertionError("no sample with a SuperActivator")

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sa_transformer_lens.ablate import ablation_hooks
+    from sa_transformer_lens.ablate import ablation_hooks, logits
     from sa_transformer_lens.host import TransformerLensHost
     from sa_transformer_lens.prefix import prefix_view
     from sa_transformer_lens.vision import TransformerLensVisionHost
 
-__all__ = ["ablation_hooks", "accept", "prefix_view"]
+__all__ = ["ablation_hooks", "accept", "logits", "prefix_view"]
 
 REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
 OLDEST = (4, 3)
@@ -86,6 +86,10 @@ def __getattr__(name: str) -> Any:
         from sa_transformer_lens.ablate import ablation_hooks
 
         return ablation_hooks
+    if name == "logits":
+        from sa_transformer_lens.ablate import logits
+
+        return logits
     if name == "prefix_view":
         from sa_transformer_lens.prefix import prefix_view
 

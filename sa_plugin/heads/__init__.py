@@ -10,6 +10,7 @@ from sa_plugin.heads.prepare import permuted_vectors, term_means
 from sa_plugin.heads.ranking import rank_heads
 from sa_plugin.heads.result import HeadLedger
 from sa_plugin.heads.sweep_heads import ablation_curve
+from sa_plugin.heads.unrelated import cross_ablation
 from sa_plugin.heads.waterfall import tail_waterfall
 from sa_plugin.heads.waterfall_result import Waterfall
 
@@ -26,6 +27,7 @@ __all__ = [
     "ablate_heads",
     "ablation_curve",
     "compare_direct_total",
+    "cross_ablation",
     "explain_tokens",
     "head_ledger",
     "permuted_vectors",
