@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from sa_plugin.checks import LIMITS
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_plugin.structure import NORMS, RAW, structure
+
+if TYPE_CHECKING:
+    from sa_nnsight.capabilities import Capabilities
 
 TRACES = 16
 # A fingerprint that begins so is of the model's name, not of its weights.
@@ -118,6 +121,12 @@ class RemoteHost:
             self.server, lambda: [dict(batch.inputs) for batch in part], taps, jobs,
             self.info.n_heads,
         )  # fmt: skip
+
+    def capabilities(self) -> Capabilities:
+        """What the server lets a client do, from three requests; ask once."""
+        from sa_nnsight.capabilities import probe
+
+        return probe(self)
 
     def output_projection(self, layer: int) -> OutputProjection:
         """W_O and b_O, asked of the server by calling the projection on an identity and on zero.

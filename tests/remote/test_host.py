@@ -160,3 +160,24 @@ def test_vectors_of_the_users_own(pair):
     vectors = {("animal", 1): torch.ones(there.info.d_model)}
     bank = ConceptBank.from_vectors(vectors)
     assert sample_maxima(there, [there.reader.probe_sample()], bank)
+
+
+def test_smollm2_scores_as_it_does_here(tmp_path):
+    data = ConceptData.load("supersense").subset(40)
+    here = attach(remote_model("smollm2", load=True))
+    there = attach(remote_model("smollm2"), remote=True, journal=tmp_path)
+    assert here.info == there.info
+    bank = fit(there, data, "lda", layers=[5, 20], progress=False)
+    torch.testing.assert_close(
+        bank.token.vectors, fit(here, data, "lda", layers=[5, 20], progress=False).token.vectors,
+        atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+    theirs, ours = (score(h, data, bank, progress=False) for h in (there, here))
+    spread = ours.scores.std()
+    np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-4 * spread, rtol=1e-4)
+    detector = calibrate(there, data, bank, scores=theirs)
+    found, expected = detector.detect(data.test), detector.detect(data.test, scores=ours)
+    far = np.abs(expected.margin) > 1e-3 * spread
+    np.testing.assert_array_equal(found.present[far], expected.present[far])
+    kept = "".join(path.read_bytes().decode("latin1") for path in tmp_path.iterdir())
+    assert data.test.samples[0].text[:20] not in kept
