@@ -6,7 +6,7 @@ import torch
 from clients import remote_model
 from conftest import MODE
 
-from sa_plugin import attach, calibrate, fit, head_ledger, score
+from sa_plugin import attach, calibrate, fit, head_ledger, objective, score
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
 from sa_plugin.pushdown import sample_maxima, tail_histogram
@@ -160,6 +160,22 @@ def test_vectors_of_the_users_own(pair):
     vectors = {("animal", 1): torch.ones(there.info.d_model)}
     bank = ConceptBank.from_vectors(vectors)
     assert sample_maxima(there, [there.reader.probe_sample()], bank)
+
+
+def test_objectives_are_made_there(pair, data):
+    here, there = pair
+    bank = fit(here, data, "prototype", layers=[1], progress=False)
+    detector = calibrate(here, data, bank, deltas=(0.5,))
+    sample = next(s for s in data.cal.samples if detector.find(s))
+    for name in ("superactivator", "superactivator_tokens", "global"):
+        ours, theirs = (
+            objective(name, detector=detector, concept="animal", sample=sample, host=h)
+            for h in (here, there)
+        )
+        assert theirs.hook_name == ours.hook_name
+        assert theirs.tail.equal(ours.tail)
+        resid = torch.randn(2, len(ours.tail), here.info.d_model)
+        torch.testing.assert_close(theirs(resid), ours(resid), atol=1e-5, rtol=1e-5)
 
 
 def test_smollm2_scores_as_it_does_here(tmp_path):
