@@ -16,6 +16,8 @@ MODEL ?= smollm2
 OUT ?= demo_out
 DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
 PYTEST_ARGS ?=
+# Processes of the test suite; a file's tests stay together.
+JOBS ?= 2
 REMOTE_ARGS ?=
 BENCH_ARGS ?=
 
@@ -53,7 +55,7 @@ weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), i
 	$(BIN)/python -m sa_plugin.weights --model all
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-remote: weights ## the remote tests against a real NDIF server on loopback; REMOTE_ARGS= is passed on
 	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)
