@@ -13,6 +13,7 @@ import torch
 from sa_nnsight import beside, remote_weights, weights
 from sa_nnsight.paths import locate
 from sa_nnsight.remote import refuse_rows
+from sa_nnsight.requests import Reads, Server
 from sa_nnsight.wire import Traffic, refuse_bytecode
 from sa_plugin import reducers
 
@@ -57,6 +58,22 @@ def test_bytecode_is_refused_here_before_it_ends_a_process_there():
     with pytest.raises(TypeError, match="function without source"):
         refuse_bytecode(b"... cloudpickle.cloudpickle _make_function ...")
     refuse_bytecode(b"tensors")
+
+
+def test_the_journal_knows_other_weights_under_the_same_name():
+    class Model:
+        def to_model_key(self):
+            return "org/model"
+
+    server = Server(Model(), Traffic(), False, lambda job_id: None)
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    keys = {
+        Reads(server, lambda n=n: [{"input_ids": torch.arange(n)}], [], [job], 4, weights).key
+        for n in (3, 4)
+        for job in (partial(reducers.maxima, valid=valid, top=k) for k in (1, 2))
+        for weights in ("aa float32", "aa bfloat16", "bb float32")
+    }
+    assert len(keys) == 12
 
 
 def test_traffic_counts_and_says_so():

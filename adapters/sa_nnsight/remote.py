@@ -119,7 +119,7 @@ class RemoteHost:
         digest(jobs)
         return Reads(
             self.server, lambda: [dict(batch.inputs) for batch in part], taps, jobs,
-            self.info.n_heads,
+            self.info.n_heads, f"{self.info.fingerprint} {self.info.dtype}",
         )  # fmt: skip
 
     def capabilities(self) -> Capabilities:

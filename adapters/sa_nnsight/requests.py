@@ -59,6 +59,7 @@ class Reads:
         taps: What is read, in the order of the forward pass.
         jobs: Reducer of each trace.
         heads: Query heads of an attention layer.
+        weights: Fingerprint and number format: other weights may take over a model's name.
     """
 
     server: Server
@@ -66,13 +67,16 @@ class Reads:
     taps: Sequence[tuple[tuple[int, str], Tap]]
     jobs: Sequence[Any]
     heads: int
+    weights: str = ""
 
     @cached_property
     def key(self) -> str:
         """Hash of all that decides the result."""
         name = self.server.model.to_model_key()
         taps = [(site, tuple(tap)) for site, tap in self.taps]
-        return digest(VERSION, name, taps, list(self.inputs()), list(self.jobs), self.heads)
+        return digest(
+            VERSION, name, self.weights, taps, list(self.inputs()), list(self.jobs), self.heads
+        )
 
     def submit(self) -> str:
         """Send it."""
