@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from sa_plugin import describe
 from sa_plugin.block import require_described
 from sa_plugin.host import Site
 from sa_transformer_lens import accept, described
@@ -164,10 +165,12 @@ def test_unknown_layers_are_refused_and_scales_are_read():
 
 def test_attention_that_is_not_reproduced_is_refused(monkeypatch):
     host = tiny.host("llama")
-    monkeypatch.setattr(described, "_rotary", lambda bridge, inner: None)
-    with pytest.raises(ValueError, match=r"block 1 is none of the known ones\. Its pattern is not"):
+    monkeypatch.setattr(described, "rotary_of", lambda root, kind: None)
+    with pytest.raises(
+        ValueError, match=r"block 1: its attention is none of the known ones\. Its pattern is not"
+    ):
         host.attention_weights(1)
     monkeypatch.undo()
-    monkeypatch.setattr(described, "_candidates", lambda *a: iter(()))
+    monkeypatch.setattr(describe, "_candidates", lambda *a: iter(()))
     with pytest.raises(ValueError, match="neither a LayerNorm nor an RMSNorm"):
         host.norms(0)

@@ -156,10 +156,11 @@ def test_what_needs_activations_or_the_model_here_says_so(pair, data):
 
 @pytest.mark.sandboxed
 def test_vectors_of_the_users_own(pair):
-    _, there = pair
-    vectors = {("animal", 1): torch.ones(there.info.d_model)}
-    bank = ConceptBank.from_vectors(vectors)
-    assert sample_maxima(there, [there.reader.probe_sample()], bank)
+    bank = ConceptBank.from_vectors({("animal", 1): torch.ones(pair[0].info.d_model)})
+    samples = [pair[0].probe_sample()]
+    here, there = (sample_maxima(h, samples, bank) for h in pair)
+    assert np.isfinite(here.scores).all()
+    np.testing.assert_allclose(there.scores, here.scores, atol=1e-5)
 
 
 def test_objectives_are_made_there(pair, data):
