@@ -5,10 +5,10 @@ from copy import copy
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import tiny
 import torch
 from fake_host import FakeHost
+from word_data import word_data
 
 from sa_plugin.data import ConceptData
 from sa_plugin.detection.calibrate import calibrate
@@ -19,20 +19,12 @@ from sa_plugin.scoring import score
 from sa_transformer_lens import accept
 from sa_transformer_lens.capture import split_inputs
 
-ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
-WORDS = (*ANIMALS, *FOODS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
 EVERY = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
 
 
 @cache
 def make_data(n=80, documents=40, seed=0):
-    rng = np.random.default_rng(seed)
-    words = [list(rng.choice(WORDS, rng.integers(4, 12))) for _ in range(n)]
-    labels = [
-        ["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words
-    ]
-    names = [f"d{k % documents}" for k in range(n)]
-    return ConceptData.from_words(words, labels, seed=1, documents=names)
+    return word_data(n, 4, documents=documents, seed=seed)
 
 
 class EditableFake(FakeHost):

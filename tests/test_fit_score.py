@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost
+from word_data import WORDS, word_data
 
 from sa_plugin.collect import LostLabelWarning, allocate, compact
 from sa_plugin.concepts.bank import ConceptBank
@@ -16,9 +17,6 @@ from sa_plugin.reducers import keep_tokens
 from sa_plugin.scoring import OtherPrecisionWarning, score, score_samples
 from sa_plugin.train_pass import collect, draw_rows, permute_labels
 
-ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
-WORDS = (*ANIMALS, *FOODS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
-
 
 @pytest.fixture(scope="module")
 def host():
@@ -27,12 +25,7 @@ def host():
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    words = [list(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(90)]
-    labels = [
-        ["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words
-    ]
-    return ConceptData.from_words(words, labels, seed=1)
+    return word_data(90)
 
 
 def residuals(host, samples, layer):

@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost
+from word_data import word_data
 
 from sa_plugin import reducers
 from sa_plugin.collect import walk
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.host import Host
 from sa_plugin.pushdown import sample_maxima, tail_histogram
 from sa_plugin.scoring import score
 from sa_plugin.tail.floatkeys import to_keys
-
-ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
-WORDS = (*ANIMALS, *FOODS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +24,7 @@ def host():
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    words = [list(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(120)]
-    labels = [
-        ["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words
-    ]
-    return ConceptData.from_words(words, labels, seed=1)
+    return word_data(120)
 
 
 @pytest.fixture(scope="module")
