@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from jaxtyping import Bool
 
 from sa_plugin._names import require_known
 from sa_plugin.data_checks import EmptySplitWarning, same_length, validate, word_spans
-from sa_plugin.images import Image, combine_masks
+from sa_plugin.make_samples import mask_samples, span_samples, token_mask_samples
 from sa_plugin.samples import SPLITS, Sample, Span
 from sa_plugin.splitting import draw_rare_first, split_documents
 
@@ -53,7 +54,8 @@ class Split:
 class ConceptData:
     """Labelled samples with a fixed split by source document.
 
-    Build one with `from_words`, `from_spans`, `from_token_masks` or `load`.
+    Build one with `from_words`, `from_spans`, `from_token_masks`, `from_masks` or `load`.
+    `skipped` says what a loader left out of its files, reason to count; it is not in the hash.
     """
 
     concepts: tuple[str, ...]
@@ -61,15 +63,17 @@ class ConceptData:
     split_of: tuple[str, ...]
     name: str = "data"
     seed: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         validate(self.samples, self.split_of, self.concepts)
 
     def __repr__(self) -> str:
         sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
         return (
             f"ConceptData({self.name!r}, {len(self.concepts)} concepts, train / cal / test = "
-            f"{sizes} samples, hash {self.hash[:8]})"
+            f"{sizes} samples, hash {self.hash[:8]}{left_out and f'; skipped: {left_out}'})"
         )
 
     @property
@@ -153,21 +157,10 @@ class ConceptData:
             >>> data.concepts
             ('animal',)
         """
-        same_length(texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
-        spans_of = [tuple(Span(*span) for span in row) for row in spans]
-        extra = sample_labels or [()] * len(texts)
-        positive = [
-            frozenset(s.concept for s in row) | frozenset(labels)
-            for row, labels in zip(spans_of, extra, strict=True)
-        ]
-        samples = [
-            Sample(str(id_), text, str(document), row, labels)
-            for id_, text, document, row, labels in zip(
-                ids or _numbers(texts), texts, documents or ids or _numbers(texts), spans_of,
-                positive, strict=True,
-            )
-        ]  # fmt: skip
-        return cls._assemble(samples, concepts, split, fractions, seed, name)
+        samples = span_samples(
+            texts, spans, documents=documents, sample_labels=sample_labels, ids=ids
+        )
+        return cls.from_samples(samples, concepts, split, fractions, seed, name)
 
     @classmethod
     def from_words(
@@ -244,21 +237,8 @@ class ConceptData:
             ValueError: A sample has a positive token for a concept it is not labelled with; and
                 what `from_spans` raises.
         """
-        same_length(texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
-        names = [str(i) for i in (ids or _numbers(texts))]
-        samples = []
-        for i, (text, labels, mask) in enumerate(zip(texts, sample_labels, masks, strict=True)):
-            positive = frozenset(labels)
-            stray = [c for c, row in mask.items() if any(row) and c not in positive]
-            if stray:
-                raise ValueError(
-                    f"sample {names[i]!r} has positive tokens for {stray[0]!r} but not the sample "
-                    "label: add it to sample_labels or clear the mask."
-                )
-            token_mask = {c: tuple(bool(v) for v in row) for c, row in mask.items()}
-            document = str((documents or names)[i])
-            samples.append(Sample(names[i], text, document, (), positive, token_mask))
-        return cls._assemble(samples, concepts, split, fractions, seed, name)
+        samples = token_mask_samples(texts, sample_labels, masks, documents=documents, ids=ids)
+        return cls.from_samples(samples, concepts, split, fractions, seed, name)
 
     @classmethod
     def from_masks(
@@ -304,49 +284,48 @@ class ConceptData:
                 its image, a box is malformed or empty, `min_coverage` is outside [0, 1); and what
                 `from_spans` raises.
         """
-        same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids,
-                     documents=documents)  # fmt: skip
-        if not 0 <= min_coverage < 1:
-            raise ValueError(f"min_coverage {min_coverage} must lie in [0, 1).")
-        names = [str(i) for i in (ids or _numbers(images))]
-        samples = []
-        for k, pixels in enumerate(images):
-            found = combine_masks(names[k], pixels, masks[k], boxes[k] if boxes else ())
-            positive = {concept for concept, mask in found.items() if mask.any()}
-            positive |= set(sample_labels[k] if sample_labels else ())
-            image = Image(pixels, found, min_coverage)
-            document = str((documents or names)[k])
-            samples.append(Sample(names[k], "", document, (), frozenset(positive), None, image))
-        return cls._assemble(samples, concepts, split, fractions, seed, name)
+        samples = mask_samples(
+            images, masks, boxes=boxes, documents=documents, sample_labels=sample_labels, ids=ids,
+            min_coverage=min_coverage,
+        )  # fmt: skip
+        return cls.from_samples(samples, concepts, split, fractions, seed, name)
 
     @classmethod
-    def load(cls, name: str, *, split: str = "plain", seed: int = 0) -> ConceptData:
-        """An embedded data set.
+    def load(
+        cls,
+        name: str,
+        root: str | Path | None = None,
+        *,
+        split: str = "plain",
+        seed: int = 0,
+        **options: Any,
+    ) -> ConceptData:
+        """A data set by name: embedded, rendered, or from your own copy. Downloads nothing.
 
         Args:
-            name: "supersense": silver WordNet supersense labels on public-domain prose.
-            split: "plain" divides documents at random; "held_out_lemma" has no labelled lemma of
-                the test split in train or cal.
-            seed: Seed of the plain division.
+            name: "supersense", "emoji", "shapes", "brown", "clevr", "coco", "opensurfaces",
+                "pascal", "sarcasm", "isarcasm" or "goemotions"; docs/data.md says what each needs.
+            root: Folder of your copy, in the published layout or the one of the authors' code
+                (with a metadata.csv).
+            split: "plain" divides documents at random; "published" takes the files' own parts;
+                "held_out_lemma" (supersense) has no labelled lemma of test in train or cal.
+            seed: Seed of the division and of what is drawn or rendered.
+            **options: Of the data set, such as `concepts=` or `limit=`.
+
+        Returns:
+            The data; `skipped` says what was left out and why.
 
         Raises:
-            ValueError: No such data set or split.
-        """
-        require_known("data set", name, ["supersense"])
-        require_known("split", split, ["plain", "held_out_lemma"])
-        from sa_plugin.datasets import read_supersense
+            FileNotFoundError: A file is not there.
+            ValueError: No such name, split or option, or a file that is not as expected: the text
+                names file and line or key.
 
-        concepts, passages = read_supersense()
-        if split == "plain":
-            passages = [p for p in passages if p.plain]
-        else:
-            passages = [p for p in passages if p.held_out_lemma]
-        return cls.from_spans(
-            [p.text for p in passages], [p.spans for p in passages], concepts=concepts,
-            documents=[p.document for p in passages], ids=[p.id for p in passages],
-            split=None if split == "plain" else [str(p.held_out_lemma) for p in passages],
-            seed=seed, name=f"supersense/{split}",
-        )  # fmt: skip
+        Example:
+            >>> data = ConceptData.load("supersense", split="held_out_lemma")
+        """
+        from sa_plugin.datasets.registry import load
+
+        return load(name, root, split, seed, options)
 
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:
         """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
@@ -375,24 +354,35 @@ class ConceptData:
         )
 
     @classmethod
-    def _assemble(
+    def from_samples(
         cls,
         samples: Sequence[Sample],
-        concepts: Sequence[str] | None,
-        split: Sequence[str] | None,
-        fractions: tuple[float, float, float],
-        seed: int,
-        name: str,
+        concepts: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        seed: int = 0,
+        name: str = "data",
+        skipped: Mapping[str, int] | None = None,
     ) -> ConceptData:
+        """Data from samples that are already made, as loaders make them.
+
+        Args:
+            samples: At least one.
+            concepts: As in `from_spans`, like the arguments that follow.
+            split: Split of each sample.
+            fractions: Shares of the splits.
+            seed: Seed of the division.
+            name: Name of the data set.
+            skipped: What was left out, reason to count.
+
+        Raises:
+            ValueError: What `from_spans` raises.
+        """
         order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
         if split is None:
             split = split_documents(samples, order, fractions, seed)
         same_length(samples, split=split)
-        return cls(order, tuple(samples), tuple(split), name, seed)
-
-
-def _numbers(rows: Sequence[object]) -> list[str]:
-    return [str(i) for i in range(len(rows))]
+        return cls(order, tuple(samples), tuple(split), name, seed, dict(skipped or {}))
 
 
 __all__ = [

@@ -177,8 +177,8 @@ def test_token_masks_tell_samples_apart():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="data set 'brown' is unknown: did you mean 'supersense'"):
-        ConceptData.load("brown")
+    with pytest.raises(ValueError, match="data set 'browm' is unknown: did you mean 'brown'"):
+        ConceptData.load("browm")
     with pytest.raises(ValueError, match="split 'random' is unknown: did you mean 'plain'"):
         ConceptData.load("supersense", split="random")
     with pytest.raises(ValueError, match="Known: train, cal, test"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +12,7 @@ from jaxtyping import Float, Int
 from sa_plugin.concepts.kinds import KINDS, kind_of
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.datasets.emoji import emoji_scenes
+from sa_plugin.datasets.jsonl import read_jsonl
 from sa_plugin.datasets.shapes import shapes
 from sa_plugin.detection import Detector
 from sa_plugin.host import Host, attach
@@ -122,90 +121,6 @@ def run(
     blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
     settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)
     return _run(host, texts, settings, out, model.name)
-
-
-def read_jsonl(path: Path, *, seed: int = 0) -> ConceptData:
-    """Labelled texts, one JSON object a line.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A line is no object with `text` and `labels`, or one of its values is wrong;
-            the text names the line.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    # Lines end at a newline alone: JSON strings may hold the other characters of splitlines.
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} line {number}: no JSON in UTF-8 ({error}): write one object a line."
-            ) from error
-        if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
-            raise ValueError(
-                f"{path} line {number}: expected an object with 'text' and 'labels' "
-                "([[start, end, concept], ...])."
-            )
-        unknown = sorted(row.keys() - {"text", "labels", "id", "document", "split"})
-        if unknown:
-            raise ValueError(
-                f"{path} line {number}: key {unknown[0]!r} is unknown; known: text, labels, id, "
-                "document, split."
-            )
-        wrong = _line_problem(row)
-        if wrong:
-            raise ValueError(f"{path} line {number}: {wrong}")
-        lines.append(number)
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} has no lines: write one object with 'text' and 'labels' a line.")
-
-    def column(name: str) -> list[str] | None:
-        without = [line for line, row in zip(lines, rows, strict=True) if name not in row]
-        if without and len(without) < len(rows):
-            raise ValueError(
-                f"{path} line {without[0]}: {name!r} is missing, other lines have it: give it on "
-                "every line or on none."
-            )
-        return None if without else [str(row[name]) for row in rows]
-
-    return ConceptData.from_spans(
-        [row["text"] for row in rows],
-        [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
-        documents=column("document"), ids=column("id"), split=column("split"), seed=seed,
-        name=path.name,
-    )  # fmt: skip
-
-
-def _line_problem(row: dict[str, Any]) -> str | None:
-    text, labels = row["text"], row["labels"]
-    if not isinstance(text, str) or not text.strip():
-        return f"'text' is {text!r:.60}: expected a string that is not empty."
-    if not isinstance(labels, list):
-        return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...], [] for none."
-    for label in labels:
-        if not isinstance(label, list) or [type(part) for part in label] != [int, int, str]:
-            return (
-                f"label {label!r:.60} is not [start, end, concept], two integers and a string: "
-                "'labels' is a list of such lists."
-            )
-        start, end, _ = label
-        if not 0 <= start < end <= len(text):
-            return (
-                f"label {label!r:.60} does not lie in a text of {len(text)} characters: spans are "
-                "[start, end) in characters."
-            )
-        if not text[start:end].strip():
-            return f"label {label!r:.60} covers only white space: is it aligned with the text?"
-    for name in ("id", "document", "split"):
-        if name in row and type(row[name]) not in (str, int):
-            return f"{name!r} is {row[name]!r:.60}: expected a string or an integer."
-    return None
 
 
 def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str) -> Analysis:
