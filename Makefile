@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-remote bench weights lint notebooks lock clean
+.PHONY: help setup demo test test-remote bench weights lint docs notebooks lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -72,6 +72,10 @@ lint: $(STAMP) ## ruff and mypy, as CI runs them
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the documentation site, into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo 'open docs/_build/html/index.html'
+
 notebooks: weights ## execute every notebook in the small setting, leaving the files as they are
 	@shopt -s nullglob; found=(docs/notebooks/*.ipynb); \
 	if [ $${#found[@]} -eq 0 ]; then echo 'NOT THERE YET: no notebook in docs/notebooks'; exit 0; fi; \
@@ -87,6 +91,6 @@ lock: $(STAMP) ## write constraints.txt anew from .venv
 	mv constraints.txt.new constraints.txt
 	touch $(STAMP)
 
-clean: ## remove .venv, demo_out, dist and tool caches; fetched weights stay
-	rm -rf $(VENV) demo_out dist .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, demo_out, dist, the built docs and tool caches; fetched weights stay
+	rm -rf $(VENV) demo_out dist docs/_build docs/reference .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

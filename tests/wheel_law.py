@@ -84,19 +84,18 @@ def check_contents(wheel: Path) -> None:
     builder = [name for name in members if name.startswith("sa_plugin/datasets/build")]
     law(not builder, f"the data set builder is in the wheel: {builder[:3]}")
     wanted = {file.relative_to(ROOT).as_posix() for file in data_files()}
-    law(bool(wanted), "no data files in sa_plugin/datasets to ship")
+    law(bool(wanted), "no data files in sa_plugin to ship")
     law(wanted <= members, f"data files are missing: {sorted(wanted - members)}")
     print(f"{wheel.name}: {len(members)} members, packages {sorted(tops)}, data {sorted(wanted)}")
 
 
 def data_files() -> list[Path]:
-    """Everything under sa_plugin/datasets that is neither code nor part of the builder."""
-    datasets = ROOT / "sa_plugin" / "datasets"
-    files = (path for path in datasets.rglob("*") if path.is_file())
+    """Everything in sa_plugin that is neither code nor part of the data set's builder."""
+    package = ROOT / "sa_plugin"
+    builder = package / "datasets" / "build"
+    files = (path for path in package.rglob("*") if path.is_file())
     return [
-        path
-        for path in files
-        if path.suffix not in {".py", ".pyc"} and datasets / "build" not in path.parents
+        path for path in files if path.suffix not in {".py", ".pyc"} and builder not in path.parents
     ]
 
 

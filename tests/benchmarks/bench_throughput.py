@@ -1,0 +1,279 @@
+"""Tokens a second of the fit pass, the score pass and two explainers, against a bare forward pass.
+
+    python tests/benchmarks/bench_throughput.py --model smollm2 --dtype bfloat16 --json out.json
+
+On CPU and CUDA alike: `--device` takes cuda where there is one. A bare pass ends behind the last
+block, without hooks of ours but the one that ends it, so that a ratio is what our work adds.
+Integrated gradients and coalitions are counted in rows of the model that they ask for, so that
+their ratio is the price of a row: about 3 with a backward pass, about 1 for a masked input, both
+less where the objective lies below the last block, since passes end there.
+
+Before anything is timed, the scores on the device and in the number format asked for are compared
+with those of the same weights in float32 on the CPU; outside the bound of the format, `equal` is
+false and the command fails. Scores are float32 whatever the model's format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [
+        str(ROOT),
+        str(ROOT / "adapters"),
+        str(ROOT / "tests"),
+        str(Path(__file__).parent),
+    ]
+
+import tiny
+from bench_forward import bare_forward
+from word_data import word_data
+
+from sa_plugin import ConceptBank, ConceptData, calibrate, collect, fit, objective, score, weights
+from sa_plugin.attribution.attribute import run as explain
+from sa_plugin.attribution.coalitions import bernoulli
+from sa_plugin.attribution.engine import coalition_game
+from sa_plugin.host import Host
+from sa_transformer_lens import accept
+from sa_transformer_lens.load import load_bridge
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Root mean square difference of scores, in units of the scores' deviation.
+BOUND = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+MODELS = ("tiny", "smollm2", "minilm")
+
+
+def run() -> list[dict[str, object]]:
+    """For `run.py`: a tiny model on the CPU, which says nothing about speed, only that it runs."""
+    found = measure("tiny", "cpu", "float32", samples=40, rounds=3, batch_tokens=512)
+    return [
+        {
+            "name": f"{row['what']}, tiny model",
+            "ours_s": row["seconds"],
+            "opponent_s": row["bare_seconds"],
+            "ratio": row["ratio"],
+            "aim": "(report)",
+            "equal": found["equal"],
+            "note": f"{row['rows']:,} {row['unit']}; on CPU, a size at which Python is the cost",
+        }
+        for row in found["rows"]
+    ]  # fmt: skip
+
+
+def measure(
+    model: str, device: str, dtype: str, *, samples: int, rounds: int, batch_tokens: int
+) -> dict[str, Any]:
+    """Everything, as a dictionary ready for JSON."""
+    # The oracle has the very weights, rounded to the format asked for, and computes in float32.
+    host = accept(load(model, dtype), device=device)
+    oracle = accept(load(model, dtype).to(torch.float32))
+    data = make_data(model, samples)
+    layers = sorted({host.info.n_layers // 3, host.info.n_layers - 2})
+    bank = quietly(lambda: fit(oracle, data, "prototype", layers=layers, progress=False))
+    equal = agreement(host, oracle, data, bank, dtype)
+    rows = [
+        *passes(host, data, bank, layers, device, rounds, batch_tokens),
+        *explainers(host, data, bank, device, rounds, batch_tokens),
+    ]
+    return {
+        "model": host.info.model,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "samples": samples,
+        "batch_tokens": batch_tokens,
+        "rounds": rounds,
+        **equal,
+        "rows": rows,
+    }
+
+
+def load(model: str, dtype: str) -> Any:
+    """A bridge on the CPU."""
+    if model == "tiny":
+        return tiny.bridge("llama", dtype=DTYPES[dtype])
+    return load_bridge(weights.folder(model), dtype=DTYPES[dtype])
+
+
+def make_data(model: str, samples: int) -> ConceptData:
+    if model == "tiny":
+        return word_data(samples, 5)
+    return ConceptData.load("supersense").subset(samples)
+
+
+def quietly(call: Callable[[], Any]) -> Any:
+    """Without the warnings that vectors and scores are of two formats: that is what is measured."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call()
+
+
+def agreement(
+    host: Host, oracle: Host, data: ConceptData, bank: ConceptBank, dtype: str
+) -> dict[str, Any]:
+    """Scores of the two models with the same vectors, over the tokens that both keep."""
+    ours, theirs = (
+        quietly(lambda h=h: score(h, data, bank, progress=False)) for h in (host, oracle)
+    )
+    same = ours.scores.shape == theirs.scores.shape
+    worst = None
+    if same:
+        difference = ours.scores.astype(np.float64) - theirs.scores
+        worst = float((np.sqrt((difference**2).mean(0)) / theirs.scores.std(0)).max())
+    return {
+        "equal": worst is not None and worst <= BOUND[dtype],
+        "rms_difference": worst,
+        "bound": BOUND[dtype],
+        "tokens": [len(ours.scores), len(theirs.scores)],
+    }
+
+
+def passes(
+    host: Any, data: ConceptData, bank: ConceptBank, layers: list[int], device: str,
+    rounds: int, batch_tokens: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The fit pass over the train split, the score pass over calibration and test."""
+    held_out = [*data.cal.samples, *data.test.samples]
+    work: Mapping[str, tuple[Any, Callable[[], Any]]] = {
+        "fit pass, means": (
+            data.train.samples,
+            lambda: collect(
+                host, data, layers=layers, need=("means",), batch_tokens=batch_tokens,
+                progress=False,
+            ),
+        ),
+        "fit pass, means and rows": (
+            data.train.samples,
+            lambda: collect(
+                host, data, layers=layers, batch_tokens=batch_tokens, progress=False
+            ),
+        ),
+        "score pass": (
+            held_out,
+            lambda: score(host, data, bank, batch_tokens=batch_tokens, progress=False),
+        ),
+    }  # fmt: skip
+    found = []
+    for what, (samples, ours) in work.items():
+        batches = host.batches(samples, batch_tokens=batch_tokens)
+
+        def bare(batches: Any = batches) -> None:
+            for batch in batches:
+                bare_forward(host, batch)
+
+        tokens = sum(int(batch.valid.sum()) for batch in batches)
+        found.append(compared(what, "tokens", tokens, 1, ours, bare, device, rounds))
+    return found
+
+
+def explainers(
+    host: Any, data: ConceptData, bank: ConceptBank, device: str, rounds: int, batch_tokens: int
+) -> list[dict[str, Any]]:
+    """Integrated gradients and RISE of one sample, against as many bare rows of it."""
+    detector = quietly(lambda: calibrate(host, data, bank))
+    sample = next(s for s in data.test.samples if detector.find(s))
+    goal = quietly(
+        lambda: objective(
+            "global", detector=detector, concept=data.concepts[0], sample=sample, host=host
+        )
+    )
+
+    # A new game each time: a game remembers the coalitions it has computed.
+    def game() -> Any:
+        return coalition_game(host, sample, [goal], batch_tokens=batch_tokens)
+
+    masks = bernoulli(game().n_players, 256, seed=0).coalitions
+    work: Mapping[str, tuple[int, Callable[[], Any]]] = {
+        "integrated gradients": (65, lambda: explain(game(), "integrated_gradients", n_steps=64)),
+        "coalitions": (len(masks), lambda: game()(masks)),
+    }
+    (batch,) = host.batches([sample])
+    length = int(batch.valid.sum())
+    size = max(1, batch_tokens // length)
+    found = []
+    for what, (rows, ours) in work.items():
+        parts = [size] * (rows // size) + [rows % size] * bool(rows % size)
+        many = [host.batches([sample] * n, batch_tokens=n * length)[0] for n in parts]
+
+        def bare(many: Any = many) -> None:
+            for batch in many:
+                bare_forward(host, batch)
+
+        found.append(compared(what, "rows", rows, length, ours, bare, device, rounds))
+    return found
+
+
+def compared(
+    what: str, unit: str, rows: int, tokens: int, ours: Callable[[], Any],
+    bare: Callable[[], Any], device: str, rounds: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The best of some rounds of both, interleaved."""
+    best = {"ours": float("inf"), "bare": float("inf")}
+    calls = {"ours": ours, "bare": bare}
+    quietly(ours)
+    for turn in range(rounds):
+        for name in sorted(calls, reverse=bool(turn % 2)):
+            best[name] = min(best[name], seconds(calls[name], device))
+    return {
+        "what": what,
+        "unit": unit,
+        "rows": rows,
+        "seconds": best["ours"],
+        "bare_seconds": best["bare"],
+        "tokens_per_second": rows * tokens / best["ours"],
+        "bare_tokens_per_second": rows * tokens / best["bare"],
+        "ratio": best["ours"] / best["bare"],
+    }
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Seconds until everything that was asked of the device is done."""
+    if device != "cuda":
+        begun = time.perf_counter()
+        quietly(call)
+        return time.perf_counter() - begun
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    quietly(call)
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) / 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--model", choices=MODELS, default="tiny")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
+    parser.add_argument("--samples", type=int, default=240)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = measure(
+        given.model, device, given.dtype, samples=given.samples, rounds=given.rounds,
+        batch_tokens=given.batch_tokens,
+    )  # fmt: skip
+    text = json.dumps(found, indent=1)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+    return 0 if found["equal"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
