@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
+from sa_plugin.results.check import clean
+from sa_plugin.sae.latents import LatentSet, load_parts, saved_parts
 
 FORMAT = 1
 SETS = ("token", "permuted", "pooled", "cls")
@@ -37,7 +39,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     save_file(
         {k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors"
     )
-    text = json.dumps({"format": FORMAT, **record}, indent=1, default=plain)
+    text = json.dumps(clean({"format": FORMAT, **record}), indent=1)
     (folder / "artefact.json").write_text(text + "\n")
     return folder
 
@@ -94,39 +96,40 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def plain(value: Any) -> Any:
-    """JSON's view of numbers and arrays."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
-
-
 def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A bank as tensors and a record."""
     tensors: dict[str, Tensor] = {}
     for name in SETS:
         vectors: VectorSet | None = getattr(bank, name)
-        if vectors is not None:
+        if vectors is not None and not isinstance(vectors, LatentSet):
             for part in ("vectors", "mean", "scale"):
                 tensors[f"{name}.{part}"] = getattr(vectors, part)
     if bank.component_means is not None:
         for field in fields(ComponentMeans):
             tensors[f"component_means.{field.name}"] = getattr(bank.component_means, field.name)
-    record = {
+    record: dict[str, Any] = {
         "concepts": bank.concepts, "units": bank.units, "layers": bank.layers,
         "hook_point": bank.hook_point, "kind": bank.kind, "scoring": bank.token.scoring,
         "origin": asdict(bank.origin),
     }  # fmt: skip
+    if isinstance(bank.token, LatentSet):
+        found, record["saes"] = saved_parts(bank.token)
+        tensors |= {f"sae.{name}": tensor for name, tensor in found.items()}
     return tensors, record
 
 
-def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> ConceptBank:
+def bank_of(
+    tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: object = None
+) -> ConceptBank:
     """The bank of `bank_parts`.
 
+    Args:
+        tensors: As saved.
+        record: As saved.
+        sae: The SAE, or one a layer, of a bank of latents; its weights are not saved.
+
     Raises:
-        ValueError: A value is not finite.
+        ValueError: A value is not finite, or the SAE is missing or another one.
     """
     for name, value in tensors.items():
         if value.is_floating_point() and name.endswith("vectors") and not value.isfinite().all():
@@ -139,6 +142,9 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Concept
         return VectorSet(stacked, mean, scale, record["scoring"])
 
     token = vectors("token")
+    if "saes" in record:
+        found = {k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")}
+        token = load_parts(found, record["saes"], sae, record["layers"])
     if token is None:
         raise ValueError("the artefact holds no token vectors, it is damaged: save it again.")
     means = None
@@ -164,15 +170,19 @@ def save_bank(bank: ConceptBank, folder: str | Path) -> Path:
     return write(Path(folder), tensors, {"what": "ConceptBank", "bank": record})
 
 
-def load_bank(folder: str | Path) -> ConceptBank:
+def load_bank(folder: str | Path, *, sae: object = None) -> ConceptBank:
     """Load a bank; `score` and `calibrate` refuse it on another model.
+
+    Args:
+        folder: Where it lies.
+        sae: The SAE, or one a layer, of a bank of latents; its weights are not saved.
 
     Raises:
         FileNotFoundError: No artefact there.
-        ValueError: Another kind of artefact, or a damaged one.
+        ValueError: Another kind of artefact, a damaged one, or the SAE is missing or another one.
     """
     tensors, record = read(Path(folder), "ConceptBank")
-    return bank_of(tensors, record["bank"])
+    return bank_of(tensors, record["bank"], sae)
 
 
 def require_hook_point(bank: ConceptBank, hook_point: str | None) -> None:

@@ -84,7 +84,7 @@ def sample_maxima(
     if top < 1:
         raise ValueError(f"top is {top}: give 1 or more.")
     layout, sites, bound = _begin(host, samples, bank, batch_tokens)
-    shape = (len(samples), top, len(bank.layers), bank.token.vectors.shape[1])
+    shape = (len(samples), top, len(bank.layers), bank.token.shape[1])
     best = np.full(shape, -np.inf, dtype=np.float32)
     position = np.full(shape, -1, dtype=np.int64) if positions else None
     kept = np.zeros(len(samples), dtype=np.int64)

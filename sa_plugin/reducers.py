@@ -11,14 +11,15 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 Read = Mapping[Any, torch.Tensor]
-# Vectors [layer, unit, d_model], mean [layer, d_model], scale [layer], cosine or dot.
-Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]
+# Vectors [layer, unit, d_model], mean [layer, d_model], scale [layer], cosine or dot; or, on a host
+# in this process, any function (place of the layer, activations) -> scores, such as an SAE's.
+Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | Callable[..., torch.Tensor]
 BINS = 1 << 16
 
 
@@ -71,6 +72,8 @@ def kept(
 
 def score(vectors: Vectors, index: int, activations: torch.Tensor) -> torch.Tensor:
     """Scores `[*token, unit]` of raw activations at one layer, float32 whatever their format."""
+    if callable(vectors):
+        return vectors(index, activations)
     directions, mean, scale, cosine = vectors
     device = activations.device
     x = (activations.float() - mean[index].to(device)) / scale[index].to(device)

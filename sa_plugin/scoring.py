@@ -26,7 +26,7 @@ from sa_plugin.collect import (
 )
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import Batch, Host, HostInfo, Reduce, Site
+from sa_plugin.host import Batch, BulkHost, Host, HostInfo, Reduce, Site
 from sa_plugin.scores import ScoreTable
 from sa_plugin.tokens import TokenTable
 
@@ -115,13 +115,19 @@ def check_origin(bank: ConceptBank, host: Host) -> None:
     """Refuse a bank on a model it was not fitted on.
 
     Raises:
-        ValueError: Model, processing mode, tokenizer or width differ; the text says which.
+        ValueError: Model, processing mode, tokenizer or width differ, or the units are latents of
+            an SAE and the model is on a server; the text says which.
 
     Warns:
         OtherPrecisionWarning: Same weights in another number format.
     """
     info, origin = host.info, bank.origin
-    width = bank.token.vectors.shape[-1]
+    if bank.token.scoring == "latent" and isinstance(host, BulkHost):
+        raise ValueError(
+            "the bank's units are latents of an SAE, and the attached model is on a server: an SAE "
+            "runs where the activations are. Attach a local copy of the model."
+        )
+    width = bank.token.shape[-1]
     if width != info.d_model:
         raise ValueError(
             f"the bank's vectors have {width} dimensions, {info.model} has d_model = "
@@ -221,12 +227,12 @@ class _Store:
 
     @classmethod
     def of(cls, bank: ConceptBank, layout: Layout, n_samples: int, budget: int) -> _Store:
-        layers, units = bank.token.vectors.shape[:2]
+        layers, units, _ = bank.token.shape
 
         def by_sample(vectors: VectorSet | None) -> np.ndarray | None:
             if vectors is None:
                 return None
-            return np.empty((n_samples, layers, vectors.vectors.shape[1]), dtype=np.float32)
+            return np.empty((n_samples, layers, vectors.shape[1]), dtype=np.float32)
 
         scores = allocate((layout.n_rows, layers, units), np.float32, budget)
         return cls(scores, *map(by_sample, (bank.permuted, bank.pooled, bank.cls)))

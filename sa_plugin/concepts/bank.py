@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from sa_plugin import reducers
 from sa_plugin._names import require_known
 
-Scoring = Literal["cosine", "dot"]
+Scoring = Literal["cosine", "dot", "latent"]
+VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
 HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 HOOK_POINTS: tuple[HookPoint, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
@@ -29,7 +30,8 @@ class VectorSet:
         vectors: In normalised space.
         mean: Normaliser's mean, raw activation space.
         scale: Normaliser's scale.
-        scoring: "cosine" or "dot".
+        scoring: "cosine" or "dot"; "latent" for latents of an SAE, which are no vectors
+            (`sa_plugin.sae.LatentSet`).
     """
 
     vectors: Float[Tensor, "layer unit d_model"]
@@ -52,6 +54,29 @@ class VectorSet:
     def plain(self) -> reducers.Vectors:
         """As functions that run beside the model take it."""
         return self.vectors, self.mean, self.scale, self.scoring == "cosine"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of layers, of units, and `d_model`."""
+        layers, units, d_model = self.vectors.shape
+        return layers, units, d_model
+
+    def only(self, layers: Sequence[int], units: Sequence[int]) -> VectorSet:
+        """Some vectors, by place."""
+        at = list(layers)
+        chosen = self.vectors[at][:, list(units)]
+        return VectorSet(chosen, self.mean[at], self.scale[at], self.scoring)
+
+    def scores_like(self, other: VectorSet) -> bool:
+        """Whether another set gives the same scores, to the bit."""
+        return self.scoring == other.scoring and all(
+            a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+            for a, b in (
+                (self.vectors, other.vectors),
+                (self.mean, other.mean),
+                (self.scale, other.scale),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -180,19 +205,13 @@ class ConceptBank:
 
     def only(self, layers: Sequence[int], units: Sequence[int]) -> ConceptBank:
         """Some vectors, without controls, by place; what is an attention sink stays as it was."""
-        token = VectorSet(
-            self.token.vectors[list(layers)][:, list(units)],
-            self.token.mean[list(layers)],
-            self.token.scale[list(layers)],
-            self.token.scoring,
-        )
         return ConceptBank(
             self.concepts,
             tuple(self.units[k] for k in units),
             tuple(self.layers[k] for k in layers),
             self.hook_point,
             self.kind,
-            token,
+            self.token.only(layers, units),
             origin=replace(self.origin, sink_layers=self.sink_layers),
         )
 
@@ -318,7 +337,7 @@ def _check_given(
     if not vectors:
         raise ValueError("vectors is empty: give {(concept, layer): vector}.")
     require_known("hook_point", hook_point, HOOK_POINTS)
-    require_known("scoring", scoring, get_args(Scoring))
+    require_known("scoring", scoring, VECTOR_SCORINGS)
     shape = next(iter(vectors.values())).shape
     for concept in concepts:
         for layer in layers:

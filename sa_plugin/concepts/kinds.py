@@ -58,8 +58,13 @@ def kind_of(name: str) -> Kind:
     """The kind of that name.
 
     Raises:
-        ValueError: Unknown; the text names the nearest.
+        ValueError: Unknown (the text names the nearest), or "sae", which is not fitted.
     """
+    if name == "sae":
+        raise ValueError(
+            "kind 'sae' is not fitted, its latents are there already: give "
+            "sa_plugin.sae.sae_bank(host, data, {layer: sae}), and go on with calibrate(...)."
+        )
     require_known("kind", name, KINDS)
     return KINDS[name]
 

@@ -6,6 +6,10 @@ at every layer and delta; then unit, delta and layer by calibration F1 (`search.
 2512.05038, section 3.2). Every baseline goes through the same search over the same grid, its
 quantiles being those of its own per-sample number over positive calibration samples.
 
+Latents of an SAE are zero or above, and zero is no activation: their quantiles, those of every
+statistic of theirs included, are of values above zero, +inf where there are none (1.6 of the
+method's SAE variant). A delta is then a share of those.
+
 What calibration does not show: how well the detector works. Quantile and choice use the same
 samples, so calibration F1 is optimistic; `Detector.evaluate` reads held-out ones.
 """
@@ -16,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
@@ -36,6 +40,8 @@ from sa_plugin.detection.methods import (
     PERMUTED,
     TAIL,
     draws_of,
+    given_names,
+    is_given,
     method_names,
     missing,
     owns_units,
@@ -49,6 +55,7 @@ from sa_plugin.tail import (
     DELTAS,
     EmptyConceptWarning,
     FewTokensWarning,
+    InactiveConceptWarning,
     tail_thresholds,
     tail_thresholds_cross,
 )
@@ -84,7 +91,9 @@ def calibrate(
             labels; a delta is outside (0, 1]; or there is neither host nor scores.
 
     Warns:
-        FewTokensWarning, EmptyConceptWarning: A concept has few or no calibration tokens.
+        FewTokensWarning, EmptyConceptWarning: A concept has few or no calibration tokens; few on
+            which its latent is active.
+        InactiveConceptWarning: No latent of an SAE is ever active on a concept's tokens.
         OtherDataWarning: The bank was fitted on other data.
 
     Example:
@@ -99,13 +108,16 @@ def calibrate(
     sample_labels = table.tokens.sample_labels[:, columns]
     tail = _calibrate_tail(table, token_labels, sample_labels, grid)
     baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
+    cuts = token_cuts(tail, table, token_labels)
+    if _sparse(table):
+        _warn_few_active(bank.concepts, tail.chosen_delta, cuts.n_tokens)
     return Detector(
         concepts=bank.concepts,
         bank=bank,
         tail=tail,
         baselines=baselines,
         missing=absent,
-        cuts=token_cuts(tail, table, token_labels),
+        cuts=cuts,
         seen=Seen.of(data),
         seed=seed,
         host=host,
@@ -137,7 +149,9 @@ def _calibrate_tail(
     if owns_units(TAIL, table.bank):
         own = tail_thresholds(table.scores, token_labels, deltas, names=table.bank.concepts)
         return search_own(TAIL, statistic, sample_labels, own.swapaxes(0, 1), deltas)
-    cross = tail_thresholds_cross(table.scores, token_labels, deltas, names=table.bank.concepts)
+    cross = tail_thresholds_cross(
+        table.scores, token_labels, deltas, names=table.bank.concepts, positive=_sparse(table)
+    )
     return search_matched(TAIL, statistic, sample_labels, _layer_first(cross), deltas)
 
 
@@ -156,7 +170,7 @@ def _calibrate_baselines(
     )
     baselines: dict[str, tuple[Calibrated, ...]] = {}
     absent: dict[str, str] = {}
-    for method in method_names():
+    for method in (*method_names(), *given_names(table, searched=True)):
         if method in (TAIL, ALWAYS) or (method == CLS and table.cls is None):
             continue
         reason = missing(method, table)
@@ -168,10 +182,41 @@ def _calibrate_baselines(
             continue
         own = owns_units(method, table.bank)
         baselines[method] = tuple(
-            _search(method, statistics(method, table, seed=seed, draw=k), labels, deltas, own)
+            _search(
+                method,
+                statistics(method, table, seed=seed, draw=k),
+                labels,
+                deltas,
+                own,
+                positive=_sparse(table) and not is_given(method),
+            )
             for k in range(draws_of(method))
         )
     return baselines, absent
+
+
+def _warn_few_active(
+    concepts: Sequence[str],
+    delta: Float[np.ndarray, " concept"],
+    active: Int[np.ndarray, " concept"],
+) -> None:
+    few = [
+        f"{name} rests on {n} (delta {d:g})"
+        for name, n, d in zip(concepts, active.tolist(), delta.tolist(), strict=True)
+        if 0 < n * d < 1
+    ]
+    if few:
+        warnings.warn(
+            f"thresholds of {len(few)} of {len(concepts)} concepts rest on fewer than 1 / delta "
+            f"tokens where the matched latent is above zero: {'; '.join(few)}. They lie near the "
+            "highest of them; prune more, or take them for a guess.",
+            FewTokensWarning,
+            stacklevel=3,
+        )
+
+
+def _sparse(table: ScoreTable) -> bool:
+    return table.bank.token.scoring == "latent"
 
 
 def _search(
@@ -180,15 +225,18 @@ def _search(
     labels: Bool[np.ndarray, "sample concept"],
     deltas: tuple[float, ...],
     own: bool,
+    positive: bool = False,
 ) -> Calibrated:
     with warnings.catch_warnings():
         # One warning for all baselines was given; a second for each draw would bury it.
         warnings.simplefilter("ignore", FewTokensWarning)
         warnings.simplefilter("ignore", EmptyConceptWarning)
+        warnings.simplefilter("ignore", InactiveConceptWarning)
         if own:
-            thresholds = tail_thresholds(statistic, labels, deltas).swapaxes(0, 1)
+            thresholds = _own_thresholds(statistic, labels, deltas, positive)
             return search_own(method, statistic, labels, thresholds, deltas)
-        cross = _layer_first(tail_thresholds_cross(statistic, labels, deltas))
+        found = tail_thresholds_cross(statistic, labels, deltas, positive=positive)
+        cross = _layer_first(found)
         return search_matched(method, statistic, labels, cross, deltas)
 
 
@@ -201,13 +249,26 @@ def _permuted_match(
     """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
     shuffled = labels[np.random.default_rng([seed, 1]).permutation(len(labels))]
     statistic = max_token(table.scores, table.tokens.bounds)
-    unit = _search(PERMUTED, statistic, shuffled, deltas, own=False).unit
+    positive = _sparse(table)
+    unit = _search(PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit
     chosen = np.take_along_axis(statistic, unit[None], axis=-1)
-    found = _search(PERMUTED, chosen, labels, deltas, own=True)
+    found = _search(PERMUTED, chosen, labels, deltas, own=True, positive=positive)
     return Calibrated(
         PERMUTED, deltas, found.thresholds, found.f1, unit, found.layer, found.delta,
         found.candidates,
     )  # fmt: skip
+
+
+def _own_thresholds(
+    statistic: Float[np.ndarray, "sample layer concept"],
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    positive: bool,
+) -> Float[np.ndarray, "layer delta concept"]:
+    if not positive:
+        return tail_thresholds(statistic, labels, deltas).swapaxes(0, 1)
+    layers = np.moveaxis(statistic, 1, 0)
+    return np.stack([tail_thresholds(one, labels & (one > 0), deltas) for one in layers])
 
 
 def _layer_first(

@@ -315,7 +315,12 @@ class Detector:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, host: Host | None = None, hook_point: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        host: Host | None = None,
+        hook_point: str | None = None,
+        sae: object = None,
     ) -> Detector:
         """Read a detector that `save_pretrained` wrote.
 
@@ -323,16 +328,18 @@ class Detector:
             folder: Where it lies.
             host: The model it will score with; None to use given scores only.
             hook_point: Where the caller expects the vectors to live, if it matters.
+            sae: The SAE, or `{layer: sae}`, whose latents it uses; its weights are not saved.
 
         Raises:
             TypeError: `host` is a model that is not attached.
             FileNotFoundError: There is no artefact.
-            ValueError: It belongs to another model, processing mode or hook point.
+            ValueError: It belongs to another model, processing mode or hook point, or to another
+                SAE than the one given.
         """
         from sa_plugin.detection.saved import load_detector
 
         require_type("host", host, Host, "attach(bridge) first", optional=True)
-        return load_detector(cls, folder, host, hook_point)
+        return load_detector(cls, folder, host, hook_point, sae)
 
     def _with(self, array: np.ndarray) -> list[tuple[str, Any]]:
         return list(zip(self.concepts, array.tolist(), strict=True))

@@ -30,7 +30,15 @@ from sa_plugin.detection.measure import (
     measure,
     positives_of,
 )
-from sa_plugin.detection.methods import ALWAYS, TAIL, method_names, values
+from sa_plugin.detection.methods import (
+    ALWAYS,
+    TAIL,
+    given_names,
+    given_values,
+    is_given,
+    method_names,
+    values,
+)
 from sa_plugin.detection.printing import as_html, frame
 from sa_plugin.detection.rates import Fractions, Rates, fractions, rates
 from sa_plugin.detection.search import Calibrated
@@ -208,6 +216,11 @@ def outcomes(detector: Detector, table: ScoreTable) -> dict[str, list[Outcome]]:
             found[name] = [
                 outcome(c, table, detector.seed, k) for k, c in enumerate(calibrated[name])
             ]
+    for name in given_names(table, searched=False):
+        threshold = table.given[name].threshold
+        assert threshold is not None
+        value = given_values(name, table, detector.concepts).astype(np.float64)
+        found[name] = [Outcome(value >= threshold, value)]
     return found
 
 
@@ -243,7 +256,7 @@ def _result(
 
     chosen = (detector.tail,) if name == TAIL else detector.baselines.get(name, ())
     layers = np.array(detector.bank.layers)
-    has_layers = chosen and name != "length-only"
+    has_layers = chosen and name != "length-only" and not is_given(name)
     return MethodResult(
         name,
         {m: tuple(interval_of(row, resamples, level) for row in own[m]) for m in METRICS},

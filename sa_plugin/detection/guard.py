@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Int, Shaped
 
 from sa_plugin._names import did_you_mean
-from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData, Sample, Split
 from sa_plugin.scores import ScoreTable
 from sa_plugin.tokens import TokenTable
@@ -184,7 +183,7 @@ def bank_difference(one: ConceptBank, other: ConceptBank) -> str:
             return f"{name} {_short(a)} instead of {_short(b)}"
     if one.origin.fingerprint != other.origin.fingerprint:
         return f"model {one.origin.model!r} instead of {other.origin.model!r}"
-    return "" if _equal(one.token, other.token) else "its vectors differ"
+    return "" if one.token.scores_like(other.token) else "its vectors differ"
 
 
 def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
@@ -226,17 +225,6 @@ def rows_of_samples(table: ScoreTable, samples: Iterable[Sample]) -> Int[np.ndar
 def document_names(tokens: TokenTable) -> Shaped[np.ndarray, " sample"]:
     """Source document of each sample by name, so that resamples do not depend on sample order."""
     return np.array([s.document for s in tokens.samples])
-
-
-def _equal(one: VectorSet, other: VectorSet) -> bool:
-    return one.scoring == other.scoring and all(
-        a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
-        for a, b in (
-            (one.vectors, other.vectors),
-            (one.mean, other.mean),
-            (one.scale, other.scale),
-        )
-    )
 
 
 def _short(value: object) -> str:

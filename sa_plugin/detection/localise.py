@@ -45,7 +45,7 @@ class TokenCuts:
             a sample with a token above it fires by the raw rule. +inf without in-concept tokens.
         located: Place of p_inv in the grid of deltas.
         raw: Place of the delta whose threshold has the best token F1 without gating.
-        n_tokens: In-concept calibration tokens.
+        n_tokens: In-concept calibration tokens behind the thresholds: of latents, those above zero.
     """
 
     midpoint: Float[np.ndarray, " concept"]
@@ -150,12 +150,14 @@ def token_cuts(
         free[d] = f1(confusion(above.T, labels.T))
         gated[d] = np.where(d >= tail.delta, f1(confusion((above & candidate).T, labels.T)), -1.0)
     n_in = labels.sum(0)
+    # Zero is no activation of a latent, and no threshold rests on it.
+    active = labels & (scores > 0) if table.bank.token.scoring == "latent" else labels
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_in = np.where(labels, scores, 0.0).sum(0) / n_in
         mean_out = np.where(labels, 0.0, scores).sum(0) / (len(labels) - n_in)
     midpoint = (mean_in + mean_out) / 2
     midpoint = np.where(np.isnan(midpoint), np.inf, midpoint)
-    return TokenCuts(midpoint, gated.argmax(0), free.argmax(0), n_in)
+    return TokenCuts(midpoint, gated.argmax(0), free.argmax(0), active.sum(0))
 
 
 def localise(detector: Detector, samples: Samples, scores: ScoreTable | None) -> Localisation:

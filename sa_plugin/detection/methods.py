@@ -12,6 +12,8 @@ of unsupervised banks, chosen by calibration F1. Names, in the order of every ta
 - MaxTok permuted: MaxTok of vectors fitted on labels permuted across samples. For unsupervised
   banks: of the units that match calibration labels permuted across samples.
 - always-positive: fires on every sample. No search.
+- any name of `ScoreTable.given`: a statistic of samples from elsewhere, such as the answers to a
+  prompt ("Prompt" has a threshold beforehand and no search, "Prompt p(yes)" is searched).
 """
 
 from __future__ import annotations
@@ -41,6 +43,47 @@ def method_names() -> tuple[str, ...]:
     return _ORDER + tuple(name for name in STATISTICS if name not in _ORDER)
 
 
+def given_names(table: ScoreTable, *, searched: bool) -> tuple[str, ...]:
+    """Methods of statistics that the table carries.
+
+    Args:
+        table: Scores.
+        searched: Those whose threshold is to be calibrated, or those that have theirs.
+
+    Raises:
+        ValueError: One has the name of another method.
+    """
+    taken = [name for name in table.given if name in method_names()]
+    if taken:
+        raise ValueError(f"the statistic {taken[0]!r} has the name of a method: name it otherwise.")
+    return tuple(k for k, one in table.given.items() if (one.threshold is None) == searched)
+
+
+def given_values(
+    name: str, table: ScoreTable, concepts: tuple[str, ...]
+) -> Float[np.ndarray, "sample concept"]:
+    """A carried statistic, its columns in the order of some concepts.
+
+    Raises:
+        ValueError: The table does not carry it, or it is NaN for a sample.
+    """
+    if name not in table.given:
+        raise ValueError(
+            f"statistic {name!r} is unknown to these scores: give them scores.with_statistic"
+            f"({name!r}, ...). A detector calibrated with a function of token scores of your own "
+            "needs it in sa_plugin.detection.pool.STATISTICS again."
+        )
+    found = table.given[name].values[:, [table.tokens.concepts.index(c) for c in concepts]]
+    unknown = np.isnan(found).any(-1)
+    if unknown.any():
+        first = table.tokens.samples[int(unknown.argmax())].id
+        raise ValueError(
+            f"the statistic {name!r} is not known for {int(unknown.sum())} of {len(found)} "
+            f"samples, {first!r} first: give it for every sample of this split."
+        )
+    return found
+
+
 def draws_of(method: str) -> int:
     """How many times a method is calibrated and its metrics averaged."""
     return RANDOM_DRAWS if method == RANDOM else 1
@@ -59,7 +102,12 @@ def missing(method: str, table: ScoreTable) -> str:
 
 def owns_units(method: str, bank: ConceptBank) -> bool:
     """Whether unit k of the method's statistic is concept k, so that nothing is matched."""
-    return bank.supervised and method != "length-only"
+    return (bank.supervised and method != "length-only") or is_given(method)
+
+
+def is_given(method: str) -> bool:
+    """Whether a method's statistic comes from elsewhere: no layer, no unit."""
+    return method not in method_names()
 
 
 def statistics(
@@ -101,6 +149,8 @@ def values(
     Raises:
         ValueError: The method is unknown, or the table lacks what it needs.
     """
+    if is_given(method):
+        return given_values(method, table, table.bank.concepts)
     if method in (POOLED, CLS) or (method == PERMUTED and table.bank.supervised):
         return _of(method, table, table.scores, seed, draw)[:, layer, unit]
     picked = column_scores(table, layer, unit)[:, None]
@@ -128,6 +178,8 @@ def _of(
     reason = missing(method, table)
     if reason:
         raise ValueError(f"{method} cannot be computed: {reason}.")
+    if is_given(method):
+        return given_values(method, table, table.bank.concepts)[:, None]
     bounds = table.tokens.bounds
     if method == RANDOM:
         return np.asarray(scores[random_rows(bounds, seed, draw)])

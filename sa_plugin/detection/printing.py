@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sa_plugin.results.check import clean
+
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Rows as a pandas DataFrame where pandas is installed, else as they are."""
@@ -52,12 +54,4 @@ def signed(value: float, digits: int = 3) -> str:
 
 def plain(value: Any) -> Any:
     """Arrays and numbers as JSON has them: lists, and None for NaN and Inf."""
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value
+    return clean(value)

@@ -64,6 +64,7 @@ def load_detector(
     folder: str | Path,
     host: Host | None = None,
     hook_point: str | None = None,
+    sae: object = None,
 ) -> Detector:
     """Read a detector and check that it belongs to the host.
 
@@ -72,13 +73,14 @@ def load_detector(
         folder: Written by `save_detector`.
         host: The model it will score with; None to use stored scores only.
         hook_point: Where the caller expects the vectors to live, if it matters to them.
+        sae: The SAE, or one a layer, of a bank of latents.
 
     Raises:
         FileNotFoundError: No artefact there.
         ValueError: Another model, processing mode or hook point; a damaged or foreign artefact.
     """
     tensors, record = read(Path(folder), "Detector")
-    bank = bank_of(tensors, record["bank"])
+    bank = bank_of(tensors, record["bank"], sae)
     require_hook_point(bank, hook_point)
     if host is not None:
         check_origin(bank, host)

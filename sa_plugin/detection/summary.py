@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sa_plugin.detection.measure import METRICS
-from sa_plugin.detection.methods import ALWAYS, RANDOM, RANDOM_DRAWS, TAIL
+from sa_plugin.detection.methods import RANDOM, RANDOM_DRAWS, TAIL
 from sa_plugin.detection.printing import aligned, number, plain, signed
 from sa_plugin.statistics import Interval
 
@@ -168,7 +168,7 @@ def _line(result: MethodResult) -> list[str]:
 def _note(result: MethodResult) -> str:
     if result.method == RANDOM:
         return f"mean of {len(result.delta)} draws"
-    return "no search" if result.method == ALWAYS else ""
+    return "" if result.candidates else "no search"
 
 
 def _method_dict(result: MethodResult, evaluation: Evaluation) -> dict[str, Any]:

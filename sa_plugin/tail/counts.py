@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 class FewTokensWarning(UserWarning):
@@ -20,6 +20,10 @@ class FewTokensWarning(UserWarning):
 
 class EmptyConceptWarning(UserWarning):
     """A concept has no in-concept token; its threshold is +inf and never fires."""
+
+
+class InactiveConceptWarning(UserWarning):
+    """No unit is ever above zero on a concept's tokens; its thresholds are +inf and never fire."""
 
 
 # Concepts named in one warning; their numbers are in Detector.table().
@@ -65,6 +69,34 @@ def warn_counts(
             f"{'; '.join(few[:SHOWN])}{_more(len(few))}. Their "
             "thresholds interpolate near the maximum; use a larger delta or more data.",
             FewTokensWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def warn_inactive(
+    counts: Int[np.ndarray, " concept"],
+    active: Bool[np.ndarray, " concept"],
+    names: Sequence[str] | None = None,
+    *,
+    unit: str = "in-concept tokens",
+    stacklevel: int = 3,
+) -> None:
+    """Warn of concepts that have tokens, none of which any unit is active on.
+
+    Args:
+        counts: In-concept tokens of each concept.
+        active: Whether any unit is above zero on any of them.
+        names: Names of the concepts; by default their numbers.
+        unit: What was counted.
+        stacklevel: Of the warning.
+    """
+    label = [repr(n) for n in names] if names is not None else [f"#{k}" for k in range(len(counts))]
+    silent = [n for n, k, yes in zip(label, counts, active, strict=True) if k and not yes]
+    if silent:
+        warnings.warn(
+            f"no unit is above zero on any of the {unit} of {', '.join(silent)}: the thresholds "
+            "are +inf and the concept never fires. Prune less, or use another SAE or layer.",
+            InactiveConceptWarning,
             stacklevel=stacklevel,
         )
 

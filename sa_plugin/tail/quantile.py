@@ -8,7 +8,9 @@ is a SuperActivator of c when its score reaches tau_c(delta).
 
 What a threshold does not show: by construction a share delta of the calibration tokens reaches it,
 however good or bad the concept vector is; only out-of-concept tokens tell whether the tail is
-reliable. Long concept mentions weigh more than short ones (`weights="balanced"` undoes that).
+reliable. Sparse activations (SAE latents) are zero or above, and zero is no activation: with
+`positive`, quantiles are of a unit's values above zero, +inf where there are none. Long concept
+mentions weigh more than short ones (`weights="balanced"` undoes that).
 
 One sort serves every delta: numpy's float32 sort is an order of magnitude faster than
 `torch.quantile`, which besides refuses more than 2**24 values and interpolates in float32.
@@ -21,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin.tail.columns import blocks, pick
-from sa_plugin.tail.counts import check_finite, warn_counts
+from sa_plugin.tail.counts import check_finite, warn_counts, warn_inactive
 from sa_plugin.tail.deltas import DELTAS, tail_levels
 from sa_plugin.tail.interpolation import interpolate, positions
 from sa_plugin.tail.weighted import balanced_weights, weighted_quantiles
@@ -119,6 +121,7 @@ def tail_thresholds_cross(
     names: Sequence[str] | None = None,
     weights: Weights = "tokens",
     sample_of: Int[np.ndarray, " token"] | None = None,
+    positive: bool = False,
 ) -> Float64[np.ndarray, "delta concept *layer unit"]:
     """Thresholds of every unit over every concept's in-concept tokens.
 
@@ -132,12 +135,17 @@ def tail_thresholds_cross(
         names: Names of the concepts.
         weights: "tokens" or "balanced".
         sample_of: Sample of each token.
+        positive: Quantiles of values above zero alone.
 
     Returns:
-        Thresholds in float64; +inf for a concept without in-concept tokens.
+        Thresholds in float64; +inf for a concept without in-concept tokens, and, with `positive`,
+        for a unit that is never above zero on them.
 
     Raises:
         ValueError: As in `tail_thresholds`; the number of columns is free.
+
+    Warns:
+        InactiveConceptWarning: With `positive`, no unit is above zero on a concept's tokens.
     """
     levels = tail_levels(deltas)
     _check(scores, labels, weights, sample_of, same_columns=False)
@@ -153,11 +161,32 @@ def tail_thresholds_cross(
             values = np.ascontiguousarray(flat[index, part].T)
             if weights == "tokens":
                 values.sort(axis=-1)
-                result[:, c, part] = quantiles_sorted(values, levels)
+                result[:, c, part] = _of_rows(values, levels, positive)
                 continue
             for k, column in enumerate(values, start):
-                result[:, c, k] = _quantiles(column, levels, weights, sample_of, rows)
+                above = column > (0 if positive else -np.inf)
+                if above.any():
+                    which = np.zeros_like(rows)
+                    which[index[above]] = True
+                    result[:, c, k] = _quantiles(column[above], levels, weights, sample_of, which)
+    if positive:
+        heard = np.isfinite(result).reshape(len(levels), labels.shape[1], -1).any(axis=(0, 2))
+        warn_inactive(labels.sum(0), heard, names)
     return result.reshape(len(levels), labels.shape[1], *scores.shape[1:])
+
+
+def _of_rows(
+    ordered: Float[np.ndarray, "unit row"], levels: Float64[np.ndarray, " q"], positive: bool
+) -> Float64[np.ndarray, "q unit"]:
+    """Quantiles of sorted rows, of all values or of those above zero."""
+    if not positive:
+        return quantiles_sorted(ordered, levels)
+    counts = (ordered > 0).sum(-1)
+    result = np.full((len(levels), len(ordered)), np.inf)
+    for n in np.unique(counts[counts > 0]):
+        alike = counts == n
+        result[:, alike] = quantiles_sorted(ordered[alike, -n:], levels)
+    return result
 
 
 def _in_concept(

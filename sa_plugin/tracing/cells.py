@@ -76,13 +76,15 @@ class Cuts:
 def cuts(columns: Columns, layer: int, delta: float) -> Cuts:
     """Thresholds at delta and background quantiles of a split, by concept.
 
-    Concepts without in-concept tokens have threshold +inf, those without out-of-concept tokens
-    background +inf.
+    Concepts without in-concept tokens (of SAE latents: without active ones) have threshold +inf,
+    those without out-of-concept tokens background +inf.
     """
     scores, negative = columns.scores(layer), ~columns.table.tokens.sample_labels.T
-    threshold = tail_thresholds(
-        scores.T, columns.inside.T, [delta], names=columns.table.tokens.concepts
-    )[0]
+    inside = columns.inside
+    if columns.table.bank.token.scoring == "latent":
+        # Zero is no activation of a latent: a threshold of zero would be reached everywhere.
+        inside = inside & (scores > 0)
+    threshold = tail_thresholds(scores.T, inside.T, [delta], names=columns.table.tokens.concepts)[0]
     tokens = [_high(s[rows]) for s, rows in zip(scores, columns.outside, strict=True)]
     tops = columns.maxima(scores)
     maxima = [_high(t[n & np.isfinite(t)]) for t, n in zip(tops, negative, strict=True)]

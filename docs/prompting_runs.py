@@ -1,0 +1,303 @@
+"""The trial of docs/prompting.md: SmolLM2-135M-Instruct asked about the embedded data.
+
+sa-plugin weights smollm2
+python docs/prompting_runs.py ask cal --every 3 --out runs
+python docs/prompting_runs.py ask test --every 3 --out runs
+python docs/prompting_runs.py detect --out runs
+python docs/prompting_runs.py wordings --out runs
+python docs/prompting_runs.py tables runs --into docs/prompting.md
+
+`ask` writes the answers about every third passage of a split (`--every 1` asks about all);
+calibration needs p(yes) alone, so replies are written for test only. `detect` gives every method
+those calibration and test passages and no others: separators and prototypes of one block of the
+same model, fitted on all train passages, beside its answers. `wordings` asks about a few train
+passages in other words. One core is enough: `ask` takes one to
+three seconds a passage. Everything is seeded; nothing is downloaded here.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sa_plugin.data import ConceptData
+from sa_plugin.detection import Evaluation, calibrate
+from sa_plugin.fitting import fit
+from sa_plugin.host import attach
+from sa_plugin.prompting import PROMPT_P, TEMPLATE, PromptAnswers, prompt, with_answers
+from sa_plugin.scoring import score
+from sa_plugin.train_pass import collect
+from sa_plugin.weights import folder
+from sa_transformer_lens.load import load_bridge
+
+BEGIN = "<!-- tables: written by docs/prompting_runs.py tables -->"
+END = "<!-- end of tables -->"
+REPLY_TOKENS = {"cal": 0, "test": 4}
+LAYER = 14
+KINDS = ("separator", "prototype")
+WORDINGS = (
+    TEMPLATE,
+    "Passage: {text}\n\n"
+    "Question: Does the passage mention any {concept}? Answer Yes or No.\nAnswer:",
+    "Read this passage.\n\n{text}\n\nThe concepts to look for are: {concepts}.\n"
+    'Is the concept "{concept}" present in the passage? Answer with Yes or No only.',
+    "Answer Yes or No.\n\nPassage: {text}\n\nConcepts: {concepts}.\n\n"
+    "Does the passage mention something of the concept {concept}? Reply with one word: Yes or No.",
+    "Passage:\n{text}\n\nConcepts: {concepts}.\n\n"
+    "Yes or no: does the passage mention the concept {concept}?",
+)
+
+
+def save(answers: PromptAnswers, path: Path, about: dict[str, Any]) -> None:
+    """Answers as JSON, with what they are of."""
+    record = {
+        **about, "samples": [s.id for s in answers.samples], "concepts": answers.concepts,
+        "p_yes": answers.p_yes.tolist(), "mass": answers.mass.tolist(),
+        "replies": answers.replies, "template": answers.template, "tokens": answers.tokens,
+    }  # fmt: skip
+    path.write_text(json.dumps(record) + "\n")
+
+
+def load(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str, Any]]:
+    """The answers that `ask` wrote."""
+    record = json.loads(path.read_text())
+    known = {s.id: s for s in data.samples}
+    answers = PromptAnswers(
+        tuple(known[i] for i in record["samples"]), tuple(record["concepts"]),
+        np.array(record["p_yes"]), np.array(record["mass"]),
+        tuple(tuple(row) for row in record["replies"]), record["template"], "SmolLM2-135M-Instruct",
+        record["tokens"],
+    )  # fmt: skip
+    return answers, record
+
+
+def ask(arguments: argparse.Namespace) -> None:
+    """Ask about one split."""
+    began = time.time()
+    place = folder("smollm2")
+    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    data = ConceptData.load("supersense")
+    samples = data.split(arguments.split).samples[:: arguments.every]
+    answers = prompt(
+        model, tokenizer, samples, data.concepts, reply_tokens=REPLY_TOKENS[arguments.split],
+        progress=arguments.progress,
+    )  # fmt: skip
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    about = {"split": arguments.split, "every": arguments.every, "data": data.hash[:12]}
+    about["seconds"] = round(time.time() - began)
+    save(answers, arguments.out / f"answers_{arguments.split}.json", about)
+    print(repr(answers), f"{about['seconds']} s", flush=True)
+
+
+def wordings(arguments: argparse.Namespace) -> None:
+    """p(yes) of other words on a few train passages: its mass, and its AUROC against labels."""
+    place = folder("smollm2")
+    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    data = ConceptData.load("supersense")
+    samples = data.train.samples[:: len(data.train) // arguments.samples][: arguments.samples]
+    truth = np.array([[c in s.positive for c in data.concepts] for s in samples])
+    both = truth.any(0) & ~truth.all(0)
+    rows = []
+    for template in WORDINGS:
+        found = prompt(
+            model, tokenizer, samples, data.concepts, template=template, reply_tokens=0,
+            progress=False,
+        )  # fmt: skip
+        scores = [
+            roc_auc_score(truth[:, c], found.p_yes[:, c]) for c in np.flatnonzero(both)
+        ]  # fmt: skip
+        rows.append({
+            "template": template, "mass": float(found.mass.mean()),
+            "p_yes": float(found.p_yes.mean()), "auroc": float(np.mean(scores)),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    record = {"samples": len(samples), "concepts": int(both.sum()), "rows": rows}
+    (arguments.out / "wordings.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
+    """All train passages, and the calibration and test passages that were asked about."""
+    wanted = {sample.id for one in answers for sample in one.samples}
+    rows = [
+        (sample, name) for sample, name in zip(data.samples, data.split_of, strict=True)
+        if name == "train" or sample.id in wanted
+    ]  # fmt: skip
+    return ConceptData.from_spans(
+        [s.text for s, _ in rows], [list(s.spans) for s, _ in rows], concepts=data.concepts,
+        documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
+        split=[name for _, name in rows], name="supersense, passages asked about",
+    )  # fmt: skip
+
+
+def detect(arguments: argparse.Namespace) -> None:
+    """Both methods of the answers beside those that read block 14."""
+    began = time.time()
+    full = ConceptData.load("supersense")
+    found = [load(arguments.out / f"answers_{name}.json", full) for name in REPLY_TOKENS]
+    answers = [one for one, _ in found]
+    data = asked_about(full, answers)
+    host = attach(load_bridge(folder("smollm2")))
+    statistics = collect(host, data, layers=[LAYER], progress=False)
+    banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS]
+    record: dict[str, Any] = {"kinds": {}}
+    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks, progress=False),
+                                  strict=True):  # fmt: skip
+        table = with_answers(scores, *answers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector = calibrate(host, data, bank, scores=table)
+        evaluation = detector.evaluate(data.test, scores=table)
+        print(evaluation.summary(), flush=True)
+        record["kinds"][kind] = summed_up(evaluation)
+    record["asked"] = {name: _about(one, about) for one, (name, about) in
+                       zip(answers, ((r["split"], r) for _, r in found), strict=True)}  # fmt: skip
+    record["concepts"] = _by_concept(evaluation, answers[1])
+    record["settings"] = {
+        "layer": LAYER, "cal": len(data.cal), "test": len(data.test), "data": full.hash[:12],
+        "documents": len({s.document for s in data.test.samples}),
+        "seconds": round(time.time() - began),
+    }  # fmt: skip
+    (arguments.out / "prompting.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def summed_up(evaluation: Evaluation) -> dict[str, Any]:
+    """Weighted metrics of every method, and its difference to SuperActivators."""
+    rows = {}
+    for one in evaluation.methods:
+        f1, by = one.weighted["f1"], one.difference.get("f1")
+        rows[one.method] = {
+            "f1": [f1.estimate, f1.low, f1.high],
+            **{m: one.weighted[m].estimate for m in ("precision", "recall", "auroc")},
+            "difference": [by.estimate, by.low, by.high] if by else None,
+        }  # fmt: skip
+    return rows
+
+
+def _about(answers: PromptAnswers, record: dict[str, Any]) -> dict[str, Any]:
+    said = float(answers.said_yes.mean()) if answers.replies else None
+    first: dict[str, int] = {}
+    for reply in (reply for row in answers.replies for reply in row):
+        first[reply] = first.get(reply, 0) + 1
+    commonest = sorted(first.items(), key=lambda pair: -pair[1])[:4]
+    return {
+        "passages": len(answers.samples), "tokens": answers.tokens, "seconds": record["seconds"],
+        "mass": float(answers.mass.mean()), "p_yes": float(answers.p_yes.mean()),
+        "sd": float(answers.p_yes.std()), "said_yes": said, "replies": commonest,
+    }  # fmt: skip
+
+
+def _by_concept(evaluation: Evaluation, answers: PromptAnswers) -> list[dict[str, Any]]:
+    tail, asked = evaluation.of("SuperActivators"), evaluation.of(PROMPT_P)
+    return [
+        {"concept": c, "positive": int(evaluation.n_positive[k]),
+         "p_yes": float(answers.p_yes[:, answers.concepts.index(c)].mean()),
+         "auroc": asked.concept["auroc"][k].estimate,
+         "tail_auroc": tail.concept["auroc"][k].estimate}
+        for k, c in enumerate(evaluation.concepts)
+    ]  # fmt: skip
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def tables(arguments: argparse.Namespace) -> None:
+    """All results as Markdown, between the markers of a file or on the screen."""
+    record = json.loads((arguments.folder / "prompting.json").read_text())
+    other = json.loads((arguments.folder / "wordings.json").read_text())
+    text = "\n\n".join([BEGIN, *_sections(record), *_wordings(other), END])
+    if arguments.into is None:
+        print(text)
+        return
+    page = arguments.into.read_text()
+    start, end = page.index(BEGIN), page.index(END) + len(END)
+    arguments.into.write_text(page[:start] + text + page[end:])
+
+
+def _sections(record: dict[str, Any]) -> list[str]:
+    about = record["settings"]
+    asked = [
+        [name, str(a["passages"]), f"{a['tokens']:,}", str(a["seconds"]), f"{a['mass']:.3f}",
+         f"{a['p_yes']:.3f}", f"{a['sd']:.3f}",
+         "not written" if a["said_yes"] is None else f"{a['said_yes']:.3f}"]
+        for name, a in record["asked"].items()
+    ]  # fmt: skip
+    commonest = ", ".join(f"{text!r} ({n})" for text, n in record["asked"]["test"]["replies"])
+    found = [
+        f"{len(record['concepts'])} questions a passage, float32, one shared core:",
+        markdown(["split", "passages", "tokens read", "seconds", "mass of yes and no",
+                  "mean p(yes)", "sd", "replies with Yes"], asked),
+        f"Commonest replies on test: {commonest}.",
+    ]  # fmt: skip
+    for kind, rows in record["kinds"].items():
+        found += [
+            f"Weighted by positive samples, on {about['test']} test passages of "
+            f"{about['documents']} documents; thresholds chosen on {about['cal']} calibration "
+            f"passages; token methods: {kind} at block {about['layer']}. Data {about['data']}.",
+            markdown(["method", "F1", "precision", "recall", "AUROC", "F1 - SuperActivators"],
+                     [_method(name, row) for name, row in rows.items()]),
+        ]  # fmt: skip
+    rows = [
+        [r["concept"], str(r["positive"]), f"{r['p_yes']:.3f}", f"{r['auroc']:.3f}",
+         f"{r['tail_auroc']:.3f}"] for r in record["concepts"]
+    ]  # fmt: skip
+    names = ["concept", "positive", "mean p(yes)", "AUROC of p(yes)", "AUROC of SuperActivators"]
+    return [*found, f"By concept (token method: {KINDS[-1]}):", markdown(names, rows)]
+
+
+def _wordings(record: dict[str, Any]) -> list[str]:
+    rows = [
+        [f"`{json.dumps(r['template'])[1:-1]}`", f"{r['mass']:.3f}", f"{r['p_yes']:.3f}",
+         f"{r['auroc']:.3f}"] for r in record["rows"]
+    ]  # fmt: skip
+    about = (
+        f"Other words, on {record['samples']} train passages (the first is the template; AUROC: "
+        f"plain mean over {record['concepts']} concepts):"
+    )
+    return [about, markdown(["wording", "mass", "mean p(yes)", "AUROC of p(yes)"], rows)]
+
+
+def _method(name: str, row: dict[str, Any]) -> list[str]:
+    by = row["difference"]
+    change = f"{by[0]:+.3f} [{by[1]:+.3f}, {by[2]:+.3f}]" if by else ""
+    f1 = "{:.3f} [{:.3f}, {:.3f}]".format(*row["f1"])
+    return [name, f1, *(f"{row[m]:.3f}" for m in ("precision", "recall", "auroc")), change]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("ask")
+    one.add_argument("split", choices=list(REPLY_TOKENS))
+    one.add_argument("--every", type=int, default=3)
+    one.add_argument("--out", type=Path, default=Path("runs"))
+    one.add_argument("--progress", action="store_true")
+    one.set_defaults(run=ask)
+    two = commands.add_parser("detect")
+    two.add_argument("--out", type=Path, default=Path("runs"))
+    two.set_defaults(run=detect)
+    four = commands.add_parser("wordings")
+    four.add_argument("--samples", type=int, default=40)
+    four.add_argument("--out", type=Path, default=Path("runs"))
+    four.set_defaults(run=wordings)
+    three = commands.add_parser("tables")
+    three.add_argument("folder", type=Path)
+    three.add_argument("--into", type=Path)
+    three.set_defaults(run=tables)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
