@@ -32,13 +32,16 @@ class BlockNorms(NamedTuple):
 
     `attn_in` and `mlp_in` stand before attention and MLP; `attn_out` and `mlp_out` after them. In
     a post_norm block the latter scale what is added to the residual stream; in a post_ln block
-    they are the LayerNorms of the sum. LayerScale is folded into the weights.
+    they are the LayerNorms of the sum. LayerScale and tanh gates are folded into the weights.
+    `entry` is of the whole stream between the block before and this one, where two stacks meet
+    (staged); what is added there is its bias.
     """
 
     attn_in: Norm | None
     mlp_in: Norm | None
     attn_out: Norm | None
     mlp_out: Norm | None
+    entry: Norm | None = None
 
 
 class Rotary(NamedTuple):

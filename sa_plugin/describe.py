@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sa_plugin.block import AttentionWeights, Norm, Rotary
-from sa_plugin.checks import LIMITS, relative_difference
+from sa_plugin.checks import LIMITS, read_sites, relative_difference
+from sa_plugin.host import Batch, Host, Site
 
 EPSILONS = ("eps", "variance_epsilon")
 HeadNorm = Callable[[Float[Tensor, "batch token head d_head"]], Tensor]
@@ -53,6 +54,39 @@ def norm_of(name: str, module: Any) -> Norm:
         f"{name} is a {type(module).__name__}, and neither a LayerNorm nor an RMSNorm (gain weight "
         "or 1 + weight) reproduces it: this architecture's norms are unknown."
     )
+
+
+def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm | None:
+    """The norm that stands before a block of a staged model, proved on one batch.
+
+    Args:
+        host: An attached model.
+        layer: The block.
+        batch: A short one.
+        norm: What its parameters say stands there, what is added behind it as its bias.
+
+    Returns:
+        None where nothing stands there.
+
+    Raises:
+        ValueError: Something else does.
+    """
+    if host.info.block != "staged" or layer == 0:
+        return None
+    sites = [Site(layer - 1, "resid_post"), Site(layer, "resid_pre")]
+    read = read_sites(host, batch, sites)
+    before, after = (read[site].float()[batch.valid] for site in sites)
+    if torch.equal(before, after):
+        return None
+    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    if norm is None or not relative_difference(apply_norm(norm, before), after) <= limit:
+        raise ValueError(
+            f"{host.info.architecture} changes the residual stream between blocks {layer - 1} and "
+            f"{layer} by something that is no norm known here: its blocks cannot be described "
+            "together. Decompose scores of blocks before it, or, on nnsight, name the norm, "
+            'attach(model, paths={..., "entry": ...}).'
+        )
+    return norm
 
 
 def _tried(module: Any, eps: float) -> tuple[Float[Tensor, "row width"], Tensor]:

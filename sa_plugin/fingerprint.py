@@ -18,6 +18,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 VALUES = 64
+# States of an image that every text is read with (Mllama), listed beside the weights.
+CONTEXT = "cross_attention_states"
 
 
 def fingerprint(kind: str, parameters: Mapping[str, Tensor]) -> str:

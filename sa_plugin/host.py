@@ -19,9 +19,18 @@ from torch import Tensor
 from sa_plugin.data import Sample
 
 ADAPTERS = "sa_plugin.adapters"
+FINAL_NORM = "final norm"
 Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern"]
-Block = Literal["pre_norm", "post_norm", "post_ln"]
+Block = Literal["pre_norm", "post_norm", "post_ln", "staged"]
 SinkRule = Literal["drop", "keep"]
+PAPER_GRIDS: Mapping[str, tuple[int, ...]] = {
+    "clip": (4, 25, 46, 67, 88, 100),
+    "llama_vision": (2, 15, 28, 40, 52, 65, 78, 90, 100),
+    "llama_text": (3, 19, 34, 50, 66, 81, 97, 100),
+    "qwen": (3, 19, 34, 50, 66, 81, 97, 100),
+    "gemma": (4, 21, 39, 57, 75, 93, 100),
+}
+"""Per cent through the model at which the authors' code reads, by model; see `layers_at`."""
 
 
 class Site(NamedTuple):
@@ -65,10 +74,12 @@ class HostInfo:
         model: Name of the model, as the user's library gives it.
         architecture: Class name of the model.
         n_layers, d_model, n_heads, d_head: Sizes.
-        block: Where the norms stand; `pre_norm` covers parallel blocks.
+        block: Where the norms stand; `pre_norm` covers parallel blocks, `staged` is pre-norm blocks
+            in two stacks with a norm of the whole stream between them (Mllama's vision tower).
         causal: Whether attention is causal.
         bos: Whether the tokenizer puts a special token first.
-        processing: "none", or how the weights were rewritten (TransformerLens compatibility mode).
+        processing: "none", or how the weights were rewritten (TransformerLens compatibility mode),
+            or `FINAL_NORM` where the last block's output is read behind the final norm.
         dtype: The model's own number format; scores are float32 whatever it is.
         fingerprint: Hash of the architecture and of values drawn from every weight before and in
             the blocks; what lies behind the last block changes no activation that is read.
@@ -239,3 +250,23 @@ def layer_of_percent(n_layers: int, percent: float | int) -> int:
     if not 0 < percent <= 100:
         raise ValueError(f"percent is {percent}: give a number above 0 and at most 100.")
     return min(max(math.floor(percent * n_layers / 100) - 1, 0), n_layers - 1)
+
+
+def layers_at(percent: float | int | Sequence[float | int], n_layers: int) -> tuple[int, ...]:
+    """The blocks of the paper's grid of percentages, ascending, each once.
+
+    Args:
+        percent: One percentage "through the model", or a grid such as `PAPER_GRIDS["clip"]`.
+        n_layers: Number of blocks, `host.info.n_layers`.
+
+    Raises:
+        ValueError: No percentage, or one not above 0 and at most 100.
+
+    Example:
+        >>> layers_at(PAPER_GRIDS["clip"], 24)
+        (0, 5, 10, 15, 20, 23)
+    """
+    given = [percent] if isinstance(percent, int | float) else list(percent)
+    if not given:
+        raise ValueError("percent is empty: name at least one, such as 100.")
+    return tuple(sorted({layer_of_percent(n_layers, one) for one in given}))

@@ -152,7 +152,7 @@ def combine_masks(
         ValueError: The image is no RGB array of uint8, a mask is not boolean or has another size
             than the image, or a box is malformed or holds no pixel's centre.
     """
-    _require_rgb(name, pixels)
+    require_rgb(name, pixels)
     size = pixels.shape[:2]
     if not isinstance(masks, Mapping):
         raise ValueError(
@@ -172,7 +172,12 @@ def combine_masks(
     return found
 
 
-def _require_rgb(name: str, pixels: Any) -> None:
+def require_rgb(name: str, pixels: Any) -> None:
+    """Refuse what is no RGB array of uint8.
+
+    Raises:
+        ValueError: It is none; the text says how to make it one.
+    """
     if not isinstance(pixels, np.ndarray):
         raise ValueError(
             f"sample {name!r}: its image is a {type(pixels).__module__}.{type(pixels).__name__}, "

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from sa_plugin import _mllama
 from sa_plugin.checks import Law
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch
-from sa_plugin.images import Image
+from sa_plugin.images import Image, require_rgb
 from sa_plugin.processor import Processor, read_processor
 
 # Upright, on its side, smaller than any input plane, square.
@@ -148,6 +150,34 @@ def model_processor(source: Any, config: Any, architecture: str, model: str) -> 
             "attach(bridge, processor=...) with the model's size."
         )
     return ours
+
+
+def context_states(
+    whole: Any, text: Any, image: Any, source: Any
+) -> Float[Tensor, "state d_model"]:
+    """States of an image that a text stack attends to, on its device and in its format.
+
+    Args:
+        whole: The model with both towers.
+        text: The text stack.
+        image: uint8 `[height, width, 3]`, an `Image`, or the states themselves.
+        source: For pixels: see `model_processor`.
+
+    Raises:
+        ValueError: The stack attends to no image, or `image` is none.
+    """
+    like, config = next(text.parameters()), text.config
+    if getattr(config, "model_type", "") != _mllama.TEXT:
+        raise ValueError(f"{type(text).__name__} attends to no image: leave image out.")
+    pixels = image.pixels if isinstance(image, Image) else image
+    if not isinstance(pixels, np.ndarray):
+        states = _mllama.check_states(pixels, config.hidden_size)
+        return states.to(like.device, like.dtype)
+    require_rgb("image", pixels)
+    vision, _ = _mllama.eyes(whole)
+    ours = model_processor(source, vision.config, type(vision).__name__, type(whole).__name__)
+    states = _mllama.image_states(whole, ours.pixel_values(pixels)[None])
+    return states.to(like.device, like.dtype)
 
 
 def patch_law(processor: Processor, n_special: int, embed: Callable[[Tensor], Tensor]) -> Law:

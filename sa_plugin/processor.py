@@ -154,6 +154,8 @@ def _fit(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
 def read_processor(source: Any, patch: int) -> Processor:
     """A `Processor` that does what an image processor of transformers does.
 
+    Of Mllama's, which cuts an image into tiles, it is what it does with one tile.
+
     Args:
         source: A `Processor`, an image processor of transformers (or what holds one, such as a
             `CLIPProcessor`), or its config as a mapping.
@@ -180,9 +182,10 @@ def read_processor(source: Any, patch: int) -> Processor:
     return processor
 
 
+TILES = "max_image_tiles"
 NAMES = (
     "do_resize", "size", "do_center_crop", "crop_size", "do_pad", "resample",
-    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", TILES,
 )  # fmt: skip
 SIDES = ("height", "width", "shortest_edge", "longest_edge")
 
@@ -194,9 +197,9 @@ def _settings(source: Any) -> dict[str, Any]:
 def _from_settings(given: Mapping[str, Any], name: str, patch: int) -> Processor:
     size, crop = _sides(given.get("size")), _sides(given.get("crop_size"))
     exact, shorter = _pair(size), size.get("shortest_edge") if len(size) == 1 else None
-    cut = bool(given.get("do_center_crop"))
+    cut, tiled = bool(given.get("do_center_crop")), given.get(TILES) is not None
     target = _pair(crop) if cut else exact
-    if given.get("do_pad") or not given.get("do_resize", True):
+    if bool(given.get("do_pad")) != tiled or not given.get("do_resize", True) or (cut and tiled):
         raise ValueError(_unknown(name, given))
     if target is None or (exact is None and shorter is None):
         raise ValueError(_unknown(name, given))
@@ -205,7 +208,7 @@ def _from_settings(given: Mapping[str, Any], name: str, patch: int) -> Processor
     return Processor(
         target,
         patch,
-        mode="centre_crop" if cut else "resize",
+        mode="centre_crop" if cut else "letter_box" if tiled else "resize",
         resized=(exact or shorter) if cut else None,
         mean=tuple(given["image_mean"]) if normal else (0.0, 0.0, 0.0),
         std=tuple(given["image_std"]) if normal else (1.0, 1.0, 1.0),
@@ -242,7 +245,9 @@ def _demand_same(processor: Processor, source: Any) -> None:
     """Compare pixels of a test image, upright and on its side."""
     for turn in (0, 1):
         image = np.ascontiguousarray(np.rot90(_waves(processor.size), turn))
-        theirs = torch.as_tensor(source(images=image, return_tensors="pt")["pixel_values"])
+        one = {TILES: 1} if processor.mode == "letter_box" else {}
+        theirs = torch.as_tensor(source(images=image, return_tensors="pt", **one)["pixel_values"])
+        theirs = theirs.flatten(0, -4)
         ours = processor.pixel_values(image)
         if theirs.shape[1:] != ours.shape:
             raise ValueError(

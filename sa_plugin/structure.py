@@ -6,8 +6,10 @@ M what the MLP adds, a the raw output of the attention's output projection, in e
     pre_norm    resid_post = resid_pre + A + M,  A = a            (parallel blocks too)
     post_norm   resid_post = resid_pre + A + M,  A = norm(a)      (Gemma-2; scaled ones: Granite)
     post_ln     x = LN1(resid_pre + a);  resid_post = LN2(x + M)  (BERT)
+    staged      pre_norm, but some block's resid_pre is not the resid_post before it
 
-A block that is none of these is refused.
+A block that is none of these is refused. Where a tanh gate stands behind attention or MLP (Mllama),
+a, A and M are what is behind the gate.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, get_args
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +30,10 @@ from sa_plugin.host import Batch, Block, Host, OutputProjection, Site
 
 # What an adapter reads of every block besides the points of a `Site`.
 RAW = "raw"
+MEASURED: tuple[Block, ...] = ("pre_norm", "post_norm", "post_ln")
 NORMS = ("norm1_in", "norm1_out", "norm2_in", "norm2_out")
 Parts = Mapping[str, Tensor]
-"""Points, RAW and, where a block has two norms, NORMS, by name."""
+"""Points, RAW and, where a block has two norms, NORMS, by name, as `kept_part` keeps them."""
 
 
 def demand(architecture: str, law: Law) -> None:
@@ -101,8 +105,8 @@ def structure(architecture: str, blocks: Sequence[Parts], limit: float) -> tuple
     Raises:
         ValueError: In no known way.
     """
-    gaps = {kind: max(_gap(block, kind) for block in blocks) for kind in get_args(Block)}
-    for kind in get_args(Block):
+    gaps = {kind: max(_gap(block, kind) for block in blocks) for kind in MEASURED}
+    for kind in MEASURED:
         if gaps[kind] <= limit:
             return kind, gaps[kind]
     measured = ", ".join(f"{kind} by {gap:.1e}" for kind, gap in gaps.items())
@@ -129,6 +133,30 @@ def _gap(block: Parts, kind: Block) -> float:
     return max(added, relative_difference(attention, raw)) if kind == "pre_norm" else added
 
 
+def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
+    """The kind, or "staged" where some block's input is not the output of the block before.
+
+    Args:
+        architecture: For the error.
+        kind: What `structure` found.
+        blocks: All of a model's, in order.
+
+    Raises:
+        ValueError: Something stands between blocks that are not pre_norm.
+    """
+    joints = [
+        k for k, (one, two) in enumerate(pairwise(blocks), 1)
+        if not torch.equal(one["resid_post"], two["resid_pre"])
+    ]  # fmt: skip
+    if joints and kind != "pre_norm":
+        raise ValueError(
+            f"{architecture}: something changes the residual stream between blocks {joints[0] - 1} "
+            f"and {joints[0]}, which are {kind}: it needs an adapter of its own (entry-point group "
+            "'sa_plugin.adapters')."
+        )
+    return "staged" if joints else kind
+
+
 def projection_law(
     blocks: Sequence[Parts], projections: Sequence[OutputProjection], limit: float
 ) -> Law:
@@ -145,8 +173,16 @@ def projection_law(
 
 
 def is_causal(blocks: Sequence[Parts]) -> bool:
-    """Whether no token attends to a later one."""
-    return all(not block["pattern"].triu(1).any() for block in blocks)
+    """Whether no token attends to a later one; blocks that attend to others have no pattern."""
+    return not any(bool(block["pattern"].any()) for block in blocks if "pattern" in block)
+
+
+def kept_part(part: str, value: Tensor) -> Tensor:
+    """What is kept of a part: of a pattern, whether a token attends to a later one.
+
+    The patterns of a vision tower with thousands of tokens would fill memory, all at once.
+    """
+    return value.triu(1).any() if part == "pattern" else value.clone()
 
 
 def padding_law(

@@ -1,6 +1,7 @@
 """Texts to batches: tokens with character offsets, grouped by length, padded by ourselves.
 
-The tokenizer's own rule decides on special tokens.
+The tokenizer's own rule decides on special tokens, unless a host is attached with
+`add_special_tokens=False` (as the paper reads texts): then none are put in.
 
 A byte-level token carries the white space before its word; offsets are trimmed to the other
 characters, so that a token is shown, and labelled, by its word alone. A token that is only white
@@ -58,25 +59,26 @@ def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
         )
 
 
-def puts_special_first(tokenizer: Any) -> bool:
+def puts_special_first(tokenizer: Any, add_special_tokens: bool = True) -> bool:
     """Whether the first token of a text is a special one."""
-    return bool(encode(tokenizer, ["The cat sat."])[0].special[0])
+    return bool(encode(tokenizer, ["The cat sat."], add_special_tokens)[0].special[0])
 
 
-def digest(tokenizer: Any) -> str:
+def digest(tokenizer: Any, add_special_tokens: bool = True) -> str:
     """Hash of everything that decides which tokens a text becomes."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     for changing in ("padding", "truncation"):
         state.pop(changing, None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(state, sort_keys=True) + ("" if add_special_tokens else " bare")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
+def encode(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[Tokens]:
     """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
     if not texts:
         return []
     out = tokenizer(
-        list(texts), add_special_tokens=True, truncation=False, padding=False,
+        list(texts), add_special_tokens=add_special_tokens, truncation=False, padding=False,
         return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
     )  # fmt: skip
     rows = zip(
@@ -115,6 +117,7 @@ def text_batches(
     batch_tokens: int,
     side: PaddingSide,
     extra: int = 0,
+    add_special_tokens: bool = True,
 ) -> list[Batch]:
     """Tokenise texts and batch them, whole texts only.
 
@@ -126,6 +129,7 @@ def text_batches(
         batch_tokens: See `make_batches`, as for the rest.
         side: Where padding goes.
         extra: More padding than needed.
+        add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
 
     Raises:
         ValueError: A sample is an image, or a text has no token or more than the context holds.
@@ -136,7 +140,7 @@ def text_batches(
             f"sample {image.id!r} is an image; {model} reads texts. Attach a vision model "
             "(load_bridge takes ViT, DINOv2 and CLIP folders)."
         )
-    tokens = encode(tokenizer, [sample.text for sample in samples])
+    tokens = encode(tokenizer, [sample.text for sample in samples], add_special_tokens)
     for sample, row in zip(samples, tokens, strict=True):
         if context is not None and len(row.ids) > context:
             raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_ledger import Broken, kept_rows, ledger, make_data
+from ledger_cases import Broken, kept_rows, ledger, make_data
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data import ConceptData
@@ -23,7 +23,7 @@ LATE_NORMS = ("gemma2", "bert")
 
 @pytest.fixture(scope="module")
 def data():
-    return make_data(60, documents=30)
+    return make_data(60, 30)
 
 
 @pytest.fixture(scope="module", params=LATE_NORMS)

@@ -192,10 +192,11 @@ def test_labels_follow_the_processor():
 
 
 class TestRefusals:
-    def test_padding_and_tiles(self):
-        tiles = hf.models.mllama.image_processing_pil_mllama.MllamaImageProcessorPil(size=SQUARE)
-        with pytest.raises(ValueError, match=r"Mllama\w+ places images.*do_pad=True.*letter_box"):
-            read_processor(tiles, PATCH)
+    def test_padding(self):
+        padded = hf.ViTImageProcessorPil(size=SQUARE)
+        padded.do_pad = True
+        with pytest.raises(ValueError, match=r"ViT\w+ places images.*do_pad=True.*letter_box"):
+            read_processor(padded, PATCH)
 
     def test_no_resizing(self):
         with pytest.raises(ValueError, match=r"do_resize=False.*could not be labelled: give att"):
@@ -241,6 +242,14 @@ class TestRefusals:
             Processor((56, 56), 14, resized=60)
         with pytest.raises(ValueError, match="holds no patch"):
             Processor((8, 8), 14)
+
+
+def test_tiles_are_read_as_one():
+    tiles = hf.models.mllama.image_processing_pil_mllama.MllamaImageProcessorPil(size=SQUARE)
+    ours = Processor((SIDE, SIDE), PATCH, "letter_box", mean=(0.5,) * 3, std=(0.5,) * 3, resample=2)
+    assert tiles.max_image_tiles == 4
+    assert read_processor(tiles, PATCH) == ours
+    assert read_processor(tiles.to_dict(), PATCH) == ours
 
 
 def test_a_config_and_a_holder_say_the_same_as_the_object():

@@ -1,6 +1,5 @@
 """Laws of the waterfall: levels are lifts of the stream at each layer, steps those of loops."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +7,9 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost
-from test_ledger import FEW, kept_rows, loop_lift, make_data
+from ledger_cases import Broken, detector_of, kept_rows, loop_lift, make_data
 
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads import LedgerError, head_ledger
 from sa_plugin.heads.waterfall import tail_waterfall
@@ -24,19 +22,12 @@ OPTIONS = {"progress": False, "draws": 50}
 
 @pytest.fixture(scope="module")
 def data():
-    return make_data(60, documents=30)
+    return make_data(60, 30)
 
 
 @pytest.fixture(scope="module", params=["fake", *tiny.ARCHITECTURES])
 def host(request):
     return FakeHost() if request.param == "fake" else tiny.host(request.param)
-
-
-def detector_of(host, data, kind, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bank = fit(host, data, kind, progress=False, **options)
-        return calibrate(host, data, bank, deltas=FEW)
 
 
 @pytest.fixture(scope="module")
@@ -249,8 +240,6 @@ def test_refusals(data):
 
 
 def test_an_unlisted_write_raises(data):
-    from test_ledger import Broken
-
     fake = FakeHost()
     detector = detector_of(fake, data, "lda", layers=[2])
     with pytest.raises(LedgerError, match="block 2: it adds something"):

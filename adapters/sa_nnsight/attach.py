@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from sa_nnsight.envoy_host import EnvoyHost, describe, refuse_unready
 from sa_nnsight.paths import Places, locate
@@ -16,9 +17,10 @@ from sa_plugin import tokenise
 from sa_plugin.checks import Law
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, HostInfo
+from sa_plugin.patches import context_states
 from sa_plugin.structure import demand, padding_law
 
-TOWERS = ("vision", "text")
+TOWERS = {"vision": ("vision_model", "vision_tower"), "text": ("text_model", "language_model")}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,11 +31,15 @@ class NNsightHost(EnvoyHost):
         tokenizer: By its own rule for special tokens.
         padding_side: Where padding goes; it changes no number.
         batch_tokens: Default size of batches.
+        add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
+        context: States of the image that every text is read with, or None.
     """
 
     tokenizer: Any
     padding_side: tokenise.PaddingSide = "right"
     batch_tokens: int = 2048
+    add_special_tokens: bool = True
+    context: Tensor | None = None
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Tokenise and group samples of like length, whole texts only.
@@ -54,8 +60,12 @@ class NNsightHost(EnvoyHost):
         return tokenise.text_batches(
             samples, self.tokenizer, model=self.info.model, batch_tokens=most,
             context=getattr(config, "max_position_embeddings", None),
-            side=self.padding_side, extra=extra,
+            side=self.padding_side, extra=extra, add_special_tokens=self.add_special_tokens,
         )  # fmt: skip
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What the model is called with for a batch, on its device."""
+        return _with_context(super().inputs(batch), self.context)
 
     def probe_sample(self) -> Sample:
         """A short text."""
@@ -64,7 +74,8 @@ class NNsightHost(EnvoyHost):
     def laws(self, samples: Sequence[Sample]) -> list[Law]:
         """The laws that only this adapter can measure: those of `attach` again, and padding."""
         longest = max(samples, key=lambda sample: len(sample.text))
-        seen = probe(self.model, self.places, self.forward_inputs(longest), self.info.dtype)
+        inputs = self.forward_inputs(longest)
+        seen = probe(self.model, self.places, inputs, self.info.dtype)
         return [*seen.laws, _padding_law(self, samples, get_args(tokenise.PaddingSide))]
 
 
@@ -75,8 +86,11 @@ def attach_local(
     processor: Any = None,
     paths: Mapping[str, Any] | None = None,
     tower: str | None = None,
+    image: Any = None,
     padding_side: str = "right",
     batch_tokens: int = 2048,
+    add_special_tokens: bool = True,
+    final_norm: bool = False,
 ) -> NNsightHost | NNsightVisionHost:
     """Check a model once, by a few forward passes over a short input, and wrap it.
 
@@ -90,10 +104,16 @@ def attach_local(
             `sa_plugin.processor.Processor`; by default the model's.
         paths: Where things are in an architecture that `sa_nnsight.paths.PATHS` does not know, or
             knows wrongly; see `sa_nnsight.paths.ROLES`.
-        tower: "vision" or "text": which half of a two-tower model (CLIP) to read. Only that half
-            runs.
+        tower: "vision" or "text": which half of a two-tower model (CLIP, LLaVA, Mllama) to read.
+            Only that half runs.
+        image: Of an Mllama's text stack: an image that every text is read with, uint8 `[height,
+            width, 3]` (with `processor`), or the states `[state, d_model]` that cross-attention
+            attends to. Without it the model skips those blocks, and block indices count the others.
         padding_side: Of texts: "right" or "left".
         batch_tokens: Default size of batches.
+        add_special_tokens: Of texts: False puts no BOS, CLS or SEP in, as arXiv 2512.05038 does.
+        final_norm: Whether `resid_post` of the last block is read behind the final norm, as
+            transformers' `hidden_states[-1]` and arXiv 2512.05038 at 100 % have it.
 
     Raises:
         ValueError: Training mode, default edits, an unknown architecture, no tokenizer or one
@@ -106,20 +126,26 @@ def attach_local(
     if getattr(model, "dispatched", True) is False:
         model.dispatch()
     own_tokenizer, own_processor = _preprocessors(model)
+    source = own_processor if processor is None else processor
+    whole = model._module
     if tower is not None:
         model = _tower(model, tower)
     refuse_unready(model)
-    places = locate(model._module, paths)
+    places = locate(model._module, paths, every=image is not None)
     if _reads_images(places):
-        if tokenizer is not None:
-            raise ValueError(f"{places.architecture} reads images: leave the tokenizer out.")
-        source = own_processor if processor is None else processor
-        return attach_vision(model, places, source, batch_tokens)
-    if processor is not None:
+        if tokenizer is not None or image is not None:
+            extra = "image" if tokenizer is None else "tokenizer"
+            raise ValueError(f"{places.architecture} reads images: leave the {extra} out.")
+        return attach_vision(model, places, source, batch_tokens, final_norm)
+    if processor is not None and image is None:
         raise ValueError(f"{places.architecture} reads texts: leave the processor out.")
-    side = cast(tokenise.PaddingSide, padding_side)
-    given = own_tokenizer if tokenizer is None else tokenizer
-    return _attach_text(model, places, given, side, batch_tokens)
+    host = {
+        "tokenizer": own_tokenizer if tokenizer is None else tokenizer,
+        "padding_side": padding_side, "batch_tokens": batch_tokens,
+        "add_special_tokens": add_special_tokens,
+        "context": None if image is None else context_states(whole, places.root, image, source),
+    }  # fmt: skip
+    return _attach_text(model, places, final_norm, host)
 
 
 def _preprocessors(model: Any) -> tuple[Any, Any]:
@@ -131,10 +157,13 @@ def _preprocessors(model: Any) -> tuple[Any, Any]:
 def _tower(model: Any, tower: str) -> Any:
     if tower not in TOWERS:
         raise ValueError(f"tower {tower!r} is unknown: use 'vision' or 'text'.")
-    name = f"{tower}_model"
-    if not hasattr(model._module, name):
-        raise ValueError(f"{type(model._module).__name__} has no {name}: leave tower out.")
-    return getattr(model, name)
+    for name in (f"{prefix}{part}" for prefix in ("", "model.") for part in TOWERS[tower]):
+        try:
+            model._module.get_submodule(name)
+        except AttributeError:
+            continue
+        return model.get(name)
+    raise ValueError(f"{type(model._module).__name__} has no {TOWERS[tower][0]}: leave tower out.")
 
 
 def _reads_images(places: Places) -> bool:
@@ -143,24 +172,35 @@ def _reads_images(places: Places) -> bool:
 
 
 def _attach_text(
-    model: Any, places: Places, tokenizer: Any, side: tokenise.PaddingSide, batch_tokens: int
+    model: Any, places: Places, final_norm: bool, options: dict[str, Any]
 ) -> NNsightHost:
+    tokenizer, special = options["tokenizer"], options["add_special_tokens"]
+    context = options["context"]
     tokenise.check_tokenizer(tokenizer)
-    ids = torch.from_numpy(tokenise.encode(tokenizer, [tokenise.PROBE_TEXT])[0].ids)[None]
-    if ids.shape[1] < 2:
-        raise ValueError(f"the tokenizer makes {ids.shape[1]} token of {tokenise.PROBE_TEXT!r}.")
-    ids = ids.to(next(places.root.parameters()).device)
-    known = describe(model, places)
+    ids = tokenise.encode(tokenizer, [tokenise.PROBE_TEXT], special)[0].ids
+    if len(ids) < 2:
+        raise ValueError(f"the tokenizer makes {len(ids)} token of {tokenise.PROBE_TEXT!r}.")
+    first = torch.from_numpy(ids)[None].to(next(places.root.parameters()).device)
+    inputs = {"input_ids": first, "attention_mask": torch.ones_like(first)}
+    known = describe(model, places, final_norm=final_norm, context=context)
     seen = probe(
-        model, places, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, known["dtype"]
+        model, places, _with_context(inputs, context), known["dtype"], final_norm=final_norm
     )
     info = HostInfo(
         **known, block=seen.block, causal=seen.causal,
-        bos=tokenise.puts_special_first(tokenizer), tokenizer=tokenise.digest(tokenizer),
+        bos=tokenise.puts_special_first(tokenizer, special),
+        tokenizer=tokenise.digest(tokenizer, special),
     )  # fmt: skip
-    host = NNsightHost(model, info, places, seen.order, tokenizer, side, batch_tokens)
-    demand(info.architecture, _padding_law(host, [host.probe_sample()], [side]))
+    host = NNsightHost(model, info, places, seen.order, **options)
+    demand(info.architecture, _padding_law(host, [host.probe_sample()], [host.padding_side]))
     return host
+
+
+def _with_context(inputs: dict[str, Tensor], context: Tensor | None) -> dict[str, Tensor]:
+    if context is None:
+        return inputs
+    rows = len(inputs["input_ids"])
+    return {**inputs, "cross_attention_states": context.expand(rows, -1, -1)}
 
 
 def _padding_law(

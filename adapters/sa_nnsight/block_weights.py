@@ -9,9 +9,10 @@ from einops import rearrange
 from torch import Tensor
 
 from sa_nnsight.weights import as_linear, split_fused
+from sa_plugin import _mllama
 from sa_plugin.block import AttentionWeights, BlockNorms, Norm
 from sa_plugin.checks import LIMITS, read_sites
-from sa_plugin.describe import norm_of, plain, prove, rotary_of
+from sa_plugin.describe import entry_norm, norm_of, plain, prove, rotary_of
 from sa_plugin.host import Site
 
 if TYPE_CHECKING:
@@ -32,7 +33,20 @@ def block_norms(host: EnvoyHost, layer: int) -> BlockNorms:
         behind, mlp_behind = (_norm(host, role, layer) for role in ("attn_out", "mlp"))
         return BlockNorms(first, second, behind, mlp_behind)
     # A parallel block may have one norm for both.
-    return BlockNorms(first, first if second is None else second, None, None)
+    second = first if second is None else second
+    return BlockNorms(first, second, None, None, _entry(host, layer))
+
+
+def _entry(host: EnvoyHost, layer: int) -> Norm | None:
+    """The norm between two lists of blocks; see `sa_plugin.describe.entry_norm`."""
+    if host.info.block != "staged" or layer == 0:
+        return None
+    norm = None
+    if host.places.has("entry"):
+        norm = norm_of(host.places.path("entry"), host.places.module("entry"))
+        if host.places.kind == _mllama.VISION:
+            norm = _mllama.joint(host.places.root, norm)
+    return entry_norm(host, layer, host.batches([host.probe_sample()])[0], norm)
 
 
 def _norm(host: EnvoyHost, role: str, layer: int) -> Norm | None:
@@ -49,6 +63,11 @@ def attention_weights(host: EnvoyHost, layer: int) -> AttentionWeights:
     """
     norm = block_norms(host, layer).attn_in
     places, heads = host.places, host.info.n_heads
+    if places.crosses(layer):
+        raise ValueError(
+            f"block {layer} of {host.info.architecture} attends to an image's states: its keys and "
+            "values are no maps of the stream. Take a bank of other blocks, fit(layers=...)."
+        )
     inner = places.module("attention", layer)
     maps = _maps(host, layer)
     sliced = [_by_head(weight, bias, heads, host.info.d_head) for weight, bias in maps]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sa_nnsight import weights
 from sa_nnsight.paths import Places
-from sa_nnsight.reading import Order, Tap, eager, in_order, read_taps, tap_of
+from sa_nnsight.reading import Order, Tap, eager, final_tap, in_order, read_taps, tap_of
 from sa_plugin.block import AttentionWeights, BlockNorms
 from sa_plugin.data import Sample
 from sa_plugin.editing import Edit
-from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
+from sa_plugin.host import FINAL_NORM, Batch, HostInfo, OutputProjection, Point, Reduce, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,15 @@ class EnvoyHost:
                 f"layer {layer} does not exist: {self.info.model} has blocks 0 to "
                 f"{self.info.n_layers - 1}; the nearest is {nearest}."
             )
+        if point == "pattern" and self.places.crosses(layer):
+            raise ValueError(
+                f"block {layer} attends to an image's states, not to tokens, so its pattern has no "
+                f"tokens for keys: read {self.places.path('attention', layer)}.output[1] in a "
+                "trace of your own."
+            )
+        last = layer == self.info.n_layers - 1 and point == "resid_post"
+        if last and FINAL_NORM in self.info.processing:
+            return final_tap(self.model, self.places)
         return tap_of(self.model, self.places, layer, point)
 
     def hook_name(self, site: Site) -> str:
@@ -141,7 +150,7 @@ class EnvoyHost:
         """The attention output projection of one block, one slice a query head, in float32.
 
         In a post_norm model the sum of the heads passes a norm before it is `attn_out`; LayerScale
-        (DINOv2) is folded in.
+        (DINOv2) and tanh gates (Mllama) are folded in.
         """
         self.tap(Site(layer, "z"))
         return weights.output_projection(self.places, layer)
@@ -238,7 +247,9 @@ def refuse_unready(model: Any) -> None:
         )
 
 
-def describe(model: Any, places: Places) -> dict[str, Any]:
+def describe(
+    model: Any, places: Places, *, final_norm: bool = False, context: Tensor | None = None
+) -> dict[str, Any]:
     """Sizes, number format and names, as `HostInfo` names them."""
     heads = weights.n_heads(places)
     weight = weights.output_projection(places, 0).weight
@@ -250,9 +261,9 @@ def describe(model: Any, places: Places) -> dict[str, Any]:
         "d_model": weight.shape[-1],
         "n_heads": heads,
         "d_head": weight.shape[1],
-        "processing": "none",
+        "processing": FINAL_NORM if final_norm else "none",
         "dtype": weights.number_format(places),
-        "fingerprint": weights.fingerprint(places),
+        "fingerprint": weights.fingerprint(places, context),
     }
 
 

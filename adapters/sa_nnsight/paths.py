@@ -3,6 +3,9 @@
 Paths of `blocks`, `embed` and `after` are inside the base model (`GPT2Model`, whatever head stands
 on top), all others inside a block. What a dictionary says is not trusted: when a model is attached,
 how its blocks add up, that every module runs once, and in which order, are measured.
+
+Where blocks differ, a path is a tuple of alternatives, of which a block has one; `blocks` may be
+several lists that run one after another.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from typing import Any
 from torch import nn
 
 ROLES = {
-    "blocks": "the list of blocks",
+    "blocks": "the list of blocks, or several that run one after another",
     "block_class": "class of the blocks that are read, where others stand between them",
     "attention": "module whose output is (attention output, probabilities)",
     "o_proj": "its output projection, a Linear or Conv1D",
     "mlp": "module whose output is what the MLP adds to the residual stream",
     "attn_out": "module whose output is what attention adds, if not o_proj (a norm behind it)",
     "attn_scale": "LayerScale behind o_proj, folded into its weights",
+    "attn_gate": "parameter whose tanh scales what attention adds, in blocks that have it",
+    "mlp_gate": "the same of the MLP",
+    "cross": "attention to other states than the tokens', in blocks that have it",
+    "entry": "norm of the stream between two lists of blocks, inside the base model",
     "norm1": "norm before attention; in a post-LN block the norm behind it",
     "norm2": "norm before the MLP; in a post-LN block the norm behind it",
     "q": "query projection",
@@ -32,9 +39,12 @@ ROLES = {
     "k_norm": "norm of each key",
     "embed": "token embedding, inside the base model",
     "after": "modules behind the last block, which no activation depends on",
+    "final_norm": "norm behind the last block, inside the base model",
     "n_heads": "number of query heads, where the model has no config",
 }
-NOT_IN_BLOCKS = {"blocks", "block_class", "embed", "after", "n_heads", "qkv_order"}
+NOT_IN_BLOCKS = {"blocks", "block_class", "embed", "after", "n_heads", "qkv_order", "entry",
+                 "final_norm"}  # fmt: skip
+SOME_BLOCKS = {"attn_gate", "mlp_gate", "cross"}
 REQUIRED = ("blocks", "attention", "o_proj", "mlp")
 Paths = Mapping[str, Any]
 
@@ -42,7 +52,7 @@ _LLAMA = {
     "blocks": "layers", "attention": "self_attn", "o_proj": "self_attn.o_proj", "mlp": "mlp",
     "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-    "embed": "embed_tokens", "after": ("norm", "lm_head", "score"),
+    "embed": "embed_tokens", "after": ("norm", "lm_head", "score"), "final_norm": "norm",
 }  # fmt: skip
 _QWEN3 = {**_LLAMA, "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 _VIT = {
@@ -50,18 +60,21 @@ _VIT = {
     "norm1": "layernorm_before", "norm2": "layernorm_after",
     "q": "attention.q_proj", "k": "attention.k_proj", "v": "attention.v_proj",
     "after": ("layernorm", "pooler", "classifier", "cls_classifier", "distillation_classifier"),
+    "final_norm": "layernorm",
 }  # fmt: skip
 _CLIP = {
     "blocks": "encoder.layers", "attention": "self_attn", "o_proj": "self_attn.out_proj",
     "mlp": "mlp", "norm1": "layer_norm1", "norm2": "layer_norm2",
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
 }  # fmt: skip
+_PARTS = (("attention", ""), ("o_proj", ".o_proj"), ("q", ".q_proj"), ("k", ".k_proj"),
+          ("v", ".v_proj"))  # fmt: skip
 
 PATHS: dict[str, Paths] = {
     "gpt2": {
         "blocks": "h", "attention": "attn", "o_proj": "attn.c_proj", "mlp": "mlp",
         "norm1": "ln_1", "norm2": "ln_2", "qkv": "attn.c_attn", "qkv_order": "parts",
-        "embed": "wte", "after": ("ln_f", "lm_head", "score"),
+        "embed": "wte", "after": ("ln_f", "lm_head", "score"), "final_norm": "ln_f",
     },
     "gpt_neox": {
         "blocks": "layers", "attention": "attention", "o_proj": "attention.dense", "mlp": "mlp",
@@ -69,6 +82,7 @@ PATHS: dict[str, Paths] = {
         "qkv": "attention.query_key_value", "qkv_order": "heads",
         "embed": "embed_in",
         "after": ("final_layer_norm", "lm_head", "embed_out", "score"),
+        "final_norm": "final_layer_norm",
     },
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -94,14 +108,20 @@ PATHS: dict[str, Paths] = {
     "clip_vision_model": _CLIP,
     "clip_text_model": {
         **_CLIP, "embed": "embeddings.token_embedding",
-        "after": ("final_layer_norm", "text_projection"),
+        "after": ("final_layer_norm", "text_projection"), "final_norm": "final_layer_norm",
     },
-    # Its blocks of cross-attention do not run on a text alone.
-    "mllama_text_model": {**_LLAMA, "block_class": "MllamaSelfAttentionDecoderLayer"},
+    "siglip_vision_model": {**_CLIP, "after": ("post_layernorm", "head")},
+    # Its blocks of cross-attention do not run on a text alone: see `locate`.
+    "mllama_text_model": {
+        **_LLAMA, **{role: (f"self_attn{path}", f"cross_attn{path}") for role, path in _PARTS},
+        "attn_gate": "cross_attn_attn_gate", "mlp_gate": "cross_attn_mlp_gate",
+        "cross": "cross_attn", "block_class": "MllamaSelfAttentionDecoderLayer",
+    },
     "mllama_vision_model": {
-        **_CLIP, "blocks": "transformer.layers", "o_proj": "self_attn.o_proj",
+        **_CLIP, "blocks": ("transformer.layers", "global_transformer.layers"),
+        "o_proj": "self_attn.o_proj", "attn_gate": "gate_attn", "mlp_gate": "gate_ffn",
         "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
-        "after": ("layernorm_post", "post_tile_positional_embedding", "global_transformer"),
+        "entry": "layernorm_post",
     },
 }  # fmt: skip
 
@@ -116,7 +136,7 @@ class Places:
         kind: Its `model_type`, or "" without a config.
         roles: See `ROLES`.
         prefix: Path of the base model inside the root, "" or ending in a dot.
-        numbers: Of the blocks that are read, in the model's own list.
+        names: Paths of the blocks that are read, inside the base model.
     """
 
     root: nn.Module
@@ -124,12 +144,12 @@ class Places:
     kind: str
     roles: Paths
     prefix: str
-    numbers: tuple[int, ...]
+    names: tuple[str, ...]
 
     @property
     def n_layers(self) -> int:
         """Number of blocks that are read."""
-        return len(self.numbers)
+        return len(self.names)
 
     def has(self, role: str) -> bool:
         """Whether the architecture has such a module."""
@@ -139,20 +159,41 @@ class Places:
         """Path of a module inside the root; "block" is a block itself."""
         if layer is None:
             return self.prefix + str(self.roles[role])
-        block = f"{self.prefix}{self.roles['blocks']}.{self.numbers[layer]}"
-        return block if role == "block" else f"{block}.{self.roles[role]}"
+        block = self.prefix + self.names[layer]
+        if role == "block":
+            return block
+        paths = _alternatives(self.roles[role])
+        found = (f"{block}.{path}" for path in paths if _find(self.root, f"{block}.{path}"))
+        return next(found, f"{block}.{paths[0]}")
 
     def module(self, role: str, layer: int | None = None) -> Any:
         """The module itself."""
         return self.root.get_submodule(self.path(role, layer))
 
+    def blocks(self) -> list[nn.Module]:
+        """The blocks that are read."""
+        return [self.module("block", layer) for layer in range(self.n_layers)]
 
-def locate(root: nn.Module, given: Paths | None) -> Places:
+    def gate(self, role: str, layer: int) -> tuple[str, float] | None:
+        """Path and tanh of a block's gate, if it has one."""
+        name = self.roles.get(role)
+        parameter = getattr(self.module("block", layer), str(name), None) if name else None
+        if parameter is None:
+            return None
+        return f"{self.path('block', layer)}.{name}", float(parameter.detach().tanh())
+
+    def crosses(self, layer: int) -> bool:
+        """Whether a block attends to other states than the tokens'."""
+        return self.has("cross") and _find(self.root, self.path("cross", layer)) is not None
+
+
+def locate(root: nn.Module, given: Paths | None, *, every: bool = False) -> Places:
     """Find a model's modules.
 
     Args:
         root: The module that is run.
         given: Roles that the user adds or replaces.
+        every: Whether blocks run that a text alone skips (Mllama's cross-attention).
 
     Raises:
         ValueError: The architecture is unknown, or a path leads nowhere; the text names the
@@ -167,26 +208,40 @@ def locate(root: nn.Module, given: Paths | None) -> Places:
     missing = [role for role in REQUIRED if role not in roles]
     if missing:
         raise ValueError(_unknown(root, architecture, kind, missing))
+    wanted = None if every else roles.get("block_class")
     for prefix in ("", f"{getattr(root, 'base_model_prefix', '')}.", "model."):
-        blocks = _find(root, prefix + str(roles["blocks"]))
-        if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
-            wanted = roles.get("block_class")
-            numbers = [k for k, b in enumerate(blocks) if wanted in (None, type(b).__name__)]
-            if not numbers:
+        paths = _alternatives(roles["blocks"])
+        lists = [_find(root, prefix + path) for path in paths]
+        if all(isinstance(one, nn.ModuleList | nn.Sequential) for one in lists):
+            names = [
+                f"{path}.{number}"
+                for path, one in zip(paths, lists, strict=True)
+                for number, block in getattr(one, "_modules", {}).items()
+                if wanted in (None, type(block).__name__)
+            ]
+            if not names:
                 break
-            places = Places(root, architecture, kind, roles, prefix, tuple(numbers))
+            places = Places(root, architecture, kind, roles, prefix, tuple(names))
             _check(places)
             return places
     raise ValueError(f"{architecture} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
 
 
+def _alternatives(path: Any) -> tuple[str, ...]:
+    return tuple(path) if isinstance(path, list | tuple) else (str(path),)
+
+
 def _check(places: Places) -> None:
-    for role in sorted(set(places.roles) - NOT_IN_BLOCKS):
-        if _find(places.root, places.path(role, 0)) is None:
-            raise ValueError(
-                f"{places.architecture} has no module {places.path(role, 0)!r} ({role}: "
-                f"{ROLES[role]}). {_found(places.root)}"
-            )
+    """Every role in the first block; in the others too where paths have alternatives."""
+    for role in sorted(set(places.roles) - NOT_IN_BLOCKS - SOME_BLOCKS):
+        several = len(_alternatives(places.roles[role])) > 1
+        for layer in range(places.n_layers if several else 1):
+            path = places.path(role, layer)
+            if _find(places.root, path) is None:
+                raise ValueError(
+                    f"{places.architecture} has no module {path!r} ({role}: {ROLES[role]}). "
+                    f"{_found(places.root)}"
+                )
 
 
 def _find(root: nn.Module, path: str) -> nn.Module | None:
@@ -198,7 +253,8 @@ def _find(root: nn.Module, path: str) -> nn.Module | None:
 
 def _unknown(root: nn.Module, architecture: str, kind: str, missing: list[str]) -> str:
     wanted = ", ".join(f"{role!r} ({ROLES[role]})" for role in missing)
-    if hasattr(root, "vision_model") and hasattr(root, "text_model"):
+    inner = getattr(root, "model", root)
+    if any(hasattr(inner, name) for name in ("vision_model", "vision_tower")):
         return (
             f"{architecture} has two towers: say which to read, attach(model, tower='vision') or "
             "tower='text'."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -14,6 +15,7 @@ from sa_nnsight.paths import Places
 from sa_nnsight.reading import (
     Order,
     eager,
+    final_tap,
     in_order,
     measure_order,
     read_taps,
@@ -26,7 +28,9 @@ from sa_plugin.structure import (
     NORMS,
     RAW,
     demand,
+    in_stages,
     is_causal,
+    kept_part,
     module_streams,
     projection_law,
     stream_law,
@@ -53,7 +57,14 @@ class Probe:
     laws: tuple[Law, ...]
 
 
-def probe(model: Any, places: Places, inputs: Mapping[str, Tensor], dtype: str) -> Probe:
+def probe(
+    model: Any,
+    places: Places,
+    inputs: Mapping[str, Tensor],
+    dtype: str,
+    *,
+    final_norm: bool = False,
+) -> Probe:
     """Run the model three times and measure.
 
     Args:
@@ -61,6 +72,7 @@ def probe(model: Any, places: Places, inputs: Mapping[str, Tensor], dtype: str) 
         places: Its modules.
         inputs: One unpadded text of two tokens or more, or one image, on the model's device.
         dtype: Number format, for the limits.
+        final_norm: Whether the norm behind the last block is read too.
 
     Raises:
         ValueError: A module did not run once, a law does not hold, or blocks add up in no known
@@ -71,19 +83,30 @@ def probe(model: Any, places: Places, inputs: Mapping[str, Tensor], dtype: str) 
     parts = [*get_args(Point), RAW]
     if places.has("norm1") and places.has("norm2"):
         parts += NORMS
-    taps = {(k, part): tap_of(model, places, k, part) for k in layers for part in parts}
-    order = measure_order(places.root, _modules(model, places, taps.values()), inputs)
+    taps = {
+        (k, part): tap_of(model, places, k, part) for k in layers for part in parts
+        if part != "pattern" or not places.crosses(k)
+    }  # fmt: skip
+    kept = {tap: partial(kept_part, part) for (_, part), tap in taps.items() if part == "pattern"}
+    wanted = [*taps.values(), *([final_tap(model, places)] if final_norm else ())]
+    order = measure_order(places.root, _modules(model, places, wanted), inputs)
     try:
         with eager(places.root), module_streams([places.module("block", k) for k in layers]) as own:
-            found = read_taps(model, inputs, in_order(order, list(taps.values())), stop=False)
+            found = read_taps(
+                model, inputs, in_order(order, list(taps.values())), stop=False, kept=kept
+            )
     except RuntimeError as error:
         raise ValueError(f"{name} cannot be attached: {error}") from error
     heads = n_heads(places)
-    blocks = [{part: _shaped(part, found[taps[k, part]], heads) for part in parts} for k in layers]
+    blocks = [
+        {part: _shaped(part, found[taps[k, part]], heads) for part in parts if (k, part) in taps}
+        for k in layers
+    ]
     limit = LIMITS.get(dtype, LIMITS["float32"])
     stream = stream_law(blocks, own)
     demand(name, stream)
-    block, gap = structure(name, blocks, limit)
+    kind, gap = structure(name, blocks, limit)
+    block = in_stages(name, kind, blocks)
     projection = projection_law(blocks, [output_projection(places, k) for k in layers], limit)
     demand(name, projection)
     states = _hidden_states_law(places, blocks, inputs, limit)
@@ -92,7 +115,7 @@ def probe(model: Any, places: Places, inputs: Mapping[str, Tensor], dtype: str) 
         Law("every module runs exactly once", 0.0),
         stream,
         states,
-        Law(f"blocks add up as {block}", gap, limit),
+        Law(f"blocks add up as {kind}", gap, limit),
         projection,
     )
     return Probe(block, is_causal(blocks), blocks[0]["resid_pre"].shape[-1], order, laws)

@@ -8,7 +8,7 @@ exactly once. Values are cloned where they are read: nothing later in the pass c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +21,19 @@ from sa_plugin.structure import NORMS, RAW
 
 
 class Tap(NamedTuple):
-    """A value of one module: `path.input`, `path.output` or `path.output[index]`."""
+    """A value of one module: `path.input`, `path.output` or `path.output[index]`.
+
+    `gate` is the path of a parameter and its tanh, which the value is multiplied with.
+    """
 
     path: str
     end: Literal["input", "output"]
     item: int | None = None
+    gate: tuple[str, float] | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}.{self.end}" + ("" if self.item is None else f"[{self.item}]")
+        place = f"{self.path}.{self.end}" + ("" if self.item is None else f"[{self.item}]")
+        return place if self.gate is None else f"{place} * tanh({self.gate[0]})"
 
 
 Order = Mapping[tuple[str, str], int]
@@ -51,7 +56,23 @@ def tap_of(model: Any, places: Places, layer: int, part: str) -> Tap:
     if role == "raw":
         role = "attn_scale" if places.has("attn_scale") else "o_proj"
     path = envoy_path(model, places.path(role, layer))
-    return Tap(path, end, 1 if part == "pattern" else None)
+    gated = {"attn_out": "attn_gate", RAW: "attn_gate", "mlp_out": "mlp_gate"}.get(part)
+    gate = None if gated is None else places.gate(gated, layer)
+    return Tap(path, end, 1 if part == "pattern" else None, gate)
+
+
+def final_tap(model: Any, places: Places) -> Tap:
+    """The residual stream behind the norm that follows the last block.
+
+    Raises:
+        ValueError: The architecture's paths name none.
+    """
+    if not places.has("final_norm"):
+        raise ValueError(
+            f"{places.architecture} has no final norm among its paths: leave final_norm out, or "
+            'give attach(model, paths={..., "final_norm": ...}).'
+        )
+    return Tap(envoy_path(model, places.path("final_norm")), "output")
 
 
 def envoy_path(model: Any, path: str) -> str:
@@ -64,7 +85,12 @@ def envoy_path(model: Any, path: str) -> str:
 
 
 def read_taps(
-    model: Any, inputs: Mapping[str, Tensor], taps: Sequence[Tap], *, stop: bool = True
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    taps: Sequence[Tap],
+    *,
+    stop: bool = True,
+    kept: Mapping[Tap, Callable[[Tensor], Tensor]] | None = None,
 ) -> dict[Tap, Tensor]:
     """Read in one trace without gradients.
 
@@ -73,6 +99,7 @@ def read_taps(
         inputs: Keyword arguments of its forward pass.
         taps: In the order of the forward pass.
         stop: End the pass after the last of them.
+        kept: What to keep of some of them, in place of the value.
 
     Returns:
         A clone of each value.
@@ -82,11 +109,13 @@ def read_taps(
     """
     envoys = [model.get(tap.path) for tap in taps]
     found: list[Tensor] = []
+    reduce = kept or {}
     try:
         with torch.no_grad(), model.trace(**inputs) as tracer:
             found = nnsight.save([])
             for tap, envoy in zip(taps, envoys, strict=True):
-                found.append(value_of(envoy, tap))
+                value = value_of(envoy, tap)
+                found.append(reduce[tap](value) if tap in reduce else value)
             if stop:
                 tracer.stop()
     except nnsight.intervention.interleaver.OutOfOrderError as error:
@@ -109,13 +138,15 @@ def value_of(envoy: Any, tap: Tap) -> Tensor:
             f"{tap} is None: fused attention computes no pattern, and this model's attention could "
             "not be switched to 'eager'. Load it with attn_implementation='eager'."
         )
-    copy: Tensor = value.clone()
+    copy: Tensor = value.clone() if tap.gate is None else value * tap.gate[1]
     return copy
 
 
 def in_order(order: Order, taps: Sequence[Tap]) -> list[Tap]:
     """Taps as the forward pass comes by them, each once."""
-    return sorted(set(taps), key=lambda tap: (order[tap.path, tap.end], tap.item or 0))
+    return sorted(
+        set(taps), key=lambda tap: (order[tap.path, tap.end], tap.item or 0, tap.gate is not None)
+    )
 
 
 def measure_order(

@@ -6,21 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sa_nnsight.envoy_host import EnvoyHost, describe
 from sa_nnsight.paths import Places
 from sa_nnsight.probe import probe
 from sa_nnsight.reading import read_taps, tap_of
+from sa_plugin import _mllama
 from sa_plugin.checks import Law
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, HostInfo
 from sa_plugin.patches import check_images, image_batches, model_processor, noise, patch_law
 from sa_plugin.processor import Processor
 from sa_plugin.structure import demand
-
-MLLAMA = "mllama_vision_model"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,17 +77,17 @@ class NNsightVisionHost(EnvoyHost):
 
 
 def attach_vision(
-    model: Any, places: Places, processor: Any, batch_tokens: int
+    model: Any, places: Places, processor: Any, batch_tokens: int, final_norm: bool = False
 ) -> NNsightVisionHost:
     """Check a vision model; see `sa_nnsight.attach.attach_local`."""
-    known = describe(model, places)
+    known = describe(model, places, final_norm=final_norm)
     ours = model_processor(processor, places.root.config, places.architecture, known["model"])
     inputs = pixel_inputs(places, noise(ours.size))
-    seen = probe(model, places, inputs, known["dtype"])
+    seen = probe(model, places, inputs, known["dtype"], final_norm=final_norm)
     tokens = _embed(model, places, noise(ours.size)).shape[1]
     patches = ours.size[0] * ours.size[1] // ours.patch**2
     # Everything that is no patch stands first, but in Mllama.
-    n_special = 1 if places.kind == MLLAMA else tokens - patches
+    n_special = 1 if places.kind == _mllama.VISION else tokens - patches
     demand(places.architecture, _patch_law(model, places, ours, n_special))
     info = HostInfo(**known, block=seen.block, causal=seen.causal, bos=n_special > 0)
     after = tokens - patches - n_special
@@ -97,23 +95,11 @@ def attach_vision(
 
 
 def pixel_inputs(places: Places, pixels: Tensor) -> dict[str, Tensor]:
-    """What a model is called with for pixels, on its device and in its number format.
-
-    Mllama takes an image in tiles: here it is one tile, the others are empty and masked.
-    """
+    """What a model is called with for pixels, on its device and in its number format."""
+    if places.kind == _mllama.VISION:
+        return _mllama.tile_inputs(places.root, pixels)
     like = next(places.root.parameters())
-    values = pixels.to(like.device, like.dtype)
-    if places.kind != MLLAMA:
-        return {"pixel_values": values}
-    config: Any = places.root.config
-    first = torch.arange(config.max_num_tiles, device=like.device) == 0
-    tiles = values[:, None, None] * first[:, None, None, None].to(like.dtype)
-    row = torch.ones(len(values), 1, dtype=torch.long, device=like.device)
-    return {
-        "pixel_values": tiles,
-        "aspect_ratio_ids": row,
-        "aspect_ratio_mask": (row[..., None] * first).to(torch.long),
-    }
+    return {"pixel_values": pixels.to(like.device, like.dtype)}
 
 
 def _patch_law(model: Any, places: Places, processor: Processor, n_special: int) -> Law:

@@ -15,8 +15,8 @@ from sa_plugin.host import OutputProjection
 
 def number_format(places: Places) -> str:
     """Number formats of the blocks' weights."""
-    blocks = places.module("blocks")
-    formats = {str(p.dtype) for p in blocks.parameters() if p.is_floating_point()}
+    parameters = [p for block in places.blocks() for p in block.parameters()]
+    formats = {str(p.dtype) for p in parameters if p.is_floating_point()}
     return "+".join(sorted(name.removeprefix("torch.") for name in formats))
 
 
@@ -51,13 +51,19 @@ def output_projection(places: Places, layer: int) -> OutputProjection:
         scale = plain(places.module("attn_scale", layer).lambda1)
         weight = weight * scale[:, None]
         bias = None if bias is None else bias * scale
+    gate = places.gate("attn_gate", layer)
+    if gate is not None:
+        weight, bias = weight * gate[1], None if bias is None else bias * gate[1]
     heads = n_heads(places)
     return OutputProjection(rearrange(weight, "d (h e) -> h e d", h=heads).contiguous(), bias)
 
 
-def fingerprint(places: Places) -> str:
-    """Hash of the weights before and in the blocks; see `sa_plugin.fingerprint`."""
-    found: dict[str, Tensor] = {}
+def fingerprint(places: Places, context: Tensor | None = None) -> str:
+    """Hash of the weights before and in the blocks, and of an image's states that they attend to.
+
+    See `sa_plugin.fingerprint`.
+    """
+    found: dict[str, Tensor] = {} if context is None else {shared.CONTEXT: context}
     for inner, parameter in inner_parameters(places).items():
         found.update(shared_names(places, inner, parameter))
     return shared.fingerprint(places.kind, found)

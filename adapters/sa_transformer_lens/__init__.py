@@ -61,7 +61,7 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | TransformerLensV
             "a RemoteBridge has no local weights or gradients, which the checks, the head ledger "
             "and the attributions need: use TransformerBridge.boot_transformers(name)."
         )
-    if "TransformerBridge" not in ours:
+    if "TransformerBridge" not in ours and type(model).__qualname__ != "HookedMllama":
         return None
     _check_version()
     from sa_transformer_lens.host import attach_bridge

@@ -13,12 +13,14 @@ from torch import Tensor
 from sa_plugin.block import AttentionWeights, BlockNorms
 from sa_plugin.data import Sample
 from sa_plugin.editing import Edit
-from sa_plugin.host import Batch, HostInfo, OutputProjection, Point, Reduce, Site
+from sa_plugin.host import FINAL_NORM, Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_transformer_lens import described
 from sa_transformer_lens.capture import capture
 from sa_transformer_lens.differentiable import forward_sites, input_values
 from sa_transformer_lens.probe import output_projection
 from sa_transformer_lens.writable import demand_writable, write_effect
+
+FINAL_HOOK = "ln_final.hook_out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class BridgeHost:
         names = {site: self.hook_name(site) for site in sites}
         if not names:
             raise ValueError("sites is empty: name at least one Site(layer, point).")
-        found = capture(self.bridge, names.values(), batch.inputs, _last_hook(sites))
+        found = capture(self.bridge, names.values(), batch.inputs, self._last_hook(sites))
         with torch.no_grad():
             kept = reduce({site: found[name] for site, name in names.items()})
         return {key: value.cpu() for key, value in kept.items()}
@@ -98,7 +100,26 @@ class BridgeHost:
                 f"layer {layer} does not exist: {self.info.model} has blocks 0 to "
                 f"{self.info.n_layers - 1}; the nearest is {nearest}."
             )
+        if point == "pattern" and getattr(self.bridge.blocks[layer], "crosses", False):
+            raise ValueError(
+                f"block {layer} attends to an image's states, not to tokens, so its pattern has no "
+                f"tokens for keys: read 'blocks.{layer}.attn.hook_pattern' in a run of your own."
+            )
+        if self._is_final(site):
+            return FINAL_HOOK
         return f"blocks.{layer}.{self.points[point]}"
+
+    def _is_final(self, site: Site) -> bool:
+        last = site.layer == self.info.n_layers - 1 and site.point == "resid_post"
+        return last and FINAL_NORM in self.info.processing
+
+    def _last_hook(self, sites: Sequence[Site]) -> str:
+        """Where a pass that reads sites can end."""
+        if any(self._is_final(site) for site in sites):
+            return FINAL_HOOK
+        deepest = max(site.layer for site in sites)
+        only_entry = all(site.point == "resid_pre" for site in sites if site.layer == deepest)
+        return f"blocks.{deepest}.{'hook_resid_pre' if only_entry else 'hook_resid_post'}"
 
     def output_projection(self, layer: int) -> OutputProjection:
         """The attention output projection of one block, one slice a query head, in float32.
@@ -146,7 +167,7 @@ class BridgeHost:
         names = {site: self.hook_name(site) for site in sites}
         if not names:
             raise ValueError("sites is empty: name at least one Site(layer, point).")
-        return forward_sites(self.bridge, values, batch, names, _last_hook(sites))
+        return forward_sites(self.bridge, values, batch, names, self._last_hook(sites))
 
     def hook_changes_output(self, hook_name: str) -> bool:
         """Whether the model's output changes when a hook there changes what it sees.
@@ -181,8 +202,16 @@ def refuse_training(bridge: Any) -> None:
         raise ValueError("the model is in training mode: call model.eval() first.")
 
 
-def describe(bridge: Any) -> dict[str, Any]:
-    """Sizes, number format and weight processing of a bridge, as `HostInfo` names them."""
+def describe(bridge: Any, *, final_norm: bool = False) -> dict[str, Any]:
+    """Sizes, number format and weight processing of a bridge, as `HostInfo` names them.
+
+    Raises:
+        ValueError: The final norm is to be read, and the bridge has none.
+    """
+    if final_norm and FINAL_HOOK not in bridge.hook_dict:
+        raise ValueError(
+            f"{bridge.cfg.architecture} has no hook {FINAL_HOOK!r}: leave final_norm out."
+        )
     return {
         "host": "transformer_lens",
         "model": str(bridge.cfg.model_name),
@@ -191,7 +220,7 @@ def describe(bridge: Any) -> dict[str, Any]:
         "d_model": bridge.cfg.d_model,
         "n_heads": bridge.cfg.n_heads,
         "d_head": bridge.cfg.d_head,
-        "processing": _processing(bridge),
+        "processing": _processing(bridge, final_norm),
         "dtype": number_format(bridge),
     }
 
@@ -202,13 +231,8 @@ def number_format(bridge: Any) -> str:
     return "+".join(sorted(name.removeprefix("torch.") for name in formats))
 
 
-def _processing(bridge: Any) -> str:
+def _processing(bridge: Any, final_norm: bool) -> str:
     # compatibility_mode alone, with no_processing=True, leaves the weights as they are.
     processed = getattr(bridge, "_weights_processed", bridge.compatibility_mode)
-    return "compatibility" if processed else "none"
-
-
-def _last_hook(sites: Sequence[Site]) -> str:
-    deepest = max(site.layer for site in sites)
-    only_entry = all(site.point == "resid_pre" for site in sites if site.layer == deepest)
-    return f"blocks.{deepest}.{'hook_resid_pre' if only_entry else 'hook_resid_post'}"
+    done = [*(["compatibility"] if processed else []), *([FINAL_NORM] if final_norm else [])]
+    return ", ".join(done) or "none"

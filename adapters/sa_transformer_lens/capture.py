@@ -6,7 +6,7 @@ unembedding still runs), so the pass is ended by an exception from a hook at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,12 @@ class _Reached(Exception):
 
 
 def capture(
-    bridge: Any, names: Iterable[str], inputs: Mapping[str, Tensor], stop: str | None = None
+    bridge: Any,
+    names: Iterable[str],
+    inputs: Mapping[str, Tensor],
+    stop: str | None = None,
+    *,
+    kept: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Read hooks in one forward pass without gradients.
 
@@ -29,6 +34,7 @@ def capture(
         names: Hook names, aliases allowed.
         inputs: `input_ids` or `pixel_values`, and keyword arguments of the bridge.
         stop: Hook after which the pass ends; by default it runs to the end.
+        kept: What to keep of some hooks' tensors; by default a clone.
 
     Returns:
         A clone of every tensor (an in-place hook of the user's cannot reach it), by name.
@@ -40,7 +46,8 @@ def capture(
     read: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str) -> Any:
-        return lambda tensor, hook: read[name].append(tensor.clone())
+        reduce = (kept or {}).get(name, Tensor.clone)
+        return lambda tensor, hook: read[name].append(reduce(tensor))
 
     stops = [] if stop is None else [stop]
     canonical = canonical_names(bridge, [*read, *stops])

@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sa_plugin import _mllama
 from sa_plugin.block import AttentionWeights, BlockNorms, Norm
 from sa_plugin.checks import LIMITS
-from sa_plugin.describe import HeadNorm, norm_of, plain, prove, rotary_of
+from sa_plugin.describe import HeadNorm, entry_norm, norm_of, plain, prove, rotary_of
 from sa_plugin.host import Site
+from sa_plugin.patches import check_images
 from sa_transformer_lens.capture import capture
 
 if TYPE_CHECKING:
@@ -43,7 +45,18 @@ def block_norms(host: BridgeHost, layer: int) -> BlockNorms:
     if host.info.block == "pre_norm" and mlp_before is None:
         # A parallel block with one norm for both.
         mlp_before = before
-    return BlockNorms(before, mlp_before, behind, mlp_behind)
+    return BlockNorms(before, mlp_before, behind, mlp_behind, _entry(host, layer))
+
+
+def _entry(host: BridgeHost, layer: int) -> Norm | None:
+    """The norm between two stacks; see `sa_plugin.describe.entry_norm`."""
+    if host.info.block != "staged" or layer == 0:
+        return None
+    model = host.bridge.original_model
+    norm = None
+    if str(model.config.model_type) == _mllama.VISION:
+        norm = _mllama.joint(model, norm_of("layernorm_post", model.layernorm_post))
+    return entry_norm(host, layer, host.batches(check_images()[:1])[0], norm)
 
 
 def attention_weights(host: BridgeHost, layer: int) -> AttentionWeights:
@@ -54,6 +67,11 @@ def attention_weights(host: BridgeHost, layer: int) -> AttentionWeights:
     """
     norm = block_norms(host, layer).attn_in
     attention = host.bridge.blocks[layer].attn
+    if getattr(host.bridge.blocks[layer], "crosses", False):
+        raise ValueError(
+            f"block {layer} of {host.info.architecture} attends to an image's states: its keys and "
+            "values are no maps of the stream. Take a bank of other blocks, fit(layers=...)."
+        )
     heads = host.info.n_heads
     query, key, value = (_map(attention, name, heads) for name in "QKV")
     inner = _inner(attention)

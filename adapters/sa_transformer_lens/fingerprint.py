@@ -18,7 +18,8 @@ def fingerprint(bridge: Any) -> str:
     """
     model = bridge.original_model
     behind = _behind_the_last_block(bridge)
-    found: dict[str, Tensor] = {}
+    context = getattr(bridge, "context", None)
+    found: dict[str, Tensor] = {} if context is None else {shared.CONTEXT: context}
     for name, parameter in model.named_parameters():
         plain = name.replace("._original_component", "")
         # The bridge keeps a fused map beside the parts it computes with.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from sa_plugin.host import Block, OutputProjection, Point
 from sa_plugin.structure import (
     NORMS,
     demand,
+    in_stages,
     is_causal,
+    kept_part,
     module_streams,
     projection_law,
     stream_law,
@@ -71,23 +74,36 @@ def probe(bridge: Any, inputs: Mapping[str, Tensor], dtype: str) -> Probe:
     architecture = bridge.cfg.architecture
     hooks = _hooks(bridge)
     layers = range(bridge.cfg.n_layers)
-    names = [f"blocks.{layer}.{hook}" for layer in layers for hook in hooks.values()]
+    of_block = {
+        k: {
+            part: f"blocks.{k}.{hook}" for part, hook in hooks.items()
+            if part != "pattern" or not getattr(bridge.blocks[k], "crosses", False)
+        }
+        for k in layers
+    }  # fmt: skip
+    names = [name for parts in of_block.values() for name in parts.values()]
+    kept = {
+        parts["pattern"]: partial(kept_part, "pattern")
+        for parts in of_block.values()
+        if "pattern" in parts
+    }
     try:
         with module_streams([bridge.blocks[k].original_component for k in layers]) as own:
-            found = capture(bridge, names, inputs)
+            found = capture(bridge, names, inputs, kept=kept)
     except RuntimeError as error:
         raise ValueError(f"{architecture} cannot be attached: {error}") from error
-    blocks = [{part: found[f"blocks.{k}.{hook}"] for part, hook in hooks.items()} for k in layers]
+    blocks = [{part: found[name] for part, name in parts.items()} for parts in of_block.values()]
     limit = LIMITS.get(dtype, LIMITS["float32"])
     stream = stream_law(blocks, own)
     demand(architecture, stream)
-    block, gap = structure(architecture, blocks, limit)
+    kind, gap = structure(architecture, blocks, limit)
+    block = in_stages(architecture, kind, blocks)
     projection = projection_law(blocks, [output_projection(bridge, k) for k in layers], limit)
     demand(architecture, projection)
     laws = (
         Law("every hook fires exactly once", 0.0),
         stream,
-        Law(f"blocks add up as {block}", gap, limit),
+        Law(f"blocks add up as {kind}", gap, limit),
         projection,
     )
     points = {**STANDARD, "attn_out": RAW} if block == "post_ln" else STANDARD

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sa_plugin import _mllama
 from sa_plugin.checks import Law
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, HostInfo
@@ -29,11 +30,13 @@ class TransformerLensVisionHost(BridgeHost):
     Attributes:
         processor: How images become pixel values.
         n_special: Tokens before the first patch.
+        n_after: Tokens behind the last one, which are no rows (Mllama pads, and has more tiles).
         batch_tokens: Default size of batches.
     """
 
     processor: Processor
     n_special: int
+    n_after: int = 0
     batch_tokens: int = 2048
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
@@ -49,6 +52,7 @@ class TransformerLensVisionHost(BridgeHost):
         """
         return image_batches(
             samples, self.processor, model=self.info.model, n_special=self.n_special,
+            n_after=self.n_after,
             batch_tokens=self.batch_tokens if batch_tokens is None else batch_tokens,
         )  # fmt: skip
 
@@ -66,7 +70,9 @@ class TransformerLensVisionHost(BridgeHost):
         return [*seen.laws, _patch_law(self.bridge, self.processor, self.n_special)]
 
 
-def attach_vision(bridge: Any, processor: Any, batch_tokens: int) -> TransformerLensVisionHost:
+def attach_vision(
+    bridge: Any, processor: Any, batch_tokens: int, final_norm: bool = False
+) -> TransformerLensVisionHost:
     """Check a vision bridge; see `sa_transformer_lens.host.attach_bridge`."""
     source = getattr(bridge, "processor", None) if processor is None else processor
     architecture = bridge.cfg.architecture
@@ -75,13 +81,19 @@ def attach_vision(bridge: Any, processor: Any, batch_tokens: int) -> Transformer
     inputs = {"pixel_values": noise(ours.size)}
     seen = probe(bridge, inputs, number_format(bridge))
     tokens = capture(bridge, [EMBEDDED], inputs, EMBEDDED)[EMBEDDED].shape[1]
-    n_special = tokens - ours.size[0] * ours.size[1] // ours.patch**2
+    patches = ours.size[0] * ours.size[1] // ours.patch**2
+    # Everything that is no patch stands first, but in Mllama.
+    mllama = str(config.model_type) == _mllama.VISION
+    n_special = 1 if mllama else tokens - patches
     demand(architecture, _patch_law(bridge, ours, n_special))
     info = HostInfo(
-        **describe(bridge), block=seen.block, causal=seen.causal, bos=n_special > 0,
-        fingerprint=fingerprint(bridge),
+        **describe(bridge, final_norm=final_norm), block=seen.block, causal=seen.causal,
+        bos=n_special > 0, fingerprint=fingerprint(bridge),
     )  # fmt: skip
-    return TransformerLensVisionHost(bridge, info, seen.points, ours, n_special, batch_tokens)
+    after = tokens - patches - n_special
+    return TransformerLensVisionHost(
+        bridge, info, seen.points, ours, n_special, after, batch_tokens
+    )
 
 
 def _patch_law(bridge: Any, processor: Processor, n_special: int) -> Law:

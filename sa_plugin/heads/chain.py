@@ -59,8 +59,13 @@ class Chain:
         points: tuple[Point, ...] = ("attn_out", "mlp_out")
         own = {Site(b, point) for b in range(len(self.blocks)) for point in points}
         stream = {behind(depth) for depth in (0, *self.turns)}
-        norms = self.frozen.sites if self.frozen.block == "post_ln" else set()
+        norms = self.frozen.sites | {Site(b, "resid_pre") for b in self.joints}
         return sorted(own | stream | norms | self.target.sites)
+
+    @property
+    def joints(self) -> list[int]:
+        """Blocks with a norm of the whole stream before them."""
+        return [b for b, norms in enumerate(self.frozen.norms) if norms.entry is not None]
 
     def terms(self, read: Mapping[Site, Tensor]) -> Iterator[Terms]:
         """Steps as dot products, in order; no means are taken off."""
@@ -85,7 +90,7 @@ class Chain:
         out = self.blocks[block]
         if scales is None:
             out = out.to(attention.device)
-            return [attention @ out, mlp @ out]
+            return [*self._joint(read, block, out), attention @ out, mlp @ out]
         norms = self.frozen.norms[block]
         carried, stream = through_block("post_ln", norms, out)
         one, two = scales.attention[block], scales.mlp[block]
@@ -104,6 +109,15 @@ class Chain:
             (mlp @ carried.mlp.to(device)) * late,
             rest,
         ]
+
+    def _joint(
+        self, read: Mapping[Site, Tensor], block: int, out: Float[Tensor, "d_model column"]
+    ) -> list[Float[Tensor, "batch token column"]]:
+        """What a norm before the block, and what is added there, make of the stream."""
+        if block not in self.joints:
+            return []
+        before = read[Site(block - 1, "resid_post")].float()
+        return [(read[Site(block, "resid_pre")].float() - before) @ out]
 
 
 def _piece(steps: Sequence[Float[Tensor, "batch token column"]]) -> Terms:
@@ -155,10 +169,11 @@ def build_chain(
 
     turns = {d: direction(d + 1) - direction(d) * (before > d) for d in at if d < depth}
     turns = {d: turn for d, turn in turns.items() if bool(turn.any())}
-    post_ln = host.info.block == "post_ln"
     none = FrozenNorms("pre_norm", (), ())
+    known = host.info.block in ("post_ln", "staged")
+    frozen = FrozenNorms.of(host, depth) if known else none
     return Chain(
-        target, _steps(depth, turns, post_ln), FrozenNorms.of(host, depth) if post_ln else none,
+        target, _steps(depth, turns, frozen), frozen,
         direction(0), tuple(direction(block + 1) for block in range(depth)), turns,
     )  # fmt: skip
 
@@ -173,14 +188,16 @@ def _along(
     return (vectors / bank.token.scale[place].cpu()).T
 
 
-def _steps(depth: int, turns: Mapping[int, Tensor], post_ln: bool) -> tuple[Component, ...]:
+def _steps(depth: int, turns: Mapping[int, Tensor], frozen: FrozenNorms) -> tuple[Component, ...]:
     steps = [Component("embedding", "embedding")]
     if 0 in turns:
         steps.append(Component("embedding refit", "refit"))
     for block in range(depth):
+        if frozen.norms and frozen.norms[block].entry is not None:
+            steps.append(Component(f"L{block} norms", "norms", block))
         steps.append(Component(f"L{block} attention", "heads", block))
         steps.append(Component(f"L{block} MLP", "mlps", block))
-        if post_ln:
+        if frozen.block == "post_ln":
             steps.append(Component(f"L{block} norms", "norms", block))
         if block + 1 in turns:
             steps.append(Component(f"L{block} refit", "refit", block))

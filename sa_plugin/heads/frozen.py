@@ -11,8 +11,11 @@ the MLP adds:
 
     post_norm    h' = h + n1(a) + M                 s1 is the scale of a
     post_ln      h' = n2(n1(h + a) + M)             s1 of h + a, s2 of n1(h + a) + M
+    staged       h' = h + a + M; between two blocks h = n(h') + t      s of h'
 
-Everything before a post_ln block is divided by its s1 s2, the embedding included.
+Everything before a post_ln block is divided by its s1 s2, the embedding included; everything before
+the joint of a staged model by its s, where the score is read behind it. The constant t (Mllama's
+tile embedding) counts as the bias of n.
 
 What a term through a frozen norm does not show: without a component the scale would be another, so
 terms are no prediction of an ablation, and less so than in a pre-norm model.
@@ -29,16 +32,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.block import BlockNorms, Norm, require_described
-from sa_plugin.host import Block, Host, OutputProjection, Point, Site
+from sa_plugin.host import FINAL_NORM, Block, Host, OutputProjection, Point, Site
 
 NO_NORMS = BlockNorms(None, None, None, None)
 
 
 class Scales(NamedTuple):
-    """One over the measured scale of each block's norms behind attention and MLP; None where 1."""
+    """One over the measured scale of each block's norms behind attention and MLP; None where 1.
+
+    `entry` is of the norm of the whole stream before a block.
+    """
 
     attention: tuple[Float[Tensor, "batch token"] | None, ...]
     mlp: tuple[Float[Tensor, "batch token"] | None, ...]
+    entry: tuple[Float[Tensor, "batch token"] | None, ...] = ()
 
 
 class Factors(NamedTuple):
@@ -76,6 +83,12 @@ class FrozenNorms:
                 says that they are none.
         """
         kind = host.info.block
+        if FINAL_NORM in host.info.processing and depth == host.info.n_layers:
+            raise NotImplementedError(
+                f"{host.info.model} is attached with final_norm=True: what its last block gives is "
+                "read behind the final norm and is no sum of what the model wrote. Attach without "
+                "it, or decompose an earlier block."
+            )
         if kind == "pre_norm":
             return cls(kind, (NO_NORMS,) * depth, ())
         try:
@@ -98,10 +111,23 @@ class FrozenNorms:
         if self.block == "post_ln":
             points: tuple[Point, ...] = ("resid_pre", "attn_out", "mlp_out")
             return {Site(b, point) for b in blocks for point in points}
-        return set()
+        return {Site(b - 1, "resid_post") for b in blocks if self.norms[b].entry is not None}
+
+    @property
+    def by_depth(self) -> bool:
+        """Whether a part's factor depends on how deep the score is read."""
+        return self.block in ("post_ln", "staged")
 
     def scales(self, read: Mapping[Site, Tensor]) -> Scales:
         """Measure a batch."""
+        if self.block == "staged":
+            entry = tuple(
+                None
+                if norms.entry is None
+                else inverse_scale(norms.entry, read[Site(b - 1, "resid_post")].float())
+                for b, norms in enumerate(self.norms)
+            )
+            return Scales((None,) * len(entry), (None,) * len(entry), entry)
         attention: list[Tensor | None] = []
         mlp: list[Tensor | None] = []
         for block, norms in enumerate(self.norms):
@@ -129,6 +155,8 @@ class FrozenNorms:
         self, scales: Scales, depths: Sequence[int]
     ) -> tuple[list[Factors], Float[Tensor, "batch token #column"] | None]:
         """Factors of each block, and of the embedding, for columns read after `depths` blocks."""
+        if self.block == "staged":
+            return _staged_factors(scales.entry, depths)
         if self.block != "post_ln":
             return [Factors(_last(one)) for one in scales.attention], None
         before = torch.tensor(depths)
@@ -145,6 +173,23 @@ class FrozenNorms:
             out.append(Factors(attention, mlp, carried))
             carried = torch.where((before > block).to(one.device), attention, carried)
         return out[::-1], carried
+
+
+def _staged_factors(
+    entry: Sequence[Float[Tensor, "batch token"] | None], depths: Sequence[int]
+) -> tuple[list[Factors], Float[Tensor, "batch token column"] | None]:
+    """What lies before a joint is scaled by it, for columns read behind it."""
+    before = torch.tensor(depths)
+    carried: Tensor | None = None
+    out: list[Factors] = []
+    for block in reversed(range(len(entry))):
+        out.append(Factors(carried, carried, carried))
+        scale = entry[block]
+        if scale is not None:
+            one = torch.ones_like(scale)[..., None]
+            here = torch.where((before > block).to(scale.device), scale[..., None], one)
+            carried = here if carried is None else carried * here
+    return out[::-1], carried
 
 
 def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch token 1"] | None:
@@ -211,6 +256,7 @@ def carry_back(
     for block in reversed(range(len(frozen.norms))):
         stream = torch.where(before == block + 1, directions, stream)
         carried, stream = through_block(frozen.block, frozen.norms[block], stream)
+        stream = back(frozen.norms[block].entry, stream)
         out.append(carried)
     return out[::-1], torch.where(before == 0, directions, stream)
 
@@ -229,5 +275,7 @@ def norm_bias(
     zero = carried.out.new_zeros(carried.out.shape[1])
     after = norms.attn_out.bias if norms.attn_out is not None else None
     last = norms.mlp_out.bias if kind == "post_ln" and norms.mlp_out is not None else None
+    if norms.entry is not None:
+        last = norms.entry.bias
     pairs = ((bias, carried.attention), (after, carried.mlp), (last, carried.out))
     return torch.stack([zero if b is None else b.float().cpu() @ u for b, u in pairs])

@@ -6,8 +6,8 @@
 pre-norm model. There the means are those of the activations, and a bank has them
 (`bank.component_means`). Where a norm stands behind attention or MLP, f varies over tokens and the
 mean of the product is what closes: one pass over the train split collects it for every vector at
-once, since means are linear in w. In a post_ln model f depends on how deep the score is read, so
-there is a record for each depth.
+once, since means are linear in w. In a post_ln or staged model f depends on how deep the score is
+read, so there is a record for each depth.
 
 Kept tokens are those the vectors were fitted on (same sink rule), and the means are held against
 the normaliser's mean when a ledger is planned.
@@ -34,7 +34,7 @@ class ScaledMeans:
 
     Attributes:
         depths: Number of blocks behind which scores are read, one a row; empty where a single row
-            serves every depth, that is unless the model is post_ln.
+            serves every depth, that is unless the model is post_ln or staged.
         embedding: Of the stream that enters block 0.
         z: Of each head's input of the output projection.
         mlp: Of what each MLP adds.
@@ -84,7 +84,7 @@ class MeanPass:
     def __init__(self, info: HostInfo, frozen: FrozenNorms, depths: tuple[int, ...]) -> None:
         self.info, self.frozen = info, frozen
         self.n_blocks = len(frozen.norms)
-        self.depths = tuple(sorted(set(depths))) if frozen.block == "post_ln" else ()
+        self.depths = tuple(sorted(set(depths))) if frozen.by_depth else ()
         self.rows = self.depths or (self.n_blocks,)
         self.total: dict[str, Tensor] = {}
 
