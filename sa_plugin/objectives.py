@@ -222,6 +222,9 @@ def register_objective(name: str) -> Callable[[_MakerT], _MakerT]:
     Args:
         name: By which `objective` will know it.
 
+    Returns:
+        A decorator that leaves the function as it is.
+
     Raises:
         ValueError: The name is taken.
 

@@ -77,9 +77,21 @@ def _trace(
             # A copy: what a model writes in place must not reach the caller's tensor.
             embed.output = values.to(embed.output).clone()
         for tap, envoy in zip(wanted, envoys, strict=True):
-            found.append(value_of(envoy, tap))
+            own, copy = _own(envoy, tap), value_of(envoy, tap)
+            found.append((own, own._version, copy))
         tracer.stop()
-    return dict(zip(wanted, found, strict=True))
+    # The copy is for models that write into the tensor after it was read.
+    whole = [own if own._version == then else copy for own, then, copy in found]
+    return dict(zip(wanted, whole, strict=True))
+
+
+def _own(envoy: Any, tap: Tap) -> Tensor:
+    """The model's own tensor: later sites depend on it, so that gradients reach it; a copy none."""
+    if tap.gate is not None:
+        return value_of(envoy, tap)
+    value = envoy.input if tap.end == "input" else envoy.output
+    own: Tensor = value[tap.item or 0] if isinstance(value, tuple) else value
+    return own
 
 
 def _embed(host: EnvoyHost) -> Tap:

@@ -115,9 +115,17 @@ def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
         resid: `[batch, token, d_model]` of the goal's sample or perturbed copies of it, or the
             tuple a block returns.
         goal: From `sa_nnsight.trace_setup.goal`.
+
+    Raises:
+        ValueError: Another number of tokens than the goal's sample has.
     """
     found = scores(resid, goal)
     tokens = goal.tokens.to(found.device)
+    if found.shape[1] != tokens.shape[0]:
+        raise ValueError(
+            f"this input has {found.shape[1]} tokens, the goal's sample {tokens.shape[0]} tokens: "
+            "give the same tokens in the same places, or cut padding off the activations."
+        )
     # A padded token may hold anything; its gradient must be zero, not NaN.
     total: torch.Tensor = found.masked_fill(~tokens, 0.0).sum(1)
     return total.div(tokens.sum()).mean()

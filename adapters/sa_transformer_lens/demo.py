@@ -199,13 +199,12 @@ def explain_passage(
         )
         one: Explanation = {
             "objective": name,
-            "method": TOKENS if got.heads is None else f"{TOKENS}; heads: attribution_patch",
+            "method": f"{TOKENS}; heads: attribution_patch",
             "value": got.value,
             "tokens": got.tokens[position].tolist(),
             "dropped": _share_elsewhere(got.tokens, position),
+            "heads": got.heads.tolist(),
         }
-        if got.heads is not None:
-            one["heads"] = got.heads.tolist()
         explanations.append(one)
     return {
         "id": sample.id,

@@ -35,14 +35,13 @@ class Attribution:
         value: The objective on the passage.
         corrupted: The objective on the corrupted passage.
         tokens: Of every token of the model's input.
-        heads: Of every head up to the objective's layer; None where `attribution_patch` does not
-            serve the architecture.
+        heads: Of every head up to the objective's layer.
     """
 
     value: float
     corrupted: float
     tokens: Float[np.ndarray, " token"]
-    heads: Float[np.ndarray, "block head"] | None
+    heads: Float[np.ndarray, "block head"]
 
 
 def explain(
@@ -81,24 +80,38 @@ def explain(
     inputs = dict(host.forward_inputs(sample))
     ids = _input_ids(inputs)
     view = prefix_view(host, objective, **inputs)
-    corrupt = corrupted(ids, replaced, seed)
-    heads = None
-    # In a post-LN block the residual is renormalised after every write, and TransformerLens gives
-    # no gradient at hook_embed; there only the tokens are explained.
-    if host.info.block != "post_ln":
-        patch = require("transformer_lens.tools.analysis", "transformer-lens").attribution_patch
-        found = patch(view, ids, corrupt, objective.metric)
-        heads = _by_head(found.node_scores, host, objective.layer)
+    corrupt = corrupted(ids, replaced, seed, objective.mask[0].cpu().numpy())
+    patch = require("transformer_lens.tools.analysis", "transformer-lens").attribution_patch
+    found = patch(view, ids, corrupt, objective.metric)
+    heads = _by_head(found.node_scores, host, objective.layer)
     with torch.no_grad():
         value, broken = (float(objective.metric(view(x))) for x in (ids, corrupt))
     tokens = token_gradients(view, objective.metric, ids, mean_embedding)
     return Attribution(value, broken, tokens, heads)
 
 
-def corrupted(ids: Tensor, replaced: Bool[np.ndarray, " token"], seed: int) -> Tensor:
-    """The same passage with some tokens replaced by others of its own."""
+def corrupted(
+    ids: Tensor,
+    replaced: Bool[np.ndarray, " token"],
+    seed: int,
+    words: Bool[np.ndarray, " token"] | None = None,
+) -> Tensor:
+    """The same passage with some tokens replaced by others of its own.
+
+    Args:
+        ids: One row.
+        replaced: What to replace.
+        seed: Of the draw.
+        words: What may stand in, such as an objective's mask, which leaves special tokens out; by
+            default every token.
+
+    Raises:
+        ValueError: Nothing is left to stand in.
+    """
     rng = np.random.default_rng(seed)
-    pool = np.flatnonzero(~replaced)
+    pool = np.flatnonzero(~replaced if words is None else words & ~replaced)
+    if not len(pool):
+        raise ValueError("every word of the passage is to be replaced: none is left to stand in.")
     out = ids.clone()
     for position in np.flatnonzero(replaced):
         out[0, int(position)] = ids[0, int(rng.choice(pool))]

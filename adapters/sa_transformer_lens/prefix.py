@@ -8,7 +8,13 @@ have no rows for them, and no node there lacks a gradient. Inputs that those too
 such as the attention mask, ride in the view.
 
 A vision model's first argument is pixels, `[batch, 3, height, width]`. The patching functions take
-its second dimension for the number of tokens, so give them `index_df` with the positions to patch.
+its last dimension for the number of tokens, so give the sweeps by position
+`index_axis_names=None, index_df=view.index("layer", "pos")`.
+
+`hook_resid_mid` is the input of a block's second norm in TransformerLens 4.3, and an edit that is
+returned there reaches the MLP alone, not the residual stream that goes round it: the sweep over
+resid_mid is then the one over mlp_out. (With gradients off the setters write in place, and it is
+right.) In a view the edit is always written in place, so that it is one of the residual stream.
 
 A view cannot tell a sweep over a hook that fires and changes nothing from one without effect. Ask
 `host.check_writable(name)` first; in encoders and vision towers `attn.hook_pattern` is such a hook.
@@ -28,10 +34,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sa_plugin._optional import require
 from sa_transformer_lens.capture import canonical_names
 from sa_transformer_lens.writable import demand_writable
 
 Hook = tuple[Any, Callable[..., Any]]
+HEADS, POSITIONS = ("head", "head_index"), ("pos", "src_pos", "dest_pos")
 
 
 @runtime_checkable
@@ -66,7 +74,6 @@ class PrefixView:
         hook_name: Whose tensor is returned.
         n_tokens: Number of tokens the objective was made for; None for any.
         inputs: Passed to the bridge in every run.
-        cfg: The bridge's, with as many blocks as are run.
     """
 
     def __init__(
@@ -80,9 +87,6 @@ class PrefixView:
         self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
         self.n_tokens, self.inputs = n_tokens, inputs
         self._writable: set[str] = set()
-        self.cfg = copy.copy(bridge.cfg)
-        # What is written behind resid_pre of a block does not reach it.
-        self.cfg.n_layers = layer + (not hook_name.endswith("resid_pre"))
 
     def __repr__(self) -> str:
         return f"PrefixView({self.bridge.cfg.model_name}, up to {self.hook_name})"
@@ -95,6 +99,41 @@ class PrefixView:
     def __call__(self, tokens: Tensor) -> Tensor:
         """The activation at `hook_name`, `[batch, token, d_model]`."""
         return self.run_with_hooks(tokens)
+
+    @property
+    def cfg(self) -> Any:
+        """The bridge's as it is now (tools switch its flags), with as many blocks as are run."""
+        cfg = copy.copy(self.bridge.cfg)
+        # What is written behind resid_pre of a block does not reach it.
+        cfg.n_layers = self.layer + (not self.hook_name.endswith("resid_pre"))
+        return cfg
+
+    def index(self, *axes: str) -> Any:
+        """Every cell of a sweep, as `index_df`, with the model's number of tokens.
+
+        Args:
+            *axes: "layer" first; then "pos", "src_pos", "dest_pos", "head", "head_index".
+
+        Returns:
+            A pandas DataFrame, a column an axis.
+
+        Raises:
+            ValueError: An axis is unknown, or the view was made from a block index and does not
+                know the number of tokens.
+        """
+        sizes = {"layer": self.cfg.n_layers, **dict.fromkeys(HEADS, self.cfg.n_heads)}
+        if self.n_tokens is not None:
+            sizes |= dict.fromkeys(POSITIONS, self.n_tokens)
+        unknown = [axis for axis in axes if axis not in sizes]
+        if unknown:
+            raise ValueError(
+                f"axis {unknown[0]!r} has no size here: use {sorted(sizes)}, and make the view "
+                "from an objective where positions are swept."
+            )
+        ranges = [sizes[axis] for axis in axes]
+        return require("transformer_lens.patching", "transformer-lens").make_df_from_ranges(
+            ranges, list(axes)
+        )
 
     def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """The bridge's modules, so that checks of the model see them."""
@@ -190,12 +229,14 @@ class PrefixView:
 def _watch(hook: Hook, edited: set[str]) -> Hook:
     """The same hook, its name noted when it returns an edit."""
     name, function = hook
+    in_place = isinstance(name, str) and name.endswith(".hook_resid_mid")
 
     def watched(value: Tensor, hook: Any) -> Any:
-        out = function(value, hook)
+        out = function(value.clone() if in_place else value, hook)
         if out is not None and isinstance(name, str):
             edited.add(name)
-        return out
+        # The block keeps this very tensor to add the MLP's output to.
+        return value.copy_(out) if in_place and out is not None else out
 
     return name, watched
 
