@@ -1,6 +1,8 @@
 """Concept-aligned heads of a real model: what docs/alignment.md quotes.
 
 python docs/alignment_runs.py smollm2 --kind prototype     200 train, 66 calibration passages
+python docs/alignment_runs.py vit                         230 emoji scenes, 50 of them calibration
+python docs/alignment_runs.py vit --kind separator --most 3 --nulls across
 """
 
 import argparse
@@ -9,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 import sa_plugin as sa
+from sa_plugin.alignment import HeadAlignment, call
+from sa_plugin.datasets.emoji import emoji_scenes
 from sa_plugin.weights import folder
 from sa_transformer_lens.load import load_bridge
 
@@ -27,26 +31,59 @@ def passages(train: int) -> sa.ConceptData:
     return replace(full, samples=chosen, split_of=tuple(full.split_of[k] for k in keep))
 
 
+def scenes() -> sa.ConceptData:
+    """The emoji scenes of docs/theory_runs.py, with all their concepts."""
+    return emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
+
+
 def main() -> None:
+    """Run one model and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=["smollm2", "minilm"])
+    parser.add_argument("model", choices=["smollm2", "minilm", "vit"])
     parser.add_argument("--kind", default="prototype")
     parser.add_argument("--train", type=int, default=200)
-    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--draws", type=int, help="by default 400, and 100 for separators")
+    parser.add_argument("--nulls", nargs="+", default=["across", "within"])
+    parser.add_argument("--most", type=int, help="only the concepts with the most train tokens")
     given = parser.parse_args()
-    host, data = sa.attach(load_bridge(folder(given.model))), passages(given.train)
+    host = sa.attach(load_bridge(folder(given.model)))
+    data = scenes() if given.model == "vit" else passages(given.train)
     statistics = sa.collect(
         host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9, progress=False
     )
-    counts = statistics.token[0].positive_count.tolist()
-    concepts = [c for c, n in zip(data.concepts, counts, strict=True) if n >= LEAST]
-    print({c: n for c, n in zip(data.concepts, counts, strict=True)})
+    tokens = statistics.token[0].positive_count.tolist()
+    counts = dict(zip(data.concepts, tokens, strict=True))
+    frequent = sorted(counts, key=lambda concept: -counts[concept])[: given.most]
+    concepts = [c for c in data.concepts if c in frequent and counts[c] >= LEAST]
+    print(counts, f"{len(statistics.tokens):,} train tokens", flush=True)
     bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False, progress=False)
     found = sa.head_alignment(
         host, data, bank, statistics=statistics, concepts=concepts, draws=given.draws,
-        progress=False,
+        nulls=given.nulls, progress=False,
     )  # fmt: skip
     print(found.summary(25))
+    print("\n".join(beside(found)))
+
+
+def beside(found: HeadAlignment) -> list[str]:
+    """What the summary leaves out: each side alone, chance agreement with the data, sizes."""
+    tested, on_data = found.tested, found.on_data
+    lines = [f"smallest adjusted p: {np.nanmin(found.p_adjusted):.3f}"]
+    for side, p in (("write", tested.p_ov), ("read", tested.p_qk), ("both", tested.p)):
+        low = p <= 0.05
+        lines.append(
+            f"{side}: {int(call(p, 0.05).sum())} calls; {int(low.sum())} of {p.size} p below .05, "
+            f"{int((low & on_data).sum())} of them on data too, {low.mean() * on_data.sum():.1f} "
+            "if independent"
+        )
+    share = np.nanmedian(found.data.write_share.value.sum(1), 1)
+    by_concept = dict(zip(found.concepts, on_data.sum((0, 1)).tolist(), strict=True))
+    return [
+        *lines,
+        f"on data, heads by concept: {by_concept}",
+        f"median partial R2: {np.nanmedian(found.data.correlation**2):.4f}",
+        f"median share of the update, all heads of a block: {share.round(2).tolist()}",
+    ]
 
 
 if __name__ == "__main__":

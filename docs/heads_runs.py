@@ -2,6 +2,7 @@
 
 python docs/heads_runs.py curve vit --ks 4 12 --out runs
 python docs/heads_runs.py curve vit --ks 4 12 --keep --out runs
+python docs/heads_runs.py curve vit --ks 4 12 --controls --permutations 20 --out runs
 python docs/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
 python docs/heads_runs.py cross vit --k 4 --out runs
 python docs/heads_runs.py total vit --out runs
@@ -87,10 +88,10 @@ def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
     return Trial(name, host, data, scores, calibrate(host, data, bank, scores=scores))
 
 
-def ranked(trial: Trial, by: str) -> Ranking:
+def ranked(trial: Trial, by: str, permutations: int | None = None) -> Ranking:
     """Heads by calibration."""
     return rank_heads(
-        trial.host, trial.data, trial.detector, by=by,
+        trial.host, trial.data, trial.detector, by=by, permutations=permutations,
         scores=None if by == "ledger" else trial.scores, progress=False,
     )  # fmt: skip
 
@@ -111,7 +112,7 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Top k against controls."""
     began = time.time()
     trial = prepare(arguments.model, tuple(arguments.concepts or ()))
-    order = ranked(trial, arguments.by)
+    order = ranked(trial, arguments.by, arguments.permutations)
     output: Any = {"none": None, "hidden": "hidden", "logits": logits}[arguments.output]
     controls = list(arguments.controls) + ["permuted"] * bool(order.permuted)
     found = ablation_curve(
@@ -280,6 +281,7 @@ def parse() -> argparse.Namespace:
             one.add_argument("--ks", type=int, nargs="+", default=[4, 12])
             one.add_argument("--controls", nargs="*", default=list(CONTROLS))
             one.add_argument("--repeats", type=int, default=5)
+            one.add_argument("--permutations", type=int)
             one.add_argument("--keep", action="store_true")
             one.add_argument("--output", choices=["none", "hidden", "logits"], default="hidden")
         if name == "cross":
@@ -306,14 +308,14 @@ def main() -> None:
         if v not in (None, False)
     ]
     first = f"python docs/heads_runs.py {arguments.command} {arguments.model} "
-    arguments.command_line = first + " ".join(flags)
+    arguments.command_line = first + " ".join(flag.strip() for flag in flags)
     result = {"curve": curve, "cross": cross, "total": total}[arguments.command](arguments)
     ks = "-".join(map(str, words.get("ks") or [words.get("k", "")]))
-    name = "_".join(
-        [arguments.model, arguments.command, arguments.mode, "keep" * bool(words.get("keep")), ks]
-    )
+    tags = ["keep"] * bool(words.get("keep"))
+    tags += [f"{n}-permutations" for n in (words.get("permutations"),) if n]
+    name = "_".join([arguments.model, arguments.command, arguments.mode, *tags, ks])
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{name.replace('__', '_').strip('_')}.json"
+    path = arguments.out / f"{name.strip('_')}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,7 +1,8 @@
 """Put the theorems to the test on a real model and print the findings as Markdown.
 
-python docs/theory_runs.py smollm2     the embedded prose: 200 train, 80 cal, 100 test passages
-python docs/theory_runs.py vit         230 emoji scenes, 60 of them test
+python docs/theory_runs.py smollm2        the embedded prose: 200 train, 80 cal, 100 test passages
+python docs/theory_runs.py vit            230 emoji scenes, 60 of them test
+python docs/theory_runs.py vit prototype  other vectors than separators
 """
 
 import sys
@@ -23,7 +24,6 @@ from sa_plugin.train_pass import collect
 from sa_plugin.weights import folder
 from sa_transformer_lens.load import load_bridge
 
-KINDS = ("separator",)
 PASSAGES = {"train": 200, "cal": 80, "test": 100}
 WORDS = ("person", "time", "body")
 
@@ -68,15 +68,15 @@ def subset(
     )
 
 
-def banks(host: Host, data: ConceptData) -> dict[str, ConceptBank]:
+def banks(host: Host, data: ConceptData, kinds: Sequence[str]) -> dict[str, ConceptBank]:
     """Vectors of every kind at every layer, from one pass."""
     statistics = collect(host, data, progress=False)
-    return {kind: fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS}
+    return {kind: fit(host, data, kind, statistics=statistics, progress=False) for kind in kinds}
 
 
-def run(host: Host, data: ConceptData) -> Iterator[tuple[str, TheoryReport]]:
+def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[str, TheoryReport]]:
     """A report a kind, the fixed vector that of each concept's calibrated layer."""
-    for kind, bank in banks(host, data).items():
+    for kind, bank in banks(host, data, kinds).items():
         detector = calibrate(host, data, bank)
         start = time.process_time()
         report = check_theory(host, data, detector, progress=False)
@@ -118,11 +118,11 @@ def numbers(report: TheoryReport) -> list[str]:
     return lines
 
 
-def main(name: str) -> None:
-    """Print the findings on one model."""
+def main(name: str, *kinds: str) -> None:
+    """Print the findings on one model; by default with separators."""
     host = attach(load_bridge(folder(name)))
     data = scenes() if name == "vit" else passages()
-    for kind, report in run(host, data):
+    for kind, report in run(host, data, kinds or ("separator",)):
         print(f"\n### {name}, {kind}\n\n{report!r}\n", flush=True)
         print("\n".join(verdicts(report)))
         print("\n" + "\n".join(numbers(report)) + "\n")
@@ -134,4 +134,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -74,6 +74,8 @@ class EditableHost(Host, Protocol):
                 fire exactly once, changed nothing (unless it may), or did not reach the output
                 projection; or no pass ran at all; or what the heads attend to is not what the
                 model's own pattern shows.
+            NotImplementedError: An edit attends, and the architecture shows no values or no
+                pattern, or they do not give its z.
         """
 
 

@@ -23,26 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
-def fake():
-    return standard().fake
+def case():
+    return standard()
 
 
-@pytest.fixture(scope="module")
-def data():
-    return standard().data
-
-
-@pytest.fixture(scope="module")
-def scores():
-    return standard().scores
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return standard().detector
-
-
-def test_rows_are_those_of_the_unablated_run(tiny_gpt2, data):
+def test_rows_are_those_of_the_unablated_run(tiny_gpt2, case):
+    data = case.data
     host = tiny_gpt2
     bank = fit(host, data, "prototype", layers=[1], progress=False)
     clean = score(host, data, bank, progress=False)
@@ -71,7 +57,8 @@ def test_rows_are_those_of_the_unablated_run(tiny_gpt2, data):
         np.testing.assert_array_equal(getattr(again, field), getattr(clean, field))
 
 
-def test_a_table_of_other_samples_is_refused(fake, data, scores):
+def test_a_table_of_other_samples_is_refused(case):
+    fake, data, scores, *_ = case
     with pytest.raises(ValueError, match="is not in the table whose rows are to be kept"):
         score(fake, data, scores.bank, splits=["train"], progress=False, keep_of=scores.tokens)
 
@@ -106,7 +93,8 @@ def metrics_by_loop(detector, cal, test, clean_test, deltas=(0.1, 0.3, 0.5)):
 
 
 @pytest.mark.parametrize("mode", ["mean", "zero"])
-def test_metrics_equal_loops_before_and_after(fake, data, scores, detector, mode):
+def test_metrics_equal_loops_before_and_after(case, mode):
+    fake, data, scores, detector = case
     heads = [(0, 1), (1, 0)]
     found = ablate_heads(fake, data, detector, heads, mode=mode, scores=scores, draws=50)
     known = reference(fake, data, detector.bank, mode, {0, 1})
@@ -121,7 +109,8 @@ def test_metrics_equal_loops_before_and_after(fake, data, scores, detector, mode
     np.testing.assert_array_equal(found.before["f1_frozen"], found.before["f1_recalibrated"])
 
 
-def test_scores_given_or_not_and_in_any_order(fake, data, scores, detector):
+def test_scores_given_or_not_and_in_any_order(case):
+    fake, data, scores, detector = case
     options = {"draws": 20, "mode": "mean"}
     one = ablate_heads(fake, data, detector, [(0, 0)], scores=scores, **options)
     two = ablate_heads(fake, data, detector, [(0, 0)], **options)
@@ -133,7 +122,8 @@ def test_scores_given_or_not_and_in_any_order(fake, data, scores, detector):
             np.testing.assert_allclose(one.before[name], other.before[name], atol=1e-6)
 
 
-def test_differences_are_paired(fake, data, scores, detector):
+def test_differences_are_paired(case):
+    fake, data, scores, detector = case
     found = ablate_heads(fake, data, detector, [(0, 0)], scores=scores, draws=100)
     for name in METRICS:
         drawn = found.after[name] - found.before[name]
@@ -144,7 +134,8 @@ def test_differences_are_paired(fake, data, scores, detector):
         assert found.difference(name).estimate == pytest.approx(drawn[:, 0].mean())
 
 
-def test_heads_by_concept_and_heads_out_of_reach(fake, data, detector, scores):
+def test_heads_by_concept_and_heads_out_of_reach(case):
+    fake, data, scores, detector = case
     options = {"scores": scores, "draws": 20}
     apart = ablate_heads(fake, data, detector, {"animal": [(0, 0)]}, **options)
     both = ablate_heads(fake, data, detector, [(0, 0)], **options)
@@ -160,7 +151,8 @@ def test_heads_by_concept_and_heads_out_of_reach(fake, data, detector, scores):
         ablate_heads(fake, data, early, [(1, 0)], draws=20)
 
 
-def test_refusals(fake, data, detector, scores):
+def test_refusals(case):
+    fake, data, scores, detector = case
     for heads, options, text in (
         ([], {}, "ablating nothing changes nothing"),
         ({}, {}, "ablating nothing changes nothing"),
@@ -176,7 +168,8 @@ def test_refusals(fake, data, detector, scores):
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "bert"])
 @pytest.mark.parametrize("mode", ["mean", "zero", "resample"])
-def test_every_block_kind_is_ablated_through(architecture, mode, data):
+def test_every_block_kind_is_ablated_through(architecture, mode, case):
+    data = case.data
     host = tiny.host(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ from ablation_cases import any_host, make_data, standard
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads.ablation import ablate_heads
+from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.modes import make_edits
 from sa_plugin.heads.output import OUTPUT_SAMPLES, kl_divergence
 from sa_plugin.heads.ranking import rank_heads
@@ -70,19 +71,58 @@ def test_a_curve_of_kept_heads(case):
     assert margin == pytest.approx(own - others.mean())
     interval = curve.margin("tail_gap", 2, "random")
     assert curve.clear("tail_gap", 2, "random") == (interval.low > 0 and own > others.max())
-    (permuted,) = curve.of(2, "permuted")
-    assert permuted.heads == ranked.permuted[:2]
+    sets = [run.heads for run in curve.of(2, "permuted")]
+    assert 1 <= len(sets) <= 2
+    assert sets[0] == ranked.permuted[0][:2]
+    assert all(heads in [order[:2] for order in ranked.permuted] for heads in sets)
     assert curve.ks == (1, 2)
     text = curve.summary()
     assert "none kept" in text
     assert "what keeping it saves beyond controls" in text
     assert "mean ablation of all heads but these" in text
-    assert "The permuted set shares" in text
+    assert "heads with the top" in text
     assert "only k kept" in repr(curve)
     with pytest.raises(ValueError, match="no order by permuted-label vectors"):
         ablation_curve(
             case.fake, case.data, case.detector, ranked.heads, ks=(1,), controls=("permuted",)
         )
+
+
+@pytest.mark.parametrize("kind", ["lda", "separator"])
+def test_each_permutation_of_the_labels_gives_an_order(case, kind):
+    """By the ledger's own control: one order a draw; separators have one unless more are asked."""
+    bank = fit(case.fake, case.data, kind, layers=[1, 2], progress=False)
+    detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
+    ranked = rank_heads(case.fake, case.data, detector)
+    assert len(ranked.permuted) == {"lda": 20, "separator": 1}[kind]
+    three = rank_heads(case.fake, case.data, detector, permutations=3)
+    assert len(three.permuted) == 3
+    assert "control of 3 permutations" in repr(three)
+    found = head_ledger(
+        case.fake, case.data, detector, split="cal", permutations=3, draws=1, progress=False
+    )
+    rows = [i for i, c in enumerate(found.components) if c.kind == "heads"]
+    heads = [(found.components[i].block, found.components[i].head) for i in rows]
+    for draw, order in zip(found.control_by_draw["control"], three.permuted, strict=True):
+        mean = (draw[rows] / np.abs(found.lift.total.value)).mean(1)
+        assert order == tuple(heads[int(i)] for i in np.argsort(-mean, kind="stable"))
+    none = rank_heads(case.fake, case.data, detector, permutations=0)
+    assert none.permuted == ()
+    assert "control" not in repr(none)
+    with pytest.raises(ValueError, match="by='attribution' has no control by permuted labels"):
+        rank_heads(case.fake, case.data, detector, by="attribution", permutations=3)
+
+
+def test_one_permuted_set_is_said_to_be_one(case):
+    bank = fit(case.fake, case.data, "separator", layers=[1, 2], progress=False)
+    detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
+    ranked = rank_heads(case.fake, case.data, detector)
+    assert "control of 1 permutation:" in repr(ranked)
+    curve = ablation_curve(
+        case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20,
+        progress=False,
+    )  # fmt: skip
+    assert "It is one permutation's: how far others would differ is not known" in curve.summary()
 
 
 # Other concepts.

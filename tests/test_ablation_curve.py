@@ -20,27 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
-def fake():
-    return standard().fake
+def case():
+    return standard()
 
 
-@pytest.fixture(scope="module")
-def data():
-    return standard().data
-
-
-@pytest.fixture(scope="module")
-def scores():
-    return standard().scores
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return standard().detector
-
-
-def test_ranking_is_the_ledgers_on_calibration(fake, data, detector, scores):
-
+def test_ranking_is_the_ledgers_on_calibration(case):
+    fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
     ledger = head_ledger(fake, data, detector, split="cal", draws=1, progress=False)
     share = ledger.excess.terms.value / np.abs(ledger.lift.total.value)
@@ -71,8 +56,9 @@ def test_control_sets():
                 assert others == tuple(ranked[-7:])
 
 
-def test_sizes_are_direct_changes(fake, data, detector, scores):
+def test_sizes_are_direct_changes(case):
     """One head at a time: the change of attn_out in its own block, kept tokens alone."""
+    fake, data, scores, detector = case
     base = baseline(fake, data, detector, split="test", scores=scores, draws=10, seed=0)
     known = known_of(base, "mean", {0, 1, 2}, 0)
     sizes = head_changes(base, "mean", known)
@@ -89,7 +75,8 @@ def test_sizes_are_direct_changes(fake, data, detector, scores):
     assert fake.w_o.shape[-1] == WIDTH
 
 
-def test_curve(fake, data, detector, scores):
+def test_curve(case):
+    fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
     curve = ablation_curve(
         fake, data, detector, ranked, ks=(1, 2), repeats=2, scores=scores, draws=50, progress=False
@@ -119,7 +106,8 @@ def test_curve(fake, data, detector, scores):
         curve.of(3, "top")
 
 
-def test_refusals_of_curves(fake, data, detector):
+def test_refusals_of_curves(case):
+    fake, data, _, detector = case
     every = candidates(fake, detector)
     for ranking, options, text in (
         (every, {"ks": (4,)}, "k = 4 lies outside 1 to"),
@@ -131,7 +119,8 @@ def test_refusals_of_curves(fake, data, detector):
             ablation_curve(fake, data, detector, ranking, **options)
 
 
-def test_directional_curve_runs_one_concept_at_a_time(fake, data, detector, scores):
+def test_directional_curve_runs_one_concept_at_a_time(case):
+    fake, data, scores, detector = case
     fake.passes = 0
     found = ablate_heads(fake, data, detector, [(0, 0)], mode="directional", scores=scores,
                          draws=10)  # fmt: skip

@@ -19,22 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
-def fake():
-    return standard().fake
+def case():
+    return standard()
 
 
-@pytest.fixture(scope="module")
-def data():
-    return standard().data
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return standard().detector
-
-
-def test_mean_is_the_train_mean_of_z_at_every_position(tiny_host, data):
+def test_mean_is_the_train_mean_of_z_at_every_position(tiny_host, case):
     """The mean by a loop over kept tokens; the bank's own where it has one, else a pass."""
+    data = case.data
     host = tiny_host
     bank = fit(host, data, "prototype", layers=[1], progress=False)
     known = reference(host, data, bank, "mean", {0, 1})
@@ -52,7 +43,8 @@ def test_mean_is_the_train_mean_of_z_at_every_position(tiny_host, data):
     assert torch.equal(edited[:, :, [0, 3]], known.means[1][[0, 3]].expand(2, 5, 2, -1))
 
 
-def test_resample_takes_all_heads_of_a_position_from_one_train_token(fake, data, detector):
+def test_resample_takes_all_heads_of_a_position_from_one_train_token(case):
+    fake, data, _, detector = case
     known = reference(fake, data, detector.bank, "resample", {0, 1}, seed=3)
     z = torch.zeros(2, 7, HEADS, 3)
     edits = make_edits("resample", [(0, 0), (0, 1), (1, 1)], known)
@@ -71,8 +63,9 @@ def test_resample_takes_all_heads_of_a_position_from_one_train_token(fake, data,
 
 
 @pytest.mark.parametrize("architecture", tiny.PRE_NORM)
-def test_directional_makes_the_heads_term_constant(architecture, data):
+def test_directional_makes_the_heads_term_constant(architecture, case):
     """Of the ledger's terms in its block, that head's alone changes: to its train mean."""
+    data = case.data
     host = tiny.host(architecture)
     bank = fit(host, data, "lda", layers=[1], progress=False)
     head, sample = (1, 2), data.test.samples[0]
@@ -95,7 +88,8 @@ def test_directional_makes_the_heads_term_constant(architecture, data):
     torch.testing.assert_close(off, along, atol=1e-5, rtol=1e-4)
 
 
-def test_directional_is_refused_behind_a_norm(data):
+def test_directional_is_refused_behind_a_norm(case):
+    data = case.data
     host = tiny.host("bert")
     bank = fit(host, data, "prototype", layers=[1], progress=False)
     with pytest.raises(NotImplementedError, match="post_ln: a norm stands between"):
@@ -103,9 +97,10 @@ def test_directional_is_refused_behind_a_norm(data):
 
 
 @pytest.mark.parametrize("architecture", tiny.PRE_NORM)
-def test_ledger_predicts_a_last_block_head_exactly(architecture, data):
+def test_ledger_predicts_a_last_block_head_exactly(architecture, case):
     """Mean ablation takes a head's centred term out; only the MLP behind it can answer, and in a
     parallel block none does."""
+    data = case.data
     host = tiny.host(architecture)
     bank = fit(host, data, "lda", layers=[2], progress=False)
     sample = data.test.samples[0]
@@ -125,7 +120,8 @@ def test_ledger_predicts_a_last_block_head_exactly(architecture, data):
 
 
 @pytest.mark.parametrize("mode", ["mean", "zero", "resample", "directional"])
-def test_hooks_of_ones_own_runs_do_the_same(tiny_gpt2, data, mode):
+def test_hooks_of_ones_own_runs_do_the_same(tiny_gpt2, case, mode):
+    data = case.data
     host = tiny_gpt2
     bank = fit(host, data, "prototype", layers=[2], progress=False)
     heads = [(0, 1), (2, 0), (2, 3)]

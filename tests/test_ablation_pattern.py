@@ -141,7 +141,7 @@ def test_a_padded_encoder_without_its_mask_is_refused(tiny_bert):
 
 
 def test_a_misread_mask_is_refused(tiny_gpt2, monkeypatch):
-    from sa_transformer_lens import attended
+    from sa_plugin import attended
 
     real = attended.allowed
     monkeypatch.setattr(attended, "allowed", lambda mask: real(mask).tril(-1))

@@ -17,6 +17,8 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.host import Site
+from sa_plugin.images import Image
+from sa_plugin.samples import Sample
 from sa_plugin.scoring import score
 from sa_plugin.train_pass import collect
 
@@ -158,10 +160,8 @@ def fitted_on(host):
 
 
 def animals():
-    words = [
-        [f"{w}{k % 7}" for w in ("the", "cat", "sat", "on", "a", "mat", "beside", "my", "dog")]
-        for k in range(20)
-    ]
+    rest = ("cat", "sat", "on", "a", "mat", "beside", "my", "dog")
+    words = [[f"{w}{k % 7}" for w in ("the", *rest[k % 8 :], *rest[: k % 8])] for k in range(20)]
     labels = [[["animal"] if w[:3] in ("cat", "dog") else [] for w in row] for row in words]
     documents = [str(k % 7) for k in range(20)]
     return ConceptData.from_words(words, labels, concepts=("animal",), documents=documents)
@@ -185,19 +185,51 @@ def test_every_architecture_is_measured(architecture):
     assert ("norms behind" in said) == (architecture in ("gemma2", "bert"))
 
 
-def test_images_are_measured():
-    host = tiny.vision_host("vit")
-    samples = tiny.images(tuple((40 + 3 * k, 61 - k) for k in range(10)))
-    splits = ("train",) * 6 + ("cal", "cal", "test", "test")
-    data = ConceptData(("corner",), tuple(samples), splits)
+def image_data(move=True):
+    """Images of noise with a bright square each, at a place of its own if it may move."""
+    rng, samples = np.random.default_rng(0), []
+    for k, one in enumerate(tiny.images(((28, 42),) * 16)):
+        top, left = (rng.integers(0, 4) * 7, rng.integers(0, 6) * 7) if move else (0, 0)
+        mask = np.zeros((28, 42), dtype=bool)
+        mask[top : top + 7, left : left + 7] = True
+        pixels = np.where(mask[..., None], 255, one.image.pixels).astype(np.uint8)
+        image = Image(pixels, {"square": mask})
+        samples.append(Sample(f"i{k}", "", f"d{k}", positive=frozenset({"square"}), image=image))
+    return ConceptData(("square",), tuple(samples), ("train",) * 10 + ("cal",) * 3 + ("test",) * 3)
+
+
+@pytest.mark.parametrize("kind", ["prototype", "separator"])
+def test_images_are_measured(kind):
+    """A ViT through both hosts: the same forms, p-values of its own null, no rotary."""
+    data, got = image_data(), {}
+    for host in (tiny.vision_host("vit"), tiny.nnsight_vision_host("vit")):
+        statistics = collect(host, data, need=("means", "rows"), progress=False)
+        bank = fit(host, data, kind, statistics=statistics, controls=False, progress=False)
+        one = head_alignment(
+            host, data, bank, statistics=statistics, draws=60, resamples=20, progress=False
+        )
+        assert np.isfinite(one.data.correlation).all()
+        assert min(one.offsets) == -max(one.offsets)
+        assert not one.beta_profile
+        assert ((one.tested.p > 0) & (one.tested.p <= 1)).all()
+        assert one.settings["kind"] == kind
+        got[host.info.host] = one
+    lens, ours = got["transformer_lens"], got["nnsight"]
+    for name in ("gamma", "beta"):
+        np.testing.assert_allclose(getattr(lens, name), getattr(ours, name), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(lens.tested.p, ours.tested.p, atol=0.05)
+
+
+def test_a_null_that_changes_no_label_is_refused():
+    data, host = image_data(move=False), tiny.vision_host("vit")
     statistics = collect(host, data, need=("means", "rows"), progress=False)
     bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
-    got = head_alignment(
-        host, data, bank, statistics=statistics, draws=60, resamples=20, progress=False
-    )
-    assert np.isfinite(got.data.correlation).all()
-    assert min(got.offsets) == -max(got.offsets)
-    assert not got.beta_profile
+    options = {"statistics": statistics, "draws": 60, "progress": False}
+    says = "100% of the permutations of null 'across' leave the labels of 'square' as they are"
+    with pytest.raises(ValueError, match=says):
+        head_alignment(host, data, bank, **options)
+    found = head_alignment(host, data, bank, nulls=("within",), resamples=20, **options)
+    assert list(found.nulls) == ["within"]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "bert"])

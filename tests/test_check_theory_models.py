@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from word_data import word_data
 
 from sa_plugin.block import AttentionWeights, Norm, Rotary
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData
+from sa_plugin.fitting import fit
 from sa_plugin.host import OutputProjection, Site
 from sa_plugin.samples import Sample
 from sa_plugin.theory import check_theory
@@ -60,6 +62,26 @@ def test_every_architecture_is_measured_and_its_weights_close(report, architectu
     else:
         assert report.settings["closes_to"] < 1e-4
         assert np.isfinite(report.quantity("gap_slope", "c").predicted).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["prototype", "lda", "separator"])
+def test_every_supervised_kind_is_checked_both_ways(tiny_gpt2, kind):
+    """With the permuted-label vectors of its own kind as control."""
+    data = word_data(50, 6)
+    bank = fit(tiny_gpt2, data, kind, progress=False)
+    report = check_theory(tiny_gpt2, data, bank, draws=20, progress=False)
+    assert set(report.quantities) == {
+        (concept, direction)
+        for concept in ("animal", "food")
+        for direction in ("fixed", "refitted")
+    }
+    for concept in ("animal", "food"):
+        found = report.quantity("attention_by_sign", concept)
+        assert np.isfinite(found.value).all()
+        assert {"permuted", "random"} <= set(found.controls)
+        vectors = bank.permuted.vectors[1, bank.unit(concept)]
+        assert not torch.allclose(vectors, bank.token.vectors[1, bank.unit(concept)])
 
 
 def test_the_layer_is_the_residuals_and_the_heads_the_attention(report, tiny_host):

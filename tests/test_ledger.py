@@ -1,6 +1,5 @@
 """Laws of the head ledger: it closes or raises, and its statistics are those of plain loops."""
 
-import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,33 +8,28 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost
+from ledger_cases import (
+    Broken,
+    detector_of,
+    kept_rows,
+    labels_of,
+    ledger,
+    loop_lift,
+    loop_lifts,
+    loop_terms,
+    make_data,
+)
 
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData
-from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
-from sa_plugin.heads import LedgerError, explain_tokens, head_ledger
-from sa_plugin.host import OutputProjection, Site
+from sa_plugin.heads import LedgerError, explain_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
-WORDS = (*ANIMALS, *FOODS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
-FEW = (0.1, 0.3, 0.5)
-
-
-def make_data(n, seed=0, documents=None):
-    rng = np.random.default_rng(seed)
-    words = [list(rng.choice(WORDS, rng.integers(4, 12))) for _ in range(n)]
-    labels = [
-        ["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words
-    ]
-    names = None if documents is None else [f"d{k % documents}" for k in range(n)]
-    return ConceptData.from_words(words, labels, seed=1, documents=names)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return make_data(80, documents=40)
+    return make_data()
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +39,7 @@ def fake():
 
 @pytest.fixture(scope="module", params=["prototype", "lda"])
 def fake_detector(request, fake, data):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bank = fit(fake, data, request.param, progress=False)
-        return calibrate(fake, data, bank, deltas=FEW)
-
-
-def ledger(host, data, source, **options):
-    return head_ledger(host, data, source, **{"progress": False, "draws": 200, **options})
+    return detector_of(fake, data, request.param)
 
 
 @pytest.fixture(scope="module", params=tiny.PRE_NORM)
@@ -86,22 +73,6 @@ def test_half_precision_closes_to_its_rounding(data, dtype):
     half = tiny.host("llama", dtype=dtype)
     found = ledger(half, data, fit(half, data, "prototype", progress=False))
     assert 1e-6 < found.residue < 20 * torch.finfo(dtype).eps
-
-
-def kept_rows(host, samples, layers):
-    """Oracle: kept positions of samples run one at a time: no sinks here, no first token."""
-    for sample in samples:
-        (batch,) = host.batches([sample])
-        keep = batch.valid[0].clone()
-        if host.info.causal and not host.info.bos:
-            keep[int(keep.nonzero()[0])] = False
-        sites = [Site(layer, "resid_post") for layer in layers]
-        norms = host.read(
-            batch, sites, lambda r: {"n": torch.stack([v.norm(dim=-1) for v in r.values()])}
-        )["n"]
-        for row in norms[:, 0]:
-            keep &= ~(row > 10 * row[batch.valid[0]].median())
-        yield batch, keep
 
 
 def test_terms_are_those_of_hook_result(host, data):
@@ -141,18 +112,6 @@ def test_terms_are_those_of_hook_result(host, data):
     assert [c.name for c in found.components][:2] == ["embedding", "L0H0"]
 
 
-def loop_terms(host, bank, samples, concept, layer):
-    """Terms `[token, component]` and scores of each sample, one at a time."""
-    rows = [explain_tokens(host, bank, s, concept, layer=layer) for s in samples]
-    return [r.terms.astype(float) for r in rows], [r.score for r in rows]
-
-
-def loop_lift(terms, tails):
-    top = [(t, tail) for t, tail in zip(terms, tails, strict=True) if tail.any() and not tail.all()]
-    pairs = [token - t[~tail].mean(0) for t, tail in top for token in t[tail]]
-    return np.mean(pairs, axis=0)
-
-
 def test_lifts_and_contrast_equal_loops(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector, permutations=0)
     samples, bank = data.test.samples, fake_detector.bank
@@ -182,22 +141,6 @@ def test_blocks_are_sums_of_their_components(fake, fake_detector, data):
                 effect.blocks.value[block], effect.terms.value[rows].sum(0), atol=1e-9
             )
     assert len(found.blocks_table()) == sum(found.depths)
-
-
-def loop_lifts(terms, scores, tails, inside, negative):
-    """Oracle: the tail of every sample against three other groups, token by token."""
-    pairs = list(zip(terms, scores, tails, inside, negative, strict=True))
-    tail = np.mean([r for t, _, top, _, _ in pairs if not top.all() for r in t[top]], axis=0)
-    rest = np.mean([r for t, _, top, i, _ in pairs for r in t[i & ~top]], axis=0)
-    best = np.mean([t[s.argmax()] for t, s, _, _, n in pairs if n], axis=0)
-    return {
-        "lift": loop_lift(terms, tails), "in_concept_lift": tail - rest,
-        "strongest_lift": tail - best,
-    }  # fmt: skip
-
-
-def labels_of(sample):
-    return ["animal" if w in ANIMALS else "food" if w in FOODS else "" for w in sample.text.split()]
 
 
 def test_totals_are_lifts_of_the_measured_scores(fake, fake_detector, data):
@@ -287,30 +230,6 @@ def test_scaling_vectors_scales_dot_terms_and_nothing_else(fake, data):
         ledger(fake, data, longer, tail=tail).control.terms.value, one.control.terms.value,
         rtol=1e-6,
     )  # fmt: skip
-
-
-class Broken:
-    """A host whose weights or writes are not the model's."""
-
-    def __init__(self, host, *, factor=1.0, block=1, extra=0.0):
-        self.host, self.factor, self.block, self.extra = host, factor, block, extra
-        self.info = host.info
-
-    def __getattr__(self, name):
-        return getattr(self.host, name)
-
-    def output_projection(self, layer):
-        weight, bias = self.host.output_projection(layer)
-        return OutputProjection(weight * (self.factor if layer == self.block else 1.0), bias)
-
-    def read(self, batch, sites, reduce):
-        def changed(read):
-            return reduce({
-                site: v + self.extra if site == Site(self.block, "resid_post") else v
-                for site, v in read.items()
-            })  # fmt: skip
-
-        return self.host.read(batch, sites, changed)
 
 
 def test_a_wrong_output_projection_raises(host, data):

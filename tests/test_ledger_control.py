@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost
-from test_ledger import FEW, labels_of, ledger, loop_lifts, loop_terms, make_data
+from ledger_cases import detector_of, labels_of, ledger, loop_lifts, loop_terms, make_data
 
 from sa_plugin.concepts.bank import ConceptBank, Origin
 from sa_plugin.concepts.kinds import KINDS
 from sa_plugin.concepts.statistics import LayerStatistics, Rows
 from sa_plugin.data import ConceptData
-from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads.prepare import permuted_vectors
 from sa_plugin.host import Site
@@ -24,18 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @pytest.fixture(scope="module")
 def data():
-    return make_data(80, documents=40)
+    return make_data()
 
 
 @pytest.fixture(scope="module")
 def fake():
     return FakeHost()
-
-
-def detector_of(fake, data, kind):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return calibrate(fake, data, fit(fake, data, kind, progress=False), deltas=FEW)
 
 
 @pytest.fixture(scope="module", params=["prototype", "lda"])
@@ -187,7 +180,7 @@ def top_tail(fake, bank, data, n):
 def test_excess_of_random_vectors_is_zero_on_average(fake):
     """Lift selects on its own sum; the control takes that away."""
     n_vectors = 60
-    data = make_data(120, seed=5)
+    data = make_data(120, None, seed=5)
     generator = torch.Generator().manual_seed(11)
     names = tuple(f"random {k}" for k in range(n_vectors))
 
@@ -239,7 +232,7 @@ def test_refusals(fake, detector, data):
     with pytest.raises(ValueError, match="a bank of kind 'given' is not fitted to labels here"):
         ledger(fake, data, given, tail=masks, permutations=2)
     with pytest.raises(ValueError, match=r"its labels cannot be permuted here"):
-        ledger(fake, make_data(80, seed=9), detector, permutations=2)
+        ledger(fake, make_data(80, None, seed=9), detector, permutations=2)
     with pytest.raises(ValueError, match="permutations is -1: ask for at least one"):
         ledger(fake, data, detector, permutations=-1)
     with pytest.raises(ValueError, match="this ledger has no control"):

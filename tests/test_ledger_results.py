@@ -1,14 +1,11 @@
 """What the ledger shows and refuses: tables, words, counts, warnings, errors."""
 
-import warnings
-
 import numpy as np
 import pytest
 from fake_host import FakeHost
-from test_ledger import FEW, ledger, make_data
+from ledger_cases import detector_of, ledger, make_data
 
 from sa_plugin.concepts.bank import VectorSet
-from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads import NoTailWarning, explain_tokens
 from sa_plugin.heads.components import KINDS
@@ -21,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @pytest.fixture(scope="module")
 def data():
-    return make_data(80, documents=40)
+    return make_data()
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +28,7 @@ def fake():
 
 @pytest.fixture(scope="module", params=["prototype", "lda"])
 def fake_detector(request, fake, data):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bank = fit(fake, data, request.param, progress=False)
-        return calibrate(fake, data, bank, deltas=FEW)
+    return detector_of(fake, data, request.param)
 
 
 def test_results_are_readable(fake, fake_detector, data):
@@ -42,11 +36,14 @@ def test_results_are_readable(fake, fake_detector, data):
         fake, data, fake_detector.bank, progress=False))  # fmt: skip
     assert repr(found).startswith("HeadLedger(2 scores, ")
     assert "\n" not in repr(found)
+    assert "; control of 20 permutations)" in repr(found)
     said = " ".join(found.summary(3).split())
     assert "strongest heads by excess" in said
     assert "Negative numbers work against the concept." in said
     assert "The control is the mean of 20 permutations per concept" in said
-    one = ledger(fake, data, fake_detector, permutations=1).summary()
+    single = ledger(fake, data, fake_detector, permutations=1)
+    assert "; control of 1 permutation, no test)" in repr(single)
+    one = single.summary()
     assert "one permutation per concept: a scale of what selection alone gives, not a test" in (
         " ".join(one.split())
     )

@@ -162,8 +162,8 @@ def test_ablations_equal_those_of_transformer_lens(name):
     lens, ours = tiny.host(name), make(name)
     bank = fit(lens, data, "prototype", layers=[2], progress=False)
     detector = calibrate(lens, data, bank, deltas=(0.3,))
-    modes = ("mean", "zero", "directional") if ours.info.block == "pre_norm" else ("mean", "zero")
-    for mode in modes:
+    modes = ("mean", "zero", "pattern", "directional")
+    for mode in modes if ours.info.block == "pre_norm" else modes[:-1]:
         found = [
             ablate_heads(host, data, detector, heads=[(1, 2)], mode=mode, draws=10)
             for host in (ours, lens)

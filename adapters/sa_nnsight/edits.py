@@ -2,7 +2,8 @@
 
 nnsight's traces run under torch's hooks, so that traces of the user's own see the edit as well. An
 edit of the probabilities (`attention.output[1]`) is lost in every architecture of transformers:
-they are handed out beside the output, after it was computed from them.
+they are handed out beside the output, after it was computed from them. Patterns are therefore
+replaced through z: uniform attention is the mean of the values (`attended.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
+from sa_nnsight.attended import attended_readers
 from sa_nnsight.envoy_host import EnvoyHost
 from sa_plugin.edit_watch import EditWatch
 from sa_plugin.editing import Edit, ZEdit
@@ -28,19 +30,25 @@ def edited(host: EnvoyHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     for site in edits:
         if site.point != "z":
             raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
-    if any(isinstance(edit, ZEdit) and edit.attends for edit in edits.values()):
-        raise NotImplementedError(
-            "this edit replaces attention patterns (mode 'pattern'), for which it must see values "
-            "and masks inside the pass; on nnsight models it does not yet. Attach the model as a "
-            "TransformerLens bridge, or use another mode."
-        )
-    watches = {
-        site: EditWatch(
-            host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype
-        )
-        for site, edit in edits.items()
-    }
+    attending = [
+        site.layer for site, edit in edits.items() if isinstance(edit, ZEdit) and edit.attends
+    ]
+    with attended_readers(host, attending) as readers:
+        watches = {
+            site: EditWatch(
+                host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype,
+                readers.get(site.layer),
+            )
+            for site, edit in edits.items()
+        }  # fmt: skip
+        with _hooks(host, watches):
+            yield
+    for watch in watches.values():
+        watch.finish()
 
+
+@contextmanager
+def _hooks(host: EnvoyHost, watches: Mapping[Site, EditWatch]) -> Iterator[None]:
     def start(*_: Any) -> None:
         for watch in watches.values():
             watch.start()
@@ -53,8 +61,6 @@ def edited(host: EnvoyHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-    for watch in watches.values():
-        watch.finish()
 
 
 def _hook(host: EnvoyHost, layer: int, watch: EditWatch) -> list[Any]:
@@ -63,9 +69,10 @@ def _hook(host: EnvoyHost, layer: int, watch: EditWatch) -> list[Any]:
         return (watch.edit_z(z).flatten(-2), *args[1:])
 
     def after(_: Any, __: Any, out: Tensor) -> None:
-        watch.see_output(out)
+        watch.see_output(out if gate is None else out * gate[1])
 
     places = host.places
+    gate = places.gate("attn_gate", layer)
     raw = "attn_scale" if places.has("attn_scale") else "o_proj"
     return [
         places.module("o_proj", layer).register_forward_pre_hook(before),

@@ -20,7 +20,7 @@ from sa_plugin.data import ConceptData
 from sa_plugin.edit_watch import EditWatch
 from sa_plugin.editing import Edit, ZEdit, apply_edit
 from sa_plugin.host import Batch, Host, Site
-from sa_transformer_lens.attended import AttendedReader
+from sa_transformer_lens.attended import BridgeReader
 from sa_transformer_lens.bridge_host import BridgeHost
 from sa_transformer_lens.capture import canonical_names, split_inputs
 from sa_transformer_lens.probe import RAW
@@ -65,15 +65,14 @@ def edited(host: BridgeHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
         watch.finish()
 
 
-def _reader(host: BridgeHost, site: Site, edit: Edit) -> AttendedReader | None:
+def _reader(host: BridgeHost, site: Site, edit: Edit) -> BridgeReader | None:
     return reader_of(host, site.layer) if isinstance(edit, ZEdit) and edit.attends else None
 
 
-def _hooks(block: str, watch: EditWatch, reader: AttendedReader | None) -> list[tuple[str, Any]]:
+def _hooks(block: str, watch: EditWatch, reader: BridgeReader | None) -> list[tuple[str, Any]]:
     hooks: list[tuple[str, Any]] = []
     if reader is not None:
-        hooks += [(f"{block}.attn.hook_v", reader.see_value)]
-        hooks += [(f"{block}.attn.hook_pattern", reader.see_pattern)]
+        hooks += reader.hooks(block)
     hooks += [(watch.name, lambda z, hook: watch.edit_z(z))]
     return [*hooks, (f"{block}.{RAW}", lambda out, hook: watch.see_output(out))]
 
@@ -138,13 +137,13 @@ def ablation_hooks(
     return [(canonical[name], fn) for name, fn in hooks]
 
 
-def _hook(edit: Edit, reader: AttendedReader | None) -> Hook:
+def _hook(edit: Edit, reader: BridgeReader | None) -> Hook:
     return lambda z, hook: apply_edit(edit, z, None if reader is None else reader.attended(z))
 
 
-def reader_of(host: BridgeHost, layer: int, mask: Tensor | None = None) -> AttendedReader:
+def reader_of(host: BridgeHost, layer: int, mask: Tensor | None = None) -> BridgeReader:
     """What collects the values and the mask of one block."""
-    return AttendedReader(host.bridge, layer, host.info.causal, host.info.n_heads, mask)
+    return BridgeReader(host.bridge, layer, host.info.causal, host.info.n_heads, mask)
 
 
 def logits(host: Host, batch: Batch) -> Tensor:

@@ -12,7 +12,8 @@ of a block belong together.
 
 What it does not show: the null is "these labels say nothing about the text". Directions of real
 concepts differ from it as a class; a small p does not say that a head serves this concept and no
-other.
+other. Nor does a permutation that lays the same labels over the tokens break any tie: images with a
+concept at the same patches in each, say. Where that happens often the null is refused.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from sa_plugin.train_pass import TrainStatistics
 NULLS = ("across", "within", "covariance")
 REFIT = ("prototype", "lda", "separator", "separator_adam")
 SAME = 0.99
+UNCHANGED = 0.1
 CHUNK_VALUES = 1 << 25
 SPARSE = 0.03
 
@@ -251,6 +253,27 @@ def check_reproduced(
         )
 
 
+def check_permuted(
+    labels: Bool[np.ndarray, "token concept"],
+    order: Int[np.ndarray, "draw token"],
+    null: str,
+    concepts: Sequence[str],
+) -> None:
+    """Refuse permutations that leave labels as they were.
+
+    Raises:
+        ValueError: More than one draw in ten does, for some concept.
+    """
+    same = np.array([(labels[one] == labels).all(0) for one in order]).mean(0)
+    worst = int(same.argmax())
+    if same[worst] > UNCHANGED:
+        raise ValueError(
+            f"{same[worst]:.0%} of the permutations of null {null!r} leave the labels of "
+            f"{concepts[worst]!r} as they are: its samples are labelled alike, so this null cannot "
+            "break their tie to the tokens. Use another of nulls, or leave the concept out."
+        )
+
+
 def null_vectors(
     refit: Refit, null: str, layers: Sequence[int], draws: int, seed: int
 ) -> Iterator[Float[Tensor, "draw concept d_model"]]:
@@ -262,4 +285,6 @@ def null_vectors(
         yield from (refit.directions(layer, weights) for layer in layers)
         return
     order = permutations(tokens, null, draws, seed)
+    names = [refit.bank.concepts[k] for k in refit.columns]
+    check_permuted(tokens.labels[:, refit.columns], order, null, names)
     yield from (refit.vectors(layer, order) for layer in layers)

@@ -8,9 +8,10 @@ Controls for the top k are k other heads (none is in the top k):
   direct change of the residual, root mean square of norm((z' - z) W_O) with z' the ablated z, is
   nearest in ratio. Measured on calibration samples by the very edit that ablates.
 - bottom: the last k of the ranking; one set.
-- permuted: the first k by the ledger of permuted-label vectors; one set. These heads lift the tail
-  of vectors that mean nothing, so they are what selection alone would name. The only family that
-  may share heads with the top k.
+- permuted: the first k by the ledger of the vectors of one permutation of the labels; a set a
+  permutation, as far as the ranking has them. These heads lift the tail of vectors that mean
+  nothing, so they are what selection alone would name. The only family that may share heads with
+  the top k.
 
 What this does not show: matching is imperfect where the top heads are the largest ones, and it is
 of direct changes; the realised change of every set is measured and reported (`runs.py`).

@@ -211,17 +211,26 @@ class AblationCurve:
             f"  Up to {max(moved, default=0)} heads of a layer-matched set are of another block: "
             "the top set leaves too few in its own."
         ] * any(moved)
-        shared = {
-            len(set(run.heads) & set(self.of(k, "top")[0].heads))
-            for run in (self.of(k, "permuted") if "permuted" in self.families else [])
-        }
-        parts += [f"  The permuted set shares {n} of {k} heads with the top." for n in shared]
+        parts += [self._permuted_words(k)] if "permuted" in self.families else []
         what = (
             "what keeping it saves beyond controls"
             if self.keep
             else "what controls leave beyond it"
         )
         return "\n".join([f"Top {k}, {what}:", *parts])
+
+    def _permuted_words(self, k: int) -> str:
+        top, sets = set(self.of(k, "top")[0].heads), self.of(k, "permuted")
+        shared = [len(top & set(run.heads)) for run in sets]
+        if len(sets) == 1:
+            return (
+                f"  The permuted set shares {shared[0]} of {k} heads with the top. It is one "
+                "permutation's: how far others would differ is not known (rank_heads(permutations="
+                "20) has more)."
+            )
+        least, most = min(shared), max(shared)
+        words = f"{least} to {most}" if least < most else str(least)
+        return f"  {len(sets)} permuted sets share {words} of {k} heads with the top."
 
 
 def _displaced(heads: Sequence[Head], top: Sequence[Head]) -> int:

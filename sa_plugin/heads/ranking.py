@@ -58,7 +58,8 @@ class Ranking:
         effect: "excess", "lift" or "contrast" of the ledger, or "total".
         exact: Which values are of real passes or of the exact ledger, not of a linear estimate.
         split: Where it was measured.
-        permuted: The order that permuted-label vectors give, where the ledger has it.
+        permuted: The order that the vectors of each permutation of the labels give, where the
+            ledger has a control.
     """
 
     heads: tuple[Head, ...]
@@ -69,7 +70,7 @@ class Ranking:
     effect: str
     exact: Bool[np.ndarray, " head"]
     split: str
-    permuted: tuple[Head, ...] = ()
+    permuted: tuple[tuple[Head, ...], ...] = ()
 
     def __repr__(self) -> str:
         first = ", ".join(
@@ -77,9 +78,11 @@ class Ranking:
             for (layer, head), value in zip(self.heads[:4], self.values, strict=False)
         )
         exact = "" if self.exact.all() else f", {int(self.exact.sum())} verified"
+        n = len(self.permuted)
+        control = f", control of {n} permutation{'s' * (n > 1)}" if n else ""
         return (
-            f"Ranking({len(self.heads)} heads by {self.by}, {self.effect} on {self.split}{exact}: "
-            f"{first})"
+            f"Ranking({len(self.heads)} heads by {self.by}, {self.effect} on {self.split}{exact}"
+            f"{control}: {first})"
         )
 
     def of(self, concept: str) -> tuple[Head, ...]:
@@ -103,6 +106,7 @@ def rank_heads(
     by: str = "ledger",
     size: bool = False,
     budget: int | None = None,
+    permutations: int | None = None,
     scores: ScoreTable | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
@@ -121,9 +125,16 @@ def rank_heads(
         size: Order by the size of the share, whatever its sign.
         budget: Passes that may be spent on single heads: by default none for "attribution" and as
             many as there are heads for "patching".
+        permutations: Of the labels, for the control of "ledger" and for the order that each of
+            them gives. By default 20 for prototypes and discriminants, whose refits cost no more
+            than a train pass, and for separators the one that the bank holds; more of these cost a
+            train pass and as many iterative fits a concept and layer.
         scores: Scores of the calibration split.
         batch_tokens: Tokens in a batch.
         progress: Whether to show a bar.
+
+    Returns:
+        The heads of each concept, the strongest first, with what they were ranked by.
 
     Raises:
         TypeError: "attribution" on a host without gradients, "patching" on one that cannot edit.
@@ -134,7 +145,9 @@ def rank_heads(
     if by == "ledger":
         if budget is not None:
             raise ValueError("by='ledger' spends no passes on single heads: leave budget out.")
-        return _by_ledger(host, data, detector, size, scores, batch_tokens)
+        return _by_ledger(host, data, detector, size, permutations, scores, batch_tokens)
+    if permutations is not None:
+        raise ValueError(f"by={by!r} has no control by permuted labels: leave permutations out.")
     every = candidates(host, detector)
     _check_budget(by, budget, len(every))
     with warnings.catch_warnings():
@@ -196,12 +209,13 @@ def _by_ledger(
     data: ConceptData,
     detector: Detector,
     size: bool,
+    permutations: int | None,
     scores: ScoreTable | None,
     batch_tokens: int,
 ) -> Ranking:
     ledger = head_ledger(
-        host, data, detector, split="cal", scores=scores, draws=1, batch_tokens=batch_tokens,
-        progress=False,
+        host, data, detector, split="cal", scores=scores, permutations=permutations, draws=1,
+        batch_tokens=batch_tokens, progress=False,
     )  # fmt: skip
     name = ledger.headline
     rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
@@ -210,11 +224,13 @@ def _by_ledger(
     with np.errstate(invalid="ignore", divide="ignore"):
         share = ledger.effects[name].terms.value[rows] / total
     verified = np.ones(len(rows), dtype=bool)
-    permuted: tuple[Head, ...] = ()
+    permuted: tuple[tuple[Head, ...], ...] = ()
     if "control" in ledger.effects:
         with np.errstate(invalid="ignore", divide="ignore"):
-            null = ledger.effects["control"].terms.value[rows] / total
-        permuted = _ordered(heads, null, size, ledger.concepts, "", "", verified).heads
+            null = ledger.control_by_draw["control"][:, rows] / total
+        permuted = tuple(
+            _ordered(heads, one, size, ledger.concepts, "", "", verified).heads for one in null
+        )
     return _ordered(heads, share, size, ledger.concepts, "ledger", name, verified, permuted)
 
 
@@ -234,7 +250,7 @@ def _ordered(
     by: str,
     effect: str,
     exact: Bool[np.ndarray, " head"],
-    permuted: tuple[Head, ...] = (),
+    permuted: tuple[tuple[Head, ...], ...] = (),
 ) -> Ranking:
     value = _mean(share, size)
     order = np.argsort(-value, kind="stable")

@@ -62,7 +62,7 @@ class HeadLedger:
             f"{s['split']} split, {s['n_samples']} samples, {s['n_tokens']} tokens, "
             f"{'centred' if s['centred'] else 'raw'}; median share of the {name}: heads "
             f"{number(100 * heads, 0)} %, MLPs {number(100 * mlps, 0)} %; closes to "
-            f"{self.residue:.0e})"
+            f"{self.residue:.0e}{tables.control_words(self)})"
         )
 
     def __str__(self) -> str:

@@ -57,10 +57,10 @@ def ablation_curve(
         ranking: `rank_heads(...)`, or heads of your own order, best first, chosen without the
             split that is measured.
         ks: Numbers of heads.
-        controls: Of "random", "layer_matched", "norm_matched", "bottom" and "permuted" (one set
-            each of the last two), see `controls.py`.
+        controls: Of "random", "layer_matched", "norm_matched", "bottom" (one set) and "permuted"
+            (a set a permutation of the ranking), see `controls.py`.
         repeats: Sets of each family, all different; fewer where there are no more (few heads left
-            in the blocks of a layer-matched set).
+            in the blocks of a layer-matched set, few permutations).
         mode: As in `ablate_heads`, like the arguments that follow.
         keep: Keep only each set and ablate all others: does the set suffice?
         split: What is measured.
@@ -70,6 +70,9 @@ def ablation_curve(
         seed: Of resamples, donors and sets.
         batch_tokens: Tokens in a batch.
         progress: Whether to show a bar.
+
+    Returns:
+        One ablation for each k, control and repetition, with the ranking they were taken from.
 
     Raises:
         ValueError: As `ablate_heads`; unknown controls; a k for which too few other heads are left;
@@ -95,7 +98,7 @@ def ablation_curve(
             sets += [
                 (k, family, heads)
                 for heads in (
-                    [permuted[:k]]
+                    _of_draws(permuted, k, repeats)
                     if family == "permuted"
                     else _distinct(family, order[:k], ranked, sizes, repeats, seed)
                 )
@@ -141,6 +144,14 @@ def _distinct(
         heads = control_set(family, top, ranked, sizes, rng)
         found.setdefault(frozenset(heads), heads)
     return list(found.values())
+
+
+def _of_draws(orders: Sequence[Sequence[Head]], k: int, repeats: int) -> list[tuple[Head, ...]]:
+    """The first k of each permutation's order, none twice."""
+    sets: dict[frozenset[Head], tuple[Head, ...]] = {}
+    for order in orders:
+        sets.setdefault(frozenset(order[:k]), tuple(order[:k]))
+    return list(sets.values())[:repeats]
 
 
 def _order(

@@ -98,6 +98,14 @@ def caution(ledger: HeadLedger) -> str:
     )
 
 
+def control_words(ledger: HeadLedger) -> str:
+    """What the control of a ledger rests on, for its one line."""
+    n = ledger.settings["permutations"]
+    if "control" not in ledger.effects:
+        return ""
+    return "; control of 1 permutation, no test" if n == 1 else f"; control of {n} permutations"
+
+
 def _of_control(ledger: HeadLedger) -> str:
     n = ledger.settings["permutations"]
     if n == 1:

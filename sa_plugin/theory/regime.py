@@ -45,6 +45,8 @@ class Regime:
 
     def __repr__(self) -> str:
         fallen = "never below" if self.collapse is None else f"at block {self.collapse} below"
+        if self.collapse is None and self.smallest_spread < COLLAPSED:
+            fallen = "from there on not below"
         return (
             f"Regime({self.concept!r} {self.direction}: {self.name}; skewness peaks at the input "
             f"of block {self.skew_peak} with {self.largest_skew:.2f}, the tail's spread is "
