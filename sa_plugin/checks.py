@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, Host, Site, attach
+from sa_plugin.host import FINAL_NORM, Batch, Host, Site, attach
 from sa_plugin.images import Image
 
 TEXTS = (
@@ -103,7 +103,7 @@ class OwnLaws(Protocol):
         """Measure them."""
 
 
-def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport:
+def check(host_or_model: Any, texts: Sequence[str] | None = None, **options: Any) -> CheckReport:
     """Measure every law on a model.
 
     Costs about `10 + 2 * len(texts)` short forward passes.
@@ -112,6 +112,7 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
         host_or_model: A host, or a model `attach` accepts.
         texts: Two or more texts of unlike length; by default four short ones, or for a vision
             model four images of noise.
+        **options: Of `attach`.
 
     Returns:
         The report; a model that cannot be attached fails its first law, with the reason.
@@ -126,7 +127,7 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
     samples = [Sample(f"text {k}", text, str(k)) for k, text in enumerate(wanted)]
     name = type(host_or_model).__name__
     try:
-        host = attach(host_or_model)
+        host = attach(host_or_model, **options)
         if texts is None and isinstance(host, OwnSamples):
             samples = host.check_samples()
         return CheckReport(_title(host), (*_generic(host, samples), *_own(host, samples)))
@@ -137,22 +138,32 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None) -> CheckReport
 
 
 def check_folder(
-    folder: str | Path, texts: Sequence[str] | None = None, *, tower: str | None = None
+    folder: str | Path,
+    texts: Sequence[str] | None = None,
+    *,
+    host: str = "transformer_lens",
+    tower: str | None = None,
 ) -> CheckReport:
-    """Load a Hugging Face model folder, without network, into TransformerLens and check it.
+    """Load a Hugging Face model folder, without network, and check it.
 
     Args:
         folder: What `save_pretrained` wrote.
         texts: See `check`.
-        tower: "vision" or "text", for a CLIP folder.
+        host: "transformer_lens" or "nnsight".
+        tower: "vision" or "text", for a folder of two towers.
+
+    Returns:
+        The report; a model that cannot be attached fails its first law, with the reason.
 
     Raises:
         FileNotFoundError: The folder holds no model.
-        ImportError: TransformerLens is not installed.
+        ImportError: The host's library is not installed.
+        ValueError: Unknown host, or a missing or needless tower.
     """
-    from sa_transformer_lens.load import load_bridge
+    from sa_plugin.folders import load_model
 
-    return check(load_bridge(folder, tower=tower), texts)
+    model, options = load_model(folder, host, tower=tower)
+    return check(model, texts, **options)
 
 
 def relative_difference(
@@ -280,6 +291,10 @@ def _parts_add_up(host: Host, samples: Sequence[Sample], limit: float) -> Law:
     name = "embedding + attention + MLPs = last residual"
     if host.info.block == "post_ln":
         return Law(name, None, note="a post_ln residual is renormalised in each block")
+    if FINAL_NORM in host.info.processing:
+        return Law(name, None, note="the last residual is read behind the final norm")
+    if host.info.block == "staged":
+        return Law(name, None, note="the residual is renormalised between two stacks of blocks")
     layers = range(host.info.n_layers)
     parts = [Site(0, "resid_pre")]
     parts += [Site(layer, point) for layer in layers for point in ("attn_out", "mlp_out")]

@@ -1,4 +1,7 @@
-"""The command `sa-plugin`: demo, run, check, weights, report. Nothing here computes anything."""
+"""The command `sa-plugin`: demo, run, reproduce, check, weights, data, report.
+
+Nothing here computes anything.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 from sa_plugin import __version__
 
 DEMO_MODELS = ("smollm2", "minilm", "vit")
+HOSTS = ("transformer_lens", "nnsight")
+FETCHED = ("brown",)
 DESCRIPTION = (
     "Find concepts in a transformer's activations by their extreme high tail, and write what was "
     "found as results.json and report.html."
@@ -67,8 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(run)
     run.set_defaults(command=_run)
 
+    cell = commands.add_parser(
+        "reproduce",
+        help="one cell of the paper's matrix: its tables and figures beside the published numbers",
+        description="Run a configuration, or continue it: what is kept in --out is not run again.",
+    )
+    cell.add_argument("config", nargs="?", help="a TOML file, or a name that --list shows")
+    cell.add_argument("--list", action="store_true", help="list the shipped configurations")
+    cell.add_argument("--out", type=Path, help="folder for everything; by default reproduced/NAME")
+    cell.add_argument("--root", help="folder of your copy of the data")
+    cell.add_argument("--model", help="folder of your copy of the model")
+    cell.add_argument("--limit", type=int, help="at most so many samples, rare concepts first")
+    cell.set_defaults(command=_reproduce)
+
     check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
     check.add_argument("folder", type=Path, help="what `save_pretrained` wrote: weights, config")
+    check.add_argument("--host", choices=HOSTS, default="transformer_lens")
     check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
 
@@ -76,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--model", choices=(*DEMO_MODELS, "all"), default="all")
     weights.add_argument("--cache", type=Path, help="folder; by default your user cache")
     weights.set_defaults(command=_weights)
+
+    data = commands.add_parser("data", help="fetch a public data set into your cache")
+    data.add_argument("name", choices=FETCHED)
+    data.set_defaults(command=_data)
 
     report = commands.add_parser("report", help="write the HTML report of a results.json again")
     report.add_argument("results", type=Path)
@@ -104,10 +127,34 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from sa_plugin.reproduce import configurations, read_config, reproduce
+
+    if arguments.list:
+        for name in configurations():
+            print(f"{name:24} {read_config(name).title}")
+        return 0
+    if arguments.config is None:
+        raise ValueError("reproduce which cell? Give a TOML file, or a name of --list.")
+    config = read_config(arguments.config).with_overrides(
+        model=arguments.model, root=arguments.root, limit=arguments.limit
+    )
+    out = arguments.out or Path("reproduced") / config.name
+    reproduce(config, out, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    datasets = import_module("sa_plugin.datasets")
+    fetch = getattr(datasets, f"fetch_{arguments.name}")
+    print(fetch())
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from sa_plugin.checks import check_folder
 
-    report = check_folder(arguments.folder, tower=arguments.tower)
+    report = check_folder(arguments.folder, host=arguments.host, tower=arguments.tower)
     print(report)
     return 0 if report.passed else 1
 

@@ -1,0 +1,162 @@
+"""Stage results on disk, named by a hash of what they depend on.
+
+`STAGE-HASH.json` (or a folder, or an `.npz`) holds what a stage computed; `HASH` is SHA-256 over
+the JSON of its settings and of the hashes of the stages before it. A second run finds the name and
+reads; a changed setting gives another name, so nothing stale is ever read. `stages.json` remembers
+the last settings of every stage, so that a run can say what changed, and the seconds and warnings
+of every file.
+
+What the hash does not see: edits of the code under the same version number, and the versions of
+torch and of what else computes. After either, start with an empty folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sa_plugin import __version__
+
+FORMAT = 1
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, before it is known whether its result is there.
+
+    Attributes:
+        name: Such as "fit separator".
+        depends: JSON-ready: settings, and hashes of earlier stages.
+        ending: ".json", ".npz", or "" for a folder.
+    """
+
+    name: str
+    depends: Mapping[str, Any]
+    ending: str = ".json"
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of SHA-256 over what it depends on."""
+        known = {"format": FORMAT, "version": __version__, "stage": self.name, **self.depends}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def file(self) -> str:
+        """Name of what holds its result."""
+        return f"{self.name.replace(' ', '-')}-{self.hash}{self.ending}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of stage results.
+
+    Attributes:
+        folder: Made when something is written.
+        say: Called with one line a stage.
+    """
+
+    folder: Path
+    say: Callable[[str], None]
+
+    def has(self, stage: Stage) -> bool:
+        """Whether the result is there."""
+        return (self.folder / stage.file).exists()
+
+    def keep(
+        self,
+        stage: Stage,
+        make: Callable[[], _T],
+        write: Callable[[_T, Path], object],
+        read: Callable[[Path], _T],
+    ) -> _T:
+        """The stage's result: read if it is there, else made and written.
+
+        A result is written under another name and renamed when complete, so that a run that was
+        killed leaves nothing half written under a stage's name.
+        """
+        path = self.folder / stage.file
+        if path.exists():
+            self.say(f"{stage.name}: kept {stage.file}")
+            return read(path)
+        why = self.changed(stage)
+        begun = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = make()
+        seconds = time.perf_counter() - begun
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The ending stays last: numpy adds one to names without it.
+        partial = self.folder / f"partial-{stage.file}"
+        _remove(partial)
+        write(made, partial)
+        os.replace(partial, path)
+        self._remember(stage, seconds, _ours(caught))
+        self.say(f"{stage.name}: computed in {seconds:.0f} s{why}")
+        return made
+
+    def record(self) -> dict[str, Any]:
+        """File to the seconds and warnings of its making, of every stage ever stored here."""
+        return dict(self._manifest().get("files", {}))
+
+    def changed(self, stage: Stage) -> str:
+        """What differs from the last run of this stage, or "" if there was none."""
+        before = self._manifest().get("last", {}).get(stage.name)
+        if before is None:
+            return ""
+        now = json.loads(json.dumps(stage.depends))
+        keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        said = [f"{k} was {_short(before.get(k))}, is {_short(now.get(k))}" for k in keys]
+        return f" ({'; '.join(said) if said else 'its file was gone'})"
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self.folder / "stages.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _remember(self, stage: Stage, seconds: float, notes: list[str]) -> None:
+        known = self._manifest()
+        last = {**known.get("last", {}), stage.name: dict(stage.depends)}
+        made = {"seconds": round(seconds, 1), "warnings": notes}
+        write_json(
+            {"last": last, "files": {**known.get("files", {}), stage.file: made}},
+            self.folder / "stages.json",
+        )
+
+
+def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Texts of this package's warnings; others are given on."""
+    ours = [w for w in caught if w.category.__module__.startswith("sa_")]
+    for other in (w for w in caught if w not in ours):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return sorted({f"{w.category.__name__}: {w.message}" for w in ours})
+
+
+def write_json(value: Any, path: Path) -> None:
+    """JSON without NaN, in UTF-8."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

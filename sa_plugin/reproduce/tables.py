@@ -1,0 +1,307 @@
+"""A cell as Markdown: detection by method, delta curve, peaks, density, layers, attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sa_plugin.detection.summary import FEW_DOCUMENTS
+from sa_plugin.report.words import DASH, OWN, by_weighted_f1, kind_label, number, tick
+from sa_plugin.report.words import interval as bounds
+from sa_plugin.reproduce.findings import incomplete
+
+LAYER_MEASURES = ("auroc", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
+YARDSTICKS = ("mean_alignment", "max_margin")
+NO_COUNTERPART = (
+    "No published counterpart: the paper's figures are of its own models and data (CLIP, "
+    "Llama-3.2-Vision, Gemma-2, Qwen3-Embedding on CLEVR, COCO, OpenSurfaces, Pascal, Sarcasm, "
+    "iSarcasm, GoEmotions). Compare the shape of the curves, not the numbers."
+)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table.
+
+    Example:
+        >>> print(markdown(["a", "b"], [["1", "2"]]))
+        | a | b |
+        |---|---|
+        | 1 | 2 |
+    """
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level: int = 1) -> str:
+    """The whole cell.
+
+    Args:
+        record: `cell.json`.
+        figures: Paths of the figures, relative to the file; each stands in its section.
+        level: Of the title's heading.
+    """
+    primary = record["config"]["run"]["primary"]
+    sections = {
+        "What it shows": (claims(record), ()),
+        "Detection by method": (
+            f"{detection(record, primary)}\n\n{published_note(record)}",
+            ("detection",),
+        ),
+        "Every kind": (kinds(record), ()),
+        "Delta": (deltas(record), ("deltas",)),
+        "Concepts by the delta of their best F1": (peaks(record), ("peaks",)),
+        "Density of SuperActivators": (densities(record), ("density",)),
+    }
+    if "trace" in record["kinds"][primary]:
+        table = layers(record["kinds"][primary]["trace"])
+        sections["Layers"] = (table, ("layers", "histograms"))
+    if "attribution" in record:
+        sections["Attribution"] = (attribution(record["attribution"]), ("attribution",))
+    notes = sorted({w for s in record["provenance"]["stages"].values() for w in s["warnings"]})
+    if notes:
+        sections["Warnings of the run"] = ("\n".join(f"- {note}" for note in notes), ())
+    parts = [f"{'#' * level} {record['config']['title']}", facts(record)]
+    for title, (text, names) in sections.items():
+        parts += [f"{'#' * (level + 1)} {title}", text]
+        parts += [f"![{_alt(path)}]({path})" for name in names for path in figures
+                  if path.endswith(f"{name}.png")]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def facts(record: Mapping[str, Any]) -> str:
+    """What was run, in one paragraph."""
+    meta, run = record["meta"], record["config"]["run"]
+    splits = ", ".join(
+        f"{meta['samples'][name]} {name} samples of {meta['documents'][name]} documents"
+        for name in meta["samples"]
+    )
+    where = "; ".join(f"{kind} {_listed(at)}" for kind, at in meta["layers"].items())
+    skipped = sum(meta["skipped"].values())
+    left_out = f" {skipped} samples were skipped by the loader." if skipped else ""
+    few = ""
+    if meta["documents"]["test"] < FEW_DOCUMENTS:
+        few = " So few test documents make percentile intervals too narrow."
+    seconds = sum(stage["seconds"] for stage in record["provenance"]["stages"].values())
+    return (
+        f"`{meta['model']}` ({meta['architecture']}, {meta['n_blocks']} blocks) by {meta['host']}; "
+        f"{meta['data']}: {len(meta['concepts'])} concepts, {splits}.{left_out} Blocks: {where}. "
+        f"Seed {run['seed']}; 95 % intervals from {run['draws']} resamples of source documents, "
+        f"conditional on the train and calibration splits.{few} {seconds:.0f} s, "
+        f"{record['provenance']['machine']}."
+    )
+
+
+def claims(record: Mapping[str, Any]) -> str:
+    """Findings as a table."""
+    rows = [[one["claim"], f"**{one['verdict']}**", one["text"]] for one in record["findings"]]
+    return markdown(["claim", "here it", "on what"], rows)
+
+
+def detection(record: Mapping[str, Any], kind: str) -> str:
+    """Every method of one kind, best first, beside published figures where the cell has them."""
+    block, known = record["kinds"][kind]["detection"], record.get("published")
+    header = ["method", "F1", "interval", f"minus {OWN}", "precision", "recall", "AUROC"]
+    if known:
+        header += ["published, best layer on test"]
+        header += ["published table"] if "headline" in known else []
+    rows = []
+    for row in by_weighted_f1(block["methods"]):
+        name = f"**{row['method']}**" if row["method"] == OWN else row["method"]
+        cells = [name, number(row["weighted_f1"]), bounds(row["interval"]), difference(row)]
+        cells += [number(row[part]) for part in ("precision", "recall", "auroc")]
+        rows.append([*cells, *_published_cells(known, row["method"])])
+    ours = {row["method"] for row in block["methods"]}
+    for name in _published_methods(known):
+        if name not in ours:
+            rows.append([name, *[DASH] * 6, *_published_cells(known, name)])
+    title = (
+        f"{kind_label(kind)}, test: {block['n_samples']} samples of {block['n_documents']} "
+        "documents. Means over concepts weighted by positive samples; * the interval of the "
+        "paired difference excludes zero."
+    )
+    return f"{title}\n\n{markdown(header, rows)}"
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A paired difference with its interval and a star where that excludes zero."""
+    edges = row["difference_interval"]
+    if edges is None or None in edges:
+        return "" if row["difference"] is None else number(row["difference"], signed=True)
+    star = " *" if edges[0] > 0 or edges[1] < 0 else ""
+    return f"{number(row['difference'], signed=True)} {bounds(edges, signed=True)}{star}"
+
+
+def _published_cells(known: Mapping[str, Any] | None, method: str) -> list[str]:
+    if not known:
+        return []
+    cells = [number(known["best_layer"].get(method))]
+    if "headline" in known:
+        pair = known["headline"].get(method)
+        mark = " (unreliable)" if method in known["unreliable"] else ""
+        cells.append(DASH if pair is None else f"{pair[0]:.2f} ± {pair[1]:.2f}{mark}")
+    return cells
+
+
+def _published_methods(known: Mapping[str, Any] | None) -> list[str]:
+    if not known:
+        return []
+    return list(dict.fromkeys([*known["best_layer"], *known.get("headline", {})]))
+
+
+def published_note(record: Mapping[str, Any]) -> str:
+    """What the published figures beside ours are, or that there are none."""
+    known = record.get("published")
+    if not known:
+        return NO_COUNTERPART
+    lines = [
+        f"Published figures: {known['model']} on {known['data']}, as published; no difference is "
+        "taken, as splits, settings and random choices differ.",
+        f"Best layer: {known['best_layer_what']} ({known['marks']['notebook']}).",
+    ]
+    if "headline" in known:
+        lines.append(f"Table: {known['headline_what']} ({known['marks']['page']}).")
+        lines += [f"{name} is unreliable: {why}." for name, why in known["unreliable"].items()]
+        lines.append(f"{known['headline_note']}.")
+    return " ".join(lines)
+
+
+def kinds(record: Mapping[str, Any]) -> str:
+    """Weighted F1 of every method for every kind, and paired differences."""
+    found = {k: {m["method"]: m for m in b["detection"]["methods"]}
+             for k, b in record["kinds"].items()}  # fmt: skip
+    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
+    values = [
+        [name, *(number(of[name]["weighted_f1"]) if name in of else DASH for of in found.values())]
+        for name in names
+    ]
+    apart = [
+        [name, *(difference(of[name]) if name in of else DASH for of in found.values())]
+        for name in names
+        if name != OWN
+    ]
+    labels = list(map(kind_label, found))
+    return (
+        f"{markdown(['weighted F1', *labels], values)}\n\n"
+        f"{markdown([f'minus {OWN}', *labels], apart)}"
+    )
+
+
+def deltas(record: Mapping[str, Any]) -> str:
+    """F1 of SuperActivators against delta for every kind, and the published curve."""
+    blocks = {kind: block["sparsity"] for kind, block in record["kinds"].items()}
+    grid = next(iter(blocks.values()))["deltas"]
+    rows = []
+    for kind, block in blocks.items():
+        curve = next(c for c in block["curves"] if c["method"] == OWN)["weighted_f1"]
+        best = max((f for f in curve if f is not None), default=None)
+        cells = [f"**{number(f)}**" if f == best else number(f) for f in curve]
+        rows.append([f"{kind_label(kind)}, layer {block['layer']}", *cells])
+    floor = next(iter(blocks.values()))["always_positive"]
+    rows.append(["always-positive", *[number(floor)] * len(grid)])
+    known = (record.get("published") or {}).get("deltas")
+    if known:
+        for kind, curve in known["f1"].items():
+            at = dict(zip(known["deltas"], curve, strict=True))
+            rows.append([f"published, {kind_label(kind)}", *(number(at.get(d)) for d in grid)])
+    text = (
+        "Weighted test F1 of SuperActivators, one delta for all concepts, at the layer that "
+        "calibration chose; bold: the peak, picked on test."
+    )
+    return f"{text}\n\n{markdown(['delta', *map(tick, grid)], rows)}"
+
+
+def peaks(record: Mapping[str, Any]) -> str:
+    """How many concepts are best at each delta, and what a small delta gains, for every kind."""
+    rows, gains = [], []
+    grid: list[float] = []
+    for kind, block in record["kinds"].items():
+        found = block["peaks"]
+        grid = found["deltas"]
+        for part in ("on_test", "on_cal"):
+            label = f"{kind_label(kind)}, {'test' if part == 'on_test' else 'calibration'}"
+            rows.append([label, *(str(n) if n else "" for n in found[part])])
+        gain, share = found["gain"], found["small_share"]
+        as_row = {
+            "difference": gain["estimate"],
+            "difference_interval": [gain["low"], gain["high"]],
+        }
+        shared = f"{number(share['estimate'], 2)} {bounds([share['low'], share['high']], 2)}"
+        cells = [f"{tick(found['small'])} and {tick(found['large'])}", difference(as_row), shared]
+        gains.append([kind_label(kind), *cells])
+    header = ["kind", "best delta up to .1, and from .3", "F1 at the first minus the second",
+              "concepts that peak up to .1"]  # fmt: skip
+    text = (
+        "Deltas of the second table are chosen on calibration and shared by all concepts; its F1 "
+        "is of test. Peaks on test are picked there."
+    )
+    counts = markdown(["concepts with best F1 at delta", *map(tick, grid)], rows)
+    return f"{counts}\n\n{text}\n\n{markdown(header, gains)}"
+
+
+def densities(record: Mapping[str, Any]) -> str:
+    """Shares of positive samples with few SuperActivators."""
+    rows = []
+    for kind, block in record["kinds"].items():
+        for part, label in (("all", "all SuperActivators"), ("inside", "those inside")):
+            found = block["density"][part]
+            cells = [
+                f"{number(one['estimate'], 2)} {bounds([one['low'], one['high']], 2)}"
+                for one in found.values()
+            ]
+            rows.append([f"{kind_label(kind)}, {label}", *cells])
+    header = ["share of positive samples with ratio at most", *block["density"]["all"]]
+    known = (record.get("published") or {}).get("density")
+    if known:
+        at = dict(zip(known["at"], known["percent"], strict=True))
+        cells = [number(at[float(x)] / 100, 2) if float(x) in at else DASH for x in header[1:]]
+        rows.append(["published, linear separator, all", *cells])
+    text = "Ratio: SuperActivators over in-concept tokens of a sample; mean over concepts."
+    return f"{text}\n\n{markdown(header, rows)}"
+
+
+def layers(found: Mapping[str, Any]) -> str:
+    """Separation by layer, means over concepts."""
+    rows = [
+        [str(layer), *(number(found["mean"][name][at]) for name in LAYER_MEASURES)]
+        for at, layer in enumerate(found["layers"])
+    ]
+    return markdown(["layer", *(name.replace("_", " ") for name in LAYER_MEASURES)], rows)
+
+
+def attribution(found: Mapping[str, Any]) -> str:
+    """Both objectives side by side for every method and headline metric, or why there are none."""
+    if "absent" in found:
+        return f"Not computed: {found['absent']}"
+    every = {row["concept"] for row in found["rows"]}
+    overall = "all" if "all" in every else next(iter(every))
+    yardsticks = [f"{k}/{y}" for y in YARDSTICKS for k in ("insertion", "deletion")]
+    wanted = ("f1", "average_precision", *yardsticks, "completeness_error")
+    rows = []
+    for row in found["rows"]:
+        if row["concept"] == overall and row["metric"] in wanted:
+            as_row = {
+                "difference": row["superactivator_difference"],
+                "difference_interval": [
+                    row[f"superactivator_difference_{end}"] for end in ("low", "high")
+                ],
+            }
+            cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
+            cells += [number(row["global"]), number(row["superactivator"]), difference(as_row)]
+            rows.append([*cells, str(row["n_samples"])])
+    header = ["method", "metric", "global", "SuperActivator", "difference", "samples"]
+    text = (
+        f"Concepts: {', '.join(found['concepts'])}. Both objectives explain the same samples and "
+        "are read by the same yardstick: mean alignment with the concept's global vector (the "
+        "paper's), or the largest margin over the threshold. A small setting: a sign, no verdict."
+    )
+    for method, error in incomplete(found).items():
+        text += f" Do not read {method}: its sums miss completeness by up to {error:.0%}."
+    return f"{text}\n\n{markdown(header, rows)}"
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
+
+
+def _alt(path: str) -> str:
+    return path.rsplit("/", 1)[-1].rpartition(".")[0].replace("_", " ")
