@@ -14,6 +14,7 @@ from sa_plugin.cli import main
 from sa_plugin.detection import calibrate
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.reproduce import published, published_of, reproduce
+from sa_plugin.reproduce import store as store_module
 from sa_plugin.reproduce.config import CellConfig, DataPart, RunPart
 from sa_plugin.reproduce.deltas import delta_peaks, tokens_per_positive
 from sa_plugin.reproduce.density import density
@@ -114,6 +115,16 @@ class TestStages:
         _, found, _, _ = first
         notes = [w for s in found.record["provenance"]["stages"].values() for w in s["warnings"]]
         assert any(note.startswith("FewTokensWarning") for note in notes)
+
+
+def test_an_edit_of_the_code_or_another_library_computes_anew(tmp_path, monkeypatch):
+    said = []
+    stage = Stage("fit", {"a": 1})
+    Store(tmp_path, said.append).keep(stage, lambda: 1, write_json, read_json)
+    monkeypatch.setattr(store_module, "environment", lambda: {"code": "other", "torch": "99"})
+    assert Store(tmp_path, said.append).keep(stage, lambda: 2, write_json, read_json) == 2
+    assert "code was " in said[-1]
+    assert 'torch was "' in said[-1]
 
 
 @pytest.mark.parametrize("units", [None, 7])

@@ -6,8 +6,8 @@ reads; a changed setting gives another name, so nothing stale is ever read. `sta
 the last settings of every stage, so that a run can say what changed, and the seconds and warnings
 of every file.
 
-What the hash does not see: edits of the code under the same version number, and the versions of
-torch and of what else computes. After either, start with an empty folder.
+The hash also holds the code of this package and the versions of what else computes (numpy, torch,
+transformers, ...): an upgrade or an edit computes everything anew.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sa_plugin import __version__
+from sa_plugin.pipeline.provenance import versions
 
 FORMAT = 1
 _T = TypeVar("_T")
@@ -44,9 +46,14 @@ class Stage:
     ending: str = ".json"
 
     @property
+    def known(self) -> dict[str, Any]:
+        """Everything it depends on, the code included, JSON-ready."""
+        return {**environment(), **json.loads(json.dumps(self.depends))}
+
+    @property
     def hash(self) -> str:
         """Twelve hex digits of SHA-256 over what it depends on."""
-        known = {"format": FORMAT, "version": __version__, "stage": self.name, **self.depends}
+        known = {"format": FORMAT, "stage": self.name, **self.known}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -112,7 +119,7 @@ class Store:
         before = self._manifest().get("last", {}).get(stage.name)
         if before is None:
             return ""
-        now = json.loads(json.dumps(stage.depends))
+        now = stage.known
         keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
         said = [f"{k} was {_short(before.get(k))}, is {_short(now.get(k))}" for k in keys]
         return f" ({'; '.join(said) if said else 'its file was gone'})"
@@ -123,12 +130,25 @@ class Store:
 
     def _remember(self, stage: Stage, seconds: float, notes: list[str]) -> None:
         known = self._manifest()
-        last = {**known.get("last", {}), stage.name: dict(stage.depends)}
+        last = {**known.get("last", {}), stage.name: stage.known}
         made = {"seconds": round(seconds, 1), "warnings": notes}
         write_json(
             {"last": last, "files": {**known.get("files", {}), stage.file: made}},
             self.folder / "stages.json",
         )
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions of what computes, and "code": SHA-256 over the sources of this package."""
+    digest = hashlib.sha256()
+    for package in ("sa_plugin", "sa_transformer_lens", "sa_nnsight"):
+        found = find_spec(package)
+        for folder in (found.submodule_search_locations if found else None) or ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
+                digest.update(path.read_bytes())
+    return {"code": digest.hexdigest()[:12], **versions()}
 
 
 def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
