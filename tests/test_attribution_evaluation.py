@@ -278,7 +278,7 @@ def test_a_comparison_prints_and_draws(comparison):
     assert len(comparison.table()) == len(comparison.rows)
     found = comparison.to_dict()
     assert found["settings"]["primary_yardstick"] == "mean_alignment"
-    assert len(found["curves"]) == 3 * 2 * 2 * 3
+    assert len(found["curves"]) == (3 * 2 + 2) * 2 * 3
     html = comparison.heat_map("animal")
     assert html.count("<figure>") == 6
     with pytest.raises(ValueError, match="concept 'animals' is unknown"):

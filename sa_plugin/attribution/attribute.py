@@ -86,7 +86,8 @@ def attribute(
         preset: "paper" or "fast".
         baseline: What a masked token or patch becomes, see `maskers`. By default "mean" for texts;
             for images "zero", and "mean" for integrated gradients.
-        players: "token", "word" or a number for each token: what is masked and shown together.
+        players: "token", "word", "kept" (attention sinks are never masked) or a number for each
+            token: what is masked and shown together.
         rivals: For mfaba: objectives of other concepts on the same sample.
         batch_tokens: At most this many tokens a pass (one row at least).
         **options: Of the method's own function, such as `n_steps`, `n_samples` or `seed`.

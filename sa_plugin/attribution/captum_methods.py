@@ -79,25 +79,35 @@ def smooth_grad(
 
 
 def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> Explained:
-    """The fall of the objective when one token or patch is replaced by the baseline.
+    """The fall of the objective when one player is replaced by the baseline.
 
-    Cost: one row forward a token or patch, for each objective.
+    captum's `Occlusion` where players are single tokens or patches, its `FeatureAblation` where
+    they are groups; a group's fall is divided among its input values and summed again.
+
+    Cost: one row forward a token, patch or group, for each objective.
 
     Args:
-        game: Of one sample, each token a player.
+        game: Of one sample.
         baseline: See `maskers`; by default the game's own.
     """
     attr = _captum()
     rows = max(1, game.batch_tokens // len(game.player_of))
+    alone = game.n_players == int((game.player_of >= 0).sum())
 
     def one(f: ForwardFunc) -> Tensor:
+        chosen = f.baseline(game.baseline if baseline is None else baseline).float()
+        if not alone:
+            mask = f.feature_mask
+            fallen: Tensor = attr.FeatureAblation(f).attribute(
+                f.inputs.float(), baselines=chosen, feature_mask=mask, perturbations_per_eval=rows
+            )
+            # captum gives every value of a feature, or a window, the effect of the whole.
+            return fallen / mask.flatten().bincount()[mask]
         window = _window(game)
-        chosen = f.baseline(game.baseline if baseline is None else baseline)
         found: Tensor = attr.Occlusion(f).attribute(
             f.inputs.float(), sliding_window_shapes=window, strides=window,
-            baselines=chosen.float(), perturbations_per_eval=rows,
+            baselines=chosen, perturbations_per_eval=rows,
         )  # fmt: skip
-        # captum gives every value of a window the window's effect.
         return found / torch.tensor(window).prod()
 
     return _each(game, one)

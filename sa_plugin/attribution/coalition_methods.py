@@ -39,7 +39,7 @@ from sa_plugin.attribution.engine import CoalitionGame
 from sa_plugin.attribution.kernel_shap import kernel_shap
 from sa_plugin.attribution.lime import lime
 from sa_plugin.attribution.rise import rise
-from sa_plugin.attribution.shap_iq import shap_iq
+from sa_plugin.attribution.shap_iq import shap_iq, shap_iq_pairs
 
 COALITION_METHODS = ("lime", "kernel_shap", "rise", "shap_iq")
 BERNOULLI = ("lime", "rise")
@@ -96,12 +96,13 @@ def explain_coalitions(
 
     Args:
         game: Of `coalition_game`.
-        method: "lime", "kernel_shap", "rise" or "shap_iq" (order 1).
+        method: "lime", "kernel_shap", "rise" or "shap_iq".
         preset: "paper" or "fast".
         n_coalitions: Instead of the preset's.
         seed: Of the coalitions.
         progress: Show a bar.
-        **options: Of the method's own function: `alpha` and `width` of `lime`.
+        **options: Of the method's own function: `alpha` and `width` of `lime`, `order` of
+            `shap_iq`.
 
     Raises:
         TypeError: The method has no such option.
@@ -114,6 +115,32 @@ def explain_coalitions(
     """
     plan = plan_for(method, game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
     return estimate(method, plan, game(plan.coalitions, progress=progress), **options)
+
+
+def explain_pairs(
+    game: CoalitionGame, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0,
+    progress: bool = False,
+) -> Float[np.ndarray, "player player objective"]:  # fmt: skip
+    """SHAP-IQ of order 2: the interaction of every pair of players for every objective of a game.
+
+    Cost: none where the game knows the coalitions of "shap_iq" with the same settings.
+
+    Args:
+        game: Of `coalition_game`.
+        preset: "paper" or "fast".
+        n_coalitions: Instead of the preset's.
+        seed: Of the coalitions.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: As `shap_iq_pairs`.
+
+    Example:
+        >>> explain_pairs(game).shape  # doctest: +SKIP
+        (14, 14, 2)
+    """
+    plan = plan_for("shap_iq", game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
+    return shap_iq_pairs(plan.coalitions, plan.weights, game(plan.coalitions, progress=progress))
 
 
 def estimate(

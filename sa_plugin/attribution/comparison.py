@@ -12,7 +12,7 @@ from jaxtyping import Float
 from sa_plugin._names import require_known
 from sa_plugin._optional import require
 from sa_plugin.attribution.heat_map import heat_map
-from sa_plugin.attribution.paired import Row
+from sa_plugin.attribution.paired import ORDERS, Measured, Row, control_rows
 from sa_plugin.attribution.result import Attribution
 from sa_plugin.detection.printing import aligned, as_html, frame, number, plain, signed
 
@@ -60,6 +60,7 @@ class Comparison:
         grid: Shares of the players.
         examples: One sample of each concept, every method and objective.
         settings: What it ran with, the primary yardstick among them.
+        measured: What the rows are made of, sample by sample, controls among them.
     """
 
     methods: tuple[str, ...]
@@ -70,6 +71,7 @@ class Comparison:
     grid: Float[np.ndarray, " point"]
     examples: tuple[Attribution, ...] = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    measured: tuple[Measured, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         samples = sum(one.compared for one in self.coverage)
@@ -113,9 +115,24 @@ class Comparison:
         refused = {m for c in self.coverage for m, n in c.refused.items() if n}
         if refused:
             notes.append(f"Some samples were refused by {', '.join(sorted(refused))}.")
+        blind = [r.metric for r in self._controls_of(concept) if r.wins[ORDERS[1]] != "better"]
+        if blind:
+            notes.append(
+                "Do not judge by these, which do not prefer the labelled tokens to a random order "
+                f"here: {', '.join(blind)}."
+            )
         level = f"{100 * float(self.settings.get('level', 0.95)):g} % intervals over documents"
         notes.append(f"{level}, paired, not adjusted for the number of rows.")
         return "\n".join([aligned(header, lines), *notes])
+
+    @property
+    def controls(self) -> list[Row]:
+        """The labelled tokens first against a random order, by yardstick; see `control_rows`."""
+        wanted = {k: self.settings[k] for k in ("draws", "seed", "level") if k in self.settings}
+        return control_rows(self.measured, **wanted)
+
+    def _controls_of(self, concept: str) -> list[Row]:
+        return [row for row in self.controls if row.concept == concept]
 
     def table(self) -> Any:
         """Every row: a pandas DataFrame where pandas is installed."""
@@ -195,7 +212,8 @@ class Comparison:
             (("method", method), ("kind", kind), ("yardstick", yardstick))
         ):
             place = (0, 2, 3)[position]
-            require_known(what, name, dict.fromkeys(key[place] for key in self.curves))
+            mine = [key[place] for key in self.curves if key[1] in self.objectives]
+            require_known(what, name, dict.fromkeys(mine))
         ax = _axes(ax)
         for name in self.objectives:
             ax.plot(self.grid, self.curves[method, name, kind, yardstick], label=name)

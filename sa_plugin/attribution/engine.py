@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from sa_plugin._names import require_type
 from sa_plugin.attribution.maskers import make_baseline, masked
-from sa_plugin.attribution.players import Grid, patch_grid, players_of
+from sa_plugin.attribution.players import Grid, counted, patch_grid, players_of
 from sa_plugin.differentiable import DifferentiableHost, require_differentiable
 from sa_plugin.host import Batch, Host, Point, Site
 from sa_plugin.samples import Sample
@@ -169,7 +169,8 @@ def coalition_game(
         sample: The sample the objectives were made on, or its text.
         objectives: One or several, of any concepts and layers.
         baseline: See `maskers`: by default "mean" for texts, "zero" for images.
-        players: "token", "word", or the player of each token; see `players`.
+        players: "token", "word", "kept" (the tokens that the objectives count: attention sinks stay
+            in every coalition), or the player of each token; see `players`.
         batch_tokens: At most this many tokens a pass (one row at least); it bounds the memory.
 
     Returns:
@@ -192,6 +193,8 @@ def coalition_game(
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}: give a positive number.")
     (batch,) = model.batches([text])
+    if isinstance(players, str) and players == "kept":
+        players = counted([getattr(f, "mask", None) for f in objectives])
     sites = tuple(_site(model, text, objective) for objective in objectives)
     with torch.no_grad():
         values = model.input_values(batch)

@@ -2,7 +2,8 @@
 
 Shades are shares of each map's own largest |importance|, because units differ between methods;
 positive and negative differ in hue and negative ones are underlined, so that colour is not alone.
-Labelled tokens are outlined. The page needs no script and no network.
+RISE has no zero point, so its mean is taken off. Labelled tokens are outlined. The page needs no
+script and no network.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ def heat_map(shown: Sequence[Attribution]) -> str:
 def _map(one: Attribution) -> Markup:
     values, offsets = one.of_token, one.offsets
     kept = np.flatnonzero(~np.isnan(values))
-    limit = float(np.abs(values[kept]).max(initial=0.0)) or 1.0
+    shown = values[kept]
+    shown = shown - shown.mean() if one.method == "rise" else shown
+    limit = float(np.abs(shown).max(initial=0.0)) or 1.0
     labels = one.sample.token_labels(offsets[kept], [one.concept])[:, 0]
-    shares = values[kept] / limit
+    shares = shown / limit
     tips = [f"{value:.4g}" for value in values[kept]]
     if one.sample.image is not None:
         return _picture(one, offsets[kept], shares, labels, tips)
@@ -82,7 +85,9 @@ def _picture(
         data, "PNG"
     )
     source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    drawn: list[Child] = [el("image", href=source, width=width, height=height)]
+    # Grey, or shades would mix with the picture's own colours.
+    grey = "filter:grayscale(1)"
+    drawn: list[Child] = [el("image", href=source, width=width, height=height, style=grey)]
     for (top, left, bottom, right), share, label, tip in zip(
         boxes, shares, labels, tips, strict=True
     ):

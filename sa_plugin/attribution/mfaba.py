@@ -8,7 +8,8 @@ kind of score for other concepts: the softmax of one score is 1 and has no gradi
 authors' code for arXiv 2512.05038 one row of K concept scores is f and the path ends when the
 highest changes, 50 steps of .001. Here `step` is a share of the range of the sample's input; pixels
 are clamped to that range, embeddings are not. Special tokens do not move. Signs: p falls along the
-path, so every share is positive, also of tokens that speak against f.
+path, so every share is positive, also of tokens that speak against f: steps along the sign make it
+a sum of absolute gradients, as blind to tokens on which a cosine is flat as saliency (tested).
 
 Refused, because the result would be noise: no rival; a start at which another score is the highest
 (the path has no length); and a cosine among dot products (one softmax over two scales).
@@ -118,7 +119,7 @@ def _probability(
         scores = values_at(game, leaf, readouts, sites)[:, 0]
         p = scores.softmax(0)[0]
     (slope,) = torch.autograd.grad(p, leaf)
-    return float(p), slope.float(), int(scores.argmax())
+    return float(p.detach()), slope.float(), int(scores.argmax())
 
 
 def _one_scale(objective: Readout, rivals: Sequence[Readout]) -> None:

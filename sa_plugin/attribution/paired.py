@@ -23,6 +23,9 @@ from sa_plugin.statistics.resampled_ranking import resampled_auroc, resampled_av
 
 PER_SAMPLE = ("f1_sample", "auroc", "average_precision", "pointing", "mass_inside")
 MICRO = ("f1", "auroc_micro", "average_precision_micro")
+CONTROL = "control"
+"""In place of a method: orders that no explainer made, to test the yardsticks themselves."""
+ORDERS = ("random", "labelled first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,25 @@ def rows_of(
             if complete:
                 rows += _rows(concept, method, complete, objectives, draws, seed, level)
     return rows
+
+
+def control_rows(
+    found: Sequence[Measured], *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[Row]:
+    """Insertion and deletion of labelled tokens first, against a random order, by yardstick.
+
+    A yardstick that does not prefer the labelled tokens here cannot tell explainers apart on these
+    data, or the model does not use the labelled tokens.
+
+    Args:
+        found: As for `rows_of`.
+        draws: Bootstrap resamples of source documents.
+        seed: Of the resamples.
+        level: Of the intervals.
+    """
+    mine = [one for one in found if one.method == CONTROL]
+    rows = rows_of(mine, ORDERS, draws=draws, seed=seed, level=level)
+    return [row for row in rows if "/" in row.metric]
 
 
 def _complete(found: Sequence[Measured], objectives: Sequence[str]) -> list[dict[str, Measured]]:

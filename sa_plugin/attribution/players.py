@@ -5,22 +5,26 @@ that no coalition ever masks (padding, special tokens, a class token). A player'
 shown on every one of its tokens; it is not divided among them.
 
 Attention sinks are players like any other valid token: they are real input. Objectives leave them
-out of their means, so a sink's importance is what it does to the other tokens.
+out of their means, so a sink's importance is what it does to the other tokens. In a decoder without
+BOS that can drown all else: with its sink masked, another token becomes the sink, and every token's
+residual changes. `players="kept"` leaves sinks in every coalition, as it does special tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from sa_plugin._names import require_known
 from sa_plugin.differentiable import DifferentiableHost
 from sa_plugin.host import Batch
 from sa_plugin.samples import Sample
 
-GROUPS = ("token", "word")
+GROUPS = ("token", "word", "kept")
 
 
 class Grid(NamedTuple):
@@ -81,11 +85,34 @@ def players_of(
     if not isinstance(players, str):
         return _checked(players, valid, sample)
     require_known("players", players, GROUPS)
+    if players == "kept":
+        raise ValueError(
+            "players='kept' is known to a game's objectives alone: use coalition_game."
+        )
     if players == "token":
         return _checked(np.where(valid, np.cumsum(valid) - 1, -1), valid, sample)
     if sample.image is not None:
         raise ValueError(f"sample {sample.id!r} is an image, it has no words: use superpatches.")
     return _checked(_words(sample.text, valid, batch.offsets[0].cpu().numpy()), valid, sample)
+
+
+def counted(masks: Sequence[Bool[Tensor, "one token"] | None]) -> Int[np.ndarray, " token"]:
+    """Each token that the objectives of a game count, by itself.
+
+    Args:
+        masks: Of the objectives, all alike.
+
+    Raises:
+        ValueError: An objective without a mask, or masks that differ.
+    """
+    known = [mask for mask in masks if mask is not None]
+    if not known or len(known) < len(masks) or not all(mask.equal(known[0]) for mask in known):
+        raise ValueError(
+            "players='kept' needs objectives of sa_plugin.objective that count the same tokens of "
+            "one sample: give the player of each token instead."
+        )
+    kept = known[0][0].cpu().numpy()
+    return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
 def superpatches(

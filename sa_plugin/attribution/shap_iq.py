@@ -42,16 +42,20 @@ def shap_iq(
     coalitions: Bool[np.ndarray, "coalition player"],
     weights: Float[np.ndarray, " _"],
     values: Float[np.ndarray, "_ objective"],
+    *,
+    order: int = 1,
 ) -> Float[np.ndarray, "player objective"]:
-    """Order 1: Shapley values, by the sum; they need not add up unless all coalitions are given.
+    """Shapley values, by the sum; they need not add up unless all coalitions are given.
 
     Args:
         coalitions: Rows of `coalitions.shapley`, the empty and the full one among them.
         weights: `[coalition]`, of the same plan.
         values: `[coalition, objective]`, what the game returned for them.
+        order: 1, or 2 for the main effects beside the pairs of `shap_iq_pairs` (`k_sii`).
 
     Raises:
-        ValueError: Values or weights of other coalitions, or no empty or no full coalition.
+        ValueError: Values or weights of other coalitions, no empty or no full coalition, or
+            another order.
 
     Example:
         >>> z = np.array([[0, 0], [1, 1], [0, 1], [1, 0]], dtype=bool)
@@ -59,6 +63,11 @@ def shap_iq(
         >>> shap_iq(z, np.array([np.inf, np.inf, 0.5, 0.5]), v).ravel()
         array([2., 2.])
     """
+    if order not in (1, 2):
+        raise ValueError(f"order is {order}: give 1, or 2 for main effects beside pairs.")
+    if order == 2:
+        pairs = shap_iq_pairs(coalitions, weights, values)
+        return k_sii(shap_iq(coalitions, weights, values), pairs)
     check_values(coalitions, values)
     none, full = ends(coalitions, values)
     z, w, v = interior(coalitions, weights, values)

@@ -1,0 +1,256 @@
+"""The tables of docs/attribution.md, from the files that attribution_runs.py wrote."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_plugin.attribution.localisation import SampleScores
+from sa_plugin.attribution.paired import Measured, Row, control_rows, rows_of
+
+BEGIN = "<!-- tables: written by docs/attribution_runs.py tables -->"
+END = "<!-- end of tables -->"
+MODELS = {"smollm2": "SmolLM2", "minilm": "MiniLM", "vit": "ViT"}
+METHODS = (
+    "lime", "kernel_shap", "rise", "shap_iq", "integrated_gradients", "grad_cam", "full_grad",
+    "mfaba", "direct_alignment", "saliency", "input_x_gradient", "smooth_grad", "occlusion",
+)  # fmt: skip
+LOCAL = ("f1", "f1_sample", "average_precision", "auroc", "pointing", "mass_inside")
+YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
+FAITHFUL = tuple(f"{kind}/{y}" for kind in ("insertion", "deletion") for y in YARDSTICKS)
+PRIMARY = ("insertion/mean_alignment", "deletion/mean_alignment")
+# arXiv 2512.05038, COCO, Llama-3.2-11B-Vision, linear separators: concept to SuperActivator.
+PAPER = {
+    "lime": ((0.29, 0.40), (0.333, 0.367), (0.010, 0.007)),
+    "kernel_shap": ((0.35, 0.37), (0.334, 0.365), (0.010, 0.008)),
+    "rise": ((0.35, 0.38), (0.328, 0.354), (0.012, 0.009)),
+    "integrated_gradients": ((0.28, 0.35), (0.326, 0.359), (0.013, 0.010)),
+    "mfaba": ((0.33, 0.39), (0.339, 0.374), (0.006, 0.004)),
+}
+
+
+def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The files of every run, by the run's name: model, kind and objectives."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        about = found["about"]
+        name = f"{about['model']}_{about['kind']}" + "_kept" * (about.get("players") == "kept")
+        if "_tokens_" in path.name:
+            name += "_tokens"
+        runs.setdefault(name, []).append(found)
+    return runs
+
+
+def measured(files: Sequence[dict[str, Any]]) -> list[Measured]:
+    """Every sample's numbers; controls, which every file repeats, once."""
+    found: dict[tuple[str, ...], Measured] = {}
+    for file in files:
+        for one in file["measured"]:
+            key = (one["concept"], one["sample"], one["method"], one["objective"])
+            found[key] = Measured(
+                one["concept"], one["sample"], one["document"], one["method"], one["objective"],
+                SampleScores(*(np.nan if v is None else v for v in one["scores"])),
+                np.array(one["ranks"]), np.array(one["labels"]), one["areas"],
+            )  # fmt: skip
+    return list(found.values())
+
+
+def overall(rows: Sequence[Row]) -> list[Row]:
+    """Rows over all concepts; of one concept its own."""
+    every = [row for row in rows if row.concept == "all"]
+    return every or list(rows)
+
+
+def report(name: str, files: Sequence[dict[str, Any]]) -> str:
+    """One run as Markdown."""
+    about = files[0]["about"]
+    base, other = about["objectives"][0], about["objectives"][1]
+    samples = measured(files)
+    rows = overall(rows_of(samples, [base, other]))
+    by = {(row.method, row.metric): row for row in rows}
+    done = [m for m in METHODS if (m, "f1") in by]
+    sinks = ", sinks never masked" * (about.get("players") == "kept")
+    parts = [
+        f"### {MODELS[about['model']]}, {about['kind']}s{sinks}, {other} against {base}\n",
+        _about(files, samples),
+        _localisation(by, done, base, other),
+        _faithfulness(by, done, base, other),
+        _controls(samples),
+        _ends(files),
+        _completeness(by, base, other),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
+    about = files[0]["about"]
+    cover = {c["concept"]: c for file in files for c in file["coverage"]}
+    refused: dict[str, int] = {}
+    for file in files:
+        for one in file["coverage"]:
+            for method, n in one["refused"].items():
+                refused[method] = refused.get(method, 0) + n
+    lines = [
+        f"{name}: block {c['layer']} of {about['n_layers']}, {c['positive']} positive samples, "
+        f"{c['covered']} with a SuperActivator, {c['compared']} compared, {c['cal']} for the level"
+        for name, c in cover.items()
+    ]
+    documents = len({one.document for one in samples})
+    pairs = len({(one.concept, one.sample) for one in samples})
+    skipped = ", ".join(f"{m} {n}" for m, n in refused.items() if n)
+    tail = f" Refused: {skipped}." if skipped else ""
+    masked = about["model"] == "smollm2" and about.get("players") == "token"
+    command = f"run {about['model']} --kind {about['kind']}" + " --players token" * masked
+    command += " --concepts " + " ".join(f'"{name}"' for name in cover)
+    return (
+        f"`python docs/attribution_runs.py {command}`: "
+        f"{about['data']} ({about['hash']}), {pairs} samples of {documents} documents, "
+        f"{about['coalitions']} coalitions, {about['integration']} integration steps, "
+        f'{about["curve"]} steps of insertion and deletion; else `preset="fast"`. '
+        f"{'; '.join(lines)}.{tail}\n"
+    )
+
+
+def _localisation(
+    by: dict[tuple[str, str], Row], done: Sequence[str], base: str, other: str
+) -> str:
+    lines = ["| method | " + " | ".join(LOCAL) + " |", "|---" * (len(LOCAL) + 1) + "|"]
+    for method in done:
+        cells = [_cell(by.get((method, metric)), base, other) for metric in LOCAL]
+        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
+    return "Localisation, higher is better:\n\n" + "\n".join(lines) + "\n"
+
+
+def _faithfulness(
+    by: dict[tuple[str, str], Row], done: Sequence[str], base: str, other: str
+) -> str:
+    lines = ["| method | " + " | ".join(FAITHFUL) + " |", "|---" * (len(FAITHFUL) + 1) + "|"]
+    for method in done:
+        cells = [_cell(by.get((method, metric)), base, other) for metric in FAITHFUL]
+        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
+    return (
+        "Areas: insertion, higher is better; deletion, lower is better; `mean_alignment` is the "
+        "primary yardstick:\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _controls(samples: Sequence[Measured]) -> str:
+    rows = {row.metric: row for row in overall(control_rows(samples))}
+    if not rows:
+        return ""
+    cells = [f"{m} {_cell(rows[m], 'random', 'labelled first')}" for m in FAITHFUL if m in rows]
+    return (
+        "Yardsticks themselves, random order to labelled tokens first: " + "; ".join(cells) + "\n"
+    )
+
+
+def _ends(files: Sequence[dict[str, Any]]) -> str:
+    """Each yardstick of the empty and of the full input, mean over samples."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for file in files:
+        n = sum(one["compared"] for one in file["coverage"])
+        for method, name, kind, yardstick, line in file["curves"]:
+            if (method, name, kind) == ("control", "random", "insertion"):
+                found.setdefault(yardstick, []).append((n, line[0], line[-1]))
+    cells = []
+    for yardstick, rows in found.items():
+        weight, empty, full = np.array(rows).T
+        first, last = np.average(empty, weights=weight), np.average(full, weights=weight)
+        cells.append(f"{yardstick} {_n(float(first))} and {_n(float(last))}")
+    return f"Everything masked, and nothing: {'; '.join(cells)}.\n"
+
+
+def _completeness(by: dict[tuple[str, str], Row], base: str, other: str) -> str:
+    row = by.get(("integrated_gradients", "completeness_error"))
+    if row is None:
+        return ""
+    return (
+        "Integrated gradients miss completeness by "
+        f"{row.values[base].estimate:.1%} ({base}) and {row.values[other].estimate:.1%} ({other}) "
+        "of the difference, mean over samples.\n"
+    )
+
+
+def _cell(row: Row | None, base: str, other: str) -> str:
+    """Both values, the paired difference with its interval, and the verdict."""
+    if row is None:
+        return "-"
+    d, verdict = row.differences[other], {"better": " **better**", "worse": " *worse*"}
+    return (
+        f"{_n(row.values[base].estimate)} to {_n(row.values[other].estimate)} "
+        f"[{_n(d.low, '+')}, {_n(d.high, '+')}]{verdict.get(row.wins[other], '')}"
+    )
+
+
+def _n(value: float, sign: str = "") -> str:
+    small = abs(value) < 0.1 and not sign
+    return f"{value:{sign}.3f}" if small or sign else f"{value:.2f}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """By method and run: localisation F1 and the primary areas, beside the paper's."""
+    names = [name for name in runs if not name.endswith("_tokens")]
+    head = ["method", *(_title(n) for n in names)]
+    lines = ["| " + " | ".join([*head, "paper: COCO, Llama 11B"]) + " |"]
+    lines.append("|---" * (len(head) + 1) + "|")
+    found = {}
+    for name in names:
+        rows = overall(rows_of(measured(runs[name]), ["global", "superactivator"]))
+        found[name] = {(row.method, row.metric): row for row in rows}
+    for method in METHODS:
+        cells = [
+            " / ".join(_verdict(found[name].get((method, m))) for m in ("f1", *PRIMARY))
+            for name in names
+        ]
+        paper = PAPER.get(method)
+        cells.append(" / ".join(f"{b - a:+.3f}" for a, b in paper) if paper else "-")
+        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
+    lines.append(_count("better / open / worse, of all methods", names, found))
+    return (
+        "F1 / insertion / deletion (mean alignment), superactivator minus global; **bold** better "
+        "and *italic* worse where the 95 % interval excludes zero:\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _title(name: str) -> str:
+    model, kind, *rest = name.split("_")
+    return f"{MODELS[model]}, {kind}s" + ", sinks kept" * (rest == ["kept"])
+
+
+def _verdict(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    mark = {"better": "**", "worse": "*"}.get(row.wins["superactivator"], "")
+    return f"{mark}{row.differences['superactivator'].estimate:+.3f}{mark}"
+
+
+def _count(title: str, names: Sequence[str], found: dict[str, dict[tuple[str, str], Row]]) -> str:
+    cells = []
+    for name in names:
+        parts = []
+        for metric in ("f1", *PRIMARY):
+            wins = [
+                row.wins["superactivator"] for (_, m), row in found[name].items() if m == metric
+            ]
+            parts.append("-".join(str(wins.count(w)) for w in ("better", "open", "worse")))
+        cells.append(" / ".join(parts))
+    return f"| {title} | " + " | ".join(cells) + " | all five better |"
+
+
+def show(folder: Path, into: Path | None) -> None:
+    """Print the tables, or write them between the markers of a file."""
+    runs = load(folder)
+    text = "\n".join([summary(runs), *(report(name, files) for name, files in runs.items())])
+    if into is None:
+        print(text)
+        return
+    before, _, rest = into.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    into.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
