@@ -342,7 +342,7 @@ class ConceptData:
         for split_name in SPLITS:
             rows = [i for i, of in enumerate(self.split_of) if of == split_name]
             quota = round(n * len(rows) / len(self.samples))
-            if quota == 0:
+            if quota <= 0:
                 raise ValueError(f"{n} samples leave the {split_name} split empty: ask for more.")
             chosen.update(draw_rare_first(self.samples, rows, self.concepts, quota, rng))
         keep = sorted(chosen)

@@ -105,6 +105,7 @@ class ScoreTable:
             >>> scores = scores.with_statistic("length", lengths)  # doctest: +SKIP
         """
         shape = (self.tokens.n_samples, len(self.tokens.concepts))
+        values = np.asarray(values)
         if values.shape != shape:
             raise ValueError(
                 f"the statistic {name!r} has shape {values.shape}, expected [sample, concept] = "

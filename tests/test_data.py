@@ -98,6 +98,8 @@ def test_subset_keeps_concepts_and_splits():
 def test_subset_too_small():
     with pytest.raises(ValueError, match="leave the cal split empty: ask for more"):
         data().subset(1)
+    with pytest.raises(ValueError, match="-3 samples leave the train split empty: ask for more"):
+        data().subset(-3)
 
 
 @pytest.mark.parametrize(

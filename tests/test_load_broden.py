@@ -170,6 +170,29 @@ def test_pickled_code_is_not_run(tmp_path):
     authors(tmp_path, [Code()] * 12)
     with pytest.raises(ValueError, match=r"segmentations.pt holds more than lists, dicts and tens"):
         ConceptData.load("opensurfaces", tmp_path)
-    authors(tmp_path, [{"material::wood": torch.as_tensor(left(1))}] * 3)
-    with pytest.raises(ValueError, match=r"metadata.csv line 5: .*has no masks at position 3"):
+
+
+WOOD = {"material::wood": torch.as_tensor(left(1))}
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([WOOD] * 11, r"segmentations.pt holds 11 entries, metadata.csv has 12 rows: give one"),
+        ([WOOD] * 13, r"segmentations.pt holds 13 entries, metadata.csv has 12 rows"),
+        ({"images/0.png": WOOD}, r"segmentations.pt holds no list, metadata.csv has 12 rows"),
+        ([*[WOOD] * 3, None, *[WOOD] * 8], r"metadata.csv line 5: .*has no masks at position 3"),
+        ([{"material::wood": torch.ones(1, 8, 10)}] * 12, r"line 2: the mask of .* \[1, 8, 10\]"),
+        (
+            [{"material::wood": torch.ones(20, 16)}] * 12,
+            r"line 2: .* \[20, 16\], the pict",
+        ),
+    ],
+)
+def test_masks_that_cannot_belong_to_their_rows_are_refused(tmp_path, masks, message):
+    authors(tmp_path, masks)
+    with pytest.raises(ValueError, match=message):
         ConceptData.load("opensurfaces", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        # A draw of rows keeps each row's own place.
+        ConceptData.load("opensurfaces", tmp_path, split="published", limit=12)

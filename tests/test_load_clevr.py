@@ -155,6 +155,9 @@ def test_the_authors_format_refuses(tmp_path):
     path.write_text(text.replace("images/3.png,red cube,1,0,1", "images/3.png,red cube,2,0,1"))
     with pytest.raises(ValueError, match=r"metadata.csv line 5: 'color::red' is '2': expected 0"):
         ConceptData.load("clevr", tmp_path)
+    path.write_text(text.replace("images/3.png,red cube,1,0,1", "images/3.png,two cubes,1,1,1"))
+    with pytest.raises(ValueError, match=r"line 5: 'color::red' and 'color::blue' are 1, and"):
+        ConceptData.load("clevr", tmp_path, concepts=["cube"])
     path.write_text(text.replace(",cal", ",dev"))
     with pytest.raises(ValueError, match=r"metadata.csv line 6: split 'dev' is not one of"):
         ConceptData.load("clevr", tmp_path)

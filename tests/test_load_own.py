@@ -53,6 +53,8 @@ def test_a_csv_of_words_is_from_words(tmp_path):
         (words, "1,cat,", "0,cat,", r"line 6: sample '0' goes on after another one: sort"),
         (words, "sat1,,d1", "sat1,,d9", r"line 7: document 'd9', but line 5 of the same sample"),
         (words, "label,", "tag,", r"line 1: column 'label' is missing beside 'word'"),
+        (texts, 'rain",1,1,d3', 'rain",1,1,', r"line 8: 'document' is empty: fill it in every row"),
+        (words, "sat1,,d1,train", "sat1,,d1, ", r"line 7: 'split' is empty: fill it in every row"),
     ],
 )
 def test_a_csv_refuses_with_its_line(tmp_path, make, old, new, message):
@@ -67,6 +69,8 @@ def test_a_csv_refuses_with_its_line(tmp_path, make, old, new, message):
 def test_a_csv_that_is_no_csv(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no.csv does not exist: give a CSV file of label"):
         read_csv(tmp_path / "no.csv")
+    with pytest.raises(ValueError, match="is a folder, not a file: give a CSV file of labelled te"):
+        read_csv(tmp_path)
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,x\na cat,1\ncaf\xe9,0\n")
     with pytest.raises(ValueError, match=r"a.csv line 3: not UTF-8 .*save it as UTF-8"):
@@ -151,12 +155,33 @@ def test_images_with_masks(as_plane):
         ({"text": "t", "tokens": "t"}, r"columns name \['text', 'tokens'\] of text"),
         ({"text": "tt"}, "column of text 'tt' is unknown: did you mean 't'"),
         ({"text": "t", "spans": "s"}, "row 1: ValueError: not enough values to unpack"),
+        (
+            {"text": "t", "label": "hot"},
+            r"row 0: ValueError: label \[0, 0, 1\] is no list of diffe",
+        ),
+        (
+            {"text": "t", "label": "flags"},
+            r"row 0: ValueError: label \[True, False\] is no list of",
+        ),
+        ({"text": "t", "label": "share"}, "row 0: ValueError: class 0.7 is no whole number: give"),
     ],
 )
 def test_a_dataset_refuses(columns, message):
-    rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]]}, {"t": "a dog", "s": [[2, 5]]}])
+    labels = {"hot": [0, 0, 1], "flags": [True, False], "share": 0.7}
+    rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]], **labels},
+                 {"t": "a dog", "s": [[2, 5]], **labels}])  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        from_dataset(rows, columns)
+        from_dataset(rows, columns, names={"label": ["a", "b", "c"]})
+
+
+def test_spans_as_one_dict_of_lists_are_the_spans():
+    spans = [(0, 1, "letter"), (2, 5, "animal")]
+    start, end, label = map(list, zip(*spans, strict=True))
+    columns = {"text": "t", "spans": "s"}
+    one = Rows([{"t": f"a cat {k}", "s": spans} for k in range(12)])
+    other = Rows([{"t": f"a cat {k}", "s": {"start": start, "end": end, "label": label}}
+                  for k in range(12)])  # fmt: skip
+    assert from_dataset(other, columns).hash == from_dataset(one, columns).hash
 
 
 def test_not_a_dataset():

@@ -73,6 +73,16 @@ def test_a_settled_threshold_is_not_searched_and_differences_are_paired(one_laye
     assert "same" in found.summary()
 
 
+def test_a_statistic_that_was_not_calibrated_is_listed_with_the_reason(one_layer):
+    plain = calibrated(one_layer, one_layer.table)
+    tokens = one_layer.table.tokens
+    table = one_layer.table.with_statistic("late", np.full((tokens.n_samples, 3), 0.5))
+    found = plain.evaluate(one_layer.data.test, scores=table, **DRAWS)
+    assert found.missing["late"] == "the detector was calibrated on scores without it"
+    with pytest.raises(ValueError, match="late was not fitted: the detector was calibrated on"):
+        found.of("late")
+
+
 def test_answers_reach_the_table_whatever_their_order(one_layer):
     data, table = one_layer.data, one_layer.table
     cal = answers(data.cal.samples[::-1], 1, replies=False)

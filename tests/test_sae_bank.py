@@ -16,6 +16,7 @@ from sa_plugin.fitting import fit
 from sa_plugin.host import Site
 from sa_plugin.objectives import objective
 from sa_plugin.sae import Pruning, encode, sae_bank
+from sa_plugin.sae.prune import Activity, pruning_of
 from sa_plugin.scoring import score, score_samples
 from sa_plugin.tail import FewTokensWarning, InactiveConceptWarning, tail_thresholds_cross
 from sa_plugin.tracing import trace
@@ -66,6 +67,29 @@ def test_pruning_equals_a_loop_over_latents(host, data, bank):
     assert about["weak"] == len(p99) - len(kept)
     assert about["dead"] + about["ubiquitous"] == z.shape[1] - len(p99)
     assert about["active_per_token"] == pytest.approx((z > 0).sum() / len(z))
+
+
+def test_quantiles_of_a_latent_whose_values_are_gone_are_refused():
+    activity = Activity(3, most=2.0)
+    for value, latents in ((1.0, [0, 1, 2]), (2.0, [0, 1, 2]), (3.0, [0, 1])):
+        latent = np.array(latents, dtype=np.int32)
+        activity.add(latent, np.full(len(latent), value, dtype=np.float32))
+    third = np.array([False, False, True])
+    assert activity.p99(third)[2] == pytest.approx(np.quantile([1.0, 2.0], 0.99))
+    with pytest.raises(
+        ValueError, match="latent 0 was above zero at 3 tokens, and the values of 2"
+    ):
+        activity.p99(np.array([True, False, True]))
+
+
+@pytest.mark.parametrize("rows", [61, 120, 347])
+def test_no_latent_that_may_stay_is_past_the_bound_of_the_pass(rows):
+    """Its share of the kept tokens times their number, rounding of both included."""
+    for commonest in range(4, rows, 4):
+        most = pruning_of("adaptive", np.array([commonest]), rows, False).ubiquitous * rows + 1
+        for tokens in range(commonest, rows + 1):
+            share = pruning_of("adaptive", np.array([commonest]), tokens, False).ubiquitous
+            assert share * tokens <= most
 
 
 @pytest.mark.parametrize("bytes_at_once", [160, 1000, 1 << 20])

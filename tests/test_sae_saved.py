@@ -12,7 +12,7 @@ from word_data import word_data
 
 from sa_plugin.artefact import load_bank, save_bank
 from sa_plugin.detection import Detector, calibrate
-from sa_plugin.sae import LatentSet, sae_bank
+from sa_plugin.sae import LatentSet, latents, sae_bank
 from sa_plugin.sae.encode import hash_of
 from sa_plugin.scoring import score
 
@@ -91,3 +91,18 @@ def test_the_hash_is_of_weights_and_class_alone():
     assert hash_of(PlainSAE(weight)) != hash_of(PlainSAE(weight.double()))
     assert hash_of(PlainSAE(weight.numpy())) == hash_of(PlainSAE(weight))
     assert hash_of(ReluSAE(k=6)) == hash_of(ReluSAE(k=3))
+
+
+def test_stored_activations_go_to_the_device_of_the_sae(monkeypatch):
+    seen = []
+
+    def encoded(sae, h):
+        seen.append(h.device.type)
+        return torch.ones(len(h), 5)
+
+    monkeypatch.setattr(latents, "encode", encoded)
+    elsewhere = PlainSAE(torch.ones(5, 12, device="meta"))
+    found = LatentSet([latents.Source(elsewhere, 5, "")], [0], torch.ones(1, 1).bool(),
+                      torch.ones(1, 3, 12))  # fmt: skip
+    assert seen == ["meta"]
+    torch.testing.assert_close(found.expected, torch.tensor([[[5.0, 5.0, 3.0]] * 3]))

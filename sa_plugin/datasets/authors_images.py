@@ -66,7 +66,8 @@ def load_clevr_metadata(
         ValueError: A row is not as expected; the text names file and line.
     """
 
-    def by_colour(_: int, __: Row, pixels: Pixels, wanted: Sequence[str]) -> Masks:
+    def by_colour(_: int, row: Row, pixels: Pixels, wanted: Sequence[str]) -> Masks:
+        _require_one_object(row)
         return dict.fromkeys(wanted, foreground(pixels))
 
     return _load(root, split, seed, "clevr", CLEVR, by_colour, concepts, limit, min_coverage)
@@ -178,6 +179,18 @@ def _load(
     )  # fmt: skip
 
 
+def _require_one_object(row: Row) -> None:
+    """Refuse a scene of several objects: one mask by colour would stand for all of them."""
+    columns = [column for column in row.values if column not in NO_CONCEPT]
+    for kind in (CLEVR[:3], CLEVR[3:]):
+        said = [c for c in columns if _concept(c) in kind and row.flag(c)]
+        if len(said) > 1:
+            raise row.refusal(
+                f"{' and '.join(map(repr, said))} are 1, and a picture here shows one object: "
+                "leave such rows out, or give the published folder with scenes/."
+            )
+
+
 def _concept(column: str) -> str:
     """CLEVR's columns are `blue` or `color::blue`; Broden's keep their category."""
     return column.removeprefix("color::").removeprefix("shape::")
@@ -185,6 +198,7 @@ def _concept(column: str) -> str:
 
 def _segmentations(root: Path) -> MaskReader:
     path = require_path(root / "segmentations.pt", LAYOUT)
+    rows = len(read_table(root / "metadata.csv", fix=LAYOUT))
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError) as error:
@@ -193,14 +207,30 @@ def _segmentations(root: Path) -> MaskReader:
             "each mask as a tensor (torch.as_tensor), or give the published Broden folder."
         ) from error
 
+    if not isinstance(entries, list | tuple) or len(entries) != rows:
+        held = f"{len(entries)} entries" if isinstance(entries, list | tuple) else "no list"
+        raise ValueError(
+            f"{path} holds {held}, metadata.csv has {rows} rows: give one dict a row, in its "
+            "order, since masks belong to rows by their order alone."
+        )
+
     def by_row(k: int, row: Row, pixels: Pixels, wanted: Sequence[str]) -> Masks:
-        if k >= len(entries) or not isinstance(entries[k], Mapping):
+        if not isinstance(entries[k], Mapping):
             raise row.refusal(f"{path} has no masks at position {k}: expected one dict a row.")
         size = pixels.shape[:2]
-        return {c: fit_mask(_boolean(mask), size) for c, mask in entries[k].items() if c in wanted}
+        return {c: _fitted(row, c, mask, size) for c, mask in entries[k].items() if c in wanted}
 
     return by_row
 
 
-def _boolean(mask: Any) -> Bool[np.ndarray, "rows columns"]:
-    return np.asarray(torch.as_tensor(mask) > 0)
+def _fitted(
+    row: Row, concept: str, mask: Any, size: tuple[int, int]
+) -> Bool[np.ndarray, "height width"]:
+    plane = np.asarray(torch.as_tensor(mask) > 0)
+    turned = size[0] != size[1] and plane.shape == size[::-1]
+    if plane.ndim != 2 or not plane.size or turned:
+        raise row.refusal(
+            f"the mask of {concept!r} has shape {list(plane.shape)}, the picture {list(size)}: "
+            "give [height, width], of the picture or of a resized copy of it."
+        )
+    return fit_mask(plane, size)

@@ -77,12 +77,18 @@ def _labels(row: Row) -> list[str]:
 
 
 def _column(rows: Sequence[Row], name: str) -> list[str] | None:
-    return [row[name] for row in rows] if name in rows[0].values else None
+    if name not in rows[0].values:
+        return None
+    for row in rows:
+        # Rows without a document would all be of one, and fall into one split.
+        if not row[name].strip():
+            raise row.refusal(f"{name!r} is empty: fill it in every row, or leave the column out.")
+    return [row[name] for row in rows]
 
 
 def _shared(groups: Sequence[Sequence[Row]], name: str) -> list[str] | None:
     """The one value that the words of each sample have."""
-    if name not in groups[0][0].values:
+    if _column([row for group in groups for row in group], name) is None:
         return None
     for group in groups:
         for row in group:

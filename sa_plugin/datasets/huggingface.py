@@ -6,7 +6,7 @@ A dataset is anything that iterates over dicts and has `column_names`; `features
 
 | columns named | labels |
 |---|---|
-| `text`, `spans` | [start, end, concept] or {"start", "end", "label"}, in characters |
+| `text`, `spans` | [start, end, concept], or {"start", "end", "label"} of numbers or of lists |
 | `tokens`, `tags` | one tag a word; `O` is none, `B-` and `I-` are taken off |
 | `image`, `mask` | {concept: mask}, or one plane of class numbers |
 | `label` | sample labels: a class, or several |
@@ -109,7 +109,7 @@ def _rows(
                 **{role: str(row[role]) for role in ("document", "id") if role in row},
                 "label": _labels(row.get("label"), classes["label"]),
                 "text": row.get("text"),
-                "spans": [_span(span) for span in row.get("spans") or ()],
+                "spans": _spans(row.get("spans")),
                 "tokens": row.get("tokens"),
                 "tags": [_tag(tag, classes["tags"]) for tag in row.get("tags") or ()],
                 "image": _pixels(row["image"]) if "image" in row else None,
@@ -138,6 +138,8 @@ def _name(value: Any, classes: Sequence[str] | None) -> str:
         return value
     if classes is None:
         raise ValueError(f"class {value!r} has no name: give names={{role: [...]}}.")
+    if int(value) != value:
+        raise ValueError(f"class {value!r} is no whole number: give names or class numbers.")
     if not 0 <= int(value) < len(classes):
         raise ValueError(f"class {value!r} is not below {len(classes)}, the number of names.")
     return classes[int(value)]
@@ -145,12 +147,26 @@ def _name(value: Any, classes: Sequence[str] | None) -> str:
 
 def _labels(value: Any, classes: Sequence[str] | None) -> list[str]:
     values = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    flags = isinstance(value, list | tuple) and any(isinstance(v, bool) for v in values)
+    if flags or len(set(values)) < len(values):
+        raise ValueError(
+            f"label {values!r:.60} is no list of different classes: give the classes that hold, "
+            "not one 0 or 1 for every class."
+        )
     return [found for found in (_name(v, classes) for v in values) if found]
 
 
 def _tag(value: Any, classes: Sequence[str] | None) -> str | None:
     found = _name(value, classes)
     return None if found in ("O", "") else found.removeprefix("B-").removeprefix("I-")
+
+
+def _spans(value: Any) -> list[tuple[int, int, str]]:
+    """Spans one by one, or as `datasets` gives a Sequence of dicts: one dict of lists."""
+    if isinstance(value, Mapping):
+        columns = (value[part] for part in ("start", "end", "label"))
+        value = list(zip(*columns, strict=True))
+    return [_span(span) for span in value or ()]
 
 
 def _span(value: Any) -> tuple[int, int, str]:

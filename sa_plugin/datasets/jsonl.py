@@ -25,8 +25,9 @@ def read_jsonl(path: Path | str, *, seed: int = 0) -> ConceptData:
             the text names the line.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give a JSONL file of labelled texts.")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: give a JSONL file of labelled texts.")
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     # Lines end at a newline alone: JSON strings may hold the other characters of splitlines.
@@ -98,4 +99,6 @@ def line_problem(row: dict[str, Any]) -> str | None:
     for name in ("id", "document", "split"):
         if name in row and type(row[name]) not in (str, int):
             return f"{name!r} is {row[name]!r:.60}: expected a string or an integer."
+        if not str(row.get(name, name)).strip():
+            return f"{name!r} is empty: give it on every line, or leave the key out."
     return None

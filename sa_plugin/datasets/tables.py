@@ -119,9 +119,10 @@ def read_text(path: Path, fix: str = "") -> str:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is not UTF-8.
+        ValueError: It is a folder, or not UTF-8.
     """
-    require_path(path, fix)
+    if require_path(path, fix).is_dir():
+        raise ValueError(f"{path} is a folder, not a file{f': {fix}' if fix else ''}.")
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")

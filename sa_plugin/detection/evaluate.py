@@ -49,6 +49,8 @@ from sa_plugin.statistics.over_concepts import Average
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector
 
+LATE = "the detector was calibrated on scores without it"
+
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
@@ -179,6 +181,7 @@ def evaluate(
     results = tuple(
         _result(detector, name, measured, positives, resamples, level) for name in measured
     )
+    late = [k for k in given_names(table, searched=True) if k not in detector.baselines]
     tokens = detector.token_scores(table)
     raw = sample_max(tokens, table.tokens.bounds) > detector.cuts.midpoint
     fired = said[TAIL][0].fired
@@ -187,7 +190,7 @@ def evaluate(
         detector.concepts,
         labels.sum(0),
         results,
-        dict(detector.missing),
+        {**detector.missing, **dict.fromkeys(late, LATE)},
         rates(detector.concepts, raw, fired, labels, resamples, level),
         fractions(tail, token_labels, table.tokens.sample_of, labels),
         Resampling(

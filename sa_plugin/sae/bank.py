@@ -135,8 +135,9 @@ class _Pass:
         self.host, self.layout, self.saes, self.rule = host, layout, saes, rule
         self.widths, self.point, self.sinks = widths, point, sinks
         self.keep = np.zeros(layout.n_rows, dtype=bool)
-        # Sinks are still among these rows: the bound holds for what is left of them.
-        most = self.limits(layout.labels).ubiquitous * layout.n_rows
+        # Sinks are still among these rows: the bound holds for what is left of them. The one more
+        # is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
+        most = self.limits(layout.labels).ubiquitous * layout.n_rows + 1
         self.activity = {at: Activity(widths[at], most) for at in saes}
         self.probes: dict[int, list[Tensor]] = {at: [] for at in saes}
 

@@ -120,7 +120,7 @@ def width_of(sae: Encoder, layer: int, d_model: int) -> int:
         ValueError: As `encode`; the text names the layer.
     """
     try:
-        return int(encode(sae, torch.zeros(1, d_model, device=_device(sae))).shape[1])
+        return int(encode(sae, torch.zeros(1, d_model, device=device_of(sae))).shape[1])
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"layer {layer} (d_model {d_model}): {error} Whether it was trained at this hook point "
@@ -128,7 +128,8 @@ def width_of(sae: Encoder, layer: int, d_model: int) -> int:
         ) from error
 
 
-def _device(sae: Encoder) -> torch.device:
+def device_of(sae: Encoder) -> torch.device:
+    """Where the first tensor of an SAE lies; the CPU if it has none."""
     tensors = [value for _, value in _tensors(sae) if isinstance(value, Tensor)]
     return tensors[0].device if tensors else torch.device("cpu")
 

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from sa_plugin import reducers
 from sa_plugin.concepts.bank import VectorSet
-from sa_plugin.sae.encode import Encoder, encode, hash_of, in_parts, require_encoder
+from sa_plugin.sae.encode import (
+    Encoder,
+    device_of,
+    encode,
+    hash_of,
+    in_parts,
+    require_encoder,
+)
 
 NO_VECTOR = (
     "the units of this bank are latents of an SAE: a latent is encode(activation), not a vector, "
@@ -157,7 +164,8 @@ class LatentSet(VectorSet):
 
 def signature(sae: Encoder, probes: Float[Tensor, "probe d_model"]) -> Float[Tensor, "probe 3"]:
     """Number of active latents of each probe, their sum, and their sum weighted by place."""
-    found = encode(sae, probes)
+    # Probes are kept on the CPU, whatever runs the SAE.
+    found = encode(sae, probes.to(device_of(sae)))
     place = torch.arange(1, found.shape[1] + 1, device=found.device) / found.shape[1]
     parts = ((found > 0).sum(-1).float(), found.sum(-1), found @ place)
     return torch.stack(parts, dim=-1).cpu()

@@ -110,13 +110,24 @@ class Activity:
         self._values.append(value[needed])
 
     def p99(self, which: Bool[np.ndarray, " latent"]) -> Float[np.ndarray, " latent"]:
-        """99 % quantile of some latents where they are above zero; NaN for the others."""
+        """99 % quantile of some latents where they are above zero; NaN for the others.
+
+        Raises:
+            ValueError: One of them was above zero more often than `most`: its values are gone.
+        """
         latent, value = np.concatenate(self._latents), np.concatenate(self._values)
         wanted = which[latent]
         latent, value = latent[wanted], value[wanted]
         order = np.lexsort((value, latent))
         ordered = value[order]
-        ends = np.searchsorted(latent[order], np.arange(len(which)), side="right")
+        stored = np.bincount(latent, minlength=len(which))
+        ends = stored.cumsum()
+        gone = np.flatnonzero(which & (stored != self.count))
+        if len(gone):
+            raise ValueError(
+                f"latent {gone[0]} was above zero at {self.count[gone[0]]} tokens, and the values "
+                f"of {stored[gone[0]]} are stored: raise `most`, {self.most:g}."
+            )
         found = np.full(len(which), np.nan)
         for j in np.flatnonzero(which & (self.count > 0)):
             found[j] = quantiles_sorted(ordered[ends[j] - self.count[j] : ends[j]], [0.99])[0]
