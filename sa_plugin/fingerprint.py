@@ -5,13 +5,14 @@ names: those of transformers relative to the base model (`h.0.ln_1.weight`, what
 top), with two exceptions: a fused query, key and value is listed as `q`, `k` and `v` in the layout
 of `nn.Linear`, and its output projection as `o`. Heads behind the last block (unembedding, final
 norm, pooler) are left out: the residual stream does not depend on them, and `BertForMaskedLM` draws
-them anew each time it loads a bare encoder.
+them anew each time it loads a bare encoder. A host that reads behind the final norm lists that.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -34,6 +35,12 @@ def fingerprint(kind: str, parameters: Mapping[str, Tensor]) -> str:
     """
     found = {name: (tuple(one.shape), _strided(one)) for name, one in parameters.items()}
     return hash_values(kind, found)
+
+
+def of_final_norm(norm: Any) -> dict[str, Tensor]:
+    """The parameters of the norm behind the last block, where it is read, by shared names."""
+    named = norm.named_parameters()
+    return {f"final norm.{name.rpartition('.')[2]}": parameter for name, parameter in named}
 
 
 def hash_values(kind: str, found: Mapping[str, tuple[tuple[int, ...], Tensor]]) -> str:

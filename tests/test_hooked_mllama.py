@@ -88,6 +88,46 @@ def test_an_edit_in_place_is_seen_too(text):
     assert not torch.allclose(plain, hooked, atol=1e-3)
 
 
+@pytest.mark.parametrize("place", ["hook_attn_out", "attn.o.hook_out", "hook_mlp_out"])
+@pytest.mark.parametrize("block", [0, 1])
+def test_gradients_are_slopes(place, block):
+    """Block 1 has gates, block 0 has none; the gradient at a hook is what an edit there changes."""
+    model = HookedMllama(
+        tiny_multimodal.mllama().double(), "text", image=torch.ones(3, tiny.D_MODEL).double()
+    )
+    name, found = f"blocks.{block}.{place}", []
+    step = torch.randn(1, 5, tiny.D_MODEL, generator=torch.Generator().manual_seed(0)).double()
+
+    def objective(size):
+        hooks = [(name, lambda x, hook: x + size * step)]
+        with torch.no_grad():
+            return float(model.run_with_hooks(IDS, fwd_hooks=hooks).square().sum())
+
+    with model.hooks(bwd_hooks=[(name, lambda grad, hook: found.append(grad))]):
+        model(IDS).square().sum().backward()
+    # Norms are computed in float32 whatever the weights are.
+    slope = (objective(3e-3) - objective(-3e-3)) / 6e-3
+    assert_close(float((found[0] * step).sum()), slope, rtol=2e-3, atol=1e-2)
+
+
+def test_hooks_change_no_gradient_of_the_model():
+    """Those of the gates included."""
+    model = tiny_multimodal.mllama().double()
+    states = torch.ones(3, tiny.D_MODEL).double()
+    text = HookedMllama(model, "text", image=states)
+
+    def gradients(out):
+        weights = list(text.original_model.parameters())
+        return torch.autograd.grad(out.square().sum(), weights, allow_unused=True)
+
+    hooked = gradients(
+        text.run_with_hooks(IDS, fwd_hooks=[(lambda name: True, lambda x, hook: None)])
+    )
+    plain = gradients(text.head(text.original_model(IDS, cross_attention_states=states[None])[0]))
+    for one, other in zip(hooked, plain, strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 def test_an_edit_behind_a_closed_gate_is_an_error():
     model = tiny_multimodal.mllama()
     with torch.no_grad():

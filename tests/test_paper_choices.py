@@ -55,6 +55,19 @@ class TestSpecialTokens:
         with pytest.raises(ValueError, match="token"):
             score(plain, data_of("gemma2"), bank, progress=False)
 
+    def test_its_weights_are_in_the_fingerprint(self):
+        def both(factor, **options):
+            model = tiny.hf_model("llama")
+            with torch.no_grad():
+                model.model.norm.weight.mul_(factor)
+            host = sa_nnsight.accept(NNsight(model), tokenizer=tiny.tokenizer("llama"), **options)
+            return host.info.fingerprint
+
+        assert both(1) == both(3)
+        assert both(1, final_norm=True) != both(3, final_norm=True)
+        bridged = tiny.host("llama", final_norm=True)
+        assert bridged.info.fingerprint == both(1, final_norm=True)
+
     def test_every_law_holds(self, attach):
         report = check(attach("llama", add_special_tokens=False), tiny.TEXTS[:2])
         assert report.passed, str(report)

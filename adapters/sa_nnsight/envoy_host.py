@@ -263,7 +263,7 @@ def describe(
         "d_head": weight.shape[1],
         "processing": FINAL_NORM if final_norm else "none",
         "dtype": weights.number_format(places),
-        "fingerprint": weights.fingerprint(places, context),
+        "fingerprint": weights.fingerprint(places, context, final_norm=final_norm),
     }
 
 

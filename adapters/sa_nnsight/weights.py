@@ -58,7 +58,7 @@ def output_projection(places: Places, layer: int) -> OutputProjection:
     return OutputProjection(rearrange(weight, "d (h e) -> h e d", h=heads).contiguous(), bias)
 
 
-def fingerprint(places: Places, context: Tensor | None = None) -> str:
+def fingerprint(places: Places, context: Tensor | None = None, *, final_norm: bool = False) -> str:
     """Hash of the weights before and in the blocks, and of an image's states that they attend to.
 
     See `sa_plugin.fingerprint`.
@@ -66,6 +66,8 @@ def fingerprint(places: Places, context: Tensor | None = None) -> str:
     found: dict[str, Tensor] = {} if context is None else {shared.CONTEXT: context}
     for inner, parameter in inner_parameters(places).items():
         found.update(shared_names(places, inner, parameter))
+    if final_norm and places.has("final_norm"):
+        found |= shared.of_final_norm(places.module("final_norm"))
     return shared.fingerprint(places.kind, found)
 
 

@@ -11,7 +11,7 @@ from sa_plugin import fingerprint as shared
 HEADS = ("ln_final", "unembed", "mlm_head", "nsp_head", "pooler")
 
 
-def fingerprint(bridge: Any) -> str:
+def fingerprint(bridge: Any, *, final_norm: bool = False) -> str:
     """Hash of the weights before and in the blocks; see `sa_plugin.fingerprint`.
 
     It changes when compatibility mode rewrites the weights.
@@ -25,6 +25,8 @@ def fingerprint(bridge: Any) -> str:
         # The bridge keeps a fused map beside the parts it computes with.
         if id(parameter) not in behind and ".qkv." not in plain:
             found[shared.relative_name(plain, model.base_model_prefix)] = parameter
+    if final_norm:
+        found |= shared.of_final_norm(bridge.ln_final)
     return shared.fingerprint(str(model.config.model_type), found)
 
 

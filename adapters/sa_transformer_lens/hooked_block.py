@@ -9,7 +9,7 @@ edits the numbers are the model's to the bit.
 | `hook_resid_pre`, `hook_resid_post` | is the model's |
 | `attn.hook_q`, `hook_k`, `hook_v`, `hook_z`, `[batch, token, head, d_head]` | is the model's |
 | `attn.o.hook_out`, `hook_attn_out`, `hook_mlp_out`, what is added, behind a tanh gate | is divided
-  by the gate, which must be open |
+  by the gate, which must be open; gradients reach it then, and are 0 where it is closed |
 | `attn.hook_pattern` | is lost, as in all encoders: `host.check_writable` says so |
 
 In a block of cross-attention the keys of `hook_k`, `hook_v` and `hook_pattern` are an image's
@@ -182,23 +182,28 @@ def through_gate(
         rows: 0 at tokens that attend to no image, where nothing is added.
 
     Returns:
-        What has to come before the gate, or None where nothing was edited.
+        What has to come before the gate, or None where nothing was edited and no gradient flows.
 
     Raises:
         RuntimeError: An edit where the gate lets nothing through.
     """
-    factor = torch.ones((), dtype=out.dtype, device=out.device) if gate is None else gate.tanh()
+    one = torch.ones((), dtype=out.dtype, device=out.device)
+    # Detached: the model multiplies with the gate itself, behind this.
+    factor = one if gate is None else gate.detach().tanh()
     factor = factor if rows is None or gate is None else factor * rows.to(out.dtype)
     shown = out * factor
     kept = shown.detach().clone()
     for hook in hooks:
         shown = hook(shown)
     changed = shown.detach() != kept
+    opened = factor.masked_fill(factor == 0, 1.0)
     if not changed.any():
-        return None
+        # The same to the bit; only gradients have to pass through the hooks.
+        carried = (shown - shown.detach()) / opened
+        return out.detach() + carried if shown.requires_grad else None
     if (changed & (factor == 0)).any():
         raise RuntimeError(
             f"{hooks[-1].name} was edited where its tanh gate is closed: the edit reaches nobody. "
             "Edit the residual stream in its place."
         )
-    return torch.where(factor == 0, out, shown / factor.masked_fill(factor == 0, 1.0))
+    return torch.where(factor == 0, out, shown / opened)

@@ -141,7 +141,8 @@ def _attach_text(bridge: Any, final_norm: bool, options: dict[str, Any]) -> Tran
     seen = probe(bridge, inputs, number_format(bridge))
     info = HostInfo(
         **describe(bridge, final_norm=final_norm), block=seen.block, causal=seen.causal,
-        bos=tokenise.puts_special_first(tokenizer, special), fingerprint=fingerprint(bridge),
+        bos=tokenise.puts_special_first(tokenizer, special),
+        fingerprint=fingerprint(bridge, final_norm=final_norm),
         tokenizer=tokenise.digest(tokenizer, special),
     )  # fmt: skip
     host = TransformerLensHost(bridge, info, seen.points, **options)

@@ -1,7 +1,8 @@
 """Load a Hugging Face model folder into a TransformerBridge, without network.
 
 What a folder becomes is said in `sa_plugin.folders`; TransformerLens has no DINOv2, so its
-LayerScale is folded and it is a ViT, and no CLIP, so `sa_transformer_lens.clip` brings both towers.
+LayerScale is folded and it is a ViT, and no CLIP, so `sa_transformer_lens.clip` brings both towers,
+and `sa_transformer_lens.towers` those of LLaVA and Mllama.
 """
 
 from __future__ import annotations
@@ -23,23 +24,30 @@ def load_bridge(
     Args:
         folder: What `save_pretrained` wrote, with the tokenizer or the image processor.
         dtype: Number format of the weights.
-        tower: "vision" or "text": which half of a CLIP folder to load.
+        tower: "vision" or "text": which half of a model with two to load.
 
     Returns:
-        The bridge. One of a vision model has the folder's image processor as `bridge.processor`,
-        or None if the folder holds none.
+        The bridge, or of Mllama a `HookedMllama`. One of a vision model has the folder's image
+        processor as `bridge.processor`, or None if the folder holds none.
 
     Raises:
         FileNotFoundError: No `config.json` there.
         ImportError: TransformerLens is not installed.
-        ValueError: A CLIP folder and no tower, or a tower and no CLIP folder; a DINOv2 that is no
-            plain ViT.
+        ValueError: A folder of two towers and no tower, or a tower and no such folder; a DINOv2
+            that is no plain ViT.
 
     Example:
         >>> bridge = load_bridge("~/.cache/sa_plugin/smollm2")  # doctest: +SKIP
     """
     require("transformer_lens", "transformer-lens", "loading a bridge")
     loaded = load_folder(folder, dtype=dtype, tower=tower, fold=True)
+    if loaded.tower is not None:
+        from sa_transformer_lens.towers import tower_bridge
+
+        return tower_bridge(
+            loaded.model, loaded.tower, tokenizer=loaded.tokenizer, processor=loaded.processor,
+            name=loaded.name,
+        )  # fmt: skip
     if type(loaded.model).__name__.startswith("CLIP"):
         from sa_transformer_lens.clip import register
 
@@ -56,7 +64,7 @@ def load_model(
     Args:
         folder: What `save_pretrained` wrote.
         dtype: Number format of the weights.
-        tower: Which half of a CLIP folder.
+        tower: Which half of a model with two.
 
     Raises:
         FileNotFoundError: No model there.

@@ -88,7 +88,7 @@ def attach_vision(
     demand(architecture, _patch_law(bridge, ours, n_special))
     info = HostInfo(
         **describe(bridge, final_norm=final_norm), block=seen.block, causal=seen.causal,
-        bos=n_special > 0, fingerprint=fingerprint(bridge),
+        bos=n_special > 0, fingerprint=fingerprint(bridge, final_norm=final_norm),
     )  # fmt: skip
     after = tokens - patches - n_special
     return TransformerLensVisionHost(
