@@ -21,6 +21,7 @@ from sa_plugin.reproduce.density import density
 from sa_plugin.reproduce.findings import findings, verdict
 from sa_plugin.reproduce.store import Stage, Store, read_json, write_json
 from sa_plugin.reproduce.stored_scores import read_scores, write_scores
+from sa_plugin.reproduce.tables import facts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 KINDS = {"kmeans": {"k": 6}, "kmeans_separator": {"k": 6}}
@@ -292,6 +293,14 @@ class TestPublished:
         assert "0.57 ± 0.01 |" in text
         assert "no difference is taken" in text
         assert "published, linear separator" in text
+        assert "This run is not that cell: " in text
+        assert " blocks (the paper: 40)" in text
+        assert "90 samples (the paper: 5500)" in text
+
+    def test_what_the_loader_counted_is_listed_by_reason(self, first):
+        record = json.loads(json.dumps(first[1].record))
+        record["meta"]["skipped"] = {"scenes with grey objects": 3, "paragraphs (kept)": 2}
+        assert "scenes with grey objects: 3; paragraphs (kept): 2." in facts(record)
 
     def test_figures_agree_with_each_other(self):
         known = published()

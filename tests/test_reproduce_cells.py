@@ -150,6 +150,11 @@ GOOD = '[model]\nname = "minilm"\n[data]\nname = "supersense"\n'
         (GOOD + "[run]\nprimary = 'lda'", r"run\.primary 'lda' is not among run\.kinds"),
         (GOOD + "[layers]\nblocks = ['a']", r"layers\.blocks is \['a'\]: give a list of numbers"),
         (GOOD + "[layers]\nblocks = [1]\npercents = [5]", "blocks and percents: give one of them"),
+        (
+            GOOD + "[data.options]\nseed = 1\n",
+            r"seed stands in \[data.options\]: it is a key of \[run\]",
+        ),
+        (GOOD.replace("supersense", "supersens"), "data.name 'supersens' is unknown: did you mean"),
         (GOOD + "[kinds.lda]\n", r"key of \[kinds\] 'lda' is unknown"),
         ('[model]\nname = "minilm"\nhost = "nnsigth"', "did you mean 'nnsight'"),
         ('[model]\nname = "minilm"', r"\[data\] has no name"),

@@ -26,6 +26,7 @@ from typing import Any
 
 from sa_plugin._names import did_you_mean, require_known
 from sa_plugin.concepts.kinds import kind_of
+from sa_plugin.datasets.registry import LOADERS
 from sa_plugin.host import layer_of_percent
 
 HOSTS = ("transformer_lens", "nnsight")
@@ -188,7 +189,9 @@ class CellConfig:
         chosen = self.model if model is None else replace(self.model, folder=model, name="")
         data = self.data if root is None else replace(self.data, root=root)
         data = data if limit is None else replace(data, limit=limit)
-        return replace(self, model=chosen, data=data)
+        found = replace(self, model=chosen, data=data)
+        _check(found, self.name)
+        return found
 
 
 PARTS: dict[str, type] = {
@@ -230,7 +233,7 @@ def read_config(config: str | Path) -> CellConfig:
             )
         path = known[str(config)]
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}.") from error
     return _cell(table, path)
@@ -297,6 +300,12 @@ def _check(cell: CellConfig, where: str) -> None:
         )
     if not cell.data.name:
         raise ValueError(f"{where}: [data] has no name: give one of ConceptData.load's.")
+    require_known(f"{where}: data.name", cell.data.name, LOADERS)
+    for key in {"name", "root", "split", "seed"} & cell.data.options.keys():
+        raise ValueError(
+            f"{where}: {key} stands in [data.options]: it is a key of "
+            f"{'[run]' if key == 'seed' else '[data]'}."
+        )
     both = [("blocks", "percents"), ("unsupervised_blocks", "unsupervised_percents")]
     for one, other in both:
         if getattr(cell.layers, one) and getattr(cell.layers, other):

@@ -119,7 +119,7 @@ def _gains(block: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _maxtok(block: Mapping[str, Any]) -> dict[str, str]:
     row = next(r for r in block["detection"]["methods"] if r["method"] == "MaxTok")
-    low, high = row["difference_interval"]
+    low, high = row["difference_interval"] or (None, None)
     said = OPPOSITE[verdict(low, high)]
     text = (
         f"MaxTok minus SuperActivators: {number(row['difference'], signed=True)} "

@@ -14,6 +14,16 @@ from typing import Any
 
 from sa_plugin._names import require_known
 
+# Blocks by the models' public configurations; Llama's text stack runs 32 of 40 without an image.
+BLOCKS = {
+    "clip": (24,), "llama_vision": (40,), "llama_text": (32, 40), "gemma": (42,), "qwen": (36,),
+}  # fmt: skip
+# Concepts evaluated and samples, of the authors' metadata.
+SIZES = {
+    "CLEVR": (6, 1000), "COCO": (29, 5500), "OpenSurfaces": (26, 3578), "Pascal": (83, 4503),
+    "Sarcasm": (1, 1446), "iSarcasm": (1, 1734), "GoEmotions": (14, 5427),
+}  # fmt: skip
+
 
 @cache
 def _text() -> str:
@@ -71,4 +81,29 @@ def published_of(key: str) -> dict[str, Any] | None:
         found["density"] = {"at": one["at"], "percent": one["percent"][data]}
     if key == "llama_vision/COCO":
         found["attribution"] = known["attribution"]["values"]
+    return found
+
+
+def unlike(key: str, n_blocks: int, n_concepts: int, n_samples: int) -> list[str]:
+    """In what a run visibly differs from the paper's cell; none is no proof that it is that cell.
+
+    Args:
+        key: `MODEL/DATA`, such as "clip/COCO".
+        n_blocks: Blocks of the model that was run.
+        n_concepts: Concepts of the data.
+        n_samples: Samples of all splits.
+
+    Example:
+        >>> unlike("clip/COCO", 2, 29, 50)
+        ['2 blocks (the paper: 24)', '50 samples (the paper: 5500)']
+    """
+    model, data = key.split("/")
+    concepts, samples = SIZES[data]
+    found = []
+    if n_blocks not in BLOCKS[model]:
+        found.append(f"{n_blocks} blocks (the paper: {' or '.join(map(str, BLOCKS[model]))})")
+    if n_concepts != concepts:
+        found.append(f"{n_concepts} concepts (the paper: {concepts})")
+    if n_samples != samples:
+        found.append(f"{n_samples} samples (the paper: {samples})")
     return found

@@ -155,7 +155,7 @@ def _record(work: Work) -> dict[str, Any]:
             "documents": {
                 name: len({s.document for s in data.split(name).samples}) for name in SPLITS
             },
-            "skipped": dict(getattr(data, "skipped", {}) or {}),
+            "skipped": dict(data.skipped),
         },
         "kinds": kinds,
         "published": published_of(cell.paper),
@@ -174,8 +174,9 @@ def _record(work: Work) -> dict[str, Any]:
 def _used(work: Work) -> dict[str, Any]:
     """Seconds and warnings of the stages this record rests on."""
     known = work.store.record()
-    stages = [work.attribution_stage()]
+    asked = work.cell.run.stages
+    stages = [work.attribution_stage()] if "attribution" in asked else []
     for kind in work.cell.run.kinds:
-        stages += [make(kind) for make in (work.fit_stage, work.score_stage)]
-        stages += [work.detection_stage(kind), work.trace_stage(kind)]
+        stages += [make(kind) for make in (work.fit_stage, work.score_stage, work.detection_stage)]
+        stages += [work.trace_stage(kind)] if "trace" in asked else []
     return {stage.file: known[stage.file] for stage in stages if stage.file in known}

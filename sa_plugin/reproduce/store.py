@@ -132,10 +132,9 @@ class Store:
         known = self._manifest()
         last = {**known.get("last", {}), stage.name: stage.known}
         made = {"seconds": round(seconds, 1), "warnings": notes}
-        write_json(
-            {"last": last, "files": {**known.get("files", {}), stage.file: made}},
-            self.folder / "stages.json",
-        )
+        partial = self.folder / "partial-stages.json"
+        write_json({"last": last, "files": {**known.get("files", {}), stage.file: made}}, partial)
+        os.replace(partial, self.folder / "stages.json")
 
 
 @cache

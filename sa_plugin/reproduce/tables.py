@@ -9,6 +9,7 @@ from sa_plugin.detection.summary import FEW_DOCUMENTS
 from sa_plugin.report.words import DASH, OWN, by_weighted_f1, kind_label, number, tick
 from sa_plugin.report.words import interval as bounds
 from sa_plugin.reproduce.findings import incomplete
+from sa_plugin.reproduce.published import unlike
 
 LAYER_MEASURES = ("auroc", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
 YARDSTICKS = ("mean_alignment", "max_margin")
@@ -76,8 +77,8 @@ def facts(record: Mapping[str, Any]) -> str:
         for name in meta["samples"]
     )
     where = "; ".join(f"{kind} {_listed(at)}" for kind, at in meta["layers"].items())
-    skipped = sum(meta["skipped"].values())
-    left_out = f" {skipped} samples were skipped by the loader." if skipped else ""
+    said = "; ".join(f"{reason}: {count}" for reason, count in meta["skipped"].items())
+    left_out = f" The loader's counts of what it left out or changed: {said}." if said else ""
     few = ""
     if meta["documents"]["test"] < FEW_DOCUMENTS:
         few = " So few test documents make percentile intervals too narrow."
@@ -156,6 +157,7 @@ def published_note(record: Mapping[str, Any]) -> str:
     lines = [
         f"Published figures: {known['model']} on {known['data']}, as published; no difference is "
         "taken, as splits, settings and random choices differ.",
+        *_unlike(record, known["key"]),
         f"Best layer: {known['best_layer_what']} ({known['marks']['notebook']}).",
     ]
     if "headline" in known:
@@ -163,6 +165,12 @@ def published_note(record: Mapping[str, Any]) -> str:
         lines += [f"{name} is unreliable: {why}." for name, why in known["unreliable"].items()]
         lines.append(f"{known['headline_note']}.")
     return " ".join(lines)
+
+
+def _unlike(record: Mapping[str, Any], key: str) -> list[str]:
+    meta = record["meta"]
+    found = unlike(key, meta["n_blocks"], len(meta["concepts"]), sum(meta["samples"].values()))
+    return [f"**This run is not that cell: {', '.join(found)}.**"] if found else []
 
 
 def kinds(record: Mapping[str, Any]) -> str:

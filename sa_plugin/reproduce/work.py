@@ -81,6 +81,7 @@ class Work:
         return {
             "host": info.host, "weights": info.fingerprint, "processing": info.processing,
             "dtype": info.dtype, "tokenizer": info.tokenizer, "data": self.data.hash,
+            "processor": repr(getattr(self.host, "processor", None)),
             "seed": run.seed, "batch_tokens": run.batch_tokens,
         }  # fmt: skip
 
