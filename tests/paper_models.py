@@ -113,7 +113,7 @@ CASES = {
 def options_of(name: str) -> dict[str, Any]:
     case = CASES[name]
     if case.tokenizer is None:
-        return case.options
+        return dict(case.options)
     own = case.tokenizer
     tokenizer = tiny.clip_tokenizer() if own == "clip" else tiny.tokenizer(own)
     return {"tokenizer": tokenizer} | case.options

@@ -156,6 +156,12 @@ class TestVision:
         with pytest.raises(LedgerError, match=r"add up to|does not close"):
             head_ledger(host, data, bank, layers=3, **options)
 
+    def test_a_bank_between_the_joint_and_its_block_is_refused(self, hosts):
+        host, data = hosts("mllama_vision"), data_of("mllama_vision")
+        bank = fit(host, data, "lda", hook_point="resid_pre", layers=[2], progress=False)
+        with pytest.raises(NotImplementedError, match=r"resid_pre of block 2 .* joins its two"):
+            head_ledger(host, data, bank, progress=False)
+
     def test_the_waterfall_has_a_step_for_the_joint(self, hosts):
         host, data = hosts("mllama_vision"), data_of("mllama_vision")
         detector = calibrate(host, data, fit(host, data, "lda", layers=[3], progress=False))

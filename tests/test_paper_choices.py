@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 import sa_nnsight
 import sa_transformer_lens
+from sa_plugin.alignment import head_alignment
 from sa_plugin.checks import check
 from sa_plugin.fitting import fit
 from sa_plugin.heads import head_ledger
@@ -112,6 +113,8 @@ class TestFinalNorm:
         assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
         with pytest.raises(NotImplementedError, match=r"final_norm=True.*no sum of what the model"):
             head_ledger(host, data, bank, layers=2, **options)
+        with pytest.raises(NotImplementedError, match=r"vectors of block 2 live behind the final"):
+            head_alignment(host, data, bank, progress=False)
 
     def test_a_bank_of_the_one_is_none_of_the_other(self, attach):
         bank = fit(attach("llama", final_norm=True), data_of("gemma2"), "lda", progress=False)

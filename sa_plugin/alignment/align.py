@@ -32,7 +32,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.data import ConceptData
 from sa_plugin.detection.detector import Detector
-from sa_plugin.host import Host
+from sa_plugin.host import FINAL_NORM, Host
 from sa_plugin.scoring import check_origin
 from sa_plugin.statistics import resample_documents
 from sa_plugin.train_pass import TrainStatistics, collect
@@ -194,6 +194,13 @@ def _check_bank(bank: ConceptBank, host: Host) -> None:
         raise ValueError(
             f"the bank lives at {bank.hook_point!r}: heads read and write the residual stream, "
             "fit with hook_point='resid_post'."
+        )
+    last = host.info.n_layers - 1
+    if FINAL_NORM in host.info.processing and last in bank.layers:
+        raise NotImplementedError(
+            f"{host.info.model} is attached with final_norm=True: vectors of block {last} live "
+            "behind the final norm, its heads write before it. Fit without final_norm, or leave "
+            "that block out."
         )
 
 

@@ -32,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.block import BlockNorms, Norm, require_described
+from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.host import FINAL_NORM, Block, Host, OutputProjection, Point, Site
 
 NO_NORMS = BlockNorms(None, None, None, None)
@@ -58,6 +59,24 @@ class Factors(NamedTuple):
     attention: Float[Tensor, "batch token #column"] | None = None
     mlp: Float[Tensor, "batch token #column"] | None = None
     out: Float[Tensor, "batch token #column"] | None = None
+
+
+def check_joints(host: Host, bank: ConceptBank) -> None:
+    """Refuse a bank read between a joint of a staged model and the block behind it.
+
+    Raises:
+        NotImplementedError: With the block and where to fit instead.
+    """
+    if host.info.block != "staged" or bank.hook_point != "resid_pre":
+        return
+    described = require_described(host)
+    for block in bank.layers:
+        if described.norms(block).entry is not None:
+            raise NotImplementedError(
+                f"resid_pre of block {block} of {host.info.model} lies behind the norm that joins "
+                "its two stacks, which is not counted to any block: fit with "
+                "hook_point='resid_post', or leave this block out."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from sa_plugin.detection.guard import check_scores, place
 from sa_plugin.heads.components import Column
 from sa_plugin.heads.control import ControlPass, ControlSums, tail_cuts
 from sa_plugin.heads.effects import control_by_draw, effects_of
+from sa_plugin.heads.frozen import check_joints
 from sa_plugin.heads.means import ScaledMeans
 from sa_plugin.heads.plan import Plan, build_plan
 from sa_plugin.heads.prepare import control_source, prepare
@@ -114,6 +115,7 @@ def head_ledger(
     bank = source if isinstance(source, ConceptBank) else source.bank
     check_origin(bank, host)
     check_supported(bank.hook_point)
+    check_joints(host, bank)
     chosen = held_out(data, bank, split, samples)
     columns = columns_of(host, source, concepts, layers, tail, data)
     has_tail = not isinstance(source, ConceptBank) or tail is not None

@@ -17,7 +17,7 @@ from sa_plugin.collect import BATCH_TOKENS, Layout, kept, lay_out, sink_sites, w
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData
 from sa_plugin.heads.components import Column
-from sa_plugin.heads.frozen import FrozenNorms
+from sa_plugin.heads.frozen import FrozenNorms, check_joints
 from sa_plugin.heads.means import MeanPass, ScaledMeans
 from sa_plugin.heads.permuted import PermutedPass, refit_kind
 from sa_plugin.heads.target import check_supported, depth_of
@@ -103,6 +103,7 @@ def term_means(
     """
     check_origin(bank, host)
     check_supported(bank.hook_point)
+    check_joints(host, bank)
     layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
     depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
     part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)

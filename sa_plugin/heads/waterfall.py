@@ -29,6 +29,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.chain import Chain, build_chain
 from sa_plugin.heads.components import STEP_KINDS
 from sa_plugin.heads.effects import effects_of
+from sa_plugin.heads.frozen import check_joints
 from sa_plugin.heads.ledger import asked_of, columns_of, held_out, warn_no_tail
 from sa_plugin.heads.sums import GroupSums, Tail, sum_groups
 from sa_plugin.heads.target import check_supported
@@ -97,6 +98,7 @@ def tail_waterfall(
     bank = source if isinstance(source, ConceptBank) else source.bank
     check_origin(bank, host)
     check_supported(bank.hook_point)
+    check_joints(host, bank)
     chosen = held_out(data, bank, split, samples)
     columns = columns_of(host, source, concepts, layers, tail, data)
     ways = tuple(dict.fromkeys(directions))
