@@ -18,27 +18,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from attribution_runs import data_of
-from attribution_tables import MODELS, load
+from attribution_tables import MODELS, curves, load
 from matplotlib.patches import Rectangle
 
-SHOWN = ("lime", "kernel_shap", "rise", "integrated_gradients", "mfaba", "direct_alignment")
+SHOWN = ("lime", "kernel_shap", "rise", "integrated_gradients", "grad_cam", "direct_alignment")
 ARMS = {"global": "#555555", "superactivator": "#d55e00"}
 CONTROLS = {"random": ":", "labelled first": "--"}
 HUES = {True: (0.90, 0.43, 0.0), False: (0.12, 0.43, 0.86)}
 WIDTH = 77
-
-
-def curves(files: list[dict[str, Any]]) -> dict[tuple[str, ...], np.ndarray]:
-    """Mean curves over concepts, each weighted by its samples."""
-    total: dict[tuple[str, ...], Any] = {}
-    weight: dict[tuple[str, ...], float] = {}
-    for file in files:
-        n = sum(one["compared"] for one in file["coverage"])
-        for *key, line in file["curves"]:
-            place = tuple(key)
-            total[place] = total.get(place, 0.0) + n * np.array(line)
-            weight[place] = weight.get(place, 0.0) + n
-    return {key: total[key] / weight[key] for key in total}
 
 
 def draw_curves(axes: Any, files: list[dict[str, Any]], methods: list[str]) -> None:

@@ -147,19 +147,27 @@ def _controls(samples: Sequence[Measured]) -> str:
     )
 
 
-def _ends(files: Sequence[dict[str, Any]]) -> str:
-    """Each yardstick of the empty and of the full input, mean over samples."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+def curves(files: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], np.ndarray]:
+    """Mean curves over concepts, each weighted by its samples; what files repeat counts once."""
+    held: dict[tuple[str, ...], dict[tuple[str, ...], tuple[int, np.ndarray]]] = {}
     for file in files:
         n = sum(one["compared"] for one in file["coverage"])
-        for method, name, kind, yardstick, line in file["curves"]:
-            if (method, name, kind) == ("control", "random", "insertion"):
-                found.setdefault(yardstick, []).append((n, line[0], line[-1]))
-    cells = []
-    for yardstick, rows in found.items():
-        weight, empty, full = np.array(rows).T
-        first, last = np.average(empty, weights=weight), np.average(full, weights=weight)
-        cells.append(f"{yardstick} {_n(float(first))} and {_n(float(last))}")
+        concepts = tuple(one["concept"] for one in file["coverage"])
+        for *key, line in file["curves"]:
+            held.setdefault(tuple(key), {})[concepts] = (n, np.array(line))
+    return {
+        key: sum(n * line for n, line in parts.values()) / sum(n for n, _ in parts.values())
+        for key, parts in held.items()
+    }
+
+
+def _ends(files: Sequence[dict[str, Any]]) -> str:
+    """Each yardstick of the empty and of the full input, mean over samples."""
+    cells = [
+        f"{yardstick} {_n(float(line[0]))} and {_n(float(line[-1]))}"
+        for (method, name, kind, yardstick), line in curves(files).items()
+        if (method, name, kind) == ("control", "random", "insertion")
+    ]
     return f"Everything masked, and nothing: {'; '.join(cells)}.\n"
 
 

@@ -58,3 +58,15 @@ def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
     assert text.endswith(f"{tables.END}\nafter\n")
     assert "stale words" not in text
     assert "| rise | " in text
+
+
+def test_curves_that_files_repeat_count_once(scripts):
+    _, tables = scripts
+
+    def file(concept, n, value):
+        line = ["control", "random", "insertion", "mean_alignment", [value, 1.0]]
+        return {"coverage": [{"concept": concept, "compared": n}], "curves": [line]}
+
+    files = [file("person", 1, 0.4), file("person", 1, 0.4), file("time", 3, 0.0)]
+    (found,) = tables.curves(files).values()
+    assert found.tolist() == pytest.approx([0.1, 1.0])
