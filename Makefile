@@ -77,9 +77,7 @@ docs: $(STAMP) ## the documentation site, into docs/_build/html; a warning is an
 	@echo 'open docs/_build/html/index.html'
 
 notebooks: weights ## execute every notebook in the small setting, leaving the files as they are
-	@shopt -s nullglob; found=(docs/notebooks/*.ipynb); \
-	if [ $${#found[@]} -eq 0 ]; then echo 'NOT THERE YET: no notebook in docs/notebooks'; exit 0; fi; \
-	for notebook in "$${found[@]}"; do \
+	@for notebook in docs/notebooks/*.ipynb; do \
 	  echo "$$notebook"; \
 	  SA_PLUGIN_SMALL=1 $(BIN)/jupyter-execute --timeout=900 "$$notebook"; \
 	done

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from between_markers import put
 
 from sa_plugin.attribution.localisation import SampleScores
 from sa_plugin.attribution.paired import Measured, Row, control_rows, rows_of
+from sa_plugin.reproduce.tables import markdown
 
 BEGIN = "<!-- tables: written by docs/attribution_runs.py tables -->"
 END = "<!-- end of tables -->"
@@ -76,8 +78,11 @@ def report(name: str, files: Sequence[dict[str, Any]]) -> str:
     parts = [
         f"### {MODELS[about['model']]}, {about['kind']}s{sinks}, {other} against {base}\n",
         _about(files, samples),
-        _localisation(by, done, base, other),
-        _faithfulness(by, done, base, other),
+        "Localisation, higher is better:\n",
+        _metrics(by, done, LOCAL, base, other),
+        "Areas: insertion, higher is better; deletion, lower is better; `mean_alignment` is the "
+        "primary yardstick:\n",
+        _metrics(by, done, FAITHFUL, base, other),
         _controls(samples),
         _ends(files),
         _completeness(by, base, other),
@@ -114,27 +119,12 @@ def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
     )
 
 
-def _localisation(
-    by: dict[tuple[str, str], Row], done: Sequence[str], base: str, other: str
-) -> str:
-    lines = ["| method | " + " | ".join(LOCAL) + " |", "|---" * (len(LOCAL) + 1) + "|"]
-    for method in done:
-        cells = [_cell(by.get((method, metric)), base, other) for metric in LOCAL]
-        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
-    return "Localisation, higher is better:\n\n" + "\n".join(lines) + "\n"
-
-
-def _faithfulness(
-    by: dict[tuple[str, str], Row], done: Sequence[str], base: str, other: str
-) -> str:
-    lines = ["| method | " + " | ".join(FAITHFUL) + " |", "|---" * (len(FAITHFUL) + 1) + "|"]
-    for method in done:
-        cells = [_cell(by.get((method, metric)), base, other) for metric in FAITHFUL]
-        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
-    return (
-        "Areas: insertion, higher is better; deletion, lower is better; `mean_alignment` is the "
-        "primary yardstick:\n\n" + "\n".join(lines) + "\n"
-    )
+def _metrics(
+    by: dict[tuple[str, str], Row], done: Sequence[str], metrics: Sequence[str], base: str,
+    other: str,
+) -> str:  # fmt: skip
+    rows = [[_plain(m), *(_cell(by.get((m, one)), base, other) for one in metrics)] for m in done]
+    return markdown(["method", *metrics], rows) + "\n"
 
 
 def _controls(samples: Sequence[Measured]) -> str:
@@ -259,6 +249,4 @@ def show(folder: Path, into: Path | None) -> None:
     if into is None:
         print(text)
         return
-    before, _, rest = into.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    into.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    put(into, BEGIN, END, text)

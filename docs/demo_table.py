@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from between_markers import put
+
 from sa_plugin.results import read_results
 
 BEGIN = "<!-- table: written by docs/demo_table.py from demo_out/results.json -->"
@@ -116,12 +118,7 @@ def sections(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Replace what stands between the markers."""
-    target = Path(sys.argv[1])
-    text = target.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    body = "\n".join(["", "", *sections(sys.argv[2:])])
-    target.write_text(f"{head}{BEGIN}{body}{END}{tail}")
+    put(Path(sys.argv[1]), BEGIN, END, "\n".join(sections(sys.argv[2:])))
 
 
 if __name__ == "__main__":

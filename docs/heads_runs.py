@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from between_markers import put
 
 from sa_plugin.data import ConceptData
 from sa_plugin.datasets.emoji import emoji_scenes
@@ -261,9 +262,7 @@ def show(text: str, into: Path | None) -> None:
     if into is None:
         print(text)
         return
-    before, _, rest = into.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    into.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    put(into, BEGIN, END, text)
 
 
 def parse() -> argparse.Namespace:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from between_markers import put
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,6 +32,7 @@ from sa_plugin.detection import Evaluation, calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.host import attach
 from sa_plugin.prompting import PROMPT_P, TEMPLATE, PromptAnswers, prompt, with_answers
+from sa_plugin.reproduce.tables import markdown
 from sa_plugin.scoring import score
 from sa_plugin.train_pass import collect
 from sa_plugin.weights import folder
@@ -205,23 +207,15 @@ def _by_concept(evaluation: Evaluation, answers: PromptAnswers) -> list[dict[str
     ]  # fmt: skip
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def tables(arguments: argparse.Namespace) -> None:
     """All results as Markdown, between the markers of a file or on the screen."""
     record = json.loads((arguments.folder / "prompting.json").read_text())
     other = json.loads((arguments.folder / "wordings.json").read_text())
-    text = "\n\n".join([BEGIN, *_sections(record), *_wordings(other), END])
+    text = "\n\n".join([*_sections(record), *_wordings(other)])
     if arguments.into is None:
         print(text)
         return
-    page = arguments.into.read_text()
-    start, end = page.index(BEGIN), page.index(END) + len(END)
-    arguments.into.write_text(page[:start] + text + page[end:])
+    put(arguments.into, BEGIN, END, text)
 
 
 def _sections(record: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from between_markers import put
 from PIL import Image
 
 from sa_plugin.report.words import kind_label, number
@@ -166,11 +167,7 @@ def page(cells: Sequence[Path]) -> str:
 
 def main() -> None:
     """Replace what stands between the markers."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    body = page([Path(one) for one in sys.argv[1:]])
-    PAGE.write_text(f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}", encoding="utf-8")
+    put(PAGE, BEGIN, END, page([Path(one) for one in sys.argv[1:]]))
 
 
 if __name__ == "__main__":

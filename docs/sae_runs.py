@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from between_markers import put
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from sa_plugin.detection import Detector, Evaluation, calibrate
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.fitting import fit
 from sa_plugin.host import Host, Site, attach
+from sa_plugin.reproduce.tables import markdown
 from sa_plugin.sae import sae_bank
 from sa_plugin.scores import ScoreTable
 from sa_plugin.scoring import score
@@ -238,23 +240,15 @@ METHODS = (
 )  # fmt: skip
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def tables(arguments: argparse.Namespace) -> None:
     """All results as Markdown, between the markers of a file or on the screen."""
     one = json.loads((arguments.folder / "train.json").read_text())
     two = json.loads((arguments.folder / "detect.json").read_text())
-    text = "\n\n".join([BEGIN, *_training(one), *_detection(two), END])
+    text = "\n\n".join([*_training(one), *_detection(two)])
     if arguments.into is None:
         print(text)
         return
-    page = arguments.into.read_text()
-    start, end = page.index(BEGIN), page.index(END) + len(END)
-    arguments.into.write_text(page[:start] + text + page[end:])
+    put(arguments.into, BEGIN, END, text)
 
 
 def _training(record: dict[str, Any]) -> list[str]:
@@ -267,7 +261,7 @@ def _training(record: dict[str, Any]) -> list[str]:
         f"`{about['site']}`, {about['latents']} latents, k = {about['k']}, {about['steps']} steps "
         f"of {about['batch']} tokens, learning rate {about['rate']:g}, seed {about['seed']}; "
         f"{about['seconds']} s on one shared core. Data {about['data']}.",
-        table(["split", "tokens", "R2", "active a token", "never active"], rows),
+        markdown(["split", "tokens", "R2", "active a token", "never active"], rows),
     ]
 
 
@@ -295,16 +289,18 @@ def _detection(record: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     return [
         "Latents dropped, on the calibration split:",
-        table(["pruning", "latents", "dead", "ubiquitous", "weak", "left"], pruned),
+        markdown(["pruning", "latents", "dead", "ubiquitous", "weak", "left"], pruned),
         f"Weighted F1 on test: {about['test']} passages of {about['documents']} documents, "
         f"thresholds, units and deltas chosen on {about['cal']} calibration passages; 95 % "
         f"intervals over documents. {about['seconds']} s. Data {about['data']}.",
-        table(["kind", "candidates", METHODS[0], *METHODS[1:]], rows),
+        markdown(["kind", "candidates", METHODS[0], *METHODS[1:]], rows),
         "Weighted F1 of others minus that of the SAE's SuperActivators, same resamples:",
-        table(["SAE", "other", "difference"], differences),
+        markdown(["SAE", "other", "difference"], differences),
         "The latent matched to each concept (adaptive pruning), the calibration tokens behind its "
         "threshold, and the calibration tokens on which it is strongest:",
-        table(["concept", "latent", "delta", "tokens", "cal F1", "test F1", "strongest on"], units),
+        markdown(
+            ["concept", "latent", "delta", "tokens", "cal F1", "test F1", "strongest on"], units
+        ),
     ]
 
 

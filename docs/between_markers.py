@@ -1,0 +1,18 @@
+"""Put text between two markers of a page."""
+
+from pathlib import Path
+
+
+def put(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers, which stay.
+
+    Raises:
+        ValueError: The page does not have each marker once.
+    """
+    old = page.read_text(encoding="utf-8")
+    for marker in (begin, end):
+        if old.count(marker) != 1:
+            raise ValueError(f"{page} has {marker!r} {old.count(marker)} times: write it once.")
+    before, rest = old.split(begin)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
