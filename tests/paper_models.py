@@ -13,13 +13,10 @@ import numpy as np
 import tiny
 import tiny_multimodal
 import torch
+from animal_data import animal_pictures, animal_texts
 
-from sa_plugin.data import ConceptData, Sample
-from sa_plugin.images import Image
+from sa_plugin.data import ConceptData
 from sa_plugin.processor import Processor
-
-ANIMALS = ("cat", "dog")
-WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
 
 
 class Case(NamedTuple):
@@ -171,28 +168,8 @@ def states(name: str, inputs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 @cache
 def data_of(name: str) -> ConceptData:
-    return pictures() if CASES[name].tokenizer is None else texts()
-
-
-def texts() -> ConceptData:
-    rng = np.random.default_rng(0)
-    words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(32)]
-    labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
-
-
-def pictures() -> ConceptData:
-    rng = np.random.default_rng(0)
-    samples = []
-    for n in range(24):
-        pixels = rng.integers(0, 80, (28, 28 if n % 4 else 20, 3), dtype=np.uint8)
-        mask = np.zeros(pixels.shape[:2], dtype=bool)
-        if n % 2:
-            for row, column in rng.integers(0, (4, 2), (3, 2)):
-                mask[7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = True
-            pixels[mask] += 150
-        image = Image(pixels, {"animal": mask})
-        positive = frozenset({"animal"} if n % 2 else ())
-        samples.append(Sample(f"i{n}", "", f"d{n}", positive=positive, image=image))
-    splits = tuple(np.repeat(["train", "cal", "test"], [12, 8, 4]).tolist())
-    return ConceptData(("animal",), tuple(samples), splits)
+    return (
+        animal_pictures((20, 28, 28, 28), columns=2)
+        if CASES[name].tokenizer is None
+        else animal_texts()
+    )

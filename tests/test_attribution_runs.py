@@ -70,3 +70,11 @@ def test_curves_that_files_repeat_count_once(scripts):
     files = [file("person", 1, 0.4), file("person", 1, 0.4), file("time", 3, 0.0)]
     (found,) = tables.curves(files).values()
     assert found.tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_a_page_without_its_markers_is_refused(scripts, tmp_path):
+    _, tables = scripts
+    page = tmp_path / "page.md"
+    page.write_text(f"{tables.BEGIN}\nno end\n")
+    with pytest.raises(ValueError, match=r"page.md has '<!-- end of tables -->' 0 times"):
+        tables.put(page, tables.BEGIN, tables.END, "text")

@@ -12,16 +12,15 @@ import pandas
 import pytest
 import tiny
 import torch
+from animal_data import animal_pictures, animal_texts
 from bare_host import BareHost
 from torch.testing import assert_close
 
 from sa_nnsight import trace_ops, trace_setup
-from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.fitting import fit
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host, Site
-from sa_plugin.images import Image
 from sa_plugin.objectives import objective
 from sa_plugin.scoring import score
 
@@ -29,8 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = (*tiny.ARCHITECTURES, "vit")
 POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern")
 ALL = [Site(layer, point) for layer in range(tiny.N_LAYERS) for point in POINTS]
-ANIMALS = ("cat", "dog")
-WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
 NAMES = ("superactivator", "superactivator_tokens", "global")
 BAND = 1e-3
 
@@ -47,31 +44,7 @@ def hosts(name):
 
 @cache
 def data_of(name):
-    return pictures() if name in tiny.VISION else texts()
-
-
-def texts():
-    rng = np.random.default_rng(0)
-    words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(32)]
-    labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
-
-
-def pictures():
-    rng = np.random.default_rng(0)
-    samples = []
-    for n in range(24):
-        pixels = rng.integers(0, 80, (28, 42, 3), dtype=np.uint8)
-        mask = np.zeros((28, 42), dtype=bool)
-        if n % 2:
-            for row, column in rng.integers(0, (4, 6), (3, 2)):
-                mask[7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = True
-            pixels[mask] += 150
-        image = Image(pixels, {"animal": mask})
-        positive = frozenset({"animal"} if n % 2 else ())
-        samples.append(Sample(f"i{n}", "", f"d{n}", positive=positive, image=image))
-    splits = tuple(np.repeat(["train", "cal", "test"], [12, 8, 4]).tolist())
-    return ConceptData(("animal",), tuple(samples), splits)
+    return animal_pictures((42,), columns=6) if name in tiny.VISION else animal_texts()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Pictures with bright patches of 7 by 7 pixels as the concept, every other one without."""
+"""Small data with the concept "animal": random words, and pictures with bright patches."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,23 @@ import numpy as np
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.images import Image
 
+ANIMALS = ("cat", "dog")
+WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
 
-def picture_data(widths: Sequence[int], columns: int) -> ConceptData:
-    """24 pictures, 28 pixels high, their widths in turn; patches in the first `columns`."""
+
+def animal_texts() -> ConceptData:
+    """32 texts of five to nine of the words."""
+    rng = np.random.default_rng(0)
+    words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(32)]
+    labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
+    return ConceptData.from_words(words, labels, seed=1)
+
+
+def animal_pictures(widths: Sequence[int], columns: int) -> ConceptData:
+    """24 pictures, 28 pixels high, their widths in turn, every other one without the concept.
+
+    The concept is a few bright patches of 7 by 7 pixels in the first `columns`.
+    """
     rng = np.random.default_rng(0)
     samples = []
     for n in range(24):
