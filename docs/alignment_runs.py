@@ -11,17 +11,17 @@ from dataclasses import replace
 import numpy as np
 
 import sa_plugin as sa
-from sa_plugin.alignment import HeadAlignment, call
-from sa_plugin.datasets.emoji import emoji_scenes
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.heads import HeadAlignment, call
+from sa_plugin.loaders import emoji_scenes
+from sa_plugin.stages import folder
+from sa_transformer_lens.host import load_bridge
 
 LEAST = 15
 
 
 def passages(train: int) -> sa.ConceptData:
     """A seeded draw from each split of the embedded prose."""
-    full = sa.ConceptData.load("supersense")
+    full = sa.load("supersense")
     rng = np.random.default_rng(0)
     keep: list[int] = []
     for name, most in (("train", train), ("cal", train // 3), ("test", train // 3)):

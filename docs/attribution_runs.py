@@ -23,11 +23,10 @@ import numpy as np
 import torch
 
 import sa_plugin as sa
-from sa_plugin.attribution import Attribution, Comparison
-from sa_plugin.attribution.players import superpatches
-from sa_plugin.datasets.emoji import emoji_scenes
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.attribution import Attribution, Comparison, superpatches
+from sa_plugin.loaders import emoji_scenes
+from sa_plugin.stages import folder
+from sa_transformer_lens.host import load_bridge
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "perturb": ("lime", "kernel_shap", "rise", "shap_iq", "occlusion"),
@@ -63,7 +62,7 @@ PASSAGES = {"train": 400, "cal": 160, "test": 250}
 
 def passages(concepts: tuple[str, ...]) -> sa.ConceptData:
     """The first words of a seeded draw of passages, labelled with some concepts only."""
-    full, rng = sa.ConceptData.load("supersense"), np.random.default_rng(0)
+    full, rng = sa.load("supersense"), np.random.default_rng(0)
     texts, spans, of, documents, ids = [], [], [], [], []
     for split, n in PASSAGES.items():
         samples = full.split(split).samples

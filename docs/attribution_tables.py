@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from between_markers import put
 
-from sa_plugin.attribution.localisation import SampleScores
-from sa_plugin.attribution.paired import Measured, Row, control_rows, rows_of
-from sa_plugin.reproduce.tables import markdown
+from sa_plugin.attribution import Measured, Row, SampleScores, control_rows, rows_of
+from sa_plugin.stages import markdown
 
 BEGIN = "<!-- tables: written by docs/attribution_runs.py tables -->"
 END = "<!-- end of tables -->"

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sa_plugin.datasets import emoji, shapes
-from sa_plugin.datasets.glyphs import read_glyphs
+from sa_plugin.loaders import emoji, read_glyphs, shapes
 
 SIZE, COLUMNS, ROWS, STEP = 112, 5, 2, 8
 FLAT = np.array([[245] * 3, [26, 111, 174], [206, 84, 16], [11, 125, 94], [163, 74, 131]], np.uint8)

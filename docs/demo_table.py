@@ -10,7 +10,7 @@ from typing import Any
 
 from between_markers import put
 
-from sa_plugin.results import read_results
+from sa_plugin.report import read_results
 
 BEGIN = "<!-- table: written by docs/demo_table.py from demo_out/results.json -->"
 END = "<!-- end of table -->"

@@ -25,23 +25,25 @@ import numpy as np
 import torch
 from between_markers import put
 
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.datasets.emoji import emoji_scenes
-from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.detection.detector import Detector
-from sa_plugin.fitting import fit
-from sa_plugin.heads.controls import CONTROLS
-from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve
-from sa_plugin.heads.direct_total import compare_direct_total
-from sa_plugin.heads.ranking import Ranking, rank_heads
-from sa_plugin.heads.sweep_heads import ablation_curve
-from sa_plugin.heads.unrelated import cross_ablation
+from sa_plugin.detection import Detector, calibrate
+from sa_plugin.heads import (
+    CONTROLS,
+    VERDICT_METRICS,
+    AblationCurve,
+    Ranking,
+    ablation_curve,
+    compare_direct_total,
+    cross_ablation,
+    rank_heads,
+)
 from sa_plugin.host import Host, attach
-from sa_plugin.scores import ScoreTable
-from sa_plugin.scoring import score
-from sa_plugin.weights import folder
-from sa_transformer_lens.ablate import logits
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.loaders import emoji_scenes, load
+from sa_plugin.scores import ScoreTable, score
+from sa_plugin.stages import folder
+from sa_transformer_lens.edits import logits
+from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/heads_runs.py tables -->"
 END = "<!-- end of tables -->"
@@ -67,7 +69,7 @@ class Trial:
 
 def passages(concepts: tuple[str, ...]) -> ConceptData:
     """The first passages of each split of the embedded data, all labels of the given concepts."""
-    full = ConceptData.load("supersense")
+    full = load("supersense")
     concepts = concepts or full.concepts
     rows = [
         (sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]

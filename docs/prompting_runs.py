@@ -27,16 +27,14 @@ from between_markers import put
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
-from sa_plugin.fitting import fit
 from sa_plugin.host import attach
-from sa_plugin.prompting import PROMPT_P, TEMPLATE, PromptAnswers, prompt, with_answers
-from sa_plugin.reproduce.tables import markdown
-from sa_plugin.scoring import score
-from sa_plugin.train_pass import collect
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.loaders import load
+from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, prompt, score, with_answers
+from sa_plugin.stages import folder, markdown
+from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/prompting_runs.py tables -->"
 END = "<!-- end of tables -->"
@@ -66,7 +64,7 @@ def save(answers: PromptAnswers, path: Path, about: dict[str, Any]) -> None:
     path.write_text(json.dumps(record) + "\n")
 
 
-def load(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str, Any]]:
+def load_answers(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str, Any]]:
     """The answers that `ask` wrote."""
     record = json.loads(path.read_text())
     known = {s.id: s for s in data.samples}
@@ -85,7 +83,7 @@ def ask(arguments: argparse.Namespace) -> None:
     place = folder("smollm2")
     model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    data = ConceptData.load("supersense")
+    data = load("supersense")
     samples = data.split(arguments.split).samples[:: arguments.every]
     answers = prompt(
         model, tokenizer, samples, data.concepts, reply_tokens=REPLY_TOKENS[arguments.split],
@@ -103,7 +101,7 @@ def wordings(arguments: argparse.Namespace) -> None:
     place = folder("smollm2")
     model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    data = ConceptData.load("supersense")
+    data = load("supersense")
     samples = data.train.samples[:: len(data.train) // arguments.samples][: arguments.samples]
     truth = np.array([[c in s.positive for c in data.concepts] for s in samples])
     both = truth.any(0) & ~truth.all(0)
@@ -142,8 +140,8 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
 def detect(arguments: argparse.Namespace) -> None:
     """Both methods of the answers beside those that read block 14."""
     began = time.time()
-    full = ConceptData.load("supersense")
-    found = [load(arguments.out / f"answers_{name}.json", full) for name in REPLY_TOKENS]
+    full = load("supersense")
+    found = [load_answers(arguments.out / f"answers_{name}.json", full) for name in REPLY_TOKENS]
     answers = [one for one, _ in found]
     data = asked_about(full, answers)
     host = attach(load_bridge(folder("smollm2")))

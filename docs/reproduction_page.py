@@ -12,9 +12,8 @@ from typing import Any
 from between_markers import put
 from PIL import Image
 
-from sa_plugin.report.words import kind_label, number
-from sa_plugin.reproduce.published import published
-from sa_plugin.reproduce.tables import cell_markdown, difference, markdown
+from sa_plugin.show import kind_label, number
+from sa_plugin.stages import cell_markdown, difference, markdown, published
 
 PAGE = Path(__file__).parent / "reproduction.md"
 PICTURES = Path(__file__).parent / "pictures"

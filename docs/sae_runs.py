@@ -24,18 +24,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sa_plugin.concepts import collect, fit, sae_bank
 from sa_plugin.data import ConceptData
-from sa_plugin.detection import Detector, Evaluation, calibrate
-from sa_plugin.detection.methods import column_scores
-from sa_plugin.fitting import fit
+from sa_plugin.detection import Detector, Evaluation, calibrate, column_scores
 from sa_plugin.host import Host, Site, attach
-from sa_plugin.reproduce.tables import markdown
-from sa_plugin.sae import sae_bank
-from sa_plugin.scores import ScoreTable
-from sa_plugin.scoring import score
-from sa_plugin.train_pass import collect
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.loaders import load
+from sa_plugin.scores import ScoreTable, score
+from sa_plugin.stages import folder, markdown
+from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/sae_runs.py tables -->"
 END = "<!-- end of tables -->"
@@ -133,7 +129,7 @@ def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
 def train(arguments: argparse.Namespace) -> None:
     """Train on the train split, measure on all three."""
     began = time.time()
-    host, data = attach(load_bridge(folder("smollm2"))), ConceptData.load("supersense")
+    host, data = attach(load_bridge(folder("smollm2"))), load("supersense")
     rows = rows_of(host, data, "train")
     sae = train_sae(rows, arguments.steps, arguments.batch, arguments.rate, arguments.seed)
     about = {
@@ -195,7 +191,7 @@ def summed_up(evaluation: Evaluation) -> dict[str, Any]:
 def detect(arguments: argparse.Namespace) -> None:
     """Calibrate and evaluate latents beside a prototype and a separator of the same layer."""
     began = time.time()
-    host, data = attach(load_bridge(folder("smollm2"))), ConceptData.load("supersense")
+    host, data = attach(load_bridge(folder("smollm2"))), load("supersense")
     sae = load_sae(arguments.sae)
     statistics = collect(host, data, layers=[LAYER], progress=False)
     names = ["prototype", "separator"]

@@ -30,7 +30,7 @@ ADAPTERS = {
 }  # fmt: skip
 ALSO = {"sa_plugin.datasets": ("emoji", "shapes")}
 # The builder of the embedded data set is not in the wheel.
-NOT_SHIPPED = ("sa_plugin.datasets.build",)
+NOT_SHIPPED = ("supersense",)
 
 
 def rooms():
@@ -93,7 +93,7 @@ def room_page(package):
         lines += [f"## `{name}`", ""]
         shown = exported(package, name)
         options = [f"   :members: {', '.join(shown)}"] if shown else []
-        # `sa_plugin.collect` is a module and, as an attribute, the function of that name.
+        # `sa_plugin.passes.run` is a module and, as an attribute, the function of that name.
         options += ["   :no-index:"] if name in also_functions() else []
         lines += wrapped(f".. automodule:: {name}", *options)
         homes = public_homes()

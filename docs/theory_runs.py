@@ -12,17 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData
-from sa_plugin.datasets.emoji import emoji_scenes
+from sa_plugin.concepts import ConceptBank, collect, fit
+from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import calibrate
-from sa_plugin.fitting import fit
 from sa_plugin.host import Host, attach
-from sa_plugin.samples import Sample
+from sa_plugin.loaders import emoji_scenes, load
+from sa_plugin.stages import folder
 from sa_plugin.theory import TheoryReport, check_theory
-from sa_plugin.train_pass import collect
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_transformer_lens.host import load_bridge
 
 PASSAGES = {"train": 200, "cal": 80, "test": 100}
 WORDS = ("person", "time", "body")
@@ -30,7 +27,7 @@ WORDS = ("person", "time", "body")
 
 def passages() -> ConceptData:
     """Passages that have one of three concepts."""
-    full = ConceptData.load("supersense")
+    full = load("supersense")
     picked: list[tuple[Sample, str]] = []
     for split, n in PASSAGES.items():
         mine = [s for s in full.split(split).samples if s.positive & set(WORDS)]

@@ -3,29 +3,37 @@
 Only the extreme high tail of a concept's token activations is reliable evidence (arXiv
 2512.05038). This package finds that tail in TransformerLens and nnsight models, says how reliable
 it is, shows how it forms and which heads form it, and explains it.
+
+A name is imported when it is first used: `import sa_plugin` loads neither torch nor anything heavy.
 """
 
-from sa_plugin.alignment import head_alignment
-from sa_plugin.attribution import attribute, compare
-from sa_plugin.checks import check
-from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData
-from sa_plugin.detection import Detector, calibrate
-from sa_plugin.fitting import fit
-from sa_plugin.heads import (
-    ablate_heads,
-    ablation_curve,
-    head_ledger,
-    rank_heads,
-    tail_waterfall,
-)
-from sa_plugin.host import Host, attach
-from sa_plugin.objectives import Objective, objective, register_objective
-from sa_plugin.scores import ScoreTable
-from sa_plugin.scoring import score
-from sa_plugin.theory import check_theory
-from sa_plugin.tracing import trace
-from sa_plugin.train_pass import collect
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sa_plugin.attribution import (
+        Objective,
+        attribute,
+        compare,
+        objective,
+        register_objective,
+    )
+    from sa_plugin.concepts import ConceptBank, collect, fit
+    from sa_plugin.data import ConceptData
+    from sa_plugin.detection import Detector, calibrate
+    from sa_plugin.heads import (
+        ablate_heads,
+        ablation_curve,
+        head_alignment,
+        head_ledger,
+        rank_heads,
+        tail_waterfall,
+    )
+    from sa_plugin.host import Host, attach, check
+    from sa_plugin.loaders import load
+    from sa_plugin.scores import ScoreTable, score
+    from sa_plugin.theory import check_theory
+    from sa_plugin.tracing import trace
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "fit",
     "head_alignment",
     "head_ledger",
+    "load",
     "objective",
     "rank_heads",
     "register_objective",
@@ -54,3 +63,37 @@ __all__ = [
     "tail_waterfall",
     "trace",
 ]
+
+_ROOMS = {
+    "attribution": ("Objective", "attribute", "compare", "objective", "register_objective"),
+    "concepts": ("ConceptBank", "collect", "fit"),
+    "data": ("ConceptData",),
+    "detection": ("Detector", "calibrate"),
+    "heads": (
+        "ablate_heads",
+        "ablation_curve",
+        "head_alignment",
+        "head_ledger",
+        "rank_heads",
+        "tail_waterfall",
+    ),
+    "host": ("Host", "attach", "check"),
+    "loaders": ("load",),
+    "scores": ("ScoreTable", "score"),
+    "theory": ("check_theory",),
+    "tracing": ("trace",),
+}
+
+# Hidden from type checkers, which would otherwise accept every misspelt name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        for room, names in _ROOMS.items():
+            if name in names:
+                value = getattr(import_module(f"sa_plugin.{room}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'sa_plugin' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -128,7 +128,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from sa_plugin.reproduce import configurations, read_config, reproduce
+    from sa_plugin.stages.config import configurations, read_config
+    from sa_plugin.stages.reproduce import reproduce
 
     if arguments.list:
         for name in configurations():
@@ -145,14 +146,14 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    datasets = import_module("sa_plugin.datasets")
+    datasets = import_module("sa_plugin.stages")
     fetch = getattr(datasets, f"fetch_{arguments.name}")
     print(fetch())
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sa_plugin.checks import check_folder
+    from sa_plugin.host.check import check_folder
 
     report = check_folder(arguments.folder, host=arguments.host, tower=arguments.tower)
     print(report)
@@ -160,7 +161,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _weights(arguments: argparse.Namespace) -> int:
-    from sa_plugin import weights
+    from sa_plugin.stages import weights
 
     names = weights.available() if arguments.model == "all" else (arguments.model,)
     for name in names:
@@ -169,8 +170,8 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from sa_plugin.report import write_report
-    from sa_plugin.results import read_results
+    from sa_plugin.report.page import write_report
+    from sa_plugin.report.schema import read_results
 
     if not arguments.results.exists():
         raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")

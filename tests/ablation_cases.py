@@ -10,14 +10,13 @@ import torch
 from fake_host import FakeHost
 from word_data import word_data
 
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.editing import apply_edit
-from sa_plugin.fitting import fit
-from sa_plugin.host import Site
-from sa_plugin.scoring import score
+from sa_plugin.detection import calibrate
+from sa_plugin.host import Site, apply_edit
+from sa_plugin.scores import score
 from sa_transformer_lens import accept
-from sa_transformer_lens.capture import split_inputs
+from sa_transformer_lens.places import split_inputs
 
 EVERY = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sa_plugin.data import ConceptData, Sample
-from sa_plugin.images import Image
+from sa_plugin.data import ConceptData, Image, Sample
 
 ANIMALS = ("cat", "dog")
 WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")

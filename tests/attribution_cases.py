@@ -9,12 +9,11 @@ import tiny
 import torch
 from attribution_toy import ManySitesHost
 
-from sa_plugin.attribution.engine import coalition_game
+from sa_plugin.attribution import coalition_game, objective
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.fitting import fit
+from sa_plugin.detection import calibrate
 from sa_plugin.host import Site
-from sa_plugin.objectives import objective
 
 ANIMALS = ("cat", "dog")
 WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")

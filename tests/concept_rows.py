@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sa_plugin.concepts.statistics import LayerStatistics, Rows
+from sa_plugin.concepts import LayerStatistics, Rows
 
 
 def make_rows(

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
+from sa_plugin.concepts import ConceptBank, Origin, VectorSet
 from sa_plugin.data import ConceptData
+from sa_plugin.passes import TokenTable
 from sa_plugin.scores import ScoreTable
-from sa_plugin.tokens import TokenTable
 
 CONCEPTS = ("animal", "food", "weather")
 LAYERS = (2, 5, 9)

@@ -104,19 +104,19 @@ def make_host() -> Any:
 
 
 def make_bank() -> Any:
-    from sa_plugin import fit
+    from sa_plugin.concepts import fit
 
     return fit(made("host"), made("data"), "prototype", layers=[0, 1], progress=False)
 
 
 def make_scores() -> Any:
-    from sa_plugin import score
+    from sa_plugin.scores import score
 
     return score(made("host"), made("data"), made("bank"), progress=False)
 
 
 def make_detector() -> Any:
-    from sa_plugin import calibrate
+    from sa_plugin.detection import calibrate
 
     return calibrate(made("host"), made("data"), made("bank"), deltas=(0.3, 0.6))
 

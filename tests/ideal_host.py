@@ -1,4 +1,4 @@
-"""The idealised model of `sa_plugin.theory.dynamics` as a Host with weights.
+"""The idealised model of `ideal_model.dynamics` as a Host with weights.
 
 Every word is a token; its activation along the concept direction e_0 is drawn from its hash, the
 other dimensions are wide noise that no head reads or writes. `noise` adds an MLP that writes at
@@ -9,12 +9,11 @@ import zlib
 
 import numpy as np
 import torch
+from ideal_model.dynamics import IdealModel, attention
 
-from sa_plugin.block import AttentionWeights, BlockNorms
-from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.concepts import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import Batch, HostInfo, OutputProjection, Site
-from sa_plugin.theory import IdealModel, attention
+from sa_plugin.host import AttentionWeights, Batch, BlockNorms, HostInfo, OutputProjection, Site
 
 WIDTH = 24
 

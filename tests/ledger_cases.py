@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from word_data import ANIMALS, FOODS, word_data
 
-from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.fitting import fit
+from sa_plugin.concepts import fit
+from sa_plugin.detection import calibrate
 from sa_plugin.heads import explain_tokens, head_ledger
 from sa_plugin.host import OutputProjection, Site
 

@@ -16,7 +16,7 @@ import torch
 from animal_data import animal_pictures, animal_texts
 
 from sa_plugin.data import ConceptData
-from sa_plugin.processor import Processor
+from sa_plugin.host import Processor
 
 
 class Case(NamedTuple):

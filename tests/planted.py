@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from fake_host import FakeHost
 
-from sa_plugin.alignment import head_alignment
-from sa_plugin.block import AttentionWeights, BlockNorms
+from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.fitting import fit
-from sa_plugin.host import HostInfo, OutputProjection, Site
-from sa_plugin.train_pass import collect
+from sa_plugin.heads import head_alignment
+from sa_plugin.host import AttentionWeights, BlockNorms, HostInfo, OutputProjection, Site
 
 BLOCKS, HEADS, WIDTH, D_HEAD = 3, 4, 96, 8
 CONCEPTS = ("red", "round", "loud", "warm")

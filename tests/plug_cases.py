@@ -8,8 +8,8 @@ import tiny
 import torch
 from bare_host import BLOCKS
 
+from sa_plugin.attribution import objective
 from sa_plugin.data import Sample
-from sa_plugin.objectives import objective
 from sa_transformer_lens.prefix import prefix_view
 
 TEXTS = ("gpt2", "llama", "gemma2", "bert")

@@ -3,8 +3,7 @@
 import math
 
 import numpy as np
-
-from sa_plugin.theory import IdealModel
+from ideal_model.dynamics import IdealModel
 
 ONE = IdealModel((0.8,), (0.3,))
 CAUSAL = IdealModel((0.8,), (0.3,), causal=True)

@@ -285,8 +285,8 @@ def vision_bridge(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float3
     """A TransformerBridge round `vision_model(name)`, LayerScale folded."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    from sa_plugin._layer_scale import as_vit
-    from sa_transformer_lens.clip import register
+    from sa_plugin.host import as_vit
+    from sa_transformer_lens.towers import register
 
     register()
     model = vision_model(name, seed=seed, dtype=dtype)
@@ -299,7 +299,7 @@ def vision_bridge(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float3
 
 def vision_host(name: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     """A checked host of a vision model, its images squashed to the input."""
-    from sa_plugin.processor import Processor
+    from sa_plugin.host import Processor
     from sa_transformer_lens import accept
 
     options = {"processor": Processor(vision_size(name), PATCH)} | options
@@ -316,8 +316,7 @@ def nnsight_vision_host(
     from nnsight import NNsight
 
     from sa_nnsight import accept
-    from sa_plugin._layer_scale import as_vit
-    from sa_plugin.processor import Processor
+    from sa_plugin.host import Processor, as_vit
 
     model = vision_model(name, dtype=dtype)
     size = (42, 42) if name == "dinov2" and not folded else vision_size(name)
@@ -330,7 +329,7 @@ def images(sizes: tuple[tuple[int, int], ...] = ((40, 61), (28, 28), (90, 33))) 
     """Images of noise, one concept on a corner of each."""
     import numpy as np
 
-    from sa_plugin.images import Image
+    from sa_plugin.data import Image
 
     rng = np.random.default_rng(0)
     found = []

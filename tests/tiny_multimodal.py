@@ -58,6 +58,6 @@ def qwen3_embedding(seed: int = 0) -> Any:
 
 def processor() -> Any:
     """Images fitted into the upper left, as Llama's processor does for one tile."""
-    from sa_plugin.processor import Processor
+    from sa_plugin.host import Processor
 
     return Processor((SIDE, SIDE), tiny.PATCH, mode="letter_box")

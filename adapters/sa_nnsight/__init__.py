@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sa_plugin.host import Host
+from sa_plugin.host.protocol import Host
 
 __all__ = ["accept"]
 
@@ -27,7 +27,7 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
         model: Anything.
         remote: Leave the model on its NDIF server; `options` are then those of
             `sa_nnsight.remote.attach_remote`.
-        **options: See `sa_nnsight.attach.attach_local`: `tokenizer`, `processor`, `paths`, `tower`,
+        **options: See `sa_nnsight.host.attach_local`: `tokenizer`, `processor`, `paths`, `tower`,
             `padding_side`, `batch_tokens`.
 
     Returns:
@@ -64,7 +64,7 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
             f"a {type(model).__name__} has no single stack of blocks in torch to read: attach a "
             "TransformersModel, or NNsight(module) round the transformer inside."
         )
-    from sa_nnsight.attach import attach_local
+    from sa_nnsight.host import attach_local
 
     return attach_local(model, **options)
 

@@ -1,7 +1,7 @@
 """What runs on the server beside the reducers: reading a place, and a model's weights.
 
-Like `sa_plugin.reducers` this module is shipped by its source: torch alone, nothing imported inside
-a function, and plain values as arguments.
+Like `sa_plugin.host.reducers` this module is shipped by its source: torch alone, nothing imported
+inside a function, and plain values as arguments.
 """
 
 from __future__ import annotations

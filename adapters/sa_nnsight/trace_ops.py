@@ -1,6 +1,6 @@
 """Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
 
-`concept`, `goal` and `inputs_of` of `sa_nnsight.trace_setup` make the tensors these functions take,
+`concept`, `goal` and `inputs_of` of `sa_nnsight.trace_ops` make the tensors these functions take,
 outside the trace. For a remote trace call `nnsight.register("sa_nnsight")` first: functions then
 travel as source, and nothing is imported on the server.
 
@@ -11,11 +11,24 @@ With x = (h - mean) / scale in float32:
     objective   mean of s_t over the objective's tokens, and over the batch: a scalar
 
 What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
+
+What `sa_nnsight.trace_ops` takes, made outside the trace from a detector or an objective.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sa_plugin.attribution.objective import Objective
+from sa_plugin.data.sample import Sample
+from sa_plugin.detection.detector import Detector
+from sa_plugin.host import reducers
+from sa_plugin.host.protocol import Host, Site
+from sa_plugin.passes.run import sink_rule, sink_sites
 
 
 class Concept:
@@ -83,7 +96,7 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
 
     Args:
         resid: `[batch, token, d_model]`, or the tuple a block returns.
-        concept: From `sa_nnsight.trace_setup`.
+        concept: From `sa_nnsight.trace_ops`.
     """
     h = resid[0] if isinstance(resid, tuple) else resid
     direction = concept.direction.to(h.device)
@@ -114,7 +127,7 @@ def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
     Args:
         resid: `[batch, token, d_model]` of the goal's sample or perturbed copies of it, or the
             tuple a block returns.
-        goal: From `sa_nnsight.trace_setup.goal`.
+        goal: From `sa_nnsight.trace_ops.goal`.
 
     Raises:
         ValueError: Another number of tokens than the goal's sample has.
@@ -129,3 +142,105 @@ def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
     # A padded token may hold anything; its gradient must be zero, not NaN.
     total: torch.Tensor = found.masked_fill(~tokens, 0.0).sum(1)
     return total.div(tokens.sum()).mean()
+
+
+def concept(detector: Detector, name: str, host: Host) -> Concept:
+    """A concept's vector, normaliser and threshold, at the layer the detector chose.
+
+    Args:
+        detector: Calibrated.
+        name: Of the concept.
+        host: The attached model.
+
+    Raises:
+        ValueError: The detector has no such concept.
+    """
+    choice, bank = detector.choice(name), detector.bank
+    k = bank.index(choice.layer)
+    token = bank.token
+    return Concept(
+        token.vectors[k, bank.unit(choice.unit)].float(),
+        token.mean[k].float(),
+        float(token.scale[k]),
+        token.scoring == "cosine",
+        float(choice.threshold),
+        host.hook_name(Site(choice.layer, bank.hook_point)),
+    )
+
+
+def inputs_of(
+    detector: Detector, sample: Sample | str, host: Host
+) -> tuple[dict[str, Tensor], Bool[Tensor, "one token"]]:
+    """Keyword arguments of a trace of one sample, and its tokens that are evidence.
+
+    Costs one forward pass: attention sinks are found by their norms, with the detector's own rule.
+
+    Args:
+        detector: Calibrated.
+        sample: A sample or a text.
+        host: The attached model.
+    """
+    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    bank = detector.bank
+    (batch,) = host.batches([one])
+    reduce = partial(
+        reducers.activations,
+        site=(bank.sink_layers[0], "resid_post"),
+        valid=batch.valid,
+        sinks=sink_rule(host.info, bank.sink_layers, bank.origin.sinks),
+    )
+    keep = host.read(batch, sink_sites(bank.sink_layers), reduce)["keep"]
+    return dict(batch.inputs), keep
+
+
+def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
+    """An objective as plain tensors, for a trace of the sample it was made on.
+
+    Costs one forward pass for "superactivator".
+
+    Args:
+        objective: One of "superactivator", "superactivator_tokens" and "global".
+        sample: The one it was made on.
+        host: The attached model.
+
+    Raises:
+        ValueError: Another objective: call it, `objective.metric(resid)`, in a local trace.
+    """
+    own = objective.vectors
+    mask, tail = objective.mask[0], objective.tail
+    kinds = {
+        "superactivator": mask, "superactivator_tokens": mask & tail, "global": mask,
+    }  # fmt: skip
+    if objective.name not in kinds:
+        raise ValueError(
+            f"objective {objective.name!r} is not one of {list(kinds)}, whose formulas are in "
+            "trace_ops: in a local trace call it as it is, objective.metric(resid)."
+        )
+    direction, cosine = own.vectors[0, 0], own.scoring == "cosine"
+    if objective.name == "superactivator":
+        direction, cosine = _tail_mean(objective, sample, host), True
+    return Goal(
+        direction, own.mean[0], float(own.scale[0]), cosine, kinds[objective.name],
+        objective.hook_name,
+    )  # fmt: skip
+
+
+def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor:
+    """Mean normalised activation of the sample's own SuperActivators on the clean run."""
+    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    (batch,) = host.batches([one])
+    site = next(
+        site
+        for point in ("resid_post", "resid_pre", "attn_out", "mlp_out")
+        if host.hook_name(site := Site(objective.layer, point)) == objective.hook_name
+    )
+    with torch.no_grad():
+        pick = partial(reducers.pick, site=(site.layer, site.point))
+        h = host.read(batch, [site], pick)["h"][0]
+    if len(h) != len(objective.tail):
+        raise ValueError(
+            f"sample {one.id!r} has {len(h)} tokens; the objective was made on "
+            f"{objective.sample!r}, which has {len(objective.tail)}: give that sample."
+        )
+    x = (h - objective.vectors.mean[0]) / objective.vectors.scale[0]
+    return x[objective.tail].mean(0)

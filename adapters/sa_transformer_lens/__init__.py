@@ -13,10 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sa_transformer_lens.ablate import ablation_hooks, logits
-    from sa_transformer_lens.host import TransformerLensHost
+    from sa_transformer_lens.edits import ablation_hooks, logits
+    from sa_transformer_lens.host import TransformerLensHost, TransformerLensVisionHost
     from sa_transformer_lens.prefix import prefix_view
-    from sa_transformer_lens.vision import TransformerLensVisionHost
 
 __all__ = ["ablation_hooks", "accept", "logits", "prefix_view"]
 
@@ -83,11 +82,11 @@ def _check_version() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "ablation_hooks":
-        from sa_transformer_lens.ablate import ablation_hooks
+        from sa_transformer_lens.edits import ablation_hooks
 
         return ablation_hooks
     if name == "logits":
-        from sa_transformer_lens.ablate import logits
+        from sa_transformer_lens.edits import logits
 
         return logits
     if name == "prefix_view":

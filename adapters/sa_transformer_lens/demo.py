@@ -1,31 +1,174 @@
-"""The commands `sa-plugin demo` and `sa-plugin run`: the pipeline on a model folder."""
+"""One passage explained with an objective, by TransformerLens's own tools.
+
+Tokens: gradient times (embedding - mean train embedding), at the residual that enters block 0.
+Heads: `transformer_lens.tools.analysis.attribution_patch` on a view of the model that ends at the
+objective's layer, from a corrupted passage whose SuperActivator tokens are replaced by other tokens
+of the same passage; a head's number is the sum over positions of its first-order effect.
+
+What the numbers do not show: both are first-order. A large number is a lead for a patching
+experiment, not its result.
+
+The commands `sa-plugin demo` and `sa-plugin run`: the pipeline on a model folder.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from sa_plugin._check import require
+from sa_plugin.attribution.objective import objective
 from sa_plugin.concepts.kinds import KINDS, kind_of
-from sa_plugin.data import ConceptData, Sample
-from sa_plugin.datasets.emoji import emoji_scenes
-from sa_plugin.datasets.jsonl import read_jsonl
-from sa_plugin.datasets.shapes import shapes
-from sa_plugin.detection import Detector
-from sa_plugin.host import Host, attach
-from sa_plugin.objectives import objective
-from sa_plugin.pipeline import Settings, analyse
-from sa_plugin.pipeline.run import Analysis
-from sa_plugin.report import write_report
-from sa_plugin.results import read_results, write_results
-from sa_plugin.results.schema import Explained, Explanation
-from sa_plugin.scores import ScoreTable
-from sa_plugin.weights import folder
-from sa_transformer_lens.explain import explain
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import Sample
+from sa_plugin.detection.detector import Detector
+from sa_plugin.host.protocol import Host, attach
+from sa_plugin.loaders.emoji import emoji_scenes
+from sa_plugin.loaders.registry import load
+from sa_plugin.loaders.shapes import shapes
+from sa_plugin.loaders.tables import read_jsonl
+from sa_plugin.report.page import write_report
+from sa_plugin.report.schema import Explained, Explanation, read_results, write_results
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.stages.pipeline import Analysis, Settings, analyse
+from sa_plugin.stages.weights import folder
+from sa_transformer_lens.host import load_bridge
+from sa_transformer_lens.prefix import prefix_view
+
+Metric = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What an objective owes to tokens and heads of one passage.
+
+    Attributes:
+        value: The objective on the passage.
+        corrupted: The objective on the corrupted passage.
+        tokens: Of every token of the model's input.
+        heads: Of every head up to the objective's layer.
+    """
+
+    value: float
+    corrupted: float
+    tokens: Float[np.ndarray, " token"]
+    heads: Float[np.ndarray, "block head"]
+
+
+def explain(
+    host: Any,
+    objective: Any,
+    sample: Sample,
+    replaced: Bool[np.ndarray, " token"],
+    mean_embedding: Float[Tensor, " d_model"] | None,
+    *,
+    seed: int = 0,
+) -> Attribution:
+    """Attribute one objective to the tokens and heads of one sample.
+
+    Costs three forward and two backward passes up to the objective's layer, and the two passes of
+    the values.
+
+    Args:
+        host: A TransformerLens host.
+        objective: An `Objective` made for this sample.
+        sample: The passage.
+        replaced: Positions of the model's input that the corrupted passage replaces.
+        mean_embedding: Mean train residual that enters block 0; None for the mean of the passage.
+        seed: Of the draw of replacements.
+
+    Returns:
+        Attributions by token and head.
+
+    Raises:
+        ValueError: Nothing is replaced, or everything.
+    """
+    if not replaced.any() or replaced.all():
+        raise ValueError(
+            f"{int(replaced.sum())} of {len(replaced)} tokens are to be replaced: the corrupted "
+            "passage needs tokens to replace and tokens to replace them by."
+        )
+    inputs = dict(host.forward_inputs(sample))
+    ids = _input_ids(inputs)
+    view = prefix_view(host, objective, **inputs)
+    corrupt = corrupted(ids, replaced, seed, objective.mask[0].cpu().numpy())
+    patch = require("transformer_lens.tools.analysis", "transformer-lens").attribution_patch
+    found = patch(view, ids, corrupt, objective.metric)
+    heads = _by_head(found.node_scores, host, objective.layer)
+    with torch.no_grad():
+        value, broken = (float(objective.metric(view(x))) for x in (ids, corrupt))
+    tokens = token_gradients(view, objective.metric, ids, mean_embedding)
+    return Attribution(value, broken, tokens, heads)
+
+
+def corrupted(
+    ids: Tensor,
+    replaced: Bool[np.ndarray, " token"],
+    seed: int,
+    words: Bool[np.ndarray, " token"] | None = None,
+) -> Tensor:
+    """The same passage with some tokens replaced by others of its own.
+
+    Args:
+        ids: One row.
+        replaced: What to replace.
+        seed: Of the draw.
+        words: What may stand in, such as an objective's mask, which leaves special tokens out; by
+            default every token.
+
+    Raises:
+        ValueError: Nothing is left to stand in.
+    """
+    rng = np.random.default_rng(seed)
+    pool = np.flatnonzero(~replaced if words is None else words & ~replaced)
+    if not len(pool):
+        raise ValueError("every word of the passage is to be replaced: none is left to stand in.")
+    out = ids.clone()
+    for position in np.flatnonzero(replaced):
+        out[0, int(position)] = ids[0, int(rng.choice(pool))]
+    return out
+
+
+def token_gradients(
+    view: Any, metric: Metric, ids: Tensor, mean: Float[Tensor, " d_model"] | None
+) -> Float[np.ndarray, " token"]:
+    """Gradient times (embedding - mean), summed over dimensions."""
+    box: dict[str, Tensor] = {}
+
+    def leaf(value: Tensor, hook: Any) -> Tensor:
+        box["x"] = value.detach().requires_grad_(True)
+        return box["x"]
+
+    with torch.enable_grad():
+        resid = view.run_with_hooks(ids, fwd_hooks=[("blocks.0.hook_resid_pre", leaf)])
+        (gradient,) = torch.autograd.grad(metric(resid), box["x"])
+    x = box["x"].detach()
+    delta = x - (x.mean(1, keepdim=True) if mean is None else mean.to(gradient))
+    return np.asarray((delta * gradient)[0].sum(-1).float().cpu())
+
+
+def _input_ids(inputs: dict[str, Tensor]) -> Tensor:
+    for name in ("input_ids", "input", "tokens"):
+        if name in inputs:
+            return inputs.pop(name)
+    raise ValueError(f"the host's inputs hold no token ids: {sorted(inputs)}.")
+
+
+def _by_head(scores: Mapping[Any, float], host: Any, layer: int) -> Float[np.ndarray, "block head"]:
+    out = np.zeros((layer + 1, host.info.n_heads))
+    for node, value in scores.items():
+        if node.kind == "attn_head_out":
+            out[node.layer, node.head] += value
+    return out
+
 
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
 TOKENS = "gradient x (embedding - mean)"
@@ -64,7 +207,7 @@ def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Anal
 
 def passages(size: str, split: str, seed: int) -> ConceptData:
     """The embedded data, or a part of it."""
-    data = ConceptData.load("supersense", split=split, seed=seed)
+    data = load("supersense", split=split, seed=seed)
     return data.subset(PASSAGES[size], seed=seed) if size in PASSAGES else data
 
 

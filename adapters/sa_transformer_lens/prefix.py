@@ -34,9 +34,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sa_plugin._optional import require
-from sa_transformer_lens.capture import canonical_names
-from sa_transformer_lens.writable import demand_writable
+from sa_plugin._check import require
+from sa_transformer_lens.places import canonical_names
+from sa_transformer_lens.proofs import demand_writable
 
 Hook = tuple[Any, Callable[..., Any]]
 HEADS, POSITIONS = ("head", "head_index"), ("pos", "src_pos", "dest_pos")

@@ -5,21 +5,137 @@ hands an objective to captum or anything else that wants inputs -> `[row]`, and 
 runs masked inputs for explainers of the user's own.
 """
 
-from sa_plugin.attribution.attribute import METHODS, attribute
-from sa_plugin.attribution.compare import compare
-from sa_plugin.attribution.comparison import Comparison
-from sa_plugin.attribution.engine import coalition_game
-from sa_plugin.attribution.forward_func import forward_func
-from sa_plugin.attribution.heat_map import heat_map
-from sa_plugin.attribution.result import Attribution
+from sa_plugin.attribution.attribute import METHODS, attribute, run
+from sa_plugin.attribution.coalitions import (
+    COALITION_METHODS,
+    WIDTH,
+    estimate,
+    explain_coalitions,
+    explain_pairs,
+    k_sii,
+    kernel,
+    kernel_shap,
+    lime,
+    plan_for,
+    rise,
+    shap_iq,
+    shap_iq_pairs,
+)
+from sa_plugin.attribution.compare import Comparison, compare
+from sa_plugin.attribution.explained import Attribution, heat_map
+from sa_plugin.attribution.faithful import MICRO, ORDERS, Measured, Row, control_rows, rows_of
+from sa_plugin.attribution.game import (
+    CoalitionGame,
+    bernoulli,
+    coalition_game,
+    deletion,
+    enumerated,
+    forward_func,
+    function_of,
+    insertion,
+    leave_one_out,
+    shapley,
+    without_players,
+)
+from sa_plugin.attribution.gradients import Degenerate
+from sa_plugin.attribution.objective import (
+    NoSuperActivator,
+    Objective,
+    cosine,
+    mean_over,
+    objective,
+    objective_names,
+    register_objective,
+    together,
+)
+from sa_plugin.attribution.players import (
+    blurred,
+    make_baseline,
+    masked,
+    patch_grid,
+    players_of,
+    superpatches,
+    to_tokens,
+    token_embedding,
+    train_mean,
+)
+from sa_plugin.attribution.yardsticks import (
+    SampleScores,
+    area,
+    choose_level,
+    curves,
+    later_probes,
+    on_grid,
+    rank_share,
+    sample_scores,
+    top_fraction,
+    yardsticks,
+)
 
 __all__ = [
+    "COALITION_METHODS",
     "METHODS",
+    "MICRO",
+    "ORDERS",
+    "WIDTH",
     "Attribution",
+    "CoalitionGame",
     "Comparison",
+    "Degenerate",
+    "Measured",
+    "NoSuperActivator",
+    "Objective",
+    "Row",
+    "SampleScores",
+    "area",
     "attribute",
+    "bernoulli",
+    "blurred",
+    "choose_level",
     "coalition_game",
     "compare",
+    "control_rows",
+    "cosine",
+    "curves",
+    "deletion",
+    "enumerated",
+    "estimate",
+    "explain_coalitions",
+    "explain_pairs",
     "forward_func",
+    "function_of",
     "heat_map",
+    "insertion",
+    "k_sii",
+    "kernel",
+    "kernel_shap",
+    "later_probes",
+    "leave_one_out",
+    "lime",
+    "make_baseline",
+    "masked",
+    "mean_over",
+    "objective",
+    "objective_names",
+    "on_grid",
+    "patch_grid",
+    "plan_for",
+    "players_of",
+    "rank_share",
+    "register_objective",
+    "rise",
+    "rows_of",
+    "run",
+    "sample_scores",
+    "shap_iq",
+    "shap_iq_pairs",
+    "shapley",
+    "superpatches",
+    "to_tokens",
+    "together",
+    "token_embedding",
+    "top_fraction",
+    "train_mean",
+    "without_players",
+    "yardsticks",
 ]

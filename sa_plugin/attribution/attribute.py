@@ -27,36 +27,34 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from sa_plugin._names import require_known
-from sa_plugin.attribution import captum_methods, integrated, mfaba
-from sa_plugin.attribution.coalition_methods import COALITION_METHODS, explain_coalitions
-from sa_plugin.attribution.direct import direct_alignment
-from sa_plugin.attribution.engine import BATCH_TOKENS, CoalitionGame, coalition_game
-from sa_plugin.attribution.full_grad import full_grad
-from sa_plugin.attribution.grad_cam import grad_cam
-from sa_plugin.attribution.result import Attribution, Explained
-from sa_plugin.host import Host
-from sa_plugin.objectives import Objective
-from sa_plugin.samples import Sample
+from sa_plugin._check import require_known
+from sa_plugin.attribution import gradients
+from sa_plugin.attribution.coalitions import COALITION_METHODS, explain_coalitions
+from sa_plugin.attribution.explained import Attribution, Explained
+from sa_plugin.attribution.game import BATCH_TOKENS, CoalitionGame, coalition_game
+from sa_plugin.attribution.gradients import direct_alignment, full_grad, grad_cam
+from sa_plugin.attribution.objective import Objective
+from sa_plugin.data.sample import Sample
+from sa_plugin.host.protocol import Host
 
 Explainer = Callable[..., Explained]
 EXPLAINERS: dict[str, Explainer] = {
     "direct_alignment": direct_alignment,
-    "integrated_gradients": integrated.integrated_gradients,
-    "saliency": captum_methods.saliency,
-    "input_x_gradient": captum_methods.input_x_gradient,
-    "smooth_grad": captum_methods.smooth_grad,
-    "occlusion": captum_methods.occlusion,
+    "integrated_gradients": gradients.integrated_gradients,
+    "saliency": gradients.saliency,
+    "input_x_gradient": gradients.input_x_gradient,
+    "smooth_grad": gradients.smooth_grad,
+    "occlusion": gradients.occlusion,
     "grad_cam": grad_cam,
     "full_grad": full_grad,
-    "mfaba": mfaba.mfaba,
+    "mfaba": gradients.mfaba,
 }
 METHODS = (*EXPLAINERS, *COALITION_METHODS)
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     name: {
-        "integrated_gradients": {"n_steps": integrated.N_STEPS[name]},
-        "smooth_grad": {"n_samples": captum_methods.N_SAMPLES[name]},
-        "mfaba": {"n_steps": mfaba.N_STEPS[name]},
+        "integrated_gradients": {"n_steps": gradients.N_STEPS[name]},
+        "smooth_grad": {"n_samples": gradients.N_SAMPLES[name]},
+        "mfaba": {"n_steps": gradients.N_STEPS_MFABA[name]},
         **{method: {"preset": name} for method in COALITION_METHODS},
     }
     for name in ("paper", "fast")

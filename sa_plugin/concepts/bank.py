@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sa_plugin import reducers
-from sa_plugin._names import require_known
+from sa_plugin._check import require_known
+from sa_plugin.host import reducers
 
 Scoring = Literal["cosine", "dot", "latent"]
 VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")

@@ -22,16 +22,17 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from sa_plugin.concepts._logistic import Solution, preconditioner, solve
-from sa_plugin.concepts._rows import MEMORY, blocks, stored_rows
+from sa_plugin.concepts.collect import MEMORY, LayerStatistics, blocks, stored_rows
 from sa_plugin.concepts.separator import (
     LAM,
     MAX_ITER,
+    Solution,
     check_options,
     describe,
+    preconditioner,
+    solve,
     warn_unless_converged,
 )
-from sa_plugin.concepts.statistics import LayerStatistics
 
 MOST_CLUSTERS = 1000
 TOKENS_A_CLUSTER = 50

@@ -2,13 +2,20 @@
 
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.detector import Choice, Detector
-from sa_plugin.detection.evaluate import Evaluation, MethodResult
-from sa_plugin.detection.find import Detection, SuperActivator
-from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning
-from sa_plugin.detection.localisation_metrics import LocalisationMetrics
+from sa_plugin.detection.evaluate import Evaluation, MethodResult, mean_auroc, outcomes
+from sa_plugin.detection.find import Detection, SuperActivator, as_split
+from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.localise import Localisation
-from sa_plugin.detection.pool import STATISTICS
-from sa_plugin.detection.sweep import SparsityCurve
+from sa_plugin.detection.localised import LocalisationMetrics
+from sa_plugin.detection.methods import (
+    STATISTICS,
+    column_scores,
+    max_token,
+    random_rows,
+    statistic_of,
+)
+from sa_plugin.detection.search import search_matched, search_own
+from sa_plugin.detection.sweep import SparsityCurve, best_layer
 
 __all__ = [
     "STATISTICS",
@@ -23,5 +30,16 @@ __all__ = [
     "SelectionDataWarning",
     "SparsityCurve",
     "SuperActivator",
+    "as_split",
+    "best_layer",
     "calibrate",
+    "check_unseen",
+    "column_scores",
+    "max_token",
+    "mean_auroc",
+    "outcomes",
+    "random_rows",
+    "search_matched",
+    "search_own",
+    "statistic_of",
 ]

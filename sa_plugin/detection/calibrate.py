@@ -22,15 +22,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sa_plugin._check import place
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData
+from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import (
     Seen,
     check_bank_data,
     check_finite,
     check_scores,
-    place,
     rows_of_samples,
 )
 from sa_plugin.detection.localise import token_cuts
@@ -42,24 +42,24 @@ from sa_plugin.detection.methods import (
     draws_of,
     given_names,
     is_given,
+    max_token,
     method_names,
     missing,
     owns_units,
     statistics,
 )
-from sa_plugin.detection.pool import max_token
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
-from sa_plugin.host import Host
-from sa_plugin.scores import ScoreTable
-from sa_plugin.tail import (
+from sa_plugin.host.protocol import Host
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.quantile import (
     DELTAS,
     EmptyConceptWarning,
     FewTokensWarning,
     InactiveConceptWarning,
     tail_thresholds,
     tail_thresholds_cross,
+    warn_counts,
 )
-from sa_plugin.tail.counts import warn_counts
 
 
 def calibrate(
@@ -130,7 +130,7 @@ def _cal_scores(
     if scores is None:
         if host is None:
             raise ValueError("there is neither a host nor scores: give one of the two.")
-        from sa_plugin.scoring import score
+        from sa_plugin.scores.score import score
 
         scores = score(host, data, bank, splits=("cal",))
     check_scores(scores, bank, bank.concepts)

@@ -1,4 +1,33 @@
-"""Every method on held-out samples, side by side, with intervals over source documents.
+"""Detection metrics of one method on a split and on every resample of its documents.
+
+Per concept: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2TP / (2TP + FP + FN), and
+the AUROC of what the method thresholds. A concept without positive samples has none of them (NaN),
+one without negative samples no AUROC; precision is 0 where nothing fires on a concept that has
+positives. Averages over concepts leave out what is not defined, weighted and macro alike, so that
+all metrics but AUROC average the same concepts:
+
+    weighted = sum_c n_c m_c / sum_c n_c,  n_c = positive samples,      macro = mean_c m_c
+
+Column 0 of every array is the split itself, the others are its resamples. All methods share the
+resamples, so differences are paired. A method with several draws (RandTok) is averaged over them
+within each column.
+
+False fires and misses, raw against SuperActivators; and how much of a concept the tail covers.
+
+    false fire = share of negative samples that fire,   miss = share of positive ones that do not
+
+Raw: a sample fires when any token lies above the midpoint between the calibration means of its
+in-concept and its out-of-concept token scores, at the same layer and unit: what a reader of the
+bulk of the distribution would use. It is one rule among many, not the best raw one.
+
+SuperActivator fraction of a positive sample with |in| > 0 in-concept tokens (arXiv 2512.05038; the
+published axis counts all SuperActivators, its caption those inside):
+
+    r_all = |SA| / |in|  (may exceed 1),      r_in = |SA and in| / |in|  (at most 1)
+
+An evaluation as rows, as text with an honest verdict, and as JSON.
+
+Every method on held-out samples, side by side, with intervals over source documents.
 
 Metrics are defined in `measure.py`. Differences are method minus SuperActivators on the same
 resamples. Decisions are those of calibration: nothing is chosen here, and the split is read once.
@@ -10,28 +39,26 @@ equality.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from sa_plugin.data import Split
-from sa_plugin.detection import summary
+from sa_plugin._check import place
+from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.find import sample_max
-from sa_plugin.detection.guard import check_unseen, document_names, place
-from sa_plugin.detection.measure import (
-    METRICS,
-    Outcome,
-    averaged,
-    interval_of,
-    measure,
-    positives_of,
+from sa_plugin.detection.guard import (
+    check_unseen,
+    document_names,
 )
 from sa_plugin.detection.methods import (
     ALWAYS,
+    RANDOM,
+    RANDOM_DRAWS,
     TAIL,
     given_names,
     given_values,
@@ -39,15 +66,432 @@ from sa_plugin.detection.methods import (
     method_names,
     values,
 )
-from sa_plugin.detection.printing import as_html, frame
-from sa_plugin.detection.rates import Fractions, Rates, fractions, rates
 from sa_plugin.detection.search import Calibrated
-from sa_plugin.scores import ScoreTable
-from sa_plugin.statistics import Interval, Resamples, resample_documents
-from sa_plugin.statistics.over_concepts import Average
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import aligned, as_html, frame, number, plain, signed
+from sa_plugin.statistics.bootstrap import (
+    Average,
+    Resamples,
+    document_sums,
+    mean_over_concepts,
+    resample_documents,
+    resampled_confusion,
+)
+from sa_plugin.statistics.confusion import Confusion, confusion, f1, precision, ratio, recall
+from sa_plugin.statistics.drawn import Interval, percentile_bounds
 
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector
+
+
+METRICS = ("precision", "recall", "f1", "auroc")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one method, or one draw of it, said of every sample.
+
+    Attributes:
+        fired: Whether it fires.
+        values: What it thresholds.
+    """
+
+    fired: Bool[np.ndarray, "sample concept"]
+    values: Float[np.ndarray, "sample concept"]
+
+
+def measure(
+    outcomes: Sequence[Outcome], labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
+) -> dict[str, Float[np.ndarray, "concept column"]]:
+    """Every metric of a method, averaged over its draws.
+
+    Args:
+        outcomes: One a draw.
+        labels: Sample labels.
+        resamples: Draws of documents.
+
+    Returns:
+        Metric to `[concept, 1 + draws]`; column 0 is the split itself.
+    """
+    each = []
+    for outcome in outcomes:
+        counts = counted(outcome.fired.T, labels.T, resamples)
+        each.append(tuple(_defined(m(counts), counts) for m in (precision, recall, f1)))
+    found = dict(zip(METRICS, np.mean(each, axis=0), strict=False))
+    values = np.stack([outcome.values for outcome in outcomes])
+    columns = [mean_auroc(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]
+    return {**found, "auroc": np.stack(columns)}
+
+
+def counted(
+    fired: Bool[np.ndarray, "*shape sample"],
+    labels: Bool[np.ndarray, "*#shape sample"],
+    resamples: Resamples,
+) -> Confusion:
+    """Outcome counts `[*shape, 1 + draws]`; column 0 is the split itself."""
+    here, drawn = confusion(fired, labels), resampled_confusion(fired, labels, resamples)
+    pairs = [np.broadcast_arrays(a[..., None], b) for a, b in zip(here, drawn, strict=True)]
+    return Confusion(*(np.concatenate([a[..., :1], b], axis=-1) for a, b in pairs))
+
+
+def f1_of(counts: Confusion) -> Float[np.ndarray, "*shape"]:
+    """F1, not defined where there is no positive sample."""
+    return _defined(f1(counts), counts)
+
+
+def positives_of(
+    labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
+) -> Float[np.ndarray, "concept column"]:
+    """Positive samples of each concept."""
+    counts = counted(labels.T, labels.T, resamples)
+    return np.asarray(counts.tp, dtype=np.float64)
+
+
+def averaged(
+    metric: Float[np.ndarray, "*shape concept column"],
+    positives: Float[np.ndarray, "concept column"],
+    average: Average,
+) -> Float[np.ndarray, "*shape column"]:
+    """Mean over concepts of every column."""
+    return mean_over_concepts(np.moveaxis(metric, -2, -1), positives.T, average)
+
+
+def interval_of(
+    columns: Float[np.ndarray, " column"], resamples: Resamples, level: float
+) -> Interval:
+    """The estimate of column 0 with the percentile interval of the others that are defined."""
+    drawn = columns[1:]
+    low, high = percentile_bounds(drawn[None], level)
+    defined = int(np.isfinite(drawn).sum())
+    return Interval(
+        float(columns[0]),
+        float(low[0]),
+        float(high[0]),
+        level,
+        defined,
+        n_units=resamples.n_documents,
+    )
+
+
+def mean_auroc(
+    values: Float[np.ndarray, "draw sample"],
+    labels: Bool[np.ndarray, " sample"],
+    resamples: Resamples,
+) -> Float[np.ndarray, " column"]:
+    """AUROC of one concept, averaged over a method's draws; NaN where a class is empty.
+
+    The number of pairs does not depend on the draw, so the mean is one quadratic form in the
+    document weights: draws add up in `wins` before anything is resampled.
+    """
+    one = np.ones((1, resamples.n_documents))
+    weights = np.concatenate([one, resamples.weights])
+    positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
+    wins = np.zeros((len(positive), len(negative)))
+    for value in values:
+        up, down = value[positive][:, None], value[negative]
+        wins += (up > down) + 0.5 * (up == down)
+    of_negative = document_sums(wins, resamples.of(negative))
+    by_document = document_sums(of_negative.T, resamples.of(positive)).T
+    # Documents without a positive have empty rows, those without a negative empty columns.
+    rows, columns = np.unique(resamples.document[labels]), np.unique(resamples.document[~labels])
+    left, right = weights[:, rows], weights[:, columns]
+    total = ((left @ by_document[np.ix_(rows, columns)]) * right).sum(1)
+    counts = document_sums(np.stack([labels, ~labels]), resamples) @ weights.T
+    return ratio(total, len(values) * counts[0] * counts[1], empty=np.nan)
+
+
+def _defined(metric: Float[np.ndarray, "*shape"], counts: Confusion) -> Float[np.ndarray, "*shape"]:
+    return np.where(np.asarray(counts.tp + counts.fn) > 0, metric, np.nan)
+
+
+GRID: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """False-fire and miss rate of one concept; NaN without negative or positive samples."""
+
+    concept: str
+    raw_false_fire: Interval
+    raw_miss: Interval
+    tail_false_fire: Interval
+    tail_miss: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Fractions:
+    """Distribution of the SuperActivator fraction over positive samples.
+
+    Attributes:
+        grid: Fractions.
+        all: Share of samples with r_all at most each grid value; NaN for a concept without any.
+        inside: The same of r_in.
+        above_one: Share of samples with r_all > 1.
+        n: Samples counted: positive with at least one in-concept token.
+        skipped: Positive samples without in-concept token.
+    """
+
+    grid: tuple[float, ...]
+    all: Float[np.ndarray, "concept grid"]
+    inside: Float[np.ndarray, "concept grid"]
+    above_one: Float[np.ndarray, " concept"]
+    n: Int[np.ndarray, " concept"]
+    skipped: Int[np.ndarray, " concept"]
+
+    def __repr__(self) -> str:
+        at = self.grid.index(0.2)
+        with np.errstate(invalid="ignore"):
+            share = [float(np.nanmean(a[:, at])) if self.n.any() else np.nan for a in self._both]
+        return (
+            f"Fractions(r <= .2 in {share[0]:.0%} of positive samples (all) and {share[1]:.0%} "
+            f"(inside), mean over {len(self.n)} concepts)"
+        )
+
+    @property
+    def _both(self) -> tuple[Float[np.ndarray, "concept grid"], Float[np.ndarray, "concept grid"]]:
+        return self.all, self.inside
+
+
+def rates(
+    concepts: tuple[str, ...],
+    raw: Bool[np.ndarray, "sample concept"],
+    tail: Bool[np.ndarray, "sample concept"],
+    labels: Bool[np.ndarray, "sample concept"],
+    resamples: Resamples,
+    level: float,
+) -> tuple[Rates, ...]:
+    """False-fire and miss rates of both rules, with intervals over documents."""
+    raw_fire, raw_miss = _rates(counted(raw.T, labels.T, resamples))
+    tail_fire, tail_miss = _rates(counted(tail.T, labels.T, resamples))
+    return tuple(
+        Rates(
+            concept,
+            *(
+                interval_of(table[k], resamples, level)
+                for table in (raw_fire, raw_miss, tail_fire, tail_miss)
+            ),
+        )
+        for k, concept in enumerate(concepts)
+    )
+
+
+def fractions(
+    superactivators: Bool[np.ndarray, "token concept"],
+    inside: Bool[np.ndarray, "token concept"],
+    sample_of: Int[np.ndarray, " token"],
+    labels: Bool[np.ndarray, "sample concept"],
+) -> Fractions:
+    """The distribution of both fractions over positive samples."""
+    n_samples, concepts = labels.shape
+
+    def per_sample(mask: Bool[np.ndarray, "token concept"]) -> Int[np.ndarray, "sample concept"]:
+        out = np.zeros((n_samples, concepts), dtype=np.int64)
+        np.add.at(out, sample_of, mask)
+        return out
+
+    n_in, n_all = per_sample(inside), per_sample(superactivators)
+    n_both = per_sample(superactivators & inside)
+    counted_samples = labels & (n_in > 0)
+    n = counted_samples.sum(0)
+    # In tenths and integers, so that 3 of 10 is at most .3.
+    tenths = np.arange(1, 11)[:, None, None]
+
+    def cdf(part: Int[np.ndarray, "sample concept"]) -> Float[np.ndarray, "concept grid"]:
+        below = (10 * part <= tenths * n_in) & counted_samples
+        return ratio(below.sum(1), n, empty=np.nan).T
+
+    above = ((n_all > n_in) & counted_samples).sum(0)
+    return Fractions(
+        GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n
+    )
+
+
+def _rates(
+    counts: Confusion,
+) -> tuple[Float[np.ndarray, "concept column"], Float[np.ndarray, "concept column"]]:
+    negative = np.asarray(counts.fp + counts.tn)
+    positive = np.asarray(counts.tp + counts.fn)
+    return ratio(counts.fp, negative, np.nan), ratio(counts.fn, positive, np.nan)
+
+
+FEW_DOCUMENTS = 20
+WIDTH = 110
+CONDITIONAL = (
+    "Intervals resample source documents with vectors, thresholds, deltas and layers held fixed: "
+    "they are conditional on the train and calibration splits, and not adjusted for the number of "
+    "comparisons."
+)
+
+
+def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row a method; methods that were not fitted say why in `note`."""
+    found = [_row(result) for result in evaluation.methods]
+    keys = found[0].keys()
+    for method, reason in evaluation.missing.items():
+        empty: dict[str, Any] = dict.fromkeys(keys, float("nan"))
+        found.append({**empty, "method": method, "candidates": 0, "note": f"not fitted: {reason}"})
+    return found
+
+
+def concept_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row for each concept and method."""
+    found = []
+    for k, concept in enumerate(evaluation.concepts):
+        for result in evaluation.methods:
+            row: dict[str, Any] = {"concept": concept, "method": result.method}
+            row["n_positive"] = int(evaluation.n_positive[k])
+            for metric in METRICS:
+                row[metric] = result.concept[metric][k].estimate
+            f1 = result.concept["f1"][k]
+            row |= {"f1_low": f1.low, "f1_high": f1.high}
+            row["layer"] = result.layer[:, k].tolist() if result.layer.size else []
+            row["delta"] = result.delta[:, k].tolist() if result.delta.size else []
+            found.append(row)
+    return found
+
+
+def text(evaluation: Evaluation) -> str:
+    """The table of methods, the verdict, and what the intervals are conditional on."""
+    about = evaluation.resampling
+    header = ["method", "F1", f"{100 * about.level:g} % interval", "precision", "recall", "AUROC"]
+    header += ["macro F1", "F1 - SA", "interval", "", "candidates"]
+    lines = [_line(result) for result in evaluation.methods]
+    lines += [[m, "not fitted", *[""] * 9] for m in evaluation.missing]
+    about_candidates = (
+        "* the interval of the paired difference excludes zero. candidates: (layer, delta, unit) "
+        "combinations each concept's choice was made from, on calibration."
+    )
+    if any(m.method == RANDOM for m in evaluation.methods):
+        about_candidates += f" {RANDOM}: mean of {RANDOM_DRAWS} draws."
+    reasons = [f"{m} is not fitted: {why}." for m, why in evaluation.missing.items()]
+    title = (
+        f"Detection on {about.split!r}: {about.n_samples} samples of {about.n_documents} "
+        f"documents, {len(evaluation.concepts)} concepts; F1, precision, recall and AUROC "
+        "weighted by positive samples, macro a plain mean; both leave out concepts without any."
+    )
+    condition = f"{CONDITIONAL} {about.draws} draws, seed {about.seed}.{_few(about.n_documents)}"
+    notes = [about_candidates, *reasons, verdict(evaluation), condition]
+    return "\n".join([title, aligned(header, lines), *(_wrapped(note) for note in notes)])
+
+
+def _wrapped(note: str) -> str:
+    return textwrap.fill(note, WIDTH, break_on_hyphens=False)
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """Which baselines SuperActivators beat, tie with and lose to, by weighted F1."""
+    beaten: list[str] = []
+    tied: list[str] = []
+    lost: list[str] = []
+    unknown: list[str] = []
+    for result in evaluation.methods:
+        if result.method == TAIL:
+            continue
+        by = result.difference["f1"]
+        words = f"{result.method} ({signed(by.estimate)} {_bounds(by, sign=True)})"
+        if by.high < 0:
+            beaten.append(words)
+        elif by.low > 0:
+            lost.append(words)
+        else:
+            (tied if by.low <= 0 <= by.high else unknown).append(words)
+    parts = [("beat", beaten), ("tie with", tied), ("lose to", lost)]
+    parts.append(("cannot be compared with", unknown))
+    said = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
+    level = 100 * evaluation.resampling.level
+    return (
+        f"By weighted F1 SuperActivators {said}. In brackets: method minus SuperActivators with "
+        f"its {level:g} % interval; a tie is an interval that holds zero, no proof of equality."
+    )
+
+
+def to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Every number, seed and count."""
+    parts = evaluation.fractions
+    found = plain(
+        {
+            "resampling": asdict(evaluation.resampling),
+            "concepts": evaluation.concepts,
+            "n_positive": evaluation.n_positive,
+            "methods": {m.method: _method_dict(m, evaluation) for m in evaluation.methods},
+            "not_fitted": dict(evaluation.missing),
+            "rates": [asdict(r) for r in evaluation.rates],
+            "fractions": {
+                name: getattr(parts, name)
+                for name in ("grid", "all", "inside", "above_one", "n", "skipped")
+            },
+            "verdict": verdict(evaluation),
+            "note": CONDITIONAL,
+        }
+    )
+    return dict(found)
+
+
+def _few(documents: int) -> str:
+    if documents >= FEW_DOCUMENTS:
+        return ""
+    return (
+        f" Only {documents} documents: percentile intervals over so few are too narrow, so read no "
+        "difference off them."
+    )
+
+
+def _row(result: MethodResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": result.method}
+    for metric in METRICS:
+        row[f"weighted_{metric}"] = result.weighted[metric].estimate
+    row |= {"f1_low": result.weighted["f1"].low, "f1_high": result.weighted["f1"].high}
+    for metric in METRICS:
+        row[f"macro_{metric}"] = result.macro[metric].estimate
+    for metric in ("f1", "auroc"):
+        by = result.difference.get(metric)
+        row[f"{metric}_difference"] = by.estimate if by else float("nan")
+        row[f"{metric}_difference_low"] = by.low if by else float("nan")
+        row[f"{metric}_difference_high"] = by.high if by else float("nan")
+        row[f"{metric}_difference_excludes_zero"] = bool(by and by.excludes_zero)
+    return {**row, "candidates": result.candidates, "note": _note(result)}
+
+
+def _line(result: MethodResult) -> list[str]:
+    f1 = result.weighted["f1"]
+    cells = [result.method, number(f1.estimate), _bounds(f1)]
+    cells += [number(result.weighted[m].estimate) for m in ("precision", "recall", "auroc")]
+    cells.append(number(result.macro["f1"].estimate))
+    by = result.difference.get("f1")
+    if by is None:
+        cells += ["", "", ""]
+    else:
+        cells += [signed(by.estimate), _bounds(by, sign=True), "*" if by.excludes_zero else ""]
+    return [*cells, str(result.candidates)]
+
+
+def _note(result: MethodResult) -> str:
+    if result.method == RANDOM:
+        return f"mean of {len(result.delta)} draws"
+    return "" if result.candidates else "no search"
+
+
+def _method_dict(result: MethodResult, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "concepts": {
+            c: {m: asdict(result.concept[m][k]) for m in METRICS}
+            for k, c in enumerate(evaluation.concepts)
+        },
+        "weighted": {m: asdict(v) for m, v in result.weighted.items()},
+        "macro": {m: asdict(v) for m, v in result.macro.items()},
+        "difference": {
+            m: {**asdict(v), "excludes_zero": v.excludes_zero} for m, v in result.difference.items()
+        },
+        "layer": result.layer,
+        "delta": result.delta,
+        "candidates": result.candidates,
+    }
+
+
+def _bounds(interval: Interval, *, sign: bool = False) -> str:
+    show = signed if sign else number
+    return f"[{show(interval.low)}, {show(interval.high)}]"
+
 
 LATE = "the detector was calibrated on scores without it"
 
@@ -140,23 +584,23 @@ class Evaluation:
 
     def table(self) -> Any:
         """One row a method: a pandas DataFrame where pandas is installed."""
-        return frame(summary.rows(self))
+        return frame(rows(self))
 
     def concept_table(self) -> Any:
         """One row for each concept and method: a DataFrame where pandas is installed."""
-        return frame(summary.concept_rows(self))
+        return frame(concept_rows(self))
 
     def summary(self) -> str:
         """The table as text, with the verdict and what it is conditional on."""
-        return summary.text(self)
+        return text(self)
 
     def verdict(self) -> str:
         """Which baselines SuperActivators beat, tie with and lose to, by weighted F1."""
-        return summary.verdict(self)
+        return verdict(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, seed and count, JSON-ready; what is not defined is None."""
-        return summary.to_dict(self)
+        return to_dict(self)
 
 
 def evaluate(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin.data import Sample, Split
-from sa_plugin.detection.guard import place
-from sa_plugin.detection.printing import frame
-from sa_plugin.host import Host
-from sa_plugin.pushdown import sample_maxima
-from sa_plugin.scores import ScoreTable
+from sa_plugin._check import place
+from sa_plugin.data.concept_data import Split
+from sa_plugin.data.sample import Sample
+from sa_plugin.host.protocol import Host
+from sa_plugin.scores.score import sample_maxima
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import frame
 
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector, Samples

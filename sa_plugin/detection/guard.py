@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from sa_plugin._names import did_you_mean
+from sa_plugin._check import place
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData, Sample, Split
-from sa_plugin.scores import ScoreTable
-from sa_plugin.tokens import TokenTable
+from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.sample import Sample
+from sa_plugin.passes.layout import TokenTable
+from sa_plugin.scores.table import ScoreTable
 
 
 class OtherDataWarning(UserWarning):
@@ -184,17 +185,6 @@ def bank_difference(one: ConceptBank, other: ConceptBank) -> str:
     if one.origin.fingerprint != other.origin.fingerprint:
         return f"model {one.origin.model!r} instead of {other.origin.model!r}"
     return "" if one.token.scores_like(other.token) else "its vectors differ"
-
-
-def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
-    """Position of a name.
-
-    Raises:
-        ValueError: Unknown; the text names the nearest.
-    """
-    if name in known:
-        return list(known).index(name)
-    raise ValueError(f"{name!r} is not among {where}{did_you_mean(name, known)}")
 
 
 def rows_of_samples(table: ScoreTable, samples: Iterable[Sample]) -> Int[np.ndarray, " sample"]:

@@ -22,15 +22,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin.data import Sample, Split
+from sa_plugin._check import place
+from sa_plugin.data.concept_data import Split
+from sa_plugin.data.sample import Sample
 from sa_plugin.detection.find import as_split, sample_max
-from sa_plugin.detection.guard import Seen, check_unseen, place
-from sa_plugin.detection.localisation_metrics import LocalisationMetrics, localisation_metrics
+from sa_plugin.detection.guard import (
+    Seen,
+    check_unseen,
+)
+from sa_plugin.detection.localised import LocalisationMetrics, localisation_metrics
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.detection.search import Calibrated
-from sa_plugin.scores import ScoreTable
-from sa_plugin.statistics import confusion, f1
-from sa_plugin.tokens import TokenTable
+from sa_plugin.passes.layout import TokenTable
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.confusion import confusion, f1
 
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector, Samples

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin.statistics import confusion, f1
+from sa_plugin.statistics.confusion import confusion, f1
 
 
 @dataclass(frozen=True, eq=False)

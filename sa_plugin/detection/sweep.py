@@ -20,15 +20,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin.data import Split
-from sa_plugin.detection.evaluate import labels_of
+from sa_plugin.data.concept_data import Split
+from sa_plugin.detection.evaluate import (
+    averaged,
+    counted,
+    f1_of,
+    interval_of,
+    labels_of,
+    positives_of,
+)
 from sa_plugin.detection.guard import check_unseen, document_names
-from sa_plugin.detection.measure import averaged, counted, f1_of, interval_of, positives_of
 from sa_plugin.detection.methods import ALWAYS, TAIL, values
-from sa_plugin.detection.printing import aligned, as_html, frame, number, plain
 from sa_plugin.detection.search import Calibrated
-from sa_plugin.scores import ScoreTable
-from sa_plugin.statistics import Interval, Resamples, resample_documents
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import aligned, as_html, frame, number, plain
+from sa_plugin.statistics.bootstrap import Resamples, resample_documents
+from sa_plugin.statistics.drawn import Interval
 
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector

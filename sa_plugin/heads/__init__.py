@@ -1,37 +1,131 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
-from sa_plugin.heads.ablation import Ablation, ablate_heads
-from sa_plugin.heads.components import Component, LedgerError
-from sa_plugin.heads.direct_total import compare_direct_total
-from sa_plugin.heads.effects import Effect, Estimate
-from sa_plugin.heads.explain import TokenLedger, explain_tokens
-from sa_plugin.heads.ledger import NoTailWarning, head_ledger
-from sa_plugin.heads.prepare import permuted_vectors, term_means
-from sa_plugin.heads.ranking import rank_heads
-from sa_plugin.heads.result import HeadLedger
-from sa_plugin.heads.sweep_heads import ablation_curve
-from sa_plugin.heads.unrelated import cross_ablation
-from sa_plugin.heads.waterfall import tail_waterfall
-from sa_plugin.heads.waterfall_result import Waterfall
+from sa_plugin.heads.ablate import (
+    PROBE,
+    Ablation,
+    ablate_heads,
+    baseline,
+    candidates,
+    in_order,
+    known_of,
+)
+from sa_plugin.heads.align import RULE, HeadAlignment, adjusted, call, head_alignment
+from sa_plugin.heads.align_data import (
+    DataPlan,
+    attention_mass,
+    moments,
+    place_terms,
+    slopes,
+    top_tokens,
+)
+from sa_plugin.heads.align_null import (
+    LEVELS,
+    Refit,
+    calibration,
+    null_vectors,
+    p_values,
+    permutations,
+    unit,
+)
+from sa_plugin.heads.align_weights import (
+    describe_blocks,
+    mean_turn,
+    offsets_seen,
+    ov_form,
+    profile_offsets,
+    qk_form,
+    turned_product,
+)
+from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve, cross_ablation
+from sa_plugin.heads.edits import Reference, make_edits, one_direction, reference
+from sa_plugin.heads.ledger import (
+    NoTailWarning,
+    TokenLedger,
+    explain_tokens,
+    head_ledger,
+    permuted_vectors,
+    term_means,
+)
+from sa_plugin.heads.ledger_result import HeadLedger
+from sa_plugin.heads.norms import KINDS, Component, LedgerError
+from sa_plugin.heads.rank import CONTROLS, Ranking, control_set, head_changes, rank_heads
+from sa_plugin.heads.sums import Effect, Estimate
+from sa_plugin.heads.tail_metrics import METRICS, OUTPUT_SAMPLES, kl_divergence
+from sa_plugin.heads.total import (
+    agreement,
+    attributions,
+    compare_direct_total,
+    tail_objective,
+    total_effects,
+)
+from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 
 __all__ = [
+    "CONTROLS",
+    "KINDS",
+    "LEVELS",
+    "METRICS",
+    "OUTPUT_SAMPLES",
+    "PROBE",
+    "RULE",
+    "VERDICT_METRICS",
     "Ablation",
+    "AblationCurve",
     "Component",
+    "DataPlan",
     "Effect",
     "Estimate",
+    "HeadAlignment",
     "HeadLedger",
     "LedgerError",
     "NoTailWarning",
+    "Ranking",
+    "Reference",
+    "Refit",
     "TokenLedger",
     "Waterfall",
     "ablate_heads",
     "ablation_curve",
+    "adjusted",
+    "agreement",
+    "attention_mass",
+    "attributions",
+    "baseline",
+    "calibration",
+    "call",
+    "candidates",
     "compare_direct_total",
+    "control_set",
     "cross_ablation",
+    "describe_blocks",
     "explain_tokens",
+    "head_alignment",
+    "head_changes",
     "head_ledger",
+    "in_order",
+    "kl_divergence",
+    "known_of",
+    "make_edits",
+    "mean_turn",
+    "moments",
+    "null_vectors",
+    "offsets_seen",
+    "one_direction",
+    "ov_form",
+    "p_values",
+    "permutations",
     "permuted_vectors",
+    "place_terms",
+    "profile_offsets",
+    "qk_form",
     "rank_heads",
+    "reference",
+    "slopes",
+    "tail_objective",
     "tail_waterfall",
     "term_means",
+    "top_tokens",
+    "total_effects",
+    "turned_product",
+    "unit",
 ]

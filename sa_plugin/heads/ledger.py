@@ -1,4 +1,10 @@
-"""The head ledger: what wrote a concept's score, component by component, from one forward pass.
+"""What a ledger needs from the train split: means of scaled terms, vectors of permuted labels.
+
+One pass over the train split collects both, and is run only where something is missing: a
+pre-norm bank fitted here has its means (`bank.component_means`), and a bank of any kind holds one
+permuted vector a concept.
+
+The head ledger: what wrote a concept's score, component by component, from one forward pass.
 
 The decomposition is in `plan.py`, the proof that it closes in `terms.py`, lifts, contrasts and
 their control in `effects.py`.
@@ -6,36 +12,248 @@ their control in `effects.py`.
 What it does not show: a term is a component's direct contribution to the score. It is no causal
 effect; a head may also act through later heads and MLPs, and a head that only copies what another
 wrote gets the credit. Ablation answers that question.
+
+The ledger of one text: every token's score, term by term.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Real
+from torch import Tensor
 
-from sa_plugin._names import require_type
-from sa_plugin.collect import BATCH_TOKENS, lay_out
+from sa_plugin._check import place, require_type
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.concepts.nulls import PermutedPass, refit_kind
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import check_scores, place
-from sa_plugin.heads.components import Column
-from sa_plugin.heads.control import ControlPass, ControlSums, tail_cuts
-from sa_plugin.heads.effects import control_by_draw, effects_of
-from sa_plugin.heads.frozen import check_joints
-from sa_plugin.heads.means import ScaledMeans
-from sa_plugin.heads.plan import Plan, build_plan
-from sa_plugin.heads.prepare import control_source, prepare
-from sa_plugin.heads.result import HeadLedger
-from sa_plugin.heads.sums import Asked, GroupSums, Tail, sum_groups
-from sa_plugin.heads.target import check_supported
-from sa_plugin.host import Host, layers_of
-from sa_plugin.scores import ScoreTable
-from sa_plugin.scoring import check_origin
+from sa_plugin.detection.guard import (
+    check_scores,
+)
+from sa_plugin.heads.decompose import (
+    Closure,
+    Plan,
+    Residue,
+    build_plan,
+    check_closure,
+    check_supported,
+    depth_of,
+    measure,
+)
+from sa_plugin.heads.ledger_result import HeadLedger
+from sa_plugin.heads.norms import (
+    Column,
+    Component,
+    FrozenNorms,
+    MeanPass,
+    ScaledMeans,
+    check_joints,
+)
+from sa_plugin.heads.sums import (
+    Asked,
+    ControlPass,
+    ControlSums,
+    GroupSums,
+    Tail,
+    control_by_draw,
+    effects_of,
+    sum_groups,
+    tail_cuts,
+)
+from sa_plugin.host.protocol import Batch, Host, Site, layers_of
+from sa_plugin.passes.run import BATCH_TOKENS, Layout, kept, lay_out, sink_sites, walk
+from sa_plugin.scores.score import check_origin
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import frame
 from sa_plugin.statistics.bootstrap import resample_documents
+
+PERMUTATIONS = 20
+
+
+@runtime_checkable
+class TrainPart(Protocol):
+    """Something that is added up over the train split."""
+
+    @property
+    def sites(self) -> set[Site]:
+        """What a batch has to read."""
+
+    def reduce(
+        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Sums over a batch's kept tokens."""
+
+    def add(self, batch: Batch, got: Mapping[str, Tensor]) -> None:
+        """Take in what `reduce` returned."""
+
+
+def permuted_vectors(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    *,
+    draws: int = PERMUTATIONS,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> tuple[VectorSet, ...]:
+    """Refit a bank on labels permuted across train samples, many times, in one train pass.
+
+    Args:
+        host: An attached model.
+        data: What the bank was fitted on.
+        bank: Supervised, and fitted here.
+        draws: Number of permutations.
+        layers: Where; all of the bank's by default. Other layers of the result are zero.
+        seed: Of the permutations.
+        batch_tokens: Tokens in a batch, padding included.
+        progress: Whether to show a bar.
+
+    Returns:
+        One set a draw, shaped like `bank.token`; for `head_ledger(..., permutations=...)`.
+
+    Raises:
+        ValueError: The bank is unsupervised or given, fitted on other data or another model.
+    """
+    check_origin(bank, host)
+    _check_refit(bank, data, draws)
+    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+    part = PermutedPass(bank, layout, layers or bank.layers, draws, seed)
+    _walk_train(host, bank, layout, [part], progress)
+    return part.result()
+
+
+def term_means(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> ScaledMeans:
+    """Train means of every part's contribution at every layer of a bank, in one train pass.
+
+    Args:
+        host: An attached model.
+        data: What the bank was fitted on: its train split is run.
+        bank: For its layers, hook point and sink rule.
+        batch_tokens: Tokens in a batch, padding included.
+        progress: Whether to show a bar.
+
+    Returns:
+        For `head_ledger(..., means=...)` and `explain_tokens(..., means=...)`.
+    """
+    check_origin(bank, host)
+    check_supported(bank.hook_point)
+    check_joints(host, bank)
+    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+    depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
+    part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
+    _walk_train(host, bank, layout, [part], progress)
+    return part.result()
+
+
+def prepare(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    columns: Sequence[Column],
+    means: ScaledMeans | None,
+    permutations: int | Sequence[VectorSet],
+    *,
+    seed: int,
+    batch_tokens: int,
+    progress: bool,
+) -> tuple[ScaledMeans | None, tuple[VectorSet, ...]]:
+    """Means and permuted-label vectors of some columns, from one train pass or none."""
+    if means is None and bank.component_means is not None:
+        means = ScaledMeans.of_components(bank.component_means)
+    refit = isinstance(permutations, int)
+    own = bank.origin.data_hash == data.hash
+    average = means is None and own and host.info.block != "pre_norm"
+    averaged: MeanPass | None = None
+    refitted: PermutedPass | None = None
+    if average:
+        depths = tuple(depth_of(c.layer, bank.hook_point) for c in columns)
+        averaged = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
+    if average or refit:
+        layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+        if isinstance(permutations, int):
+            _check_refit(bank, data, permutations)
+            layers = sorted({column.layer for column in columns})
+            refitted = PermutedPass(bank, layout, layers, permutations, seed)
+        parts = [part for part in (averaged, refitted) if part is not None]
+        _walk_train(host, bank, layout, parts, progress)
+    draws = permutations if refitted is None else refitted.result()
+    assert not isinstance(draws, int)
+    return (means if averaged is None else averaged.result()), tuple(draws)
+
+
+def control_source(
+    bank: ConceptBank, data: ConceptData, permutations: int | Sequence[VectorSet] | None
+) -> int | tuple[VectorSet, ...]:
+    """How many draws to refit, or the sets to use.
+
+    By default `PERMUTATIONS` refits for prototypes and discriminants, whose refits cost no more
+    than the train pass; else the one set the bank holds, or none.
+    """
+    if isinstance(permutations, int):
+        return permutations or ()
+    if permutations is not None:
+        return tuple(permutations)
+    if bank.permuted is None:
+        return ()
+    kind = refit_kind(bank)
+    cheap = kind is not None and kind.need in ("means", "gram")
+    return PERMUTATIONS if cheap and bank.origin.data_hash == data.hash else (bank.permuted,)
+
+
+def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
+    if draws < 1:
+        raise ValueError(f"permutations is {draws}: ask for at least one, such as {PERMUTATIONS}.")
+    if refit_kind(bank) is None:
+        raise ValueError(
+            f"a bank of kind {bank.kind!r} is not fitted to labels here, so it has no "
+            "permuted-label refits: give permutations=0, or the vector sets of your own null."
+        )
+    if bank.origin.data_hash != data.hash:
+        raise ValueError(
+            f"the bank was fitted on data {bank.origin.data_hash[:8]}, not on {data.hash[:8]}: its "
+            "labels cannot be permuted here. Give the data it was fitted on, or permutations=None."
+        )
+
+
+def _walk_train(
+    host: Host, bank: ConceptBank, layout: Layout, parts: Sequence[TrainPart], progress: bool
+) -> None:
+    sites = {site for part in parts for site in part.sites} | {*sink_sites(bank.sink_layers)}
+
+    def reducer(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
+            out: dict[str, Tensor] = {}
+            for k, part in enumerate(parts):
+                found = part.reduce(read, keep, batch)
+                out |= {f"{k}|{name}": value for name, value in found.items()}
+            return out
+
+        return reduce
+
+    walked = walk(
+        host, layout, sorted(sites), reducer, description="train terms", progress=progress
+    )
+    for batch, got in walked:
+        for k, part in enumerate(parts):
+            own = {n.partition("|")[2]: v for n, v in got.items() if n.startswith(f"{k}|")}
+            part.add(batch, own)
 
 
 class NoTailWarning(UserWarning):
@@ -70,7 +288,7 @@ def head_ledger(
 
     Args:
         host: An attached model; one with norms behind attention or MLP has to hand them out
-            (`sa_plugin.block.DescribedHost`).
+            (`sa_plugin.host.protocol.DescribedHost`).
         data: Labelled samples.
         source: A detector: each concept at its own layer, its SuperActivators as tail. Or a bank:
             each concept at every layer asked for.
@@ -326,3 +544,133 @@ def _result(
         )  # fmt: skip
         projection = ledger
     return ledger
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLedger:
+    """Terms of every kept token of one sample.
+
+    Attributes:
+        sample: The text.
+        column: Concept, layer and threshold.
+        components: Columns of `terms`.
+        offsets: Characters of each token, or the box of each patch.
+        position: Place of each token in the model's input.
+        score: Measured scores.
+        terms: They add up to `score`.
+        tail: Which tokens are SuperActivators (none without a threshold).
+    """
+
+    sample: Sample
+    column: Column
+    components: tuple[Component, ...]
+    offsets: Real[np.ndarray, "token edge"]
+    position: Int[np.ndarray, " token"]
+    score: Float[np.ndarray, " token"]
+    terms: Float[np.ndarray, "token component"]
+    tail: Bool[np.ndarray, " token"]
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenLedger({self.column.concept!r} at block {self.column.layer}, sample "
+            f"{self.sample.id!r}, {len(self.score)} tokens, {int(self.tail.sum())} "
+            f"SuperActivators, {len(self.components)} terms)"
+        )
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Text of each token, or where each patch lies."""
+        return tuple(self.sample.token_text(edges) for edges in self.offsets)
+
+    def strongest(self, token: int, n: int = 10) -> list[tuple[str, float]]:
+        """The largest terms of one token, by size."""
+        order = np.argsort(-np.abs(self.terms[token]), kind="stable")[:n]
+        return [(self.components[i].name, float(self.terms[token, i])) for i in order]
+
+    def table(self) -> Any:
+        """One row a token: a pandas DataFrame where pandas is installed."""
+        names = [component.name for component in self.components]
+        return frame([
+            {"token": text, "score": float(s), "tail": bool(t), **dict(zip(names, row.tolist(),
+                                                                           strict=True))}
+            for text, s, t, row in zip(self.tokens, self.score, self.tail, self.terms, strict=True)
+        ])  # fmt: skip
+
+
+def explain_tokens(
+    host: Host,
+    source: Detector | ConceptBank,
+    sample: Sample | str,
+    concept: str,
+    *,
+    layer: int | None = None,
+    means: ScaledMeans | None = None,
+) -> TokenLedger:
+    """Decompose the score of every kept token of one sample, from one forward pass.
+
+    Args:
+        host: An attached model.
+        source: A detector, or a bank.
+        sample: The sample, or a text.
+        concept: Name.
+        layer: With a bank, the block index; needed where it has several.
+        means: Train means (`term_means`), to centre terms where the bank has none of its own, as in
+            models with norms behind attention or MLP; raw terms and a "reference" without.
+
+    Raises:
+        NotImplementedError: As `head_ledger`.
+        LedgerError: The terms of a token do not add up to its score.
+        ValueError: Unknown concept or layer, or a bank of another model.
+
+    Example:
+        >>> explain_tokens(host, detector, "The whale rose.", "animal")  # doctest: +SKIP
+    """
+    bank = source if isinstance(source, ConceptBank) else source.bank
+    check_origin(bank, host)
+    column = _column(source, bank, concept, layer)
+    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    if means is None and bank.component_means is not None:
+        means = ScaledMeans.of_components(bank.component_means)
+    plan = build_plan(host, bank, [column], bank.token, means=means)
+    (batch,) = host.batches([text])
+
+    def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
+        scored = measure(plan.target, read)
+        closure = Closure(scored)
+        pieces = []
+        for terms, mean in plan.terms(read):
+            closure.add(terms, mean)
+            pieces.append(terms[0, :, :, 0])
+        residue = closure.residue(keep)
+        return {
+            "keep": keep[0],
+            "score": scored.score[0, :, 0],
+            "terms": torch.cat(pieces, dim=1) / scored.divisor[0],
+            **residue._asdict(),
+        }
+
+    got = host.read(batch, sorted({*plan.sites, *sink_sites(bank.sink_layers)}), reduce)
+    check_closure(host, plan.target, batch, Residue(*(got[f] for f in Residue._fields)), [text.id])
+    keep = got["keep"]
+    score = got["score"][keep].numpy()
+    return TokenLedger(
+        text, column, plan.components, batch.offsets[0][keep].numpy(),
+        keep.nonzero()[:, 0].numpy(), score, got["terms"][keep].numpy(),
+        score.astype(np.float64) >= column.threshold,
+    )  # fmt: skip
+
+
+def _column(
+    source: Detector | ConceptBank, bank: ConceptBank, concept: str, layer: int | None
+) -> Column:
+    if not isinstance(source, ConceptBank):
+        if layer not in (None, source.layer.get(concept)):
+            raise ValueError(
+                f"the detector reads {concept!r} at block {source.layer.get(concept)}, not {layer}:"
+                " give detector.bank to decompose at another layer."
+            )
+        return detector_column(source, concept)
+    if layer is None and len(bank.layers) > 1:
+        raise ValueError(f"the bank has layers {bank.layers}: name one, layer=.")
+    return bank_columns(bank, [concept], [bank.layers[0] if layer is None else layer])[0]

@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sa_plugin.report.html import Child, Markup, el
-from sa_plugin.report.words import Real
-from sa_plugin.report.words import tick as tick_text
+from sa_plugin.show.html import Child, Markup, Real, el
+from sa_plugin.show.html import tick as tick_text
 
 Values = Sequence[Real | None]
 Bounds = Sequence[Sequence[Real | None] | None]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sa_plugin.report.html import Child, Markup, el
 from sa_plugin.report.svg import (
     Scale,
     area,
@@ -21,7 +20,7 @@ from sa_plugin.report.svg import (
     x_axis,
     y_axis,
 )
-from sa_plugin.report.words import Real, count, number, percent, tick
+from sa_plugin.show.html import Child, Markup, Real, count, el, number, percent, tick
 
 MOST_CONCEPTS = 6
 GRID_WIDTH, NAME_WIDTH, PANEL_HEIGHT, GAP = 1000, 96, 52, 8

@@ -1,10 +1,14 @@
-"""Metrics and their intervals over source documents: pure functions of arrays."""
+"""Pure numpy: quantiles of tails, rankings, confusion counts, resampling of documents."""
 
 from sa_plugin.statistics.bootstrap import (
+    F1Draws,
     Resamples,
+    bootstrap_f1,
     bootstrap_mean,
     bootstrap_statistic,
     document_sums,
+    f1_over_concepts,
+    mean_over_concepts,
     resample_documents,
     resampled_confusion,
     resampled_sums,
@@ -18,26 +22,55 @@ from sa_plugin.statistics.confusion import (
     precision,
     recall,
 )
-from sa_plugin.statistics.interval import Interval, interval, percentile_bounds
-from sa_plugin.statistics.over_concepts import (
-    F1Draws,
-    bootstrap_f1,
-    f1_over_concepts,
-    mean_over_concepts,
+from sa_plugin.statistics.drawn import Interval, interval, percentile_bounds
+from sa_plugin.statistics.quantile import (
+    DELTAS,
+    EmptyConceptWarning,
+    FewTokensWarning,
+    InactiveConceptWarning,
+    balanced_weights,
+    quantiles,
+    quantiles_sorted,
+    tail_levels,
+    tail_thresholds,
+    tail_thresholds_cross,
+    weighted_quantiles,
 )
-from sa_plugin.statistics.ranking import auroc, average_precision
-from sa_plugin.statistics.resampled_quantile import resampled_quantiles
-from sa_plugin.statistics.resampled_ranking import resampled_auroc, resampled_average_precision
-from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, skewness
+from sa_plugin.statistics.ranking import (
+    auroc,
+    average_precision,
+    resampled_auroc,
+    resampled_average_precision,
+)
+from sa_plugin.statistics.shape import (
+    l_skewness,
+    resampled_l_skewness,
+    resampled_quantiles,
+    skewness,
+)
+from sa_plugin.statistics.streaming import (
+    RadixHistogram,
+    ScoreChunks,
+    streaming_thresholds,
+    to_keys,
+    to_values,
+)
 
 __all__ = [
+    "DELTAS",
     "Confusion",
+    "EmptyConceptWarning",
     "F1Draws",
+    "FewTokensWarning",
+    "InactiveConceptWarning",
     "Interval",
+    "RadixHistogram",
     "Resamples",
+    "ScoreChunks",
     "accuracy",
     "auroc",
     "average_precision",
+    "balanced_weights",
     "bootstrap_f1",
     "bootstrap_mean",
     "bootstrap_statistic",
@@ -51,6 +84,8 @@ __all__ = [
     "mean_over_concepts",
     "percentile_bounds",
     "precision",
+    "quantiles",
+    "quantiles_sorted",
     "recall",
     "resample_documents",
     "resampled_auroc",
@@ -60,4 +95,11 @@ __all__ = [
     "resampled_quantiles",
     "resampled_sums",
     "skewness",
+    "streaming_thresholds",
+    "tail_levels",
+    "tail_thresholds",
+    "tail_thresholds_cross",
+    "to_keys",
+    "to_values",
+    "weighted_quantiles",
 ]

@@ -1,4 +1,6 @@
-"""The theorems put to the test: each one's quantity in a real model, beside its prediction.
+"""From the sums of a pass to the report, one concept and direction at a time.
+
+The theorems put to the test: each one's quantity in a real model, beside its prediction.
 
 What is predicted is OUR reconstruction of the idealised model (`theory.dynamics`), not the paper's
 formulas. What is measured, the controls and the rule of the verdicts are in `theory.measures`,
@@ -10,26 +12,132 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from sa_plugin._names import require_known, require_type
-from sa_plugin.collect import lay_out
+from sa_plugin._check import place, require_known, require_type
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import check_scores, place
-from sa_plugin.host import Host, layers_of
-from sa_plugin.scores import ScoreTable
-from sa_plugin.scoring import check_origin
-from sa_plugin.statistics.bootstrap import resample_documents
-from sa_plugin.theory._pass import LEAST_TAIL, LEAST_TOKENS, run_pass
-from sa_plugin.theory.assemble import assemble
-from sa_plugin.theory.directions import Directions, build_directions
-from sa_plugin.theory.paths import paths_of
-from sa_plugin.theory.report import TheoryReport
+from sa_plugin.detection.guard import (
+    check_scores,
+)
+from sa_plugin.host.protocol import Host, HostInfo, layers_of
+from sa_plugin.passes.run import lay_out
+from sa_plugin.scores.score import check_origin
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.bootstrap import Resamples, resample_documents
+from sa_plugin.theory.measures import KINDS, Quantity, draw
+from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
+from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
+from sa_plugin.theory.verdicts import (
+    Assumption,
+    Regime,
+    TheoryReport,
+    Verdict,
+    aligned_gamma,
+    heads_of,
+    judge,
+    of_architecture,
+    of_concept,
+    regime_of,
+    shared,
+)
+
+
+def assemble(
+    info: HostInfo,
+    directions: Directions,
+    paths: Sequence[Path] | None,
+    why: str,
+    sums: Sums,
+    counted: Mapping[str, Bool[np.ndarray, " sample"]],
+    resamples: Resamples,
+    settings: Mapping[str, Any],
+) -> TheoryReport:
+    """The report.
+
+    Args:
+        info: Of the model.
+        directions: What was followed.
+        paths: Heads' weights, or None.
+        why: Why there are none.
+        sums: Of the pass.
+        counted: Which samples count for each concept.
+        resamples: Of the samples' documents.
+        settings: For the report; its level is that of the intervals.
+    """
+    layers = directions.layers
+    heads = heads_of(sums, directions, paths)
+    gamma = aligned_gamma(paths)
+    quantities: dict[tuple[str, str], Mapping[str, Quantity]] = {}
+    verdicts: list[Verdict] = []
+    regimes: list[Regime] = []
+    assumptions: list[Assumption] = of_architecture(info, paths, why)
+    tenths = {}
+    drawn_resamples = resamples.with_data()
+    for column in directions.columns:
+        if column.role != "concept":
+            continue
+        key = column.concept, column.direction
+        # Draws of one concept fill hundreds of megabytes: only its summary outlives this round.
+        drawn = draw(
+            sums, directions, *key, sums.measured & counted[column.concept], drawn_resamples,
+            causal=info.causal, aligned_gamma=gamma, level=settings["level"],
+        )  # fmt: skip
+        quantities[key] = {name: drawn.quantity(name) for name in KINDS if name in drawn.own}
+        verdicts += judge(drawn, *key, layers, causal=info.causal)
+        regime = regime_of(drawn, *key, layers)
+        regimes += [] if regime is None else [regime]
+        assumptions += of_concept(directions, drawn, *key, heads, weights=paths is not None)
+        tenths[key] = drawn.tenths
+    assumptions += shared(sums, layers, weights=paths is not None)
+    return TheoryReport(
+        quantities, tuple(verdicts), tuple(regimes), tuple(assumptions), heads, directions, tenths,
+        _absent(directions, paths, why, info.causal, quantities), settings,
+    )  # fmt: skip
+
+
+def _absent(
+    directions: Directions,
+    paths: Sequence[Path] | None,
+    why: str,
+    causal: bool,
+    quantities: Mapping[tuple[str, str], Mapping[str, Quantity]],
+) -> dict[str, str]:
+    found = {}
+    if paths is None:
+        found["predicted"] = why
+        found |= dict.fromkeys(("predicted_factor", "path_r2", "path_gap_slope"), why)
+    elif aligned_gamma(paths) is None:
+        why = "queries and keys pass a norm of their own: beta is known up to a scale only"
+        found |= dict.fromkeys(("predicted", "predicted_factor"), why)
+    if not causal:
+        found["prefix_*"] = "queries see the same keys already, as heads_* compare them"
+    elif paths is None:
+        found["prefix_*"] = why
+    for (concept, direction), of in quantities.items():
+        known = np.isfinite(of["gap_slope"].value)
+        lacking = [str(b) for b, here in zip(directions.layers, known, strict=True) if not here]
+        if lacking:
+            reason = (
+                "the bank has no vector on both of their sides"
+                if direction == "refitted"
+                else "activations do not vary"
+            )
+            found[f"{concept} {direction}"] = f"blocks {', '.join(lacking)}: {reason}"
+    for role, reason in (
+        ("permuted", "the bank has no permuted-label vectors"),
+        ("random", "n_random is 0"),
+    ):
+        if not any(column.role == role for column in directions.columns):
+            found[role] = reason
+    return found
+
 
 BATCH_TOKENS = 512
 
@@ -61,7 +169,8 @@ def check_theory(
 
     Args:
         host: An attached model. Predictions need one that hands out its weights
-            (`sa_plugin.block.DescribedHost`); without, they are absent and the report says why.
+            (`sa_plugin.host.protocol.DescribedHost`); without, they are absent and the
+            report says why.
         data: Labelled samples.
         source: A detector: each concept's fixed vector is that of its chosen layer. Or a bank.
         scores: Scores of the same samples, held against the pass; they save nothing.

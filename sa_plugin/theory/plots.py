@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sa_plugin._optional import require
-from sa_plugin.theory.report import TheoryReport
+from sa_plugin._check import require
+from sa_plugin.theory.verdicts import TheoryReport
 
 MEASURED, PREDICTED, CONTROL = "#ce5410", "#1a6fae", "#8a887f"
 STYLES = {"permuted": "--", "random": ":"}

@@ -1,15 +1,27 @@
 """How the tail forms: in- and out-of-concept scores layer by layer."""
 
-from sa_plugin.tracing.record import record
-from sa_plugin.tracing.result import Densities, Estimates, TailTrace, TraceSettings
-from sa_plugin.tracing.trace import UndefinedMeasureWarning, trace
+from sa_plugin.tracing.measures import Group, joint_edges, overlap
+from sa_plugin.tracing.trace import (
+    Columns,
+    Densities,
+    Estimates,
+    TailTrace,
+    TraceSettings,
+    UndefinedMeasureWarning,
+    cuts,
+    trace,
+)
 
 __all__ = [
+    "Columns",
     "Densities",
     "Estimates",
+    "Group",
     "TailTrace",
     "TraceSettings",
     "UndefinedMeasureWarning",
-    "record",
+    "cuts",
+    "joint_edges",
+    "overlap",
     "trace",
 ]

@@ -44,9 +44,8 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
-from sa_plugin.statistics.resampled_quantile import resampled_quantiles
-from sa_plugin.statistics.resampled_ranking import resampled_auroc
-from sa_plugin.statistics.shape import resampled_l_skewness, skewness_of_sums
+from sa_plugin.statistics.ranking import resampled_auroc
+from sa_plugin.statistics.shape import resampled_l_skewness, resampled_quantiles, skewness_of_sums
 
 BINS = 50
 TAIL_LEVEL = 0.995

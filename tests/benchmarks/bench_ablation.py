@@ -15,17 +15,23 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.fitting import fit
-from sa_plugin.heads import head_ledger
-from sa_plugin.heads.modes import make_edits
-from sa_plugin.heads.runs import baseline, candidates, in_order, known_of
-from sa_plugin.heads.tail_objective import tail_objective
-from sa_plugin.heads.total import total_effects
+from sa_plugin.detection import calibrate
+from sa_plugin.heads import (
+    baseline,
+    candidates,
+    head_ledger,
+    in_order,
+    known_of,
+    make_edits,
+    tail_objective,
+    total_effects,
+)
 from sa_plugin.host import Batch, Host, Site, attach
-from sa_plugin.weights import folder
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.loaders import load
+from sa_plugin.stages import folder
+from sa_transformer_lens.host import load_bridge
 
 LAYER, TIMED, ROUNDS = 14, 5, 3
 CONCEPTS = ("person", "time", "artifact")
@@ -33,7 +39,7 @@ CONCEPTS = ("person", "time", "artifact")
 
 def passages() -> ConceptData:
     """A few passages, rich in three concepts."""
-    full = ConceptData.load("supersense")
+    full = load("supersense")
     rows = [
         (sample, name)
         for name, n in (("train", 60), ("cal", 8), ("test", 16))

@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from bench_forward import bare_forward
 
-from sa_plugin import weights
-from sa_plugin.alignment import head_alignment
-from sa_plugin.alignment.null import unit
+from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.fitting import fit
-from sa_plugin.train_pass import collect
+from sa_plugin.heads import head_alignment, unit
+from sa_plugin.loaders import load
+from sa_plugin.stages import weights
 from sa_transformer_lens import accept
-from sa_transformer_lens.load import load_bridge
+from sa_transformer_lens.host import load_bridge
 
 LETTERS, PASSAGES, ROUNDS = "abcdefhilmnoprst", 60, 2
 
@@ -38,7 +37,7 @@ def run() -> list[dict[str, object]]:
 
 def letters() -> ConceptData:
     """Passages of the built-in data set, words labelled by their first letter."""
-    texts = [sample.text for sample in ConceptData.load("supersense").samples[:PASSAGES]]
+    texts = [sample.text for sample in load("supersense").samples[:PASSAGES]]
     spans = [
         [(m.start(), m.end(), m[0][0].lower()) for m in re.finditer(rf"\b[{LETTERS}]\w+", text)]
         for text in texts

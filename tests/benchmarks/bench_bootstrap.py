@@ -12,13 +12,14 @@ import time
 import numpy as np
 
 from sa_plugin.statistics import (
+    Confusion,
     Resamples,
+    confusion,
     f1_over_concepts,
     percentile_bounds,
     resample_documents,
     resampled_confusion,
 )
-from sa_plugin.statistics.confusion import Confusion, confusion
 
 DELTAS, CONCEPTS, SAMPLES, DOCUMENTS, DRAWS, ROUNDS = 12, 16, 2000, 300, 1000, 5
 

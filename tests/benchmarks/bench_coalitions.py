@@ -21,10 +21,16 @@ from bench_memory import anonymous
 from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import KernelShap, Lime
 
-from sa_plugin.attribution.coalition_methods import COALITION_METHODS, explain_coalitions, plan_for
-from sa_plugin.attribution.coalitions import bernoulli
-from sa_plugin.attribution.engine import CoalitionGame, coalition_game
-from sa_plugin.attribution.lime import WIDTH, kernel
+from sa_plugin.attribution import (
+    COALITION_METHODS,
+    WIDTH,
+    CoalitionGame,
+    bernoulli,
+    coalition_game,
+    explain_coalitions,
+    kernel,
+    plan_for,
+)
 from sa_plugin.data import Sample
 from sa_plugin.host import Site
 

@@ -13,13 +13,13 @@ from typing import Any
 import tiny
 import torch
 
-from sa_plugin import weights
-from sa_plugin.concepts.bank import VectorSet
+from sa_plugin.concepts import VectorSet
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Site
+from sa_plugin.stages import weights
 from sa_transformer_lens import accept
-from sa_transformer_lens.capture import run as forward
-from sa_transformer_lens.load import load_bridge
+from sa_transformer_lens.host import load_bridge
+from sa_transformer_lens.places import run as forward
 
 CONCEPTS = 16
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8

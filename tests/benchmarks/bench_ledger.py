@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sa_plugin import weights
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.fitting import fit
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Batch, Site, attach
-from sa_plugin.scoring import score
-from sa_transformer_lens.capture import capture
-from sa_transformer_lens.load import load_bridge
+from sa_plugin.loaders import load
+from sa_plugin.scores import score
+from sa_plugin.stages import weights
+from sa_transformer_lens.host import load_bridge
+from sa_transformer_lens.places import capture
 
 LAYER, TIMED, PASSAGES, SHARE = 20, 9, 60, 0.05
 CONCEPTS = ("person", "time", "artifact")
@@ -33,7 +33,7 @@ CONCEPTS = ("person", "time", "artifact")
 
 def passages() -> ConceptData:
     """The shortest passages of the built-in data that hold one of three concepts."""
-    full = ConceptData.load("supersense")
+    full = load("supersense")
     samples = [s for s in full.samples if s.positive & set(CONCEPTS)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:PASSAGES]
     return ConceptData.from_spans(

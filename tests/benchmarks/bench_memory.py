@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from fake_host import FakeHost
 
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import Sample
-from sa_plugin.scoring import score_samples
+from sa_plugin.scores import score_samples
 
 WORDS = ("cat", "dog", "house", "river", "blue", "over", "under", "ran", "tall", "soup")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sa_plugin import reducers, weights
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, Site
+from sa_plugin.host import Batch, Site, reducers
+from sa_plugin.stages import weights
 
 CONCEPTS, SAMPLES, WORDS, ROUNDS = 16, 16, 64, 6
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8

@@ -13,9 +13,7 @@ from functools import partial
 import numpy as np
 
 from sa_plugin.data import ConceptData
-from sa_plugin.datasets import emoji
-from sa_plugin.datasets.glyphs import FONT, TABLE, read_glyphs
-from sa_plugin.datasets.shapes import draw_scene, render, shapes
+from sa_plugin.loaders import FONT, TABLE, draw_scene, emoji, read_glyphs, render, shapes
 
 SCENES, ROUNDS = 200, 5
 Pictures = list[np.ndarray]

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sa_plugin.concepts.separator import LAM, separator
-from sa_plugin.concepts.statistics import LayerStatistics, Rows
+from sa_plugin.concepts import LAM, LayerStatistics, Rows, separator
 
 N_ROWS, D_MODEL, N_CONCEPTS, ROUNDS = 20_000, 512, 16, 5
 

@@ -16,8 +16,13 @@ import torch
 from attribution_toy import Readout, draw
 from bench_coalitions import BLOCKS, LAYER, WIDTH_OF_MODEL, _captum, _loop, _random_gpt2
 
-from sa_plugin.attribution.coalition_methods import COALITION_METHODS, explain_coalitions, plan_for
-from sa_plugin.attribution.engine import CoalitionGame, coalition_game
+from sa_plugin.attribution import (
+    COALITION_METHODS,
+    CoalitionGame,
+    coalition_game,
+    explain_coalitions,
+    plan_for,
+)
 from sa_plugin.data import Sample
 
 TEXT = "the cat sat on the mat and nobody"

@@ -19,8 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sa_plugin.tail import DELTAS, tail_thresholds
-from sa_plugin.tail.quantile import quantiles
+from sa_plugin.statistics import DELTAS, quantiles, tail_thresholds
 
 TOKENS, CONCEPTS, ROUNDS, LIMIT = 4_000_000, 16, 5, 1 << 24
 LEVELS = 1 - np.array(DELTAS)

@@ -40,13 +40,17 @@ import tiny
 from bench_forward import bare_forward
 from word_data import word_data
 
-from sa_plugin import ConceptBank, ConceptData, calibrate, collect, fit, objective, score, weights
-from sa_plugin.attribution.attribute import run as explain
-from sa_plugin.attribution.coalitions import bernoulli
-from sa_plugin.attribution.engine import coalition_game
+from sa_plugin.attribution import bernoulli, coalition_game, objective
+from sa_plugin.attribution import run as explain
+from sa_plugin.concepts import ConceptBank, collect, fit
+from sa_plugin.data import ConceptData
+from sa_plugin.detection import calibrate
 from sa_plugin.host import Host
+from sa_plugin.loaders import load
+from sa_plugin.scores import score
+from sa_plugin.stages import weights
 from sa_transformer_lens import accept
-from sa_transformer_lens.load import load_bridge
+from sa_transformer_lens.host import load_bridge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Root mean square difference of scores, in units of the scores' deviation.
@@ -76,8 +80,8 @@ def measure(
 ) -> dict[str, Any]:
     """Everything, as a dictionary ready for JSON."""
     # The oracle has the very weights, rounded to the format asked for, and computes in float32.
-    host = accept(load(model, dtype), device=device)
-    oracle = accept(load(model, dtype).to(torch.float32))
+    host = accept(load_model(model, dtype), device=device)
+    oracle = accept(load_model(model, dtype).to(torch.float32))
     data = make_data(model, samples)
     layers = sorted({host.info.n_layers // 3, host.info.n_layers - 2})
     bank = quietly(lambda: fit(oracle, data, "prototype", layers=layers, progress=False))
@@ -100,7 +104,7 @@ def measure(
     }
 
 
-def load(model: str, dtype: str) -> Any:
+def load_model(model: str, dtype: str) -> Any:
     """A bridge on the CPU."""
     if model == "tiny":
         return tiny.bridge("llama", dtype=DTYPES[dtype])
@@ -110,7 +114,7 @@ def load(model: str, dtype: str) -> Any:
 def make_data(model: str, samples: int) -> ConceptData:
     if model == "tiny":
         return word_data(samples, 5)
-    return ConceptData.load("supersense").subset(samples)
+    return load("supersense").subset(samples)
 
 
 def quietly(call: Callable[[], Any]) -> Any:

@@ -14,24 +14,25 @@ import torch
 from clients import remote_model
 
 from sa_nnsight.wire import Traffic, Wire
-from sa_plugin import ConceptData, attach, score
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import Sample
-from sa_plugin.pushdown import sample_maxima
+from sa_plugin.host import attach
+from sa_plugin.loaders import load
+from sa_plugin.scores import sample_maxima, score
 
 CONCEPTS, PASSAGES, SAVED, SHORT, ALONE = 16, 200, 4, 1000, 40
 
 
 def main() -> None:
     host: Any = attach(remote_model("smollm2"), remote=True, traces=16)
-    samples = ConceptData.load("supersense").samples[:PASSAGES]
+    samples = load("supersense").samples[:PASSAGES]
     bank = random_bank(host)
     everything = save_all_layers(host, samples[:SAVED]) / SAVED
     begun = vars(host.traffic).copy()
     sample_maxima(host, samples, bank)
     maxima = received(host, begun) / PASSAGES
     begun = vars(host.traffic).copy()
-    data = ConceptData.load("supersense").subset(PASSAGES)
+    data = load("supersense").subset(PASSAGES)
     score(host, data, bank, splits=("test",), progress=False)
     scores = received(host, begun) / len(data.test)
     print("bytes received a sample, compressed, 16 concepts at 30 layers of SmolLM2")

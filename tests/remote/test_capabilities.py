@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sa_nnsight import capabilities
+from sa_nnsight import remote as capabilities
+from sa_nnsight.places import as_linear
 from sa_nnsight.remote import attach_remote
-from sa_nnsight.weights import as_linear
 
 pytestmark = pytest.mark.sandboxed
 

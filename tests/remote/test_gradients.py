@@ -13,10 +13,13 @@ from clients import remote_model
 from conftest import MODE
 from nnsight.intervention.backends.remote import RemoteError
 
-from sa_nnsight import trace_ops, trace_setup
-from sa_plugin import attach, calibrate, fit, objective
+from sa_nnsight import trace_ops
+from sa_nnsight import trace_ops as trace_setup
+from sa_plugin.attribution import objective
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.host import Site
+from sa_plugin.detection import calibrate
+from sa_plugin.host import Site, attach
 
 WORDS = ("cat", "dog", "sat", "mat", "night", "people", "home", "walked", "the", "on")
 pytestmark = pytest.mark.sandboxed

@@ -6,10 +6,14 @@ import torch
 from clients import remote_model
 from conftest import MODE
 
-from sa_plugin import attach, calibrate, fit, head_ledger, objective, score
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.attribution import objective
+from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.pushdown import sample_maxima, tail_histogram
+from sa_plugin.detection import calibrate
+from sa_plugin.heads import head_ledger
+from sa_plugin.host import attach
+from sa_plugin.loaders import load
+from sa_plugin.scores import sample_maxima, score, tail_histogram
 
 WORDS = ("cat", "dog", "sat", "mat", "night", "people", "home", "walked", "the", "on")
 
@@ -180,7 +184,7 @@ def test_objectives_are_made_there(pair, data):
 
 
 def test_smollm2_scores_as_it_does_here(tmp_path):
-    data = ConceptData.load("supersense").subset(40)
+    data = load("supersense").subset(40)
     here = attach(remote_model("smollm2", load=True))
     there = attach(remote_model("smollm2"), remote=True, journal=tmp_path)
     assert here.info == there.info

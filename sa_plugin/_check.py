@@ -1,0 +1,112 @@
+"""Errors for a name that is not known and an argument of another type, said the same way always.
+
+The one place where an optional package is imported, so that its absence names the extra.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+SHOWN = 12
+
+
+def require_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Refuse an unknown name.
+
+    Args:
+        what: What the name names, e.g. "kind".
+        name: As the user gave it.
+        known: All that would do.
+
+    Raises:
+        ValueError: Unknown; the text names the nearest and, where they are few, all of them.
+
+    Example:
+        >>> require_known("kind", "prototype", ["prototype", "lda"])
+    """
+    names = list(known)
+    if name in names:
+        return
+    hint = did_you_mean(name, names)
+    shown = f" Known: {', '.join(names)}." if len(names) <= SHOWN else f" {len(names)} are known."
+    raise ValueError(f"{what} {name!r} is unknown{hint}{shown}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How an error about an unknown name goes on: with the nearest known one, where there is any.
+
+    Example:
+        >>> did_you_mean("protoype", ["prototype", "lda"])
+        ": did you mean 'prototype'?"
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
+    return f": did you mean {near[0]!r}?" if near else "."
+
+
+def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
+    """Position of a name.
+
+    Raises:
+        ValueError: Unknown; the text names the nearest.
+    """
+    if name in known:
+        return list(known).index(name)
+    raise ValueError(f"{name!r} is not among {where}{did_you_mean(name, known)}")
+
+
+def require_type(
+    name: str, value: object, expected: Any, fix: str, *, optional: bool = False
+) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        expected: A class or several.
+        fix: What to do instead.
+        optional: Whether None passes.
+
+    Raises:
+        TypeError: Names the argument, both types and the fix.
+    """
+    if value is None and optional:
+        return
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} is a {type(value).__name__}, not a {names}: {fix}.")
+
+
+def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
+    """Import an optional module, or say which extra brings it.
+
+    Args:
+        module: Import name, dots allowed (`"transformer_lens"`, `"matplotlib.pyplot"`).
+        extra: The extra of `sa_plugin` that installs it.
+        purpose: What it is needed for, as a noun phrase; by default the extra's name.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: The module is not installed. An installed module that fails on an import of
+            its own raises that error unchanged: installing the extra would not help.
+
+    Example:
+        >>> require("json", "plot").__name__
+        'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        needed_for = purpose or f"the '{extra}' part of sa_plugin"
+        raise ImportError(
+            f"{module} is needed for {needed_for}: pip install 'sa_plugin[{extra}]'",
+            name=error.name,
+        ) from error

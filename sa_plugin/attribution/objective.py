@@ -1,0 +1,487 @@
+"""Attribution objectives: pure functions of the residual stream at one layer.
+
+With x = (h - mean) / rho, all in float32, and sums over valid tokens (neither padding nor special
+nor attention sinks):
+
+- "superactivator" (arXiv 2512.05038, attribution): f = mean_t cos(x_t, u), u the mean of x over the
+  sample's own SuperActivators on the clean run, fixed and detached.
+- "superactivator_tokens": f = mean of the concept's score over those SuperActivators' positions.
+- "global", the baseline: f = mean_t of the concept's score (vector v_c).
+
+What an objective does not show: which of them is the better evidence. "superactivator" is
+maximised by tokens that resemble this sample's tail, "global" by tokens that resemble the concept's
+vector; compare explanations by localisation and faithfulness, not by the objective's value.
+
+Objectives of several samples as one metric of a batch, a row each.
+
+    f(resid)_k = f_k(resid_k, the tokens of sample k)
+
+Patching tools keep per-example values (`reduce="none"` of `transformer_lens.patching`) and take
+intervals and p-values over the batch. Copies of one sample tell nothing about others: put samples
+in the rows. Each row keeps its own target, mask and length, and rows do not touch.
+
+What an interval over rows does not show: anything about samples unlike these; and those without a
+SuperActivator are not among them (see `Objective.coverage` and `NoSuperActivator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sa_plugin._check import did_you_mean
+from sa_plugin.concepts.bank import VectorSet
+from sa_plugin.data.sample import Sample
+from sa_plugin.detection.detector import Detector
+from sa_plugin.host import reducers
+from sa_plugin.host.protocol import Host, Site
+from sa_plugin.passes.run import sink_rule, sink_sites
+from sa_plugin.scores.score import check_origin
+
+GROUP = "sa_plugin.attribution.objective"
+FALLBACKS = (None, "top_token")
+_SMALL = 1e-8
+
+
+class NoSuperActivator(ValueError):
+    """The sample has no SuperActivator of the concept, so there is nothing to explain."""
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """What an objective is made from: one sample's clean run at the detector's layer.
+
+    Attributes:
+        x: Normalised activations.
+        keep: Valid tokens.
+        tail: The sample's SuperActivators, at least one.
+        vectors: The concept's vector and normaliser, one "layer", one "unit".
+    """
+
+    x: Float[Tensor, "token d_model"]
+    keep: Bool[Tensor, " token"]
+    tail: Bool[Tensor, " token"]
+    vectors: VectorSet
+
+
+Measure = Callable[
+    [Float[Tensor, "batch token d_model"], Bool[Tensor, "batch token"]], Float[Tensor, " batch"]
+]
+"""Normalised activations and valid tokens to one number a row."""
+
+Maker = Callable[[CleanRun], Measure]
+_MakerT = TypeVar("_MakerT", bound=Maker)
+_REGISTRY: dict[str, Maker] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A scalar of a sample's residual stream at one layer; made by `objective`.
+
+    Attributes:
+        name: Of the objective.
+        concept: What it is evidence of.
+        sample: Id of the sample it was made on.
+        layer: Block index.
+        hook_name: The library's own name of the place it reads.
+        coverage: SuperActivators / valid tokens.
+        mask: Valid tokens, one row or one for each row of the batch.
+        tail: The SuperActivators (with `fallback`, the highest-scoring token).
+        measure: Normalised activations and mask to `[batch]`.
+        vectors: The concept's vector and normaliser.
+        fallback: What stood in for missing SuperActivators.
+    """
+
+    name: str
+    concept: str
+    sample: str
+    layer: int
+    hook_name: str
+    coverage: float
+    mask: Bool[Tensor, "one_or_batch token"]
+    tail: Bool[Tensor, " token"]
+    measure: Measure = field(repr=False)
+    vectors: VectorSet = field(repr=False)
+    fallback: str | None = None
+
+    def __repr__(self) -> str:
+        stand_in = f", {self.fallback} in place of SuperActivators" if self.fallback else ""
+        return (
+            f"Objective({self.name!r}, {self.concept!r}, sample {self.sample!r}, "
+            f"{self.hook_name}, coverage {self.coverage:.3f}{stand_in})"
+        )
+
+    def __call__(
+        self,
+        resid: Float[Tensor, "batch token d_model"],
+        mask: Bool[Tensor, "one_or_batch _"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The objective of each row, differentiable.
+
+        Args:
+            resid: Raw activations at `hook_name`, in any floating-point format: perturbed copies
+                of the sample, token by token in the same places.
+            mask: Valid tokens, instead of the sample's own.
+
+        Raises:
+            ValueError: Another number of tokens or dimensions than the sample's, a mask whose
+                rows are neither one nor the batch's, or a row without a valid token.
+        """
+        mask = self._mask(resid, self.mask if mask is None else mask)
+        mean = self.vectors.mean[0].to(resid.device)
+        x = (resid.float() - mean) / float(self.vectors.scale[0])
+        # A padded row may hold anything; its gradient must be zero, not NaN.
+        return self.measure(x.masked_fill(~mask[..., None], 0.0), mask)
+
+    def metric(self, resid: Float[Tensor, "batch token d_model"]) -> Float[Tensor, ""]:
+        """The mean over the batch, a 0-d tensor: what `transformer_lens.patching` wants.
+
+        With `reduce="mean"` or `"none"` give the objective itself, which returns `[batch]`.
+        """
+        return self(resid).mean()
+
+    def _mask(self, resid: Tensor, mask: Tensor) -> Bool[Tensor, "batch token"]:
+        n_tokens, width = len(self.tail), self.vectors.mean.shape[-1]
+        if resid.ndim != 3 or resid.shape[1:] != (n_tokens, width):
+            raise ValueError(
+                f"resid has shape {tuple(resid.shape)}; the objective of sample {self.sample!r} "
+                f"needs [batch, {n_tokens}, {width}], the same tokens in the same places. Give "
+                f"{self.hook_name} of that sample or of copies of it."
+            )
+        if mask.ndim != 2 or mask.shape[1] != n_tokens or mask.shape[0] not in (1, len(resid)):
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}, resid has batch {len(resid)} and {n_tokens} "
+                "tokens: a mask has one row, or one for each row of the batch."
+            )
+        mask = mask.to(resid.device, torch.bool).expand(len(resid), -1)
+        if not mask.any(dim=1).all():
+            empty = int((~mask.any(dim=1)).nonzero()[0])
+            raise ValueError(f"row {empty} of the mask has no valid token: a mean needs one.")
+        return mask
+
+
+def objective(
+    name: str,
+    *,
+    detector: Detector,
+    concept: str,
+    sample: Sample | str,
+    host: Host | None = None,
+    fallback: str | None = None,
+) -> Objective:
+    """Make an objective for one sample, from one forward pass over it.
+
+    Args:
+        name: "superactivator", "superactivator_tokens", "global", or one that was registered.
+        detector: Gives layer, vector and threshold.
+        concept: What to explain.
+        sample: The sample, or a text.
+        host: By default the detector's.
+        fallback: "top_token" lets the highest-scoring token stand in where no token reaches the
+            threshold; the objective records it.
+
+    Returns:
+        The objective.
+
+    Raises:
+        NoSuperActivator: No token of the sample reaches the threshold, and there is no fallback.
+        ValueError: Unknown name or concept, a detector of another model, or no host.
+
+    Example:
+        >>> f = objective("superactivator", detector=detector, concept="animal",
+        ...               sample="The whale rose.")  # doctest: +SKIP
+        >>> f.layer  # doctest: +SKIP
+        20
+    """
+    make = _maker(name)
+    if fallback not in FALLBACKS:
+        raise ValueError(f"fallback {fallback!r} is unknown: use 'top_token' or None.")
+    model = detector.host if host is None else host
+    if model is None:
+        raise ValueError("the detector has no host: give host=, the attached model.")
+    choice = detector.choice(concept)
+    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    clean, found = _clean_run(model, detector, concept, text)
+    if not found and fallback is None:
+        best = float(clean.vectors.score(0, _raw(clean))[clean.keep].max())
+        raise NoSuperActivator(
+            f"no token of sample {text.id!r} is a SuperActivator of {concept!r}: the highest "
+            f"score is {best:.4g}, the threshold {choice.threshold:.4g} (layer {choice.layer}). "
+            "Leave the sample out and report the coverage, or give fallback='top_token'."
+        )
+    site = Site(choice.layer, detector.bank.hook_point)
+    coverage = int(clean.tail.sum()) / int(clean.keep.sum()) if found else 0.0
+    return Objective(
+        name, concept, text.id, choice.layer, model.hook_name(site),
+        coverage, clean.keep[None], clean.tail, make(clean), clean.vectors,
+        None if found else fallback,
+    )  # fmt: skip
+
+
+def register_objective(name: str) -> Callable[[_MakerT], _MakerT]:
+    """Add an objective: a function of a sample's clean run that returns the measure.
+
+    Packages register theirs under the entry-point group `sa_plugin.attribution.objective`.
+
+    Args:
+        name: By which `objective` will know it.
+
+    Returns:
+        A decorator that leaves the function as it is.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> @register_objective("top_score")
+        ... def top_score(clean: CleanRun) -> Measure:
+        ...     return lambda x, mask: score(clean.vectors, x).masked_fill(~mask, -9).amax(1)
+    """
+    if name in _REGISTRY:
+        raise ValueError(f"objective {name!r} is registered already: choose another name.")
+
+    def register(make: _MakerT) -> _MakerT:
+        _REGISTRY[name] = make
+        return make
+
+    return register
+
+
+def objective_names() -> tuple[str, ...]:
+    """Every objective known: registered here, or by an installed package."""
+    others = (point.name for point in entry_points(group=GROUP))
+    return tuple(dict.fromkeys((*_REGISTRY, *others)))
+
+
+def score(
+    vectors: VectorSet, x: Float[Tensor, "batch token d_model"]
+) -> Float[Tensor, "batch token"]:
+    """The concept's score of activations that are normalised already."""
+    v = vectors.vectors[0].to(x.device)
+    if vectors.scoring == "cosine":
+        return cosine(x, v)
+    dots: Tensor = x @ v[0]
+    return dots
+
+
+def cosine(
+    x: Float[Tensor, "batch token d_model"], target: Float[Tensor, "one_or_batch d_model"]
+) -> Float[Tensor, "batch token"]:
+    """Cosine similarity with a target, or with one target for each row; 0 where x is 0.
+
+    Raises:
+        ValueError: The targets are neither one nor the batch's.
+    """
+    if target.ndim != 2 or target.shape[0] not in (1, len(x)) or target.shape[1] != x.shape[2]:
+        raise ValueError(
+            f"targets have shape {tuple(target.shape)}, activations {tuple(x.shape)}: give one "
+            "target [1, d_model], or one for each row of the batch."
+        )
+    # The norm has no gradient at zero, and masked tokens are zero.
+    zero = (x == 0).all(dim=-1, keepdim=True)
+    sizes: Tensor = x.masked_fill(zero, 1.0).norm(dim=-1) * target.norm(dim=-1, keepdim=True)
+    dots: Tensor = torch.einsum("btd,bd->bt", x, target.expand(len(x), -1))
+    return dots / sizes.clamp_min(_SMALL)
+
+
+def mean_over(
+    values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
+) -> Float[Tensor, " batch"]:
+    """Mean over the tokens of a mask."""
+    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+
+
+@register_objective("superactivator")
+def superactivator(clean: CleanRun) -> Measure:
+    """Mean cosine of all valid tokens with the mean of the sample's own SuperActivators."""
+    target = clean.x[clean.tail].mean(0, keepdim=True).detach()
+    return lambda x, mask: mean_over(cosine(x, target.to(x.device)), mask)
+
+
+@register_objective("superactivator_tokens")
+def superactivator_tokens(clean: CleanRun) -> Measure:
+    """Mean score at the positions of the clean run's SuperActivators."""
+
+    def measure(
+        x: Float[Tensor, "batch token d_model"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, " batch"]:
+        chosen = mask & clean.tail.to(x.device)
+        if not chosen.any(dim=1).all():
+            raise ValueError("the mask leaves a row without any SuperActivator to average over.")
+        return mean_over(score(clean.vectors, x), chosen)
+
+    return measure
+
+
+@register_objective("global")
+def global_(clean: CleanRun) -> Measure:
+    """Mean score of all valid tokens with the concept's vector: the conventional target."""
+    return lambda x, mask: mean_over(score(clean.vectors, x), mask)
+
+
+def _maker(name: str) -> Maker:
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            make: Maker = point.load()
+            return make
+    hint = did_you_mean(name, objective_names())
+    raise ValueError(f"objective {name!r} is unknown{hint} Known: {list(objective_names())}.")
+
+
+def _clean_run(
+    host: Host, detector: Detector, concept: str, sample: Sample
+) -> tuple[CleanRun, bool]:
+    """One pass over the sample; whether it has SuperActivators, else the tail is its top token."""
+    bank = detector.bank
+    check_origin(bank, host)
+    choice = detector.choice(concept)
+    vectors = _one_vector(bank.token, bank.index(choice.layer), bank.unit(choice.unit))
+    site = Site(choice.layer, bank.hook_point)
+    (batch,) = host.batches([sample])
+    sinks = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    reduce = partial(
+        reducers.activations,
+        site=(site.layer, site.point),
+        valid=batch.valid,
+        sinks=sinks,
+    )
+    got = host.read(batch, sorted({site, *sink_sites(bank.sink_layers)}), reduce)
+    h, keep = got["h"][0], got["keep"][0]
+    if not keep.any():
+        raise ValueError(
+            f"sample {sample.id!r} has no token left once special tokens and attention sinks are "
+            "dropped: give a longer text."
+        )
+    # All units at once, as the detector scores them, so that ties with the threshold fall alike.
+    scores = bank.token.score(bank.index(choice.layer), h)[:, bank.unit(choice.unit)]
+    scores = scores.masked_fill(~keep, -torch.inf)
+    tail = keep & (scores.double() >= choice.threshold)
+    found = bool(tail.any())
+    if not found:
+        tail[scores.argmax()] = True
+    x = (h - vectors.mean[0]) / vectors.scale[0]
+    return CleanRun(x, keep, tail, vectors), found
+
+
+def _raw(clean: CleanRun) -> Float[Tensor, "token d_model"]:
+    return clean.x * clean.vectors.scale[0] + clean.vectors.mean[0]
+
+
+def _one_vector(vectors: VectorSet, layer: int, unit: int) -> VectorSet:
+    return VectorSet(
+        vectors.vectors[layer : layer + 1, unit : unit + 1].float().cpu(),
+        vectors.mean[layer : layer + 1].float().cpu(),
+        vectors.scale[layer : layer + 1].float().cpu(),
+        vectors.scoring,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class JointObjective:
+    """One objective a row; made by `together`.
+
+    Attributes:
+        objectives: Of each row, all at one layer.
+        tokens: Where each row's own tokens stand; the rest is padding.
+    """
+
+    objectives: tuple[Objective, ...]
+    tokens: Bool[Tensor, "batch token"]
+
+    def __repr__(self) -> str:
+        first = self.objectives[0]
+        return (
+            f"JointObjective({len(self.objectives)} samples, {first.name!r}, {first.hook_name}, "
+            f"{self.tokens.shape[1]} tokens)"
+        )
+
+    def __call__(self, resid: Float[Tensor, "batch token d_model"]) -> Float[Tensor, " batch"]:
+        """The objective of each row, differentiable.
+
+        Args:
+            resid: Raw activations at `hook_name`, a row for each sample.
+
+        Raises:
+            ValueError: Another number of rows or tokens.
+        """
+        if resid.shape[:2] != self.tokens.shape:
+            raise ValueError(
+                f"resid has shape {tuple(resid.shape)}, the samples {tuple(self.tokens.shape)} "
+                "[batch, token]: give one row for each sample, padded alike."
+            )
+        rows = zip(self.objectives, resid, self.tokens.to(resid.device), strict=True)
+        return torch.cat([one(row[own][None]) for one, row, own in rows])
+
+    def metric(self, resid: Float[Tensor, "batch token d_model"]) -> Float[Tensor, ""]:
+        """The mean over the samples, a 0-d tensor."""
+        return self(resid).mean()
+
+    @property
+    def layer(self) -> int:
+        """Block index."""
+        return self.objectives[0].layer
+
+    @property
+    def hook_name(self) -> str:
+        """The library's own name of the place it reads."""
+        return self.objectives[0].hook_name
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch token"]:
+        """Valid tokens of each row, false at padding."""
+        mask = torch.zeros_like(self.tokens)
+        for row, own, one in zip(mask, self.tokens, self.objectives, strict=True):
+            row[own] = one.mask[0]
+        return mask
+
+
+def together(
+    objectives: Sequence[Objective],
+    attention_mask: Int[Tensor, "batch token"] | Bool[Tensor, "batch token"] | None = None,
+) -> JointObjective:
+    """Objectives of several samples as one metric of a batch.
+
+    Args:
+        objectives: One for each row, at one layer.
+        attention_mask: Of the batch, which says where each row is padded; by default on the right.
+
+    Returns:
+        A metric of `[batch, token, d_model]`, for `prefix_view` and the tools it serves.
+
+    Raises:
+        ValueError: No objectives, objectives of several layers, or a mask that does not leave each
+            sample its number of tokens.
+
+    Example:
+        >>> joint = together(objectives, mask)  # doctest: +SKIP
+        >>> view = prefix_view(bridge, joint, attention_mask=mask)  # doctest: +SKIP
+        >>> patching.get_act_patch_resid_pre(
+        ...     view, corrupted, cache, joint, reduce="none", baseline=True)  # doctest: +SKIP
+    """
+    own = tuple(objectives)
+    names = sorted({one.hook_name for one in own})
+    if len(names) != 1:
+        raise ValueError(
+            f"objectives read {names or 'nothing'}: give at least one, and all at one place, since "
+            "a batch is read at one."
+        )
+    lengths = torch.tensor([len(one.tail) for one in own])
+    if attention_mask is None:
+        tokens = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    else:
+        tokens = attention_mask.bool().cpu()
+    if len(tokens) != len(own) or not torch.equal(tokens.sum(1), lengths):
+        raise ValueError(
+            f"attention_mask has {tokens.sum(1).tolist()} tokens by row, the samples "
+            f"{lengths.tolist()}: give the mask of these samples, in this order."
+        )
+    return JointObjective(own, tokens)

@@ -1,0 +1,173 @@
+"""From one train pass to concept vectors at every layer, with their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
+from sa_plugin.concepts.collect import LayerStatistics, TrainStatistics, collect
+from sa_plugin.concepts.kinds import Kind, kind_of
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.host.protocol import Host, layers_of
+
+# The paper's number of clusters for pooled samples; fewer where there are few samples.
+POOLED_CLUSTERS = 50
+
+
+def fit(
+    host: Host,
+    data: ConceptData,
+    kind: str = "separator",
+    *,
+    layers: int | Sequence[int] | None = None,
+    hook_point: str = "resid_post",
+    statistics: TrainStatistics | None = None,
+    controls: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    options: Mapping[str, Any] | None = None,
+    **pass_options: Any,
+) -> ConceptBank:
+    """Fit concept vectors on the train split.
+
+    Costs one forward pass a train sample, or none when `statistics` are given.
+
+    Args:
+        host: An attached model.
+        data: Labelled samples.
+        kind: "prototype", "separator", "lda", "separator_adam", "kmeans" or "kmeans_separator".
+        layers: Block indices; all by default.
+        hook_point: Where activations are read.
+        statistics: Of an earlier `collect`, to fit several kinds from one pass.
+        controls: Also fit on permuted labels, on mean-pooled samples and on class tokens, for the
+            baselines.
+        seed: Of the fit, and of the pass when it is run here.
+        progress: Whether to show bars.
+        options: For the kind's own function, e.g. `{"k": 100}` or `{"lam": 1e-3}`.
+        **pass_options: For `collect`.
+
+    Returns:
+        A vector for every concept (or unit) at every layer.
+
+    Raises:
+        ValueError: Unknown kind, layer or hook point; a concept without train tokens; statistics
+            of other data, another model, or without what the kind needs.
+    """
+    chosen = kind_of(kind)
+    blocks = layers_of(host.info, layers if layers is not None or not statistics
+                       else statistics.layers)  # fmt: skip
+    if statistics is None:
+        statistics = collect(
+            host, data, layers=blocks, hook_point=hook_point, need=("means", chosen.need),
+            seed=seed, progress=progress, **pass_options,
+        )  # fmt: skip
+    _check_statistics(statistics, host, data, kind, chosen, blocks)
+    record: dict[str, Any] = {**statistics.settings, **(options or {})}
+    sets: dict[str, VectorSet] = {}
+    parts = {"token": statistics.token}
+    if controls:
+        parts |= {"pooled": statistics.pooled}
+        parts |= {"cls": statistics.cls} if statistics.cls else {}
+        parts |= {"permuted": statistics.permuted} if chosen.supervised else {}
+    for name, by_layer in parts.items():
+        chosen_layers = [by_layer[statistics.layers.index(b)] for b in blocks]
+        extra = dict(options or {})
+        if name in ("pooled", "cls") and not chosen.supervised:
+            extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
+        sets[name], record[f"{name}_fit"] = _fit_layers(
+            chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress,
+            extra,
+        )  # fmt: skip
+    units = data.concepts
+    if not chosen.supervised:
+        units = tuple(f"cluster {k}" for k in range(sets["token"].vectors.shape[1]))
+    info, settings = host.info, statistics.settings
+    origin = Origin(
+        model=info.model,
+        architecture=info.architecture,
+        fingerprint=info.fingerprint,
+        processing=info.processing,
+        dtype=info.dtype,
+        tokenizer=info.tokenizer,
+        data_hash=data.hash,
+        sinks=settings["sinks"],  # type: ignore[arg-type]
+        sink_layers=statistics.layers,
+        seed=seed,
+        options=record,
+        counts={"kept": len(statistics.tokens), **statistics.tokens.dropped},
+    )
+    return ConceptBank(
+        data.concepts, units, blocks, statistics.hook_point, kind, sets["token"],
+        sets.get("permuted"), sets.get("pooled"), statistics.component_means, origin,
+        sets.get("cls"),
+    )  # fmt: skip
+
+
+def _fit_layers(
+    kind: Kind,
+    statistics: Sequence[LayerStatistics],
+    blocks: Sequence[int],
+    concepts: Sequence[str],
+    description: str,
+    seed: int,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> tuple[VectorSet, list[Mapping[str, Any]]]:
+    vectors: list[Float[Tensor, "unit d_model"]] = []
+    records = []
+    bar = tqdm(statistics, desc=f"fit {description}", disable=not progress, leave=False)
+    for block, one in zip(blocks, bar, strict=True):
+        _check_concepts(one, concepts, block, description)
+        fitted, record = kind.fit(one, seed=seed, **options)
+        if not torch.isfinite(fitted).all():
+            raise ValueError(f"{description} at block {block} gave NaN or Inf vectors.")
+        vectors.append(fitted.float().cpu())
+        records.append(record)
+    mean = torch.stack([one.mean.float() for one in statistics])
+    scale = torch.tensor([one.scale for one in statistics], dtype=torch.float32)
+    stacked = torch.stack(vectors)
+    return VectorSet(stacked, mean, scale, kind.scoring), records
+
+
+def _check_concepts(
+    one: LayerStatistics, concepts: Sequence[str], block: int, description: str
+) -> None:
+    for concept, count in zip(concepts, one.positive_count.tolist(), strict=True):
+        if not 0 < count < one.n:
+            what = "no" if not count else "nothing but"
+            raise ValueError(
+                f"concept {concept!r} has {what} positive train rows for {description} at block "
+                f"{block}: both classes are needed. Label more samples or leave the concept out."
+            )
+
+
+def _check_statistics(
+    statistics: TrainStatistics,
+    host: Host,
+    data: ConceptData,
+    name: str,
+    kind: Kind,
+    blocks: Sequence[int],
+) -> None:
+    if statistics.fingerprint != host.info.fingerprint:
+        raise ValueError("the statistics were collected on another model: collect them again.")
+    if statistics.data_hash != data.hash:
+        raise ValueError(
+            f"the statistics were collected on data {statistics.data_hash[:8]}, not on "
+            f"{data.hash[:8]}: collect them again."
+        )
+    missing = sorted(set(blocks) - set(statistics.layers))
+    if missing:
+        raise ValueError(f"the statistics lack layers {missing}: they hold {statistics.layers}.")
+    need: Any = statistics.settings["need"]
+    if kind.need != "means" and kind.need not in need:
+        raise ValueError(
+            f"kind {name!r} needs {kind.need!r}, the statistics hold {need}: collect(..., "
+            f"need=('means', {kind.need!r}))."
+        )

@@ -1,0 +1,428 @@
+"""Which latents are worth matching: neither dead, nor everywhere, nor weak.
+
+Over the kept tokens of the calibration split, with `n_j` the tokens where latent j is above zero:
+
+    dead        n_j < dead
+    ubiquitous  n_j / tokens > ubiquitous
+    weak        p99_j below the `weak`-th percentile of p99 over the latents that are left,
+                p99_j the 99 % quantile of latent j where it is above zero
+
+(arXiv 2512.05038, the authors' code.) `plain` has the paper's numbers, made for its data sets:
+images 200, 2 %, 75; texts 500, 3 %, 70. `adaptive` takes them from the labels: dead below 0.75
+times the tokens of the rarest concept (images) or below max(10, 1 % of them) (texts); ubiquitous
+above 1.25 times the share of tokens of the commonest concept; weak the 50th, 60th, 70th or 80th
+percentile for 1, up to 9, up to 29, or more concepts. `none` drops dead latents alone.
+
+Everything is exact. Only active latents are stored, eight bytes each, and a latent that is
+certainly ubiquitous is stored no further: about 8 L0 bytes a token, whatever the width.
+
+What pruning does not show: that a latent that is left means anything.
+
+From an SAE to a bank: one pass over the calibration split, which prunes; nothing is fitted.
+
+The bank goes the way of unsupervised kinds: `score`, `calibrate` (which matches latents to concepts
+by calibration F1), `evaluate`. It is made here and not by `fit`, since there is nothing to learn
+from the train split, and the calibration split is all it reads.
+
+Memory: dense latents exist for a few thousand tokens at a time; `prune.py` stores active ones
+alone; `score` stores the latents that are left, dense, in a file above its memory budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sa_plugin._check import require_known
+from sa_plugin.concepts.bank import HOOK_POINTS, ConceptBank, HookPoint, Origin
+from sa_plugin.concepts.sae import (
+    PROBES,
+    Encoder,
+    LatentSet,
+    Source,
+    by_layer,
+    encode,
+    hash_of,
+    in_parts,
+    width_of,
+)
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.host import reducers
+from sa_plugin.host.protocol import Batch, BulkHost, Host, Reduce, SinkRule, Site, layers_of
+from sa_plugin.passes.layout import TokenTable
+from sa_plugin.passes.run import (
+    BATCH_TOKENS,
+    Layout,
+    lay_out,
+    sink_rule,
+    sink_sites,
+    token_table,
+    walk,
+)
+from sa_plugin.statistics.quantile import quantiles_sorted
+
+RULES = ("adaptive", "plain", "none")
+PLAIN = {"image": (200, 0.02, 75.0), "text": (500, 0.03, 70.0)}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Limits a latent has to keep.
+
+    Attributes:
+        dead: Least number of calibration tokens where it is above zero; at least 1.
+        ubiquitous: Largest share of calibration tokens where it is above zero.
+        weak: Percentile of p99 below which it is weak; 0 drops none.
+    """
+
+    dead: int = 1
+    ubiquitous: float = 1.0
+    weak: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dead < 1 or not 0 < self.ubiquitous <= 1 or not 0 <= self.weak < 100:
+            raise ValueError(
+                f"{self!r}: dead must be 1 or more, ubiquitous a share in (0, 1], weak a "
+                "percentile in [0, 100)."
+            )
+
+
+def pruning_of(
+    rule: str | Pruning, counts: Int[np.ndarray, " concept"], tokens: int, images: bool
+) -> Pruning:
+    """The limits that a rule gives.
+
+    Args:
+        rule: "adaptive", "plain", "none", or limits of your own.
+        counts: Calibration tokens of each concept.
+        tokens: All calibration tokens.
+        images: Whether samples are images.
+
+    Raises:
+        ValueError: Unknown rule, or a concept has no calibration token to adapt to.
+    """
+    if isinstance(rule, Pruning):
+        return rule
+    require_known("pruning", rule, RULES)
+    if rule == "none":
+        return Pruning()
+    if rule == "plain":
+        return Pruning(*PLAIN["image" if images else "text"])
+    rarest, commonest = int(counts.min()), int(counts.max())
+    if not rarest:
+        raise ValueError(
+            "pruning 'adaptive' needs calibration tokens of every concept, and one has none: give "
+            "pruning='plain', Pruning(dead=..., ubiquitous=..., weak=...), or more labels."
+        )
+    dead = max(1, int(0.75 * rarest)) if images else max(10, int(0.01 * rarest))
+    n = len(counts)
+    weak = 50.0 if n == 1 else 60.0 if n < 10 else 70.0 if n < 30 else 80.0
+    return Pruning(dead, min(1.0, 1.25 * commonest / tokens), weak)
+
+
+class Activity:
+    """Counts of active tokens and the active values of every latent of one layer.
+
+    Args:
+        width: Number of latents.
+        most: Active tokens above which a latent's values are not needed.
+    """
+
+    def __init__(self, width: int, most: float) -> None:
+        self.count: Int[np.ndarray, " latent"] = np.zeros(width, dtype=np.int64)
+        self.most = most
+        self._latents: list[Int[np.ndarray, " entry"]] = []
+        self._values: list[Float[np.ndarray, " entry"]] = []
+
+    def add(self, latent: Int[np.ndarray, " entry"], value: Float[np.ndarray, " entry"]) -> None:
+        """Add the active latents of some tokens: whose they are, and how active."""
+        self.count += np.bincount(latent, minlength=len(self.count))
+        needed = self.count[latent] <= self.most
+        self._latents.append(latent[needed])
+        self._values.append(value[needed])
+
+    def p99(self, which: Bool[np.ndarray, " latent"]) -> Float[np.ndarray, " latent"]:
+        """99 % quantile of some latents where they are above zero; NaN for the others.
+
+        Raises:
+            ValueError: One of them was above zero more often than `most`: its values are gone.
+        """
+        latent, value = np.concatenate(self._latents), np.concatenate(self._values)
+        wanted = which[latent]
+        latent, value = latent[wanted], value[wanted]
+        order = np.lexsort((value, latent))
+        ordered = value[order]
+        stored = np.bincount(latent, minlength=len(which))
+        ends = stored.cumsum()
+        gone = np.flatnonzero(which & (stored != self.count))
+        if len(gone):
+            raise ValueError(
+                f"latent {gone[0]} was above zero at {self.count[gone[0]]} tokens, and the values "
+                f"of {stored[gone[0]]} are stored: raise `most`, {self.most:g}."
+            )
+        found = np.full(len(which), np.nan)
+        for j in np.flatnonzero(which & (self.count > 0)):
+            found[j] = quantiles_sorted(ordered[ends[j] - self.count[j] : ends[j]], [0.99])[0]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """Which latents of one layer are left, and why the others are not.
+
+    Attributes:
+        kept: Latents that are left.
+        dead, ubiquitous, weak: Numbers dropped.
+        count: Active calibration tokens of each latent.
+    """
+
+    kept: Bool[np.ndarray, " latent"]
+    dead: int
+    ubiquitous: int
+    weak: int
+    count: Int[np.ndarray, " latent"]
+
+    def __repr__(self) -> str:
+        return (
+            f"Pruned({int(self.kept.sum())} of {len(self.kept)} latents left; {self.dead} dead, "
+            f"{self.ubiquitous} ubiquitous, {self.weak} weak)"
+        )
+
+
+def prune(activity: Activity, limits: Pruning, tokens: int) -> Pruned:
+    """Apply the limits.
+
+    Args:
+        activity: Of one layer, over the calibration split.
+        limits: To keep.
+        tokens: Calibration tokens.
+    """
+    dead = activity.count < limits.dead
+    ubiquitous = ~dead & (activity.count > limits.ubiquitous * tokens)
+    left = ~dead & ~ubiquitous
+    weak = np.zeros_like(left)
+    if limits.weak and left.any():
+        p99 = activity.p99(left)
+        with np.errstate(invalid="ignore"):
+            weak = left & (p99 < np.percentile(p99[left], limits.weak))
+    return Pruned(
+        left & ~weak, int(dead.sum()), int(ubiquitous.sum()), int(weak.sum()), activity.count
+    )
+
+
+KIND = "sae"
+
+
+def sae_bank(
+    host: Host,
+    data: ConceptData,
+    sae: object,
+    *,
+    layers: int | Sequence[int] | None = None,
+    hook_point: str = "resid_post",
+    pruning: str | Pruning = "adaptive",
+    sinks: str = "drop",
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> ConceptBank:
+    """Latents of an SAE as the units of a concept bank.
+
+    Costs one forward pass and one `encode` for each calibration sample.
+
+    Args:
+        host: An attached model, in this process.
+        data: Labelled samples; only the calibration split is read.
+        sae: An object with `encode(activations [token, d_model]) -> latents [token, latent]`, or
+            one for each layer, `{layer: sae}`. It gets raw activations in float32.
+        layers: Block indices; by default those of `sae`. Which layer and hook point an SAE was
+            trained at is your word: only its width is checked.
+        hook_point: Where activations are read.
+        pruning: "adaptive" and "plain" (the top of this module), "none" (drops dead latents),
+            or limits of your own.
+        sinks: "drop" leaves attention sinks out.
+        batch_tokens: Tokens in a batch, padding included.
+        progress: Whether to show a bar.
+
+    Returns:
+        A bank whose units are named "latent 17". A unit that was kept at one layer only scores 0
+        at the others, which never fires.
+
+    Raises:
+        TypeError: An SAE has no `encode`, or gives no tensor.
+        ValueError: Another width, NaN or negative latents, no latent is left, no or too many SAEs,
+            unknown layer or hook point, or a model on a server.
+
+    Example:
+        >>> bank = sae_bank(host, data, {14: sae})  # doctest: +SKIP
+        >>> detector = calibrate(host, data, bank)  # doctest: +SKIP
+    """
+    require_known("hook_point", hook_point, HOOK_POINTS)
+    require_known("sinks", sinks, ("drop", "keep"))
+    if isinstance(host, BulkHost):
+        raise ValueError(
+            f"{host.info.model} is on a server, and an SAE runs where the activations are: attach "
+            "a local copy of the model."
+        )
+    if layers is None and isinstance(sae, Mapping):
+        layers = [int(layer) for layer in sae]
+    if layers is None:
+        raise ValueError("layers is not given: an SAE belongs to one layer, give layers=14, say.")
+    blocks = layers_of(host.info, layers)
+    saes = by_layer(sae, blocks)
+    widths = {at: width_of(saes[at], at, host.info.d_model) for at in blocks}
+    hashes = {at: hash_of(saes[at]) for at in blocks}
+    samples = data.cal.samples
+    layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
+    point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
+    run = _Pass(host, layout, saes, widths, point, rule, pruning)
+    run.go(progress)
+    tokens = token_table(layout, run.keep, samples, ["cal"] * len(samples), data.concepts)
+    limits = run.limits(tokens.labels)
+    found = {at: prune(run.activity[at], limits, len(tokens)) for at in blocks}
+    _require_some(found, limits, len(tokens))
+    record = {
+        "pruning": vars(limits), "rule": pruning if isinstance(pruning, str) else "given",
+        "cal_tokens": len(tokens), "layers": {at: _about(found[at], run, at) for at in blocks},
+    }  # fmt: skip
+    latents = _latents(found, saes, widths, hashes, run)
+    return ConceptBank(
+        data.concepts, tuple(f"latent {j}" for j in latents.latents), blocks, point, KIND, latents,
+        origin=_origin(host, data, tokens, blocks, rule, record),
+    )  # fmt: skip
+
+
+class _Pass:
+    """One pass over the calibration split."""
+
+    def __init__(
+        self,
+        host: Host,
+        layout: Layout,
+        saes: Mapping[int, Encoder],
+        widths: Mapping[int, int],
+        point: HookPoint,
+        sinks: SinkRule,
+        rule: str | Pruning,
+    ) -> None:
+        self.host, self.layout, self.saes, self.rule = host, layout, saes, rule
+        self.widths, self.point, self.sinks = widths, point, sinks
+        self.keep = np.zeros(layout.n_rows, dtype=bool)
+        # Sinks are still among these rows: the bound holds for what is left of them. The one more
+        # is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
+        most = self.limits(layout.labels).ubiquitous * layout.n_rows + 1
+        self.activity = {at: Activity(widths[at], most) for at in saes}
+        self.probes: dict[int, list[Tensor]] = {at: [] for at in saes}
+
+    def limits(self, labels: Bool[np.ndarray, "row concept"]) -> Pruning:
+        """What the rule gives for these rows."""
+        images = self.layout.offsets.shape[1] == 4
+        return pruning_of(self.rule, labels.sum(0), len(labels), images)
+
+    def go(self, progress: bool) -> None:
+        """Count."""
+        blocks = tuple(self.saes)
+        sites = sorted({*sink_sites(blocks), *(Site(at, self.point) for at in blocks)})
+        rule = sink_rule(self.host.info, blocks, self.sinks)
+
+        def reducer(batch: Batch) -> Reduce:
+            return partial(
+                _active, saes=self.saes, widths=self.widths, point=self.point, valid=batch.valid,
+                sinks=rule,
+            )  # fmt: skip
+
+        for batch, got in walk(
+            self.host, self.layout, sites, cast(Callable[[Batch], Reduce], reducer),
+            description="sae", progress=progress,
+        ):  # fmt: skip
+            self.keep[self.layout.rows(batch)] = got["keep"].numpy()[batch.valid.numpy()]
+            for at in blocks:
+                latent, value = got[f"latent {at}"].numpy(), got[f"value {at}"].numpy()
+                self.activity[at].add(latent, value)
+                self.probes[at] = [torch.cat([*self.probes[at], got[f"probe {at}"]])[:PROBES]]
+
+
+def _active(
+    read: Mapping[Any, Tensor],
+    *,
+    saes: Mapping[int, Encoder],
+    widths: Mapping[int, int],
+    point: str,
+    valid: Bool[Tensor, "batch token"],
+    sinks: tuple[Sequence[int], str, bool],
+) -> dict[str, Tensor]:
+    """Latents above zero of a batch's kept tokens, as pairs of index and value."""
+    keep = reducers.kept(read, valid, *sinks)
+    out = {"keep": keep.cpu()}
+    for at, sae in saes.items():
+        h = read[at, point].float()
+        h = h[keep.to(h.device)]
+        latent: list[Int[Tensor, " entry"]] = [torch.zeros(0, dtype=torch.int32)]
+        value = [torch.zeros(0)]
+        for part in in_parts(len(h), widths[at]):
+            found = encode(sae, h[part])
+            place = found.nonzero(as_tuple=True)
+            latent.append(place[1].int().cpu())
+            value.append(found[place].cpu())
+        out[f"latent {at}"], out[f"value {at}"] = torch.cat(latent), torch.cat(value)
+        out[f"probe {at}"] = h[:PROBES].cpu()
+    return out
+
+
+def _latents(
+    found: Mapping[int, Pruned],
+    saes: Mapping[int, Encoder],
+    widths: Mapping[int, int],
+    hashes: Mapping[int, str],
+    run: _Pass,
+) -> LatentSet:
+    chosen = sorted({int(j) for one in found.values() for j in np.flatnonzero(one.kept)})
+    kept = [[j < widths[at] and bool(one.kept[j]) for j in chosen] for at, one in found.items()]
+    sources = [Source(saes[at], widths[at], hashes[at]) for at in found]
+    probes = torch.stack([run.probes[at][0] for at in found])
+    return LatentSet(sources, chosen, torch.tensor(kept), probes)
+
+
+def _require_some(found: Mapping[int, Pruned], limits: Pruning, tokens: int) -> None:
+    for at, one in found.items():
+        if not one.kept.any():
+            raise ValueError(
+                f"no latent of the SAE at layer {at} is left: {one.dead} of {len(one.kept)} are "
+                f"dead (above zero at fewer than {limits.dead} of {tokens} calibration tokens), "
+                f"{one.ubiquitous} ubiquitous (above zero at more than {limits.ubiquitous:.3g} of "
+                f"them), {one.weak} weak. Check the SAE's layer and hook point, or give "
+                "pruning=Pruning(dead=..., ubiquitous=..., weak=...)."
+            )
+
+
+def _about(one: Pruned, run: _Pass, at: int) -> dict[str, Any]:
+    """What a saved bank says about the pruning of one layer."""
+    tokens = max(1, int(run.keep.sum()))
+    return {
+        "sae": type(run.saes[at]).__name__, "latents": len(one.kept),
+        "kept": int(one.kept.sum()), "dead": one.dead, "ubiquitous": one.ubiquitous,
+        "weak": one.weak, "never_active": int((one.count == 0).sum()),
+        "active_per_token": float(one.count.sum() / tokens),
+    }  # fmt: skip
+
+
+def _origin(
+    host: Host,
+    data: ConceptData,
+    tokens: TokenTable,
+    blocks: tuple[int, ...],
+    sinks: SinkRule,
+    record: Mapping[str, Any],
+) -> Origin:
+    info = host.info
+    return Origin(
+        info.model, info.architecture, info.fingerprint, info.processing, info.dtype,
+        info.tokenizer, data.hash, sinks, blocks, 0, record,
+        {"kept": len(tokens), **tokens.dropped},
+    )  # fmt: skip

@@ -1,0 +1,418 @@
+"""Rotary embeddings in a bilinear form of one direction with itself, averaged over offsets.
+
+With q and k the maps of a direction, z_j = q_j + i q_{j + width/2} and w_j the same of k, a query
+at position m and a key at position n have
+
+    q^T R_{m-n} k = sum_j Re(z_j conj(w_j) exp(i theta_j (m - n))) + the dimensions not turned
+
+so the average over offsets needs only the mean of cos(theta_j offset) and sin(theta_j offset):
+averaging costs nothing. The average weights an offset by how often the data have it, not by how
+much attention it gets, and over long texts high frequencies average out: a head that looks for the
+concept at one distance only has a small average. The form at single offsets stands beside it.
+
+The weights side: what a head reads along a concept, and what it then writes along it.
+
+With the norm before attention folded in (gain g, centring C for LayerNorms, and r its mean scale
+over kept tokens), v_in the unit concept direction at the block's input, v_out at its output:
+
+    OV gain   gamma = v_in  C diag(g) W_V W_O  v_out / r
+    QK gain   beta  = v_in  C diag(g) W_Q R W_K^T diag(g) C  v_in * scale / r^2
+
+gamma is by how much a token's activation grows for each unit of activation it attends to, beta by
+how much a logit grows for each unit of the product of two tokens' activations (arXiv 2512.05038
+assumes both for an idealised head; the formulas are ours). R is the rotary embedding averaged over
+the offsets seen (`rotary.py`). A norm behind attention (Gemma-2, BERT) is folded into W_O with its
+gain, its centring and its mean scale.
+
+The cosines of `v_in W_OV` with v_out and of the query of v_in with its key are shown and not
+tested: a head of rank one has cosine 1 or -1 whatever the direction.
+
+What the numbers do not show: attention and scales are those of no token in particular; biases add
+terms linear in one token's activation that are left out; a soft cap bends large logits; a norm over
+each head's queries and keys (Qwen3) leaves beta its sign only. A direction at the output contains
+what the head wrote there, so a head that writes much looks a little aligned with any concept; the
+null of `null.py` has this too, for labels without meaning.
+
+Every head's OV and QK forms at the concept directions, beside those at the null's directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sa_plugin.heads.align_null import (
+    Refit,
+    calibration,
+    check_reproduced,
+    null_vectors,
+    p_values,
+    unit,
+)
+from sa_plugin.host.protocol import (
+    AttentionWeights,
+    BlockNorms,
+    DescribedHost,
+    Norm,
+    OutputProjection,
+    Rotary,
+)
+from sa_plugin.passes.layout import TokenTable
+
+
+class Turn(NamedTuple):
+    """Mean cosine and sine of each pair of dimensions; of the first `width` dimensions."""
+
+    cos: Float[Tensor, " half_width"]
+    sin: Float[Tensor, " half_width"]
+    width: int
+
+
+def offsets_seen(tokens: TokenTable, *, causal: bool) -> dict[int, int]:
+    """How often each offset, query minus key, occurs among the kept tokens of a sample.
+
+    Args:
+        tokens: The rows.
+        causal: Whether only keys at or before the query count.
+    """
+    found: dict[int, int] = {}
+    for start, end in zip(tokens.bounds[:-1], tokens.bounds[1:], strict=True):
+        position = tokens.position[start:end]
+        # Two tokens are as far apart as their places in a 0/1 row are: a correlation counts all.
+        present = np.zeros(int(position[-1] - position[0]) + 1)
+        present[position - position[0]] = 1.0
+        length = 2 ** int(np.ceil(np.log2(2 * len(present))))
+        spectrum = np.fft.rfft(present, length)
+        counts = np.rint(np.fft.irfft(np.abs(spectrum) ** 2, length)[: len(present)]).astype(int)
+        for offset in np.flatnonzero(counts).tolist():
+            found[offset] = found.get(offset, 0) + int(counts[offset])
+            if offset and not causal:
+                found[-offset] = found.get(-offset, 0) + int(counts[offset])
+    return found
+
+
+def mean_turn(rotary: Rotary | None, offsets: Mapping[int, int]) -> Turn | None:
+    """The rotation of a query against a key, averaged over offsets.
+
+    Args:
+        rotary: Or None, where nothing turns.
+        offsets: How often each occurs.
+    """
+    if rotary is None:
+        return None
+    offset = torch.tensor(list(offsets), dtype=torch.float64)
+    weight = torch.tensor(list(offsets.values()), dtype=torch.float64)
+    angle = offset[:, None] * rotary.inverse_frequency.double()
+    share = (weight / weight.sum())[:, None] * rotary.scaling**2
+    cos, sin = ((share * part).sum(0).float() for part in (angle.cos(), angle.sin()))
+    return Turn(cos, sin, rotary.width)
+
+
+def turned_product(
+    query: Float[Tensor, "*row d_head"], key: Float[Tensor, "*row d_head"], turn: Turn | None
+) -> Float[Tensor, "*row"]:
+    """The averaged `q^T R k`, row by row."""
+    if turn is None:
+        return (query * key).sum(-1)
+    half = turn.width // 2
+    q1, q2 = query[..., :half], query[..., half : turn.width]
+    k1, k2 = key[..., :half], key[..., half : turn.width]
+    pairs = (q1 * k1 + q2 * k2) * turn.cos + (q1 * k2 - q2 * k1) * turn.sin
+    rest = (query[..., turn.width :] * key[..., turn.width :]).sum(-1)
+    total: Tensor = pairs.sum(-1) + rest
+    return total
+
+
+def profile_offsets(offsets: Mapping[int, int]) -> Sequence[int]:
+    """Offsets to show: 0, powers of two and the longest, with their negatives where seen."""
+    longest = max(abs(offset) for offset in offsets)
+    sizes = [0, *(2**k for k in range(longest.bit_length())), longest]
+    wanted = sorted({size for size in sizes} | {-size for size in sizes})
+    return [offset for offset in wanted if offset in offsets]
+
+
+class HeadMaps(NamedTuple):
+    """One block's maps with its norms folded in, but for their scales."""
+
+    query: Float[Tensor, "head d_model d_head"]
+    key: Float[Tensor, "head d_model d_head"]
+    value: Float[Tensor, "head d_model d_head"]
+    output: Float[Tensor, "head d_head d_model"]
+    scale: float
+
+
+def head_maps(
+    weights: AttentionWeights, norms: BlockNorms, projection: OutputProjection
+) -> HeadMaps:
+    """Fold a block's norms into its maps.
+
+    Args:
+        weights: Of the block.
+        norms: Of the block; `mlp_out` is folded only where it scales the residual stream itself.
+        projection: Attention's output projection.
+    """
+    query, key, value = (
+        _read_through(weights.norm, part) for part in (weights.query, weights.key, weights.value)
+    )
+    output = projection.weight
+    for norm in write_norms(norms):
+        output = (output - output.mean(-1, keepdim=True) if norm.centred else output) * norm.gain
+    return HeadMaps(query, key, value, output, weights.scale)
+
+
+def write_norms(norms: BlockNorms) -> tuple[Norm, ...]:
+    """Norms between a head's write and the block's output, in order."""
+    if norms.attn_out is None:
+        return ()
+    # A post_ln block has no norm before attention, and both of its norms scale the stream itself.
+    if norms.attn_in is None and norms.mlp_in is None and norms.mlp_out is not None:
+        return norms.attn_out, norms.mlp_out
+    return (norms.attn_out,)
+
+
+def _read_through(norm: Norm | None, weight: Tensor) -> Tensor:
+    if norm is None:
+        return weight
+    folded = norm.gain[:, None] * weight
+    return folded - folded.mean(1, keepdim=True) if norm.centred else folded
+
+
+def ov_form(
+    maps: HeadMaps,
+    v_in: Float[Tensor, "direction d_model"],
+    v_out: Float[Tensor, "direction d_model"],
+) -> Float[Tensor, "direction head"]:
+    """`v_in W_V W_O v_out` of every head."""
+    out: Tensor = (_through(v_in, maps.value) * _through(v_out, maps.output.mT)).sum(-1)
+    return out
+
+
+def qk_form(
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: Turn | None
+) -> Float[Tensor, "direction head"]:
+    """`v_in W_Q R W_K^T v_in * scale` of every head."""
+    query, key = _through(v_in, maps.query), _through(v_in, maps.key)
+    return turned_product(query, key, turn) * maps.scale
+
+
+def ov_cosine(
+    maps: HeadMaps,
+    v_in: Float[Tensor, "direction d_model"],
+    v_out: Float[Tensor, "direction d_model"],
+) -> Float[Tensor, "direction head"]:
+    """Cosine of what a head writes for v_in with v_out."""
+    written = torch.einsum("nhe,hed->nhd", _through(v_in, maps.value), maps.output)
+    out: Tensor = torch.cosine_similarity(written, v_out[:, None], dim=-1)
+    return out
+
+
+def qk_cosine(
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: Turn | None
+) -> Float[Tensor, "direction head"]:
+    """Averaged product of the query of v_in and its key, over their lengths."""
+    query, key = _through(v_in, maps.query), _through(v_in, maps.key)
+    lengths = query.norm(dim=-1) * key.norm(dim=-1)
+    out: Tensor = turned_product(query, key, turn) / lengths.clamp_min(1e-12)
+    return out
+
+
+def _through(
+    v: Float[Tensor, "direction d_model"], maps: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "direction head d_head"]:
+    # One product with all heads side by side is several times faster than a batch of small ones.
+    heads, d_model, d_head = maps.shape
+    flat = maps.permute(1, 0, 2).reshape(d_model, heads * d_head)
+    return (v @ flat).reshape(len(v), heads, d_head)
+
+
+Forms = Float[np.ndarray, "block head concept"]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What is fixed about one block: its maps, its rotation, and the bank's layers at its ends."""
+
+    index: int
+    source: int
+    attention: AttentionWeights
+    maps: HeadMaps
+    turn: Turn | None
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Forms at the concepts' own directions, without the norms' scales.
+
+    Attributes:
+        ov, qk: Bilinear forms.
+        ov_cosine, qk_cosine: Shown, not tested.
+        profile: `qk` at single offsets, query minus key; empty without rotary embeddings.
+    """
+
+    ov: Forms
+    qk: Forms
+    ov_cosine: Forms
+    qk_cosine: Forms
+    profile: Mapping[int, Forms]
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """One null against the observed forms.
+
+    Attributes:
+        p_ov, p_qk: One-sided p-values; the alternative, fixed beforehand, is a larger form, which
+            amplifies.
+        calibration: Share of held-out draws below each level, see `tails.calibration`.
+    """
+
+    p_ov: Float64[np.ndarray, "block head concept"]
+    p_qk: Float64[np.ndarray, "block head concept"]
+    calibration: Mapping[str, float]
+
+    @property
+    def p(self) -> Float64[np.ndarray, "block head concept"]:
+        """The larger of both: a head has to pass either."""
+        return np.asarray(np.maximum(self.p_ov, self.p_qk))
+
+
+def describe_blocks(
+    host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]
+) -> list[Block]:
+    """Blocks whose input and output both have concept vectors.
+
+    The input of block b is the output of block b - 1; block 0 takes its own output's direction.
+
+    Args:
+        host: Hands out its weights.
+        layers: Of the bank.
+        offsets: Seen in the data.
+
+    Raises:
+        ValueError: No two layers are neighbours, or an architecture's attention is unknown.
+    """
+    found = []
+    for b in layers:
+        if b and b - 1 not in layers:
+            continue
+        attention = host.attention_weights(b)
+        maps = head_maps(attention, host.norms(b), host.output_projection(b))
+        turn = mean_turn(attention.rotary, offsets)
+        found.append(Block(b, max(0, b - 1), attention, maps, turn))
+    if not found:
+        raise ValueError(
+            f"the bank has vectors at layers {list(layers)}, no two of them neighbours: a head of "
+            "block b reads at layer b - 1 and writes at layer b. Fit more layers (by default all)."
+        )
+    return found
+
+
+def observe(
+    blocks: Sequence[Block],
+    vectors: Mapping[int, Float[Tensor, "concept d_model"]],
+    offsets: Mapping[int, int],
+) -> Observed:
+    """Forms and cosines at unit directions, by block."""
+    ends = [(b, vectors[b.source], vectors[b.index]) for b in blocks]
+    turned = any(b.turn is not None for b in blocks)
+    single = profile_offsets(offsets) if turned else ()
+    profile = {offset: _stack([_at_offset(b, v, offset) for b, v, _ in ends]) for offset in single}
+    return Observed(
+        _stack([ov_form(b.maps, v, w) for b, v, w in ends]),
+        _stack([qk_form(b.maps, v, b.turn) for b, v, _ in ends]),
+        _stack([ov_cosine(b.maps, v, w) for b, v, w in ends]),
+        _stack([qk_cosine(b.maps, v, b.turn) for b, v, _ in ends]),
+        profile,
+    )
+
+
+def _at_offset(block: Block, v: Tensor, offset: int) -> Tensor:
+    return qk_form(block.maps, v, mean_turn(block.attention.rotary, {offset: 1}))
+
+
+def _stack(parts: Sequence[Float[Tensor, "concept head"]]) -> Forms:
+    return torch.stack(list(parts)).mT.double().numpy()
+
+
+def weigh(
+    blocks: Sequence[Block],
+    refit: Refit,
+    observed: Observed,
+    null: str,
+    *,
+    draws: int,
+    seed: int,
+    tail: str,
+    keep: int = 0,
+    progress: bool = True,
+) -> tuple[Tested, dict[int, Float[Tensor, "kept concept d_model"]]]:
+    """Hold the observed forms against one null.
+
+    Args:
+        blocks: From `describe_blocks`.
+        refit: The estimator.
+        observed: Forms at the true directions.
+        null: "across", "within" or "covariance".
+        draws: Refits.
+        seed: Of the draws.
+        tail: See `tails.py`.
+        keep: Draws whose directions are returned, for the data side.
+        progress: Whether to show a bar.
+
+    Returns:
+        The p-values, and the first `keep` draws' directions by layer.
+    """
+    layers = sorted({end for b in blocks for end in (b.source, b.index)})
+    at = {b.index: b for b in blocks}
+    vectors = null_vectors(refit, null, layers, draws, seed)
+    bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=not progress, leave=False)
+    kept: dict[int, Tensor] = {}
+    last: dict[int, Tensor] = {}
+    p: list[tuple[np.ndarray, np.ndarray]] = []
+    checks: list[dict[str, float]] = []
+    for layer, drawn in zip(bar, vectors, strict=True):
+        last = {k: v for k, v in last.items() if k == layer - 1} | {layer: drawn}
+        if keep:
+            kept[layer] = drawn[:keep].clone()
+        if layer not in at:
+            continue
+        block, k = at[layer], len(p)
+        ov, qk = (form.numpy() for form in _forms(block, last[block.source], drawn))
+        p.append((p_values(observed.ov[k], ov, tail), p_values(observed.qk[k], qk, tail)))
+        checks += [calibration(form, tail) for form in (ov, qk)]
+    mean = {level: float(np.mean([c[level] for c in checks])) for level in checks[0]}
+    return Tested(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), mean), kept
+
+
+def _forms(
+    block: Block,
+    v_in: Float[Tensor, "draw concept d_model"],
+    v_out: Float[Tensor, "draw concept d_model"],
+) -> tuple[Float[Tensor, "draw head concept"], Float[Tensor, "draw head concept"]]:
+    flat_in, flat_out, shape = v_in.flatten(0, 1), v_out.flatten(0, 1), v_in.shape[:2]
+    ov = ov_form(block.maps, flat_in, flat_out)
+    qk = qk_form(block.maps, flat_in, block.turn)
+    return ov.reshape(*shape, -1).mT, qk.reshape(*shape, -1).mT
+
+
+def concept_vectors(
+    refit: Refit, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "concept d_model"]]:
+    """The bank's unit vectors, each proved to be what the estimator gives on the true labels.
+
+    Raises:
+        ValueError: It is not.
+    """
+    same = np.arange(len(refit.statistics.tokens), dtype=np.int32)[None]
+    out = {}
+    for layer in layers:
+        out[layer] = unit(refit.bank.token.vectors[refit.bank.index(layer)][refit.columns].float())
+        check_reproduced(refit.vectors(layer, same)[0], out[layer], layer)
+    return out

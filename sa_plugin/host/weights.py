@@ -1,0 +1,275 @@
+"""Norms and attention maps taken from modules, and proved against what the modules compute.
+
+Names say little across architectures (Gemma's gain is 1 + weight, GPT-2 scales by an attribute), so
+nothing read from a module is believed: a norm has to reproduce its module on random input, and q, k
+and v of a block its pattern and z on a short input. What is not reproduced (position biases,
+interleaved rotary embeddings, attention sinks in the softmax) is refused.
+
+What this does not show: that the pattern is reproduced where a mask forbids a key; masks are taken
+from the pattern itself.
+
+A hash that tells one model's weights from another's, fast enough for every attach.
+
+Hosts wrap the same weights in different modules. Each adapter lists its parameters by one set of
+names: those of transformers relative to the base model (`h.0.ln_1.weight`, whatever head stands on
+top), with two exceptions: a fused query, key and value is listed as `q`, `k` and `v` in the layout
+of `nn.Linear`, and its output projection as `o`. Heads behind the last block (unembedding, final
+norm, pooler) are left out: the residual stream does not depend on them, and `BertForMaskedLM` draws
+them anew each time it loads a bare encoder. A host that reads behind the final norm lists that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sa_plugin.host.check import LIMITS, read_sites, relative_difference
+from sa_plugin.host.protocol import AttentionWeights, Batch, Host, Norm, Rotary, Site
+
+EPSILONS = ("eps", "variance_epsilon")
+HeadNorm = Callable[[Float[Tensor, "batch token head d_head"]], Tensor]
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy in float32 on the CPU."""
+    return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
+def norm_of(name: str, module: Any) -> Norm:
+    """The norm a module computes, found by trial on random rows.
+
+    Args:
+        name: Of the module, for the error.
+        module: A LayerNorm, or an RMSNorm of gain weight or 1 + weight.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    eps = next((float(getattr(module, e)) for e in EPSILONS if hasattr(module, e)), 0.0)
+    weight = getattr(module, "weight", None)
+    vector = weight is None or weight.ndim == 1
+    x, seen = _tried(module, eps)
+    limit = LIMITS.get(str(seen.dtype).removeprefix("torch."), LIMITS["float32"])
+    for norm in _candidates(module, x.shape[-1], eps) if vector else ():
+        if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
+            return norm
+    raise ValueError(
+        f"{name} is a {type(module).__name__}, and neither a LayerNorm nor an RMSNorm (gain weight "
+        "or 1 + weight) reproduces it: this architecture's norms are unknown."
+    )
+
+
+def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm | None:
+    """The norm that stands before a block of a staged model, proved on one batch.
+
+    Args:
+        host: An attached model.
+        layer: The block.
+        batch: A short one.
+        norm: What its parameters say stands there, what is added behind it as its bias.
+
+    Returns:
+        None where nothing stands there.
+
+    Raises:
+        ValueError: Something else does.
+    """
+    if host.info.block != "staged" or layer == 0:
+        return None
+    sites = [Site(layer - 1, "resid_post"), Site(layer, "resid_pre")]
+    read = read_sites(host, batch, sites)
+    before, after = (read[site].float()[batch.valid] for site in sites)
+    if torch.equal(before, after):
+        return None
+    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    if norm is None or not relative_difference(apply_norm(norm, before), after) <= limit:
+        raise ValueError(
+            f"{host.info.architecture} changes the residual stream between blocks {layer - 1} and "
+            f"{layer} by something that is no norm known here: its blocks cannot be described "
+            "together. Decompose scores of blocks before it, or, on nnsight, name the norm, "
+            'attach(model, paths={..., "entry": ...}).'
+        )
+    return norm
+
+
+def _tried(module: Any, eps: float) -> tuple[Float[Tensor, "row width"], Tensor]:
+    """Random rows, some small enough for `eps` to matter, and what the module makes of them."""
+    weight = getattr(module, "weight", None)
+    width = len(weight) if weight is not None else int(module.normalized_shape[0])
+    x = torch.randn(8, width, generator=torch.Generator().manual_seed(0)) + 0.5
+    x[4:] *= max(eps, 1e-12) ** 0.5
+    own = x if weight is None else x.to(weight)
+    with torch.no_grad():
+        return own.float().cpu(), module(own).detach().cpu()
+
+
+def _candidates(module: Any, width: int, eps: float) -> Iterator[Norm]:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    gain = torch.ones(width) if weight is None else plain(weight)
+    shift = None if bias is None else plain(bias)
+    for centred, offset in product((True, False), (0.0, 1.0)):
+        yield Norm(gain + offset, shift, centred, eps)
+
+
+def apply_norm(norm: Norm | None, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
+    """What a norm makes of activations; None changes nothing."""
+    if norm is None:
+        return x
+    if norm.centred:
+        x = x - x.mean(-1, keepdim=True)
+    scaled = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.gain
+    return scaled if norm.bias is None else scaled + norm.bias
+
+
+def rotary_of(root: nn.Module, layer_type: str | None) -> Rotary | None:
+    """The rotary embedding that a model keeps its frequencies of.
+
+    Args:
+        root: The whole model.
+        layer_type: Of the attention, where a model has several embeddings.
+    """
+    for module in root.modules():
+        for name in ("inv_freq", f"{layer_type}_inv_freq"):
+            found = getattr(module, name, None)
+            if isinstance(found, Tensor):
+                prefix = name.removesuffix("inv_freq")
+                scaling = getattr(module, f"{prefix}attention_scaling", 1.0)
+                return Rotary(plain(found), 2 * len(found), float(scaling))
+    return None
+
+
+def rotate(
+    rotary: Rotary | None, x: Float[Tensor, "batch token head d_head"]
+) -> Float[Tensor, "batch token head d_head"]:
+    """Rotary embedding at positions 0, 1, 2, ..."""
+    if rotary is None:
+        return x
+    angle = torch.arange(x.shape[1])[:, None] * rotary.inverse_frequency.repeat(2)
+    cos, sin = (part[:, None] * rotary.scaling for part in (angle.cos(), angle.sin()))
+    turned, rest = x[..., : rotary.width], x[..., rotary.width :]
+    low, high = turned.chunk(2, dim=-1)
+    return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, rest], -1)
+
+
+def prove(
+    where: str,
+    weights: AttentionWeights,
+    resid: Float[Tensor, "batch token d_model"],
+    pattern: Float[Tensor, "batch head query key"],
+    z: Float[Tensor, "batch token head d_head"],
+    limit: float,
+    head_norms: tuple[HeadNorm, HeadNorm] | None = None,
+) -> None:
+    """Refuse maps that do not reproduce pattern and z.
+
+    Args:
+        where: Architecture and block, for the error.
+        weights: The maps, gains of norms over each head not yet folded in.
+        resid: What enters the block, of one unpadded input.
+        pattern: What the block attends to.
+        z: What its heads give.
+        limit: Largest relative difference.
+        head_norms: The model's own norms of queries and keys, where it has them.
+
+    Raises:
+        ValueError: They do not.
+    """
+    q, k, v = _project(apply_norm(weights.norm, resid), weights)
+    if head_norms is not None:
+        q, k = head_norms[0](q), head_norms[1](k)
+    made = recompute_pattern(weights, q, k, pattern > 0)
+    mixed = torch.einsum("bhqk,bkhe->bqhe", pattern, v)
+    for what, one, other in (("pattern", made, pattern), ("z", mixed, z)):
+        gap = relative_difference(one, other)
+        if not gap <= limit:
+            raise ValueError(
+                f"{where}: its attention is none of the known ones. Its {what} is not reproduced "
+                f"from its weights (relative difference {gap:.1e}, limit {limit:.0e}); it may have "
+                "position biases, an interleaved rotary embedding, or sinks in its softmax. Read "
+                "its pattern and z instead."
+            )
+
+
+def _project(normed: Tensor, weights: AttentionWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of every query head, `[batch, token, head, d_head]`."""
+    pairs = (
+        (weights.query, weights.query_bias),
+        (weights.key, weights.key_bias),
+        (weights.value, weights.value_bias),
+    )
+    q, k, v = (
+        torch.einsum("btd,hde->bthe", normed, weight) + (0.0 if bias is None else bias)
+        for weight, bias in pairs
+    )
+    return q, k, v
+
+
+def recompute_pattern(
+    weights: AttentionWeights,
+    q: Float[Tensor, "batch token head d_head"],
+    k: Float[Tensor, "batch token head d_head"],
+    allowed: Bool[Tensor, "batch head query key"],
+) -> Float[Tensor, "batch head query key"]:
+    """Pattern from q and k over the keys that the mask allows."""
+    q, k = (rotate(weights.rotary, x) for x in (q, k))
+    logits = torch.einsum("bqhe,bkhe->bhqk", q, k) * weights.scale
+    if weights.softcap is not None:
+        logits = weights.softcap * torch.tanh(logits / weights.softcap)
+    # A row without any allowed key stays zero.
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
+
+
+VALUES = 64
+# States of an image that every text is read with (Mllama), listed beside the weights.
+CONTEXT = "cross_attention_states"
+
+
+def fingerprint(kind: str, parameters: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the kind of model, and of each weight's name, shape and 64 strided values.
+
+    Values are hashed as float32: a model keeps its fingerprint in a wider number format, and
+    changes it when its weights are rewritten or fine-tuned.
+
+    Args:
+        kind: `model_type` of the transformers configuration.
+        parameters: By the names described above.
+    """
+    found = {name: (tuple(one.shape), _strided(one)) for name, one in parameters.items()}
+    return hash_values(kind, found)
+
+
+def of_final_norm(norm: Any) -> dict[str, Tensor]:
+    """The parameters of the norm behind the last block, where it is read, by shared names."""
+    named = norm.named_parameters()
+    return {f"final norm.{name.rpartition('.')[2]}": parameter for name, parameter in named}
+
+
+def hash_values(kind: str, found: Mapping[str, tuple[tuple[int, ...], Tensor]]) -> str:
+    """The fingerprint, from shapes and from the values at `strided_places`."""
+    digest = hashlib.sha256(kind.encode())
+    for name, (shape, values) in sorted(found.items()):
+        digest.update(f"{name}{shape}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def strided_places(size: int) -> Int[Tensor, " value"]:
+    """Flat indices of the values that are hashed."""
+    count = min(VALUES, size)
+    return torch.arange(count) * size // max(count, 1)
+
+
+def relative_name(name: str, prefix: str) -> str:
+    """A parameter's name inside the base model."""
+    return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+def _strided(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().reshape(-1)
+    return flat[strided_places(len(flat)).to(flat.device)].to("cpu", torch.float32)

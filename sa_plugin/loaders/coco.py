@@ -1,0 +1,220 @@
+"""COCO 2017 (Lin et al. 2014, arXiv 1405.0312): instance masks of categories and supercategories.
+
+A concept is the name of a category ("dog") or of a supercategory ("animal"); its mask is the union
+of the masks of all its instances, crowds included. Where both have one name ("person") they are one
+concept. Polygons and run lengths are decoded by pycocotools.
+
+Memory: pixels and masks are held. A picture of 640 x 480 takes 0.9 MB and each of its masks 0.3 MB,
+so val2017 (5,000 pictures, the paper's 29 concepts) takes about 10 GB and train2017 about 24 times
+that: give `limit=`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from sa_plugin._check import require
+from sa_plugin.data.build import mask_sample
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.loaders.huggingface import COCO
+from sa_plugin.loaders.tables import assemble, drawn, read_json, read_picture, wanted_concepts
+
+SPLIT_OF = {"train2017": "train", "val2017": "test"}
+LAYOUT = (
+    "unpack annotations_trainval2017.zip and the pictures' zip beside each other and give the "
+    "folder that holds annotations/ and val2017/"
+)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotation: its concepts, its `segmentation` as published, and where it stands."""
+
+    concepts: tuple[str, ...]
+    segmentation: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image with its annotations; a picture without any is a negative."""
+
+    file_name: str
+    size: tuple[int, int]
+    instances: tuple[Instance, ...]
+
+
+def load_coco(
+    root: Path,
+    split: str,
+    seed: int,
+    *,
+    concepts: Sequence[str] | str | None = None,
+    limit: int | None = None,
+    parts: Sequence[str] = ("val2017",),
+    min_coverage: float = 0.0,
+) -> ConceptData:
+    """COCO 2017 in its published layout; one picture is one document.
+
+    Args:
+        root: Holds `annotations/instances_val2017.json` and `val2017/`.
+        split: "plain", or "published": needs both parts, val2017 is the test split. The paper
+            takes train and test from val2017 and calibrates on 500 pictures of train2017.
+        seed: Of the division and the draw.
+        concepts: Categories and supercategories; by default the paper's 29.
+        limit: At most this many pictures, drawn by `seed`.
+        parts: "val2017", "train2017" or both.
+        min_coverage: As in `ConceptData.from_masks`.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ImportError: pycocotools or Pillow is not installed.
+        ValueError: An annotation is not as published; the text names file and entry.
+    """
+    skipped: Counter[str] = Counter()
+    pictures = [(part, p) for part in parts for p in read_instances(annotation_file(root, part))]
+    wanted = wanted_concepts(concepts, COCO, concepts_of([p for _, p in pictures]), skipped)
+    samples, homes = [], []
+    for k in drawn(len(pictures), limit, seed, skipped, "pictures"):
+        part, picture = pictures[k]
+        path = root / part / picture.file_name
+        pixels = read_picture(path, LAYOUT)
+        require_size(path, pixels.shape[:2], picture)
+        masks = masks_of(picture, wanted)
+        id_ = f"{part}/{Path(picture.file_name).stem}"
+        samples.append(mask_sample(id_, pixels, masks, document=id_, min_coverage=min_coverage))
+        homes.append(SPLIT_OF.get(part, part))
+    return assemble(
+        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed,
+        name="coco", skipped=skipped,
+    )  # fmt: skip
+
+
+def annotation_file(root: Path, part: str) -> Path:
+    """The annotation file of a part."""
+    if part not in SPLIT_OF:
+        raise ValueError(f"part {part!r} is not one of {tuple(SPLIT_OF)}.")
+    return root / "annotations" / f"instances_{part}.json"
+
+
+def read_instances(path: Path, fix: str = LAYOUT) -> list[Picture]:
+    """The pictures of an `instances_*.json`, in file order.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A key is missing, or an annotation is of an image or a category that the file
+            does not have.
+    """
+    found = read_json(path, ["images", "annotations", "categories"], fix)
+    names: dict[Any, tuple[str, ...]] = {}
+    for k, category in enumerate(found["categories"]):
+        id_, *both = (_value(path, "categories", k, category, name)
+                      for name in ("id", "name", "supercategory"))  # fmt: skip
+        names[id_] = tuple(dict.fromkeys(both))
+    of_image: dict[Any, list[Instance]] = {}
+    for k, image in enumerate(found["images"]):
+        of_image[_value(path, "images", k, image, "id")] = []
+    for k, one in enumerate(found["annotations"]):
+        image_id, category_id, segmentation = (
+            _value(path, "annotations", k, one, name)
+            for name in ("image_id", "category_id", "segmentation")
+        )
+        where = f"{path} annotations[{k}] (id {one.get('id')!r})"
+        if category_id not in names:
+            raise ValueError(f"{where}: category_id {category_id!r} is not in the file.")
+        if image_id not in of_image:
+            raise ValueError(f"{where}: image_id {image_id!r} is not in the file: is it cut off?")
+        of_image[image_id].append(Instance(names[category_id], segmentation, where))
+    pictures = []
+    for k, image in enumerate(found["images"]):
+        file_name, height, width = (
+            _value(path, "images", k, image, name) for name in ("file_name", "height", "width")
+        )
+        pictures.append(Picture(file_name, (height, width), tuple(of_image[image["id"]])))
+    return pictures
+
+
+def concepts_of(pictures: Sequence[Picture]) -> tuple[str, ...]:
+    """Every category and supercategory that has an instance, sorted."""
+    found = {c for picture in pictures for one in picture.instances for c in one.concepts}
+    return tuple(sorted(found))
+
+
+def masks_of(
+    picture: Picture, wanted: Sequence[str]
+) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """One mask for each wanted concept that the picture has an instance of.
+
+    Raises:
+        ImportError: pycocotools is not installed.
+        ValueError: A segmentation cannot be decoded.
+    """
+    masks: dict[str, Bool[np.ndarray, "height width"]] = {}
+    for one in picture.instances:
+        if not set(one.concepts) & set(wanted):
+            continue
+        try:
+            mask = decode(one.segmentation, *picture.size)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise ValueError(
+                f"{one.where}: its segmentation cannot be decoded ({error}): expected polygons "
+                "[[x, y, ...], ...] or run lengths {'counts': ..., 'size': [height, width]}."
+            ) from error
+        for concept in one.concepts:
+            if concept in wanted:
+                masks[concept] = masks[concept] | mask if concept in masks else mask
+    return masks
+
+
+def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """A segmentation's pixels, by pycocotools: polygons, or run lengths packed or not.
+
+    Raises:
+        ImportError: pycocotools is not installed.
+        ValueError: It is neither, or of another size than the image.
+    """
+    coder = require("pycocotools.mask", "coco", "decoding COCO's masks")
+    if isinstance(segmentation, list):
+        _require_polygons(segmentation)
+        packed = coder.merge(coder.frPyObjects(segmentation, height, width))
+    elif list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}, the image's {[height, width]}")
+    elif isinstance(segmentation["counts"], list):
+        packed = coder.frPyObjects(segmentation, height, width)
+    else:
+        packed = segmentation
+    return np.asarray(coder.decode(packed), dtype=bool)
+
+
+def _require_polygons(found: list[Any]) -> None:
+    """Refuse what is no list of polygons; pycocotools would read four numbers as a box."""
+    for polygon in found or [None]:
+        numbers = isinstance(polygon, list) and all(isinstance(v, int | float) for v in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"{polygon!r:.60} is no polygon of three points or more")
+
+
+def require_size(path: Path, size: tuple[int, ...], picture: Picture) -> None:
+    """Refuse a picture of another size than its annotations: it was resized.
+
+    Raises:
+        ValueError: Both sizes and the fix.
+    """
+    if tuple(size) != picture.size:
+        raise ValueError(
+            f"{path} is {size[0]} x {size[1]}, its annotations say {picture.size[0]} x "
+            f"{picture.size[1]}: use the pictures as published, not resized."
+        )
+
+
+def _value(path: Path, key: str, k: int, found: Any, name: str) -> Any:
+    if not isinstance(found, Mapping) or name not in found:
+        raise ValueError(f"{path} {key}[{k}]: key {name!r} is missing: is this an instances file?")
+    return found[name]

@@ -1,0 +1,410 @@
+"""Glyphs of the system's colour emoji font, with the concepts of Unicode's own groups.
+
+The picture comes from Noto Color Emoji (SIL Open Font Licence), the concept from the subgroups of
+Unicode's `emoji-test.txt`: two Debian packages. Nothing is downloaded here, nothing is copied into
+this package. Only emoji of one code point count, so skin tones and joined sequences do not. One
+glyph has one concept.
+
+Scenes of emoji with exact masks, test pictures made of glyphs that no other split has seen.
+
+The unit of splitting and resampling is the deck. A scene shows several glyphs (`glyphs.py`), and
+scenes that share a glyph are not independent: a detector that misses it misses it in all of them.
+So each concept's glyphs are divided over train, cal and test, and within a split they are dealt
+into *decks* of four, of different concepts where possible. A scene shows glyphs of one deck, and
+the deck is its `document`. Every glyph is in exactly one deck: scenes of two decks share no glyph,
+resampling documents resamples glyphs with all their scenes, and no glyph crosses a split. The
+price: glyphs of a deck always meet each other, so one deck cannot tell a glyph from its company.
+
+Numbers of objects, places and sizes, background and light are drawn before it is known which glyphs
+stand there. A mask holds the pixels that are at least half glyph (alpha of 128 or more); glyphs do
+not overlap.
+
+What this does not show: anything about photographs, or kinds held out. Glyphs are pictograms in one
+artist's style, "tiger face" may be in train and "tiger" in test, and backgrounds of all splits are
+from the same generator. A concept's test interval rests on its few test glyphs (three of eleven
+musical instruments, at the default fractions), however many scenes are made of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from sa_plugin._check import require
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import SPLITS
+from sa_plugin.loaders.scenes import (
+    Light,
+    Owner,
+    Pixels,
+    draw_light,
+    lit,
+    masks_by_concept,
+    numbered,
+    place,
+    require_scenes,
+    texture,
+)
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+TABLE = Path("/usr/share/unicode/emoji/emoji-test.txt")
+GROUPS = {
+    "land mammal": ("animal-mammal",),
+    "bird": ("animal-bird",),
+    "sea animal": ("animal-marine",),
+    "bug": ("animal-bug",),
+    "plant": ("plant-flower", "plant-other"),
+    "fruit": ("food-fruit",),
+    "prepared food": ("food-prepared", "food-asian"),
+    "ground vehicle": ("transport-ground",),
+    "building": ("place-building",),
+    "clothing": ("clothing",),
+    "smiling face": ("face-smiling",),
+    "musical instrument": ("musical-instrument",),
+}
+CONCEPTS = tuple(GROUPS)
+# Unicode files these with the group, but they do not show the concept: parts, traces, fittings,
+# things carried, and fungi.
+NOT_MEANT = {
+    "land mammal": ("pig nose", "paw prints"),
+    "bird": ("feather", "wing"),
+    "bug": ("spider web", "microbe"),
+    "plant": ("rosette", "empty nest", "nest with eggs", "mushroom"),
+    "ground vehicle": (
+        "station", "bus stop", "motorway", "railway track", "oil drum", "fuel pump", "wheel",
+        "police car light", "horizontal traffic light", "vertical traffic light", "stop sign",
+        "construction", "roller skate",
+    ),
+    "building": ("building construction", "brick", "rock", "wood", "Statue of Liberty"),
+    "clothing": (
+        "folding hand fan", "purse", "handbag", "clutch bag", "shopping bags", "backpack",
+        "hair pick", "prayer beads", "lipstick", "ring", "gem stone",
+    ),
+}  # fmt: skip
+
+NATIVE_POINTS = 109
+NATIVE_SIZE = (136, 128)
+UNASSIGNED = "\U0010fffe"
+VARIATION = "FE0F"
+_NO_BITMAPS = (
+    "{font} has no colour bitmaps of emoji: give a Noto Color Emoji with bitmaps (CBDT), such as "
+    "that of the Debian package fonts-noto-color-emoji."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Glyph:
+    """A picture of one concept, cropped to what is not transparent."""
+
+    name: str
+    concept: str
+    rgba: UInt8[np.ndarray, "rows columns 4"]
+
+
+def read_glyphs(font: str | Path | None = None, table: str | Path | None = None) -> list[Glyph]:
+    """Every glyph of every concept, in the table's order; a picture that stands twice counts once.
+
+    Raises:
+        FileNotFoundError: Font or table is not there; the text names the Debian package.
+        ImportError: Pillow is not installed.
+        ValueError: The font has no colour bitmaps.
+    """
+    font_path = _existing(font or FONT, "emoji font", "fonts-noto-color-emoji", "font")
+    table_path = _existing(table or TABLE, "emoji table", "unicode-data", "table")
+    draw = _pen(font_path)
+    seen = {draw(UNASSIGNED).tobytes()}
+    glyphs = []
+    for concept, character, name in _rows(table_path.read_text(encoding="utf-8").splitlines()):
+        rgba = draw(character)
+        if rgba[..., 3].any() and rgba.tobytes() not in seen:
+            seen.add(rgba.tobytes())
+            glyphs.append(Glyph(name, concept, _cropped(rgba)))
+    if not any(np.ptp(glyph.rgba[..., :3], axis=-1).any() for glyph in glyphs):
+        raise ValueError(_NO_BITMAPS.format(font=font_path))
+    return glyphs
+
+
+def _existing(path: str | Path, what: str, package: str, argument: str) -> Path:
+    found = Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"no {what} at {found}: install the Debian package {package} (apt-get install "
+            f"{package}), or give its path as `{argument}=`."
+        )
+    return found
+
+
+def _rows(lines: Iterable[str]) -> Iterable[tuple[str, str, str]]:
+    """Concept, character and name of the fully qualified emoji of one code point."""
+    concept_of = {group: concept for concept, groups in GROUPS.items() for group in groups}
+    concept = None
+    for line in lines:
+        if line.startswith("# subgroup:"):
+            concept = concept_of.get(line.split(":")[1].strip())
+        elif concept is not None and "; fully-qualified" in line:
+            points = [p for p in line.split(";")[0].split() if p != VARIATION]
+            name = line.split("# ")[1].split(" ", 2)[2].strip()
+            if len(points) == 1 and name not in NOT_MEANT.get(concept, ()):
+                yield concept, chr(int(points[0], 16)), name
+
+
+def _pen(font: Path) -> Callable[[str], UInt8[np.ndarray, "rows columns 4"]]:
+    """A function that draws one character at the size of the font's bitmaps.
+
+    Raises:
+        ValueError: The font has no bitmaps of that size.
+    """
+    image, draw, fonts = (
+        require(f"PIL.{name}", "demo", "emoji scenes")
+        for name in ("Image", "ImageDraw", "ImageFont")
+    )
+    try:
+        face = fonts.truetype(str(font), NATIVE_POINTS)
+    except OSError as error:
+        raise ValueError(_NO_BITMAPS.format(font=font)) from error
+
+    def draw_character(character: str) -> UInt8[np.ndarray, "rows columns 4"]:
+        canvas = image.new("RGBA", NATIVE_SIZE)
+        draw.Draw(canvas).text((0, 0), character, font=face, embedded_color=True)
+        return np.asarray(canvas)
+
+    return draw_character
+
+
+def _cropped(rgba: UInt8[np.ndarray, "rows columns 4"]) -> UInt8[np.ndarray, "_ _ 4"]:
+    rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
+    return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+DECK = 4
+SIDES = (0.24, 0.38)
+MOST_OBJECTS = 3
+GRAIN = 7.0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A glyph in a scene; lengths are shares of the picture's side."""
+
+    glyph: Glyph
+    centre: tuple[float, float]
+    side: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Glyphs of one deck, their light, and the seed of background and grain."""
+
+    split: str
+    deck: str
+    placed: tuple[Placed, ...]
+    light: Light
+    seed: int
+
+
+def emoji_scenes(
+    n: int,
+    *,
+    seed: int = 0,
+    size: int = 224,
+    font: str | Path | None = None,
+    table: str | Path | None = None,
+    objects: tuple[int, int] = (1, MOST_OBJECTS),
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
+    min_coverage: float = 0.0,
+) -> ConceptData:
+    """Scenes of emoji as data; a document is a deck of glyphs.
+
+    Needs Pillow and two Debian packages, fonts-noto-color-emoji and unicode-data. Below some 200
+    scenes a split may lack a concept; the data then warn.
+
+    Args:
+        n: Number of scenes.
+        seed: Seed of the decks and of every scene. The same Pillow, font and table give the same
+            pixels.
+        size: Side of the pictures, in pixels.
+        font: Noto Color Emoji with bitmaps (CBDT); by default where Debian's
+            fonts-noto-color-emoji puts it.
+        table: Unicode's emoji-test.txt; by default where Debian's unicode-data puts it.
+        objects: Fewest and most glyphs in a scene, at most 3.
+        fractions: Shares of train, cal and test, of each concept's glyphs and of the scenes.
+        min_coverage: As in `ConceptData.from_masks`.
+
+    Returns:
+        Data with the concepts `CONCEPTS`; a sample's id ends with the names of its glyphs.
+
+    Raises:
+        FileNotFoundError: Font or table is not there.
+        ImportError: Pillow is not installed.
+        ValueError: A number is out of range, or font or table hold too few glyphs of a concept.
+
+    Example:
+        >>> data = emoji_scenes(300)  # doctest: +SKIP
+        >>> data.test.samples[0].document  # doctest: +SKIP
+        'test-00'
+    """
+    require_scenes(n, size, objects, MOST_OBJECTS)
+    scenes = plan(read_glyphs(font, table), n, seed, objects, fractions)
+    rendered = [render(scene, size) for scene in scenes]
+    return ConceptData.from_masks(
+        [pixels for pixels, _ in rendered],
+        [
+            masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
+            for (_, owner), scene in zip(rendered, scenes, strict=True)
+        ],
+        concepts=CONCEPTS, documents=[scene.deck for scene in scenes],
+        split=[scene.split for scene in scenes], min_coverage=min_coverage, seed=seed,
+        ids=[f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
+             for i, scene in zip(numbered(n), scenes, strict=True)],
+        name="emoji",
+    )  # fmt: skip
+
+
+def deal(
+    glyphs: Sequence[Glyph],
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
+    seed: int = 0,
+) -> dict[str, list[list[Glyph]]]:
+    """Decks of each split: every glyph in exactly one.
+
+    Args:
+        glyphs: All of them.
+        fractions: Shares of train, cal and test of each concept's glyphs; at least one each.
+        seed: Seed of the division.
+
+    Raises:
+        ValueError: The fractions are not three positive numbers that add up to 1, or a concept
+            has fewer than three glyphs.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions {fractions} must be three positive numbers that add up to 1.")
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    shares: dict[str, list[list[Glyph]]] = {split: [] for split in SPLITS}
+    for concept in CONCEPTS:
+        own = [g for g in glyphs if g.concept == concept]
+        if len(own) < len(SPLITS):
+            raise ValueError(
+                f"concept {concept!r} has {len(own)} glyphs in this font and table; each split "
+                "needs one: is this Noto Color Emoji with Unicode's emoji-test.txt?"
+            )
+        cuts = np.round(np.cumsum(fractions)[:2] * len(own)).astype(int)
+        first = int(np.clip(cuts[0], 1, len(own) - 2))
+        second = int(np.clip(cuts[1], first + 1, len(own) - 1))
+        order = [own[i] for i in rng.permutation(len(own))]
+        parts = (order[:first], order[first:second], order[second:])
+        for split, part in zip(SPLITS, parts, strict=True):
+            shares[split].append(part)
+    return {split: _decks(of_concept, rng) for split, of_concept in shares.items()}
+
+
+def plan(
+    glyphs: Sequence[Glyph],
+    n: int,
+    seed: int = 0,
+    objects: tuple[int, int] = (1, MOST_OBJECTS),
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
+) -> list[Scene]:
+    """Scenes, split by split; decks take turns, and so do the glyphs of a deck.
+
+    Raises:
+        ValueError: What `deal` raises.
+    """
+    decks = deal(glyphs, fractions, seed)
+    ends = np.round(np.cumsum((0.0, *fractions)) * n).astype(int)
+    scenes = []
+    for s, split in enumerate(SPLITS):
+        shown: dict[str, int] = {}
+        for k in range(ends[s + 1] - ends[s]):
+            rng = np.random.default_rng([seed, s, k])
+            number = k % len(decks[split])
+            scene = _draw_scene(rng, decks[split][number], shown, objects)
+            scenes.append(Scene(split, f"{split}-{number:02d}", *scene))
+    return scenes
+
+
+def render(scene: Scene, size: int) -> tuple[Pixels, Owner]:
+    """Paint a scene.
+
+    Returns:
+        Pixels, and for each pixel 0 (background) or the number of the glyph it shows, from 1. A
+        glyph's pixels do not depend on the other glyphs.
+    """
+    rng = np.random.default_rng(scene.seed)
+    picture = _background(rng, size)
+    owner = np.zeros((size, size), np.uint8)
+    for number, placed in enumerate(scene.placed, start=1):
+        rgba = _scaled(placed, size)
+        rows, columns = rgba.shape[:2]
+        top = math.ceil(placed.centre[0] * size - rows / 2)
+        left = math.ceil(placed.centre[1] * size - columns / 2)
+        where = (slice(top, top + rows), slice(left, left + columns))
+        alpha = rgba[..., 3:].astype(np.float32) / 255
+        picture[where] += alpha * (rgba[..., :3] - picture[where])
+        owner[where][rgba[..., 3] >= 128] = number
+    return lit(picture, scene.light, rng, GRAIN), owner
+
+
+def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> list[list[Glyph]]:
+    """Deal each concept's glyphs to the decks with fewest cards so far, ties by chance.
+
+    Rare concepts so reach as many decks, the units of resampling, as they have glyphs.
+    """
+    count = max(1, round(sum(map(len, of_concept)) / DECK))
+    decks: list[list[Glyph]] = [[] for _ in range(count)]
+    for concept in rng.permutation(len(of_concept)):
+        for turn in range(0, len(of_concept[concept]), count):
+            held = np.array([len(deck) for deck in decks])
+            order = np.lexsort((rng.random(count), held))
+            for deck, glyph in zip(order, of_concept[concept][turn : turn + count], strict=False):
+                decks[deck].append(glyph)
+    return decks
+
+
+def _draw_scene(
+    rng: np.random.Generator,
+    deck: Sequence[Glyph],
+    shown: dict[str, int],
+    objects: tuple[int, int],
+) -> tuple[tuple[Placed, ...], Light, int]:
+    """Places and light, and then the glyphs of the deck that were shown least."""
+    count = min(int(rng.integers(objects[0], objects[1] + 1)), len(deck))
+    sides = rng.uniform(*SIDES, count)
+    centres = place(rng, sides / 2)
+    light, background = draw_light(rng), int(rng.integers(2**32))
+    times = np.array([shown.get(glyph.name, 0) for glyph in deck])
+    chosen = [deck[i] for i in np.lexsort((rng.random(len(deck)), times))[:count]]
+    for glyph in chosen:
+        shown[glyph.name] = shown.get(glyph.name, 0) + 1
+    placed = tuple(
+        Placed(chosen[i], (float(y), float(x)), float(side), bool(rng.integers(2)))
+        for i, (y, x), side in zip(rng.permutation(count), centres, sides, strict=True)
+    )
+    return placed, light, background
+
+
+def _background(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size 3"]:
+    """Two patterns over one another, in colours of any hue."""
+    colours = rng.uniform(30, 225, (3, 3)).astype(np.float32)
+    first, second = texture(rng, size)[..., None], texture(rng, size)[..., None]
+    picture = colours[0] + first * (colours[1] - colours[0])
+    return np.asarray(picture + 0.4 * second * (colours[2] - picture))
+
+
+def _scaled(placed: Placed, size: int) -> UInt8[np.ndarray, "rows columns 4"]:
+    """The glyph at its size in the picture, its longer side as long as the square drawn for it.
+
+    Less two pixels, so that no rounding takes it out of its square.
+    """
+    pillow = require("PIL.Image", "demo", "emoji scenes")
+    rgba = placed.glyph.rgba
+    factor = (placed.side * size - 2) / max(rgba.shape[:2])
+    rows, columns = (max(1, int(side * factor)) for side in rgba.shape[:2])
+    scaled = pillow.fromarray(rgba).resize((columns, rows), pillow.Resampling.LANCZOS)
+    found = np.asarray(scaled)
+    return found[:, ::-1] if placed.mirrored else found

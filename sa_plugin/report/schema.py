@@ -1,0 +1,718 @@
+"""A picture must be whole, hold no address, and keep its lists as long as its patches.
+
+Lists that run parallel must be as long as what they run along.
+
+The schema of `results.json`: everything the demo found, in one JSON-ready dictionary.
+
+One dictionary feeds the report, the plots and whoever reads the file. Rules that hold throughout:
+
+- A `Number` is a float, or None where it is not defined (NaN is no JSON); reports show "–".
+- An `Interval` is `[low, high]`, over resampled source documents, or None where there is none.
+- "[layer]" lists run parallel to the `layers` of their block, "[delta]" lists to its `deltas`.
+- Every block may be missing: the report then says so in one line. Inside a block, keys that are
+  not marked `NotRequired` are needed, and keys that are not in the schema are refused, so that a
+  misspelt name is an error and never a silently missing number. `extra` takes anything.
+- Concepts, kinds and methods are named as in the library (`sa_plugin.detection.methods`:
+  "SuperActivators", "MaxTok", "always-positive", ...).
+
+What the schema does not promise: that the numbers are right. It carries counts, seeds, splits and
+candidates so that they can be derived again.
+
+Turning results into JSON and back, and holding them against the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    NotRequired,
+    TypedDict,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from sa_plugin._check import did_you_mean
+from sa_plugin.show.result import clean
+
+DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+PATH = re.compile(r"[MmHhVvLlZz0-9 .,-]*")
+
+
+def picture_problems(picture: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What does not fit, one sentence each; the types have been checked before."""
+    patches = len(picture["boxes"])
+    for key in ("scores", "superactivator", "in_concept"):
+        if len(picture[key]) != patches:
+            yield f"{where}.{key} has {len(picture[key])} entries: expected {patches}, as boxes"
+    if len(picture["size"]) != 2 or min(picture["size"]) < 1:
+        yield f"{where}.size is {picture['size']}: expected [height, width] of the image"
+    for n, box in enumerate(picture["boxes"]):
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            yield f"{where}.boxes[{n}] is {box}: expected [top, left, bottom, right]"
+    if not DATA_URI.fullmatch(picture["png"]):
+        yield f"{where}.png is {picture['png']!r:.60}: expected 'data:image/png;base64,...'"
+    if not PATH.fullmatch(picture["outline"]):
+        yield f"{where}.outline is {picture['outline']!r:.60}: expected an SVG path of M, H, V, Z"
+
+
+def length_problems(results: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit, one sentence each; the types have been checked before."""
+    for kind, block in results.get("kinds", {}).items():
+        where = f"results.kinds[{kind!r}]"
+        yield from _sparsity(block.get("sparsity"), f"{where}.sparsity")
+        yield from _trace(block.get("trace"), f"{where}.trace")
+        yield from _fractions(block.get("fractions"), f"{where}.fractions")
+        for concept, head_map in (block.get("heads") or {}).get("concepts", {}).items():
+            yield from _head_map(head_map, f"{where}.heads.concepts[{concept!r}]")
+    for n, passage in enumerate(results.get("passages", [])):
+        yield from _tokens(passage, f"results.passages[{n}]")
+        yield from _along(passage, ("scores",), "offsets", f"results.passages[{n}]")
+    for n, picture in enumerate(results.get("pictures", [])):
+        yield from picture_problems(picture, f"results.pictures[{n}]")
+    if explained := results.get("explained"):
+        yield from _tokens(explained, "results.explained")
+        for n, one in enumerate(explained["explanations"]):
+            where = f"results.explained.explanations[{n}].tokens"
+            yield from _expect(one["tokens"], len(explained["offsets"]), where, "offsets")
+
+
+def _expect(items: Sequence[Any], length: int, where: str, along: str) -> Iterator[str]:
+    if len(items) != length:
+        yield f"{where} has {len(items)} entries: expected {length}, as {along}"
+
+
+def _along(block: Mapping[str, Any], keys: Sequence[str], along: str, where: str) -> Iterator[str]:
+    for key in keys:
+        if block.get(key) is not None:
+            yield from _expect(block[key], len(block[along]), f"{where}.{key}", along)
+
+
+def _tokens(block: Mapping[str, Any], where: str) -> Iterator[str]:
+    yield from _along(block, ("superactivator", "in_concept"), "offsets", where)
+    last = 0
+    for n, offset in enumerate(block["offsets"]):
+        if len(offset) != 2 or not 0 <= offset[0] <= offset[1] <= len(block["text"]):
+            yield (
+                f"{where}.offsets[{n}] is {offset}: expected [start, end] within the "
+                f"{len(block['text'])} characters of the text"
+            )
+        elif offset[0] < last:
+            yield f"{where}.offsets[{n}] is {offset}: expected a start of {last} or later"
+        last = offset[0] if offset else last
+
+
+def _sparsity(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    if block is None:
+        return
+    for n, curve in enumerate(block["curves"]):
+        for key in ("weighted_f1", "interval"):
+            if curve.get(key) is not None:
+                at = f"{where}.curves[{n}].{key}"
+                yield from _expect(curve[key], len(block["deltas"]), at, "deltas")
+
+
+def _trace(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    if block is None:
+        return
+    series = dict(block["concepts"])
+    if block.get("mean"):
+        series["mean"] = block["mean"]
+    for name, one in series.items():
+        for key, values in one.items():
+            yield from _expect(values, len(block["layers"]), f"{where}[{name!r}].{key}", "layers")
+    if drawn := block.get("distributions"):
+        for name, one in drawn["concepts"].items():
+            yield from _densities(one, drawn, f"{where}.distributions.concepts[{name!r}]")
+
+
+def _densities(one: Mapping[str, Any], drawn: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key in ("in_concept", "out_of_concept", "threshold"):
+        yield from _expect(one[key], len(drawn["layers"]), f"{where}.{key}", "layers")
+    for key in ("in_concept", "out_of_concept"):
+        for n, row in enumerate(one[key]):
+            bins = len(drawn["edges"]) - 1
+            yield from _expect(row, bins, f"{where}.{key}[{n}]", "bins between edges")
+
+
+def _fractions(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    for which in ("all", "inside") if block else ():
+        assert block is not None
+        curves = {**block[which]["concepts"], "mean": block[which]["mean"]}
+        for name, values in curves.items():
+            yield from _expect(values, len(block["grid"]), f"{where}.{which}[{name!r}]", "grid")
+
+
+def _head_map(block: Mapping[str, Any], where: str) -> Iterator[str]:
+    blocks = len(block["lift"])
+    heads = len(block["lift"][0]) if blocks else 0
+    for key in ("lift", "control", "contrast"):
+        if block.get(key) is None:
+            continue
+        yield from _expect(block[key], blocks, f"{where}.{key}", "the blocks of lift")
+        for n, row in enumerate(block[key]):
+            yield from _expect(row, heads, f"{where}.{key}[{n}]", "the heads of lift")
+
+
+SCHEMA = 1
+
+Number = float | None
+Interval = list[Number] | None
+
+
+class Resampling(TypedDict):
+    """How the intervals were made: `draws` resamples of `unit`s, level e.g. 0.95."""
+
+    unit: str
+    draws: int
+    level: float
+
+
+class Meta(TypedDict):
+    """What was run. `samples` and `documents` map split to count."""
+
+    model: str
+    data: str
+    concepts: list[str]
+    layers: list[int]
+    primary_kind: str
+    seed: int
+    samples: dict[str, int]
+    documents: NotRequired[dict[str, int]]
+    tokens_kept: int
+    tokens_dropped: dict[str, int]
+    n_blocks: NotRequired[int]
+    hook_point: NotRequired[str]
+    architecture: NotRequired[str]
+    processing: NotRequired[str]
+    data_hash: NotRequired[str]
+    data_note: NotRequired[str]
+    intervals: NotRequired[Resampling]
+
+
+class MethodRow(TypedDict):
+    """One row of the detection table, on the test split.
+
+    `precision`, `recall`, `auroc` are weighted over concepts by positive test samples, as
+    `weighted_f1` is. `difference` is this method minus SuperActivators, paired over documents
+    (None on SuperActivators' own row). `candidates`: how many (layer, delta) pairs each concept's
+    choice was made from.
+    """
+
+    method: str
+    weighted_f1: Number
+    interval: Interval
+    precision: Number
+    recall: Number
+    auroc: Number
+    macro_f1: Number
+    macro_interval: NotRequired[Interval]
+    difference: Number
+    difference_interval: Interval
+    candidates: int
+
+
+class ConceptF1(TypedDict):
+    """Test F1 of one concept, by method."""
+
+    concept: str
+    n_positive: int
+    f1: dict[str, Number]
+    interval: NotRequired[dict[str, Interval]]
+
+
+class Detection(TypedDict):
+    """Sample-level detection on the test split, every method with the same search."""
+
+    n_samples: int
+    n_documents: int
+    methods: list[MethodRow]
+    per_concept: NotRequired[list[ConceptF1]]
+
+
+class Choice(TypedDict):
+    """What calibration chose for one concept. `unit`: the matched cluster of unsupervised kinds.
+
+    `threshold` is None when it is infinite: the concept then never fires.
+    """
+
+    concept: str
+    layer: int
+    delta: float
+    threshold: Number
+    cal_f1: Number
+    candidates: int
+    n_cal_tokens: NotRequired[int]
+    unit: NotRequired[str]
+
+
+class Curve(TypedDict):
+    """Weighted test F1 of one method at every delta, all concepts sharing delta."""
+
+    method: str
+    weighted_f1: list[Number]
+    interval: NotRequired[list[Interval]]
+
+
+class Sparsity(TypedDict):
+    """The delta curve. `layer` None: each concept at its own chosen layer."""
+
+    layer: int | None
+    deltas: list[float]
+    curves: list[Curve]
+    always_positive: Number
+
+
+class TraceSeries(TypedDict):
+    """Separation of in- from out-of-concept tokens, all lists [layer]; `pitfalls` 6 defines them.
+
+    `X_interval` is the interval of `X`. `coverage` is the share of positive samples with
+    a token above q, the .995 quantile of out-of-concept scores on `Trace.fixed_on`,
+    `negative_coverage` that of negative samples; `realised_fpr` the share of out-of-concept tokens
+    above q on test. `*_at_maxima`: above the .995 quantile of the negative samples' maxima.
+    """
+
+    auroc: list[Number]
+    auroc_interval: NotRequired[list[Interval]]
+    in_mass_at_fpr: list[Number]
+    in_mass_at_fpr_interval: NotRequired[list[Interval]]
+    realised_fpr: NotRequired[list[Number]]
+    realised_fpr_interval: NotRequired[list[Interval]]
+    coverage: list[Number]
+    coverage_interval: NotRequired[list[Interval]]
+    negative_coverage: list[Number]
+    negative_coverage_interval: NotRequired[list[Interval]]
+    coverage_at_maxima: NotRequired[list[Number]]
+    coverage_at_maxima_interval: NotRequired[list[Interval]]
+    negative_coverage_at_maxima: NotRequired[list[Number]]
+    negative_coverage_at_maxima_interval: NotRequired[list[Interval]]
+    tail_gap: list[Number]
+    tail_gap_interval: NotRequired[list[Interval]]
+    overlap: NotRequired[list[Number]]
+    overlap_interval: NotRequired[list[Interval]]
+    skewness: NotRequired[list[Number]]
+    skewness_interval: NotRequired[list[Interval]]
+    l_skewness: NotRequired[list[Number]]
+    l_skewness_interval: NotRequired[list[Interval]]
+
+
+class Distribution(TypedDict):
+    """Densities of one concept's scores, [layer][bin], each a row that integrates to at most 1.
+
+    `threshold` [layer] is on the same axis: (score - mean of out) / sd of out.
+    """
+
+    in_concept: list[list[Number]]
+    out_of_concept: list[list[Number]]
+    threshold: list[Number]
+
+
+class Distributions(TypedDict):
+    """Densities on one axis for all concepts and layers, in sd of the out-of-concept scores.
+
+    `edges` has one entry more than there are bins. `out` says which tokens are out of concept.
+    """
+
+    edges: list[float]
+    layers: list[int]
+    concepts: dict[str, Distribution]
+    out: NotRequired[str]
+
+
+class Trace(TypedDict):
+    """Every layer, on test. `mean` is over concepts.
+
+    `fpr`: share of out-of-concept tokens above q on the split `fixed_on` (.005). `delta`: of the
+    tail gap and of the tail. `draws`: resamples behind the intervals, not always those of `Meta`.
+    """
+
+    layers: list[int]
+    concepts: dict[str, TraceSeries]
+    mean: NotRequired[TraceSeries]
+    fpr: NotRequired[float]
+    delta: NotRequired[float]
+    draws: NotRequired[int]
+    fixed_on: NotRequired[str]
+    distributions: NotRequired[Distributions]
+
+
+class Shares(TypedDict):
+    """Share of a total by kind of component; signed, sums to 1."""
+
+    head_share: Number
+    mlp_share: Number
+    embedding_share: Number
+    bias_share: NotRequired[Number]
+    head_share_interval: NotRequired[Interval]
+    mlp_share_interval: NotRequired[Interval]
+    embedding_share_interval: NotRequired[Interval]
+
+
+class HeadMap(TypedDict):
+    """Ledger of one concept. `lift`, `control`, `contrast` are [block][head].
+
+    `lift`: mean contribution on SuperActivators minus that on the other tokens of their samples.
+    `control`: the same for one permuted-label vector with its own top tail. `contrast`: in-concept
+    minus out-of-concept; it selects no tokens by score, but heads are still ranked. `layer`: the
+    layer whose score the ledger adds up to. `total`: the lift of that score. `shares`: of
+    `Heads.shares_of`; `lift_shares`: of `total`.
+    """
+
+    layer: int
+    lift: list[list[Number]]
+    control: NotRequired[list[list[Number]]]
+    contrast: NotRequired[list[list[Number]]]
+    total: NotRequired[Number]
+    total_interval: NotRequired[Interval]
+    shares: NotRequired[Shares]
+    lift_shares: NotRequired[Shares]
+
+
+class HeadRow(TypedDict):
+    """One of the strongest heads, by |`excess`| relative to the total; `excess` = lift - control.
+
+    Negative numbers work against the concept.
+    """
+
+    concept: str
+    layer: int
+    head: int
+    lift: Number
+    interval: Interval
+    control: Number
+    control_interval: NotRequired[Interval]
+    excess: NotRequired[Number]
+    excess_interval: NotRequired[Interval]
+    contrast: NotRequired[Number]
+    contrast_interval: NotRequired[Interval]
+
+
+class Heads(TypedDict):
+    """The head ledger. `closes_to`: largest |sum of terms - score|; `unit`: of the lifts.
+
+    `shares_of`: what `HeadMap.shares` are of, "lift" or "contrast". `candidates`: head x concept
+    cells the strongest were picked from, on the split shown. `excludes_zero`: effect to the share
+    of those cells whose interval excludes zero; that of "control" is what selection alone gives.
+    """
+
+    concepts: dict[str, HeadMap]
+    strongest: list[HeadRow]
+    closes_to: Number
+    unit: NotRequired[str]
+    shares_of: NotRequired[str]
+    candidates: NotRequired[int]
+    excludes_zero: NotRequired[dict[str, Number]]
+
+
+class LocalisationRow(TypedDict):
+    """Token-level agreement with the labels, weighted over concepts.
+
+    `method`: "SuperActivators", "raw", or another rule of `sa_plugin.detection.localise`.
+    """
+
+    method: str
+    f1: Number
+    f1_interval: NotRequired[Interval]
+    average_precision: Number
+    average_precision_interval: NotRequired[Interval]
+    auroc: Number
+    auroc_interval: NotRequired[Interval]
+
+
+class RateRow(TypedDict):
+    """False fires and misses of samples: raw scores (`raw`) against SuperActivators (`tail`).
+
+    `false_fire`: share of negative samples that fire. `miss`: share of positive ones that do not.
+    The raw rule is that of `Passage.raw_threshold`.
+    """
+
+    concept: str
+    raw_false_fire: Number
+    raw_false_fire_interval: NotRequired[Interval]
+    raw_miss: Number
+    raw_miss_interval: NotRequired[Interval]
+    tail_false_fire: Number
+    tail_false_fire_interval: NotRequired[Interval]
+    tail_miss: Number
+    tail_miss_interval: NotRequired[Interval]
+
+
+class FractionCurve(TypedDict):
+    """Share of positive test samples with a fraction of at most `grid`, by concept and averaged."""
+
+    mean: list[Number]
+    concepts: dict[str, list[Number]]
+
+
+class Fractions(TypedDict):
+    """CDFs of the SuperActivator fraction of a sample.
+
+    `all`: |SuperActivators| / |in-concept tokens| (may exceed 1, as published).
+    `inside`: |SuperActivators that are in concept| / |in-concept tokens| (at most 1).
+    """
+
+    grid: list[float]
+    all: FractionCurve
+    inside: FractionCurve
+
+
+class KindBlock(TypedDict, total=False):
+    """Everything about one concept kind; every part may be missing.
+
+    `absent`: why a part is missing, by its key, e.g. `{"heads": "post-norm architecture"}`.
+    """
+
+    scoring: str
+    layers: list[int]
+    note: str
+    detection: Detection
+    choices: list[Choice]
+    sparsity: Sparsity
+    trace: Trace
+    heads: Heads
+    localisation: list[LocalisationRow]
+    rates: list[RateRow]
+    fractions: Fractions
+    absent: dict[str, str]
+    extra: Any
+
+
+class Passage(TypedDict):
+    """One sample with a concept's scores; lists run over kept tokens, [token].
+
+    `role`: "true_positive", "raw_false_fire" (raw scores fire, the tail does not),
+    "false_positive", "miss", or another word. `positive`: the sample's label.
+    `raw_threshold`: a token above it fires by the raw rule that the tail is compared with: the
+    midpoint between the calibration means of in- and out-of-concept token scores. `limit`: score of
+    the darkest shade; by default the largest |score| shown for the concept. Characters that no
+    offset covers belong to dropped tokens and are shown as such.
+    """
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    delta: NotRequired[float]
+    threshold: Number
+    role: str
+    positive: bool
+    text: str
+    offsets: list[list[int]]
+    scores: list[Number]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    document: NotRequired[str]
+    raw_threshold: NotRequired[Number]
+    limit: NotRequired[Number]
+    comment: NotRequired[str]
+
+
+class Picture(TypedDict):
+    """One image with a concept's scores; lists run over kept patches, [patch].
+
+    What it shares with `Passage` means the same. `png`: the image as a data URI, perhaps scaled
+    down. `size`: height and width of the original, in whose pixels `boxes` (top, left, bottom,
+    right of each patch; they may reach beyond the image) and `outline` (of the concept's mask, an
+    SVG path to fill by the even-odd rule, empty without a mask) are given.
+    """
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    delta: NotRequired[float]
+    threshold: Number
+    role: str
+    positive: bool
+    png: str
+    size: list[int]
+    boxes: list[list[float]]
+    scores: list[Number]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    outline: str
+    document: NotRequired[str]
+    raw_threshold: NotRequired[Number]
+    limit: NotRequired[Number]
+    comment: NotRequired[str]
+
+
+class Explanation(TypedDict):
+    """One attribution: `tokens` [token], and `heads` [block][head] where the method gives it.
+
+    `objective`: "superactivator", "superactivator_tokens", "global". `method`: the explainer.
+    `dropped`: sum of |attribution| on tokens that are not shown (dropped, such as the first) over
+    the sum on all.
+    """
+
+    objective: str
+    method: str
+    value: Number
+    tokens: list[Number]
+    dropped: NotRequired[Number]
+    heads: NotRequired[list[list[Number]]]
+
+
+class Explained(TypedDict):
+    """One passage explained under several objectives; same passage, same explainer."""
+
+    id: str
+    concept: str
+    kind: str
+    layer: int
+    text: str
+    offsets: list[list[int]]
+    superactivator: list[bool]
+    in_concept: list[bool]
+    explanations: list[Explanation]
+    coverage: NotRequired[Number]
+    comment: NotRequired[str]
+
+
+class Provenance(TypedDict, total=False):
+    """What is needed to run it again. `timings` are seconds; `counts` are of anything counted."""
+
+    versions: dict[str, str]
+    hashes: dict[str, str]
+    settings: dict[str, Any]
+    timings: dict[str, Number]
+    counts: dict[str, Any]
+    command: str
+    machine: str
+
+
+class Results(TypedDict, total=False):
+    """The whole file. `warnings`: every named warning the run gave, in order."""
+
+    schema: int
+    meta: Meta
+    kinds: dict[str, KindBlock]
+    passages: list[Passage]
+    pictures: list[Picture]
+    explained: Explained
+    provenance: Provenance
+    warnings: list[str]
+    extra: Any
+
+
+WRITTEN = ("schema", "meta", "kinds", "provenance")
+
+
+def check(results: Mapping[str, Any]) -> Results:
+    """Hold a dictionary against the schema.
+
+    Args:
+        results: JSON-ready, see `clean`.
+
+    Returns:
+        The same dictionary, typed.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is of the wrong kind; the text says
+            where, what was expected, and for an unknown key which known one is nearest.
+
+    Example:
+        >>> sorted(check({"schema": 1, "warnings": []}))
+        ['schema', 'warnings']
+    """
+    problems = list(_problems(results, Results, "results")) or list(length_problems(results))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(f"{problems[0]}{more}; the schema is in sa_plugin/results/schema.py.")
+    return cast(Results, results)
+
+
+def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
+    """Clean, check and write results as JSON (strict: no NaN).
+
+    Raises:
+        ValueError: The schema is not kept, see `check`.
+    """
+    path = Path(path)
+    text = json.dumps(check(clean(results)), indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_results(path: str | Path) -> Results:
+    """Read and check a `results.json`.
+
+    Raises:
+        ValueError: It is no JSON, does not keep the schema, or lacks what every run writes.
+    """
+    try:
+        loaded = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}): give the results.json of a run.") from error
+    results = check(clean(loaded))
+    missing = [key for key in WRITTEN if key not in results]
+    if missing:
+        raise ValueError(
+            f"{path} has no {', '.join(map(repr, missing))}, every run writes "
+            f"{', '.join(map(repr, WRITTEN))}: give the results.json of a run."
+        )
+    return results
+
+
+def _problems(value: Any, kind: Any, where: str) -> Iterator[str]:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return
+    if origin is NotRequired:
+        yield from _problems(value, args[0], where)
+    elif origin in (Union, UnionType):
+        if value is None and NoneType in args:
+            return
+        yield from _problems(value, next(a for a in args if a is not NoneType), where)
+    elif is_typeddict(kind):
+        yield from _dict_problems(value, kind, where)
+    elif origin is dict:
+        yield from _mapping_problems(value, args[1], where)
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{where} is {value!r:.60}: expected a list"
+            return
+        if args[0] == Number and all(type(item) in (float, NoneType) for item in value):
+            return
+        for k, item in enumerate(value):
+            yield from _problems(item, args[0], f"{where}[{k}]")
+    elif not _is_plain(value, kind):
+        yield f"{where} is {value!r:.60}: expected {kind.__name__}"
+
+
+def _dict_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        yield f"{where} is {value!r:.60}: expected {kind.__name__}, a dict"
+        return
+    hints = get_type_hints(kind)
+    for key in sorted(kind.__required_keys__ - set(value)):
+        yield f"{where} lacks {key!r} ({kind.__name__})"
+    for key, item in value.items():
+        if key in hints:
+            yield from _problems(item, hints[key], f"{where}.{key}")
+            continue
+        yield f"{where} has an unknown key {key!r}{did_you_mean(key, hints)}"
+
+
+def _mapping_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        yield f"{where} is {value!r:.60}: expected a dict"
+        return
+    for key, item in value.items():
+        yield from _problems(item, kind, f"{where}[{key!r}]")
+
+
+def _is_plain(value: Any, kind: type) -> bool:
+    if kind is bool or kind is str:
+        return isinstance(value, kind)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if kind is float else int)

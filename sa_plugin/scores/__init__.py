@@ -1,0 +1,43 @@
+"""Concept scores of every kept token: the one pass that the questions share."""
+
+from sa_plugin.scores.prompting import (
+    PROMPT,
+    PROMPT_P,
+    TEMPLATE,
+    AnswerMassWarning,
+    PromptAnswers,
+    answer_tokens,
+    probabilities,
+    prompt,
+    questions,
+    shared_length,
+    with_answers,
+)
+from sa_plugin.scores.score import (
+    OtherPrecisionWarning,
+    sample_maxima,
+    score,
+    score_samples,
+    tail_histogram,
+)
+from sa_plugin.scores.table import ScoreTable
+
+__all__ = [
+    "PROMPT",
+    "PROMPT_P",
+    "TEMPLATE",
+    "AnswerMassWarning",
+    "OtherPrecisionWarning",
+    "PromptAnswers",
+    "ScoreTable",
+    "answer_tokens",
+    "probabilities",
+    "prompt",
+    "questions",
+    "sample_maxima",
+    "score",
+    "score_samples",
+    "shared_length",
+    "tail_histogram",
+    "with_answers",
+]

@@ -1,0 +1,274 @@
+"""A trace as plain dictionaries, in the shape of the results file.
+
+Results of the method as the blocks of `results.json` (`sa_plugin.report.schema`).
+
+Versions and machine, as results carry them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.evaluate import Evaluation
+from sa_plugin.detection.localised import LocalisationMetrics
+from sa_plugin.detection.sweep import SparsityCurve
+from sa_plugin.report.schema import (
+    Choice,
+    Detection,
+    Fractions,
+    LocalisationRow,
+    RateRow,
+    Sparsity,
+    Trace,
+)
+from sa_plugin.statistics.drawn import Interval, percentile_bounds
+from sa_plugin.tracing.trace import TailTrace
+
+_MEASURES = {
+    "auroc": "auroc",
+    "in_mass_at_fpr": "in_mass_at_fpr",
+    "realised_fpr": "realised_fpr",
+    "coverage": "coverage",
+    "negative_coverage": "negative_coverage",
+    "coverage_at_maxima": "coverage_at_maxima",
+    "negative_coverage_at_maxima": "negative_coverage_at_maxima",
+    "tail_gap": "tail_gap",
+    "overlap": "overlap",
+    "skewness": "skewness_in",
+    "l_skewness": "l_skewness_in",
+}
+
+
+def record(trace: TailTrace) -> dict[str, Any]:
+    """The measures a report draws, by concept and as weighted mean, and the densities.
+
+    `skewness` and `l_skewness` are those of the in-concept scores; NaN stands for what is not
+    defined. `TailTrace.rows()` has every measure.
+
+    Returns:
+        A dictionary with the keys of `sa_plugin.report.schema.Trace`.
+    """
+    return {
+        "layers": list(trace.layers),
+        "concepts": {name: _series(trace, k) for k, name in enumerate(trace.concepts)},
+        "mean": _mean(trace),
+        "fpr": trace.settings.fpr,
+        "delta": trace.settings.delta,
+        "draws": trace.settings.draws,
+        "fixed_on": trace.settings.fixed_on,
+        "distributions": _distributions(trace),
+    }
+
+
+def _series(trace: TailTrace, concept: int) -> dict[str, Any]:
+    series: dict[str, Any] = {}
+    for key, name in _MEASURES.items():
+        value, low, high = (array[:, concept] for array in trace[name])
+        series[key] = value.tolist()
+        series[f"{key}_interval"] = np.stack([low, high], axis=1).tolist()
+    return series
+
+
+def _mean(trace: TailTrace) -> dict[str, Any]:
+    series: dict[str, Any] = {}
+    for key, name in _MEASURES.items():
+        drawn = trace.layer_means[name]
+        bounds = percentile_bounds(drawn[:, 1:], trace.settings.level)
+        series[key] = drawn[:, 0].tolist()
+        series[f"{key}_interval"] = np.stack(bounds, axis=1).tolist()
+    return series
+
+
+def _distributions(trace: TailTrace) -> dict[str, Any]:
+    densities = trace.common
+    mean, sd = trace["mean_out"].value, trace["sd_out"].value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        threshold = (trace.fixed["threshold"] - mean) / sd
+    return {
+        "edges": densities.edges.tolist(),
+        "layers": list(trace.layers),
+        "out": {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}[
+            trace.settings.out
+        ],
+        "concepts": {
+            name: {
+                "in_concept": densities.in_concept[:, k].tolist(),
+                "out_of_concept": densities.out_of_concept[:, k].tolist(),
+                "threshold": threshold[:, k].tolist(),
+            }
+            for k, name in enumerate(trace.concepts)
+        },
+    }
+
+
+def number(value: Any) -> float | None:
+    """A float, or None where it is not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Floats, None where not finite."""
+    return [number(v) for v in np.asarray(values).ravel()]
+
+
+def bounds(interval: Interval | None) -> list[float | None] | None:
+    """`[low, high]`."""
+    return None if interval is None else [number(interval.low), number(interval.high)]
+
+
+def detection(evaluation: Evaluation) -> Detection:
+    """The detection table and test F1 by concept."""
+    methods = []
+    for result in evaluation.methods:
+        by = result.difference.get("f1")
+        methods.append(
+            {
+                "method": result.method,
+                "weighted_f1": number(result.weighted["f1"].estimate),
+                "interval": bounds(result.weighted["f1"]),
+                "precision": number(result.weighted["precision"].estimate),
+                "recall": number(result.weighted["recall"].estimate),
+                "auroc": number(result.weighted["auroc"].estimate),
+                "macro_f1": number(result.macro["f1"].estimate),
+                "macro_interval": bounds(result.macro["f1"]),
+                "difference": None if by is None else number(by.estimate),
+                "difference_interval": bounds(by),
+                "candidates": result.candidates,
+            }
+        )
+    per_concept = [
+        {
+            "concept": concept,
+            "n_positive": int(evaluation.n_positive[k]),
+            "f1": {m.method: number(m.concept["f1"][k].estimate) for m in evaluation.methods},
+            "interval": {m.method: bounds(m.concept["f1"][k]) for m in evaluation.methods},
+        }
+        for k, concept in enumerate(evaluation.concepts)
+    ]
+    about = evaluation.resampling
+    return {
+        "n_samples": about.n_samples,
+        "n_documents": about.n_documents,
+        "methods": methods,  # type: ignore[typeddict-item]
+        "per_concept": per_concept,  # type: ignore[typeddict-item]
+    }
+
+
+def choices(detector: Detector) -> list[Choice]:
+    """What calibration chose for each concept."""
+    rows: list[Choice] = []
+    for concept in detector.concepts:
+        one = detector.choice(concept)
+        row: Choice = {
+            "concept": concept,
+            "layer": one.layer,
+            "delta": one.delta,
+            "threshold": number(one.threshold),
+            "cal_f1": number(one.cal_f1),
+            "candidates": one.candidates,
+            "n_cal_tokens": one.n_cal_tokens,
+        }
+        if not detector.bank.supervised:
+            row["unit"] = one.unit
+        rows.append(row)
+    return rows
+
+
+def sparsity(curve: SparsityCurve) -> Sparsity:
+    """The delta curve of every method that has one."""
+    return {
+        "layer": curve.layer,
+        "deltas": list(curve.deltas),
+        "curves": [
+            {
+                "method": method,
+                "weighted_f1": [number(i.estimate) for i in row],
+                "interval": [bounds(i) for i in row],
+            }
+            for method, row in curve.f1.items()
+        ],
+        "always_positive": number(curve.always_positive.estimate),
+    }
+
+
+def rates(evaluation: Evaluation) -> list[RateRow]:
+    """False fires and misses, raw against SuperActivators."""
+    rows = []
+    for one in evaluation.rates:
+        row: dict[str, Any] = {"concept": one.concept}
+        for name in ("raw_false_fire", "raw_miss", "tail_false_fire", "tail_miss"):
+            interval: Interval = getattr(one, name)
+            row[name] = number(interval.estimate)
+            row[f"{name}_interval"] = bounds(interval)
+        rows.append(row)
+    return rows  # type: ignore[return-value]
+
+
+def fractions(evaluation: Evaluation) -> Fractions:
+    """Distributions of both SuperActivator fractions."""
+    found = evaluation.fractions
+
+    def curve(table: np.ndarray) -> dict[str, Any]:
+        rows = {c: numbers(row) for c, row in zip(evaluation.concepts, table, strict=True)}
+        return {"mean": numbers(np.nanmean(table, axis=0)), "concepts": rows}
+
+    return {
+        "grid": list(found.grid),
+        "all": curve(found.all),  # type: ignore[typeddict-item]
+        "inside": curve(found.inside),  # type: ignore[typeddict-item]
+    }
+
+
+def localisation(metrics: LocalisationMetrics) -> list[LocalisationRow]:
+    """The localisation table."""
+    return [
+        {
+            "method": row.method,
+            "f1": number(row.f1.estimate),
+            "f1_interval": bounds(row.f1),
+            "average_precision": number(row.average_precision),
+            "auroc": number(row.auroc),
+        }
+        for row in metrics.rows
+    ]
+
+
+def trace(found: TailTrace, detector: Detector) -> Trace:
+    """Every layer, with the detector's own thresholds drawn: one delta a concept at all layers."""
+    block: dict[str, Any] = record(found)
+    tail, centre, spread = detector.tail, found["mean_out"].value, found["sd_out"].value
+    for c, concept in enumerate(found.concepts):
+        cut = (tail.thresholds[:, tail.delta[c], c] - centre[:, c]) / spread[:, c]
+        block["distributions"]["concepts"][concept]["threshold"] = [number(t) for t in cut]
+    return block  # type: ignore[return-value]
+
+
+PACKAGES = (
+    "sa_plugin", "torch", "transformers", "transformer-lens", "nnsight", "numpy", "scikit-learn",
+    "captum",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes, where installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Processor kind, cores and threads."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"

@@ -1,0 +1,253 @@
+"""How detection depends on delta at one layer, and where each concept's best delta lies.
+
+At the layer `l` with the best mean calibration F1 (`sweep.best_layer`), with one delta d for all
+concepts, on test:
+
+    curve(d) = sum_c n_c F1_c(d) / sum_c n_c,      n_c positive test samples of concept c
+    peak_c   = argmax_d F1_c(d), ties to the smaller d       (arXiv 2512.05038, peak histogram)
+    gain     = curve(d_small) - curve(d_large)
+
+with `d_small` the best delta up to .1 and `d_large` the best from .3, both by mean calibration F1
+at `l`. `peak_c` is picked on the samples it is counted on, as published: a histogram of it
+describes these samples. `gain` is not, and its interval is paired: both F1 are recomputed on the
+same resampled documents.
+
+Where the peak can lie depends on the data. Of N_in in-concept calibration tokens delta * N_in
+reach the threshold, so at most `m * delta` of the N_pos positive samples can be found through a
+token of the concept, `m = N_in / N_pos`: where a sample holds one or two such tokens, a small delta
+must miss most samples, and its F1 is low whatever the model does. `tokens_per_positive` is m.
+
+What this does not show: that tokens outside the tail hold no evidence. A large delta lowers the
+threshold of a maximum; it does not average over more tokens.
+
+How few of a sample's in-concept tokens are SuperActivators, with intervals.
+
+    r_all = |SA| / |in|,   r_in = |SA and in| / |in|,      samples with |in| > 0 in-concept tokens
+    share(x) = mean over concepts of the share of a concept's samples with r <= x
+
+`sa_plugin.detection.evaluate` has the whole distribution; here are the shares at some x with
+intervals over source documents. The paper says that most samples lie below .2 (arXiv 2512.05038).
+
+A low r_in is a property of the chosen delta as much as of the model: delta of in-concept
+calibration tokens reach the threshold by construction.
+
+How far a concept's tail stands apart at the detector's best layer, from a trace.
+
+- `in_mass`: share of in-concept test tokens above q, the .995 quantile of out-of-concept
+  calibration scores; `realised_fpr` is the share of out-of-concept test tokens above q.
+- `coverage_difference`: share of positive samples with a token above q minus that of negative ones.
+
+Means over concepts, weighted by positive test samples; the difference is paired by draw. `in_mass`
+measures a separation, not a precision: rare concepts have few in-concept tokens among all above q.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.evaluate import (
+    averaged,
+    counted,
+    f1_of,
+    interval_of,
+    labels_of,
+    positives_of,
+)
+from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.methods import TAIL, values
+from sa_plugin.detection.sweep import best_layer
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import plain
+from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
+from sa_plugin.statistics.drawn import Interval, percentile_bounds
+from sa_plugin.tracing.trace import TailTrace
+
+SMALL, LARGE = 0.1, 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class DeltaPeaks:
+    """Where detection is best along delta, at one layer.
+
+    Attributes:
+        layer: Block index.
+        deltas: The grid.
+        on_test: Number of concepts whose test F1 is best at each delta.
+        on_cal: Number of concepts whose calibration F1, at this layer, is best at each delta.
+        small_share: Share of concepts whose test peak is at most .1.
+        large_share: Share of concepts whose test peak is at least .3.
+        small, large: Best shared delta up to .1 and from .3, by calibration.
+        gain: Test F1 at `small` minus test F1 at `large`.
+    """
+
+    layer: int
+    deltas: tuple[float, ...]
+    on_test: Int[np.ndarray, " delta"]
+    on_cal: Int[np.ndarray, " delta"]
+    small_share: Interval
+    large_share: Interval
+    small: float
+    large: float
+    gain: Interval
+
+    def __repr__(self) -> str:
+        return (
+            f"DeltaPeaks(layer {self.layer}, {self.small_share.estimate:.0%} of concepts peak at "
+            f"delta <= {SMALL:g}, F1 at {self.small:g} minus at {self.large:g}: {self.gain})"
+        )
+
+
+def delta_peaks(
+    detector: Detector,
+    table: ScoreTable,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> DeltaPeaks:
+    """Peaks and the gain of a small delta on held-out samples.
+
+    Args:
+        detector: Calibrated on a grid with deltas up to .1 and from .3.
+        table: Scores of the test split.
+        draws: Bootstrap resamples of source documents.
+        seed: Of the resamples.
+        level: Of the intervals.
+
+    Raises:
+        ValueError: The grid lacks small or large deltas.
+    """
+    tail, place = detector.tail, best_layer(detector.tail)
+    grid = np.array(tail.deltas)
+    if not ((grid <= SMALL).any() and (grid >= LARGE).any()):
+        raise ValueError(
+            f"the grid of deltas {tail.deltas} has none up to {SMALL} or none from {LARGE}: "
+            "calibrate with both."
+        )
+    _, labels = labels_of(table, detector.concepts)
+    resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
+    unit, at = tail.at_layer(place)
+    value = values(TAIL, table, np.full(len(unit), place), unit).astype(np.float64)
+    fired = tail.thresholds[at][..., None] <= value.T
+    f1 = f1_of(counted(fired, labels.T, resamples))
+    positives = positives_of(labels, resamples)
+    curve = averaged(f1, positives, "weighted")
+    peak = _peaks(f1, tail.deltas)
+    on_cal = tail.f1[at].mean(-1)
+    small, large = (int(np.where(part, on_cal, -1.0).argmax())
+                    for part in (grid <= SMALL, grid >= LARGE))  # fmt: skip
+    return DeltaPeaks(
+        detector.bank.layers[place],
+        tail.deltas,
+        _histogram(peak[:, 0], tail.deltas),
+        np.bincount(tail.f1[at].argmax(0), minlength=len(tail.deltas)),
+        interval_of(_share(peak, peak <= SMALL), resamples, level),
+        interval_of(_share(peak, peak >= LARGE), resamples, level),
+        tail.deltas[small],
+        tail.deltas[large],
+        interval_of(curve[small] - curve[large], resamples, level),
+    )
+
+
+def tokens_per_positive(table: ScoreTable) -> tuple[float, dict[str, float]]:
+    """In-concept tokens a positive sample: of all concepts together, and by concept.
+
+    Args:
+        table: Scores of the calibration split.
+    """
+    tokens, samples = table.tokens.labels.sum(0), table.tokens.sample_labels.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = tokens / samples
+    found = dict(zip(table.tokens.concepts, map(float, each), strict=True))
+    return float(tokens.sum() / max(1, samples.sum())), found
+
+
+def _peaks(
+    f1: Float[np.ndarray, "delta concept column"], deltas: tuple[float, ...]
+) -> Float[np.ndarray, "concept column"]:
+    known = np.isfinite(f1).all(0)
+    best = np.where(known, f1, 0.0).argmax(0)
+    return np.where(known, np.array(deltas)[best], np.nan)
+
+
+def _share(
+    peak: Float[np.ndarray, "concept column"], marked: Bool[np.ndarray, "concept column"]
+) -> Float[np.ndarray, " column"]:
+    known = np.isfinite(peak).sum(0)
+    return np.where(known > 0, marked.sum(0) / np.maximum(known, 1), np.nan)
+
+
+def _histogram(
+    peak: Float[np.ndarray, " concept"], deltas: tuple[float, ...]
+) -> Int[np.ndarray, " delta"]:
+    found = peak[np.isfinite(peak)]
+    return np.bincount(np.searchsorted(deltas, found), minlength=len(deltas))
+
+
+AT = (0.1, 0.2, 0.5)
+
+
+def density(
+    detector: Detector, table: ScoreTable, *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, dict[str, Interval]]:
+    """Shares of positive samples with r <= x, by "all" or "inside" and x.
+
+    Args:
+        detector: Calibrated.
+        table: Scores of the test split.
+        draws: Bootstrap resamples of source documents.
+        seed: Of the resamples.
+        level: Of the intervals.
+    """
+    token_labels, labels = labels_of(table, detector.concepts)
+    tail, starts = detector.superactivators(table), table.tokens.bounds[:-1]
+
+    def total(marks: np.ndarray) -> Any:
+        return np.add.reduceat(marks.astype(np.int64), starts, axis=0)
+
+    inside = total(token_labels)
+    counted = labels & (inside > 0)
+    resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
+    weights = resamples.with_data()
+    n = resampled_sums(counted.T, weights)
+    found: dict[str, dict[str, Interval]] = {}
+    for name, marks in (("all", tail), ("inside", tail & token_labels)):
+        ratio = total(marks) / np.maximum(inside, 1)
+        found[name] = {}
+        for x in AT:
+            hits = resampled_sums((counted & (ratio <= x)).T, weights)
+            share = np.where(n > 0, hits / np.maximum(n, 1), np.nan)
+            known = np.isfinite(share).sum(0)
+            mean = np.where(known > 0, np.nansum(share, axis=0) / np.maximum(known, 1), np.nan)
+            found[name][f"{x:g}"] = interval_of(mean, resamples, level)
+    return found
+
+
+def separation(found: TailTrace, layer: int) -> dict[str, Any]:
+    """The measures at one layer, JSON-ready.
+
+    Args:
+        found: A trace.
+        layer: Block index.
+
+    Raises:
+        ValueError: The layer was not traced.
+    """
+    parts: dict[str, Any] = {
+        name: found.interval(name, layer)
+        for name in ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
+    }
+    at, means = found.layers.index(layer), found.layer_means
+    drawn = means["coverage"][at] - means["negative_coverage"][at]
+    level, n = found.settings.level, found.settings.n_documents
+    low, high = percentile_bounds(drawn[1:], level)
+    parts["coverage_difference"] = Interval(
+        float(drawn[0]), float(low), float(high), level,
+        int(np.isfinite(drawn[1:]).sum()), n_units=n,
+    )  # fmt: skip
+    return {"layer": layer, **{k: dict(plain(asdict(v))) for k, v in parts.items()}}

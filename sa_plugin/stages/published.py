@@ -1,0 +1,620 @@
+"""What a cell shows of the paper's claims, each with the interval it rests on.
+
+A claim *reproduces* where the interval says so, *does not* where it says the opposite, is *open*
+where it holds zero (or one half) and *mixed* where explainers disagree. Each interval stands alone:
+with ten claims a cell, some are wrong by chance. All are conditional on one train and calibration
+split, and none says anything about the paper's own models and data.
+
+Figures that the paper's sources publish, as published, with where each was read.
+
+`published.json` holds them. They are of the paper's own models and data (arXiv 2512.05038): a cell
+run on another model or other data has no published counterpart, and no difference is ever taken.
+Baselines whose published numbers contradict each other carry the contradiction with them.
+
+A cell as Markdown: detection by method, delta curve, peaks, density, layers, attribution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from sa_plugin._check import require_known
+from sa_plugin.detection.evaluate import FEW_DOCUMENTS
+from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, number, tick
+from sa_plugin.show.html import interval as bounds
+
+WEAKER = ("MeanTok", "LastTok", "RandTok", "pooled", "CLS", "MaxTok permuted", "always-positive")
+REPRODUCES, DOES_NOT, OPEN = "reproduces", "does not", "open"
+LARGE = 0.3
+# Relative error of integrated gradients' sum beyond which its map is not read.
+COMPLETE = 0.1
+MIXED = "mixed"
+OPPOSITE = {REPRODUCES: DOES_NOT, DOES_NOT: REPRODUCES, OPEN: OPEN}
+ATTRIBUTION = {
+    "f1": "Explaining the tail points better",
+    "insertion/mean_alignment": "Explaining the tail is more faithful (insertion)",
+    "deletion/mean_alignment": "Explaining the tail is more faithful (deletion)",
+}
+
+
+def findings(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Claim, verdict and text, for the primary kind.
+
+    Args:
+        record: `cell.json` without its findings.
+    """
+    kind = record["config"]["run"]["primary"]
+    block = record["kinds"][kind]
+    found = []
+    if "separation" in block:
+        found.append(_separation(block["separation"]))
+    found += [_small_delta(block), *_gains(block), _maxtok(block), _density(block)]
+    found.append(_large(block))
+    if "rows" in record.get("attribution", {}):
+        found += _attribution(record["attribution"])
+    return found
+
+
+def verdict(low: float | None, high: float | None, null: float = 0.0) -> str:
+    """Whether an interval lies above, below or around a value.
+
+    Example:
+        >>> verdict(0.1, 0.3), verdict(-0.3, -0.1), verdict(-0.1, 0.1), verdict(None, None)
+        ('reproduces', 'does not', 'open', 'open')
+    """
+    if low is None or high is None:
+        return OPEN
+    return REPRODUCES if low > null else DOES_NOT if high < null else OPEN
+
+
+def _claim(claim: str, said: str, text: str) -> dict[str, str]:
+    return {"claim": claim, "verdict": said, "text": text}
+
+
+def _shown(one: Mapping[str, Any], *, signed: bool = False) -> str:
+    edges = bounds([one["low"], one["high"]], signed=signed)
+    return f"{number(one['estimate'], signed=signed)} {edges}"
+
+
+def _separation(found: Mapping[str, Any]) -> dict[str, str]:
+    gap = found["coverage_difference"]
+    text = (
+        f"At layer {found['layer']}, {_shown(found['in_mass_at_fpr'])} of in-concept tokens lie "
+        "above the .995 quantile of out-of-concept calibration scores, "
+        f"{_shown(found['realised_fpr'])} of out-of-concept test tokens do. Samples with such a "
+        f"token: {_shown(found['coverage'])} of the positive, {_shown(found['negative_coverage'])} "
+        f"of the negative; difference {_shown(gap, signed=True)}."
+    )
+    return _claim("The tail stands apart", verdict(gap["low"], gap["high"]), text)
+
+
+def _small_delta(block: Mapping[str, Any]) -> dict[str, str]:
+    peaks = block["peaks"]
+    gain, m = peaks["gain"], block["tokens_per_positive"][0]
+    text = (
+        f"One delta for all concepts, chosen on calibration: F1 at {peaks['small']:g} (best up to "
+        f".1) minus F1 at {peaks['large']:g} (best from .3): {_shown(gain, signed=True)}. "
+        f"Concepts whose test F1 peaks at delta .1 or less: {_shown(peaks['small_share'])} (picked "
+        f"on test). A positive calibration sample holds {number(m, 1)} in-concept tokens"
+    )
+    reach = m * peaks["small"]
+    if reach < 1:
+        text += (
+            f", so at {peaks['small']:g} at most {number(reach, 2)} of these samples can be found "
+            "through a token of the concept"
+        )
+    text += "."
+    return _claim("The best delta is small", verdict(gain["low"], gain["high"]), text)
+
+
+def _gains(block: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = {row["method"]: row for row in block["detection"]["methods"]}
+    found = []
+    for name in WEAKER:
+        row = rows.get(name)
+        if row is None or row["difference_interval"] is None:
+            continue
+        low, high = row["difference_interval"]
+        said = verdict(None if high is None else -high, None if low is None else -low)
+        gain = None if row["difference"] is None else -row["difference"]
+        edges = [None if high is None else -high, None if low is None else -low]
+        text = (
+            f"Weighted F1, SuperActivators minus {name}: {number(gain, signed=True)} "
+            f"{bounds(edges, signed=True)}."
+        )
+        found.append(_claim(f"Better than {name}", said, text))
+    return found
+
+
+def _maxtok(block: Mapping[str, Any]) -> dict[str, str]:
+    row = next(r for r in block["detection"]["methods"] if r["method"] == "MaxTok")
+    low, high = row["difference_interval"] or (None, None)
+    said = OPPOSITE[verdict(low, high)]
+    text = (
+        f"MaxTok minus SuperActivators: {number(row['difference'], signed=True)} "
+        f"{bounds([low, high], signed=True)}. Both threshold the same number, a sample's highest "
+        "score; the paper's table leaves MaxTok out."
+    )
+    return _claim("Better than MaxTok", said, text)
+
+
+def _density(block: Mapping[str, Any]) -> dict[str, str]:
+    every, inside = (block["density"][part]["0.2"] for part in ("all", "inside"))
+    text = (
+        "Positive samples whose SuperActivators number at most .2 of their in-concept tokens: "
+        f"{_shown(every)} counting all SuperActivators (as published), {_shown(inside)} counting "
+        "those inside the concept; mean over concepts. No SuperActivator at all counts as 0."
+    )
+    return _claim("Most samples lie below .2", verdict(every["low"], every["high"], 0.5), text)
+
+
+def _large(block: Mapping[str, Any]) -> dict[str, str]:
+    share = block["peaks"]["large_share"]
+    large = [f"{r['concept']} ({r['delta']:g})" for r in block["choices"] if r["delta"] >= LARGE]
+    said = verdict(share["low"], share["high"], 0.5)
+    text = (
+        f"Concepts whose test F1 peaks at delta .3 or more: {_shown(share)} (picked on test). "
+        f"On calibration, layer and delta by concept, {len(large)} of {len(block['choices'])} chose"
+        f" .3 or more{': ' + ', '.join(large) if large else ''}."
+    )
+    return _claim("Few concepts need a large delta", OPPOSITE[said], text)
+
+
+def incomplete(found: Mapping[str, Any]) -> dict[str, float]:
+    """Methods whose sums miss what they should add up to, with the larger relative error.
+
+    Args:
+        found: `Comparison.to_dict()`.
+    """
+    errors = {}
+    for row in found["rows"]:
+        if (row["concept"], row["metric"]) == (_overall(found), "completeness_error"):
+            worst = max(row["global"] or 0.0, row["superactivator"] or 0.0)
+            if worst > COMPLETE:
+                errors[row["method"]] = worst
+    return errors
+
+
+def _overall(found: Mapping[str, Any]) -> str:
+    every = {row["concept"] for row in found["rows"]}
+    return "all" if "all" in every else str(next(iter(every)))
+
+
+def _attribution(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    missed, claims = incomplete(found), []
+    for metric, claim in ATTRIBUTION.items():
+        rows = [
+            r for r in found["rows"] if (r["concept"], r["metric"]) == (_overall(found), metric)
+        ]
+        counted = [row for row in rows if row["method"] not in missed]
+        said = {_side(row) for row in counted}
+        notes = [
+            f"{method.replace('_', ' ')} is not counted: its sums miss completeness by up to "
+            f"{error:.0%}, more steps are needed"
+            for method, error in missed.items()
+        ]
+        if rows:
+            text = (
+                f"{metric} ({rows[0]['better']} is better), global to SuperActivator objective, "
+                f"{rows[0]['n_samples']} samples: {'; '.join([*map(_compared, counted), *notes])}."
+            )
+            one = said.pop() if len(said) == 1 else MIXED if said else OPEN
+            claims.append(_claim(claim, one, text))
+    return claims
+
+
+def _side(row: Mapping[str, Any]) -> str:
+    said = verdict(*(row[f"superactivator_difference_{end}"] for end in ("low", "high")))
+    return OPPOSITE[said] if row["better"] == "lower" else said
+
+
+def _compared(row: Mapping[str, Any]) -> str:
+    edges = [row[f"superactivator_difference_{end}"] for end in ("low", "high")]
+    return (
+        f"{row['method'].replace('_', ' ')} {number(row['global'])} to "
+        f"{number(row['superactivator'])}, {number(row['superactivator_difference'], signed=True)} "
+        f"{bounds(edges, signed=True)}"
+    )
+
+
+# Blocks by the models' public configurations; Llama's text stack runs 32 of 40 without an image.
+BLOCKS = {
+    "clip": (24,), "llama_vision": (40,), "llama_text": (32, 40), "gemma": (42,), "qwen": (36,),
+}  # fmt: skip
+# Concepts evaluated and samples, of the authors' metadata.
+SIZES = {
+    "CLEVR": (6, 1000), "COCO": (29, 5500), "OpenSurfaces": (26, 3578), "Pascal": (83, 4503),
+    "Sarcasm": (1, 1446), "iSarcasm": (1, 1734), "GoEmotions": (14, 5427),
+}  # fmt: skip
+
+
+@cache
+def _text() -> str:
+    return files("sa_plugin.stages").joinpath("published.json").read_text(encoding="utf-8")
+
+
+def published() -> dict[str, Any]:
+    """Every published figure, a fresh copy.
+
+    Example:
+        >>> published()["headline"]["f1"]["COCO"]["SuperActivators"]
+        [0.83, 0.01]
+    """
+    found: dict[str, Any] = json.loads(_text())
+    return found
+
+
+def published_of(key: str) -> dict[str, Any] | None:
+    """Published figures of one cell of the paper, or None for the key "".
+
+    Args:
+        key: `MODEL/DATA`, such as "clip/COCO".
+
+    Returns:
+        Method to F1 with its sources, the delta curve and densities where there are any.
+
+    Raises:
+        ValueError: The paper has no such cell; the text names the nearest.
+
+    Example:
+        >>> published_of("clip/COCO")["best_layer"]["MaxTok"]
+        0.794
+    """
+    if not key:
+        return None
+    known = published()
+    cells = [f"{model}/{data}" for model, of in known["best_layer"]["f1"].items() for data in of]
+    require_known("published cell", key, cells)
+    model, data = key.split("/")
+    found: dict[str, Any] = {
+        "key": key, "model": known["models"][model], "data": data, "marks": known["marks"],
+        "best_layer": known["best_layer"]["f1"][model][data],
+        "best_layer_what": known["best_layer"]["what"],
+    }  # fmt: skip
+    if model in known["headline"]["models"]:
+        found["headline"] = known["headline"]["f1"][data]
+        found["headline_what"] = known["headline"]["what"]
+        found["headline_note"] = known["headline"]["note"]
+        found["unreliable"] = known["headline"]["unreliable"]
+    if model in known["deltas"]["models"] and data in known["deltas"]["data"]:
+        curve = known["deltas"]["data"][data]
+        found["deltas"] = {"deltas": known["deltas"]["deltas"], **curve}
+    if model.startswith("llama") and data in known["density"]["percent"]:
+        one = known["density"]
+        found["density"] = {"at": one["at"], "percent": one["percent"][data]}
+    if key == "llama_vision/COCO":
+        found["attribution"] = known["attribution"]["values"]
+    return found
+
+
+def unlike(key: str, n_blocks: int, n_concepts: int, n_samples: int) -> list[str]:
+    """In what a run visibly differs from the paper's cell; none is no proof that it is that cell.
+
+    Args:
+        key: `MODEL/DATA`, such as "clip/COCO".
+        n_blocks: Blocks of the model that was run.
+        n_concepts: Concepts of the data.
+        n_samples: Samples of all splits.
+
+    Example:
+        >>> unlike("clip/COCO", 2, 29, 50)
+        ['2 blocks (the paper: 24)', '50 samples (the paper: 5500)']
+    """
+    model, data = key.split("/")
+    concepts, samples = SIZES[data]
+    found = []
+    if n_blocks not in BLOCKS[model]:
+        found.append(f"{n_blocks} blocks (the paper: {' or '.join(map(str, BLOCKS[model]))})")
+    if n_concepts != concepts:
+        found.append(f"{n_concepts} concepts (the paper: {concepts})")
+    if n_samples != samples:
+        found.append(f"{n_samples} samples (the paper: {samples})")
+    return found
+
+
+LAYER_MEASURES = ("auroc", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
+YARDSTICKS = ("mean_alignment", "max_margin")
+NO_COUNTERPART = (
+    "No published counterpart: the paper's figures are of its own models and data (CLIP, "
+    "Llama-3.2-Vision, Gemma-2, Qwen3-Embedding on CLEVR, COCO, OpenSurfaces, Pascal, Sarcasm, "
+    "iSarcasm, GoEmotions). Compare the shape of the curves, not the numbers."
+)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table.
+
+    Example:
+        >>> print(markdown(["a", "b"], [["1", "2"]]))
+        | a | b |
+        |---|---|
+        | 1 | 2 |
+    """
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level: int = 1) -> str:
+    """The whole cell.
+
+    Args:
+        record: `cell.json`.
+        figures: Paths of the figures, relative to the file; each stands in its section.
+        level: Of the title's heading.
+    """
+    primary = record["config"]["run"]["primary"]
+    sections = {
+        "What it shows": (claims(record), ()),
+        "Detection by method": (
+            f"{detection(record, primary)}\n\n{published_note(record)}",
+            ("detection",),
+        ),
+        "Every kind": (kinds(record), ()),
+        "Delta": (deltas(record), ("deltas",)),
+        "Concepts by the delta of their best F1": (peaks(record), ("peaks",)),
+        "Density of SuperActivators": (densities(record), ("density",)),
+    }
+    if "trace" in record["kinds"][primary]:
+        table = layers(record["kinds"][primary]["trace"])
+        sections["Layers"] = (table, ("layers", "histograms"))
+    if "attribution" in record:
+        sections["Attribution"] = (attribution(record["attribution"]), ("attribution",))
+    notes = sorted({w for s in record["provenance"]["stages"].values() for w in s["warnings"]})
+    if notes:
+        sections["Warnings of the run"] = ("\n".join(f"- {note}" for note in notes), ())
+    parts = [f"{'#' * level} {record['config']['title']}", facts(record)]
+    for title, (text, names) in sections.items():
+        parts += [f"{'#' * (level + 1)} {title}", text]
+        parts += [f"![{_alt(path)}]({path})" for name in names for path in figures
+                  if path.endswith(f"{name}.png")]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def facts(record: Mapping[str, Any]) -> str:
+    """What was run, in one paragraph."""
+    meta, run = record["meta"], record["config"]["run"]
+    splits = ", ".join(
+        f"{meta['samples'][name]} {name} samples of {meta['documents'][name]} documents"
+        for name in meta["samples"]
+    )
+    where = "; ".join(f"{kind} {_listed(at)}" for kind, at in meta["layers"].items())
+    said = "; ".join(f"{reason}: {count}" for reason, count in meta["skipped"].items())
+    left_out = f" The loader's counts of what it left out or changed: {said}." if said else ""
+    few = ""
+    if meta["documents"]["test"] < FEW_DOCUMENTS:
+        few = " So few test documents make percentile intervals too narrow."
+    seconds = sum(stage["seconds"] for stage in record["provenance"]["stages"].values())
+    return (
+        f"`{meta['model']}` ({meta['architecture']}, {meta['n_blocks']} blocks) by {meta['host']}; "
+        f"{meta['data']}: {len(meta['concepts'])} concepts, {splits}.{left_out} Blocks: {where}. "
+        f"Seed {run['seed']}; 95 % intervals from {run['draws']} resamples of source documents, "
+        f"conditional on the train and calibration splits.{few} {seconds:.0f} s, "
+        f"{record['provenance']['machine']}."
+    )
+
+
+def claims(record: Mapping[str, Any]) -> str:
+    """Findings as a table."""
+    rows = [[one["claim"], f"**{one['verdict']}**", one["text"]] for one in record["findings"]]
+    return markdown(["claim", "here it", "on what"], rows)
+
+
+def detection(record: Mapping[str, Any], kind: str) -> str:
+    """Every method of one kind, best first, beside published figures where the cell has them."""
+    block, known = record["kinds"][kind]["detection"], record.get("published")
+    header = ["method", "F1", "interval", f"minus {OWN}", "precision", "recall", "AUROC"]
+    if known:
+        header += ["published, best layer on test"]
+        header += ["published table"] if "headline" in known else []
+    rows = []
+    for row in by_weighted_f1(block["methods"]):
+        name = f"**{row['method']}**" if row["method"] == OWN else row["method"]
+        cells = [name, number(row["weighted_f1"]), bounds(row["interval"]), difference(row)]
+        cells += [number(row[part]) for part in ("precision", "recall", "auroc")]
+        rows.append([*cells, *_published_cells(known, row["method"])])
+    ours = {row["method"] for row in block["methods"]}
+    for name in _published_methods(known):
+        if name not in ours:
+            rows.append([name, *[DASH] * 6, *_published_cells(known, name)])
+    title = (
+        f"{kind_label(kind)}, test: {block['n_samples']} samples of {block['n_documents']} "
+        "documents. Means over concepts weighted by positive samples; * the interval of the "
+        "paired difference excludes zero."
+    )
+    return f"{title}\n\n{markdown(header, rows)}"
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A paired difference with its interval and a star where that excludes zero."""
+    edges = row["difference_interval"]
+    if edges is None or None in edges:
+        return "" if row["difference"] is None else number(row["difference"], signed=True)
+    star = " *" if edges[0] > 0 or edges[1] < 0 else ""
+    return f"{number(row['difference'], signed=True)} {bounds(edges, signed=True)}{star}"
+
+
+def _published_cells(known: Mapping[str, Any] | None, method: str) -> list[str]:
+    if not known:
+        return []
+    cells = [number(known["best_layer"].get(method))]
+    if "headline" in known:
+        pair = known["headline"].get(method)
+        mark = " (unreliable)" if method in known["unreliable"] else ""
+        cells.append(DASH if pair is None else f"{pair[0]:.2f} ± {pair[1]:.2f}{mark}")
+    return cells
+
+
+def _published_methods(known: Mapping[str, Any] | None) -> list[str]:
+    if not known:
+        return []
+    return list(dict.fromkeys([*known["best_layer"], *known.get("headline", {})]))
+
+
+def published_note(record: Mapping[str, Any]) -> str:
+    """What the published figures beside ours are, or that there are none."""
+    known = record.get("published")
+    if not known:
+        return NO_COUNTERPART
+    lines = [
+        f"Published figures: {known['model']} on {known['data']}, as published; no difference is "
+        "taken, as splits, settings and random choices differ.",
+        *_unlike(record, known["key"]),
+        f"Best layer: {known['best_layer_what']} ({known['marks']['notebook']}).",
+    ]
+    if "headline" in known:
+        lines.append(f"Table: {known['headline_what']} ({known['marks']['page']}).")
+        lines += [f"{name} is unreliable: {why}." for name, why in known["unreliable"].items()]
+        lines.append(f"{known['headline_note']}.")
+    return " ".join(lines)
+
+
+def _unlike(record: Mapping[str, Any], key: str) -> list[str]:
+    meta = record["meta"]
+    found = unlike(key, meta["n_blocks"], len(meta["concepts"]), sum(meta["samples"].values()))
+    return [f"**This run is not that cell: {', '.join(found)}.**"] if found else []
+
+
+def kinds(record: Mapping[str, Any]) -> str:
+    """Weighted F1 of every method for every kind, and paired differences."""
+    found = {k: {m["method"]: m for m in b["detection"]["methods"]}
+             for k, b in record["kinds"].items()}  # fmt: skip
+    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
+    values = [
+        [name, *(number(of[name]["weighted_f1"]) if name in of else DASH for of in found.values())]
+        for name in names
+    ]
+    apart = [
+        [name, *(difference(of[name]) if name in of else DASH for of in found.values())]
+        for name in names
+        if name != OWN
+    ]
+    labels = list(map(kind_label, found))
+    return (
+        f"{markdown(['weighted F1', *labels], values)}\n\n"
+        f"{markdown([f'minus {OWN}', *labels], apart)}"
+    )
+
+
+def deltas(record: Mapping[str, Any]) -> str:
+    """F1 of SuperActivators against delta for every kind, and the published curve."""
+    blocks = {kind: block["sparsity"] for kind, block in record["kinds"].items()}
+    grid = next(iter(blocks.values()))["deltas"]
+    rows = []
+    for kind, block in blocks.items():
+        curve = next(c for c in block["curves"] if c["method"] == OWN)["weighted_f1"]
+        best = max((f for f in curve if f is not None), default=None)
+        cells = [f"**{number(f)}**" if f == best else number(f) for f in curve]
+        rows.append([f"{kind_label(kind)}, layer {block['layer']}", *cells])
+    floor = next(iter(blocks.values()))["always_positive"]
+    rows.append(["always-positive", *[number(floor)] * len(grid)])
+    known = (record.get("published") or {}).get("deltas")
+    if known:
+        for kind, curve in known["f1"].items():
+            at = dict(zip(known["deltas"], curve, strict=True))
+            rows.append([f"published, {kind_label(kind)}", *(number(at.get(d)) for d in grid)])
+    text = (
+        "Weighted test F1 of SuperActivators, one delta for all concepts, at the layer that "
+        "calibration chose; bold: the peak, picked on test."
+    )
+    return f"{text}\n\n{markdown(['delta', *map(tick, grid)], rows)}"
+
+
+def peaks(record: Mapping[str, Any]) -> str:
+    """How many concepts are best at each delta, and what a small delta gains, for every kind."""
+    rows, gains = [], []
+    grid: list[float] = []
+    for kind, block in record["kinds"].items():
+        found = block["peaks"]
+        grid = found["deltas"]
+        for part in ("on_test", "on_cal"):
+            label = f"{kind_label(kind)}, {'test' if part == 'on_test' else 'calibration'}"
+            rows.append([label, *(str(n) if n else "" for n in found[part])])
+        gain, share = found["gain"], found["small_share"]
+        as_row = {
+            "difference": gain["estimate"],
+            "difference_interval": [gain["low"], gain["high"]],
+        }
+        shared = f"{number(share['estimate'], 2)} {bounds([share['low'], share['high']], 2)}"
+        cells = [f"{tick(found['small'])} and {tick(found['large'])}", difference(as_row), shared]
+        gains.append([kind_label(kind), *cells])
+    header = ["kind", "best delta up to .1, and from .3", "F1 at the first minus the second",
+              "concepts that peak up to .1"]  # fmt: skip
+    text = (
+        "Deltas of the second table are chosen on calibration and shared by all concepts; its F1 "
+        "is of test. Peaks on test are picked there."
+    )
+    counts = markdown(["concepts with best F1 at delta", *map(tick, grid)], rows)
+    return f"{counts}\n\n{text}\n\n{markdown(header, gains)}"
+
+
+def densities(record: Mapping[str, Any]) -> str:
+    """Shares of positive samples with few SuperActivators."""
+    rows = []
+    for kind, block in record["kinds"].items():
+        for part, label in (("all", "all SuperActivators"), ("inside", "those inside")):
+            found = block["density"][part]
+            cells = [
+                f"{number(one['estimate'], 2)} {bounds([one['low'], one['high']], 2)}"
+                for one in found.values()
+            ]
+            rows.append([f"{kind_label(kind)}, {label}", *cells])
+    header = ["share of positive samples with ratio at most", *block["density"]["all"]]
+    known = (record.get("published") or {}).get("density")
+    if known:
+        at = dict(zip(known["at"], known["percent"], strict=True))
+        cells = [number(at[float(x)] / 100, 2) if float(x) in at else DASH for x in header[1:]]
+        rows.append(["published, linear separator, all", *cells])
+    text = "Ratio: SuperActivators over in-concept tokens of a sample; mean over concepts."
+    return f"{text}\n\n{markdown(header, rows)}"
+
+
+def layers(found: Mapping[str, Any]) -> str:
+    """Separation by layer, means over concepts."""
+    rows = [
+        [str(layer), *(number(found["mean"][name][at]) for name in LAYER_MEASURES)]
+        for at, layer in enumerate(found["layers"])
+    ]
+    return markdown(["layer", *(name.replace("_", " ") for name in LAYER_MEASURES)], rows)
+
+
+def attribution(found: Mapping[str, Any]) -> str:
+    """Both objectives side by side for every method and headline metric, or why there are none."""
+    if "absent" in found:
+        return f"Not computed: {found['absent']}"
+    every = {row["concept"] for row in found["rows"]}
+    overall = "all" if "all" in every else next(iter(every))
+    yardsticks = [f"{k}/{y}" for y in YARDSTICKS for k in ("insertion", "deletion")]
+    wanted = ("f1", "average_precision", *yardsticks, "completeness_error")
+    rows = []
+    for row in found["rows"]:
+        if row["concept"] == overall and row["metric"] in wanted:
+            as_row = {
+                "difference": row["superactivator_difference"],
+                "difference_interval": [
+                    row[f"superactivator_difference_{end}"] for end in ("low", "high")
+                ],
+            }
+            cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
+            cells += [number(row["global"]), number(row["superactivator"]), difference(as_row)]
+            rows.append([*cells, str(row["n_samples"])])
+    header = ["method", "metric", "global", "SuperActivator", "difference", "samples"]
+    text = (
+        f"Concepts: {', '.join(found['concepts'])}. Both objectives explain the same samples and "
+        "are read by the same yardstick: mean alignment with the concept's global vector (the "
+        "paper's), or the largest margin over the threshold. A small setting: a sign, no verdict."
+    )
+    for method, error in incomplete(found).items():
+        text += f" Do not read {method}: its sums miss completeness by up to {error:.0%}."
+    return f"{text}\n\n{markdown(header, rows)}"
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
+
+
+def _alt(path: str) -> str:
+    return path.rsplit("/", 1)[-1].rpartition(".")[0].replace("_", " ")

@@ -1,0 +1,250 @@
+"""Stage results on disk, named by a hash of what they depend on.
+
+`STAGE-HASH.json` (or a folder, or an `.npz`) holds what a stage computed; `HASH` is SHA-256 over
+the JSON of its settings and of the hashes of the stages before it. A second run finds the name and
+reads; a changed setting gives another name, so nothing stale is ever read. `stages.json` remembers
+the last settings of every stage, so that a run can say what changed, and the seconds and warnings
+of every file.
+
+The hash also holds the code of this package and the versions of what else computes (numpy, torch,
+transformers, ...): an upgrade or an edit computes everything anew.
+
+A score table on disk: arrays in one `.npz`, never a pickle; samples are found again by id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.passes.layout import TokenTable
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.stages.blocks import versions
+
+FORMAT = 1
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, before it is known whether its result is there.
+
+    Attributes:
+        name: Such as "fit separator".
+        depends: JSON-ready: settings, and hashes of earlier stages.
+        ending: ".json", ".npz", or "" for a folder.
+    """
+
+    name: str
+    depends: Mapping[str, Any]
+    ending: str = ".json"
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Everything it depends on, the code included, JSON-ready."""
+        return {**environment(), **json.loads(json.dumps(self.depends))}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of SHA-256 over what it depends on."""
+        known = {"format": FORMAT, "stage": self.name, **self.known}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def file(self) -> str:
+        """Name of what holds its result."""
+        return f"{self.name.replace(' ', '-')}-{self.hash}{self.ending}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of stage results.
+
+    Attributes:
+        folder: Made when something is written.
+        say: Called with one line a stage.
+    """
+
+    folder: Path
+    say: Callable[[str], None]
+
+    def has(self, stage: Stage) -> bool:
+        """Whether the result is there."""
+        return (self.folder / stage.file).exists()
+
+    def keep(
+        self,
+        stage: Stage,
+        make: Callable[[], _T],
+        write: Callable[[_T, Path], object],
+        read: Callable[[Path], _T],
+    ) -> _T:
+        """The stage's result: read if it is there, else made and written.
+
+        A result is written under another name and renamed when complete, so that a run that was
+        killed leaves nothing half written under a stage's name.
+        """
+        path = self.folder / stage.file
+        if path.exists():
+            self.say(f"{stage.name}: kept {stage.file}")
+            return read(path)
+        why = self.changed(stage)
+        begun = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = make()
+        seconds = time.perf_counter() - begun
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The ending stays last: numpy adds one to names without it.
+        partial = self.folder / f"partial-{stage.file}"
+        _remove(partial)
+        write(made, partial)
+        os.replace(partial, path)
+        self._remember(stage, seconds, _ours(caught))
+        self.say(f"{stage.name}: computed in {seconds:.0f} s{why}")
+        return made
+
+    def record(self) -> dict[str, Any]:
+        """File to the seconds and warnings of its making, of every stage ever stored here."""
+        return dict(self._manifest().get("files", {}))
+
+    def changed(self, stage: Stage) -> str:
+        """What differs from the last run of this stage, or "" if there was none."""
+        before = self._manifest().get("last", {}).get(stage.name)
+        if before is None:
+            return ""
+        now = stage.known
+        keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        said = [f"{k} was {_short(before.get(k))}, is {_short(now.get(k))}" for k in keys]
+        return f" ({'; '.join(said) if said else 'its file was gone'})"
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self.folder / "stages.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _remember(self, stage: Stage, seconds: float, notes: list[str]) -> None:
+        known = self._manifest()
+        last = {**known.get("last", {}), stage.name: stage.known}
+        made = {"seconds": round(seconds, 1), "warnings": notes}
+        partial = self.folder / "partial-stages.json"
+        write_json({"last": last, "files": {**known.get("files", {}), stage.file: made}}, partial)
+        os.replace(partial, self.folder / "stages.json")
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions of what computes, and "code": SHA-256 over the sources of this package."""
+    digest = hashlib.sha256()
+    for package in ("sa_plugin", "sa_transformer_lens", "sa_nnsight"):
+        found = find_spec(package)
+        for folder in (found.submodule_search_locations if found else None) or ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
+                digest.update(path.read_bytes())
+    return {"code": digest.hexdigest()[:12], **versions()}
+
+
+def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Texts of this package's warnings; others are given on."""
+    ours = [w for w in caught if w.category.__module__.startswith("sa_")]
+    for other in (w for w in caught if w not in ours):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return sorted({f"{w.category.__name__}: {w.message}" for w in ours})
+
+
+def write_json(value: Any, path: Path) -> None:
+    """JSON without NaN, in UTF-8."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+ROWS = ("sample_of", "position", "offsets", "labels")
+BY_SAMPLE = ("permuted_max", "pooled", "cls")
+
+
+def write_scores(table: ScoreTable, path: Path) -> None:
+    """Write a table's arrays and the names of its samples.
+
+    Args:
+        table: Scores.
+        path: Ends in `.npz`.
+    """
+    tokens = table.tokens
+    names = {
+        "ids": [sample.id for sample in tokens.samples],
+        "split_of": list(tokens.split_of),
+        "concepts": list(tokens.concepts),
+        "dropped": dict(tokens.dropped),
+    }
+    arrays: dict[str, Any] = {name: np.asarray(getattr(tokens, name)) for name in ROWS}
+    arrays |= {k: v for k in BY_SAMPLE if (v := getattr(table, k)) is not None}
+    np.savez(path, scores=np.asarray(table.scores), names=np.array(json.dumps(names)), **arrays)
+
+
+def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:
+    """The table that `write_scores` wrote.
+
+    Args:
+        path: The file.
+        bank: The vectors it is of.
+        data: Holds its samples.
+
+    Raises:
+        ValueError: A sample is not in the data, or the scores have another number of vectors.
+    """
+    with np.load(path, allow_pickle=False) as held:
+        found = {name: held[name] for name in held.files}
+    names = json.loads(str(found.pop("names")))
+    by_id = {sample.id: sample for sample in data.samples}
+    missing = [one for one in names["ids"] if one not in by_id]
+    if missing:
+        raise ValueError(f"{path.name} has scores of sample {missing[0]!r}, the data have none.")
+    expected = bank.token.shape[:2]
+    if found["scores"].shape[1:] != expected:
+        raise ValueError(
+            f"{path.name} has scores of {found['scores'].shape[1:]} layers and vectors, the bank "
+            f"holds {expected}: delete the file."
+        )
+    tokens = TokenTable(
+        samples=tuple(by_id[one] for one in names["ids"]),
+        split_of=tuple(names["split_of"]),
+        concepts=tuple(names["concepts"]),
+        dropped=names["dropped"],
+        **{name: found[name] for name in ROWS},
+    )
+    by_sample = {name: found.get(name) for name in BY_SAMPLE}
+    return ScoreTable(
+        tokens, bank, found["scores"], by_sample["permuted_max"], by_sample["pooled"],
+        by_sample["cls"],
+    )  # fmt: skip

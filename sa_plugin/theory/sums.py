@@ -1,0 +1,636 @@
+"""Gaps of one sample in one block, as sums from which every measure of Theorem 1 and 2 follows.
+
+Pure torch, for use inside `Host.read`. Columns are directions; tokens are the kept ones of one
+sample, which attend to one another. Activations are centred within the sample before moments are
+taken, so offsets of samples are no gaps.
+
+Attention of one sample in one block, as sums: where its mass goes, and what it predicts.
+
+Pure torch, for use inside `Host.read`. `pattern` is attention among kept tokens, renormalised: the
+sinks, special tokens and padding that hold the rest are left out, and how much they hold is
+reported (`full` keeps them).
+
+The one pass of a theory check: every sample's sums for every block and direction.
+
+Patterns are large, `heads x tokens^2` a sample and block: they are reduced beside the model, one
+sample and one block at a time, to sums of shape `[sample, layer, column]`. What is held at once is
+the batch's own patterns (`layers x batch x heads x tokens^2` numbers of the model's format) and,
+for one sample and block, `tokens^2 x columns` float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.host.protocol import Batch, Host, Point, Site
+from sa_plugin.passes.run import Layout, kept, sink_sites, walk
+from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
+
+RESOLUTION = 1e-4
+TENTHS = 10
+
+
+class Steps(NamedTuple):
+    """Activations of one sample's kept tokens around one block.
+
+    Attributes:
+        before: a at the input, from its origin.
+        after: a at the output.
+        heads: What the attention layer adds along v_out.
+        gain: Predicted 1 + sum beta gamma Var / r of each token; None where beta is not known.
+        path: What heads write along v_out from reading the concept alone; None without weights.
+    """
+
+    before: Float[Tensor, "token column"]
+    after: Float[Tensor, "token column"]
+    heads: Float[Tensor, "token column"]
+    gain: Float[Tensor, "token column"] | None
+    path: Float[Tensor, "token column"] | None
+
+
+def gap_sums(steps: Steps) -> dict[str, Tensor]:
+    """Moments and pairs, before against after, with the heads' write alone, and as predicted."""
+    found: dict[str, Tensor] = {}
+    later = {"layer": steps.after, "heads": steps.before + steps.heads}
+    if steps.gain is not None:
+        later["predicted"] = integrated(steps.before, steps.gain)
+    if steps.path is not None:
+        later["path"] = steps.before + steps.path
+    x = _centred(steps.before)
+    found["xx"] = x.square().sum(0)
+    for name, values in later.items():
+        y = _centred(values)
+        found[f"xy {name}"], found[f"yy {name}"] = (x * y).sum(0), y.square().sum(0)
+        if name in ("layer", "heads"):
+            counts = pair_counts(steps.before, values)
+            found |= {f"{what} {name}": value for what, value in counts.items()}
+    change = _centred(steps.after - steps.before)
+    write = _centred(steps.heads)
+    found["change"] = change.square().sum(0)
+    found["change by heads"] = (change * write).sum(0)
+    if steps.path is not None:
+        own = _centred(steps.path)
+        found["path"], found["path by heads"] = own.square().sum(0), (own * write).sum(0)
+        found["heads' write"] = write.square().sum(0)
+    return found
+
+
+def pair_counts(
+    before: Float[Tensor, "token column"], after: Float[Tensor, "token column"]
+) -> dict[str, Tensor]:
+    """Pairs of tokens, those of which the gap grew, and those that changed order."""
+    n = len(before)
+    rows, columns = torch.tril_indices(n, n, -1, device=before.device)
+    gaps, later = before[rows] - before[columns], after[rows] - after[columns]
+    scale = torch.maximum(before.abs().amax(0), after.abs().amax(0))
+    used = gaps.abs() > RESOLUTION * scale
+    return count(gaps, later, used)
+
+
+def count(
+    gaps: Float[Tensor, "*pair column"],
+    later: Float[Tensor, "*pair column"],
+    used: Bool[Tensor, "*pair column"],
+) -> dict[str, Tensor]:
+    """Pairs compared, grown, shrunk and flipped, over all but the last axis."""
+    every = tuple(range(gaps.ndim - 1))
+    same, size = later * gaps.sign(), gaps.abs()
+    return {
+        "pairs": used.sum(every).double(),
+        "grown": (used & (same > size * (1 + RESOLUTION))).sum(every).double(),
+        "shrunk": (used & (same < size * (1 - RESOLUTION))).sum(every).double(),
+        "flipped": (used & (same < 0)).sum(every).double(),
+    }
+
+
+def integrated(
+    before: Float[Tensor, "token column"], gain: Float[Tensor, "token column"]
+) -> Float[Tensor, "token column"]:
+    """The activations after a layer that multiplies the gap at each a by the gain there.
+
+    The trapezium rule over the sorted tokens of the sample: exact up to the square of the gaps
+    between neighbours. The lowest token stays where it is.
+    """
+    ordered, order = before.sort(dim=0)
+    factor = gain.gather(0, order)
+    steps = ordered.diff(dim=0) * (factor[1:] + factor[:-1]) / 2
+    grown = torch.cat([ordered[:1], ordered[:1] + steps.cumsum(0)])
+    return torch.empty_like(before).scatter(0, order, grown)
+
+
+def shape_sums(steps: Steps) -> dict[str, Tensor]:
+    """Powers for the pooled skewness, and the sample's own L-skewness."""
+    found: dict[str, Tensor] = {}
+    sides = {"before": steps.before, "after": steps.after}
+    if steps.gain is not None:
+        sides["predicted"] = integrated(steps.before, steps.gain)
+    for name, values in sides.items():
+        x = _centred(values)
+        found[f"second {name}"], found[f"third {name}"] = x.square().sum(0), x.pow(3).sum(0)
+    for name in ("before", "after"):
+        shape = l_skewness(sides[name])
+        found[f"l skew {name}"] = shape.nan_to_num(0.0)
+        found[f"l skewed {name}"] = shape.isfinite().double()
+    found["tokens"] = torch.full_like(found["second before"], len(steps.before))
+    return found
+
+
+def l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
+    """L-skewness of each column (`sa_plugin.statistics.shape`); NaN for a constant."""
+    n = len(values)
+    ordered = _centred(values).sort(dim=0).values
+    rank = torch.arange(n, dtype=values.dtype, device=values.device)[:, None]
+    b1 = (rank * ordered).sum(0) / (n * (n - 1))
+    b2 = (rank * (rank - 1) * ordered).sum(0) / (n * (n - 1) * (n - 2))
+    scale = 2 * b1
+    flat = scale <= 1e-12 * (ordered[-1] - ordered[0])
+    return torch.where(flat, torch.nan, (6 * b2 - 6 * b1) / scale)
+
+
+def tenth_sums(steps: Steps) -> dict[str, Tensor]:
+    """Sums by tenth of a, ranked within the sample: `[column, tenth]`."""
+    n = len(steps.before)
+    rank = steps.before.argsort(dim=0).argsort(dim=0)
+    tenth = (rank * TENTHS) // n
+    member = torch.nn.functional.one_hot(tenth, TENTHS).to(steps.before)
+    parts = {
+        "tenth before": _centred(steps.before),
+        "tenth layer": _centred(steps.after),
+        "tenth heads": _centred(steps.before + steps.heads),
+    }
+    if steps.gain is not None:
+        parts["tenth predicted"] = _centred(integrated(steps.before, steps.gain))
+    found = {name: torch.einsum("tc,tcq->cq", part, member) for name, part in parts.items()}
+    return {"tenth tokens": member.sum(0), **found}
+
+
+def tail_sums(steps: Steps, tail: float, least: int) -> dict[str, Tensor]:
+    """Corollary 2 in the sample's top share of tokens, the same tokens before and after."""
+    n = len(steps.before)
+    size = tail_size(n, tail, least)
+    top = steps.before.topk(size, dim=0).indices
+    before, after = steps.before.gather(0, top), steps.after.gather(0, top)
+    update = steps.heads.gather(0, top)
+    defined = (before.amax(0) > 0) & (after.amax(0) > 0)
+    found = {"tails": defined.double()}
+    for name, values in (("before", before), ("after", after)):
+        peak = values.amax(0)
+        spread = 1 - values.mean(0) / peak
+        variation = values.std(0) / values.mean(0).abs()
+        found[f"spread {name}"] = torch.where(defined, spread, 0.0)
+        found[f"variation {name}"] = torch.where(defined, variation, 0.0)
+    found["update gap tail"] = mean_gap(update)
+    found["update gap all"] = mean_gap(steps.heads)
+    found["update size"] = update.abs().mean(0)
+    return found
+
+
+def tail_size(n: int, tail: float, least: int) -> int:
+    """Tokens of a tail: the share, and at least `least`."""
+    return min(n, max(least, round(tail * n)))
+
+
+def mean_gap(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
+    """Mean |x_i - x_j| over pairs of different tokens, by sorting."""
+    n = len(values)
+    rank = torch.arange(n, dtype=values.dtype, device=values.device)[:, None]
+    ordered = values.sort(dim=0).values
+    return 2 * ((2 * rank - n + 1) * ordered).sum(0) / (n * (n - 1))
+
+
+def _centred(values: Float[Tensor, "token column"]) -> Float[Tensor, "token column"]:
+    return values - values.mean(0)
+
+
+LEAST_KEYS = 10
+_RESOLVED = 1e-30
+
+
+class Attention(NamedTuple):
+    """Attention of one sample's kept tokens.
+
+    Attributes:
+        pattern: Among kept tokens, rows sum to 1 (0 where a query gives them nothing).
+        full: Of kept queries on every token of the sample.
+        kept: Which columns of `full` are kept tokens.
+        visible: Keys each query may see, among kept tokens.
+        visible_full: Keys it may see, of all.
+    """
+
+    pattern: Float[Tensor, "head query key"]
+    full: Float[Tensor, "head query every"]
+    kept: Bool[Tensor, " every"]
+    visible: Bool[Tensor, "query key"]
+    visible_full: Bool[Tensor, "query every"]
+
+
+def attention_of(
+    full: Float[Tensor, "head every every"], keep: Bool[Tensor, " every"], causal: bool
+) -> Attention:
+    """The view of one sample's pattern that the sums need."""
+    rows = full[:, keep]
+    among = rows[:, :, keep]
+    mass = among.sum(-1, keepdim=True)
+    pattern = torch.where(mass > _RESOLVED, among / mass.clamp_min(_RESOLVED), 0.0)
+    everywhere = torch.ones(full.shape[1:], dtype=torch.bool, device=full.device)
+    may = everywhere.tril() if causal else everywhere
+    return Attention(pattern, rows, keep, may[keep][:, keep], may[keep])
+
+
+def spread_sums(attention: Attention) -> dict[str, Tensor]:
+    """Entropy with and without sinks, means over heads, summed over queries with enough keys."""
+    enough = attention.visible.sum(-1) >= LEAST_KEYS
+    inside, every = _entropy(attention.pattern), _entropy(attention.full)
+    mass = attention.full[:, :, attention.kept].sum(-1)
+    return {
+        "queries": enough.sum().double(),
+        "entropy": inside.mean(0)[enough].sum(),
+        "entropy full": every.mean(0)[enough].sum(),
+        "log keys": attention.visible.sum(-1)[enough].double().log().sum(),
+        "log keys full": attention.visible_full.sum(-1)[enough].double().log().sum(),
+        "kept mass": mass.mean(0)[enough].sum(),
+    }
+
+
+def tail_masks(
+    activations: Float[Tensor, "key column"], visible: Bool[Tensor, "query key"], tail: float
+) -> Bool[Tensor, "column query key"]:
+    """For each query the top share of the keys it sees: ceil(tail n) of n."""
+    order = activations.argsort(dim=0, descending=True).T
+    seen = visible.T[order].transpose(1, 2)
+    size = (tail * visible.sum(-1)).ceil()
+    top = seen & (seen.cumsum(-1) <= size[:, None])
+    into = order[:, None].expand(-1, len(visible), -1)
+    return torch.zeros_like(top).scatter(2, into, top)
+
+
+def mass_sums(
+    activations: Float[Tensor, "token column"],
+    attention: Attention,
+    tail: float,
+    predicted: Float[Tensor, "own head token token"] | None = None,
+) -> dict[str, Tensor]:
+    """Mass on the top and bottom share of keys beside chance, by sign of the query.
+
+    Args:
+        activations: a of the kept tokens.
+        attention: Of the same.
+        tail: Share of the keys a query sees.
+        predicted: Attention by the concept's part of the logits alone, of the first columns.
+    """
+    enough = (attention.visible.sum(-1) >= LEAST_KEYS)[:, None]
+    n = attention.visible.sum(-1)[:, None].double()
+    found: dict[str, Tensor] = {}
+    raw = attention.full[:, :, attention.kept]
+    for end, sign in (("top", 1.0), ("bottom", -1.0)):
+        mask = tail_masks(sign * activations, attention.visible, tail).to(attention.pattern)
+        share = mask.sum(-1).T
+        by_head = torch.einsum("hqk,cqk->hqc", attention.pattern, mask)
+        full = torch.einsum("hqk,cqk->qc", raw, mask) / len(raw)
+        for side, queries in (("plus", activations > 0), ("minus", activations < 0)):
+            weight = (queries & enough).to(mask)
+            name = f"{end} {side}"
+            heads = torch.einsum("hqc,qc->ch", by_head, weight)
+            found[f"head {name}"] = heads
+            found[f"mass {name}"] = heads.mean(-1)
+            found[f"full {name}"] = (full * weight).sum(0)
+            found[f"chance {name}"] = (share / n * weight).sum(0)
+            found[f"chance full {name}"] = (
+                share / attention.visible_full.sum(-1)[:, None] * weight
+            ).sum(0)
+            found[f"queries {side}"] = weight.sum(0)
+            if predicted is not None:
+                own = predicted.shape[0]
+                mine = torch.einsum("chqk,cqk->qc", predicted.to(mask), mask[:own])
+                total = torch.zeros_like(found[f"mass {name}"])
+                total[:own] = (mine / predicted.shape[1] * weight[:, :own]).sum(0)
+                found[f"predicted {name}"] = total
+    return found
+
+
+def predicted_pattern(
+    scaled: Float[Tensor, "token column"],
+    beta: Float[Tensor, "head column"],
+    visible: Bool[Tensor, "query key"],
+) -> Float[Tensor, "column head query key"]:
+    """softmax_j (beta_h a_i a_j / r_i r_j) over the keys seen, in float32."""
+    a = scaled.float().T
+    logits = beta.float().T[:, :, None, None] * (a[:, :, None] * a[:, None])[:, None]
+    return logits.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+def tilted(
+    pattern: Float[Tensor, "head query key"], scaled: Float[Tensor, "key column"]
+) -> tuple[Float[Tensor, "head query column"], Float[Tensor, "head query column"]]:
+    """Mean and variance of a / r under each query's actual attention."""
+    # Around the sample's mean: the raw second moment would cancel.
+    centre = scaled.mean(0)
+    x = scaled - centre
+    mean = pattern @ x
+    return mean + centre, (pattern @ x.square() - mean.square()).clamp_min(0.0)
+
+
+def prefix_sums(
+    before: Float[Tensor, "token column"],
+    pattern: Float[Tensor, "head query key"],
+    writes: Float[Tensor, "head token column"],
+    growth: Float[Tensor, "head own"],
+    inverse: Float[Tensor, " token"],
+    resolution: float,
+) -> dict[str, Tensor]:
+    """Theorem 1 for queries that see different keys: every pair on its common prefix.
+
+    `ideal_model.common_prefix_updates`, in torch for all columns, with the prediction
+    (a_i - a_j) (1 + sum beta gamma (V_i|j / r_i + V_j|j / r_j) / 2): the mean of the variance
+    between the two tokens by the trapezium rule.
+
+    Args:
+        before: a.
+        pattern: Causal attention.
+        writes: What each head writes along v_out for a unit of attention on a key.
+        growth: beta gamma of each head, of the first columns: only those are predicted.
+        inverse: 1 / r.
+        resolution: Gaps up to this times the largest activation are ties.
+    """
+    n = len(before)
+    ahead = torch.ones(n, n, dtype=torch.bool, device=before.device).triu(1)
+    update = torch.zeros(n, n, before.shape[1], dtype=before.dtype, device=before.device)
+    first = growth.shape[1]
+    variance = torch.zeros_like(update[..., :first])
+    scaled = before[:, :first] * inverse[:, None]
+    centred = scaled - scaled.mean(0)
+    for weights, write, factor in zip(pattern, writes, growth, strict=True):
+        mass = weights.cumsum(1)[..., None]
+        mass = torch.where(mass > _RESOLVED, mass, torch.nan)
+        update += (weights[..., None] * write).cumsum(1) / mass
+        mean = (weights[..., None] * centred).cumsum(1) / mass
+        square = (weights[..., None] * centred.square()).cumsum(1) / mass
+        variance += factor * (square - mean.square()).clamp_min(0.0)
+    # Per unit of a of the query, whose logits hold a_i / r_i.
+    variance = variance * inverse[:, None, None]
+    own = torch.arange(n, device=before.device)
+    gaps = before[:, None] - before[None]
+    later = gaps + update - update[own, own][None]
+    predicted = torch.zeros_like(gaps)
+    predicted[..., :first] = gaps[..., :first] * (1 + (variance + variance[own, own][None]) / 2)
+    scale = torch.maximum(before.abs().amax(0), (before + update[own, own]).abs().amax(0))
+    pair = ~ahead[..., None] & (gaps.abs() > resolution * scale.nan_to_num(0.0))
+    used = pair & later.isfinite()
+    later, predicted = (torch.where(used, x, 0.0) for x in (later, predicted))
+    kept = torch.where(used, gaps, 0.0)
+    found = {f"{what} prefix": value for what, value in count(kept, later, used).items()}
+    return found | {
+        "left out prefix": (pair & ~used).sum((0, 1)).double(),
+        "xx prefix": kept.square().sum((0, 1)),
+        "xy prefix": (kept * later).sum((0, 1)),
+        "yy prefix": later.square().sum((0, 1)),
+        "xy prefix predicted": (kept * predicted).sum((0, 1)),
+        "yy prefix predicted": predicted.square().sum((0, 1)),
+    }
+
+
+def _entropy(pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query"]:
+    entropy: Tensor = -torch.special.xlogy(pattern, pattern).sum(-1)
+    return entropy
+
+
+LEAST_TOKENS = 10
+LEAST_TAIL = 3
+# In the largest write; the weights and the pass round apart, more so in half precision.
+CLOSES = {"float32": 1e-3, "float64": 1e-6}
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums over each sample's tokens, pairs or queries, by name.
+
+    Attributes:
+        values: `[sample, layer, column]` by name, and a last axis of tenths for some.
+        heads: `[layer, column, head]`, over all samples: attention mass by head.
+        measured: Which samples had enough kept tokens.
+        closes_to: Largest miss of the heads' writes as the weights say against what was read, in
+            the largest write; NaN without weights.
+    """
+
+    values: Mapping[str, Float[np.ndarray, "sample layer ..."]]
+    heads: Mapping[str, Float[np.ndarray, "layer column head"]]
+    measured: np.ndarray
+    closes_to: float
+
+
+def run_pass(
+    host: Host,
+    layout: Layout,
+    bank: ConceptBank,
+    directions: Directions,
+    paths: Sequence[Path] | None,
+    tail: float,
+    *,
+    progress: bool,
+) -> Sums:
+    """Run every batch once.
+
+    Raises:
+        ValueError: The heads' writes as the weights say are not what the attention layer added.
+    """
+    sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
+    sites |= set(sink_sites(bank.sink_layers))
+    n = len(layout.bounds) - 1
+    values: dict[str, np.ndarray] = {}
+    heads: dict[str, np.ndarray] = {}
+    measured = np.zeros(n, dtype=bool)
+    closes_to = 0.0 if paths is not None else float("nan")
+    reducer = _reducer(host, bank, directions, paths, tail)
+    for batch, got in walk(
+        host, layout, sorted(sites), reducer, description="theory", progress=progress
+    ):
+        rows = batch.rows.numpy()
+        measured[rows] = got.pop("measured").numpy()
+        missed = float(got.pop("closes").max())
+        _check_closes(host, missed)
+        closes_to = max(closes_to, missed) if paths is not None else closes_to
+        for name, tensor in got.items():
+            into = heads if name.startswith("head ") else values
+            part = tensor.numpy()
+            if into is heads:
+                heads[name] = heads.get(name, 0.0) + part.sum(0)
+            else:
+                values.setdefault(name, np.zeros((n, *part.shape[1:])))[rows] = part
+    return Sums(values, heads, measured, closes_to)
+
+
+_POINTS: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "pattern")
+
+
+def _reducer(
+    host: Host,
+    bank: ConceptBank,
+    directions: Directions,
+    paths: Sequence[Path] | None,
+    tail: float,
+) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
+    info = host.info
+
+    def for_batch(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+        mask = batch.inputs.get("attention_mask")
+        attended = torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
+
+        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+            keep = kept(read, batch.valid, info, bank.sink_layers, bank.origin.sinks)
+            rows: list[dict[str, Tensor]] = []
+            for row in range(len(keep)):
+                inputs = attended[row].to(keep.device)
+                tokens = keep[row][inputs]
+                enough = int(tokens.sum()) >= LEAST_TOKENS
+                blocks = [
+                    _block(
+                        {p: read[Site(layer, p)][row] for p in _POINTS}, inputs, tokens, k,
+                        directions, None if paths is None else paths[k], tail, info.causal,
+                    )
+                    for k, layer in enumerate(directions.layers)
+                ] if enough else []  # fmt: skip
+                rows.append(_stacked(blocks))
+            return _batched(rows)
+
+        return reduce
+
+    return for_batch
+
+
+def _stacked(blocks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if not blocks:
+        return {}
+    return {name: torch.stack([one[name] for one in blocks]) for name in blocks[0]}
+
+
+def _batched(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    found = {"measured": torch.tensor([bool(row) for row in rows])}
+    filled = [row for row in rows if row]
+    if not filled:
+        return found | {"closes": torch.zeros(1, dtype=torch.float64)}
+    empty = {name: torch.zeros_like(value) for name, value in filled[0].items()}
+    names = list(filled[0])
+    return found | {n: torch.stack([(row or empty)[n] for row in rows]).cpu() for n in names}
+
+
+def _block(
+    read: Mapping[str, Tensor],
+    inputs: Tensor,
+    tokens: Tensor,
+    at: int,
+    directions: Directions,
+    path: Path | None,
+    tail: float,
+    causal: bool,
+) -> dict[str, Tensor]:
+    """Everything of one sample in one block."""
+    before, after, added = (
+        read[p][inputs].to(_wide(inputs.device)) for p in ("resid_pre", "resid_post", "attn_out")
+    )
+    v_in, v_out = (d[at].to(before) for d in (directions.read, directions.write))
+    a = _along(before[tokens], v_in, directions.origin_in[at], bool(directions.own_mean[at, 0]))
+    b = _along(after[tokens], v_out, directions.origin_out[at], bool(directions.own_mean[at, 1]))
+    full = read["pattern"].to(before.dtype)[:, inputs][:, :, inputs]
+    attention = attention_of(full, tokens, causal)
+    heads = added[tokens] @ v_out
+    predicted = None
+    found = {
+        "norm before": before[tokens].norm(dim=-1).sum(),
+        "norm after": after[tokens].norm(dim=-1).sum(),
+        "closes": torch.zeros((), dtype=before.dtype, device=before.device),
+    }
+    gain = path_write = None
+    if path is not None:
+        extra, gain, path_write, predicted = _by_weights(
+            path, before, tokens, a, attention, full, v_out, added, directions, causal
+        )
+        found |= extra
+    steps = Steps(a, b, heads, gain, path_write)
+    found |= gap_sums(steps) | shape_sums(steps) | tenth_sums(steps)
+    found |= tail_sums(steps, tail, LEAST_TAIL) | spread_sums(attention)
+    return found | mass_sums(a, attention, tail, predicted)
+
+
+def _by_weights(
+    path: Path,
+    before: Float[Tensor, "every d_model"],
+    tokens: Tensor,
+    a: Float[Tensor, "token column"],
+    attention: Attention,
+    full: Float[Tensor, "head every every"],
+    v_out: Float[Tensor, "d_model column"],
+    added: Float[Tensor, "every d_model"],
+    directions: Directions,
+    causal: bool,
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor, Tensor | None]:
+    """What needs the heads' weights: the concept's path, its prediction, the common prefix."""
+    inverse = 1 / scales_of(path.norm, before[tokens])
+    scaled = a * inverse[:, None]
+    beta, gamma = path.beta.to(before), path.gamma.to(before)
+    mean, variance = tilted(attention.pattern, scaled)
+    own = torch.einsum("hc,hqc->qc", gamma, mean)
+    writes = torch.einsum("td,hdc->htc", normalised(path.norm, before), path.write.to(before))
+    said = torch.einsum("hqk,hkc->qc", full, writes) + path.constant.to(before)
+    found = {
+        "closes": _missed(said, added @ v_out),
+        "inverse scale": inverse.sum(),
+        "inverse scale squared": inverse.square().sum(),
+    }  # fmt: skip
+    mine = [k for k, column in enumerate(directions.columns) if column.role == "concept"]
+    # Concept columns stand first: only they are predicted pair by pair and key by key.
+    assert mine == list(range(len(mine)))
+    known = bool(beta.isfinite().all())
+    first = len(mine) if known else 0
+    if causal:
+        growth = (beta * gamma)[:, :first]
+        found |= prefix_sums(a, attention.pattern, writes[:, tokens], growth, inverse, RESOLUTION)
+    if not known:
+        return found, None, own, None
+    gain = 1 + torch.einsum("hc,hqc->qc", beta * gamma, variance) * inverse[:, None]
+    found["gain"] = gain.sum(0)
+    pattern = predicted_pattern(scaled[:, :first], beta[:, :first], attention.visible)
+    return found, gain, own, pattern
+
+
+def _missed(
+    said: Float[Tensor, "every column"], got: Float[Tensor, "every column"]
+) -> Float[Tensor, ""]:
+    """Largest difference in the largest value; 0 where nothing was written."""
+    most = got.abs().max()
+    missed: Tensor = (said - got).abs().max() / most.clamp_min(1e-30)
+    return torch.where(most > 0, missed, 0.0)
+
+
+def _along(
+    resid: Float[Tensor, "token d_model"],
+    vectors: Float[Tensor, "d_model column"],
+    origin: Float[Tensor, " d_model"],
+    own_mean: bool,
+) -> Float[Tensor, "token column"]:
+    mean = resid.mean(0) if own_mean else origin.to(resid)
+    return (resid - mean) @ vectors
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _check_closes(host: Host, missed: float) -> None:
+    limit = CLOSES.get(host.info.dtype, 5e-2)
+    # Not the other way round: NaN misses too.
+    if not missed <= limit:
+        raise ValueError(
+            f"the heads' writes by {type(host).__name__}.attention_weights miss what the attention "
+            f"layers of {host.info.model} added by {missed:.1e} of the largest (limit {limit:g}): "
+            "predictions from these weights would be of another model. Run "
+            "sa_plugin.check(host), and report the architecture."
+        )

@@ -1,0 +1,322 @@
+"""Laws of the evaluation: scikit-learn, plain loops, planted concepts, refusals."""
+
+from dataclasses import replace
+
+import attribution_cases as cases
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from sa_plugin.attribution import (
+    MICRO,
+    Measured,
+    area,
+    choose_level,
+    coalition_game,
+    compare,
+    curves,
+    later_probes,
+    objective,
+    on_grid,
+    rank_share,
+    rows_of,
+    run,
+    sample_scores,
+    top_fraction,
+    yardsticks,
+)
+from sa_plugin.host import Site
+
+DOCUMENTS = [f"d{k % 7}" for k in range(30)]
+
+
+def drawn(seed, ties=False):
+    rng = np.random.default_rng(seed)
+    importance = rng.normal(size=rng.integers(6, 20))
+    labels = rng.random(len(importance)) < 0.3
+    labels[:2] = [True, False]
+    return (np.round(importance) if ties else importance), labels
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("level", [0.02, 0.3, 0.5, 1.0])
+def test_sample_scores_equal_scikit_learn(ties, level):
+    for seed in range(20):
+        a, y = drawn(seed, ties)
+        found = sample_scores(a, y, level)
+        assert found.auroc == pytest.approx(roc_auc_score(y, a))
+        assert found.average_precision == pytest.approx(average_precision_score(y, a))
+        marked = top_fraction(a, level)
+        count = int(np.ceil(round(level * len(a), 9)))
+        assert marked.sum() >= count
+        assert a[marked].min() > a[~marked].max(initial=-np.inf)
+        if not ties:
+            assert marked.sum() == count
+        assert found.f1 == pytest.approx(f1_score(y, marked))
+        best = [t for t in range(len(a)) if a[t] == max(a)]
+        assert found.pointing == pytest.approx(np.mean([y[t] for t in best]))
+        over = [max(v - a.mean(), 0) for v in a]
+        inside = sum(v for v, label in zip(over, y, strict=True) if label)
+        assert found.mass_inside == pytest.approx(inside / sum(over))
+
+
+def test_localisation_sees_ranks_not_units():
+    a, y = drawn(0)
+    for other in (3 * a + 100, a - 7):
+        one, two = sample_scores(a, y, 0.3), sample_scores(other, y, 0.3)
+        np.testing.assert_allclose(one, two, rtol=1e-9)
+    np.testing.assert_array_equal(rank_share(a), rank_share(np.exp(a)))
+    assert rank_share(np.array([1.0, 1.0, 2.0])).tolist() == pytest.approx([1 / 3, 1 / 3, 5 / 6])
+    assert np.isnan(sample_scores(np.ones(4), np.array([1, 0, 0, 0], bool), 0.5).mass_inside)
+
+
+def test_the_level_is_the_best_of_the_grid():
+    samples = [drawn(seed) for seed in range(8)]
+    truth = np.concatenate([y for _, y in samples])
+    scores = {
+        q: f1_score(truth, np.concatenate([top_fraction(a, q) for a, _ in samples]))
+        for q in (0.1, 0.2, 0.5, 0.9)
+    }
+    assert choose_level(samples, (0.9, 0.1, 0.5, 0.2)) == max(scores, key=scores.get)
+    same = [(np.ones(5), np.array([1, 0, 0, 0, 0], bool))]
+    assert choose_level(same, (0.5, 0.1)) == 0.1
+
+
+def test_what_cannot_be_scored_is_refused():
+    y = np.array([True, False])
+    with pytest.raises(ValueError, match="2 of 2 tokens are labelled: localisation needs some"):
+        sample_scores(np.zeros(2), np.ones(2, bool), 0.5)
+    with pytest.raises(ValueError, match="holds NaN or infinite"):
+        sample_scores(np.array([np.nan, 0]), y, 0.5)
+    with pytest.raises(ValueError, match=r"level is .*: give a fraction"):
+        top_fraction(np.zeros(2), 0.0)
+    with pytest.raises(ValueError, match="no calibration sample to choose the level"):
+        choose_level([])
+
+
+def measured(name, seed, k):
+    a, y = drawn(100 * seed + k)
+    better = a + 2 * y if name == "superactivator" else a
+    return Measured(
+        "c" if k % 2 else "d", str(k), DOCUMENTS[k], "rise", name, sample_scores(better, y, 0.3),
+        rank_share(better), y, {"deletion/mean_alignment": float(better.mean())},
+    )  # fmt: skip
+
+
+def test_paired_rows_equal_loops_over_documents():
+    found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
+    rows = {(r.concept, r.metric): r for r in rows_of(found, cases.BOTH, draws=200, seed=5)}
+    row = rows["all", "f1"]
+    rng = np.random.default_rng(5)
+    names = sorted(set(DOCUMENTS))
+    taken = rng.integers(len(names), size=(200, len(names)))
+
+    def f1(samples):
+        t = np.sum([(s.scores.true_positives, s.scores.marked, s.scores.labelled) for s in samples],
+                   axis=0)  # fmt: skip
+        return 2 * t[0] / (t[1] + t[2])
+
+    differences = []
+    for draw in taken:
+        arms = {
+            n: [s for d in draw for s in found if s.document == names[d] and s.objective == n]
+            for n in cases.BOTH
+        }
+        differences.append(f1(arms["superactivator"]) - f1(arms["global"]))
+    low, high = np.quantile(differences, [0.025, 0.975])
+    difference = row.differences["superactivator"]
+    assert (difference.low, difference.high) == pytest.approx((low, high))
+    whole = {n: [s for s in found if s.objective == n] for n in cases.BOTH}
+    assert row.values["global"].estimate == pytest.approx(f1(whole["global"]))
+    assert row.wins == {"superactivator": "better"}
+    assert rows["all", "deletion/mean_alignment"].wins == {"superactivator": "worse"}
+    for metric in MICRO:
+        assert rows["c", metric].n_samples == 15
+    ranks = np.concatenate([s.ranks for s in whole["global"]])
+    labels = np.concatenate([s.labels for s in whole["global"]])
+    assert rows["all", "auroc_micro"].values["global"].estimate == pytest.approx(
+        roc_auc_score(labels, ranks)
+    )
+    assert rows["all", "auroc"].values["global"].estimate == pytest.approx(
+        np.mean([s.scores.auroc for s in whole["global"]])
+    )
+
+
+def test_a_sample_missing_in_one_arm_is_left_out_of_both():
+    found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
+    fewer = [s for s in found if not (s.sample == "4" and s.objective == "global")]
+    rows = [r for r in rows_of(fewer, cases.BOTH, draws=20) if r.concept == "all"]
+    assert {r.n_samples for r in rows} == {29}
+    one = [s for s in found if s.document == "d1" and s.concept == "c"]
+    (row, *_) = rows_of(one, cases.BOTH)
+    assert np.isnan(row.values["global"].low)
+    assert row.wins == {"superactivator": "open"}
+
+
+def test_curves_equal_a_loop_of_masked_inputs():
+    host, data, detector = cases.planted()
+    sample = next(s for s in data.test.samples if s.positive and detector.find(s))
+    made = made_for(detector, sample)
+    probes = later_probes(host, data, detector, ["animal"])
+    sticks = yardsticks(host, detector, made[0], probes["animal"])
+    game = coalition_game(host, sample, list(sticks), baseline="zero")
+    importance = np.random.default_rng(0).normal(size=game.n_players)
+    found = curves(game, importance)
+    order = np.argsort(-importance)
+    for k in range(game.n_players + 1):
+        for kind, kept in (("insertion", order[:k]), ("deletion", order[k:])):
+            x = torch.zeros_like(game.values)
+            x[:, kept.tolist()] = game.values[:, kept.tolist()]
+            for stick, value in zip(sticks, getattr(found, kind)[k], strict=True):
+                h = host.forward_from(x, game.batch, Site(stick.layer, "resid_post"))
+                assert float(stick(h)) == pytest.approx(value, abs=1e-5)
+    np.testing.assert_allclose(found.share, np.arange(game.n_players + 1) / game.n_players)
+    mean = np.mean((found.insertion[1:] + found.insertion[:-1]) / 2, axis=0)
+    np.testing.assert_allclose(area(found.share, found.insertion), mean)
+    grid = on_grid(found.share, found.insertion[:, 0], found.share)
+    np.testing.assert_allclose(grid, found.insertion[:, 0])
+    with pytest.raises(ValueError, match="give one finite number a player"):
+        curves(game, importance[1:])
+
+
+def made_for(detector, sample):
+    return [objective(n, detector=detector, concept="animal", sample=sample) for n in cases.BOTH]
+
+
+def test_yardsticks_equal_their_definitions():
+    host, data, detector = cases.planted()
+    sample = next(s for s in data.test.samples if s.positive and detector.find(s))
+    made = made_for(detector, sample)
+    probe = later_probes(host, data, detector, ["animal"])["animal"]
+    assert probe.shared_layer
+    assert probe.cal_auroc > 0.9
+    sticks = yardsticks(host, detector, made[0], probe)
+    (batch,) = host.batches([sample])
+    h = host.forward_from(host.input_values(batch), batch, Site(2, "resid_post"))
+    bank, keep = detector.bank.token, made[0].mask[0]
+    x = ((h[0] - bank.mean[0]) / bank.scale[0])[keep].double().numpy()
+    v = bank.vectors[0, 0].double().numpy()
+    cosines = x @ v / np.linalg.norm(x, axis=1) / np.linalg.norm(v)
+    expected = [cosines.mean(), cosines.max() - detector.threshold["animal"],
+                float((h[0, keep] / h[0, keep].norm(dim=1, keepdim=True)).mean(0) @ probe.weight)
+                + probe.bias]  # fmt: skip
+    found = [float(stick(h)) for stick in sticks]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    wild = h.clone()
+    wild[0, ~keep] = 1e6
+    assert [float(s(wild)) for s in sticks] == pytest.approx(found, rel=1e-5)
+    louder = h * torch.tensor([1e3] + [1.0] * (h.shape[1] - 1))[:, None]
+    assert float(sticks[2](louder)) == pytest.approx(found[2], rel=1e-4)
+    assert [s.name for s in yardsticks(host, detector, made[0], None)] == [
+        "mean_alignment", "max_margin",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    host, data, detector = cases.planted()
+    return compare(
+        host, data, detector, methods=["direct_alignment", "integrated_gradients", "rise"],
+        n_test=8, n_cal=6, draws=50, progress=False,
+    )  # fmt: skip
+
+
+def test_compare_finds_planted_tokens(comparison):
+    rows = {(r.method, r.metric): r for r in comparison.rows}
+    for method in comparison.methods:
+        for name in comparison.objectives:
+            assert rows[method, "auroc"].values[name].estimate > 0.95
+            assert rows[method, "pointing"].values[name].estimate == 1.0
+            insertion = rows[method, "insertion/max_margin"].values[name].estimate
+            assert insertion > rows[method, "deletion/max_margin"].values[name].estimate + 0.2
+    error = rows["integrated_gradients", "completeness_error"]
+    assert error.better == "lower"
+    assert 0 <= error.values["global"].estimate < 0.05
+    assert ("rise", "completeness_error") not in rows
+    (coverage,) = comparison.coverage
+    assert coverage.compared == 8
+    assert coverage.positive >= coverage.covered >= 8
+    assert not any(coverage.refused.values())
+
+
+def test_compare_equals_its_parts(comparison):
+    """One row again by hand: mean AUROC of integrated gradients over the same samples."""
+    host, data, detector = cases.planted()
+    table = detector.scores_of(data.test)
+    ids = [
+        s.id for s in data.test.samples
+        if s.positive and len(detector.find(s)) and 0 < labels_of(table, s).mean() < 1
+    ]  # fmt: skip
+    values = []
+    for sample in [s for s in data.test.samples if s.id in ids]:
+        game = coalition_game(host, sample, made_for(detector, sample))
+        found = run(game, "integrated_gradients", preset="fast").importance
+        values.append([roc_auc_score(labels_of(table, sample), found[:, k]) for k in range(2)])
+    (row,) = [
+        r for r in full(host, data, detector).rows
+        if r.method == "integrated_gradients" and r.metric == "auroc"
+    ]  # fmt: skip
+    assert row.n_samples == len(values)
+    np.testing.assert_allclose(
+        [row.values[name].estimate for name in cases.BOTH], np.mean(values, axis=0)
+    )
+
+
+def labels_of(table, sample):
+    n = [s.id for s in table.tokens.samples].index(sample.id)
+    return table.tokens.labels[table.tokens.bounds[n] : table.tokens.bounds[n + 1], 0]
+
+
+def full(host, data, detector):
+    return compare(
+        host, data, detector, methods=["integrated_gradients"], n_test=999, n_cal=3, n_steps=2,
+        draws=10, probe=False, progress=False,
+    )  # fmt: skip
+
+
+def test_a_comparison_prints_and_draws(comparison):
+    text = str(comparison)
+    assert "superactivator - global" in text
+    assert "paired, not adjusted for the number of rows" in text
+    assert repr(comparison).startswith("Comparison(['global', 'superactivator'], 3 methods")
+    assert len(comparison.table()) == len(comparison.rows)
+    found = comparison.to_dict()
+    assert found["settings"]["primary_yardstick"] == "mean_alignment"
+    assert len(found["curves"]) == (3 * 2 + 2) * 2 * 3
+    html = comparison.heat_map("animal")
+    assert html.count("<figure>") == 6
+    with pytest.raises(ValueError, match="concept 'animals' is unknown"):
+        comparison.heat_map("animals")
+    pytest.importorskip("matplotlib").use("Agg")
+    assert len(comparison.plot("f1").patches) == 6
+    assert len(comparison.plot_curves("rise").lines) == 2
+    with pytest.raises(ValueError, match="metric 'f2' is unknown"):
+        comparison.plot("f2")
+
+
+def test_compare_skips_what_mfaba_refuses_and_counts_it():
+    host, data, detector = cases.planted()
+    found = compare(
+        host, data, detector, methods=["mfaba", "direct_alignment"], n_test=3, n_cal=2, n_steps=2,
+        draws=10, probe=False, progress=False,
+    )  # fmt: skip
+    (coverage,) = found.coverage
+    assert coverage.refused == {"mfaba": 3, "direct_alignment": 0}
+    assert {r.method for r in found.rows} == {"direct_alignment"}
+    assert "refused by mfaba" in str(found)
+
+
+def test_compare_refuses():
+    host, data, detector = cases.planted()
+    with pytest.raises(ValueError, match="two different objectives, the conventional one first"):
+        compare(host, data, detector, objectives=["global"])
+    with pytest.raises(ValueError, match="method 'ris' is unknown: did you mean 'rise'"):
+        compare(host, data, detector, methods=["ris"])
+    with pytest.raises(ValueError, match="did you mean 'animal'"):
+        compare(host, data, detector, concepts=["animals"])
+    never = replace(
+        detector, tail=replace(detector.tail, thresholds=detector.tail.thresholds + 100)
+    )
+    with pytest.raises(ValueError, match="no sample could be compared"):
+        compare(host, data, never, methods=["direct_alignment"], probe=False, progress=False)

@@ -1,0 +1,172 @@
+"""Calibration and evaluation against a slow implementation in plain Python loops."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from detection_cases import make_case
+from sklearn.metrics import roc_auc_score
+
+from sa_plugin.detection import calibrate
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+DELTAS = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
+
+
+def quantile(values, q):
+    if not values:
+        return math.inf
+    values = sorted(float(v) for v in values)
+    at = (len(values) - 1) * q
+    below = math.floor(at)
+    above = min(below + 1, len(values) - 1)
+    t = at - below
+    step = values[above] - values[below]
+    return values[above] - step * (1 - t) if t >= 0.5 else values[below] + step * t
+
+
+def f1(fired, labels):
+    tp = sum(a and b for a, b in zip(fired, labels, strict=True))
+    wrong = sum(a != b for a, b in zip(fired, labels, strict=True))
+    return 2 * tp / (2 * tp + wrong) if tp + wrong else 0.0
+
+
+def statistic(method, table, n, layer, unit):
+    a, b = table.tokens.bounds[n], table.tokens.bounds[n + 1]
+    own = [float(v) for v in table.scores[a:b, layer, unit]]
+    if method in ("SuperActivators", "MaxTok"):
+        return max(own)
+    if method == "MeanTok":
+        return float(np.float32(math.fsum(own) / len(own)))
+    if method == "LastTok":
+        return own[-1]
+    if method == "Top10%":
+        k = math.ceil(len(own) / 10)
+        return float(np.float32(math.fsum(sorted(own)[-k:]) / k))
+    if method == "length-only":
+        return float(len(own))
+    if method == "pooled":
+        return float(table.pooled[n, layer, unit])
+    assert method == "MaxTok permuted"
+    return float(table.permuted_max[n, layer, unit])
+
+
+def search(method, table, c, units):
+    """(layer, unit, delta, threshold, F1): strictly better wins, so ties go to the first."""
+    cal = [n for n, of in enumerate(table.tokens.split_of) if of == "cal"]
+    labels = [bool(table.tokens.sample_labels[n, c]) for n in cal]
+    by_layer = []
+    for layer in range(1 if method == "length-only" else table.scores.shape[1]):
+        by_unit = []
+        for unit in units:
+            values = [statistic(method, table, n, layer, unit) for n in cal]
+            if method == "SuperActivators":
+                reference = [
+                    table.scores[row, layer, unit]
+                    for n in cal
+                    for row in range(table.tokens.bounds[n], table.tokens.bounds[n + 1])
+                    if table.tokens.labels[row, c]
+                ]
+            else:
+                reference = [v for v, y in zip(values, labels, strict=True) if y]
+            best = None
+            for delta in DELTAS:
+                threshold = quantile(reference, 1 - delta)
+                found = f1([v >= threshold for v in values], labels)
+                if best is None or found > best[4]:
+                    best = (layer, unit, delta, threshold, found)
+            by_unit.append(best)
+        by_layer.append(max(by_unit, key=lambda b: b[4]))
+    return max(by_layer, key=lambda b: b[4])
+
+
+METHODS = ("SuperActivators", "MaxTok", "MeanTok", "LastTok", "Top10%", "pooled")
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("units", [None, 5])
+def test_every_method_equals_the_slow_oracle(units, rounded):
+    case = make_case(seed=3, n=80, units=units, rounded=rounded)
+    detector = calibrate(None, case.data, case.bank, scores=case.table, deltas=DELTAS)
+    evaluation = detector.evaluate(case.data.test, scores=case.table, draws=10)
+    table = case.table
+    test = [n for n, of in enumerate(table.tokens.split_of) if of == "test"]
+    for method in (*METHODS, "length-only", *(["MaxTok permuted"] if units is None else [])):
+        fast = detector.tail if method == "SuperActivators" else detector.baselines[method][0]
+        f1s, weights = [], []
+        for c in range(len(case.bank.concepts)):
+            own = [c] if units is None else range(units)
+            allowed = [0] if method == "length-only" else own
+            layer, unit, delta, threshold, cal_f1 = search(method, table, c, allowed)
+            assert fast.layer[c] == layer
+            assert fast.chosen_unit[c] == unit
+            assert fast.chosen_delta[c] == delta
+            assert fast.chosen_threshold[c] == threshold
+            assert fast.chosen_f1[c] == cal_f1
+            values = [statistic(method, table, n, layer, unit) for n in test]
+            labels = [bool(table.tokens.sample_labels[n, c]) for n in test]
+            f1s.append(f1([v >= threshold for v in values], labels))
+            weights.append(sum(labels))
+            result = evaluation.of(method).concept
+            assert result["f1"][c].estimate == pytest.approx(f1s[-1])
+            assert result["auroc"][c].estimate == pytest.approx(roc_auc_score(labels, values))
+        weighted = sum(f * w for f, w in zip(f1s, weights, strict=True)) / sum(weights)
+        assert evaluation.of(method).weighted["f1"].estimate == pytest.approx(weighted)
+        assert evaluation.of(method).macro["f1"].estimate == pytest.approx(np.mean(f1s))
+        layers = 1 if method == "length-only" else table.scores.shape[1]
+        expected = layers * len(DELTAS) * len(list(allowed))
+        assert evaluation.of(method).candidates == expected
+
+
+def test_intervals_equal_a_loop_over_resamples():
+    case = make_case(seed=1, n=120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = calibrate(None, case.data, case.bank, scores=case.table)
+    evaluation = detector.evaluate(case.data.test, scores=case.table, draws=50, seed=4)
+    from sa_plugin.detection import outcomes
+    from sa_plugin.statistics import resample_documents
+
+    test = detector.scores_of(case.data.test, case.table)
+    labels = test.tokens.sample_labels
+    names = [s.document for s in test.tokens.samples]
+    resamples = resample_documents(np.array(names), draws=50, seed=4)
+    said = outcomes(detector, test)
+    drawn = {}
+    for method in ("SuperActivators", "MeanTok", "RandTok", "always-positive"):
+        drawn[method] = []
+        for weights in resamples.weights:
+            rows = [n for n, d in enumerate(resamples.document) for _ in range(weights[d])]
+            per_draw = []
+            for one in said[method]:
+                scores, counts = [], []
+                for c in range(labels.shape[1]):
+                    scores.append(f1(one.fired[rows, c].tolist(), labels[rows, c].tolist()))
+                    counts.append(labels[rows, c].sum())
+                per_draw.append(np.average(scores, weights=counts))
+            drawn[method].append(np.mean(per_draw))
+        found = evaluation.of(method).weighted["f1"]
+        low, high = np.quantile(drawn[method], [0.025, 0.975])
+        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+        if method != "SuperActivators":
+            paired = np.array(drawn[method]) - np.array(drawn["SuperActivators"])
+            by = evaluation.of(method).difference["f1"]
+            low, high = np.quantile(paired, [0.025, 0.975])
+            assert (by.low, by.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("documents", [5, 60])
+def test_mean_auroc_is_the_mean_over_draws(documents):
+    from sa_plugin.detection import mean_auroc
+    from sa_plugin.statistics import auroc, resample_documents, resampled_auroc
+
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(size=(4, 60)), 1)
+    labels = rng.random(60) < 0.3
+    resamples = resample_documents(np.arange(60) % documents, draws=40, seed=1)
+    found = mean_auroc(values, labels, resamples)
+    drawn = [resampled_auroc(v, labels, resamples) for v in values]
+    np.testing.assert_allclose(found[1:], np.mean(drawn, axis=0))
+    assert found[0] == pytest.approx(np.mean([auroc(v, labels) for v in values]))
+    assert np.isnan(mean_auroc(values, np.zeros(60, dtype=bool), resamples)).all()

@@ -1,0 +1,80 @@
+"""The files of docs/attribution_runs.py hold what the tables need: rows again from them alone."""
+
+import json
+import sys
+from pathlib import Path
+
+import attribution_cases as cases
+import pytest
+
+from sa_plugin.attribution import compare
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    pytest.importorskip("transformer_lens")
+    monkeypatch.syspath_prepend(str(DOCS))
+    import attribution_runs
+    import attribution_tables
+
+    yield attribution_runs, attribution_tables
+    for name in ("attribution_runs", "attribution_tables"):
+        sys.modules.pop(name, None)
+
+
+def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
+    """Two groups of methods in two files are one run; controls, in both, count once."""
+    runs, tables = scripts
+    host, data, detector = cases.planted()
+    options = {"n_test": 5, "n_cal": 3, "n_steps": 3, "progress": False}
+    about = {
+        "model": "minilm", "kind": "prototype", "objectives": ["global", "superactivator"],
+        "n_layers": 3, "data": "toy", "hash": "0", "coalitions": 1, "integration": 1, "curve": 3,
+    }  # fmt: skip
+    for name in ("rise", "direct_alignment"):
+        found = compare(host, data, detector, methods=[name], **options)
+        text = json.dumps(runs.packed(found) | {"about": about})
+        (tmp_path / f"minilm_prototype_animal_{name}.json").write_text(text)
+    whole = compare(host, data, detector, methods=["rise", "direct_alignment"], **options)
+    ((key, files),) = tables.load(tmp_path).items()
+    assert key == "minilm_prototype"
+    measured = tables.measured(files)
+    assert len(measured) == len(whole.measured)
+    again = tables.rows_of(measured, whole.objectives)
+    expected = {(r.method, r.metric): r for r in whole.rows}
+    assert len(again) == len(expected)
+    for row in again:
+        other = expected[row.method, row.metric]
+        for name in whole.objectives:
+            assert row.values[name].estimate == pytest.approx(other.values[name].estimate, abs=1e-5)
+        assert row.wins == other.wins
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{tables.BEGIN}\nstale words\n{tables.END}\nafter\n")
+    tables.show(tmp_path, page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{tables.END}\nafter\n")
+    assert "stale words" not in text
+    assert "| rise | " in text
+
+
+def test_curves_that_files_repeat_count_once(scripts):
+    _, tables = scripts
+
+    def file(concept, n, value):
+        line = ["control", "random", "insertion", "mean_alignment", [value, 1.0]]
+        return {"coverage": [{"concept": concept, "compared": n}], "curves": [line]}
+
+    files = [file("person", 1, 0.4), file("person", 1, 0.4), file("time", 3, 0.0)]
+    (found,) = tables.curves(files).values()
+    assert found.tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_a_page_without_its_markers_is_refused(scripts, tmp_path):
+    _, tables = scripts
+    page = tmp_path / "page.md"
+    page.write_text(f"{tables.BEGIN}\nno end\n")
+    with pytest.raises(ValueError, match=r"page.md has '<!-- end of tables -->' 0 times"):
+        tables.put(page, tables.BEGIN, tables.END, "text")

@@ -1,0 +1,136 @@
+"""Rankings, controls and curves."""
+
+import numpy as np
+import pytest
+import torch
+from ablation_cases import standard
+from fake_host import WIDTH
+
+from sa_plugin.heads import (
+    METRICS,
+    PROBE,
+    ablate_heads,
+    ablation_curve,
+    baseline,
+    candidates,
+    control_set,
+    head_changes,
+    head_ledger,
+    known_of,
+    make_edits,
+    rank_heads,
+)
+from sa_plugin.host import Site
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def case():
+    return standard()
+
+
+def test_ranking_is_the_ledgers_on_calibration(case):
+    fake, data, scores, detector = case
+    ranked = rank_heads(fake, data, detector, scores=scores)
+    ledger = head_ledger(fake, data, detector, split="cal", draws=1, progress=False)
+    share = ledger.excess.terms.value / np.abs(ledger.lift.total.value)
+    values = {
+        (c.block, c.head): share[i].mean()
+        for i, c in enumerate(ledger.components) if c.kind == "heads"
+    }  # fmt: skip
+    assert list(ranked.heads) == sorted(values, key=lambda head: -values[head])
+    assert set(ranked.heads) == set(candidates(fake, detector))
+    size = rank_heads(fake, data, detector, size=True)
+    assert (size.values >= 0).all()
+
+
+def test_control_sets():
+    ranked = [(layer, head) for head in range(6) for layer in range(5)]
+    top, sizes = ranked[:7], {head: float(1 + head[0]) for head in ranked}
+    counts = np.bincount([layer for layer, _ in top], minlength=5)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        for family in ("random", "layer_matched", "norm_matched", "bottom"):
+            others = control_set(family, top, ranked, sizes, rng)
+            assert len(set(others)) == 7
+            assert not set(others) & set(top)
+            if family in ("layer_matched", "norm_matched"):
+                # Size is a function of the layer here, so matching either matches both.
+                assert (np.bincount([layer for layer, _ in others], minlength=5) == counts).all()
+            if family == "bottom":
+                assert others == tuple(ranked[-7:])
+
+
+def test_sizes_are_direct_changes(case):
+    """One head at a time: the change of attn_out in its own block, kept tokens alone."""
+    fake, data, scores, detector = case
+    base = baseline(fake, data, detector, split="test", scores=scores, draws=10, seed=0)
+    known = known_of(base, "mean", {0, 1, 2}, 0)
+    sizes = head_changes(base, "mean", known)
+    site, tokens = Site(1, "attn_out"), base.frozen.cal
+    squares = []
+    for n, sample in enumerate(data.cal.samples[:PROBE]):
+        (batch,) = fake.batches([sample])
+        keep = tokens.position[tokens.bounds[n] : tokens.bounds[n + 1]]
+        clean = fake.read(batch, [site], lambda r: {"a": r[site]})["a"]
+        with fake.edited(make_edits("mean", [(1, 0)], known)):
+            moved = fake.read(batch, [site], lambda r: {"a": r[site]})["a"]
+        squares.append((moved - clean)[0, keep].square().sum(-1))
+    assert sizes[1, 0] == pytest.approx(float(torch.cat(squares).mean().sqrt()), rel=1e-4)
+    assert fake.w_o.shape[-1] == WIDTH
+
+
+def test_curve(case):
+    fake, data, scores, detector = case
+    ranked = rank_heads(fake, data, detector, scores=scores)
+    curve = ablation_curve(
+        fake, data, detector, ranked, ks=(1, 2), repeats=2, scores=scores, draws=50, progress=False
+    )
+    for k in (1, 2):
+        for family in ("random", "layer_matched", "norm_matched"):
+            sets = [frozenset(run.heads) for run in curve.of(k, family)]
+            assert 1 <= len(set(sets)) == len(sets) <= 2
+        assert len(curve.of(k, "top")) == len(curve.of(k, "bottom")) == 1
+    top = ablate_heads(fake, data, detector, ranked.heads[:2], scores=scores, draws=50)
+    for name in METRICS:
+        (run,) = curve.of(2, "top")
+        np.testing.assert_array_equal(run.result.after[name], top.after[name])
+        left = curve.after(name, 2, "random").mean(0) - curve.after(name, 2, "top")[0]
+        margin = curve.margin(name, 2, "random")
+        assert margin.estimate == pytest.approx(left[0])
+        np.testing.assert_allclose(margin.low, np.nanquantile(left[1:], 0.025))
+        lowest = curve.after(name, 2, "random")[:, 0].min()
+        clear = bool(margin.low > 0 and lowest > curve.after(name, 2, "top")[0, 0])
+        assert curve.clear(name, 2, "random") == clear
+    text = curve.summary()
+    assert "Top 2, what controls leave beyond it:" in text
+    assert "ranked by ledger (excess) on cal" in text
+    assert "AblationCurve(mean, k [1, 2] of" in repr(curve)
+    assert len(curve.table()) == len(curve.runs)
+    with pytest.raises(ValueError, match="nothing was ablated at k = 3"):
+        curve.of(3, "top")
+
+
+def test_refusals_of_curves(case):
+    fake, data, _, detector = case
+    every = candidates(fake, detector)
+    for ranking, options, text in (
+        (every, {"ks": (4,)}, "k = 4 lies outside 1 to"),
+        (every, {"ks": ()}, "at least one of each"),
+        (every[:1], {"ks": (1,)}, "its bottom is unknown"),
+        (every, {"ks": (1,), "controls": ("rand",)}, "did you mean 'random'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ablation_curve(fake, data, detector, ranking, **options)
+
+
+def test_directional_curve_runs_one_concept_at_a_time(case):
+    fake, data, scores, detector = case
+    fake.passes = 0
+    found = ablate_heads(fake, data, detector, [(0, 0)], mode="directional", scores=scores,
+                         draws=10)  # fmt: skip
+    n = len(data.cal.samples) + len(data.test.samples)
+    probe = min(PROBE, len(data.cal.samples))
+    assert fake.passes == 2 * (n + probe) + probe
+    assert (found.change > 0).all()

@@ -1,0 +1,86 @@
+"""Ledger, waterfall and theorems are the same numbers through TransformerLens and nnsight."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import tiny
+from word_data import word_data
+
+from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData
+from sa_plugin.detection import calibrate
+from sa_plugin.heads import head_ledger, tail_waterfall
+from sa_plugin.theory import check_theory
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+EVERY = ("gpt2", "llama", "gemma2", "bert", "vit", "dinov2")
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (40, 52, 3), dtype=np.uint8) for _ in range(24)]
+    masks = [{"a": rng.random((40, 52)) < 0.02 * (k % 2)} for k in range(24)]
+    return ConceptData.from_masks(pixels, masks)
+
+
+@cache
+def pair(name):
+    """Both hosts, data, and one bank and detector for both."""
+    if name in tiny.VISION:
+        # TransformerLens reads DINOv2 as a ViT with its LayerScale folded.
+        ours = tiny.nnsight_vision_host(name, folded=name == "dinov2")
+        hosts, data = (tiny.vision_host(name), ours), pictures()
+    else:
+        hosts, data = (tiny.host(name), tiny.nnsight_host(name)), word_data(40, 5)
+    bank = fit(hosts[0], data, "prototype", progress=False)
+    return hosts, data, bank, calibrate(hosts[0], data, bank, deltas=(0.3,))
+
+
+def same(one, two, atol=1e-3):
+    """Up to the rounding of two libraries, relative to the largest number."""
+    np.testing.assert_array_equal(np.isnan(one), np.isnan(two))
+    if np.isfinite(two).any():
+        scale = np.nanmax(np.abs(two))
+        np.testing.assert_allclose(one, two, rtol=0, atol=atol * max(scale, 1e-6))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ledger_and_waterfall(name):
+    hosts, data, _, detector = pair(name)
+    for run in (head_ledger, tail_waterfall):
+        lens, ours = (run(host, data, detector, draws=20, progress=False) for host in hosts)
+        assert max(lens.residue, ours.residue) < 1e-5
+        assert lens.effects.keys() == ours.effects.keys()
+        for effect in lens.effects:
+            same(ours.effects[effect].terms.value, lens.effects[effect].terms.value)
+
+
+@pytest.mark.parametrize("name", ["clip_vision", "vit_classifier"])
+def test_ledger_closes_on_other_towers(name):
+    host, data = tiny.nnsight_vision_host(name), pictures()
+    bank = fit(host, data, "prototype", progress=False)
+    assert head_ledger(host, data, bank, progress=False, draws=20).residue < 1e-6
+
+
+def test_dinov2_itself_closes():
+    """With its LayerScale as a module, not folded: only nnsight reads it so."""
+    host, data = tiny.nnsight_vision_host("dinov2"), pictures()
+    bank = fit(host, data, "lda", progress=False)
+    assert head_ledger(host, data, bank, progress=False, draws=20).residue < 1e-6
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
+def test_theorems(name):
+    hosts, data, bank, _ = pair(name)
+    lens, ours = (
+        check_theory(host, data, bank, draws=20, n_random=3, progress=False) for host in hosts
+    )
+    assert lens.quantities.keys() == ours.quantities.keys()
+    for key, found in lens.quantities.items():
+        assert found.keys() == ours.quantities[key].keys()
+        for quantity in ("gap_deviation_ratio", "heads_gap_deviation_ratio", "attention_by_sign",
+                         "predicted_factor", "path_gap_slope", "skew"):  # fmt: skip
+            if quantity in found:
+                same(ours.quantities[key][quantity].value, found[quantity].value)
+    assert [v.answer for v in lens.verdicts] == [v.answer for v in ours.verdicts]

@@ -1,0 +1,86 @@
+"""The ledger and the waterfall close on real weights and real samples."""
+
+import numpy as np
+import pytest
+
+from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData
+from sa_plugin.heads import explain_tokens, head_ledger, tail_waterfall, term_means
+from sa_plugin.host import attach
+from sa_plugin.loaders import load, shapes
+from sa_plugin.scores import score
+from sa_plugin.stages import folder
+from sa_transformer_lens.host import load_bridge
+
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
+LAYERS = {"smollm2": (10, 20), "minilm": (2, 4), "vit": (3, 9)}
+
+
+def passages():
+    full = load("supersense")
+    concepts = ("person", "time")
+    samples = [s for s in full.samples if s.positive & set(concepts)][::3]
+    samples = sorted(samples, key=lambda s: len(s.text))[:30]
+    return ConceptData.from_spans(
+        [s.text for s in samples],
+        [[span for span in s.spans if span.concept in concepts] for s in samples],
+        concepts=concepts,
+        documents=[s.document for s in samples],
+    )
+
+
+def scenes():
+    found, concepts = shapes(24, seed=3), ("red", "sphere")
+    return ConceptData.from_masks(
+        [s.image.pixels for s in found.samples],
+        [{c: m for c, m in s.image.masks.items() if c in concepts} for s in found.samples],
+        concepts=concepts,
+        split=found.split_of,
+    )
+
+
+@pytest.fixture(scope="module", params=["smollm2", "minilm", "vit"])
+def case(request):
+    host = attach(load_bridge(folder(request.param)))
+    data = scenes() if request.param == "vit" else passages()
+    bank = fit(host, data, "prototype", layers=LAYERS[request.param], progress=False)
+    table = score(host, data, bank, splits=["test"], progress=False)
+    columns = np.concatenate([table.scores[:, :, k] for k in range(2)], axis=1)
+    cut = np.sort(columns, axis=0)[-max(4, len(columns) // 20)]
+    return host, data, bank, np.split(columns >= cut, table.tokens.bounds[1:-1])
+
+
+def test_it_closes_for_every_token(case):
+    host, data, bank, tail = case
+    found = head_ledger(host, data, bank, tail=tail, permutations=3, draws=50, progress=False)
+    assert found.settings["centred"]
+    assert found.residue < 1e-5
+    assert found.closes_to < 1e-3
+    for name in ("lift", "control", "excess"):
+        terms = found.effects[name].terms.value
+        np.testing.assert_allclose(terms.sum(0), found.effects[name].total.value, atol=1e-6)
+    # Tokens chosen for their score lift it more than permuted vectors' own tails lift theirs.
+    assert (found.lift.total.value > 0).all()
+    assert np.isfinite(found.share("heads").value).all()
+
+
+def test_one_text_closes_centred(case):
+    host, data, bank, _ = case
+    means = None if bank.component_means is not None else term_means(host, data, bank,
+                                                                     progress=False)  # fmt: skip
+    one = explain_tokens(host, bank, data.test.samples[0], data.concepts[0],
+                         layer=bank.layers[-1], means=means)  # fmt: skip
+    np.testing.assert_allclose(one.terms.sum(1), one.score, atol=1e-3)
+    assert "reference" not in {c.name for c in one.components}
+
+
+def test_the_waterfall_ends_at_the_ledgers_lift(case):
+    host, data, bank, tail = case
+    ledger = head_ledger(host, data, bank, tail=tail, permutations=0, draws=50, progress=False)
+    found = tail_waterfall(host, data, bank, tail=tail, draws=50, progress=False)
+    assert found.residue < 1e-5
+    for k, column in enumerate(ledger.columns):
+        total = float(ledger.projection.lift.total.value[k])
+        for way in ("fixed", "refitted"):
+            _, _, level = found.heights(column.concept, way, layer=column.layer)
+            assert level[-1] == pytest.approx(total, abs=1e-4 * max(1.0, np.abs(level).max()))

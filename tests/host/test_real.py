@@ -1,0 +1,126 @@
+"""The main job on real weights and real text: at most 60 passages, parity and plain sense."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sa_plugin.data import ConceptData
+from sa_plugin.host import Site, attach
+from sa_plugin.loaders import load
+from sa_plugin.report import check, write_report
+from sa_plugin.stages import Settings, analyse, folder
+from sa_transformer_lens.demo import explain_passage
+from sa_transformer_lens.host import load_bridge
+
+pytestmark = pytest.mark.real
+LAYERS = {"smollm2": (4, 12, 20), "minilm": (1, 4)}
+
+
+@pytest.fixture(scope="module", params=["smollm2", "minilm"])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def host(name):
+    return attach(load_bridge(folder(name)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Sixty passages, and only the concepts that most of them can tell something about."""
+    full = load("supersense")
+    concepts = ("person", "time", "artifact")
+    samples = [s for s in full.samples if s.positive & set(concepts)][::3]
+    samples = sorted(samples, key=lambda s: len(s.text))[:60]
+    return ConceptData.from_spans(
+        [s.text for s in samples],
+        [[span for span in s.spans if span.concept in concepts] for s in samples],
+        concepts=concepts,
+        documents=[s.document for s in samples],
+        ids=[s.id for s in samples],
+        name="sixty passages",
+    )
+
+
+@pytest.fixture(scope="module")
+def found(host, name, data):
+    settings = Settings({"separator": LAYERS[name]}, draws=100)
+    return analyse(host, data, settings, explain=explain_passage, progress=False)
+
+
+def test_activations_equal_plain_transformers(host, name, data):
+    """An independent copy of the model, run by transformers alone."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder(name), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder(name))
+    sample, layer = data.samples[0], LAYERS[name][-1]
+    site = Site(layer, "resid_post")
+    (batch,) = host.batches([sample])
+    got = host.read(batch, [site], lambda read: {"h": read[site]})["h"][0]
+    encoded = tokenizer(sample.text, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**encoded, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(got, states[layer + 1][0], atol=2e-3, rtol=1e-3)
+    assert batch.inputs["input_ids"].equal(encoded["input_ids"])
+
+
+def test_labels_reach_the_words_they_are_on(found, data):
+    tokens = found.tables["separator"].tokens
+    covered = 0
+    for row in np.flatnonzero(tokens.labels.any(1)):
+        sample = tokens.samples[tokens.sample_of[row]]
+        start, end = tokens.offsets[row]
+        covered += any(s.start < end and s.end > start for s in sample.spans)
+    assert covered == tokens.labels.any(1).sum() > 20
+
+
+def test_the_tail_says_more_than_its_null(found):
+    """Vectors of true labels against vectors of permuted labels, by AUROC of the same statistic."""
+    methods = {m["method"]: m for m in found.results["kinds"]["separator"]["detection"]["methods"]}
+    assert methods["SuperActivators"]["auroc"] > methods["MaxTok permuted"]["auroc"] + 0.05
+
+
+def test_the_ledger_closes(found):
+    heads = found.results["kinds"]["separator"]["heads"]
+    assert heads["closes_to"] < 1e-2
+    assert len(heads["strongest"]) == 10
+
+
+def test_the_first_token_is_a_sink_of_smollm2_alone(found, name):
+    dropped = found.results["meta"]["tokens_dropped"]
+    assert (dropped["sink"] >= 60) == (name == "smollm2")
+
+
+def test_one_passage_is_explained(found):
+    explained = found.results["explained"]
+    names = [e["objective"] for e in explained["explanations"]]
+    assert names == ["superactivator", "superactivator_tokens", "global"]
+    for each in explained["explanations"]:
+        assert len(each["tokens"]) == len(explained["offsets"])
+        assert np.abs(each["tokens"]).max() > 0
+        assert "heads" in each
+
+
+def test_results_follow_the_schema_and_become_a_report(found, tmp_path):
+    text = json.dumps(found.results, allow_nan=False)
+    check(json.loads(text))
+    page = write_report(json.loads(text), tmp_path / "report.html").read_text()
+    assert "SuperActivators" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_an_attached_bridge_never_imports_nnsight(name):
+    code = (
+        "import sys, sa_plugin\n"
+        "from sa_transformer_lens.host import load_bridge\n"
+        "from sa_plugin.stages.weights import folder\n"
+        f"sa_plugin.attach(load_bridge(folder({name!r})))\n"
+        "assert 'nnsight' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

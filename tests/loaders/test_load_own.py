@@ -1,0 +1,202 @@
+"""A user's own data: CSV of texts or words, Hugging Face datasets by duck typing."""
+
+import numpy as np
+import pytest
+from load_cases import disc, write_csv
+from PIL import Image
+
+from sa_plugin.data import ConceptData
+from sa_plugin.loaders import from_dataset, read_csv
+
+
+def texts(path, n=12):
+    header = ["id", "text", "animal", "weather", "document"]
+    rows = [[f"t{k}", f"{k} a cat, and\nrain", k % 2, int(k % 3 == 0), f"d{k}"] for k in range(n)]
+    return write_csv(path, [header, *rows])
+
+
+def test_a_csv_of_texts(tmp_path):
+    data = read_csv(texts(tmp_path / "a.csv"))
+    assert data.concepts == ("animal", "weather")
+    assert data.samples[3].text == "3 a cat, and\nrain"
+    assert data.samples[3].positive == {"animal", "weather"}
+    assert data.samples[3].document == "d3"
+    assert data.name == "a.csv"
+
+
+def words(path, n=12):
+    rows = [["sample", "word", "label", "document", "split"]]
+    for k in range(n):
+        where = [f"d{k}", ("train", "cal", "test")[k // 4]]
+        rows += [[k, "a", "", *where], [k, "cat", "animal;pet", *where], [k, f"sat{k}", "", *where]]
+    return write_csv(path, rows)
+
+
+def test_a_csv_of_words_is_from_words(tmp_path):
+    data = read_csv(words(tmp_path / "w.csv"))
+    expected = ConceptData.from_words(
+        [["a", "cat", f"sat{k}"] for k in range(12)], [[[], ["animal", "pet"], []]] * 12,
+        documents=[f"d{k}" for k in range(12)], split=["train"] * 4 + ["cal"] * 4 + ["test"] * 4,
+    )  # fmt: skip
+    assert data.hash == expected.hash
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new", "message"),
+    [
+        (texts, "3 a cat, and\nrain", " ", r"line 8: 'text' is empty: give a text or leave"),
+        (texts, 'rain",1,1,d3', 'rain",1,2,d3', r"line 8: 'weather' is '2': expected 0 or 1"),
+        (texts, 'rain",1,1,d3', 'rain",1,1', r"line 8: 4 fields, expected 5 \(id, text"),
+        (texts, "id,text", "id,txt", r"line 1: neither 'text' nor 'word' is a column"),
+        (texts, "animal,weather", "animal,animal", r"line 1: column 'animal' stands twice"),
+        (words, "1,cat,", "1,a cat,", r"line 6: word 'a cat' is empty or holds white space"),
+        (words, "1,cat,", "0,cat,", r"line 6: sample '0' goes on after another one: sort"),
+        (words, "sat1,,d1", "sat1,,d9", r"line 7: document 'd9', but line 5 of the same sample"),
+        (words, "label,", "tag,", r"line 1: column 'label' is missing beside 'word'"),
+        (texts, 'rain",1,1,d3', 'rain",1,1,', r"line 8: 'document' is empty: fill it in every row"),
+        (words, "sat1,,d1,train", "sat1,,d1, ", r"line 7: 'split' is empty: fill it in every row"),
+    ],
+)
+def test_a_csv_refuses_with_its_line(tmp_path, make, old, new, message):
+    path = make(tmp_path / "x.csv")
+    text = path.read_text().replace("\r\n", "\n")
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=rf"x.csv {message}"):
+        read_csv(path)
+
+
+def test_a_csv_that_is_no_csv(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no.csv does not exist: give a CSV file of label"):
+        read_csv(tmp_path / "no.csv")
+    with pytest.raises(ValueError, match="is a folder, not a file: give a CSV file of labelled te"):
+        read_csv(tmp_path)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,x\na cat,1\ncaf\xe9,0\n")
+    with pytest.raises(ValueError, match=r"a.csv line 3: not UTF-8 .*save it as UTF-8"):
+        read_csv(path)
+    path.write_text("text,x\n")
+    with pytest.raises(ValueError, match=r"a.csv has no rows"):
+        read_csv(path)
+
+
+class Names:
+    def __init__(self, names, feature=None):
+        self.names, self.feature = names, feature
+
+
+class Rows(list):
+    """The least that a dataset has."""
+
+    def __init__(self, rows, features=None):
+        super().__init__(rows)
+        self.column_names = list(rows[0])
+        self.features = features or {}
+
+
+def test_tokens_and_tags_by_number():
+    names = ["O", "B-PER", "I-PER", "B-LOC"]
+    rows = [{"tokens": ["Ann", "Lee", "left", f"Rome{k}"], "ner_tags": [1, 2, 0, 3]}
+            for k in range(12)]  # fmt: skip
+    features = {"ner_tags": Names(None, feature=Names(names))}
+    columns = {"tokens": "tokens", "tags": "ner_tags"}
+    data = from_dataset(Rows(rows, features), columns)
+    assert data.concepts == ("LOC", "PER")
+    assert [tuple(s) for s in data.samples[0].spans] == [
+        (0, 3, "PER"), (4, 7, "PER"), (13, 18, "LOC")
+    ]  # fmt: skip
+    assert from_dataset(Rows(rows), columns, names={"tags": names}).hash == data.hash
+    with pytest.raises(ValueError, match=r"row 0: ValueError: class 1 has no name: give names="):
+        from_dataset(Rows(rows), columns)
+
+
+def test_text_with_spans_labels_and_parts():
+    def rows(part, n=8):
+        return Rows([{"sentence": f"{part} {k} a cat", "book": f"{part}{k // 2}", "kind": k % 2,
+                      "marks": [{"start": len(part) + 5, "end": len(part) + 8, "label": "animal"}]}
+                     for k in range(n)], {"kind": Names(["calm", "wild"])})  # fmt: skip
+
+    parts = {part: rows(part) for part in ("train", "validation", "test")}
+    data = from_dataset(
+        parts, {"text": "sentence", "spans": "marks", "label": "kind", "document": "book"}
+    )
+    assert data.split_of == ("train",) * 8 + ("cal",) * 8 + ("test",) * 8
+    sample = data.samples[1]
+    assert sample.text[slice(*sample.spans[0][:2])] == "cat"
+    assert sample.positive == {"animal", "wild"}
+    assert data.samples[0].document == sample.document == "train0"
+    with pytest.raises(ValueError, match="split 'trian' is unknown: did you mean 'train'"):
+        from_dataset({"trian": rows("x")}, {"text": "sentence"})
+
+
+@pytest.mark.parametrize("as_plane", [True, False])
+def test_images_with_masks(as_plane):
+    one, two = disc((12, 14)), disc((40, 16))
+    plane = one * 1 + two * 2
+    rows = [
+        {"image": Image.new("RGB", (56, 52), (k, 0, 0)),
+         "annotation": Image.fromarray(plane.astype(np.uint8)) if as_plane
+         else {"cat": one, "dog": two}}
+        for k in range(12)
+    ]  # fmt: skip
+    data = from_dataset(
+        Rows(rows), {"image": "image", "mask": "annotation"}, names={"mask": ["", "cat", "dog"]}
+    )
+    assert data.concepts == ("cat", "dog")
+    np.testing.assert_array_equal(data.samples[3].image.masks["dog"], two)
+    assert data.samples[3].image.pixels[0, 0].tolist() == [3, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"txt": "t"}, "role 'txt' is unknown: did you mean 'text'"),
+        ({"spans": "t"}, "columns name none of text, tokens, image: name one"),
+        ({"text": "t", "tokens": "t"}, r"columns name \['text', 'tokens'\] of text"),
+        ({"text": "tt"}, "column of text 'tt' is unknown: did you mean 't'"),
+        ({"text": "t", "spans": "s"}, "row 1: ValueError: not enough values to unpack"),
+        (
+            {"text": "t", "label": "hot"},
+            r"row 0: ValueError: label \[0, 0, 1\] is no list of diffe",
+        ),
+        (
+            {"text": "t", "label": "flags"},
+            r"row 0: ValueError: label \[True, False\] is no list of",
+        ),
+        ({"text": "t", "label": "share"}, "row 0: ValueError: class 0.7 is no whole number: give"),
+    ],
+)
+def test_a_dataset_refuses(columns, message):
+    labels = {"hot": [0, 0, 1], "flags": [True, False], "share": 0.7}
+    rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]], **labels},
+                 {"t": "a dog", "s": [[2, 5]], **labels}])  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        from_dataset(rows, columns, names={"label": ["a", "b", "c"]})
+
+
+def test_spans_as_one_dict_of_lists_are_the_spans():
+    spans = [(0, 1, "letter"), (2, 5, "animal")]
+    start, end, label = map(list, zip(*spans, strict=True))
+    columns = {"text": "t", "spans": "s"}
+    one = Rows([{"t": f"a cat {k}", "s": spans} for k in range(12)])
+    other = Rows([{"t": f"a cat {k}", "s": {"start": start, "end": end, "label": label}}
+                  for k in range(12)])  # fmt: skip
+    assert from_dataset(other, columns).hash == from_dataset(one, columns).hash
+
+
+def test_not_a_dataset():
+    with pytest.raises(TypeError, match="dataset is a list, not rows with column_names"):
+        from_dataset([{"text": "a"}], {"text": "text"})
+
+
+def test_a_real_dataset_is_read():
+    datasets = pytest.importorskip("datasets")
+    tags = datasets.ClassLabel(names=["O", "B-animal"])
+    column = {"words": datasets.Sequence(datasets.Value("string")), "tags": datasets.Sequence(tags)}
+    made = datasets.Dataset.from_dict(
+        {"words": [["a", f"cat{k}"] for k in range(12)], "tags": [[0, 1]] * 12},
+        features=datasets.Features(column),
+    )
+    data = from_dataset(made, {"tokens": "words", "tags": "tags"})
+    assert data.concepts == ("animal",)
+    assert data.samples[2].text == "a cat2"

@@ -1,0 +1,178 @@
+"""What travels instead of token scores says the same as they do."""
+
+import numpy as np
+import pytest
+import torch
+from fake_host import FakeHost
+from word_data import word_data
+
+from sa_plugin.concepts import ConceptBank, fit
+from sa_plugin.detection import calibrate
+from sa_plugin.host import Host, reducers
+from sa_plugin.passes import walk
+from sa_plugin.scores import sample_maxima, score, tail_histogram
+from sa_plugin.statistics import to_keys
+
+
+@pytest.fixture(scope="module")
+def host():
+    return FakeHost()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return word_data(120)
+
+
+@pytest.fixture(scope="module")
+def bank(host, data):
+    return fit(host, data, "prototype", progress=False)
+
+
+class Elsewhere(FakeHost):
+    """A host that is given all batches at once and hands sums over with the last of three."""
+
+    def read_many(self, batches, sites, reducer):
+        for start in range(0, len(batches), 3):
+            part = batches[start : start + 3]
+            results = [super(Elsewhere, self).read(b, sites, reducer(b)) for b in part]
+            yield from zip(part, reducers.gather(results), strict=True)
+
+    def read(self, batch, sites, reduce):
+        raise AssertionError("a bulk host is asked for many batches at once")
+
+
+def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
+    table = score(host, data, bank, splits=("test",), progress=False)
+    found = sample_maxima(host, data.test.samples, bank, top=3, positions=True, batch_tokens=40)
+    assert found.position is not None
+    for n in range(table.tokens.n_samples):
+        rows = slice(table.tokens.bounds[n], table.tokens.bounds[n + 1])
+        scores, place = table.scores[rows], table.tokens.position[rows]
+        assert found.kept[n] == len(scores)
+        top = min(3, len(scores))
+        np.testing.assert_allclose(
+            found.scores[n, :top], -np.sort(-scores, axis=0)[:top], atol=1e-5
+        )
+        # The same word twice has the same score, so the place is checked by its score.
+        at = np.searchsorted(place, found.position[n, 0])
+        np.testing.assert_allclose(
+            np.take_along_axis(scores, at[None], 0)[0], scores.max(0), atol=1e-5
+        )
+        assert np.isneginf(found.scores[n, top:]).all()
+
+
+def test_a_detector_decides_the_same_without_token_scores(host, data, bank):
+    detector = calibrate(host, data, bank)
+    table = score(host, data, bank, splits=("test",), progress=False)
+    fast, slow = detector.detect(data.test), detector.detect(data.test, scores=table)
+    assert fast.samples == slow.samples
+    np.testing.assert_allclose(fast.margin, slow.margin, atol=1e-5)
+    far = np.abs(slow.margin) > 1e-5
+    np.testing.assert_array_equal(fast.present[far], slow.present[far])
+
+
+def test_a_narrow_bank_keeps_its_sink_rule(bank):
+    one = bank.only([2], [1])
+    assert (one.layers, one.units, one.sink_layers) == ((2,), ("food",), bank.sink_layers)
+
+
+def test_bins_are_the_high_bits_of_the_keys():
+    values = np.array([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0, 1.0039, 2e38], np.float32)
+    ours = reducers.bins(torch.from_numpy(values)).numpy()
+    np.testing.assert_array_equal(ours, to_keys(values) >> np.uint32(16))
+
+
+def test_a_histogram_encloses_thresholds_and_shares(host, data, bank):
+    table = score(host, data, bank, splits=("cal",), progress=False)
+    found = tail_histogram(host, data.cal, bank, batch_tokens=40)
+    for k, layer in enumerate(bank.layers):
+        for c, unit in enumerate(bank.units):
+            inside = table.tokens.labels[:, c]
+            scores = table.scores[:, k, c].astype(np.float64)
+            assert found.total(True, layer, unit) == inside.sum()
+            assert found.total(False, layer, unit) == (~inside).sum()
+            for delta in (0.02, 0.1, 0.5, 1.0):
+                low, high = found.thresholds(delta, layer, unit)
+                exact = np.quantile(scores[inside], 1 - delta)
+                assert low <= exact <= high
+                for where, mask in ((True, inside), (False, ~inside)):
+                    share = (scores[mask] >= exact).mean()
+                    least, most = found.above(exact, layer, unit, inside=where)
+                    assert least <= share <= most
+
+
+@pytest.mark.parametrize("kind", ["prototype", "lda", "separator"])
+def test_sums_of_several_batches_fit_the_same_vectors(data, kind):
+    options = {"progress": False, "batch_tokens": 40}
+    here = fit(FakeHost(), data, kind, **options)
+    there = fit(Elsewhere(), data, kind, **options)
+    for name in ("token", "permuted", "pooled"):
+        torch.testing.assert_close(
+            getattr(there, name).vectors, getattr(here, name).vectors, atol=1e-5, rtol=1e-4
+        )
+    assert there.origin.counts == here.origin.counts
+
+
+def test_pooled_sums_equal_pooled_rows(host, data):
+    from sa_plugin.concepts import collect
+
+    sums = collect(host, data, need=("means", "gram"), progress=False)
+    rows = collect(host, data, need=("means", "gram", "rows"), progress=False)
+    for one, other in zip(sums.pooled, rows.pooled, strict=True):
+        assert one.scale == pytest.approx(other.scale, rel=1e-6)
+        torch.testing.assert_close(one.positive_mean, other.positive_mean, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one.gram, other.gram, atol=1e-6, rtol=1e-5)
+        assert one.rows is None
+
+
+def test_scores_and_histograms_of_a_host_elsewhere(host, data, bank):
+    there = Elsewhere()
+    assert isinstance(there, Host)
+    a = score(host, data, bank, progress=False, batch_tokens=40)
+    b = score(there, data, bank, progress=False, batch_tokens=40)
+    np.testing.assert_array_equal(a.scores, b.scores)
+    one, other = (tail_histogram(h, data.cal, bank, batch_tokens=40) for h in (host, there))
+    for key in one.bins:
+        np.testing.assert_array_equal(one.bins[key], other.bins[key])
+        np.testing.assert_array_equal(one.counts[key], other.counts[key])
+
+
+def test_gather_adds_in_float64_and_leaves_the_rest():
+    parts = [{"a": torch.tensor([k]), "+s": torch.tensor([0.1])} for k in range(3)]
+    out = reducers.gather(parts)
+    assert [int(one["a"]) for one in out] == [0, 1, 2]
+    assert ["+s" in one for one in out] == [False, False, True]
+    assert out[-1]["+s"].dtype == torch.float64
+    assert float(out[-1]["+s"]) == pytest.approx(3 * float(torch.tensor(0.1).double()), rel=1e-15)
+
+
+def test_refusals(host, data, bank):
+    with pytest.raises(ValueError, match=r"top is 0: give 1 or more"):
+        sample_maxima(host, data.test.samples, bank, top=0)
+    clusters = fit(host, data, "kmeans", options={"k": 4}, progress=False)
+    with pytest.raises(ValueError, match="units are no concepts"):
+        tail_histogram(host, data.cal, clusters)
+    found = tail_histogram(host, data.cal, bank)
+    with pytest.raises(ValueError, match=r"delta is 0.0: give a share above 0"):
+        found.thresholds(0.0, 2, "food")
+    vectors = {("animal", 1): torch.ones(12), ("none", 1): torch.ones(12)}
+    other = tail_histogram(host, data.cal, ConceptBank.from_vectors({
+        k: v for k, v in vectors.items() if k[0] == "animal"}))  # fmt: skip
+    assert other.total(True, 1, "animal") > 0
+
+
+def test_the_walk_shows_a_result_for_each_batch(host, data, bank):
+    from sa_plugin.host import Site
+    from sa_plugin.passes import lay_out
+
+    layout = lay_out(host, data.cal.samples, data.concepts, batch_tokens=40)
+    site = Site(0, "resid_post")
+
+    def reducer(batch):
+        return lambda read: {"n": torch.tensor(len(read[site]))}
+
+    for one in (host, Elsewhere()):
+        found = list(walk(one, layout, [site], reducer, description="x", progress=False))
+        assert [b is c for (b, _), c in zip(found, layout.batches, strict=True)]
+        assert sum(int(got["n"]) for _, got in found) == len(data.cal)

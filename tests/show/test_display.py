@@ -1,0 +1,156 @@
+"""What a user sees: notebooks show the full text, reprs are short, wrong arguments are named."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+from detection_cases import make_case
+from fake_host import FakeHost
+from jaxtyping import config
+
+from sa_plugin._check import require_type
+from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData, Image, Sample
+from sa_plugin.detection import Detector, calibrate
+from sa_plugin.heads import head_ledger
+from sa_plugin.show import as_html
+from sa_plugin.tracing import trace
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+FEW = {"draws": 40, "progress": False}
+
+
+class TransformerBridge:
+    """Stands for a model that was not attached."""
+
+
+@pytest.fixture
+def as_shipped():
+    """Users run without the shape checks of the tests: what they see are the library's errors."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case()
+
+
+@pytest.fixture(scope="module")
+def detector(case):
+    return calibrate(None, case.data, case.bank, scores=case.table)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A host, its data and a detector on it."""
+    rng = np.random.default_rng(0)
+    words = [list(rng.choice(["cat", "sat", "ran", "blue", "over"], 5)) for _ in range(60)]
+    labels = [["animal" if w == "cat" else None for w in row] for row in words]
+    host, data = FakeHost(), ConceptData.from_words(words, labels, seed=1)
+    found = calibrate(host, data, fit(host, data, "prototype", progress=False), deltas=(0.1, 0.5))
+    return host, data, found
+
+
+@pytest.fixture(scope="module")
+def shown(case, detector, model):
+    """Everything that is shown by its text."""
+    given = {"scores": case.table, "draws": 40}
+    return {
+        "Detector": detector,
+        "Evaluation": detector.evaluate(case.data.test, **given),
+        "SparsityCurve": detector.sweep(case.data.test, **given),
+        "LocalisationMetrics": detector.localise(case.data.test, scores=case.table).metrics(),
+        "TailTrace": trace(scores=case.table, quantile_draws=10, **FEW),
+        "HeadLedger": head_ledger(*model, **FEW),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Detector", "Evaluation", "SparsityCurve", "LocalisationMetrics", "TailTrace", "HeadLedger"],
+)
+def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
+    result = shown[name]
+    text = str(result)
+    assert text.count("\n") > 1
+    found = re.fullmatch(r"<pre>(.*)</pre>", result._repr_html_(), flags=re.DOTALL)
+    assert found is not None
+    assert html.unescape(found[1]) == text
+    assert repr(result).startswith(f"{name}(")
+    assert "\n" not in repr(result)
+
+
+@pytest.mark.parametrize("name", ["Evaluation", "TailTrace", "HeadLedger"])
+def test_the_text_is_the_summary(shown, name):
+    assert str(shown[name]) == shown[name].summary()
+
+
+def test_html_is_escaped():
+    assert as_html("F1 < 1 & <b>") == "<pre>F1 &lt; 1 &amp; &lt;b&gt;</pre>"
+
+
+def test_localisation_metrics_repr_has_plain_numbers(shown):
+    metrics = shown["LocalisationMetrics"]
+    assert "'0." not in repr(metrics)
+    for row in metrics.rows:
+        assert f"{row.method} {row.f1.estimate:.3f}" in repr(metrics)
+
+
+def test_sample_repr():
+    image = Image(np.zeros((224, 160, 3), np.uint8))
+    one = Sample("i1", "", "d", positive=frozenset({"b", "a"}), image=image)
+    assert repr(one) == "Sample('i1', image 224 x 160, ['a', 'b'])"
+    assert repr(Sample("t1", "The whale rose.", "d")) == "Sample('t1', 'The whale rose.', [])"
+    long = Sample("t2", "x" * 39 + "yz", "d", positive=frozenset({"a"}))
+    assert repr(long) == f"Sample('t2', '{'x' * 39}y'..., ['a'])"
+
+
+def test_samples_with_the_same_repr_are_equal_only_if_all_they_hold_is():
+    one, other = Sample("t", "x" * 40 + "a", "d"), Sample("t", "x" * 40 + "b", "d")
+    assert repr(one) == repr(other)
+    assert one != other
+    assert one == Sample("t", "x" * 40 + "a", "d")
+    assert hash(one) == hash(Sample("t", "x" * 40 + "a", "d"))
+
+
+def test_require_type():
+    require_type("n", 1, (int, str), "count")
+    require_type("n", None, int, "count", optional=True)
+    with pytest.raises(TypeError, match=r"^n is a float, not a int or str: count\.$"):
+        require_type("n", 1.0, (int, str), "count")
+    with pytest.raises(TypeError, match="n is a NoneType, not a int"):
+        require_type("n", None, int, "count")
+
+
+@pytest.mark.usefixtures("as_shipped")
+class TestWrongArguments:
+    def test_ledger(self, model):
+        host, data, detector = model
+        order = r"the order is head_ledger\(host, data, detector\)"
+        with pytest.raises(TypeError, match=f"data is a Detector, not a ConceptData: {order}"):
+            head_ledger(host, detector, data)
+        with pytest.raises(TypeError, match=f"not a Detector or ConceptBank: {order}"):
+            head_ledger(host, data, data)
+        bridge = r"host is a TransformerBridge, not a Host: attach\(bridge\) first; " + order
+        with pytest.raises(TypeError, match=bridge):
+            head_ledger(TransformerBridge(), data, detector)
+        with pytest.raises(TypeError, match="scores is a Detector, not a ScoreTable: give score"):
+            head_ledger(host, data, detector, scores=detector)
+
+    def test_trace(self, case, detector):
+        with pytest.raises(TypeError, match="scores is a Detector, not a ScoreTable: give score"):
+            trace(scores=detector)
+        with pytest.raises(TypeError, match=r"host is a ScoreTable, not a Host: pass scores="):
+            trace(case.table)
+
+    def test_from_pretrained(self, model, tmp_path):
+        host, _, detector = model
+        folder = detector.save_pretrained(tmp_path / "saved")
+        bridge = r"host is a TransformerBridge, not a Host: attach\(bridge\) first\."
+        with pytest.raises(TypeError, match=bridge):
+            Detector.from_pretrained(folder, host=TransformerBridge())
+        assert Detector.from_pretrained(folder, host=host).host is host
+        assert Detector.from_pretrained(folder).host is None

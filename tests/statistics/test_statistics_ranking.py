@@ -1,0 +1,87 @@
+"""AUROC and average precision against scikit-learn, plain and resampled."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from sa_plugin.statistics import (
+    auroc,
+    average_precision,
+    resample_documents,
+    resampled_auroc,
+    resampled_average_precision,
+)
+from sa_plugin.statistics.ranking import _auroc_by_documents, _auroc_by_rows
+
+
+def scores_and_labels(n=200, columns=5, seed=0, ties=True):
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((n, columns)).astype(np.float32)
+    return (np.round(scores, 1) if ties else scores), rng.random((n, columns)) < 0.3
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_columns_equal_scikit_learn(ties):
+    scores, labels = scores_and_labels(ties=ties)
+    for k, (s, y) in enumerate(zip(scores.T, labels.T, strict=True)):
+        assert auroc(scores, labels)[k] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
+        expected = average_precision_score(y, s)
+        assert average_precision(scores, labels)[k] == pytest.approx(expected, abs=1e-12)
+
+
+def test_labels_broadcast_over_columns():
+    scores, labels = scores_and_labels()
+    one = labels[:, :1]
+    assert np.array_equal(auroc(scores, one), auroc(scores, np.repeat(one, 5, axis=1)))
+
+
+def test_an_empty_class_is_nan():
+    scores, labels = scores_and_labels()
+    labels[:, 0], labels[:, 1] = True, False
+    for measure in (auroc, average_precision):
+        assert np.array_equal(np.isnan(measure(scores, labels)), [True, True, False, False, False])
+
+
+def test_monotone_maps_change_nothing():
+    scores, labels = scores_and_labels(ties=False)
+    assert np.array_equal(auroc(np.exp(scores), labels), auroc(scores, labels))
+
+
+def test_nan_scores_are_refused():
+    scores, labels = scores_and_labels()
+    scores[0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 NaN and 0 Inf"):
+        auroc(scores, labels)
+
+
+@pytest.mark.parametrize("documents", [5, 60, 200])
+def test_draws_equal_scikit_learn_on_copied_rows(documents):
+    scores, labels = scores_and_labels()
+    s, y = scores[:, 0], labels[:, 0]
+    home = np.random.default_rng(1).integers(documents, size=len(s))
+    resamples = resample_documents(home, draws=40, seed=2)
+    areas = resampled_auroc(s, y, resamples)
+    precisions = resampled_average_precision(s, y, resamples)
+    for b, weights in enumerate(resamples.sample_weights):
+        rows = np.repeat(np.arange(len(s)), weights)
+        assert areas[b] == pytest.approx(roc_auc_score(y[rows], s[rows]), abs=1e-12)
+        expected = average_precision_score(y[rows], s[rows])
+        assert precisions[b] == pytest.approx(expected, abs=1e-12)
+
+
+def test_both_ways_to_resample_auroc_agree():
+    scores, labels = scores_and_labels()
+    resamples = resample_documents(np.arange(200) % 23, draws=100)
+    by_documents = _auroc_by_documents(scores[:, 0], labels[:, 0], resamples)
+    assert by_documents == pytest.approx(
+        _auroc_by_rows(scores[:, 0], labels[:, 0], resamples), abs=1e-12
+    )
+
+
+def test_draws_without_a_class_are_nan():
+    labels = np.array([True, False, False])
+    scores = np.array([3.0, 2.0, 1.0])
+    resamples = resample_documents(np.arange(3), draws=200)
+    lacking = (resamples.weights[:, 0] == 0) | (resamples.weights[:, 0] == 3)
+    for measure in (resampled_auroc, resampled_average_precision):
+        assert np.array_equal(np.isnan(measure(scores, labels, resamples)), lacking)

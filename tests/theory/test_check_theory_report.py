@@ -1,0 +1,229 @@
+"""What a theory report says: rows, words, verdict rule, refusals, pictures."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from ideal_host import WIDTH, IdealHost, ideal_bank, ideal_data
+from ideal_model.dynamics import IdealModel
+
+from sa_plugin.concepts import ConceptBank
+from sa_plugin.data import ConceptData, Sample
+from sa_plugin.scores import score
+from sa_plugin.theory import Drawn, check_theory, judge
+from sa_plugin.theory.check import _check_types
+from sa_plugin.theory.verdicts import _span
+
+DATA, LAYERS = ideal_data(n_words=40), 5
+HOST = IdealHost(IdealModel((0.8, 0.3), (0.3, 0.2)), LAYERS)
+BANK = ideal_bank(LAYERS)
+
+
+def run(**options):
+    options = {"draws": 50, "progress": False} | options
+    return check_theory(HOST, DATA, BANK, **options)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return run()
+
+
+def test_rows_hold_every_number_once(report):
+    rows = report.rows()
+    keys = [(r["concept"], r["direction"], r["quantity"], r["layer"]) for r in rows]
+    assert len(set(keys)) == len(keys) == sum(map(len, report.quantities.values())) * LAYERS
+    row = next(r for r in rows if (r["quantity"], r["layer"]) == ("gap_slope", 2))
+    q = report.quantity("gap_slope", "c")
+    assert row["measured"] == q.value[2]
+    assert row["predicted"] == q.predicted[2]
+    assert row["minus_random"] == pytest.approx(q.value[2] - q.controls["random"][2])
+    assert row["minus_random_low"] <= row["minus_random"] <= row["minus_random_high"]
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(report.to_pandas(), pandas.DataFrame)
+    assert len(report.head_rows()) == LAYERS * 2 * len(report.directions.columns)
+
+
+def test_words(report):
+    assert "\n" not in repr(report)
+    assert repr(report).startswith("TheoryReport(ideal, 2 directions, 5 layers, 8 samples: ")
+    text = str(report)
+    assert "reconstruction from the verbal claims of arXiv 2512.05038" in text
+    for title in ("Theorem 1", "Corollary 1", "Corollary 2", "Theorem 2"):
+        assert title in text
+    for result in (*report.verdicts, *report.regimes, *report.assumptions,
+                   report.quantity("spread", "c")):  # fmt: skip
+        assert "\n" not in repr(result)
+    table = report.table("T1", "c")
+    assert len(table.splitlines()) == LAYERS + 2
+    assert "<pre>" in report._repr_html_()
+
+
+def test_refitted_blocks_without_vectors_are_absent(report):
+    assert np.isnan(report.quantity("gap_slope", "c", "refitted").value[0])
+    assert report.absent["c refitted"] == (
+        "blocks 0: the bank has no vector on both of their sides"
+    )
+    assert 0 not in report.verdict("T1 layer", "c", "refitted").assessed
+
+
+def test_ranges_of_layers():
+    assert _span((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
+
+
+# The rule of the verdicts
+
+
+def drawn(slope, grown=0.9, control=1.0, n_controls=9, noise=0.01):
+    """Four layers of made-up draws."""
+    rng = np.random.default_rng(0)
+
+    def around(value):
+        layers = np.broadcast_to(value, 4)
+        return np.concatenate([layers[None], layers + noise * rng.normal(size=(200, 4))])
+
+    own = {
+        "gap_slope": around(slope), "gap_deviation_ratio": around(slope),
+        "gaps_grown": around(grown), "heads_gap_deviation_ratio": around(slope),
+        "heads_gaps_grown": around(grown),
+        "attention_by_sign": around(np.asarray(slope) - 1), "top_mass_plus": around(0.1),
+        "equalisation": around(0.1), "skew": around(0.5), "tail_gain": around(0.2),
+        "skew_growth": around(0.1),
+    }  # fmt: skip
+    each = {name: np.full((201, 4, n_controls), control - 1.0) for name in own}
+    each |= {name: np.full((201, 4, n_controls), control) for name in own if "ratio" in name}
+    return Drawn(own, {}, {}, each, {}, 5, 0.95)
+
+
+def answer(claim, made):
+    (one,) = (v for v in judge(made, "c", "fixed", (3, 4, 5, 6), causal=False) if v.claim == claim)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("made", "expected", "because"),
+    [
+        (drawn(1.2), "holds", "4 of 4 layers are for it, 0 against, beyond each of 9"),
+        (drawn(0.8), "does not hold", "the mean gap_deviation_ratio is 0.8"),
+        (drawn(1.2, grown=0.4), "does not hold", "the mean gaps_grown is 0.4"),
+        (drawn([1.4, 1.1, 1.1, 0.9]), "cannot be said", "layers disagree: 3 of 4 layers"),
+        (drawn([3.0, 0.9, 0.9, 0.9]), "does not hold", "1 of 4 layers are for it, 3 against"),
+        (drawn(1.0), "cannot be said", "the mean gap_deviation_ratio is 1.0"),
+        (drawn(1.2, control=1.3), "cannot be said", "9 of 9 control directions show it too"),
+        (drawn(1.2, n_controls=3), "cannot be said", "there are 3 control directions, fewer than"),
+    ],
+)
+def test_the_rule(made, expected, because):
+    verdict = answer("T1 layer", made)
+    assert verdict.answer == expected, verdict
+    assert because in verdict.because
+    assert verdict.assessed == (3, 4, 5, 6)
+
+
+def test_premises_leave_layers_out():
+    assert answer("C2", drawn(1.2)).because.startswith("in no layer do queries give more than 0.5")
+    assert answer("T2", drawn(1.2)).answer == "holds"
+    made = drawn(1.2)
+    close = dataclasses.replace(made, own={**made.own, "top_mass_plus": made.own["skew"] * 0 + 0.8})
+    assert answer("C2", close).answer == "holds"
+    assert "no layer has a skewness of sure sign" in answer("T2", close).because
+
+
+def test_missing_weights_leave_the_heads_unsaid_in_causal_models():
+    (one,) = (
+        v
+        for v in judge(drawn(1.2), "c", "fixed", (0, 1, 2, 3), causal=True)
+        if v.claim == "T1 heads"
+    )
+    assert one.because == "prefix_gap_deviation_ratio needs the heads' weights"
+
+
+# Refusals
+
+
+def partly():
+    """The last four samples lack the concept."""
+    made = [Sample(s.id, s.text, s.document) for s in DATA.samples[4:]]
+    return ConceptData(("c",), (*DATA.samples[:4], *made), DATA.split_of)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: run(which="some"), "which 'some' is unknown"),
+        (lambda: run(tail=0.0), r"tail 0.0 must lie in \(0, 0.5\)"),
+        (lambda: run(n_random=-1), "n_random is -1"),
+        (lambda: run(layers=9), "layer 9 does not exist"),
+        (lambda: run(fixed_at=9), "the bank has no layer 9"),
+        (lambda: run(concepts=["d"]), "concept 'd' is unknown"),
+        (lambda: run(concepts=[]), "concepts is empty"),
+        (lambda: run(split="train"), "no samples"),
+        (lambda: run(samples=DATA.samples[:2]), "come from 1 document"),
+        (
+            lambda: check_theory(HOST, partly(), BANK, samples=partly().samples[4:], draws=5),
+            "no sample has 'c': leave the concept out",
+        ),
+        (
+            lambda: check_theory(
+                HOST, DATA, ConceptBank.from_vectors({("c", 0): torch.ones(WIDTH)},
+                hook_point="attn_out")
+            ),
+            "the bank is read at 'attn_out'",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_say_what_and_why(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_swapped_arguments_are_named():
+    """As a user meets them: the shape checks of the tests stand before ours."""
+    for arguments, text in (
+        ((DATA, HOST, BANK, None), "host is a ConceptData, not a Host: attach"),
+        ((HOST, BANK, DATA, None), r"data is a ConceptBank, not a ConceptData: the order is check"),
+        ((HOST, DATA, DATA, None), "source is a ConceptData, not a Detector or ConceptBank"),
+        ((HOST, DATA, BANK, DATA), "scores is a ConceptData, not a ScoreTable"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            _check_types(*arguments)
+
+
+def test_scores_of_other_samples_are_refused(report):
+    table = score(HOST, DATA, BANK, splits=["test"], progress=False)
+    again = run(scores=table)
+    np.testing.assert_array_equal(
+        again.quantity("gap_slope", "c").value, report.quantity("gap_slope", "c").value
+    )
+    with pytest.raises(ValueError, match="3 of 8 samples were not scored, 's5' first"):
+        run(scores=table.select(np.arange(5)))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda r: r.quantity("gap_slop", "c"), "did you mean 'gap_slope'"),
+        (lambda r: r.quantity("gap_slope", "d"), "concept 'd' is unknown"),
+        (lambda r: r.quantity("gap_slope", "c", "tracked"), "direction 'tracked' is unknown"),
+        (lambda r: r.verdict("T3", "c"), "claim 'T3' is unknown"),
+        (lambda r: r.table("T3", "c"), "theorem 'T3' is unknown"),
+    ],
+)
+def test_names_that_are_not_there(report, make, text):
+    with pytest.raises(ValueError, match=text):
+        make(report)
+
+
+def test_pictures(report):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    from sa_plugin.report import plot_quantity, plot_tenths, plot_theory
+
+    assert len(plot_theory(report, "c").axes) == 4
+    labels = [line.get_label() for line in plot_quantity(report, "tail_gain", "c").lines]
+    assert labels[:4] == ["measured", "predicted (ours)", "permuted", "random"]
+    assert len(plot_tenths(report, "c", 1).lines) == 3
+    with pytest.raises(ValueError, match="layer 7 was not checked"):
+        plot_tenths(report, "c", 7)
+    pyplot.close("all")

@@ -1,0 +1,404 @@
+"""How the tail forms: every measure against a slow oracle, laws, and messages."""
+
+import builtins
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import config
+from scipy import stats
+from sklearn.metrics import precision_score, roc_auc_score
+
+from sa_plugin.concepts import ConceptBank
+from sa_plugin.data import Sample
+from sa_plugin.passes import TokenTable
+from sa_plugin.scores import ScoreTable
+from sa_plugin.stages import record
+from sa_plugin.statistics import FewTokensWarning, l_skewness, resample_documents
+from sa_plugin.tracing import Group, UndefinedMeasureWarning, joint_edges, overlap, trace
+
+NAMES, LAYERS, DELTA = ("a", "b", "c"), (2, 5), 0.1
+FEW = {"draws": 60, "quantile_draws": 20, "progress": False}
+
+
+@pytest.fixture
+def as_shipped():
+    """Users run without the shape checks of the tests: what they see are the library's errors."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def score_table(n=80, documents=15, splits=("cal", "test"), seed=0, units=NAMES, shift=2.0):
+    """Samples of 5 to 29 tokens; in-concept tokens get a gamma tail that grows with the layer."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random((n, len(NAMES))) < [0.3, 0.5, 0.7]
+    lengths = rng.integers(5, 30, size=n)
+    sample_of = np.repeat(np.arange(n), lengths)
+    split_of = tuple(splits[i % len(splits)] for i in range(n))
+    samples = tuple(
+        Sample(f"s{i}", "x" * 60, f"{split_of[i]}{i % documents}", (), frozenset(
+            name for name, y in zip(NAMES, positive[i], strict=True) if y
+        ))
+        for i in range(n)
+    )  # fmt: skip
+    labels = (rng.random((len(sample_of), len(NAMES))) < 0.3) & positive[sample_of]
+    scores = rng.standard_normal((len(sample_of), len(LAYERS), len(units)))
+    tail = rng.gamma(1, shift, size=(len(sample_of), len(LAYERS), len(NAMES)))
+    scores[..., : len(NAMES)] += labels[:, None] * tail * np.array([0.3, 1])[:, None]
+    position = np.concatenate([np.arange(k) for k in lengths])
+    offsets = np.stack([position, position + 1], axis=1)
+    tokens = TokenTable(samples, split_of, NAMES, sample_of, position, offsets, labels, {})
+    vectors = {(u, layer): torch.ones(4) for u in units for layer in LAYERS}
+    return ScoreTable(tokens, ConceptBank.from_vectors(vectors), scores.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return score_table()
+
+
+@pytest.fixture(scope="module")
+def traced(table):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewTokensWarning)
+        return trace(scores=table, delta=DELTA, **FEW)
+
+
+def groups(table, split, layer, k, out="negative"):
+    """Scores of in- and out-of-concept tokens, and each sample's scores, by plain loops."""
+    part = table.split(split)
+    inside, outside, samples = [], [], []
+    for n, sample in enumerate(part.tokens.samples):
+        rows = np.flatnonzero(part.tokens.sample_of == n)
+        values = part.scores[rows, layer, k].astype(np.float64)
+        labelled = part.tokens.labels[rows, k]
+        negative = NAMES[k] not in sample.positive
+        inside += list(values[labelled])
+        outside += list(values if out == "negative" and negative else [])
+        outside += list(values[~labelled] if out == "all" else [])
+        samples.append((values.max(), negative))
+    return np.array(inside), np.array(outside), samples
+
+
+def slow_overlap(a, b, bins=50):
+    edges = np.linspace(min(*a, *b), max(*a, *b), bins + 1)
+    total = 0.0
+    for low, high, last in zip(edges, edges[1:], [False] * (bins - 1) + [True], strict=False):
+        shares = [np.mean([low <= x < high or (last and x == high) for x in g]) for g in (a, b)]
+        total += min(shares)
+    return total
+
+
+@pytest.mark.parametrize("k", range(3))
+@pytest.mark.parametrize("layer", range(2))
+def test_measures_are_their_definitions(table, traced, layer, k):
+    inside, outside, samples = groups(table, "test", layer, k)
+    cal_in, cal_out, cal_samples = groups(table, "cal", layer, k)
+    tau, q = np.quantile(cal_in, 1 - DELTA), np.quantile(cal_out, 0.995)
+    q_max = np.quantile([top for top, negative in cal_samples if negative], 0.995)
+    tops = {sign: np.array([t for t, neg in samples if neg is sign]) for sign in (True, False)}
+    part = table.split("test")
+    fired = part.scores[:, layer, k] >= tau
+    expected = {
+        "overlap": slow_overlap(inside, outside),
+        "auroc": roc_auc_score([1] * len(inside) + [0] * len(outside), [*inside, *outside]),
+        "in_mass_at_fpr": np.mean(inside > q),
+        "realised_fpr": np.mean(outside > q),
+        "coverage": np.mean(tops[False] > q),
+        "negative_coverage": np.mean(tops[True] > q),
+        "coverage_at_maxima": np.mean(tops[False] > q_max),
+        "negative_coverage_at_maxima": np.mean(tops[True] > q_max),
+        "tail_coverage": np.mean(tops[False] >= tau),
+        "negative_tail_coverage": np.mean(tops[True] >= tau),
+        "precision": precision_score(part.tokens.labels[:, k], fired),
+        "tail_gap": (np.quantile(inside, 1 - DELTA) - np.quantile(outside, 0.995)) / outside.std(),
+        "cohens_d": (inside.mean() - outside.mean()) / np.sqrt((inside.var() + outside.var()) / 2),
+        "mean_in": inside.mean(),
+        "sd_in": inside.std(),
+        "skewness_in": stats.skew(inside),
+        "l_skewness_in": l_skewness(inside),
+        "mean_out": outside.mean(),
+        "sd_out": outside.std(),
+        "skewness_out": stats.skew(outside),
+        "l_skewness_out": l_skewness(outside),
+    }
+    assert set(traced.measures) == set(expected)
+    for name, value in expected.items():
+        assert traced[name].value[layer, k] == pytest.approx(value, abs=1e-9), name
+    cuts = {"threshold": tau, "background": q, "background_of_maxima": q_max}
+    for name, value in cuts.items():
+        assert traced.fixed[name][layer, k] == value
+
+
+def test_every_draw_equals_a_trace_of_copied_samples(table, traced):
+    """Bounds of the weighted means against traces whose samples are copied draw by draw."""
+    part, cal = table.split("test"), np.flatnonzero(np.array(table.tokens.split_of) == "cal")
+    names = np.array([sample.document for sample in part.tokens.samples])
+    resamples = resample_documents(names, draws=60, seed=0)
+    tests = np.flatnonzero(np.array(table.tokens.split_of) == "test")
+    names = ("auroc", "in_mass_at_fpr", "coverage", "precision", "tail_gap", "cohens_d")
+    names += ("skewness_out", "l_skewness_in", "l_skewness_out", "sd_in")
+    for b in range(3):
+        copies = np.repeat(tests, resamples.sample_weights[b])
+        copied = table.select(np.concatenate([cal, copies]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = trace(scores=copied, delta=DELTA, draws=1, progress=False)
+        for name in names:
+            found = traced.layer_means[name][:, 1 + b]
+            assert found == pytest.approx(again.layer_means[name][:, 0], abs=1e-9), name
+
+
+def test_sample_order_changes_no_interval(table, traced):
+    order = np.random.default_rng(7).permutation(table.tokens.n_samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = trace(scores=table.select(order), delta=DELTA, **FEW)
+    for name, estimates in traced.measures.items():
+        for one, other in zip(estimates, again[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-9), name
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_data(table, traced):
+    for name, (value, low, high) in traced.measures.items():
+        assert (low <= value + 1e-9).all(), name
+        assert (value <= high + 1e-9).all(), name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        larger = trace(scores=score_table(n=640, documents=120), delta=DELTA, **FEW)
+    widths = [np.mean(t["auroc"].high - t["auroc"].low) for t in (traced, larger)]
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_a_planted_tail_grows_with_the_layer(traced):
+    for name in ("auroc", "in_mass_at_fpr", "tail_gap", "skewness_in"):
+        assert (traced[name].value[1] > traced[name].value[0]).all(), name
+    change = traced.change("tail_gap", 2, 5)
+    assert change.excludes_zero
+    means = traced.layer_means["tail_gap"]
+    assert change.estimate == pytest.approx(means[1, 0] - means[0, 0])
+    bounds = np.quantile(means[1, 1:] - means[0, 1:], [0.025, 0.975])
+    assert (change.low, change.high) == pytest.approx(tuple(bounds))
+
+
+def test_no_concept_no_separation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        null = trace(scores=score_table(n=600, documents=100, shift=1e-9), **FEW)
+    assert null["auroc"].value == pytest.approx(0.5, abs=0.03)
+    assert null["in_mass_at_fpr"].value == pytest.approx(0.005, abs=0.01)
+    for one in ("coverage", "coverage_at_maxima"):
+        assert null[one].value == pytest.approx(null[f"negative_{one}"].value, abs=0.1)
+
+
+def test_the_mean_over_concepts_is_weighted_by_positive_samples(traced):
+    weights = traced.counts["positive_samples"]
+    expected = np.average(traced["auroc"].value, axis=1, weights=weights)
+    assert traced.layer_means["auroc"][:, 0] == pytest.approx(expected)
+
+
+def test_out_of_concept_may_be_all_unlabelled_tokens(table):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        every = trace(scores=table, out="all", **FEW)
+    inside, outside, _ = groups(table, "test", 1, 0, out="all")
+    labels = [1] * len(inside) + [0] * len(outside)
+    assert every["auroc"].value[1, 0] == pytest.approx(roc_auc_score(labels, [*inside, *outside]))
+    _, negatives, _ = groups(table, "test", 1, 0)
+    gap = (np.quantile(inside, 0.95) - np.quantile(negatives, 0.995)) / negatives.std()
+    assert every["tail_gap"].value[1, 0] == pytest.approx(gap)
+
+
+def test_scaling_a_vector_by_a_power_of_two_changes_only_what_has_its_unit(table, traced):
+    louder = ScoreTable(table.tokens, table.bank, table.scores * 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = trace(scores=louder, delta=DELTA, **FEW)
+    for name, estimates in traced.measures.items():
+        factor = 4 if name.startswith(("mean", "sd")) else 1
+        assert again[name].value == pytest.approx(factor * estimates.value, abs=1e-9), name
+
+
+def test_a_frozen_deviation_divides_the_gap(table, traced):
+    frozen = np.full((2, 3), 2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = trace(scores=table, delta=DELTA, frozen_sd=frozen, **FEW)
+    own = traced["tail_gap"].value * traced["sd_out"].value
+    assert found["tail_gap"].value == pytest.approx(own / 2)
+
+
+def test_without_calibration_scores_cuts_are_fixed_on_the_split_itself():
+    table = score_table(splits=("test",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = trace(scores=table, delta=DELTA, **FEW)
+    assert found.settings.fixed_on == "test"
+    inside, _, _ = groups(table, "test", 0, 1)
+    assert found.fixed["threshold"][0, 1] == np.quantile(inside, 1 - DELTA)
+
+
+def test_units_of_an_unsupervised_bank_need_columns(as_shipped):
+    table = score_table(units=("0", "1", "2", "3"))
+    with pytest.raises(ValueError, match=r"4 units .* are not the concepts .*give columns"):
+        trace(scores=table, **FEW)
+    own = score_table(units=NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        swapped = trace(scores=own, columns=np.array([[1, 0, 2], [0, 1, 2]]), **FEW)
+        plain = trace(scores=own, **FEW)
+    assert np.array_equal(swapped["auroc"].value[1], plain["auroc"].value[1])
+    assert (swapped["auroc"].value[0, :2] != plain["auroc"].value[0, :2]).all()
+    with pytest.raises(ValueError, match="units 0 to 2"):
+        trace(scores=own, columns=np.array([0, 1, 3]), **FEW)
+
+
+def test_densities_integrate_to_one_and_match_numpy(table, traced):
+    inside, outside, _ = groups(table, "test", 1, 2)
+    joint = traced.densities
+    standard = [(x - outside.mean()) / outside.std() for x in (inside, outside)]
+    edges = joint.edges[1, 2]
+    assert (edges[0], edges[-1]) == pytest.approx(
+        (min(map(min, standard)), max(map(max, standard)))
+    )
+    for values, density in zip(standard, (joint.in_concept, joint.out_of_concept), strict=True):
+        expected, _ = np.histogram(values, bins=edges, density=True)
+        assert np.abs(density[1, 2] - expected).sum() * np.diff(edges)[0] < 0.02
+    for densities in (joint, traced.common):
+        widths = np.diff(densities.edges, axis=-1)
+        for density in (densities.in_concept, densities.out_of_concept):
+            assert (density * widths).sum(axis=-1) == pytest.approx(np.ones((2, 3)))
+
+
+def test_overlap_of_one_law_says_so_within_its_bias():
+    rng = np.random.default_rng(0)
+    resamples = resample_documents(np.arange(3000) % 50, draws=100).with_data()
+    a, b = (Group(rng.standard_normal(3000).astype(np.float32), resamples) for _ in range(2))
+    drawn = overlap(a, b)
+    assert drawn[0] > 0.9
+    assert drawn[1:].mean() == pytest.approx(drawn[0])
+    edges = joint_edges(a.values, b.values)
+    assert edges[0] == min(a.values.min(), b.values.min())
+
+
+def test_what_is_undefined_is_nan_and_a_named_warning(table):
+    tokens = table.tokens
+    labels = tokens.labels.copy()
+    labels[:, 1] = False
+    bare = TokenTable(
+        tokens.samples, tokens.split_of, NAMES, tokens.sample_of, tokens.position,
+        tokens.offsets, labels, {},
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = trace(scores=ScoreTable(bare, table.bank, table.scores), **FEW)
+    texts = [str(w.message) for w in caught if w.category is UndefinedMeasureWarning]
+    assert len(texts) == 1
+    assert re.match("no in concept tokens for 'b' in the split: .*NaN", texts[0])
+    for name in ("auroc", "overlap", "in_mass_at_fpr", "tail_gap", "skewness_in", "l_skewness_in"):
+        assert np.isnan(found[name].value[:, 1]).all()
+        assert np.isfinite(found[name].value[:, [0, 2]]).all()
+        assert np.isfinite(found.layer_means[name][:, 0]).all()
+    assert np.isfinite(found["coverage"].value).all()
+
+
+def test_it_prints_one_line_a_summary_and_rows(traced):
+    assert repr(traced) == (
+        "TailTrace(3 concepts, layers [2, 5], test split, delta 0.1, 15 documents)"
+    )
+    lines = traced.summary().splitlines()
+    assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005; realised on test" in lines[0]
+    assert "60 resamples of 15 documents" in lines[0]
+    rates = traced["realised_fpr"].value
+    assert f"{rates.min():.4f} to {rates.max():.4f} by concept and layer" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["layer", "2", "5"]
+    assert lines[1] in traced._repr_html_()
+    rows = traced.rows()
+    assert [(r["layer"], r["concept"]) for r in rows[:4]] == [
+        (2, "a"),
+        (2, "b"),
+        (2, "c"),
+        (5, "a"),
+    ]
+    frame = traced.table()
+    assert len(frame) == 6
+    assert frame["auroc"][3] == traced["auroc"].value[1, 0]
+    one = traced.interval("auroc", 5, "a")
+    assert (one.estimate, one.low) == (traced["auroc"].value[1, 0], traced["auroc"].low[1, 0])
+    assert one.n_units == 15
+
+
+def test_the_table_without_pandas_says_what_to_install(traced, monkeypatch):
+    real = builtins.__import__
+
+    def no_pandas(name, *args, **kwargs):
+        if name.split(".")[0] == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr("importlib.import_module", no_pandas)
+    with pytest.raises(ImportError, match=r"pandas is needed for TailTrace.table: pip install"):
+        traced.table()
+
+
+def test_the_record_keeps_the_results_schema(traced):
+    from sa_plugin.report import Trace, clean
+    from sa_plugin.report.schema import _problems
+
+    block = clean(record(traced))
+    assert list(_problems(block, Trace, "trace")) == []
+    assert block["mean"]["auroc"] == pytest.approx(traced.layer_means["auroc"][:, 0].tolist())
+    assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 60, "cal"]
+    for name in ("realised_fpr", "coverage_at_maxima", "negative_coverage_at_maxima"):
+        assert block["concepts"]["c"][name] == traced[name].value[:, 2].tolist()
+    threshold = block["distributions"]["concepts"]["b"]["threshold"][1]
+    mean, sd = (traced[name].value[1, 1] for name in ("mean_out", "sd_out"))
+    assert threshold == pytest.approx((traced.fixed["threshold"][1, 1] - mean) / sd)
+
+
+def test_bad_arguments_say_what_was_expected(table, traced, as_shipped):
+    with pytest.raises(ValueError, match=r"give scores=score\(host, data, bank\), or host"):
+        trace()
+    with pytest.raises(ValueError, match="no sample of split 'train' was scored"):
+        trace(scores=table, split="train")
+    with pytest.raises(ValueError, match="out 'some' is unknown"):
+        trace(scores=table, out="some")
+    with pytest.raises(ValueError, match=r"delta 2\.0 is outside"):
+        trace(scores=table, delta=2)
+    with pytest.raises(ValueError, match=r"frozen_sd \(3,\) must be \[layer, concept\] \(2, 3\)"):
+        trace(scores=table, frozen_sd=np.ones(3))
+    with pytest.raises(KeyError, match="'aurok' is no measure of a trace: did you mean 'auroc'"):
+        traced["aurok"]
+    with pytest.raises(ValueError, match="layer 3 was not traced: nearest is 2"):
+        traced.interval("auroc", 3)
+    with pytest.raises(ValueError, match="'aa' was not traced: did you mean 'a'"):
+        traced.interval("auroc", 2, "aa")
+    bad = table.scores.copy()
+    bad[-1, 1, 0] = np.nan
+    with pytest.raises(ValueError, match="scores at layer 5 hold 1 NaN and 0 Inf"):
+        trace(scores=ScoreTable(table.tokens, table.bank, bad), **FEW)
+
+
+def test_without_scores_the_host_is_asked_once_for_both_splits(table, monkeypatch, as_shipped):
+    asked = []
+
+    def score(host, data, bank, **options):
+        asked.append((host, data, bank, options["splits"]))
+        return table
+
+    monkeypatch.setattr("sa_plugin.scores.score.score", score)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = trace("host", "data", "bank", **FEW)
+        again = trace(scores=table, **FEW)
+    assert asked == [("host", "data", "bank", ["cal", "test"])]
+    assert np.array_equal(found["tail_gap"].low, again["tail_gap"].low)
+
+
+def test_one_document_is_refused():
+    table = score_table(documents=1)
+    with pytest.raises(ValueError, match=r"come from 1 document: an interval over documents needs"):
+        trace(scores=table, **FEW)
