@@ -44,8 +44,10 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["prototype", "lda"])
     parser.add_argument("--q", type=float, default=0.05)
     given = parser.parse_args()
-    print(f"{planted.BLOCKS} blocks x {planted.HEADS} heads x {len(planted.CONCEPTS)} concepts, "
-          f"q = {given.q:g}, Benjamini-Hochberg, labels permuted across samples\n")  # fmt: skip
+    print(
+        f"{planted.BLOCKS} blocks x {planted.HEADS} heads x {len(planted.CONCEPTS)} concepts, "
+        f"q = {given.q:g}, Benjamini-Hochberg, labels permuted across samples\n"
+    )
     print(HEADER, flush=True)
     for kind in given.kinds:
         options = {"draws": 60} if kind == "separator" else {}

@@ -58,9 +58,15 @@ def main() -> None:
     print(counts, f"{len(statistics.tokens):,} train tokens", flush=True)
     bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False, progress=False)
     found = sa.head_alignment(
-        host, data, bank, statistics=statistics, concepts=concepts, draws=given.draws,
-        nulls=given.nulls, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        bank,
+        statistics=statistics,
+        concepts=concepts,
+        draws=given.draws,
+        nulls=given.nulls,
+        progress=False,
+    )
     print(found.summary(25))
     print("\n".join(beside(found)))
 

@@ -47,9 +47,8 @@ def draw_curves(axes: Any, files: list[dict[str, Any]], methods: list[str]) -> N
                 ax.set_ylabel(f"{kind}\nmean alignment", fontsize=8)
     handles, names = axes[0][0].get_legend_handles_labels()
     axes[0][0].figure.legend(
-        handles, names, fontsize=8, ncol=4, frameon=False, loc="upper right",
-        bbox_to_anchor=(0.905, 0.95),
-    )  # fmt: skip
+        handles, names, fontsize=8, ncol=4, frameon=False, loc="upper right", bbox_to_anchor=(0.905, 0.95)
+    )
 
 
 def shares_of(one: dict[str, Any]) -> np.ndarray:
@@ -66,24 +65,27 @@ def draw_text(ax: Any, one: dict[str, Any], y: float, caption: str) -> float:
     shares = shares_of(one)
     for (start, stop), share, label in zip(one["offsets"], shares, one["labels"], strict=True):
         word = one["text"][start:stop].strip()
-        gap = x > 0 and (start == 0 or one["text"][start : start + 1] == " " or
-                         one["text"][start - 1] == " ")  # fmt: skip
+        gap = x > 0 and (start == 0 or one["text"][start : start + 1] == " " or one["text"][start - 1] == " ")
         x += int(gap)
         if x + len(word) > WIDTH:
             x, y = 0, y - 1.2
         ax.add_patch(
-            Rectangle((x, y - 0.85), len(word), 0.95, lw=0.8, clip_on=False,
-                      facecolor=(*HUES[bool(share >= 0)], 0.75 * abs(share)),
-                      edgecolor="#222222" if label else "none")
-        )  # fmt: skip
+            Rectangle(
+                (x, y - 0.85),
+                len(word),
+                0.95,
+                lw=0.8,
+                clip_on=False,
+                facecolor=(*HUES[bool(share >= 0)], 0.75 * abs(share)),
+                edgecolor="#222222" if label else "none",
+            )
+        )
         ax.text(x, y - 0.05, word, fontsize=7, family="DejaVu Sans Mono", va="top")
         x += len(word)
     return y - 1.6
 
 
-def text_maps(
-    figure: Any, place: Any, maps: dict[tuple[str, str], Any], methods: list[str]
-) -> None:
+def text_maps(figure: Any, place: Any, maps: dict[tuple[str, str], Any], methods: list[str]) -> None:
     """The two objectives side by side, a method below the other."""
     for side, name in enumerate(ARMS):
         ax = figure.add_subplot(place[side])
@@ -121,10 +123,15 @@ def image_maps(
                 one["offsets"], shares_of(one), one["labels"], strict=True
             ):
                 ax.add_patch(
-                    Rectangle((left, top), right - left, bottom - top, lw=0.7,
-                              facecolor=(*HUES[bool(share >= 0)], 0.7 * abs(share)),
-                              edgecolor=(0, 0, 0, 0.8) if label else "none")
-                )  # fmt: skip
+                    Rectangle(
+                        (left, top),
+                        right - left,
+                        bottom - top,
+                        lw=0.7,
+                        facecolor=(*HUES[bool(share >= 0)], 0.7 * abs(share)),
+                        edgecolor=(0, 0, 0, 0.8) if label else "none",
+                    )
+                )
 
 
 def picture(name: str, files: list[dict[str, Any]], out: Path) -> None:

@@ -71,16 +71,19 @@ def passages(concepts: tuple[str, ...]) -> sa.ConceptData:
             if not samples[k].text.startswith(text):
                 continue
             texts.append(text)
-            spans.append(
-                [s for s in samples[k].spans if s.concept in concepts and s.end <= len(text)]
-            )
+            spans.append([s for s in samples[k].spans if s.concept in concepts and s.end <= len(text)])
             of.append(split)
             documents.append(samples[k].document)
             ids.append(samples[k].id)
     return sa.ConceptData.from_spans(
-        texts, spans, concepts=concepts, documents=documents, ids=ids, split=of,
+        texts,
+        spans,
+        concepts=concepts,
+        documents=documents,
+        ids=ids,
+        split=of,
         name=f"supersense, first {WORDS} words",
-    )  # fmt: skip
+    )
 
 
 def data_of(model: str) -> sa.ConceptData:
@@ -110,10 +113,16 @@ def run(given: argparse.Namespace) -> None:
         start = time.time()
         found = _compared(host, data, detector, setting, objectives, players, *chunk)
         about = {
-            "model": given.model, "kind": given.kind, "group": chunk[1], "data": data.name,
-            "hash": data.hash[:12], "seconds": round(time.time() - start),
-            "n_layers": host.info.n_layers, **setting._asdict(), **found.settings,
-        }  # fmt: skip
+            "model": given.model,
+            "kind": given.kind,
+            "group": chunk[1],
+            "data": data.name,
+            "hash": data.hash[:12],
+            "seconds": round(time.time() - start),
+            "n_layers": host.info.n_layers,
+            **setting._asdict(),
+            **found.settings,
+        }
         paths[chunk].write_text(json.dumps(packed(found) | {"about": about}) + "\n")
         print(chunk, about["seconds"], "s", found.coverage, flush=True)
     if not any(not path.exists() for path in paths.values()):
@@ -121,9 +130,15 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _compared(
-    host: Any, data: sa.ConceptData, detector: Any, setting: Setting,
-    objectives: tuple[str, ...], players: str, concept: str, group: str,
-) -> Comparison:  # fmt: skip
+    host: Any,
+    data: sa.ConceptData,
+    detector: Any,
+    setting: Setting,
+    objectives: tuple[str, ...],
+    players: str,
+    concept: str,
+    group: str,
+) -> Comparison:
     drawing = dict.fromkeys(("lime", "kernel_shap", "rise", "shap_iq"))
     options: dict[str, dict[str, int]] = {m: {"n_coalitions": setting.coalitions} for m in drawing}
     options["integrated_gradients"] = {"n_steps": setting.integration}
@@ -133,37 +148,57 @@ def _compared(
     image = data.samples[0].image is not None
     blocks: Callable[..., Any] = partial(superpatches, block=BLOCK)
     return sa.compare(
-        host, data, detector, methods=methods, objectives=objectives, concepts=[concept],
-        n_test=setting.n_test, n_cal=setting.n_cal, preset="fast",
-        options={m: options[m] for m in methods if m in options}, n_steps=setting.curve,
-        players=blocks if image else players, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        methods=methods,
+        objectives=objectives,
+        concepts=[concept],
+        n_test=setting.n_test,
+        n_cal=setting.n_cal,
+        preset="fast",
+        options={m: options[m] for m in methods if m in options},
+        n_steps=setting.curve,
+        players=blocks if image else players,
+        progress=False,
+    )
 
 
 def packed(found: Comparison) -> dict[str, Any]:
     """What tables and pictures need, JSON-ready."""
     measured = [
-        asdict(one) | {"scores": list(one.scores), "ranks": one.ranks.tolist(),
-                       "labels": one.labels.tolist(), "areas": dict(one.areas)}
+        asdict(one)
+        | {
+            "scores": list(one.scores),
+            "ranks": one.ranks.tolist(),
+            "labels": one.labels.tolist(),
+            "areas": dict(one.areas),
+        }
         for one in found.measured
-    ]  # fmt: skip
+    ]
     curves = [[*key, np.asarray(line).tolist()] for key, line in found.curves.items()]
     return {
         "coverage": [asdict(one) for one in found.coverage],
-        "measured": measured, "curves": curves, "grid": np.asarray(found.grid).tolist(),
+        "measured": measured,
+        "curves": curves,
+        "grid": np.asarray(found.grid).tolist(),
         "examples": [_example(one) for one in found.examples],
-    }  # fmt: skip
+    }
 
 
 def _example(one: Attribution) -> dict[str, Any]:
     kept = ~np.isnan(one.of_token)
     offsets = one.offsets[kept]
     return {
-        "method": one.method, "objective": one.objective, "concept": one.concept,
-        "sample": one.sample.id, "importance": one.of_token[kept].tolist(),
-        "offsets": offsets.tolist(), "text": one.sample.text if one.sample.image is None else None,
+        "method": one.method,
+        "objective": one.objective,
+        "concept": one.concept,
+        "sample": one.sample.id,
+        "importance": one.of_token[kept].tolist(),
+        "offsets": offsets.tolist(),
+        "text": one.sample.text if one.sample.image is None else None,
         "labels": one.sample.token_labels(offsets, [one.concept])[:, 0].tolist(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

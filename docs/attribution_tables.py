@@ -15,9 +15,20 @@ BEGIN = "<!-- tables: written by docs/attribution_runs.py tables -->"
 END = "<!-- end of tables -->"
 MODELS = {"smollm2": "SmolLM2", "minilm": "MiniLM", "vit": "ViT"}
 METHODS = (
-    "lime", "kernel_shap", "rise", "shap_iq", "integrated_gradients", "grad_cam", "full_grad",
-    "mfaba", "direct_alignment", "saliency", "input_x_gradient", "smooth_grad", "occlusion",
-)  # fmt: skip
+    "lime",
+    "kernel_shap",
+    "rise",
+    "shap_iq",
+    "integrated_gradients",
+    "grad_cam",
+    "full_grad",
+    "mfaba",
+    "direct_alignment",
+    "saliency",
+    "input_x_gradient",
+    "smooth_grad",
+    "occlusion",
+)
 LOCAL = ("f1", "f1_sample", "average_precision", "auroc", "pointing", "mass_inside")
 YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
 FAITHFUL = tuple(f"{kind}/{y}" for kind in ("insertion", "deletion") for y in YARDSTICKS)
@@ -52,10 +63,16 @@ def measured(files: Sequence[dict[str, Any]]) -> list[Measured]:
         for one in file["measured"]:
             key = (one["concept"], one["sample"], one["method"], one["objective"])
             found[key] = Measured(
-                one["concept"], one["sample"], one["document"], one["method"], one["objective"],
+                one["concept"],
+                one["sample"],
+                one["document"],
+                one["method"],
+                one["objective"],
                 SampleScores(*(np.nan if v is None else v for v in one["scores"])),
-                np.array(one["ranks"]), np.array(one["labels"]), one["areas"],
-            )  # fmt: skip
+                np.array(one["ranks"]),
+                np.array(one["labels"]),
+                one["areas"],
+            )
     return list(found.values())
 
 
@@ -119,9 +136,8 @@ def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
 
 
 def _metrics(
-    by: dict[tuple[str, str], Row], done: Sequence[str], metrics: Sequence[str], base: str,
-    other: str,
-) -> str:  # fmt: skip
+    by: dict[tuple[str, str], Row], done: Sequence[str], metrics: Sequence[str], base: str, other: str
+) -> str:
     rows = [[_plain(m), *(_cell(by.get((m, one)), base, other) for one in metrics)] for m in done]
     return markdown(["method", *metrics], rows) + "\n"
 
@@ -131,9 +147,7 @@ def _controls(samples: Sequence[Measured]) -> str:
     if not rows:
         return ""
     cells = [f"{m} {_cell(rows[m], 'random', 'labelled first')}" for m in FAITHFUL if m in rows]
-    return (
-        "Yardsticks themselves, random order to labelled tokens first: " + "; ".join(cells) + "\n"
-    )
+    return "Yardsticks themselves, random order to labelled tokens first: " + "; ".join(cells) + "\n"
 
 
 def curves(files: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], np.ndarray]:
@@ -203,8 +217,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
         found[name] = {(row.method, row.metric): row for row in rows}
     for method in METHODS:
         cells = [
-            " / ".join(_verdict(found[name].get((method, m))) for m in ("f1", *PRIMARY))
-            for name in names
+            " / ".join(_verdict(found[name].get((method, m))) for m in ("f1", *PRIMARY)) for name in names
         ]
         paper = PAPER.get(method)
         cells.append(" / ".join(f"{b - a:+.3f}" for a, b in paper) if paper else "-")
@@ -233,9 +246,7 @@ def _count(title: str, names: Sequence[str], found: dict[str, dict[tuple[str, st
     for name in names:
         parts = []
         for metric in ("f1", *PRIMARY):
-            wins = [
-                row.wins["superactivator"] for (_, m), row in found[name].items() if m == metric
-            ]
+            wins = [row.wins["superactivator"] for (_, m), row in found[name].items() if m == metric]
             parts.append("-".join(str(wins.count(w)) for w in ("better", "open", "worse")))
         cells.append(" / ".join(parts))
     return f"| {title} | " + " | ".join(cells) + " | all five better |"

@@ -29,10 +29,7 @@ def sheet(rendered: list[tuple[np.ndarray, np.ndarray]], path: Path) -> None:
 if __name__ == "__main__":
     pictures = Path(__file__).parent / "pictures"
     number = COLUMNS * ROWS
-    drawn = [
-        shapes.draw_scene(np.random.default_rng([0, k]), overlap=k >= COLUMNS)
-        for k in range(number)
-    ]
+    drawn = [shapes.draw_scene(np.random.default_rng([0, k]), overlap=k >= COLUMNS) for k in range(number)]
     sheet([shapes.render(scene, SIZE) for scene in drawn], pictures / "shapes.png")
     scenes = emoji.plan(read_glyphs(), 300)
     chosen = [*scenes[:COLUMNS], *scenes[-COLUMNS:]]

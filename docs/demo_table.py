@@ -105,12 +105,7 @@ def sections(arguments: list[str]) -> list[str]:
         lines += [*detection(results), ""]
         if title:
             lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
-            lines += [
-                "Localisation, weighted by in-concept tokens:",
-                "",
-                *localisation(results),
-                "",
-            ]
+            lines += ["Localisation, weighted by in-concept tokens:", "", *localisation(results), ""]
             lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]
             lines += ["Shares of the in-minus-out contrast:", "", *shares(results), ""]
     return lines

@@ -12,9 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PART = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n\n<!-- out -->\n(?:\n```text\n.*?^```\n)?", re.S | re.M
-)
+PART = re.compile(r"^```python\n(?P<code>.*?)^```\n\n<!-- out -->\n(?:\n```text\n.*?^```\n)?", re.S | re.M)
 LINES, WIDTH = 24, 150
 
 

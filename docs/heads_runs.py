@@ -51,9 +51,16 @@ END = "<!-- end of tables -->"
 LAYER = {"vit": 7, "minilm": 3, "smollm2": 10}
 PASSAGES = {"train": 400, "cal": 80, "test": 200}
 METRICS = (
-    "tail_gap", "coverage", "negative_coverage", "auroc", "average_precision", "f1_frozen",
-    "f1_recalibrated", "output_cosine", "output_kl",
-)  # fmt: skip
+    "tail_gap",
+    "coverage",
+    "negative_coverage",
+    "auroc",
+    "average_precision",
+    "f1_frozen",
+    "f1_recalibrated",
+    "output_cosine",
+    "output_kl",
+)
 
 
 @dataclass(frozen=True)
@@ -71,15 +78,16 @@ def passages(concepts: tuple[str, ...]) -> ConceptData:
     """The first passages of each split of the embedded data, all labels of the given concepts."""
     full = load("supersense")
     concepts = concepts or full.concepts
-    rows = [
-        (sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]
-    ]
+    rows = [(sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]]
     return ConceptData.from_spans(
         [s.text for s, _ in rows],
         [[span for span in s.spans if span.concept in concepts] for s, _ in rows],
-        concepts=concepts, documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
-        split=[name for _, name in rows], name=f"supersense, {len(rows)} passages",
-    )  # fmt: skip
+        concepts=concepts,
+        documents=[s.document for s, _ in rows],
+        ids=[s.id for s, _ in rows],
+        split=[name for _, name in rows],
+        name=f"supersense, {len(rows)} passages",
+    )
 
 
 def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
@@ -94,21 +102,30 @@ def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
 def ranked(trial: Trial, by: str, permutations: int | None = None) -> Ranking:
     """Heads by calibration."""
     return rank_heads(
-        trial.host, trial.data, trial.detector, by=by, permutations=permutations,
-        scores=None if by == "ledger" else trial.scores, progress=False,
-    )  # fmt: skip
+        trial.host,
+        trial.data,
+        trial.detector,
+        by=by,
+        permutations=permutations,
+        scores=None if by == "ledger" else trial.scores,
+        progress=False,
+    )
 
 
 def settings(trial: Trial, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
     """What a table is headed by."""
     d = trial.data
     return {
-        "command": arguments.command_line, "data": d.name, "hash": d.hash[:12],
+        "command": arguments.command_line,
+        "data": d.name,
+        "hash": d.hash[:12],
         "samples": {name: len(d.split(name)) for name in PASSAGES},
         "test documents": len({s.document for s in d.test.samples}),
-        "concepts": list(d.concepts), "block": LAYER[trial.name], "kind": "separator",
+        "concepts": list(d.concepts),
+        "block": LAYER[trial.name],
+        "kind": "separator",
         "seconds": round(time.time() - began),
-    }  # fmt: skip
+    }
 
 
 def curve(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -119,18 +136,34 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
     output: Any = {"none": None, "hidden": "hidden", "logits": logits}[arguments.output]
     controls = list(arguments.controls) + ["permuted"] * bool(order.permuted)
     found = ablation_curve(
-        trial.host, trial.data, trial.detector, order, ks=arguments.ks, controls=controls,
-        repeats=arguments.repeats, mode=arguments.mode, keep=arguments.keep, scores=trial.scores,
+        trial.host,
+        trial.data,
+        trial.detector,
+        order,
+        ks=arguments.ks,
+        controls=controls,
+        repeats=arguments.repeats,
+        mode=arguments.mode,
+        keep=arguments.keep,
+        scores=trial.scores,
         output=output,
-    )  # fmt: skip
+    )
     print(repr(order), found.summary(), sep="\n", flush=True)
     rows, margins = _rows(found), _margins(found)
-    first = [f"L{layer}H{head} {value:+.3f}" for (layer, head), value in
-             zip(order.heads[:12], order.values, strict=False)]  # fmt: skip
+    first = [
+        f"L{layer}H{head} {value:+.3f}"
+        for (layer, head), value in zip(order.heads[:12], order.values, strict=False)
+    ]
     about = settings(trial, arguments, began)
     about |= {"ranked by": found.ranked_by, "heads": len(order.heads), "first": first}
-    return {"kind": "curve", "mode": found.mode, "keep": found.keep, "settings": about,
-            "rows": rows, "margins": margins}  # fmt: skip
+    return {
+        "kind": "curve",
+        "mode": found.mode,
+        "keep": found.keep,
+        "settings": about,
+        "rows": rows,
+        "margins": margins,
+    }
 
 
 def _rows(found: AblationCurve) -> list[dict[str, Any]]:
@@ -148,13 +181,18 @@ def _rows(found: AblationCurve) -> list[dict[str, Any]]:
 
 def _margins(found: AblationCurve) -> list[dict[str, Any]]:
     return [
-        {"k": k, "family": family, "metric": metric, "clear": found.clear(metric, k, family),
-         "margin": [m.estimate, m.low, m.high]}
+        {
+            "k": k,
+            "family": family,
+            "metric": metric,
+            "clear": found.clear(metric, k, family),
+            "margin": [m.estimate, m.low, m.high],
+        }
         for k in found.ks
         for family in found.families
         for metric in found.metrics
         for m in (found.margin(metric, k, family),)
-    ]  # fmt: skip
+    ]
 
 
 def cross(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -169,25 +207,27 @@ def cross(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     print(found.summary(), flush=True)
     intervals = {
-        metric: {which: list(_three(found.interval(metric, which)))
-                 for which in ("own", "others", "own - others")}
+        metric: {
+            which: list(_three(found.interval(metric, which))) for which in ("own", "others", "own - others")
+        }
         for metric in METRICS[:7]
-    }  # fmt: skip
+    }
     about = settings(trial, arguments, began) | {"ablated for": list(heads)}
-    return {"kind": "cross", "mode": found.mode, "k": arguments.k, "intervals": intervals,
-            "settings": about}  # fmt: skip
+    return {"kind": "cross", "mode": found.mode, "k": arguments.k, "intervals": intervals, "settings": about}
 
 
 def total(arguments: argparse.Namespace) -> dict[str, Any]:
     """Direct against total effects of every head."""
     began = time.time()
     trial = prepare(arguments.model, tuple(arguments.concepts or ()))
-    found = compare_direct_total(
-        trial.host, trial.data, trial.detector, scores=trial.scores, progress=False
-    )
+    found = compare_direct_total(trial.host, trial.data, trial.detector, scores=trial.scores, progress=False)
     print(found.summary(), flush=True)
-    return {"kind": "total", "summary": found.summary(), "agreement": found.agreement(),
-            "settings": settings(trial, arguments, began)}  # fmt: skip
+    return {
+        "kind": "total",
+        "summary": found.summary(),
+        "agreement": found.agreement(),
+        "settings": settings(trial, arguments, began),
+    }
 
 
 def _three(interval: Any) -> tuple[float, float, float]:
@@ -213,10 +253,7 @@ def tables(paths: Path) -> str:
 
 def _curve_table(result: dict[str, Any]) -> str:
     names = [m for m in METRICS if f"{m} after" in result["rows"][0]]
-    lines = [
-        "| heads | sets | change | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 3) + "|",
-    ]
+    lines = ["| heads | sets | change | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
     before = [_cell([result["rows"][0][f"{m} before"]]) for m in names]
     lines.append("| unablated | | 0 | " + " | ".join(before) + " |")
     for key in dict.fromkeys((row["k"], row["family"]) for row in result["rows"]):
@@ -226,8 +263,10 @@ def _curve_table(result: dict[str, Any]) -> str:
         name = f"{key[0]} {key[1]}" if key[0] else "none kept"
         lines.append(f"| {name} | {len(rows)} | {change:.2f} | " + " | ".join(cells) + " |")
     lines += ["", "Margins of the top over each family, * clear:", ""]
-    lines += ["| k, family | " + " | ".join(VERDICT_METRICS) + " |",
-              "|---" * (len(VERDICT_METRICS) + 1) + "|"]  # fmt: skip
+    lines += [
+        "| k, family | " + " | ".join(VERDICT_METRICS) + " |",
+        "|---" * (len(VERDICT_METRICS) + 1) + "|",
+    ]
     for key in dict.fromkeys((m["k"], m["family"]) for m in result["margins"]):
         found = {m["metric"]: m for m in result["margins"] if (m["k"], m["family"]) == key}
         cells = [_signed(found[m]["margin"]) + " *" * found[m]["clear"] for m in VERDICT_METRICS]

@@ -43,24 +43,27 @@ LAYER = 14
 KINDS = ("separator", "prototype")
 WORDINGS = (
     TEMPLATE,
-    "Passage: {text}\n\n"
-    "Question: Does the passage mention any {concept}? Answer Yes or No.\nAnswer:",
+    "Passage: {text}\n\nQuestion: Does the passage mention any {concept}? Answer Yes or No.\nAnswer:",
     "Read this passage.\n\n{text}\n\nThe concepts to look for are: {concepts}.\n"
     'Is the concept "{concept}" present in the passage? Answer with Yes or No only.',
     "Answer Yes or No.\n\nPassage: {text}\n\nConcepts: {concepts}.\n\n"
     "Does the passage mention something of the concept {concept}? Reply with one word: Yes or No.",
-    "Passage:\n{text}\n\nConcepts: {concepts}.\n\n"
-    "Yes or no: does the passage mention the concept {concept}?",
+    "Passage:\n{text}\n\nConcepts: {concepts}.\n\nYes or no: does the passage mention the concept {concept}?",
 )
 
 
 def save(answers: PromptAnswers, path: Path, about: dict[str, Any]) -> None:
     """Answers as JSON, with what they are of."""
     record = {
-        **about, "samples": [s.id for s in answers.samples], "concepts": answers.concepts,
-        "p_yes": answers.p_yes.tolist(), "mass": answers.mass.tolist(),
-        "replies": answers.replies, "template": answers.template, "tokens": answers.tokens,
-    }  # fmt: skip
+        **about,
+        "samples": [s.id for s in answers.samples],
+        "concepts": answers.concepts,
+        "p_yes": answers.p_yes.tolist(),
+        "mass": answers.mass.tolist(),
+        "replies": answers.replies,
+        "template": answers.template,
+        "tokens": answers.tokens,
+    }
     path.write_text(json.dumps(record) + "\n")
 
 
@@ -69,11 +72,15 @@ def load_answers(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str
     record = json.loads(path.read_text())
     known = {s.id: s for s in data.samples}
     answers = PromptAnswers(
-        tuple(known[i] for i in record["samples"]), tuple(record["concepts"]),
-        np.array(record["p_yes"]), np.array(record["mass"]),
-        tuple(tuple(row) for row in record["replies"]), record["template"], "SmolLM2-135M-Instruct",
+        tuple(known[i] for i in record["samples"]),
+        tuple(record["concepts"]),
+        np.array(record["p_yes"]),
+        np.array(record["mass"]),
+        tuple(tuple(row) for row in record["replies"]),
+        record["template"],
+        "SmolLM2-135M-Instruct",
         record["tokens"],
-    )  # fmt: skip
+    )
     return answers, record
 
 
@@ -86,9 +93,13 @@ def ask(arguments: argparse.Namespace) -> None:
     data = load("supersense")
     samples = data.split(arguments.split).samples[:: arguments.every]
     answers = prompt(
-        model, tokenizer, samples, data.concepts, reply_tokens=REPLY_TOKENS[arguments.split],
+        model,
+        tokenizer,
+        samples,
+        data.concepts,
+        reply_tokens=REPLY_TOKENS[arguments.split],
         progress=arguments.progress,
-    )  # fmt: skip
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     about = {"split": arguments.split, "every": arguments.every, "data": data.hash[:12]}
     about["seconds"] = round(time.time() - began)
@@ -108,16 +119,17 @@ def wordings(arguments: argparse.Namespace) -> None:
     rows = []
     for template in WORDINGS:
         found = prompt(
-            model, tokenizer, samples, data.concepts, template=template, reply_tokens=0,
-            progress=False,
-        )  # fmt: skip
-        scores = [
-            roc_auc_score(truth[:, c], found.p_yes[:, c]) for c in np.flatnonzero(both)
-        ]  # fmt: skip
-        rows.append({
-            "template": template, "mass": float(found.mass.mean()),
-            "p_yes": float(found.p_yes.mean()), "auroc": float(np.mean(scores)),
-        })  # fmt: skip
+            model, tokenizer, samples, data.concepts, template=template, reply_tokens=0, progress=False
+        )
+        scores = [roc_auc_score(truth[:, c], found.p_yes[:, c]) for c in np.flatnonzero(both)]
+        rows.append(
+            {
+                "template": template,
+                "mass": float(found.mass.mean()),
+                "p_yes": float(found.p_yes.mean()),
+                "auroc": float(np.mean(scores)),
+            }
+        )
         print(rows[-1], flush=True)
     record = {"samples": len(samples), "concepts": int(both.sum()), "rows": rows}
     (arguments.out / "wordings.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -127,14 +139,19 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
     """All train passages, and the calibration and test passages that were asked about."""
     wanted = {sample.id for one in answers for sample in one.samples}
     rows = [
-        (sample, name) for sample, name in zip(data.samples, data.split_of, strict=True)
+        (sample, name)
+        for sample, name in zip(data.samples, data.split_of, strict=True)
         if name == "train" or sample.id in wanted
-    ]  # fmt: skip
+    ]
     return ConceptData.from_spans(
-        [s.text for s, _ in rows], [list(s.spans) for s, _ in rows], concepts=data.concepts,
-        documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
-        split=[name for _, name in rows], name="supersense, passages asked about",
-    )  # fmt: skip
+        [s.text for s, _ in rows],
+        [list(s.spans) for s, _ in rows],
+        concepts=data.concepts,
+        documents=[s.document for s, _ in rows],
+        ids=[s.id for s, _ in rows],
+        split=[name for _, name in rows],
+        name="supersense, passages asked about",
+    )
 
 
 def detect(arguments: argparse.Namespace) -> None:
@@ -148,8 +165,7 @@ def detect(arguments: argparse.Namespace) -> None:
     statistics = collect(host, data, layers=[LAYER], progress=False)
     banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS]
     record: dict[str, Any] = {"kinds": {}}
-    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks, progress=False),
-                                  strict=True):  # fmt: skip
+    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks, progress=False), strict=True):
         table = with_answers(scores, *answers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,14 +173,19 @@ def detect(arguments: argparse.Namespace) -> None:
         evaluation = detector.evaluate(data.test, scores=table)
         print(evaluation.summary(), flush=True)
         record["kinds"][kind] = summed_up(evaluation)
-    record["asked"] = {name: _about(one, about) for one, (name, about) in
-                       zip(answers, ((r["split"], r) for _, r in found), strict=True)}  # fmt: skip
+    record["asked"] = {
+        name: _about(one, about)
+        for one, (name, about) in zip(answers, ((r["split"], r) for _, r in found), strict=True)
+    }
     record["concepts"] = _by_concept(evaluation, answers[1])
     record["settings"] = {
-        "layer": LAYER, "cal": len(data.cal), "test": len(data.test), "data": full.hash[:12],
+        "layer": LAYER,
+        "cal": len(data.cal),
+        "test": len(data.test),
+        "data": full.hash[:12],
         "documents": len({s.document for s in data.test.samples}),
         "seconds": round(time.time() - began),
-    }  # fmt: skip
+    }
     (arguments.out / "prompting.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -177,7 +198,7 @@ def summed_up(evaluation: Evaluation) -> dict[str, Any]:
             "f1": [f1.estimate, f1.low, f1.high],
             **{m: one.weighted[m].estimate for m in ("precision", "recall", "auroc")},
             "difference": [by.estimate, by.low, by.high] if by else None,
-        }  # fmt: skip
+        }
     return rows
 
 
@@ -188,21 +209,29 @@ def _about(answers: PromptAnswers, record: dict[str, Any]) -> dict[str, Any]:
         first[reply] = first.get(reply, 0) + 1
     commonest = sorted(first.items(), key=lambda pair: -pair[1])[:4]
     return {
-        "passages": len(answers.samples), "tokens": answers.tokens, "seconds": record["seconds"],
-        "mass": float(answers.mass.mean()), "p_yes": float(answers.p_yes.mean()),
-        "sd": float(answers.p_yes.std()), "said_yes": said, "replies": commonest,
-    }  # fmt: skip
+        "passages": len(answers.samples),
+        "tokens": answers.tokens,
+        "seconds": record["seconds"],
+        "mass": float(answers.mass.mean()),
+        "p_yes": float(answers.p_yes.mean()),
+        "sd": float(answers.p_yes.std()),
+        "said_yes": said,
+        "replies": commonest,
+    }
 
 
 def _by_concept(evaluation: Evaluation, answers: PromptAnswers) -> list[dict[str, Any]]:
     tail, asked = evaluation.of("SuperActivators"), evaluation.of(PROMPT_P)
     return [
-        {"concept": c, "positive": int(evaluation.n_positive[k]),
-         "p_yes": float(answers.p_yes[:, answers.concepts.index(c)].mean()),
-         "auroc": asked.concept["auroc"][k].estimate,
-         "tail_auroc": tail.concept["auroc"][k].estimate}
+        {
+            "concept": c,
+            "positive": int(evaluation.n_positive[k]),
+            "p_yes": float(answers.p_yes[:, answers.concepts.index(c)].mean()),
+            "auroc": asked.concept["auroc"][k].estimate,
+            "tail_auroc": tail.concept["auroc"][k].estimate,
+        }
         for k, c in enumerate(evaluation.concepts)
-    ]  # fmt: skip
+    ]
 
 
 def tables(arguments: argparse.Namespace) -> None:
@@ -219,39 +248,59 @@ def tables(arguments: argparse.Namespace) -> None:
 def _sections(record: dict[str, Any]) -> list[str]:
     about = record["settings"]
     asked = [
-        [name, str(a["passages"]), f"{a['tokens']:,}", str(a["seconds"]), f"{a['mass']:.3f}",
-         f"{a['p_yes']:.3f}", f"{a['sd']:.3f}",
-         "not written" if a["said_yes"] is None else f"{a['said_yes']:.3f}"]
+        [
+            name,
+            str(a["passages"]),
+            f"{a['tokens']:,}",
+            str(a["seconds"]),
+            f"{a['mass']:.3f}",
+            f"{a['p_yes']:.3f}",
+            f"{a['sd']:.3f}",
+            "not written" if a["said_yes"] is None else f"{a['said_yes']:.3f}",
+        ]
         for name, a in record["asked"].items()
-    ]  # fmt: skip
+    ]
     commonest = ", ".join(f"{text!r} ({n})" for text, n in record["asked"]["test"]["replies"])
     found = [
         f"{len(record['concepts'])} questions a passage, float32, one shared core:",
-        markdown(["split", "passages", "tokens read", "seconds", "mass of yes and no",
-                  "mean p(yes)", "sd", "replies with Yes"], asked),
+        markdown(
+            [
+                "split",
+                "passages",
+                "tokens read",
+                "seconds",
+                "mass of yes and no",
+                "mean p(yes)",
+                "sd",
+                "replies with Yes",
+            ],
+            asked,
+        ),
         f"Commonest replies on test: {commonest}.",
-    ]  # fmt: skip
+    ]
     for kind, rows in record["kinds"].items():
         found += [
             f"Weighted by positive samples, on {about['test']} test passages of "
             f"{about['documents']} documents; thresholds chosen on {about['cal']} calibration "
             f"passages; token methods: {kind} at block {about['layer']}. Data {about['data']}.",
-            markdown(["method", "F1", "precision", "recall", "AUROC", "F1 - SuperActivators"],
-                     [_method(name, row) for name, row in rows.items()]),
-        ]  # fmt: skip
+            markdown(
+                ["method", "F1", "precision", "recall", "AUROC", "F1 - SuperActivators"],
+                [_method(name, row) for name, row in rows.items()],
+            ),
+        ]
     rows = [
-        [r["concept"], str(r["positive"]), f"{r['p_yes']:.3f}", f"{r['auroc']:.3f}",
-         f"{r['tail_auroc']:.3f}"] for r in record["concepts"]
-    ]  # fmt: skip
+        [r["concept"], str(r["positive"]), f"{r['p_yes']:.3f}", f"{r['auroc']:.3f}", f"{r['tail_auroc']:.3f}"]
+        for r in record["concepts"]
+    ]
     names = ["concept", "positive", "mean p(yes)", "AUROC of p(yes)", "AUROC of SuperActivators"]
     return [*found, f"By concept (token method: {KINDS[-1]}):", markdown(names, rows)]
 
 
 def _wordings(record: dict[str, Any]) -> list[str]:
     rows = [
-        [f"`{json.dumps(r['template'])[1:-1]}`", f"{r['mass']:.3f}", f"{r['p_yes']:.3f}",
-         f"{r['auroc']:.3f}"] for r in record["rows"]
-    ]  # fmt: skip
+        [f"`{json.dumps(r['template'])[1:-1]}`", f"{r['mass']:.3f}", f"{r['p_yes']:.3f}", f"{r['auroc']:.3f}"]
+        for r in record["rows"]
+    ]
     about = (
         f"Other words, on {record['samples']} train passages (the first is the template; AUROC: "
         f"plain mean over {record['concepts']} concepts):"

@@ -39,8 +39,7 @@ def pictures(cell: Path) -> list[str]:
 
 def verdicts(records: Mapping[str, Any]) -> str:
     """Claims down, cells across."""
-    by_cell = {name: {f["claim"]: f["verdict"] for f in r["findings"]} for name, r in
-               records.items()}  # fmt: skip
+    by_cell = {name: {f["claim"]: f["verdict"] for f in r["findings"]} for name, r in records.items()}
     claims = list(dict.fromkeys(claim for of in by_cell.values() for claim in of))
     rows = [[claim, *(of.get(claim, "–") for of in by_cell.values())] for claim in claims]
     return markdown(["claim", *(f"[{n}](#{_anchor(records[n])})" for n in by_cell)], rows)
@@ -87,8 +86,9 @@ def weaker(records: Mapping[str, Any]) -> str:
 
 
 def _anchor(record: Any) -> str:
-    kept = [c if c.isalnum() or c in "-_" else "" if c != " " else "-" for c in
-            record["config"]["title"].lower()]  # fmt: skip
+    kept = [
+        c if c.isalnum() or c in "-_" else "" if c != " " else "-" for c in record["config"]["title"].lower()
+    ]
     return "".join(kept)
 
 
@@ -99,8 +99,7 @@ def as_published() -> str:
     methods = list(next(iter(head["f1"].values())))
     shown = [f"{m} (unreliable)" if m in head["unreliable"] else m for m in methods]
     rows = [
-        [data, *(f"{one[m][0]:.2f} ± {one[m][1]:.2f}" for m in methods)]
-        for data, one in head["f1"].items()
+        [data, *(f"{one[m][0]:.2f} ± {one[m][1]:.2f}" for m in methods)] for data, one in head["f1"].items()
     ]
     parts = [f"{head['what']} ({known['marks'][head['mark']]}).", markdown(["data", *shown], rows)]
     doubts = [f"{name}: {why}." for name, why in head["unreliable"].items()]
@@ -109,19 +108,23 @@ def as_published() -> str:
     methods = list(next(iter(next(iter(best["f1"].values())).values())))
     rows = [
         [f"{known['models'][model]}, {data}", *(number(one[m]) for m in methods)]
-        for model, of in best["f1"].items() for data, one in of.items()
-    ]  # fmt: skip
+        for model, of in best["f1"].items()
+        for data, one in of.items()
+    ]
     parts += [f"{best['what']} ({known['marks'][best['mark']]}).", markdown(["", *methods], rows)]
     rows = [
         [f"{data}, {kind}", *(number(f) for f in curve)]
-        for data, one in deltas["data"].items() for kind, curve in one["f1"].items()
-    ]  # fmt: skip
+        for data, one in deltas["data"].items()
+        for kind, curve in one["f1"].items()
+    ]
     header = ["delta", *(f"{d:g}" for d in deltas["deltas"])]
     parts += [f"{deltas['what']} ({known['marks'][deltas['mark']]}).", markdown(header, rows)]
     bars = known["peaks"]
     header = ["delta", *(f"{d:g}" for d in bars["deltas"])]
-    parts += [f"{bars['what']} ({known['marks'][bars['mark']]}).",
-              markdown(header, [["concepts", *map(str, bars["concepts"])]])]  # fmt: skip
+    parts += [
+        f"{bars['what']} ({known['marks'][bars['mark']]}).",
+        markdown(header, [["concepts", *map(str, bars["concepts"])]]),
+    ]
     rows = [[data, *map(str, row)] for data, row in dense["percent"].items()]
     header = ["ratio at most", *(f"{x:g}" for x in dense["at"])]
     parts += [f"{dense['what']} ({known['marks'][dense['mark']]}).", markdown(header, rows)]
@@ -138,24 +141,24 @@ def _attribution(known: Any) -> list[str]:
         cells = [f"{a:g} ({ea:g}) to {b:g} ({eb:g})" for a, ea, b, eb in (of[m] for m in methods)]
         rows.append([f"{metric}, {of['better']} is better{note}", *cells])
     said = [f"- {name}: {why}." for name, why in one["unreliable"].items()]
-    return [
-        f"{one['what']} ({known['marks'][one['mark']]}).",
-        markdown(["", *methods], rows),
-        *said,
-    ]
+    return [f"{one['what']} ({known['marks'][one['mark']]}).", markdown(["", *methods], rows), *said]
 
 
 def page(cells: Sequence[Path]) -> str:
     """What stands between the markers."""
     records = {cell.name: json.loads((cell / "cell.json").read_text()) for cell in cells}
-    parts = ["## Verdicts", "Linear separators; every kind stands in the tables below.",
-             verdicts(records),
-             "In how many of the cells and kinds the interval of the paired difference of weighted "
-             "F1 lies on which side of zero:",
-             weaker(records),
-             "MaxTok minus SuperActivators, weighted F1:", against(records, "MaxTok"),
-             "F1 at the best shared delta up to .1 minus F1 at the best from .3, both chosen "
-             "on calibration:", small_deltas(records)]  # fmt: skip
+    parts = [
+        "## Verdicts",
+        "Linear separators; every kind stands in the tables below.",
+        verdicts(records),
+        "In how many of the cells and kinds the interval of the paired difference of weighted "
+        "F1 lies on which side of zero:",
+        weaker(records),
+        "MaxTok minus SuperActivators, weighted F1:",
+        against(records, "MaxTok"),
+        "F1 at the best shared delta up to .1 minus F1 at the best from .3, both chosen on calibration:",
+        small_deltas(records),
+    ]
     for cell in cells:
         text = cell_markdown(records[cell.name], pictures(cell), level=2)
         title, rest = text.split("\n", 1)

@@ -107,19 +107,24 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
         active += int((z > 0).sum())
         ever |= (z > 0).any(0)
     return {
-        "tokens": len(h), "R2": 1 - missed / total, "L0": active / len(h),
+        "tokens": len(h),
+        "R2": 1 - missed / total,
+        "L0": active / len(h),
         "dead share": float((~ever).float().mean()),
-    }  # fmt: skip
+    }
 
 
 def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
     """Kept tokens' activations of one split, half precision."""
     samples = list(data.split(name).samples)
     one = ConceptData.from_spans(
-        [s.text for s in samples], [list(s.spans) for s in samples], concepts=data.concepts,
-        documents=[s.document for s in samples], ids=[s.id for s in samples],
+        [s.text for s in samples],
+        [list(s.spans) for s in samples],
+        concepts=data.concepts,
+        documents=[s.document for s in samples],
+        ids=[s.id for s in samples],
         split=["train"] * len(samples),
-    )  # fmt: skip
+    )
     found = collect(host, one, layers=[LAYER], need=("means", "rows"), progress=False)
     rows = found.token[0].rows
     assert rows is not None
@@ -133,10 +138,16 @@ def train(arguments: argparse.Namespace) -> None:
     rows = rows_of(host, data, "train")
     sae = train_sae(rows, arguments.steps, arguments.batch, arguments.rate, arguments.seed)
     about = {
-        "layer": LAYER, "site": host.hook_name(Site(LAYER, "resid_post")), "latents": LATENTS,
-        "k": ACTIVE, "steps": arguments.steps, "batch": arguments.batch, "rate": arguments.rate,
-        "seed": arguments.seed, "data": data.hash[:12],
-    }  # fmt: skip
+        "layer": LAYER,
+        "site": host.hook_name(Site(LAYER, "resid_post")),
+        "latents": LATENTS,
+        "k": ACTIVE,
+        "steps": arguments.steps,
+        "batch": arguments.batch,
+        "rate": arguments.rate,
+        "seed": arguments.seed,
+        "data": data.hash[:12],
+    }
     found = {"train": quality(sae, rows)}
     for name in ("cal", "test"):
         found[name] = quality(sae, rows_of(host, data, name))
@@ -181,10 +192,11 @@ def summed_up(evaluation: Evaluation) -> dict[str, Any]:
     for one in evaluation.methods:
         f1, by = one.weighted["f1"], one.difference.get("f1")
         found[one.method] = {
-            "f1": [f1.estimate, f1.low, f1.high], "auroc": one.weighted["auroc"].estimate,
+            "f1": [f1.estimate, f1.low, f1.high],
+            "auroc": one.weighted["auroc"].estimate,
             "difference": [by.estimate, by.low, by.high] if by else None,
             "candidates": one.candidates,
-        }  # fmt: skip
+        }
     return found
 
 
@@ -218,22 +230,34 @@ def detect(arguments: argparse.Namespace) -> None:
     chosen, cal = detectors[2], tables[2].split("cal")
     result = chosen.evaluate(data.test, scores=tables[2], draws=200).of("SuperActivators")
     record["units"] = [
-        {**vars(chosen.choice(c)), "test_f1": result.concept["f1"][k].estimate,
-         "tokens": best_tokens(chosen, cal, c)}
+        {
+            **vars(chosen.choice(c)),
+            "test_f1": result.concept["f1"][k].estimate,
+            "tokens": best_tokens(chosen, cal, c),
+        }
         for k, c in enumerate(chosen.concepts)
-    ]  # fmt: skip
+    ]
     record["settings"] = {
-        "layer": LAYER, "cal": len(data.cal), "test": len(data.test),
-        "documents": len({s.document for s in data.test.samples}), "data": data.hash[:12],
+        "layer": LAYER,
+        "cal": len(data.cal),
+        "test": len(data.test),
+        "documents": len({s.document for s in data.test.samples}),
+        "data": data.hash[:12],
         "seconds": round(time.time() - began),
-    }  # fmt: skip
+    }
     (arguments.out / "detect.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 METHODS = (
-    "SuperActivators", "MaxTok", "MeanTok", "LastTok", "RandTok", "Top10%", "MaxTok permuted",
+    "SuperActivators",
+    "MaxTok",
+    "MeanTok",
+    "LastTok",
+    "RandTok",
+    "Top10%",
+    "MaxTok permuted",
     "always-positive",
-)  # fmt: skip
+)
 
 
 def tables(arguments: argparse.Namespace) -> None:
@@ -264,10 +288,16 @@ def _training(record: dict[str, Any]) -> list[str]:
 def _detection(record: dict[str, Any]) -> list[str]:
     about = record["settings"]
     pruned = [
-        [f"{name} ({_limits(p['limits'])})", str(p["latents"]), str(p["dead"]),
-         str(p["ubiquitous"]), str(p["weak"]),
-         str(p["kept"])] for name, p in record["pruning"].items()
-    ]  # fmt: skip
+        [
+            f"{name} ({_limits(p['limits'])})",
+            str(p["latents"]),
+            str(p["dead"]),
+            str(p["ubiquitous"]),
+            str(p["weak"]),
+            str(p["kept"]),
+        ]
+        for name, p in record["pruning"].items()
+    ]
     rows = []
     for name, found in record["kinds"].items():
         cells = [_interval(found["SuperActivators"]["f1"])]
@@ -275,14 +305,22 @@ def _detection(record: dict[str, Any]) -> list[str]:
         rows.append([name, str(found["SuperActivators"]["candidates"]), *cells])
     differences = [
         [name, method, _interval(found[method]["difference"], sign=True)]
-        for name, found in record["kinds"].items() if name.startswith("sae")
+        for name, found in record["kinds"].items()
+        if name.startswith("sae")
         for method in ("prototype", "separator", "MaxTok")
-    ]  # fmt: skip
+    ]
     units = [
-        [u["concept"], u["unit"].removeprefix("latent "), f"{u['delta']:g}",
-         str(u["n_cal_tokens"]), f"{u['cal_f1']:.3f}", f"{u['test_f1']:.3f}",
-         ", ".join(t.replace("|", "\\|") for t in u["tokens"])] for u in record["units"]
-    ]  # fmt: skip
+        [
+            u["concept"],
+            u["unit"].removeprefix("latent "),
+            f"{u['delta']:g}",
+            str(u["n_cal_tokens"]),
+            f"{u['cal_f1']:.3f}",
+            f"{u['test_f1']:.3f}",
+            ", ".join(t.replace("|", "\\|") for t in u["tokens"]),
+        ]
+        for u in record["units"]
+    ]
     return [
         "Latents dropped, on the calibration split:",
         markdown(["pruning", "latents", "dead", "ubiquitous", "weak", "left"], pruned),
@@ -294,9 +332,7 @@ def _detection(record: dict[str, Any]) -> list[str]:
         markdown(["SAE", "other", "difference"], differences),
         "The latent matched to each concept (adaptive pruning), the calibration tokens behind its "
         "threshold, and the calibration tokens on which it is strongest:",
-        markdown(
-            ["concept", "latent", "delta", "tokens", "cal F1", "test F1", "strongest on"], units
-        ),
+        markdown(["concept", "latent", "delta", "tokens", "cal F1", "test F1", "strongest on"], units),
     ]
 
 

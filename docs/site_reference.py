@@ -16,18 +16,29 @@ GROUPS = {
     "The tail, detection, localisation": ("calibrate", "Detector"),
     "How the tail forms": ("trace", "check_theory"),
     "Heads": (
-        "head_ledger", "tail_waterfall", "head_alignment",
-        "rank_heads", "ablate_heads", "ablation_curve",
+        "head_ledger",
+        "tail_waterfall",
+        "head_alignment",
+        "rank_heads",
+        "ablate_heads",
+        "ablation_curve",
     ),
     "Explaining the tail": ("Objective", "objective", "register_objective", "attribute", "compare"),
-}  # fmt: skip
+}
 # Modules that users import from although their room exports nothing of them.
 ADAPTERS = {
     "sa_transformer_lens": ("ablate", "clip", "host", "load", "prefix", "towers", "vision"),
     "sa_nnsight": (
-        "attach", "capabilities", "load", "paths", "remote", "session", "trace_ops", "trace_setup",
+        "attach",
+        "capabilities",
+        "load",
+        "paths",
+        "remote",
+        "session",
+        "trace_ops",
+        "trace_setup",
     ),
-}  # fmt: skip
+}
 ALSO = {"sa_plugin.datasets": ("emoji", "shapes")}
 # The builder of the embedded data set is not in the wheel.
 NOT_SHIPPED = ("supersense",)

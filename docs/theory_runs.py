@@ -44,9 +44,7 @@ def scenes() -> ConceptData:
     return subset(full, list(zip(full.samples, full.split_of, strict=True)), frequent)
 
 
-def subset(
-    full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]
-) -> ConceptData:
+def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]) -> ConceptData:
     """The same samples with fewer concepts."""
 
     def reduced(sample: Sample) -> Sample:
@@ -92,14 +90,33 @@ def verdicts(report: TheoryReport) -> list[str]:
 def numbers(report: TheoryReport) -> list[str]:
     """Medians over layers of the main quantities, with the controls."""
     names = (
-        "gap_slope", "gap_deviation_ratio", "gap_deviation_per_norm", "gaps_grown",
-        "heads_gap_deviation_ratio", "heads_gaps_grown", "prefix_gap_deviation_ratio",
-        "prefix_gaps_grown", "prefix_gaps_shrunk", "path_gap_slope", "predicted_factor",
-        "attention_by_sign", "attention_by_sign_with_sinks", "top_mass_plus", "kept_mass",
-        "effective_keys", "spread",
-        "equalisation", "update_gap_ratio", "skew", "l_skew", "skew_growth", "tail_gain",
-        "heads_tail_gain", "mlp_share", "path_r2",
-    )  # fmt: skip
+        "gap_slope",
+        "gap_deviation_ratio",
+        "gap_deviation_per_norm",
+        "gaps_grown",
+        "heads_gap_deviation_ratio",
+        "heads_gaps_grown",
+        "prefix_gap_deviation_ratio",
+        "prefix_gaps_grown",
+        "prefix_gaps_shrunk",
+        "path_gap_slope",
+        "predicted_factor",
+        "attention_by_sign",
+        "attention_by_sign_with_sinks",
+        "top_mass_plus",
+        "kept_mass",
+        "effective_keys",
+        "spread",
+        "equalisation",
+        "update_gap_ratio",
+        "skew",
+        "l_skew",
+        "skew_growth",
+        "tail_gain",
+        "heads_tail_gain",
+        "mlp_share",
+        "path_r2",
+    )
     lines = [
         "| median over layers | concept | vectors | measured | predicted | permuted | random |",
         "|---|---|---|---|---|---|---|",

@@ -11,13 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sa_plugin.attribution import (
-        Objective,
-        attribute,
-        compare,
-        objective,
-        register_objective,
-    )
+    from sa_plugin.attribution import Objective, attribute, compare, objective, register_objective
     from sa_plugin.concepts import ConceptBank, collect, fit
     from sa_plugin.data import ConceptData
     from sa_plugin.detection import Detector, calibrate

@@ -58,9 +58,7 @@ def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
     raise ValueError(f"{name!r} is not among {where}{did_you_mean(name, known)}")
 
 
-def require_type(
-    name: str, value: object, expected: Any, fix: str, *, optional: bool = False
-) -> None:
+def require_type(name: str, value: object, expected: Any, fix: str, *, optional: bool = False) -> None:
     """Refuse an argument of another type.
 
     Args:
@@ -107,6 +105,5 @@ def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
             raise
         needed_for = purpose or f"the '{extra}' part of sa_plugin"
         raise ImportError(
-            f"{module} is needed for {needed_for}: pip install 'sa_plugin[{extra}]'",
-            name=error.name,
+            f"{module} is needed for {needed_for}: pip install 'sa_plugin[{extra}]'", name=error.name
         ) from error

@@ -63,10 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--model", type=Path, required=True, help="a Hugging Face model folder")
     run.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="JSONL: text, labels; id, document, split if you have them",
+        "--data", type=Path, required=True, help="JSONL: text, labels; id, document, split if you have them"
     )
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
     _add_output(run)
@@ -121,9 +118,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     demo = import_module("sa_transformer_lens.demo")
-    demo.run(
-        arguments.model, arguments.data, arguments.out, layers=arguments.layers, seed=arguments.seed
-    )
+    demo.run(arguments.model, arguments.data, arguments.out, layers=arguments.layers, seed=arguments.seed)
     return 0
 
 

@@ -89,9 +89,7 @@ def some_samples(name):
 
 
 def residual(host, batch, layer=2):
-    return host.read(batch, [Site(layer, "resid_post")], lambda r: {"h": next(iter(r.values()))})[
-        "h"
-    ]
+    return host.read(batch, [Site(layer, "resid_post")], lambda r: {"h": next(iter(r.values()))})["h"]
 
 
 def zero(*heads):

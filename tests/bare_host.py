@@ -14,9 +14,14 @@ import torch
 from sa_plugin.host import Batch, OutputProjection, Site
 
 BLOCKS = {
-    "gpt2": "transformer.h", "neox": "gpt_neox.layers", "bert": "bert.encoder.layer",
-    "vit": "layers", "llama": "model.layers", "qwen3": "model.layers", "gemma2": "model.layers",
-}  # fmt: skip
+    "gpt2": "transformer.h",
+    "neox": "gpt_neox.layers",
+    "bert": "bert.encoder.layer",
+    "vit": "layers",
+    "llama": "model.layers",
+    "qwen3": "model.layers",
+    "gemma2": "model.layers",
+}
 # Inside a block: modules whose outputs are attn_out and mlp_out, and whose input is z.
 PARTS = {
     "gpt2": ("attn.c_proj", "mlp", "attn.c_proj"),
@@ -53,18 +58,14 @@ class BareHost:
         return [self._batch(group, rows) for group in groups.values()]
 
     def _batch(self, group: list[int], rows: list) -> Batch:
-        ids, valid, offsets = (
-            torch.stack([torch.tensor(rows[k][part]) for k in group]) for part in range(3)
-        )
+        ids, valid, offsets = (torch.stack([torch.tensor(rows[k][part]) for k in group]) for part in range(3))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         return Batch(torch.tensor(group), inputs, valid, offsets)
 
     def _text(self, text: str) -> tuple[list[int], list[bool], list[tuple[int, int]]]:
         out = self.tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
         offsets = []
-        for special, (start, end) in zip(
-            out["special_tokens_mask"], out["offset_mapping"], strict=True
-        ):
+        for special, (start, end) in zip(out["special_tokens_mask"], out["offset_mapping"], strict=True):
             piece = text[start:end]
             if piece.strip():
                 start += len(piece) - len(piece.lstrip())
@@ -113,9 +114,7 @@ class BareHost:
                 handles.append(outputs[site.point].register_forward_hook(after(site)))
             elif site.point in inputs:
                 module = inputs[site.point]
-                handles.append(
-                    module.register_forward_pre_hook(before(site), with_kwargs=True)
-                )  # fmt: skip
+                handles.append(module.register_forward_pre_hook(before(site), with_kwargs=True))
         try:
             yield
         finally:

@@ -36,9 +36,15 @@ def statistics_of(
     positive = labels.T.astype(np.float64) @ exact / np.maximum(count, 1)[:, None]
     gram = torch.from_numpy(exact.T @ exact / len(h))
     return LayerStatistics(
-        len(h), mean, scale, torch.from_numpy(count), torch.from_numpy(positive), gram,
-        Rows(h, mean, scale, chunk), labels,
-    )  # fmt: skip
+        len(h),
+        mean,
+        scale,
+        torch.from_numpy(count),
+        torch.from_numpy(positive),
+        gram,
+        Rows(h, mean, scale, chunk),
+        labels,
+    )
 
 
 def normalised(statistics: LayerStatistics) -> np.ndarray:

@@ -54,10 +54,15 @@ def token_table(data, names=("cal", "test")):
         sample_of += [n] * len(here)
         position += range(len(here))
     return TokenTable(
-        tuple(s for s, _ in rows), tuple(of for _, of in rows), data.concepts,
-        np.array(sample_of), np.array(position), np.array(offsets), np.concatenate(labels),
+        tuple(s for s, _ in rows),
+        tuple(of for _, of in rows),
+        data.concepts,
+        np.array(sample_of),
+        np.array(position),
+        np.array(offsets),
+        np.concatenate(labels),
         {"special": 0, "sink": 0},
-    )  # fmt: skip
+    )
 
 
 def make_bank(concepts=CONCEPTS, layers=LAYERS, units=None, controls=True, data=None, seed=0):
@@ -68,22 +73,27 @@ def make_bank(concepts=CONCEPTS, layers=LAYERS, units=None, controls=True, data=
     def vectors(n):
         return VectorSet(
             torch.randn(len(layers), n, 4, generator=generator),
-            torch.zeros(len(layers), 4), torch.ones(len(layers)), "dot",
-        )  # fmt: skip
+            torch.zeros(len(layers), 4),
+            torch.ones(len(layers)),
+            "dot",
+        )
 
     own = vectors(len(names))
     both = controls and units is None
     return ConceptBank(
-        concepts, names, layers, "resid_post", "separator" if units is None else "kmeans", own,
+        concepts,
+        names,
+        layers,
+        "resid_post",
+        "separator" if units is None else "kmeans",
+        own,
         permuted=vectors(len(names)) if both else None,
         pooled=vectors(len(names)) if controls else None,
         origin=Origin(data_hash=data.hash if data else ""),
-    )  # fmt: skip
+    )
 
 
-def make_case(
-    seed=0, n=120, units=None, controls=True, bare=0.1, strength=2.0, rounded=False, documents=12
-):
+def make_case(seed=0, n=120, units=None, controls=True, bare=0.1, strength=2.0, rounded=False, documents=12):
     """Scores: noise, plus `strength` (more at later layers) on most in-concept tokens.
 
     With `rounded`, scores take few distinct values, so that ties abound.
@@ -91,9 +101,13 @@ def make_case(
     rng = np.random.default_rng(seed)
     words, labels, extra = words_and_labels(rng, n, CONCEPTS, bare)
     data = ConceptData.from_words(
-        words, labels, concepts=CONCEPTS, sample_labels=extra, seed=seed,
+        words,
+        labels,
+        concepts=CONCEPTS,
+        sample_labels=extra,
+        seed=seed,
         documents=[f"doc {k % documents}" for k in range(n)],
-    )  # fmt: skip
+    )
     tokens = token_table(data)
     bank = make_bank(units=units, controls=controls, data=data)
     width = len(bank.units)
@@ -101,9 +115,7 @@ def make_case(
     lift = strength * np.array([0.5, 1.0, 0.9])
     heard = tokens.labels & (rng.random(tokens.labels.shape) < 0.7)
     for unit in range(width):
-        scores[:, :, unit] += (
-            heard[:, unit % len(CONCEPTS), None] * lift / (1 + unit // len(CONCEPTS))
-        )
+        scores[:, :, unit] += heard[:, unit % len(CONCEPTS), None] * lift / (1 + unit // len(CONCEPTS))
     if rounded:
         scores = np.round(scores * 2) / 2
     samples = tokens.n_samples

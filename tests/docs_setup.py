@@ -29,11 +29,7 @@ ELSEWHERE = {
     "models.md": "test_models_docs.py",
 }
 NOT_RUN: Mapping[str, int] = {}
-CUT = {
-    "subset(240)": "subset(60)",
-    "shapes(600)": "shapes(60)",
-    "emoji_scenes(600)": "emoji_scenes(60)",
-}
+CUT = {"subset(240)": "subset(60)", "shapes(600)": "shapes(60)", "emoji_scenes(600)": "emoji_scenes(60)"}
 
 Names = dict[str, Any]
 
@@ -160,14 +156,19 @@ def deep_bridge(name: str) -> Any:
 
     tokenizer = tiny.tokenizer("gpt2")
     config = hf.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=30,
-        num_attention_heads=2, max_position_embeddings=2048, attn_implementation="eager",
-        bos_token_id=0, eos_token_id=1, pad_token_id=None,
-    )  # fmt: skip
-    model = tiny.fill(hf.LlamaForCausalLM(config)).eval()
-    return TransformerBridge.boot_transformers(
-        name, hf_model=model, tokenizer=tokenizer, device="cpu"
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=30,
+        num_attention_heads=2,
+        max_position_embeddings=2048,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=None,
     )
+    model = tiny.fill(hf.LlamaForCausalLM(config)).eval()
+    return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer, device="cpu")
 
 
 SETUP: Mapping[str, Callable[[], Any]] = {

@@ -32,9 +32,20 @@ class FakeHost:
         self.poison: int | None = None
         self.passes = 0
         self.info = HostInfo(
-            "fake", "fake", "Fake", n_layers, WIDTH, HEADS, HEAD, "pre_norm", causal, False,
-            "none", "float32", f"fake-{n_layers}-{seed}",
-        )  # fmt: skip
+            "fake",
+            "fake",
+            "Fake",
+            n_layers,
+            WIDTH,
+            HEADS,
+            HEAD,
+            "pre_norm",
+            causal,
+            False,
+            "none",
+            "float32",
+            f"fake-{n_layers}-{seed}",
+        )
 
     def with_info(self, **changes: object) -> "FakeHost":
         self.info = replace(self.info, **changes)

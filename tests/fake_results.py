@@ -102,12 +102,7 @@ def _kind(rng: np.random.Generator, shift: float, full: bool = True) -> dict[str
         "localisation": _localisation(shift),
     }
     if full:
-        block |= {
-            "trace": _trace(rng),
-            "heads": _heads(rng),
-            "rates": _rates(rng),
-            "fractions": _fractions(),
-        }
+        block |= {"trace": _trace(rng), "heads": _heads(rng), "rates": _rates(rng), "fractions": _fractions()}
     return block
 
 
@@ -259,17 +254,14 @@ def _heads(rng: np.random.Generator) -> dict[str, Any]:
             },
         }
         rows += [
-            _head_row(concept, layer, head, lift, control)
-            for layer, head in ((8, 3), (14, n % N_HEADS))
+            _head_row(concept, layer, head, lift, control) for layer, head in ((8, 3), (14, n % N_HEADS))
         ]
     rows.sort(key=lambda row: -row["excess"])
     unit = "normalised projection"
     return {"concepts": concepts, "strongest": rows[:10], "closes_to": 3.7e-8, "unit": unit}
 
 
-def _head_row(
-    concept: str, layer: int, head: int, lift: np.ndarray, control: np.ndarray
-) -> dict[str, Any]:
+def _head_row(concept: str, layer: int, head: int, lift: np.ndarray, control: np.ndarray) -> dict[str, Any]:
     value, null = float(lift[layer, head]), float(control[layer, head])
     return {
         "concept": concept,
@@ -305,9 +297,7 @@ def _localisation(shift: float) -> list[dict[str, Any]]:
 def _rates(rng: np.random.Generator) -> list[dict[str, Any]]:
     rows = []
     for concept in CONCEPTS:
-        raw, tail, miss = (
-            float(rng.uniform(a, b)) for a, b in ((0.5, 0.9), (0.1, 0.4), (0.1, 0.4))
-        )
+        raw, tail, miss = (float(rng.uniform(a, b)) for a, b in ((0.5, 0.9), (0.1, 0.4), (0.1, 0.4)))
         rows.append(
             {
                 "concept": concept,
@@ -379,17 +369,23 @@ def _passage(
 def _passages(rng: np.random.Generator) -> list[dict[str, Any]]:
     return [
         _passage(
-            rng, WHALE, "true_positive", {"whale": 0.42, "men": 0.12, "harpooned": 0.24},
-            positive=True, labelled=("whale",),
+            rng,
+            WHALE,
+            "true_positive",
+            {"whale": 0.42, "men": 0.12, "harpooned": 0.24},
+            positive=True,
+            labelled=("whale",),
         ),
         _passage(
-            rng, SHIP, "raw_false_fire", {"bull": 0.19, "vessels": 0.11}, positive=False,
+            rng,
+            SHIP,
+            "raw_false_fire",
+            {"bull": 0.19, "vessels": 0.11},
+            positive=False,
             comment="The bull is a papal one.",
         ),
-        _passage(
-            rng, EVIL, "miss", {"<b>horse</b>": 0.17}, positive=True, labelled=("<b>horse</b>",)
-        ),
-    ]  # fmt: skip
+        _passage(rng, EVIL, "miss", {"<b>horse</b>": 0.17}, positive=True, labelled=("<b>horse</b>",)),
+    ]
 
 
 def _explained(rng: np.random.Generator) -> dict[str, Any]:
@@ -418,9 +414,7 @@ def _explained(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _explanation(
-    objective: str, value: float, tokens: np.ndarray, heads: np.ndarray
-) -> dict[str, Any]:
+def _explanation(objective: str, value: float, tokens: np.ndarray, heads: np.ndarray) -> dict[str, Any]:
     return {
         "objective": objective,
         "method": "gradient x input",

@@ -25,9 +25,20 @@ class IdealHost:
         self.model, self.noise, self.passes = model, noise, 0
         heads = len(model.beta)
         self.info = HostInfo(
-            "ideal", "ideal", "Ideal", n_layers, WIDTH, heads, 1, "pre_norm", model.causal, True,
-            "none", "float64", f"ideal-{model}-{n_layers}",
-        )  # fmt: skip
+            "ideal",
+            "ideal",
+            "Ideal",
+            n_layers,
+            WIDTH,
+            heads,
+            1,
+            "pre_norm",
+            model.causal,
+            True,
+            "none",
+            "float64",
+            f"ideal-{model}-{n_layers}",
+        )
 
     def batches(self, samples, *, batch_tokens=2048):
         return [self._batch(samples, [n]) for n in range(len(samples))]
@@ -81,18 +92,13 @@ class IdealHost:
         one[:, 0] = 1.0
         query = one * torch.tensor(self.model.beta, dtype=torch.float64)[:, None, None]
         heads = self.info.n_heads
-        return AttentionWeights(
-            query, one, one, None, None, None, 1.0, None, False, None, None, heads
-        )
+        return AttentionWeights(query, one, one, None, None, None, 1.0, None, False, None, None, heads)
 
 
 def ideal_data(n_samples=8, n_words=80):
     """Samples of distinct words, all of which have the concept, in twos by document."""
     texts = [" ".join(f"w{n}x{k}" for k in range(n_words)) for n in range(n_samples)]
-    made = [
-        Sample(f"s{n}", text, f"d{n // 2}", positive=frozenset({"c"}))
-        for n, text in enumerate(texts)
-    ]
+    made = [Sample(f"s{n}", text, f"d{n // 2}", positive=frozenset({"c"})) for n, text in enumerate(texts)]
     return ConceptData(("c",), tuple(made), ("test",) * n_samples, "ideal")
 
 
@@ -106,6 +112,12 @@ def ideal_bank(n_layers, *, direction=None):
         other.expand(n_layers, 1, WIDTH), bank.token.mean, bank.token.scale, bank.token.scoring
     )
     return ConceptBank(
-        bank.concepts, bank.units, bank.layers, bank.hook_point, bank.kind, bank.token,
-        permuted=permuted, origin=bank.origin,
-    )  # fmt: skip
+        bank.concepts,
+        bank.units,
+        bank.layers,
+        bank.hook_point,
+        bank.kind,
+        bank.token,
+        permuted=permuted,
+        origin=bank.origin,
+    )

@@ -37,9 +37,9 @@ def kept_rows(host, samples, layers):
         if host.info.causal and not host.info.bos:
             keep[int(keep.nonzero()[0])] = False
         sites = [Site(layer, "resid_post") for layer in layers]
-        norms = host.read(
-            batch, sites, lambda r: {"n": torch.stack([v.norm(dim=-1) for v in r.values()])}
-        )["n"]
+        norms = host.read(batch, sites, lambda r: {"n": torch.stack([v.norm(dim=-1) for v in r.values()])})[
+            "n"
+        ]
         for row in norms[:, 0]:
             keep &= ~(row > 10 * row[batch.valid[0]].median())
         yield batch, keep
@@ -63,10 +63,7 @@ def loop_lifts(terms, scores, tails, inside, negative):
     tail = np.mean([r for t, _, top, _, _ in pairs if not top.all() for r in t[top]], axis=0)
     rest = np.mean([r for t, _, top, i, _ in pairs for r in t[i & ~top]], axis=0)
     best = np.mean([t[s.argmax()] for t, s, _, _, n in pairs if n], axis=0)
-    return {
-        "lift": loop_lift(terms, tails), "in_concept_lift": tail - rest,
-        "strongest_lift": tail - best,
-    }  # fmt: skip
+    return {"lift": loop_lift(terms, tails), "in_concept_lift": tail - rest, "strongest_lift": tail - best}
 
 
 def labels_of(sample):
@@ -89,9 +86,11 @@ class Broken:
 
     def read(self, batch, sites, reduce):
         def changed(read):
-            return reduce({
-                site: v + self.extra if site == Site(self.block, "resid_post") else v
-                for site, v in read.items()
-            })  # fmt: skip
+            return reduce(
+                {
+                    site: v + self.extra if site == Site(self.block, "resid_post") else v
+                    for site, v in read.items()
+                }
+            )
 
         return self.host.read(batch, sites, changed)

@@ -50,21 +50,32 @@ def clevr(root, scenes, part="val", places=PLACES):
     entries = []
     for k, objects in enumerate(scenes):
         name = f"CLEVR_{part}_{k:06d}.png"
-        pixels, _ = scene(
-            [colour for colour, _ in objects], places, mark=k + 100 * (part == "train")
-        )
+        pixels, _ = scene([colour for colour, _ in objects], places, mark=k + 100 * (part == "train"))
         write_picture(root / "images" / part / name, pixels)
         found = [
-            {"color": colour, "shape": shape, "size": "large", "material": "rubber",
-             "3d_coords": [0, 0, 0], "pixel_coords": [*place, 11.2], "rotation": 0.0}
+            {
+                "color": colour,
+                "shape": shape,
+                "size": "large",
+                "material": "rubber",
+                "3d_coords": [0, 0, 0],
+                "pixel_coords": [*place, 11.2],
+                "rotation": 0.0,
+            }
             for (colour, shape), place in zip(objects, places, strict=False)
-        ]  # fmt: skip
-        entries.append({"split": part, "image_index": k, "image_filename": name,
-                        "objects": found, "relationships": {}, "directions": {}})  # fmt: skip
+        ]
+        entries.append(
+            {
+                "split": part,
+                "image_index": k,
+                "image_filename": name,
+                "objects": found,
+                "relationships": {},
+                "directions": {},
+            }
+        )
     info = {"split": part, "version": "1.0"}
-    return write_json(
-        root / "scenes" / f"CLEVR_{part}_scenes.json", {"info": info, "scenes": entries}
-    )
+    return write_json(root / "scenes" / f"CLEVR_{part}_scenes.json", {"info": info, "scenes": entries})
 
 
 def run_lengths(mask):
@@ -87,9 +98,16 @@ def coco(root, pictures, part="val2017"):
         for category, where in instances:
             coded = run_lengths(where) if isinstance(where, np.ndarray) else where
             annotations.append(
-                {"id": 900 + len(annotations), "image_id": k + 500, "segmentation": coded,
-                 "category_id": ids[category], "iscrowd": 0, "area": 1.0, "bbox": [0, 0, 1, 1]}
-            )  # fmt: skip
+                {
+                    "id": 900 + len(annotations),
+                    "image_id": k + 500,
+                    "segmentation": coded,
+                    "category_id": ids[category],
+                    "iscrowd": 0,
+                    "area": 1.0,
+                    "bbox": [0, 0, 1, 1],
+                }
+            )
     categories = [{"id": ids[n], "name": n, "supercategory": s} for n, s in names.items()]
     content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     return write_json(root / "annotations" / f"instances_{part}.json", content)

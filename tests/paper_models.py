@@ -78,33 +78,39 @@ TILE = tiny_multimodal.processor
 CASES = {
     "gemma2": Case(lambda: tiny.hf_model("gemma2"), "gemma2", {}, lambda m: m.model.layers, _plain),
     "qwen3_embedding": Case(
-        tiny_multimodal.qwen3_embedding, "qwen3", {"padding_side": "left"},
-        lambda m: m.layers, _plain,
+        tiny_multimodal.qwen3_embedding, "qwen3", {"padding_side": "left"}, lambda m: m.layers, _plain
     ),
     "clip_vision": Case(
-        lambda: tiny.vision_model("clip_vision"), None, {"processor": Processor((28, 28), 7)},
-        lambda m: m.encoder.layers, _plain,
+        lambda: tiny.vision_model("clip_vision"),
+        None,
+        {"processor": Processor((28, 28), 7)},
+        lambda m: m.encoder.layers,
+        _plain,
     ),
-    "clip_text": Case(
-        lambda: tiny.vision_model("clip_text"), "clip", {}, lambda m: m.encoder.layers, _plain
-    ),
+    "clip_text": Case(lambda: tiny.vision_model("clip_text"), "clip", {}, lambda m: m.encoder.layers, _plain),
     "llava_vision": Case(
-        tiny_multimodal.llava, None, {"tower": "vision", "processor": Processor((28, 28), 7)},
+        tiny_multimodal.llava,
+        None,
+        {"tower": "vision", "processor": Processor((28, 28), 7)},
         lambda m: m.model.vision_tower.encoder.layers,
         lambda m, inputs: m.model.vision_tower(**inputs),
     ),
     "mllama_vision": Case(
-        MLLAMA, None, {"tower": "vision", "processor": TILE()},
-        lambda m: [*m.model.vision_model.transformer.layers,
-                   *m.model.vision_model.global_transformer.layers],
+        MLLAMA,
+        None,
+        {"tower": "vision", "processor": TILE()},
+        lambda m: [*m.model.vision_model.transformer.layers, *m.model.vision_model.global_transformer.layers],
         _mllama_vision,
     ),
     "mllama_text": Case(MLLAMA, "llama", {"tower": "text"}, _self_attention, _mllama_text),
     "mllama_text_image": Case(
-        MLLAMA, "llama", {"tower": "text", "image": picture(), "processor": TILE()},
-        lambda m: m.model.language_model.layers, _mllama_image,
+        MLLAMA,
+        "llama",
+        {"tower": "text", "image": picture(), "processor": TILE()},
+        lambda m: m.model.language_model.layers,
+        _mllama_image,
     ),
-}  # fmt: skip
+}
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -168,8 +174,4 @@ def states(name: str, inputs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 @cache
 def data_of(name: str) -> ConceptData:
-    return (
-        animal_pictures((20, 28, 28, 28), columns=2)
-        if CASES[name].tokenizer is None
-        else animal_texts()
-    )
+    return animal_pictures((20, 28, 28, 28), columns=2) if CASES[name].tokenizer is None else animal_texts()

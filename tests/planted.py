@@ -30,9 +30,20 @@ class PlantedHost(FakeHost):
     def __init__(self, maps: dict[str, torch.Tensor], table: dict[int, torch.Tensor], seed: int):
         self.maps, self.table, self.passes = maps, table, 0
         self.info = HostInfo(
-            "planted", "planted", "Planted", BLOCKS, WIDTH, HEADS, D_HEAD, "pre_norm", True, True,
-            "none", "float32", f"planted-{seed}",
-        )  # fmt: skip
+            "planted",
+            "planted",
+            "Planted",
+            BLOCKS,
+            WIDTH,
+            HEADS,
+            D_HEAD,
+            "pre_norm",
+            True,
+            True,
+            "none",
+            "float32",
+            f"planted-{seed}",
+        )
 
     def read(self, batch, sites, reduce):
         self.passes += len(batch.rows)
@@ -62,9 +73,7 @@ class PlantedHost(FakeHost):
 
     def attention_weights(self, layer: int) -> AttentionWeights:
         q, k, v = (self.maps[m][layer] for m in "qkv")
-        return AttentionWeights(
-            q, k, v, None, None, None, 1.0, None, False, None, None, HEADS
-        )  # fmt: skip
+        return AttentionWeights(q, k, v, None, None, None, 1.0, None, False, None, None, HEADS)
 
 
 @dataclass(frozen=True)
@@ -133,9 +142,7 @@ def align(one: World, kind: str = "prototype", **options):
     statistics = collect(one.host, one.data, need=need, progress=False)
     bank = fit(one.host, one.data, kind, statistics=statistics, controls=False, progress=False)
     options = {"nulls": ("across",), "resamples": 60, "draws": 400} | options
-    return head_alignment(
-        one.host, one.data, bank, statistics=statistics, progress=False, **options
-    )
+    return head_alignment(one.host, one.data, bank, statistics=statistics, progress=False, **options)
 
 
 def outcome(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, bool]:
@@ -179,9 +186,15 @@ def realised(scenario: str, kind: str, seeds: range, q: float = 0.05, **options)
     table = np.array(rows, dtype=float)
     mean, error = table.mean(0), table.std(0, ddof=1) / len(table) ** 0.5
     return {
-        "scenario": scenario, "kind": kind, "worlds": len(table),
-        "power": mean[0], "power_aligned": mean[3],
-        "false_share": mean[1], "false_share_se": error[1], "false_share_aligned": mean[4],
-        "any_called": int(table[:, 2].sum()), "any_aligned": int(table[:, 5].sum()),
+        "scenario": scenario,
+        "kind": kind,
+        "worlds": len(table),
+        "power": mean[0],
+        "power_aligned": mean[3],
+        "false_share": mean[1],
+        "false_share_se": error[1],
+        "false_share_aligned": mean[4],
+        "any_called": int(table[:, 2].sum()),
+        "any_aligned": int(table[:, 5].sum()),
         "null_p": np.mean(nulls, axis=0),
-    }  # fmt: skip
+    }

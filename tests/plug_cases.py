@@ -18,27 +18,39 @@ SHORT = "the cat sat"
 # Module, its side, and which third of a joint projection.
 MODULES = {
     "gpt2": {
-        "q": ("attn.c_attn", "out", 0), "k": ("attn.c_attn", "out", 1),
-        "v": ("attn.c_attn", "out", 2), "z": ("attn.c_proj", "in"),
-        "attn_out": ("attn.c_proj", "out"), "mlp_out": ("mlp", "out"),
+        "q": ("attn.c_attn", "out", 0),
+        "k": ("attn.c_attn", "out", 1),
+        "v": ("attn.c_attn", "out", 2),
+        "z": ("attn.c_proj", "in"),
+        "attn_out": ("attn.c_proj", "out"),
+        "mlp_out": ("mlp", "out"),
     },
     "llama": {
-        "q": ("self_attn.q_proj", "out"), "k": ("self_attn.k_proj", "out"),
-        "v": ("self_attn.v_proj", "out"), "z": ("self_attn.o_proj", "in"),
-        "attn_out": ("self_attn.o_proj", "out"), "mlp_out": ("mlp", "out"),
+        "q": ("self_attn.q_proj", "out"),
+        "k": ("self_attn.k_proj", "out"),
+        "v": ("self_attn.v_proj", "out"),
+        "z": ("self_attn.o_proj", "in"),
+        "attn_out": ("self_attn.o_proj", "out"),
+        "mlp_out": ("mlp", "out"),
     },
     "bert": {
-        "q": ("attention.self.query", "out"), "k": ("attention.self.key", "out"),
-        "v": ("attention.self.value", "out"), "z": ("attention.output.dense", "in"),
-        "attn_out": ("attention.output.LayerNorm", "out"), "mlp_out": ("output.dense", "out"),
+        "q": ("attention.self.query", "out"),
+        "k": ("attention.self.key", "out"),
+        "v": ("attention.self.value", "out"),
+        "z": ("attention.output.dense", "in"),
+        "attn_out": ("attention.output.LayerNorm", "out"),
+        "mlp_out": ("output.dense", "out"),
         "resid_mid": ("output.LayerNorm", "in"),
     },
     "vit": {
-        "q": ("attention.q_proj", "out"), "k": ("attention.k_proj", "out"),
-        "v": ("attention.v_proj", "out"), "z": ("attention.o_proj", "in"),
-        "attn_out": ("attention.o_proj", "out"), "mlp_out": ("mlp", "out"),
+        "q": ("attention.q_proj", "out"),
+        "k": ("attention.k_proj", "out"),
+        "v": ("attention.v_proj", "out"),
+        "z": ("attention.o_proj", "in"),
+        "attn_out": ("attention.o_proj", "out"),
+        "mlp_out": ("mlp", "out"),
     },
-}  # fmt: skip
+}
 MODULES["gemma2"] = MODULES["llama"] | {
     "attn_out": ("post_attention_layernorm", "out"),
     "mlp_out": ("post_feedforward_layernorm", "out"),
@@ -58,9 +70,7 @@ def pair(name, kind="superactivator"):
     """A host, an objective at block 1 of 3, clean and corrupted inputs, and what rides along."""
     host, data, detector = cases.case(name)
     image, sample = name in tiny.VISION, sample_of(name)
-    made = objective(
-        kind, detector=detector, concept=data.concepts[0], sample=sample, fallback="top_token"
-    )
+    made = objective(kind, detector=detector, concept=data.concepts[0], sample=sample, fallback="top_token")
     inputs = dict(host.forward_inputs(sample))
     clean = inputs.pop("pixel_values" if image else "input_ids")
     corrupt = clean.flip(-1) if image else clean.clone()

@@ -79,10 +79,7 @@ def _byte_level_bpe(architecture: str) -> Any:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<bos>", "<eos>"],
-        initial_alphabet=alphabet,
-        show_progress=False,
+        vocab_size=320, special_tokens=["<bos>", "<eos>"], initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(TEXTS, trainer)
     if architecture in ADDS_SPECIAL_FIRST:
@@ -145,10 +142,16 @@ def _build(architecture: str) -> Any:
     if architecture == "gpt2":
         return hf.GPT2LMHeadModel(
             hf.GPT2Config(
-                vocab_size=vocab, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS,
-                n_positions=CONTEXT, bos_token_id=0, eos_token_id=1, attn_implementation="eager",
+                vocab_size=vocab,
+                n_embd=D_MODEL,
+                n_layer=N_LAYERS,
+                n_head=N_HEADS,
+                n_positions=CONTEXT,
+                bos_token_id=0,
+                eos_token_id=1,
+                attn_implementation="eager",
             )
-        )  # fmt: skip
+        )
     if architecture == "neox":
         return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**rotary))
     if architecture == "llama":
@@ -261,9 +264,12 @@ def _build_vision(name: str) -> Any:
         return hf.CLIPVisionModel(hf.CLIPVisionConfig(**square))
     if name == "clip_text":
         config = hf.CLIPTextConfig(
-            **shared, vocab_size=len(clip_tokenizer()), max_position_embeddings=128,
-            bos_token_id=0, eos_token_id=1,
-        )  # fmt: skip
+            **shared,
+            vocab_size=len(clip_tokenizer()),
+            max_position_embeddings=128,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
         return hf.CLIPTextModel(config)
     raise ValueError(f"{name!r} is unknown: use one of {(*VISION, 'clip_text')}.")
 
@@ -292,9 +298,12 @@ def vision_bridge(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float3
     model = vision_model(name, seed=seed, dtype=dtype)
     model = as_vit(model, 28) if name == "dinov2" else model
     return build_bridge_from_module(
-        model, type(model).__name__, hf_config=model.config, model_name=f"tiny-{name}",
+        model,
+        type(model).__name__,
+        hf_config=model.config,
+        model_name=f"tiny-{name}",
         tokenizer=clip_tokenizer() if name == "clip_text" else None,
-    )  # fmt: skip
+    )
 
 
 def vision_host(name: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:

@@ -19,16 +19,28 @@ def mllama(seed: int = 0, attention: str = "eager") -> Any:
 
     heads = tiny.N_HEADS
     vision = hf.MllamaVisionConfig(
-        **SHARED, num_hidden_layers=N_LOCAL, num_global_layers=N_GLOBAL, attention_heads=heads,
-        image_size=SIDE, patch_size=tiny.PATCH, max_num_tiles=TILES, vision_output_dim=64,
-        intermediate_layers_indices=[0], supported_aspect_ratios=[[1, 1], [1, 2]],
-    )  # fmt: skip
+        **SHARED,
+        num_hidden_layers=N_LOCAL,
+        num_global_layers=N_GLOBAL,
+        attention_heads=heads,
+        image_size=SIDE,
+        patch_size=tiny.PATCH,
+        max_num_tiles=TILES,
+        vision_output_dim=64,
+        intermediate_layers_indices=[0],
+        supported_aspect_ratios=[[1, 1], [1, 2]],
+    )
     text = hf.MllamaTextConfig(
-        **SHARED, num_hidden_layers=N_TEXT, num_attention_heads=heads, num_key_value_heads=2,
-        vocab_size=len(tiny.tokenizer("llama")), cross_attention_layers=list(CROSS),
-        pad_token_id=1, max_position_embeddings=tiny.CONTEXT,
+        **SHARED,
+        num_hidden_layers=N_TEXT,
+        num_attention_heads=heads,
+        num_key_value_heads=2,
+        vocab_size=len(tiny.tokenizer("llama")),
+        cross_attention_layers=list(CROSS),
+        pad_token_id=1,
+        max_position_embeddings=tiny.CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
-    )  # fmt: skip
+    )
     config = hf.MllamaConfig(vision_config=vision, text_config=text)
     model = hf.MllamaForConditionalGeneration(config)
     model.set_attn_implementation(attention)
@@ -42,9 +54,14 @@ def llava(seed: int = 0) -> Any:
     attention = {"num_attention_heads": tiny.N_HEADS, "num_hidden_layers": tiny.N_LAYERS}
     vision = hf.CLIPVisionConfig(**SHARED, **attention, image_size=SIDE, patch_size=tiny.PATCH)
     text = hf.LlamaConfig(
-        **SHARED, **attention, vocab_size=len(tiny.tokenizer("llama")),
-        max_position_embeddings=tiny.CONTEXT, pad_token_id=None, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        **SHARED,
+        **attention,
+        vocab_size=len(tiny.tokenizer("llama")),
+        max_position_embeddings=tiny.CONTEXT,
+        pad_token_id=None,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     config = hf.LlavaConfig(vision_config=vision, text_config=text, image_token_id=5)
     model = hf.LlavaForConditionalGeneration(config)
     model.set_attn_implementation("eager")

@@ -94,9 +94,7 @@ def data_files() -> list[Path]:
     package = ROOT / "sa_plugin"
     builder = package / "datasets" / "build"
     files = (path for path in package.rglob("*") if path.is_file())
-    return [
-        path for path in files if path.suffix not in {".py", ".pyc"} and builder not in path.parents
-    ]
+    return [path for path in files if path.suffix not in {".py", ".pyc"} and builder not in path.parents]
 
 
 def install(wheel: Path, env: Path) -> Path:

@@ -12,8 +12,6 @@ def word_data(n, least=3, *, documents=None, seed=0):
     """n samples of `least` to 11 words, each labelled animal, food or neither."""
     rng = np.random.default_rng(seed)
     words = [list(rng.choice(WORDS, rng.integers(least, 12))) for _ in range(n)]
-    labels = [
-        ["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words
-    ]
+    labels = [["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words]
     names = None if documents is None else [f"d{k % documents}" for k in range(n)]
     return ConceptData.from_words(words, labels, seed=1, documents=names)

@@ -42,9 +42,7 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
         >>> accept("not a model") is None
         True
     """
-    ours = {
-        cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "nnsight"
-    }
+    ours = {cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "nnsight"}
     if "Envoy" not in ours:
         return None
     _check_version()
@@ -75,6 +73,4 @@ def _check_version() -> None:
     except PackageNotFoundError:
         return
     if tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) < OLDEST:
-        raise TypeError(
-            f"nnsight {installed} is too old, its tracing differs: install nnsight>=0.8.1."
-        )
+        raise TypeError(f"nnsight {installed} is too old, its tracing differs: install nnsight>=0.8.1.")

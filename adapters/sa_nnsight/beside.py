@@ -31,9 +31,7 @@ def shaped(site: tuple[int, str], value: Any, item: int | None, heads: int) -> t
     return tensor.reshape(*tensor.shape[:-1], heads, -1) if site[1] == "z" else tensor
 
 
-def parameter_values(
-    root: torch.nn.Module, places: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def parameter_values(root: torch.nn.Module, places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Some values of some parameters, by flat index, in float32."""
     found = {}
     for name, where in places.items():

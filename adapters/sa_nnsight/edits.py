@@ -153,17 +153,18 @@ def edited(host: EnvoyHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     for site in edits:
         if site.point != "z":
             raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
-    attending = [
-        site.layer for site, edit in edits.items() if isinstance(edit, ZEdit) and edit.attends
-    ]
+    attending = [site.layer for site, edit in edits.items() if isinstance(edit, ZEdit) and edit.attends]
     with attended_readers(host, attending) as readers:
         watches = {
             site: EditWatch(
-                host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype,
+                host.hook_name(site),
+                edit,
+                host.output_projection(site.layer),
+                host.info.dtype,
                 readers.get(site.layer),
             )
             for site, edit in edits.items()
-        }  # fmt: skip
+        }
         with _hooks(host, watches):
             yield
     for watch in watches.values():

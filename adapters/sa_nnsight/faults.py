@@ -203,12 +203,9 @@ SERVER: tuple[Rule, ...] = (
         "evicted",
         True,
         r"Replica was evicted|cancelled or preempted",
-        "{host} took the model away while the request ran, to make room for another. "
-        "Send it again.",
+        "{host} took the model away while the request ran, to make room for another. Send it again.",
     ),
-    Rule(
-        "cancelled", False, r"cancelled by operator", "an operator of {host} cancelled the request."
-    ),
+    Rule("cancelled", False, r"cancelled by operator", "an operator of {host} cancelled the request."),
     Rule(
         "size",
         True,
@@ -349,9 +346,7 @@ def strike(text: str, secrets: list[str] | None = None) -> str:
     for secret in _secrets() if secrets is None else secrets:
         text = text.replace(secret, STRUCK)
     text = re.sub(r"(?<=://)[^/@\s]+(?=@)", STRUCK, text)
-    text = re.sub(
-        r"(?i)(ndif-api-key['\"]?\s*[:=,]\s*)(['\"]?)[^'\"\s,)}]+\2", rf"\1{STRUCK}", text
-    )
+    text = re.sub(r"(?i)(ndif-api-key['\"]?\s*[:=,]\s*)(['\"]?)[^'\"\s,)}]+\2", rf"\1{STRUCK}", text)
     return re.sub(r"(API key format: )'[^']*'", rf"\1{STRUCK}", text)
 
 

@@ -36,10 +36,7 @@ def input_values(host: EnvoyHost, batch: Batch) -> Float[Tensor, "batch token_or
 
 
 def forward_sites(
-    host: EnvoyHost,
-    values: Float[Tensor, "row token_or_channel *rest"],
-    batch: Batch,
-    sites: Sequence[Site],
+    host: EnvoyHost, values: Float[Tensor, "row token_or_channel *rest"], batch: Batch, sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "row token d_model"]]:
     """The activations at some sites as functions of embeddings or pixels.
 
@@ -56,9 +53,7 @@ def forward_sites(
     """
     other = next((site.point for site in sites if site.point not in RESIDUAL), None)
     if other is not None:
-        raise ValueError(
-            f"point {other!r} is not [batch, token, d_model]: use one of {', '.join(RESIDUAL)}."
-        )
+        raise ValueError(f"point {other!r} is not [batch, token, d_model]: use one of {', '.join(RESIDUAL)}.")
     inputs = _repeated(host, values, batch)
     taps = {site: host.tap(site) for site in sites}
     wanted = in_order(host.order, list(taps.values()))
@@ -115,8 +110,7 @@ def _repeated(host: EnvoyHost, values: Tensor, batch: Batch) -> dict[str, Tensor
     if "pixel_values" in list(batch.inputs):
         if values.ndim != 4:
             raise ValueError(
-                f"values have shape {list(values.shape)}; this model takes pixels "
-                "[row, 3, height, width]."
+                f"values have shape {list(values.shape)}; this model takes pixels [row, 3, height, width]."
             )
         return host.pixel_inputs(values)
     times = len(values) // rows

@@ -143,19 +143,13 @@ class EnvoyHost:
             raise ValueError("sites is empty: name at least one Site(layer, point).")
         pattern = any(site.point == "pattern" for site in sites)
         with eager(self.places.root) if pattern else nullcontext():
-            found = read_taps(
-                self.model, self.inputs(batch), in_order(self.order, [*taps.values()])
-            )
+            found = read_taps(self.model, self.inputs(batch), in_order(self.order, [*taps.values()]))
         with torch.no_grad():
             kept = reduce({site: self._shaped(site, found[tap]) for site, tap in taps.items()})
         return {key: value.cpu() for key, value in kept.items()}
 
     def _shaped(self, site: Site, value: Tensor) -> Tensor:
-        return (
-            rearrange(value, "b t (h e) -> b t h e", h=self.info.n_heads)
-            if site.point == "z"
-            else value
-        )
+        return rearrange(value, "b t (h e) -> b t h e", h=self.info.n_heads) if site.point == "z" else value
 
     def tap(self, site: Site) -> Tap:
         """Where a site is read.
@@ -239,9 +233,7 @@ class EnvoyHost:
         """
         return self.forward_sites(values, batch, [site])[site]
 
-    def forward_sites(
-        self, values: Tensor, batch: Batch, sites: Sequence[Site]
-    ) -> dict[Site, Tensor]:
+    def forward_sites(self, values: Tensor, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same for several sites in one pass, up to the deepest of them."""
         from sa_nnsight.gradients import forward_sites
 
@@ -351,10 +343,13 @@ class NNsightVisionHost(EnvoyHost):
             ValueError: A sample is a text, or its pixels are no RGB image.
         """
         return image_batches(
-            samples, self.processor, model=self.info.model, n_special=self.n_special,
+            samples,
+            self.processor,
+            model=self.info.model,
+            n_special=self.n_special,
             n_after=self.n_after,
             batch_tokens=self.batch_tokens if batch_tokens is None else batch_tokens,
-        )  # fmt: skip
+        )
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What the model is called with for a batch, on its device."""
@@ -451,10 +446,15 @@ class NNsightHost(EnvoyHost):
     def _batches(self, samples: Sequence[Sample], most: int, extra: int = 0) -> list[Batch]:
         config = getattr(self.places.root, "config", None)
         return texts.text_batches(
-            samples, self.tokenizer, model=self.info.model, batch_tokens=most,
+            samples,
+            self.tokenizer,
+            model=self.info.model,
+            batch_tokens=most,
             context=getattr(config, "max_position_embeddings", None),
-            side=self.padding_side, extra=extra, add_special_tokens=self.add_special_tokens,
-        )  # fmt: skip
+            side=self.padding_side,
+            extra=extra,
+            add_special_tokens=self.add_special_tokens,
+        )
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What the model is called with for a batch, on its device."""
@@ -534,10 +534,11 @@ def attach_local(
         raise ValueError(f"{places.architecture} reads texts: leave the processor out.")
     host = {
         "tokenizer": own_tokenizer if tokenizer is None else tokenizer,
-        "padding_side": padding_side, "batch_tokens": batch_tokens,
+        "padding_side": padding_side,
+        "batch_tokens": batch_tokens,
         "add_special_tokens": add_special_tokens,
         "context": None if image is None else context_states(whole, places.root, image, source),
-    }  # fmt: skip
+    }
     return _attach_text(model, places, final_norm, host)
 
 
@@ -564,9 +565,7 @@ def _reads_images(places: Places) -> bool:
     return own or places.kind.endswith("vision_model")
 
 
-def _attach_text(
-    model: Any, places: Places, final_norm: bool, options: dict[str, Any]
-) -> NNsightHost:
+def _attach_text(model: Any, places: Places, final_norm: bool, options: dict[str, Any]) -> NNsightHost:
     tokenizer, special = options["tokenizer"], options["add_special_tokens"]
     context = options["context"]
     texts.check_tokenizer(tokenizer)
@@ -576,14 +575,14 @@ def _attach_text(
     first = torch.from_numpy(ids)[None].to(next(places.root.parameters()).device)
     inputs = {"input_ids": first, "attention_mask": torch.ones_like(first)}
     known = describe(model, places, final_norm=final_norm, context=context)
-    seen = probe(
-        model, places, _with_context(inputs, context), known["dtype"], final_norm=final_norm
-    )
+    seen = probe(model, places, _with_context(inputs, context), known["dtype"], final_norm=final_norm)
     info = HostInfo(
-        **known, block=seen.block, causal=seen.causal,
+        **known,
+        block=seen.block,
+        causal=seen.causal,
         bos=texts.puts_special_first(tokenizer, special),
         tokenizer=texts.digest(tokenizer, special),
-    )  # fmt: skip
+    )
     host = NNsightHost(model, info, places, seen.order, **options)
     demand(info.architecture, _padding_law(host, [host.probe_sample()], [host.padding_side]))
     return host
@@ -596,12 +595,9 @@ def _with_context(inputs: dict[str, Tensor], context: Tensor | None) -> dict[str
     return {**inputs, "cross_attention_states": context.expand(rows, -1, -1)}
 
 
-def _padding_law(
-    host: NNsightHost, samples: Sequence[Sample], sides: Sequence[texts.PaddingSide]
-) -> Law:
+def _padding_law(host: NNsightHost, samples: Sequence[Sample], sides: Sequence[texts.PaddingSide]) -> Law:
     padded: dict[str, Sequence[Batch]] = {
-        side: replace(host, padding_side=side)._batches(samples, 1_000_000, extra=5)
-        for side in sides
+        side: replace(host, padding_side=side)._batches(samples, 1_000_000, extra=5) for side in sides
     }
     return padding_law(host, [host._batches([sample], 1) for sample in samples], padded)
 

@@ -42,44 +42,75 @@ ROLES = {
     "final_norm": "norm behind the last block, inside the base model",
     "n_heads": "number of query heads, where the model has no config",
 }
-NOT_IN_BLOCKS = {"blocks", "block_class", "embed", "after", "n_heads", "qkv_order", "entry",
-                 "final_norm"}  # fmt: skip
+NOT_IN_BLOCKS = {"blocks", "block_class", "embed", "after", "n_heads", "qkv_order", "entry", "final_norm"}
 SOME_BLOCKS = {"attn_gate", "mlp_gate", "cross"}
 REQUIRED = ("blocks", "attention", "o_proj", "mlp")
 Paths = Mapping[str, Any]
 
 _LLAMA = {
-    "blocks": "layers", "attention": "self_attn", "o_proj": "self_attn.o_proj", "mlp": "mlp",
-    "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-    "embed": "embed_tokens", "after": ("norm", "lm_head", "score"), "final_norm": "norm",
-}  # fmt: skip
+    "blocks": "layers",
+    "attention": "self_attn",
+    "o_proj": "self_attn.o_proj",
+    "mlp": "mlp",
+    "norm1": "input_layernorm",
+    "norm2": "post_attention_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "embed": "embed_tokens",
+    "after": ("norm", "lm_head", "score"),
+    "final_norm": "norm",
+}
 _QWEN3 = {**_LLAMA, "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 _VIT = {
-    "blocks": "layers", "attention": "attention", "o_proj": "attention.o_proj", "mlp": "mlp",
-    "norm1": "layernorm_before", "norm2": "layernorm_after",
-    "q": "attention.q_proj", "k": "attention.k_proj", "v": "attention.v_proj",
+    "blocks": "layers",
+    "attention": "attention",
+    "o_proj": "attention.o_proj",
+    "mlp": "mlp",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "q": "attention.q_proj",
+    "k": "attention.k_proj",
+    "v": "attention.v_proj",
     "after": ("layernorm", "pooler", "classifier", "cls_classifier", "distillation_classifier"),
     "final_norm": "layernorm",
-}  # fmt: skip
+}
 _CLIP = {
-    "blocks": "encoder.layers", "attention": "self_attn", "o_proj": "self_attn.out_proj",
-    "mlp": "mlp", "norm1": "layer_norm1", "norm2": "layer_norm2",
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-}  # fmt: skip
-_PARTS = (("attention", ""), ("o_proj", ".o_proj"), ("q", ".q_proj"), ("k", ".k_proj"),
-          ("v", ".v_proj"))  # fmt: skip
+    "blocks": "encoder.layers",
+    "attention": "self_attn",
+    "o_proj": "self_attn.out_proj",
+    "mlp": "mlp",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+}
+_PARTS = (("attention", ""), ("o_proj", ".o_proj"), ("q", ".q_proj"), ("k", ".k_proj"), ("v", ".v_proj"))
 
 PATHS: dict[str, Paths] = {
     "gpt2": {
-        "blocks": "h", "attention": "attn", "o_proj": "attn.c_proj", "mlp": "mlp",
-        "norm1": "ln_1", "norm2": "ln_2", "qkv": "attn.c_attn", "qkv_order": "parts",
-        "embed": "wte", "after": ("ln_f", "lm_head", "score"), "final_norm": "ln_f",
+        "blocks": "h",
+        "attention": "attn",
+        "o_proj": "attn.c_proj",
+        "mlp": "mlp",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "qkv": "attn.c_attn",
+        "qkv_order": "parts",
+        "embed": "wte",
+        "after": ("ln_f", "lm_head", "score"),
+        "final_norm": "ln_f",
     },
     "gpt_neox": {
-        "blocks": "layers", "attention": "attention", "o_proj": "attention.dense", "mlp": "mlp",
-        "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
-        "qkv": "attention.query_key_value", "qkv_order": "heads",
+        "blocks": "layers",
+        "attention": "attention",
+        "o_proj": "attention.dense",
+        "mlp": "mlp",
+        "norm1": "input_layernorm",
+        "norm2": "post_attention_layernorm",
+        "qkv": "attention.query_key_value",
+        "qkv_order": "heads",
         "embed": "embed_in",
         "after": ("final_layer_norm", "lm_head", "embed_out", "score"),
         "final_norm": "final_layer_norm",
@@ -89,41 +120,62 @@ PATHS: dict[str, Paths] = {
     "qwen2": _LLAMA,
     "qwen3": _QWEN3,
     "gemma2": {
-        **_LLAMA, "attn_out": "post_attention_layernorm", "mlp": "post_feedforward_layernorm",
+        **_LLAMA,
+        "attn_out": "post_attention_layernorm",
+        "mlp": "post_feedforward_layernorm",
         "norm2": "pre_feedforward_layernorm",
     },
     "bert": {
-        "blocks": "encoder.layer", "attention": "attention.self",
-        "o_proj": "attention.output.dense", "mlp": "output.dense",
-        "norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm",
-        "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
-        "embed": "embeddings.word_embeddings", "after": ("pooler", "cls", "classifier"),
+        "blocks": "encoder.layer",
+        "attention": "attention.self",
+        "o_proj": "attention.output.dense",
+        "mlp": "output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "norm2": "output.LayerNorm",
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "embed": "embeddings.word_embeddings",
+        "after": ("pooler", "cls", "classifier"),
     },
     "vit": _VIT,
     "deit": _VIT,
     "dinov2": {
-        **_VIT, "blocks": "encoder.layer", "norm1": "norm1", "norm2": "norm2",
-        "attn_scale": "layer_scale1", "mlp": "layer_scale2",
+        **_VIT,
+        "blocks": "encoder.layer",
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "attn_scale": "layer_scale1",
+        "mlp": "layer_scale2",
     },
     "clip_vision_model": _CLIP,
     "clip_text_model": {
-        **_CLIP, "embed": "embeddings.token_embedding",
-        "after": ("final_layer_norm", "text_projection"), "final_norm": "final_layer_norm",
+        **_CLIP,
+        "embed": "embeddings.token_embedding",
+        "after": ("final_layer_norm", "text_projection"),
+        "final_norm": "final_layer_norm",
     },
     "siglip_vision_model": {**_CLIP, "after": ("post_layernorm", "head")},
     # Its blocks of cross-attention do not run on a text alone: see `locate`.
     "mllama_text_model": {
-        **_LLAMA, **{role: (f"self_attn{path}", f"cross_attn{path}") for role, path in _PARTS},
-        "attn_gate": "cross_attn_attn_gate", "mlp_gate": "cross_attn_mlp_gate",
-        "cross": "cross_attn", "block_class": "MllamaSelfAttentionDecoderLayer",
+        **_LLAMA,
+        **{role: (f"self_attn{path}", f"cross_attn{path}") for role, path in _PARTS},
+        "attn_gate": "cross_attn_attn_gate",
+        "mlp_gate": "cross_attn_mlp_gate",
+        "cross": "cross_attn",
+        "block_class": "MllamaSelfAttentionDecoderLayer",
     },
     "mllama_vision_model": {
-        **_CLIP, "blocks": ("transformer.layers", "global_transformer.layers"),
-        "o_proj": "self_attn.o_proj", "attn_gate": "gate_attn", "mlp_gate": "gate_ffn",
-        "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
+        **_CLIP,
+        "blocks": ("transformer.layers", "global_transformer.layers"),
+        "o_proj": "self_attn.o_proj",
+        "attn_gate": "gate_attn",
+        "mlp_gate": "gate_ffn",
+        "norm1": "input_layernorm",
+        "norm2": "post_attention_layernorm",
         "entry": "layernorm_post",
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -273,6 +325,5 @@ def _found(root: nn.Module) -> str:
     for name, module in root.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1:
             inner = [path for path, _ in module[0].named_modules() if path]
-            lists.append(f"{name!r} ({len(module)} x {type(module[0]).__name__}: "
-                         f"{', '.join(inner[:16])})")  # fmt: skip
+            lists.append(f"{name!r} ({len(module)} x {type(module[0]).__name__}: {', '.join(inner[:16])})")
     return f"Lists of blocks found: {'; '.join(lists[:4]) or 'none'}."

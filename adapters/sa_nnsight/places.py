@@ -218,9 +218,7 @@ def _maps(host: EnvoyHost, layer: int) -> list[tuple[Tensor, Tensor | None]]:
     return [(as_linear(module), getattr(module, "bias", None)) for module in modules]
 
 
-def _by_head(
-    weight: Tensor, bias: Tensor | None, heads: int, d_head: int
-) -> tuple[Tensor, Tensor | None]:
+def _by_head(weight: Tensor, bias: Tensor | None, heads: int, d_head: int) -> tuple[Tensor, Tensor | None]:
     """One slice a query head; those of grouped-query attention repeated."""
     sliced = rearrange(plain(weight), "(h e) d -> h d e", e=d_head)
     group = heads // len(sliced)
@@ -386,14 +384,10 @@ def value_of(envoy: Any, tap: Tap) -> Tensor:
 
 def in_order(order: Order, taps: Sequence[Tap]) -> list[Tap]:
     """Taps as the forward pass comes by them, each once."""
-    return sorted(
-        set(taps), key=lambda tap: (order[tap.path, tap.end], tap.item or 0, tap.gate is not None)
-    )
+    return sorted(set(taps), key=lambda tap: (order[tap.path, tap.end], tap.item or 0, tap.gate is not None))
 
 
-def measure_order(
-    root: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]
-) -> Order:
+def measure_order(root: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Order:
     """Run the model once and see when each module starts and ends, by torch's own hooks.
 
     Args:

@@ -84,9 +84,7 @@ def check_pair(clean: Mapping[str, Tensor], corrupted: Mapping[str, Tensor]) -> 
                 "position by position. Replace tokens one for one, or pad both alike."
             )
         if name == "attention_mask" and not value.equal(other):
-            raise ValueError(
-                "the two attention masks hide different positions: pad both inputs alike."
-            )
+            raise ValueError("the two attention masks hide different positions: pad both inputs alike.")
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,7 @@ class Probe:
 
 
 def probe(
-    model: Any,
-    places: Places,
-    inputs: Mapping[str, Tensor],
-    dtype: str,
-    *,
-    final_norm: bool = False,
+    model: Any, places: Places, inputs: Mapping[str, Tensor], dtype: str, *, final_norm: bool = False
 ) -> Probe:
     """Run the model three times and measure.
 
@@ -135,17 +128,17 @@ def probe(
     if places.has("norm1") and places.has("norm2"):
         parts += NORMS
     taps = {
-        (k, part): tap_of(model, places, k, part) for k in layers for part in parts
+        (k, part): tap_of(model, places, k, part)
+        for k in layers
+        for part in parts
         if part != "pattern" or not places.crosses(k)
-    }  # fmt: skip
+    }
     kept = {tap: partial(kept_part, part) for (_, part), tap in taps.items() if part == "pattern"}
     wanted = [*taps.values(), *([final_tap(model, places)] if final_norm else ())]
     order = measure_order(places.root, _modules(model, places, wanted), inputs)
     try:
         with eager(places.root), module_streams([places.module("block", k) for k in layers]) as own:
-            found = read_taps(
-                model, inputs, in_order(order, list(taps.values())), stop=False, kept=kept
-            )
+            found = read_taps(model, inputs, in_order(order, list(taps.values())), stop=False, kept=kept)
     except RuntimeError as error:
         raise ValueError(f"{name} cannot be attached: {error}") from error
     heads = n_heads(places)
@@ -195,8 +188,7 @@ def _hidden_states_law(
         return Law(name, None, note="the model returns none")
     # The last one is read behind the final norm in most models.
     gaps = [
-        relative_difference(block["resid_pre"], state)
-        for block, state in zip(blocks, states, strict=False)
+        relative_difference(block["resid_pre"], state) for block, state in zip(blocks, states, strict=False)
     ]
     return Law(name, max(gaps), limit)
 

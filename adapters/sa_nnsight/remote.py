@@ -463,9 +463,13 @@ class RemoteHost:
         refuse_rows(jobs)
         digest(jobs)
         return Reads(
-            self.server, lambda: [dict(batch.inputs) for batch in part], taps, jobs,
-            self.info.n_heads, f"{self.info.fingerprint} {self.info.dtype}",
-        )  # fmt: skip
+            self.server,
+            lambda: [dict(batch.inputs) for batch in part],
+            taps,
+            jobs,
+            self.info.n_heads,
+            f"{self.info.fingerprint} {self.info.dtype}",
+        )
 
     def capabilities(self) -> Capabilities:
         """What the server lets a client do, from three requests; ask once."""
@@ -488,9 +492,11 @@ def refuse_rows(jobs: Sequence[Any]) -> None:
         ValueError: A reducer stores train rows.
     """
     for job in jobs:
-        if isinstance(job, partial) and job.func is reducers.train and (
-            job.keywords.get("stored") is not None
-        ):  # fmt: skip
+        if (
+            isinstance(job, partial)
+            and job.func is reducers.train
+            and (job.keywords.get("stored") is not None)
+        ):
             raise ValueError(
                 "this kind of concept vector is fitted from the activations themselves, which do "
                 "not leave the server (30 layers of 576 dimensions are 69 KB a token). Kinds that "
@@ -573,9 +579,7 @@ def _server(
 
     server = Server(model, traffic, False, wire)
     try:
-        return server, fingerprint(
-            places, lambda where: _remote_now(runner, Values(server, where))[0]
-        )
+        return server, fingerprint(places, lambda where: _remote_now(runner, Values(server, where))[0])
     except RemoteFault as fault:
         if fault.kind != "weights":
             raise
@@ -593,9 +597,7 @@ def _runner(journal: Journal, patience: Patience, traffic: Traffic) -> Runner:
 
 def _order(model: Any, places: Places, tokenizer: Any) -> Order:
     """In which modules run, from a pass without weights."""
-    taps = [
-        tap_of(model, places, k, part) for k in range(places.n_layers) for part in _parts(places)
-    ]
+    taps = [tap_of(model, places, k, part) for k in range(places.n_layers) for part in _parts(places)]
     modules = {tap.path: model.get(tap.path)._module for tap in taps}
     ids = torch.from_numpy(texts.encode(tokenizer, [texts.PROBE_TEXT])[0].ids)[None]
     device = next(places.root.parameters()).device
@@ -609,12 +611,7 @@ def _parts(places: Places) -> list[str]:
 
 
 def _describe(
-    server: Server,
-    places: Places,
-    order: Order,
-    tokenizer: Any,
-    runner: Runner,
-    fingerprint: str,
+    server: Server, places: Places, order: Order, tokenizer: Any, runner: Runner, fingerprint: str
 ) -> HostInfo:
     """What a request over a short text, and its first tokens alone, say about the model."""
     model, heads = server.model, n_heads(places)
@@ -641,16 +638,25 @@ def _describe(
     gap = (whole[last][:, :n] - start[last]).abs().max() / start[last].abs().max()
     causal = bool(gap < 1e-2)
     return HostInfo(
-        "nnsight", model_name(model, places), places.architecture, places.n_layers,
-        found[0, "resid_pre"].shape[-1], heads, found[0, "z"].shape[-1], block, causal,
-        texts.puts_special_first(tokenizer), "none", dtype,
+        "nnsight",
+        model_name(model, places),
+        places.architecture,
+        places.n_layers,
+        found[0, "resid_pre"].shape[-1],
+        heads,
+        found[0, "z"].shape[-1],
+        block,
+        causal,
+        texts.puts_special_first(tokenizer),
+        "none",
+        dtype,
         fingerprint,
         texts.digest(tokenizer),
-    )  # fmt: skip
+    )
 
 
 def _remote_now(runner: Runner, request: Any) -> Result:
-    (found,) = Runner(
-        Journal(None), runner.patience, runner.translate, runner.retried, runner.reused
-    ).run([request])
+    (found,) = Runner(Journal(None), runner.patience, runner.translate, runner.retried, runner.reused).run(
+        [request]
+    )
     return found

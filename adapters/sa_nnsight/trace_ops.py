@@ -208,9 +208,7 @@ def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
     """
     own = objective.vectors
     mask, tail = objective.mask[0], objective.tail
-    kinds = {
-        "superactivator": mask, "superactivator_tokens": mask & tail, "global": mask,
-    }  # fmt: skip
+    kinds = {"superactivator": mask, "superactivator_tokens": mask & tail, "global": mask}
     if objective.name not in kinds:
         raise ValueError(
             f"objective {objective.name!r} is not one of {list(kinds)}, whose formulas are in "
@@ -220,9 +218,8 @@ def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
     if objective.name == "superactivator":
         direction, cosine = _tail_mean(objective, sample, host), True
     return Goal(
-        direction, own.mean[0], float(own.scale[0]), cosine, kinds[objective.name],
-        objective.hook_name,
-    )  # fmt: skip
+        direction, own.mean[0], float(own.scale[0]), cosine, kinds[objective.name], objective.hook_name
+    )
 
 
 def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor:

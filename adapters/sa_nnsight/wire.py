@@ -88,9 +88,7 @@ class Wire(RemoteBackend):
         env: What nnsight sends along for the model.
     """
 
-    def __init__(
-        self, model_key: str, traffic: Traffic, host: str | None = None, env: Any = None
-    ) -> None:
+    def __init__(self, model_key: str, traffic: Traffic, host: str | None = None, env: Any = None) -> None:
         # The key comes from nnsight's configuration or the environment, and stays in nnsight.
         super().__init__(model_key, host=host, env=env, blocking=False)
         self.display.enabled = False
@@ -171,9 +169,7 @@ class Reads:
         """Hash of all that decides the result."""
         name = self.server.model.to_model_key()
         taps = [(site, tuple(tap)) for site, tap in self.taps]
-        return digest(
-            VERSION, name, self.weights, taps, list(self.inputs()), list(self.jobs), self.heads
-        )
+        return digest(VERSION, name, self.weights, taps, list(self.inputs()), list(self.jobs), self.heads)
 
     def submit(self) -> str:
         """Send it."""
@@ -181,13 +177,7 @@ class Reads:
         self.server.traffic.add(traces=len(self.jobs))
         return self.server.submitted(
             lambda wire: remote.submit_reads(
-                model,
-                wire,
-                inputs,
-                self.taps,
-                self.jobs,
-                self.heads,
-                early=not self.server.sandboxed,
+                model, wire, inputs, self.taps, self.jobs, self.heads, early=not self.server.sandboxed
             )
         )
 
@@ -210,9 +200,7 @@ class Values:
 
     def submit(self) -> str:
         """Send it."""
-        return self.server.submitted(
-            lambda wire: remote.submit_values(self.server.model, wire, self.places)
-        )
+        return self.server.submitted(lambda wire: remote.submit_values(self.server.model, wire, self.places))
 
     def poll(self, job_id: str) -> Result | None:
         """Its result, or None while it runs."""

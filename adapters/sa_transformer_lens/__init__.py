@@ -51,9 +51,7 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | TransformerLensV
             "install transformer-lens>=4.3 and use TransformerBridge.boot_transformers(name)."
         )
     ours = {
-        cls.__name__
-        for cls in type(model).__mro__
-        if cls.__module__.partition(".")[0] == "transformer_lens"
+        cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "transformer_lens"
     }
     if "RemoteBridge" in ours:
         raise TypeError(

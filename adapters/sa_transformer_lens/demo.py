@@ -270,9 +270,12 @@ def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str
     print(f"{host!r}\n{data!r}", flush=True)
     begun = time.perf_counter()
     found = analyse(
-        host, data, settings, explain=None if data.samples[0].image else explain_passage,
+        host,
+        data,
+        settings,
+        explain=None if data.samples[0].image else explain_passage,
         say=lambda stage: print(f"[{time.perf_counter() - begun:5.0f} s] {stage}", flush=True),
-    )  # fmt: skip
+    )
     found.results["provenance"]["command"] = f"sa-plugin, model {name}, data {data.name}"
     out.mkdir(parents=True, exist_ok=True)
     path = write_results(found.results, out / "results.json")
@@ -299,9 +302,7 @@ def marked(found: Analysis) -> str:
             f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
         )
     for picture in found.results.get("pictures", []):
-        marks = [
-            box for box, on in zip(picture["boxes"], picture["superactivator"], strict=True) if on
-        ]
+        marks = [box for box, on in zip(picture["boxes"], picture["superactivator"], strict=True) if on]
         places = ", ".join(f"({top:.0f}, {left:.0f})" for top, left, *_ in marks) or "none"
         return (
             f"Image {picture['id']}, SuperActivator patches of {picture['concept']!r} at layer "
@@ -337,9 +338,7 @@ def explain_passage(
     for name in OBJECTIVES:
         goal = objective(name, detector=detector, concept=concept, sample=sample, host=host)
         coverage = goal.coverage if name == "superactivator" else coverage
-        got = explain(
-            host, goal, sample, replaced, None if means is None else means.embedding, seed=seed
-        )
+        got = explain(host, goal, sample, replaced, None if means is None else means.embedding, seed=seed)
         one: Explanation = {
             "objective": name,
             "method": f"{TOKENS}; heads: attribution_patch",

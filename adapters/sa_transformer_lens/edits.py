@@ -102,11 +102,10 @@ def edited(host: BridgeHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     readers = {site: _reader(host, site, edit) for site, edit in edits.items()}
     watches = {
         site: EditWatch(
-            host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype,
-            readers[site],
+            host.hook_name(site), edit, host.output_projection(site.layer), host.info.dtype, readers[site]
         )
         for site, edit in edits.items()
-    }  # fmt: skip
+    }
 
     def start(tensor: Tensor, hook: Any) -> None:
         for watch in watches.values():

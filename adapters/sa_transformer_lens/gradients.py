@@ -67,9 +67,7 @@ def forward_sites(
     """
     other = next((site.point for site in names if site.point not in RESIDUAL), None)
     if other is not None:
-        raise ValueError(
-            f"point {other!r} is not [batch, token, d_model]: use one of {', '.join(RESIDUAL)}."
-        )
+        raise ValueError(f"point {other!r} is not [batch, token, d_model]: use one of {', '.join(RESIDUAL)}.")
     inputs = _inputs(bridge, values, batch)
     hooked = list(names.values()) if _is_image(batch) else [EMBED, *names.values()]
     found: dict[str, list[Tensor]] = {name: [] for name in hooked}
@@ -119,8 +117,7 @@ def _inputs(bridge: Any, values: Tensor, batch: Batch) -> tuple[Tensor, dict[str
     if _is_image(batch):
         if values.ndim != 4:
             raise ValueError(
-                f"values have shape {list(values.shape)}; this model takes pixels "
-                "[row, 3, height, width]."
+                f"values have shape {list(values.shape)}; this model takes pixels [row, 3, height, width]."
             )
         weight = next(bridge.parameters())
         return values.to(weight.device, weight.dtype), {}

@@ -37,14 +37,7 @@ from sa_plugin.host import mllama, texts
 from sa_plugin.host import weights as shared
 from sa_plugin.host.check import Law
 from sa_plugin.host.folders import Loaded, load_folder
-from sa_plugin.host.images import (
-    Processor,
-    check_images,
-    image_batches,
-    model_processor,
-    noise,
-    patch_law,
-)
+from sa_plugin.host.images import Processor, check_images, image_batches, model_processor, noise, patch_law
 from sa_plugin.host.laws import demand, padding_law
 from sa_plugin.host.protocol import (
     FINAL_NORM,
@@ -203,9 +196,7 @@ class BridgeHost:
         name = self.hook_name(site)
         return forward_sites(self.bridge, values, batch, {site: name}, name)[site]
 
-    def forward_sites(
-        self, values: Tensor, batch: Batch, sites: Sequence[Site]
-    ) -> dict[Site, Tensor]:
+    def forward_sites(self, values: Tensor, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same for several sites in one pass, up to the deepest block of them."""
         refuse_training(self.bridge)
         names = {site: self.hook_name(site) for site in sites}
@@ -253,9 +244,7 @@ def describe(bridge: Any, *, final_norm: bool = False) -> dict[str, Any]:
         ValueError: The final norm is to be read, and the bridge has none.
     """
     if final_norm and FINAL_HOOK not in bridge.hook_dict:
-        raise ValueError(
-            f"{bridge.cfg.architecture} has no hook {FINAL_HOOK!r}: leave final_norm out."
-        )
+        raise ValueError(f"{bridge.cfg.architecture} has no hook {FINAL_HOOK!r}: leave final_norm out.")
     return {
         "host": "transformer_lens",
         "model": str(bridge.cfg.model_name),
@@ -391,10 +380,13 @@ class TransformerLensVisionHost(BridgeHost):
             ValueError: A sample is a text, or its pixels are no RGB image.
         """
         return image_batches(
-            samples, self.processor, model=self.info.model, n_special=self.n_special,
+            samples,
+            self.processor,
+            model=self.info.model,
+            n_special=self.n_special,
             n_after=self.n_after,
             batch_tokens=self.batch_tokens if batch_tokens is None else batch_tokens,
-        )  # fmt: skip
+        )
 
     def probe_inputs(self) -> dict[str, Tensor]:
         """Noise."""
@@ -426,13 +418,14 @@ def attach_vision(
     n_special = 1 if str(config.model_type) == mllama.VISION else tokens - patches
     demand(architecture, _patch_law(bridge, ours, n_special))
     info = HostInfo(
-        **describe(bridge, final_norm=final_norm), block=seen.block, causal=seen.causal,
-        bos=n_special > 0, fingerprint=fingerprint(bridge, final_norm=final_norm),
-    )  # fmt: skip
-    after = tokens - patches - n_special
-    return TransformerLensVisionHost(
-        bridge, info, seen.points, ours, n_special, after, batch_tokens
+        **describe(bridge, final_norm=final_norm),
+        block=seen.block,
+        causal=seen.causal,
+        bos=n_special > 0,
+        fingerprint=fingerprint(bridge, final_norm=final_norm),
     )
+    after = tokens - patches - n_special
+    return TransformerLensVisionHost(bridge, info, seen.points, ours, n_special, after, batch_tokens)
 
 
 def _patch_law(bridge: Any, processor: Processor, n_special: int) -> Law:
@@ -474,10 +467,15 @@ class TransformerLensHost(BridgeHost):
 
     def _batches(self, samples: Sequence[Sample], most: int, extra: int = 0) -> list[Batch]:
         return texts.text_batches(
-            samples, self.tokenizer, model=self.info.model, context=self.bridge.cfg.n_ctx,
-            batch_tokens=most, side=self.padding_side, extra=extra,
+            samples,
+            self.tokenizer,
+            model=self.info.model,
+            context=self.bridge.cfg.n_ctx,
+            batch_tokens=most,
+            side=self.padding_side,
+            extra=extra,
             add_special_tokens=self.add_special_tokens,
-        )  # fmt: skip
+        )
 
     def probe_inputs(self) -> dict[str, Tensor]:
         """A short text."""
@@ -546,9 +544,10 @@ def attach_bridge(
         raise ValueError(f"{bridge.cfg.architecture} reads texts: leave the processor out.")
     options = {
         "tokenizer": own_tokenizer(bridge.tokenizer) if tokenizer is None else tokenizer,
-        "padding_side": padding_side, "batch_tokens": batch_tokens,
+        "padding_side": padding_side,
+        "batch_tokens": batch_tokens,
         "add_special_tokens": add_special_tokens,
-    }  # fmt: skip
+    }
     return _attach_text(bridge, final_norm, options)
 
 
@@ -561,11 +560,13 @@ def _attach_text(bridge: Any, final_norm: bool, options: dict[str, Any]) -> Tran
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     seen = probe(bridge, inputs, number_format(bridge))
     info = HostInfo(
-        **describe(bridge, final_norm=final_norm), block=seen.block, causal=seen.causal,
+        **describe(bridge, final_norm=final_norm),
+        block=seen.block,
+        causal=seen.causal,
         bos=texts.puts_special_first(tokenizer, special),
         fingerprint=fingerprint(bridge, final_norm=final_norm),
         tokenizer=texts.digest(tokenizer, special),
-    )  # fmt: skip
+    )
     host = TransformerLensHost(bridge, info, seen.points, **options)
     sample = Sample("probe", texts.PROBE_TEXT, "probe")
     demand(info.architecture, _padding_law(host, [sample], [host.padding_side]))
@@ -576,15 +577,12 @@ def _padding_law(
     host: TransformerLensHost, samples: Sequence[Sample], sides: Sequence[texts.PaddingSide]
 ) -> Law:
     padded: dict[str, Sequence[Batch]] = {
-        side: replace(host, padding_side=side)._batches(samples, 1_000_000, extra=5)
-        for side in sides
+        side: replace(host, padding_side=side)._batches(samples, 1_000_000, extra=5) for side in sides
     }
     return padding_law(host, [host._batches([sample], 1) for sample in samples], padded)
 
 
-def load_bridge(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None
-) -> Any:
+def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None) -> Any:
     """A text or vision model as a TransformerBridge in eval mode.
 
     Args:
@@ -611,9 +609,12 @@ def load_bridge(
         from sa_transformer_lens.towers import tower_bridge
 
         return tower_bridge(
-            loaded.model, loaded.tower, tokenizer=loaded.tokenizer, processor=loaded.processor,
+            loaded.model,
+            loaded.tower,
+            tokenizer=loaded.tokenizer,
+            processor=loaded.processor,
             name=loaded.name,
-        )  # fmt: skip
+        )
     if type(loaded.model).__name__.startswith("CLIP"):
         from sa_transformer_lens.towers import register
 
@@ -654,9 +655,12 @@ def _module_bridge(loaded: Loaded) -> Any:
     model = loaded.model
     # boot_transformers would look for an image processor of the folder's name on the hub.
     bridge = build_bridge_from_module(
-        model, type(model).__name__, hf_config=model.config, model_name=loaded.name,
+        model,
+        type(model).__name__,
+        hf_config=model.config,
+        model_name=loaded.name,
         tokenizer=loaded.tokenizer,
-    )  # fmt: skip
+    )
     if loaded.tokenizer is None:
         bridge.processor = loaded.processor
     return bridge

@@ -149,9 +149,11 @@ class HookedBlock(nn.Module):
         self.original_component = block
         self.crosses = hasattr(block, "cross_attn")
         attention = block.cross_attn if self.crosses else block.self_attn
-        gates = (block.cross_attn_attn_gate, block.cross_attn_mlp_gate) if self.crosses else (
-            getattr(block, "gate_attn", None), getattr(block, "gate_ffn", None)
-        )  # fmt: skip
+        gates = (
+            (block.cross_attn_attn_gate, block.cross_attn_mlp_gate)
+            if self.crosses
+            else (getattr(block, "gate_attn", None), getattr(block, "gate_ffn", None))
+        )
         self.attn = HookedAttention(attention, gates[0])
         self.mlp_gate = gates[1]
         self.ln1, self.ln2 = Wrapped(block.input_layernorm), Wrapped(block.post_attention_layernorm)
@@ -179,8 +181,10 @@ class HookedBlock(nn.Module):
             own.register_forward_pre_hook(before, with_kwargs=True),
             own.register_forward_hook(lambda _, __, out: self.hook_resid_post(out)),
             own.mlp.register_forward_hook(mlp),
-            *self.attn.routes(self.hook_attn_out), *self.ln1.routes(), *self.ln2.routes(),
-        ]  # fmt: skip
+            *self.attn.routes(self.hook_attn_out),
+            *self.ln1.routes(),
+            *self.ln2.routes(),
+        ]
         try:
             yield
         finally:
@@ -352,10 +356,18 @@ def _settings(half: Any, blocks: nn.ModuleList, tower: str, name: str | None) ->
     path = str(getattr(config, "_name_or_path", "") or "")
     weight = next(half.parameters())
     return SimpleNamespace(
-        n_layers=len(blocks), n_heads=n_heads, d_head=d_head, d_model=d_model,
-        n_key_value_heads=len(attention.W_K), architecture=type(half).__name__,
+        n_layers=len(blocks),
+        n_heads=n_heads,
+        d_head=d_head,
+        d_model=d_model,
+        n_key_value_heads=len(attention.W_K),
+        architecture=type(half).__name__,
         model_name=name or path.rstrip("/").rpartition("/")[2] or type(half).__name__,
-        n_ctx=getattr(config, "max_position_embeddings", None), is_visual_model=tower == "vision",
-        d_vocab=getattr(config, "vocab_size", None), device=weight.device, dtype=weight.dtype,
-        use_attn_result=False, positional_embedding_type="none",
-    )  # fmt: skip
+        n_ctx=getattr(config, "max_position_embeddings", None),
+        is_visual_model=tower == "vision",
+        d_vocab=getattr(config, "vocab_size", None),
+        device=weight.device,
+        dtype=weight.dtype,
+        use_attn_result=False,
+        positional_embedding_type="none",
+    )

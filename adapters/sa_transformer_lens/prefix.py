@@ -77,12 +77,7 @@ class PrefixView:
     """
 
     def __init__(
-        self,
-        bridge: Any,
-        layer: int,
-        hook_name: str,
-        n_tokens: int | None,
-        inputs: dict[str, Tensor],
+        self, bridge: Any, layer: int, hook_name: str, n_tokens: int | None, inputs: dict[str, Tensor]
     ) -> None:
         self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
         self.n_tokens, self.inputs = n_tokens, inputs
@@ -281,9 +276,7 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
         raise ValueError(f"{hook_name!r} is no hook of block {layer}: a view ends at a block.")
     given = sorted({"input_ids", "input", "tokens", "pixel_values"} & inputs.keys())
     if given:
-        raise ValueError(
-            f"{given[0]} is the input itself, which patching functions pass: leave it out here."
-        )
+        raise ValueError(f"{given[0]} is the input itself, which patching functions pass: leave it out here.")
     return PrefixView(bridge, layer, hook_name, n_tokens, dict(inputs))
 
 

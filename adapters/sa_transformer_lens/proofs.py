@@ -87,16 +87,15 @@ def probe(bridge: Any, inputs: Mapping[str, Tensor], dtype: str) -> Probe:
     layers = range(bridge.cfg.n_layers)
     of_block = {
         k: {
-            part: f"blocks.{k}.{hook}" for part, hook in hooks.items()
+            part: f"blocks.{k}.{hook}"
+            for part, hook in hooks.items()
             if part != "pattern" or not getattr(bridge.blocks[k], "crosses", False)
         }
         for k in layers
-    }  # fmt: skip
+    }
     names = [name for parts in of_block.values() for name in parts.values()]
     kept = {
-        parts["pattern"]: partial(kept_part, "pattern")
-        for parts in of_block.values()
-        if "pattern" in parts
+        parts["pattern"]: partial(kept_part, "pattern") for parts in of_block.values() if "pattern" in parts
     }
     try:
         with module_streams([bridge.blocks[k].original_component for k in layers]) as own:

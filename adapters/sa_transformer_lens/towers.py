@@ -112,15 +112,17 @@ def _blocks(config: Any, name: str) -> BlockBridge:
             "ln1": _norm(config, "layer_norm1"),
             "ln2": _norm(config, "layer_norm2"),
             "attn": AttentionBridge(
-                name="self_attn", config=config,
+                name="self_attn",
+                config=config,
                 submodules={part: LinearBridge(name=module) for part, module in attention.items()},
             ),
             "mlp": MLPBridge(
-                name="mlp", config=config,
+                name="mlp",
+                config=config,
                 submodules={part: LinearBridge(name=module) for part, module in mlp.items()},
             ),
         },
-    )  # fmt: skip
+    )
 
 
 TOWERS = {"vision": ("vision_model", "vision_tower"), "text": ("text_model", "language_model")}
@@ -161,9 +163,7 @@ def tower_bridge(
     if kind in (mllama.VISION, mllama.TEXT):
         from sa_transformer_lens.mllama import HookedMllama
 
-        return HookedMllama(
-            model, tower, image=image, processor=processor, tokenizer=tokenizer, name=name
-        )
+        return HookedMllama(model, tower, image=image, processor=processor, tokenizer=tokenizer, name=name)
     if image is not None:
         raise ValueError(f"{type(half).__name__} attends to no image: leave image out.")
     if tower == "text" and kind != "clip_text_model":
@@ -217,6 +217,9 @@ def bare_bridge(model: Any, tokenizer: Any, *, name: str | None = None) -> Any:
     whole.train(model.training)
     weight = next(model.parameters())
     return TransformerBridge.boot_transformers(
-        name or type(model).__name__, hf_model=whole, tokenizer=tokenizer,
-        device=str(weight.device), dtype=weight.dtype,
-    )  # fmt: skip
+        name or type(model).__name__,
+        hf_model=whole,
+        tokenizer=tokenizer,
+        device=str(weight.device),
+        dtype=weight.dtype,
+    )

@@ -143,9 +143,16 @@ def attributions(
     shown = {name: value for name, value in settings.items() if name != "rivals"}
     return [
         Attribution(
-            method, getattr(f, "name", type(f).__name__), getattr(f, "concept", ""), f.layer,
-            sample, found.importance[:, k], game.player_of, game.batch.offsets[0].cpu().numpy(),
-            {name: float(values[k]) for name, values in found.notes.items()}, shown,
+            method,
+            getattr(f, "name", type(f).__name__),
+            getattr(f, "concept", ""),
+            f.layer,
+            sample,
+            found.importance[:, k],
+            game.player_of,
+            game.batch.offsets[0].cpu().numpy(),
+            {name: float(values[k]) for name, values in found.notes.items()},
+            shown,
         )
         for k, f in enumerate(game.objectives)
-    ]  # fmt: skip
+    ]

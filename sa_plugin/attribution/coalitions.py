@@ -163,9 +163,7 @@ def interior(
     weights: Float[np.ndarray, " _"],
     values: Float[np.ndarray, "_ objective"],
 ) -> tuple[
-    Float[np.ndarray, "inner player"],
-    Float[np.ndarray, " inner"],
-    Float[np.ndarray, "inner objective"],
+    Float[np.ndarray, "inner player"], Float[np.ndarray, " inner"], Float[np.ndarray, "inner objective"]
 ]:
     """Coalitions that are neither empty nor full, as numbers, with weights and values.
 
@@ -221,9 +219,7 @@ def lime(
     return slopes
 
 
-def kernel(
-    coalitions: Bool[np.ndarray, "coalition player"], width: float
-) -> Float[np.ndarray, " coalition"]:
+def kernel(coalitions: Bool[np.ndarray, "coalition player"], width: float) -> Float[np.ndarray, " coalition"]:
     """Weight of each coalition by its cosine distance to the full one.
 
     Raises:
@@ -236,8 +232,7 @@ def kernel(
 
 
 def rise(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    values: Float[np.ndarray, "_ objective"],
+    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
 ) -> Float[np.ndarray, "player objective"]:
     """Mean value of the coalitions that keep each player.
 
@@ -343,8 +338,7 @@ def shap_iq_pairs(
 
 
 def k_sii(
-    singles: Float[np.ndarray, "player objective"],
-    pairs: Float[np.ndarray, "_ _ _"],
+    singles: Float[np.ndarray, "player objective"], pairs: Float[np.ndarray, "_ _ _"]
 ) -> Float[np.ndarray, "player objective"]:
     """Main effects that with the pairs add up: phi_i - sum_j phi_ij / 2 (k-SII of order 2).
 
@@ -378,16 +372,12 @@ class Preset(NamedTuple):
     shap_iq: int
 
 
-PRESETS: Mapping[str, Preset] = {
-    "paper": Preset(1000, 500, 1000, 512),
-    "fast": Preset(256, 256, 256, 256),
-}
+PRESETS: Mapping[str, Preset] = {"paper": Preset(1000, 500, 1000, 512), "fast": Preset(256, 256, 256, 256)}
 
 
 def plan_for(
-    method: str, n_players: int, *, preset: str = "paper", n_coalitions: int | None = None,
-    seed: int = 0,
-) -> Plan:  # fmt: skip
+    method: str, n_players: int, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0
+) -> Plan:
     """The coalitions a method reads.
 
     Args:
@@ -410,9 +400,15 @@ def plan_for(
 
 
 def explain_coalitions(
-    game: CoalitionGame, method: str, *, preset: str = "paper", n_coalitions: int | None = None,
-    seed: int = 0, progress: bool = False, **options: Any,
-) -> Float[np.ndarray, "player objective"]:  # fmt: skip
+    game: CoalitionGame,
+    method: str,
+    *,
+    preset: str = "paper",
+    n_coalitions: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> Float[np.ndarray, "player objective"]:
     """Importance of every player for every objective of a game.
 
     Cost: one pass for each coalition of the plan that the game does not know yet.
@@ -441,9 +437,13 @@ def explain_coalitions(
 
 
 def explain_pairs(
-    game: CoalitionGame, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0,
+    game: CoalitionGame,
+    *,
+    preset: str = "paper",
+    n_coalitions: int | None = None,
+    seed: int = 0,
     progress: bool = False,
-) -> Float[np.ndarray, "player player objective"]:  # fmt: skip
+) -> Float[np.ndarray, "player player objective"]:
     """SHAP-IQ of order 2: the interaction of every pair of players for every objective of a game.
 
     Cost: none where the game knows the coalitions of "shap_iq" with the same settings.

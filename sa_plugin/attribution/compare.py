@@ -46,14 +46,11 @@ from sa_plugin.attribution.game import BATCH_TOKENS
 from sa_plugin.attribution.yardsticks import N_STEPS, PRIMARY, Probe, later_probes, usable
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import (
-    check_unseen,
-)
+from sa_plugin.detection.guard import check_unseen
 from sa_plugin.host.protocol import Host
 from sa_plugin.show.result import aligned, as_html, frame, number, plain, signed
 
-HEADLINE = ("f1", "average_precision", "pointing", "insertion/mean_alignment",
-            "deletion/mean_alignment")  # fmt: skip
+HEADLINE = ("f1", "average_precision", "pointing", "insertion/mean_alignment", "deletion/mean_alignment")
 
 
 @dataclass(frozen=True)
@@ -228,9 +225,8 @@ class Comparison:
         return ax
 
     def plot_curves(
-        self, method: str, kind: str = "insertion", yardstick: str = "mean_alignment", *,
-        ax: Any = None,
-    ) -> Any:  # fmt: skip
+        self, method: str, kind: str = "insertion", yardstick: str = "mean_alignment", *, ax: Any = None
+    ) -> Any:
         """Mean insertion or deletion curves of one method.
 
         Args:
@@ -263,9 +259,12 @@ class Comparison:
 
     def _flat(self, row: Row) -> dict[str, Any]:
         flat: dict[str, Any] = {
-            "concept": row.concept, "method": row.method, "metric": row.metric,
-            "better": row.better, "n_samples": row.n_samples,
-        }  # fmt: skip
+            "concept": row.concept,
+            "method": row.method,
+            "metric": row.metric,
+            "better": row.better,
+            "n_samples": row.n_samples,
+        }
         for name, value in row.values.items():
             flat |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
         for name, value in row.differences.items():
@@ -352,9 +351,17 @@ def compare(
     check_unseen(data.test, detector.seen)
     steps = N_STEPS[preset] if n_steps is None else n_steps
     plan = Plan(
-        host, detector, tuple(methods), tuple(objectives), preset, baseline, players,
-        _seeded(methods, options or {}, seed), batch_tokens, steps,
-    )  # fmt: skip
+        host,
+        detector,
+        tuple(methods),
+        tuple(objectives),
+        preset,
+        baseline,
+        players,
+        _seeded(methods, options or {}, seed),
+        batch_tokens,
+        steps,
+    )
     probes = later_probes(host, data, detector, names) if probe else {}
     cal, test = (_candidates(detector, split, names) for split in (data.cal, data.test))
     found = Found()
@@ -366,9 +373,7 @@ def compare(
                 coverage.append(_covered(plan, concept, test, [], [], {}, probes))
                 continue
             rng = np.random.default_rng(seed)
-            held, shown = (
-                _draw(of[concept][0], n, rng) for of, n in ((cal, n_cal), (test, n_test))
-            )
+            held, shown = (_draw(of[concept][0], n, rng) for of, n in ((cal, n_cal), (test, n_test)))
             known = levels(plan, concept, held, bar)
             refused = dict.fromkeys(methods, 0)
             for chosen in shown:
@@ -385,17 +390,29 @@ def compare(
             "and a SuperActivator. Look at detector.evaluate(data.test) first."
         )
     settings = {
-        "preset": preset, "primary_yardstick": PRIMARY, "seed": seed, "level": level,
-        "draws": draws, "n_steps": steps, "baseline": baseline if isinstance(baseline, str) else
-        "default" if baseline is None else "given", "model": host.info.model,
+        "preset": preset,
+        "primary_yardstick": PRIMARY,
+        "seed": seed,
+        "level": level,
+        "draws": draws,
+        "n_steps": steps,
+        "baseline": baseline if isinstance(baseline, str) else "default" if baseline is None else "given",
+        "model": host.info.model,
         "players": players if isinstance(players, str) else "given",
-    }  # fmt: skip
+    }
     rows = rows_of(found.measured, objectives, draws=draws, seed=seed, level=level)
     means = {key: np.mean(values, axis=0) for key, values in found.curves.items()}
     return Comparison(
-        plan.methods, plan.objectives, tuple(rows), tuple(coverage), means, GRID,
-        tuple(found.examples), settings, tuple(found.measured),
-    )  # fmt: skip
+        plan.methods,
+        plan.objectives,
+        tuple(rows),
+        tuple(coverage),
+        means,
+        GRID,
+        tuple(found.examples),
+        settings,
+        tuple(found.measured),
+    )
 
 
 def _check(methods: Sequence[str], objectives: Sequence[str], preset: str) -> None:
@@ -454,6 +471,12 @@ def _covered(
     covered, positive = test[concept]
     known = probes[concept].cal_auroc if concept in probes else None
     return Coverage(
-        concept, plan.detector.layer[concept], positive, len(covered), len(shown), len(held),
-        dict(refused), known,
-    )  # fmt: skip
+        concept,
+        plan.detector.layer[concept],
+        positive,
+        len(covered),
+        len(shown),
+        len(held),
+        dict(refused),
+        known,
+    )

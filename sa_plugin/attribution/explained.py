@@ -111,12 +111,9 @@ def heat_map(shown: Sequence[Attribution]) -> str:
     samples = {one.sample.id for one in shown}
     if len(samples) != 1:
         raise ValueError(
-            f"heat_map shows one sample, these attributions are of {sorted(samples)}: give those "
-            "of one."
+            f"heat_map shows one sample, these attributions are of {sorted(samples)}: give those of one."
         )
-    figures = [
-        el("figure", el("figcaption", f"{one.method}: {one.objective}"), _map(one)) for one in shown
-    ]
+    figures = [el("figure", el("figcaption", f"{one.method}: {one.objective}"), _map(one)) for one in shown]
     return str(join([el("style", Markup(_STYLE)), el("div", *figures, class_="sa-maps")]))
 
 
@@ -142,25 +139,17 @@ def _map(one: Attribution) -> Markup:
 
 
 def _picture(
-    one: Attribution,
-    boxes: np.ndarray,
-    shares: np.ndarray,
-    labels: np.ndarray,
-    tips: Sequence[str],
+    one: Attribution, boxes: np.ndarray, shares: np.ndarray, labels: np.ndarray, tips: Sequence[str]
 ) -> Markup:
     assert one.sample.image is not None
     height, width = one.sample.image.pixels.shape[:2]
     data = io.BytesIO()
-    require("PIL.Image", "images", "drawing images").fromarray(one.sample.image.pixels).save(
-        data, "PNG"
-    )
+    require("PIL.Image", "images", "drawing images").fromarray(one.sample.image.pixels).save(data, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
     # Grey, or shades would mix with the picture's own colours.
     grey = "filter:grayscale(1)"
     drawn: list[Child] = [el("image", href=source, width=width, height=height, style=grey)]
-    for (top, left, bottom, right), share, label, tip in zip(
-        boxes, shares, labels, tips, strict=True
-    ):
+    for (top, left, bottom, right), share, label, tip in zip(boxes, shares, labels, tips, strict=True):
         drawn.append(
             el(
                 "rect",
@@ -175,6 +164,4 @@ def _picture(
             )
         )
     name = escape(f"{one.method}, {one.objective}: {one.concept}")
-    return el(
-        "svg", el("title", name), *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img"
-    )
+    return el("svg", el("title", name), *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img")

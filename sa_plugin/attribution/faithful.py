@@ -200,11 +200,15 @@ def _rows(
         base = drawn[objectives[0]]
         rows.append(
             Row(
-                concept, method, metric, better(metric), len(used),
+                concept,
+                method,
+                metric,
+                better(metric),
+                len(used),
                 {o: _interval(d, resamples, level) for o, d in drawn.items()},
                 {o: _interval(drawn[o] - base, resamples, level) for o in objectives[1:]},
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -229,16 +233,12 @@ def _resamples(documents: Sequence[str], draws: int, seed: int) -> Resamples | N
     return resample_documents(names, draws=draws, seed=seed) if len(set(documents)) > 1 else None
 
 
-def _drawn(
-    found: Sequence[Measured], metric: str, resamples: Resamples | None
-) -> Float[np.ndarray, " draw"]:
+def _drawn(found: Sequence[Measured], metric: str, resamples: Resamples | None) -> Float[np.ndarray, " draw"]:
     """The metric on the data first, then on every draw."""
     if metric in ("auroc_micro", "average_precision_micro"):
         return _ranked(found, metric, resamples)
     if metric == "f1":
-        terms = np.array(
-            [[s.scores.true_positives, s.scores.marked, s.scores.labelled] for s in found]
-        ).T
+        terms = np.array([[s.scores.true_positives, s.scores.marked, s.scores.labelled] for s in found]).T
         of = micro_f1
     else:
         terms = np.array([[_value(s, metric), 1.0] for s in found]).T
@@ -260,15 +260,11 @@ def _ranked(
     if resamples is None:
         return own
     home = np.repeat(np.arange(len(found)), [len(s.ranks) for s in found])
-    drawn = (resampled_auroc if is_auroc else resampled_average_precision)(
-        ranks, labels, resamples.of(home)
-    )
+    drawn = (resampled_auroc if is_auroc else resampled_average_precision)(ranks, labels, resamples.of(home))
     return np.concatenate([own, drawn])
 
 
-def _interval(
-    values: Float[np.ndarray, " draw"], resamples: Resamples | None, level: float
-) -> Interval:
+def _interval(values: Float[np.ndarray, " draw"], resamples: Resamples | None, level: float) -> Interval:
     if resamples is None:
         return Interval(float(values[0]), np.nan, np.nan, level, 0, n_units=1)
     return resamples.interval(float(values[0]), values[1:], level)
@@ -312,9 +308,7 @@ class Found:
     examples: list[Attribution] = field(default_factory=list)
 
 
-def levels(
-    plan: Plan, concept: str, samples: Sequence[Chosen], bar: Any
-) -> dict[tuple[str, str], float]:
+def levels(plan: Plan, concept: str, samples: Sequence[Chosen], bar: Any) -> dict[tuple[str, str], float]:
     """The level of F1 for each method and objective, chosen on calibration samples."""
     seen: dict[tuple[str, str], list[Any]] = {}
     for chosen in samples:
@@ -358,20 +352,13 @@ def measure(
             areas = _areas(plan, game, sticks, (method, one.name), importance, found.curves)
             areas |= _completeness(explained[method], k)
             level = known[method, one.name]
-            found.measured.append(
-                _measured(concept, chosen, own, method, one.name, importance, level, areas)
-            )
+            found.measured.append(_measured(concept, chosen, own, method, one.name, importance, level, areas))
     found.measured.extend(_controls(plan, concept, chosen, game, sticks, found))
     return refused
 
 
 def _controls(
-    plan: Plan,
-    concept: str,
-    chosen: Chosen,
-    game: CoalitionGame,
-    sticks: Sequence[Yardstick],
-    found: Found,
+    plan: Plan, concept: str, chosen: Chosen, game: CoalitionGame, sticks: Sequence[Yardstick], found: Found
 ) -> list[Measured]:
     """The random order, and the same order with the labelled players put first."""
     rng = np.random.default_rng(crc32(chosen.sample.id.encode()))
@@ -397,9 +384,16 @@ def _measured(
 ) -> Measured:
     values = importance[game.player_of[chosen.position]]
     return Measured(
-        concept, chosen.sample.id, chosen.sample.document, method, name,
-        sample_scores(values, chosen.labels, level), rank_share(values), chosen.labels, areas,
-    )  # fmt: skip
+        concept,
+        chosen.sample.id,
+        chosen.sample.document,
+        method,
+        name,
+        sample_scores(values, chosen.labels, level),
+        rank_share(values),
+        chosen.labels,
+        areas,
+    )
 
 
 def _areas(
@@ -440,9 +434,13 @@ def _objectives(plan: Plan, concept: str, sample: Sample) -> list[Objective]:
 def _game(plan: Plan, sample: Sample, readouts: Sequence[Readout]) -> CoalitionGame:
     chosen = plan.players if isinstance(plan.players, str) else plan.players(plan.host, sample)
     return coalition_game(
-        plan.host, sample, list(readouts), baseline=plan.baseline, players=chosen,
+        plan.host,
+        sample,
+        list(readouts),
+        baseline=plan.baseline,
+        players=chosen,
         batch_tokens=plan.batch_tokens,
-    )  # fmt: skip
+    )
 
 
 def _explained(
@@ -463,21 +461,23 @@ def _explained(
 
 
 def _with_rivals(
-    plan: Plan,
-    game: CoalitionGame,
-    made: Sequence[Objective],
-    sample: Sample,
-    options: Mapping[str, Any],
+    plan: Plan, game: CoalitionGame, made: Sequence[Objective], sample: Sample, options: Mapping[str, Any]
 ) -> Explained:
     """MFABA against the same objective of the detector's other concepts."""
     parts = []
     for k, one in enumerate(made):
         others = [
-            objective(one.name, detector=plan.detector, concept=other, sample=sample,
-                      host=plan.host, fallback="top_token")
+            objective(
+                one.name,
+                detector=plan.detector,
+                concept=other,
+                sample=sample,
+                host=plan.host,
+                fallback="top_token",
+            )
             for other in plan.detector.concepts
             if other != one.concept
-        ]  # fmt: skip
+        ]
         alone = replace(game, objectives=(one,), sites=game.sites[k : k + 1], known={})
         rivals = _game(plan, sample, others) if others else None
         parts.append(run(alone, "mfaba", preset=plan.preset, rivals=rivals, **options))

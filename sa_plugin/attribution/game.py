@@ -60,23 +60,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import require_type
-from sa_plugin.attribution.players import (
-    Grid,
-    counted,
-    make_baseline,
-    masked,
-    patch_grid,
-    players_of,
-)
+from sa_plugin.attribution.players import Grid, counted, make_baseline, masked, patch_grid, players_of
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.protocol import (
-    Batch,
-    DifferentiableHost,
-    Host,
-    Point,
-    Site,
-    require_differentiable,
-)
+from sa_plugin.host.protocol import Batch, DifferentiableHost, Host, Point, Site, require_differentiable
 
 Coalitions = Bool[np.ndarray, "coalition player"]
 MOST_LISTED = 20
@@ -154,8 +140,7 @@ def enumerated(n_players: int) -> Plan:
         )
     rows = (np.arange(2**n_players)[:, None] >> np.arange(n_players)) & 1 == 1
     weights = [
-        _mass(n_players, int(t)) / comb(n_players, int(t)) if 0 < t < n_players else inf
-        for t in rows.sum(1)
+        _mass(n_players, int(t)) / comb(n_players, int(t)) if 0 < t < n_players else inf for t in rows.sum(1)
     ]
     return Plan(rows, np.array(weights, dtype=np.float64))
 
@@ -235,24 +220,19 @@ def _pairs(
 ) -> tuple[Coalitions, Int[np.ndarray, " coalition"]]:
     """Distinct coalitions of drawn pairs in order of their first draw, and how often each came."""
     # Two streams, or a larger count would change the first draws.
-    size_rng, member_rng = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)
-    )
+    size_rng, member_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     mass = np.array([_mass(n, int(t)) for t in sizes])
     drawn = size_rng.choice(sizes, size=count, p=mass / mass.sum())
     order = member_rng.random((count, n)).argsort(1).argsort(1)
     rows = order < drawn[:, None]
     both = np.stack([rows, ~rows], axis=1).reshape(2 * count, n)
-    _, first, counts = np.unique(
-        np.packbits(both, axis=1), axis=0, return_index=True, return_counts=True
-    )
+    _, first, counts = np.unique(np.packbits(both, axis=1), axis=0, return_index=True, return_counts=True)
     chronological = np.argsort(first)
     return both[first[chronological]], counts[chronological]
 
 
 def check_values(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    values: Float[np.ndarray, "_ objective"],
+    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
 ) -> None:
     """Refuse values that do not belong to the coalitions, and players that were never both.
 
@@ -278,8 +258,7 @@ def check_values(
 
 
 def ends(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    values: Float[np.ndarray, "_ objective"],
+    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
 ) -> tuple[Float[np.ndarray, " objective"], Float[np.ndarray, " objective"]]:
     """Values of the empty and of the full coalition.
 
@@ -290,9 +269,7 @@ def ends(
     found = [np.flatnonzero(size == t) for t in (0, coalitions.shape[1])]
     if not all(len(rows) for rows in found):
         missing = "empty" if not len(found[0]) else "full"
-        raise ValueError(
-            f"the {missing} coalition is missing: its value is needed; use coalitions.shapley."
-        )
+        raise ValueError(f"the {missing} coalition is missing: its value is needed; use coalitions.shapley.")
     return values[found[0][0]], values[found[1][0]]
 
 
@@ -325,9 +302,7 @@ class Readout(Protocol):
 class ManySites(Protocol):
     """A host that reads several sites in one differentiable pass."""
 
-    def forward_sites(
-        self, values: Tensor, batch: Batch, sites: Sequence[Site]
-    ) -> Mapping[Site, Tensor]:
+    def forward_sites(self, values: Tensor, batch: Batch, sites: Sequence[Site]) -> Mapping[Site, Tensor]:
         """`forward_from` for several sites; blocks after the deepest are not computed."""
 
 
@@ -468,9 +443,15 @@ def coalition_game(
     with torch.no_grad():
         values = model.input_values(batch)
         return CoalitionGame(
-            model, batch, values, make_baseline(model, batch, values, baseline),
-            players_of(text, batch, players), tuple(objectives), sites, batch_tokens,
-        )  # fmt: skip
+            model,
+            batch,
+            values,
+            make_baseline(model, batch, values, baseline),
+            players_of(text, batch, players),
+            tuple(objectives),
+            sites,
+            batch_tokens,
+        )
 
 
 def _site(host: DifferentiableHost, sample: Sample, objective: Readout) -> Site:
@@ -541,9 +522,7 @@ class ForwardFunc:
     def __repr__(self) -> str:
         return f"ForwardFunc({self.objective!r}, inputs {list(self.inputs.shape)})"
 
-    def __call__(
-        self, inputs: Float[Tensor, "row token_or_channel *rest"]
-    ) -> Float[Tensor, " row"]:
+    def __call__(self, inputs: Float[Tensor, "row token_or_channel *rest"]) -> Float[Tensor, " row"]:
         """The objective of each row.
 
         Args:
@@ -557,9 +536,7 @@ class ForwardFunc:
         of = np.where(self.player_of < 0, self.player_of.max() + 1, self.player_of)
         return spread(torch.from_numpy(of), self.inputs, self.batch)
 
-    def baseline(
-        self, how: str | Tensor | None = None
-    ) -> Float[Tensor, "one token_or_channel *rest"]:
+    def baseline(self, how: str | Tensor | None = None) -> Float[Tensor, "one token_or_channel *rest"]:
         """What a perturbed feature becomes; special tokens keep their own values.
 
         Args:
@@ -595,9 +572,8 @@ def forward_func(host: Host, objective: Readout, sample: Sample | str) -> Forwar
 def function_of(game: CoalitionGame, column: int) -> ForwardFunc:
     """One objective of a game as a function of the input."""
     return ForwardFunc(
-        game.host, game.objectives[column], game.sites[column], game.batch, game.values,
-        game.player_of,
-    )  # fmt: skip
+        game.host, game.objectives[column], game.sites[column], game.batch, game.values, game.player_of
+    )
 
 
 def without_players(
@@ -615,9 +591,7 @@ def without_players(
 
 
 def spread(
-    of_token: Int[Tensor, " token"],
-    values: Float[Tensor, "one token_or_channel *rest"],
-    batch: Batch,
+    of_token: Int[Tensor, " token"], values: Float[Tensor, "one token_or_channel *rest"], batch: Batch
 ) -> Int[Tensor, "one token_or_channel *rest"]:
     """A number of each token, or patch, at all of its input values."""
     if values.ndim == 3:

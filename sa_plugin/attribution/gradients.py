@@ -170,8 +170,7 @@ def gradients(
     )
     if not torch.isfinite(found).all():
         raise ValueError(
-            f"a gradient of {game!r} is not finite: load the model in float32, or choose another "
-            "baseline."
+            f"a gradient of {game!r} is not finite: load the model in float32, or choose another baseline."
         )
     return values.detach(), found
 
@@ -223,9 +222,7 @@ def input_x_gradient(game: CoalitionGame) -> Explained:
     return _each(game, lambda f: attr.InputXGradient(f).attribute(_leaf(f)))
 
 
-def smooth_grad(
-    game: CoalitionGame, *, n_samples: int = 50, noise: float = 0.15, seed: int = 0
-) -> Explained:
+def smooth_grad(game: CoalitionGame, *, n_samples: int = 50, noise: float = 0.15, seed: int = 0) -> Explained:
     """Absolute mean gradient over noisy copies.
 
     Cost: `n_samples` rows forward and backward, for each objective.
@@ -251,9 +248,13 @@ def smooth_grad(
             torch.manual_seed(seed)
             tunnel = attr.NoiseTunnel(attr.Saliency(f))
             found: Tensor = tunnel.attribute(
-                _leaf(f), nt_type="smoothgrad", nt_samples=n_samples, stdevs=spread,
-                nt_samples_batch_size=min(rows, n_samples), abs=False,
-            )  # fmt: skip
+                _leaf(f),
+                nt_type="smoothgrad",
+                nt_samples=n_samples,
+                stdevs=spread,
+                nt_samples_batch_size=min(rows, n_samples),
+                abs=False,
+            )
         return found.abs()
 
     return _each(game, one)
@@ -286,9 +287,12 @@ def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> E
             return fallen / mask.flatten().bincount()[mask]
         window = _window(game)
         found: Tensor = attr.Occlusion(f).attribute(
-            f.inputs.float(), sliding_window_shapes=window, strides=window,
-            baselines=chosen, perturbations_per_eval=rows,
-        )  # fmt: skip
+            f.inputs.float(),
+            sliding_window_shapes=window,
+            strides=window,
+            baselines=chosen,
+            perturbations_per_eval=rows,
+        )
         return found / torch.tensor(window).prod()
 
     return _each(game, one)
@@ -370,9 +374,11 @@ def full_grad(game: CoalitionGame) -> Explained:
     inputs, biases = [], []
     for k, value in enumerate(values):
         slopes = torch.autograd.grad(
-            value.sum(), [leaf, *(out for out, _ in seen)], allow_unused=True,
+            value.sum(),
+            [leaf, *(out for out, _ in seen)],
+            allow_unused=True,
             retain_graph=k < len(values) - 1,
-        )  # fmt: skip
+        )
         inputs.append(slopes[0].float()[0] * game.values.float()[0])
         shares = (
             _tokens(game, slope.float() * _aligned(bias, slope))
@@ -515,11 +521,7 @@ def integrated_gradients(
     importance = by_player(game, by_token(game, total * (x - start)))
     difference = (values[:, -1] - values[:, 0]).double().cpu().numpy()
     return Explained(
-        importance,
-        {
-            "difference": difference,
-            "completeness_error": abs(importance.sum(0) - difference),
-        },
+        importance, {"difference": difference, "completeness_error": abs(importance.sum(0) - difference)}
     )
 
 
@@ -531,11 +533,7 @@ class Degenerate(ValueError):
 
 
 def mfaba(
-    game: CoalitionGame,
-    *,
-    rivals: CoalitionGame | None = None,
-    n_steps: int = 50,
-    step: float = 0.001,
+    game: CoalitionGame, *, rivals: CoalitionGame | None = None, n_steps: int = 50, step: float = 0.001
 ) -> Explained:
     """MFABA of every objective of a game.
 
@@ -571,11 +569,7 @@ def mfaba(
 
 
 def _path(
-    game: CoalitionGame,
-    readouts: Sequence[Readout],
-    sites: Sequence[Site],
-    n_steps: int,
-    step: float,
+    game: CoalitionGame, readouts: Sequence[Readout], sites: Sequence[Site], n_steps: int, step: float
 ) -> tuple[Tensor, float, int]:
     """The summed shares of one objective, the fall of its probability and the steps taken."""
     x = game.values.float()

@@ -119,9 +119,7 @@ class Objective:
         )
 
     def __call__(
-        self,
-        resid: Float[Tensor, "batch token d_model"],
-        mask: Bool[Tensor, "one_or_batch _"] | None = None,
+        self, resid: Float[Tensor, "batch token d_model"], mask: Bool[Tensor, "one_or_batch _"] | None = None
     ) -> Float[Tensor, " batch"]:
         """The objective of each row, differentiable.
 
@@ -219,10 +217,18 @@ def objective(
     site = Site(choice.layer, detector.bank.hook_point)
     coverage = int(clean.tail.sum()) / int(clean.keep.sum()) if found else 0.0
     return Objective(
-        name, concept, text.id, choice.layer, model.hook_name(site),
-        coverage, clean.keep[None], clean.tail, make(clean), clean.vectors,
+        name,
+        concept,
+        text.id,
+        choice.layer,
+        model.hook_name(site),
+        coverage,
+        clean.keep[None],
+        clean.tail,
+        make(clean),
+        clean.vectors,
         None if found else fallback,
-    )  # fmt: skip
+    )
 
 
 def register_objective(name: str) -> Callable[[_MakerT], _MakerT]:
@@ -260,9 +266,7 @@ def objective_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_REGISTRY, *others)))
 
 
-def score(
-    vectors: VectorSet, x: Float[Tensor, "batch token d_model"]
-) -> Float[Tensor, "batch token"]:
+def score(vectors: VectorSet, x: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
     """The concept's score of activations that are normalised already."""
     v = vectors.vectors[0].to(x.device)
     if vectors.scoring == "cosine":
@@ -337,9 +341,7 @@ def _maker(name: str) -> Maker:
     raise ValueError(f"objective {name!r} is unknown{hint} Known: {list(objective_names())}.")
 
 
-def _clean_run(
-    host: Host, detector: Detector, concept: str, sample: Sample
-) -> tuple[CleanRun, bool]:
+def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> tuple[CleanRun, bool]:
     """One pass over the sample; whether it has SuperActivators, else the tail is its top token."""
     bank = detector.bank
     check_origin(bank, host)
@@ -348,12 +350,7 @@ def _clean_run(
     site = Site(choice.layer, bank.hook_point)
     (batch,) = host.batches([sample])
     sinks = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
-    reduce = partial(
-        reducers.activations,
-        site=(site.layer, site.point),
-        valid=batch.valid,
-        sinks=sinks,
-    )
+    reduce = partial(reducers.activations, site=(site.layer, site.point), valid=batch.valid, sinks=sinks)
     got = host.read(batch, sorted({site, *sink_sites(bank.sink_layers)}), reduce)
     h, keep = got["h"][0], got["keep"][0]
     if not keep.any():

@@ -72,9 +72,7 @@ def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> Gr
     sides = [p for p in range(1, min(height, width) + 1) if not height % p and not width % p]
     side = next((p for p in sides if (height // p) * (width // p) <= len(valid)), 0)
     if not side:
-        raise ValueError(
-            f"{len(valid)} tokens are no grid of square patches of a {height} x {width} input."
-        )
+        raise ValueError(f"{len(valid)} tokens are no grid of square patches of a {height} x {width} input.")
     rows, columns = height // side, width // side
     n_special = len(valid) - rows * columns
     if valid[:n_special].any():
@@ -107,9 +105,7 @@ def players_of(
         return _checked(players, valid, sample)
     require_known("players", players, GROUPS)
     if players == "kept":
-        raise ValueError(
-            "players='kept' is known to a game's objectives alone: use coalition_game."
-        )
+        raise ValueError("players='kept' is known to a game's objectives alone: use coalition_game.")
     if players == "token":
         return _checked(np.where(valid, np.cumsum(valid) - 1, -1), valid, sample)
     if sample.image is not None:
@@ -136,9 +132,7 @@ def counted(masks: Sequence[Bool[Tensor, "one token"] | None]) -> Int[np.ndarray
     return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
-def superpatches(
-    host: DifferentiableHost, sample: Sample, *, block: int
-) -> Int[np.ndarray, " token"]:
+def superpatches(host: DifferentiableHost, sample: Sample, *, block: int) -> Int[np.ndarray, " token"]:
     """Players of `block` x `block` patches; smaller at the right and lower edge.
 
     Args:

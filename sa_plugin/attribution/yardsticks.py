@@ -83,9 +83,7 @@ class Curves(NamedTuple):
     deletion: Float[np.ndarray, "step yardstick"]
 
 
-def curves(
-    game: CoalitionGame, importance: Float[np.ndarray, " player"], *, n_steps: int = 50
-) -> Curves:
+def curves(game: CoalitionGame, importance: Float[np.ndarray, " player"], *, n_steps: int = 50) -> Curves:
     """Insertion and deletion curves of one order.
 
     Cost: `2 min(n_steps, players)` rows, of which the game may know some.
@@ -124,9 +122,7 @@ def area(
 
 
 def on_grid(
-    share: Float[np.ndarray, " step"],
-    curve: Float[np.ndarray, " step"],
-    grid: Float[np.ndarray, " point"],
+    share: Float[np.ndarray, " step"], curve: Float[np.ndarray, " step"], grid: Float[np.ndarray, " point"]
 ) -> Float64[np.ndarray, " point"]:
     """A curve at common shares, so that samples of different lengths can be averaged."""
     return np.asarray(np.interp(grid, share, curve), dtype=np.float64)
@@ -185,9 +181,7 @@ def sample_scores(
     )
 
 
-def top_fraction(
-    importance: Float[np.ndarray, " token"], level: float
-) -> Bool[np.ndarray, " token"]:
+def top_fraction(importance: Float[np.ndarray, " token"], level: float) -> Bool[np.ndarray, " token"]:
     """The ceil(level n) most important tokens, and all that tie with the last of them.
 
     Raises:
@@ -201,9 +195,7 @@ def top_fraction(
     return np.asarray(importance >= least)
 
 
-def choose_level(
-    samples: Sequence[tuple[Importance, Labels]], grid: Sequence[float] = DELTAS
-) -> float:
+def choose_level(samples: Sequence[tuple[Importance, Labels]], grid: Sequence[float] = DELTAS) -> float:
     """The level with the best micro F1 on calibration samples, ties to the smaller.
 
     Raises:
@@ -353,12 +345,7 @@ def yardsticks(
 
 
 def later_probes(
-    host: Host,
-    data: ConceptData,
-    detector: Detector,
-    concepts: Sequence[str],
-    *,
-    ahead: int | None = None,
+    host: Host, data: ConceptData, detector: Detector, concepts: Sequence[str], *, ahead: int | None = None
 ) -> dict[str, Probe]:
     """Probes of later blocks.
 
@@ -379,8 +366,7 @@ def later_probes(
     ahead = max(1, host.info.n_layers // 6) if ahead is None else ahead
     layer = {c: min(last, detector.layer[c] + ahead) for c in concepts}
     train, cal = (
-        _means(host, split.samples, sorted(set(layer.values())), detector)
-        for split in (data.train, data.cal)
+        _means(host, split.samples, sorted(set(layer.values())), detector) for split in (data.train, data.cal)
     )
     probes = {}
     for concept in concepts:
@@ -391,9 +377,13 @@ def later_probes(
             logits = cal[layer[concept]] @ weight + bias
             known = float(auroc(logits, held))
             probes[concept] = Probe(
-                concept, layer[concept], torch.from_numpy(weight).float(), bias, known,
+                concept,
+                layer[concept],
+                torch.from_numpy(weight).float(),
+                bias,
+                known,
                 layer[concept] == detector.layer[concept],
-            )  # fmt: skip
+            )
     return probes
 
 

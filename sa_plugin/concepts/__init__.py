@@ -1,27 +1,14 @@
 """Concept vectors: the kinds, what they are fitted from, and the bank that holds them."""
 
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
-from sa_plugin.concepts.collect import (
-    LayerStatistics,
-    Rows,
-    blocks,
-    collect,
-    draw_rows,
-    permute_labels,
-)
+from sa_plugin.concepts.collect import LayerStatistics, Rows, blocks, collect, draw_rows, permute_labels
 from sa_plugin.concepts.fit import fit
 from sa_plugin.concepts.kinds import KINDS, kind_of, lda, prototype
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
 from sa_plugin.concepts.sae import LatentSet, hash_of
 from sa_plugin.concepts.sae_bank import Activity, Pruning, pruning_of, sae_bank
 from sa_plugin.concepts.saved import load_bank, save_bank
-from sa_plugin.concepts.separator import (
-    LAM,
-    ROUNDING,
-    NotConvergedWarning,
-    separator,
-    separator_adam,
-)
+from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
 
 __all__ = [
     "KINDS",

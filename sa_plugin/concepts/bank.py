@@ -39,9 +39,7 @@ class VectorSet:
     scale: Float[Tensor, " layer"]
     scoring: Scoring
 
-    def score(
-        self, index: int, activations: Float[Tensor, "*token d_model"]
-    ) -> Float[Tensor, "*token unit"]:
+    def score(self, index: int, activations: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token unit"]:
         """Scores at one layer, in float32 whatever the activations' format.
 
         Args:
@@ -71,11 +69,7 @@ class VectorSet:
         """Whether another set gives the same scores, to the bit."""
         return self.scoring == other.scoring and all(
             a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
-            for a, b in (
-                (self.vectors, other.vectors),
-                (self.mean, other.mean),
-                (self.scale, other.scale),
-            )
+            for a, b in ((self.vectors, other.vectors), (self.mean, other.mean), (self.scale, other.scale))
         )
 
 
@@ -263,16 +257,13 @@ class ConceptBank:
         scale = [under[at][1] if at in under else 1.0 for at in layers]
         token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), cast(Scoring, scoring))
         origin = Origin(sinks=sinks)
-        return cls(
-            concepts, concepts, layers, cast(HookPoint, hook_point), "given", token, origin=origin
-        )
+        return cls(concepts, concepts, layers, cast(HookPoint, hook_point), "given", token, origin=origin)
 
 
 def _given_vectors(vectors: Any) -> dict[tuple[str, int], Tensor]:
     if not isinstance(vectors, Mapping):
         raise ValueError(
-            f"vectors is a {type(vectors).__name__}, not a mapping: give "
-            "{(concept, layer): vector}."
+            f"vectors is a {type(vectors).__name__}, not a mapping: give {{(concept, layer): vector}}."
         )
     given: dict[tuple[str, int], Tensor] = {}
     for key, value in vectors.items():
@@ -321,8 +312,7 @@ def _floats(what: str, value: Any) -> Tensor:
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{what} is a {type(value).__name__} ({error}): give numbers, as a tensor or a numpy "
-            "array."
+            f"{what} is a {type(value).__name__} ({error}): give numbers, as a tensor or a numpy array."
         ) from error
     return tensor.detach().float().cpu()
 
@@ -342,9 +332,7 @@ def _check_given(
     for concept in concepts:
         for layer in layers:
             if (concept, layer) not in vectors:
-                raise ValueError(
-                    f"no vector for ({concept!r}, {layer}): give every concept at every layer."
-                )
+                raise ValueError(f"no vector for ({concept!r}, {layer}): give every concept at every layer.")
             vector = vectors[concept, layer]
             if vector.ndim != 1 or vector.shape != shape:
                 raise ValueError(

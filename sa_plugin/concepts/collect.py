@@ -274,19 +274,21 @@ def collect(
         host, layout, plan.sites, plan.reducer, description="train pass", progress=progress
     ):
         sums.add(batch, layout.rows(batch), got)
-    tokens = token_table(
-        layout, sums.keep, split.samples, ["train"] * len(split.samples), data.concepts
-    )
+    tokens = token_table(layout, sums.keep, split.samples, ["train"] * len(split.samples), data.concepts)
     settings = {
-        "normaliser": normaliser, "sinks": sinks, "seed": seed, "need": list(need),
-        "max_rows_per_class": max_rows_per_class, "train_samples": len(split.samples),
-        "train_tokens": len(tokens), "stored_rows": int(sums.keep[plan.chosen].sum()),
-    }  # fmt: skip
+        "normaliser": normaliser,
+        "sinks": sinks,
+        "seed": seed,
+        "need": list(need),
+        "max_rows_per_class": max_rows_per_class,
+        "train_samples": len(split.samples),
+        "train_tokens": len(tokens),
+        "stored_rows": int(sums.keep[plan.chosen].sum()),
+    }
     found = sums.statistics(cast(Normaliser, normaliser), tokens)
     return TrainStatistics(
-        blocks, point, *found, sums.component_means(), tokens, settings, data.hash,
-        host.info.fingerprint,
-    )  # fmt: skip
+        blocks, point, *found, sums.component_means(), tokens, settings, data.hash, host.info.fingerprint
+    )
 
 
 class Records(NamedTuple):
@@ -328,16 +330,23 @@ class _Plan:
         max_rows: int,
     ) -> _Plan:
         rng = np.random.default_rng(seed)
-        labels = np.concatenate(
-            [layout.labels, permute_labels(layout.labels, layout.bounds, rng)], axis=1
-        )
+        labels = np.concatenate([layout.labels, permute_labels(layout.labels, layout.bounds, rng)], axis=1)
         keep_rows = "rows" in need
         chosen = draw_rows(labels, max_rows, rng) if keep_rows else np.zeros(0, dtype=int)
         components = host.info.block == "pre_norm" and hook_point == "resid_post"
         return cls(
-            host, layout, blocks, hook_point, sinks, "gram" in need, components, keep_rows, chosen,
-            labels, split.sample_labels,
-        )  # fmt: skip
+            host,
+            layout,
+            blocks,
+            hook_point,
+            sinks,
+            "gram" in need,
+            components,
+            keep_rows,
+            chosen,
+            labels,
+            split.sample_labels,
+        )
 
     @property
     def sites(self) -> list[Site]:
@@ -430,9 +439,7 @@ class _Sums:
         cls = self._samples("cls", normaliser, tokens) if self.has_class else ()
         return Records(tuple(token), tuple(permuted), pooled, cls)
 
-    def _samples(
-        self, name: str, normaliser: Normaliser, tokens: TokenTable
-    ) -> tuple[LayerStatistics, ...]:
+    def _samples(self, name: str, normaliser: Normaliser, tokens: TokenTable) -> tuple[LayerStatistics, ...]:
         labels = tokens.sample_labels
         if self.plan.keep_rows:
             found = self.samples[name]
@@ -446,9 +453,7 @@ class _Sums:
     ) -> LayerStatistics:
         total = self.total
         scale = float(
-            (total[f"+squares {name}"] / n).sqrt()
-            if normaliser == "rms"
-            else total[f"+norms {name}"] / n
+            (total[f"+squares {name}"] / n).sqrt() if normaliser == "rms" else total[f"+norms {name}"] / n
         )
         number = torch.from_numpy(counts)
         positive = total[f"+positive {name}"] / number.clamp_min(1)[:, None]
@@ -470,11 +475,7 @@ class _Sums:
 
 
 def _part(whole: LayerStatistics, part: slice) -> LayerStatistics:
-    return replace(
-        whole,
-        positive_count=whole.positive_count[part],
-        positive_mean=whole.positive_mean[part],
-    )
+    return replace(whole, positive_count=whole.positive_count[part], positive_mean=whole.positive_mean[part])
 
 
 def _with_rows(

@@ -60,13 +60,18 @@ def fit(
             of other data, another model, or without what the kind needs.
     """
     chosen = kind_of(kind)
-    blocks = layers_of(host.info, layers if layers is not None or not statistics
-                       else statistics.layers)  # fmt: skip
+    blocks = layers_of(host.info, layers if layers is not None or not statistics else statistics.layers)
     if statistics is None:
         statistics = collect(
-            host, data, layers=blocks, hook_point=hook_point, need=("means", chosen.need),
-            seed=seed, progress=progress, **pass_options,
-        )  # fmt: skip
+            host,
+            data,
+            layers=blocks,
+            hook_point=hook_point,
+            need=("means", chosen.need),
+            seed=seed,
+            progress=progress,
+            **pass_options,
+        )
     _check_statistics(statistics, host, data, kind, chosen, blocks)
     record: dict[str, Any] = {**statistics.settings, **(options or {})}
     sets: dict[str, VectorSet] = {}
@@ -81,9 +86,8 @@ def fit(
         if name in ("pooled", "cls") and not chosen.supervised:
             extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
         sets[name], record[f"{name}_fit"] = _fit_layers(
-            chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress,
-            extra,
-        )  # fmt: skip
+            chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress, extra
+        )
     units = data.concepts
     if not chosen.supervised:
         units = tuple(f"cluster {k}" for k in range(sets["token"].vectors.shape[1]))
@@ -103,10 +107,18 @@ def fit(
         counts={"kept": len(statistics.tokens), **statistics.tokens.dropped},
     )
     return ConceptBank(
-        data.concepts, units, blocks, statistics.hook_point, kind, sets["token"],
-        sets.get("permuted"), sets.get("pooled"), statistics.component_means, origin,
+        data.concepts,
+        units,
+        blocks,
+        statistics.hook_point,
+        kind,
+        sets["token"],
+        sets.get("permuted"),
+        sets.get("pooled"),
+        statistics.component_means,
+        origin,
         sets.get("cls"),
-    )  # fmt: skip
+    )
 
 
 def _fit_layers(
@@ -135,9 +147,7 @@ def _fit_layers(
     return VectorSet(stacked, mean, scale, kind.scoring), records
 
 
-def _check_concepts(
-    one: LayerStatistics, concepts: Sequence[str], block: int, description: str
-) -> None:
+def _check_concepts(one: LayerStatistics, concepts: Sequence[str], block: int, description: str) -> None:
     for concept, count in zip(concepts, one.positive_count.tolist(), strict=True):
         if not 0 < count < one.n:
             what = "no" if not count else "nothing but"
@@ -148,12 +158,7 @@ def _check_concepts(
 
 
 def _check_statistics(
-    statistics: TrainStatistics,
-    host: Host,
-    data: ConceptData,
-    name: str,
-    kind: Kind,
-    blocks: Sequence[int],
+    statistics: TrainStatistics, host: Host, data: ConceptData, name: str, kind: Kind, blocks: Sequence[int]
 ) -> None:
     if statistics.fingerprint != host.info.fingerprint:
         raise ValueError("the statistics were collected on another model: collect them again.")

@@ -70,9 +70,8 @@ def kmeans(
             that do not fit `memory`, or a cluster left empty.
     """
     centroids, _, record = _cluster(
-        statistics, "kmeans", seed=seed, k=k, init=init, n_init=n_init, max_iter=max_iter,
-        memory=memory,
-    )  # fmt: skip
+        statistics, "kmeans", seed=seed, k=k, init=init, n_init=n_init, max_iter=max_iter, memory=memory
+    )
     return centroids, record
 
 
@@ -149,9 +148,7 @@ def _cluster(
             "in float32: raise memory or collect with fewer max_rows_per_class."
         )
     x = torch.cat([x for _, x in blocks(rows, kind, memory)()])
-    fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(
-        x.numpy()
-    )
+    fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(x.numpy())
     sizes = np.bincount(fitted.labels_, minlength=k)
     if not sizes.all():
         raise ValueError(
@@ -159,10 +156,16 @@ def _cluster(
             "few distinct points: give a smaller k."
         )
     record = {
-        "k": k, "inertia": float(fitted.inertia_), "kmeans_iterations": int(fitted.n_iter_),
-        "smallest_cluster": int(sizes.min()), "largest_cluster": int(sizes.max()),
-        "rows": len(rows), "init": init, "n_init": n_init, "seed": seed,
-    }  # fmt: skip
+        "k": k,
+        "inertia": float(fitted.inertia_),
+        "kmeans_iterations": int(fitted.n_iter_),
+        "smallest_cluster": int(sizes.min()),
+        "largest_cluster": int(sizes.max()),
+        "rows": len(rows),
+        "init": init,
+        "n_init": n_init,
+        "seed": seed,
+    }
     return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_), record
 
 

@@ -136,13 +136,9 @@ class PermutedPass:
             labels = self.labels[self.chosen][kept]
         positive = self.total[f"positive {k}"] / torch.from_numpy(counts).clamp_min(1)[:, None]
         gram = self.total[f"gram {k}"] / n if self.kind.need == "gram" else None
-        return LayerStatistics(
-            n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels
-        )
+        return LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
 
-    def _kept_rows(
-        self, k: int, kept: Bool[np.ndarray, " stored"]
-    ) -> Float[np.ndarray, "row d_model"]:
+    def _kept_rows(self, k: int, kept: Bool[np.ndarray, " stored"]) -> Float[np.ndarray, "row d_model"]:
         rows: np.ndarray = self.rows[k][kept]
         if not np.isfinite(rows).all():
             raise OverflowError(

@@ -60,9 +60,7 @@ def require_encoder(sae: object, layer: int) -> Encoder:
     )
 
 
-def encode(
-    sae: Encoder, activations: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "token latent"]:
+def encode(sae: Encoder, activations: Float[Tensor, "token d_model"]) -> Float[Tensor, "token latent"]:
     """Latents in float32, checked.
 
     Args:
@@ -86,8 +84,7 @@ def encode(
         ) from error
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"encode of the {type(sae).__name__} returned a {type(found).__name__}, not a tensor: "
-            f"{_WRAP}."
+            f"encode of the {type(sae).__name__} returned a {type(found).__name__}, not a tensor: {_WRAP}."
         )
     if found.ndim != 2 or len(found) != len(h):
         raise ValueError(
@@ -228,10 +225,15 @@ class LatentSet(VectorSet):
     ) -> None:
         layers, _, d_model = probes.shape
         own = {
-            "sources": tuple(sources), "latents": tuple(latents), "kept": kept, "probes": probes,
-            "mean": torch.zeros(layers, d_model), "scale": torch.ones(layers),
-            "scoring": "latent", "expected": expected,
-        }  # fmt: skip
+            "sources": tuple(sources),
+            "latents": tuple(latents),
+            "kept": kept,
+            "probes": probes,
+            "mean": torch.zeros(layers, d_model),
+            "scale": torch.ones(layers),
+            "scoring": "latent",
+            "expected": expected,
+        }
         # The parent is frozen, and its `vectors` do not exist here.
         for name, value in own.items():
             object.__setattr__(self, name, value)
@@ -262,9 +264,7 @@ class LatentSet(VectorSet):
         """As functions that run beside the model take it."""
         return self.score
 
-    def score(
-        self, index: int, activations: Float[Tensor, "*token d_model"]
-    ) -> Float[Tensor, "*token unit"]:
+    def score(self, index: int, activations: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token unit"]:
         """Latents at one layer, a few tokens at a time.
 
         Args:
@@ -293,9 +293,12 @@ class LatentSet(VectorSet):
         """Some latents, by place."""
         at, chosen = list(layers), list(units)
         return LatentSet(
-            [self.sources[k] for k in at], [self.latents[k] for k in chosen],
-            self.kept[at][:, chosen], self.probes[at], self.expected[at],
-        )  # fmt: skip
+            [self.sources[k] for k in at],
+            [self.latents[k] for k in chosen],
+            self.kept[at][:, chosen],
+            self.probes[at],
+            self.expected[at],
+        )
 
     def scores_like(self, other: VectorSet) -> bool:
         """Whether another set has the same latents of the same SAEs."""
@@ -320,12 +323,13 @@ def signature(sae: Encoder, probes: Float[Tensor, "probe d_model"]) -> Float[Ten
 def saved_parts(latents: LatentSet) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
     """What a saved bank keeps: which latents, and by what the SAEs are known again."""
     tensors = {
-        "latents": torch.tensor(latents.latents), "kept": latents.kept,
-        "probes": latents.probes, "expected": latents.expected,
-    }  # fmt: skip
+        "latents": torch.tensor(latents.latents),
+        "kept": latents.kept,
+        "probes": latents.probes,
+        "expected": latents.expected,
+    }
     about: list[dict[str, object]] = [
-        {"width": one.width, "digest": one.digest, "class": type(one.sae).__name__}
-        for one in latents.sources
+        {"width": one.width, "digest": one.digest, "class": type(one.sae).__name__} for one in latents.sources
     ]
     return tensors, about
 
@@ -366,9 +370,7 @@ def load_parts(
                 "Give the same SAE, in the same number format, or calibrate again."
             )
         sources.append(Source(sae, int(str(one["width"])), digest))
-    found = LatentSet(
-        sources, tensors["latents"].tolist(), tensors["kept"], tensors["probes"], None
-    )
+    found = LatentSet(sources, tensors["latents"].tolist(), tensors["kept"], tensors["probes"], None)
     for layer, now, then in zip(layers, found.expected, tensors["expected"], strict=True):
         if not _same(now, then):
             raise ValueError(

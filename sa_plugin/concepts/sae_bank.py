@@ -57,15 +57,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Reduce, SinkRule, Site, layers_of
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import (
-    BATCH_TOKENS,
-    Layout,
-    lay_out,
-    sink_rule,
-    sink_sites,
-    token_table,
-    walk,
-)
+from sa_plugin.passes.run import BATCH_TOKENS, Layout, lay_out, sink_rule, sink_sites, token_table, walk
 from sa_plugin.statistics.quantile import quantiles_sorted
 
 RULES = ("adaptive", "plain", "none")
@@ -212,9 +204,7 @@ def prune(activity: Activity, limits: Pruning, tokens: int) -> Pruned:
         p99 = activity.p99(left)
         with np.errstate(invalid="ignore"):
             weak = left & (p99 < np.percentile(p99[left], limits.weak))
-    return Pruned(
-        left & ~weak, int(dead.sum()), int(ubiquitous.sum()), int(weak.sum()), activity.count
-    )
+    return Pruned(left & ~weak, int(dead.sum()), int(ubiquitous.sum()), int(weak.sum()), activity.count)
 
 
 KIND = "sae"
@@ -288,14 +278,21 @@ def sae_bank(
     found = {at: prune(run.activity[at], limits, len(tokens)) for at in blocks}
     _require_some(found, limits, len(tokens))
     record = {
-        "pruning": vars(limits), "rule": pruning if isinstance(pruning, str) else "given",
-        "cal_tokens": len(tokens), "layers": {at: _about(found[at], run, at) for at in blocks},
-    }  # fmt: skip
+        "pruning": vars(limits),
+        "rule": pruning if isinstance(pruning, str) else "given",
+        "cal_tokens": len(tokens),
+        "layers": {at: _about(found[at], run, at) for at in blocks},
+    }
     latents = _latents(found, saes, widths, hashes, run)
     return ConceptBank(
-        data.concepts, tuple(f"latent {j}" for j in latents.latents), blocks, point, KIND, latents,
+        data.concepts,
+        tuple(f"latent {j}" for j in latents.latents),
+        blocks,
+        point,
+        KIND,
+        latents,
         origin=_origin(host, data, tokens, blocks, rule, record),
-    )  # fmt: skip
+    )
 
 
 class _Pass:
@@ -333,14 +330,17 @@ class _Pass:
 
         def reducer(batch: Batch) -> Reduce:
             return partial(
-                _active, saes=self.saes, widths=self.widths, point=self.point, valid=batch.valid,
-                sinks=rule,
-            )  # fmt: skip
+                _active, saes=self.saes, widths=self.widths, point=self.point, valid=batch.valid, sinks=rule
+            )
 
         for batch, got in walk(
-            self.host, self.layout, sites, cast(Callable[[Batch], Reduce], reducer),
-            description="sae", progress=progress,
-        ):  # fmt: skip
+            self.host,
+            self.layout,
+            sites,
+            cast(Callable[[Batch], Reduce], reducer),
+            description="sae",
+            progress=progress,
+        ):
             self.keep[self.layout.rows(batch)] = got["keep"].numpy()[batch.valid.numpy()]
             for at in blocks:
                 latent, value = got[f"latent {at}"].numpy(), got[f"value {at}"].numpy()
@@ -405,11 +405,15 @@ def _about(one: Pruned, run: _Pass, at: int) -> dict[str, Any]:
     """What a saved bank says about the pruning of one layer."""
     tokens = max(1, int(run.keep.sum()))
     return {
-        "sae": type(run.saes[at]).__name__, "latents": len(one.kept),
-        "kept": int(one.kept.sum()), "dead": one.dead, "ubiquitous": one.ubiquitous,
-        "weak": one.weak, "never_active": int((one.count == 0).sum()),
+        "sae": type(run.saes[at]).__name__,
+        "latents": len(one.kept),
+        "kept": int(one.kept.sum()),
+        "dead": one.dead,
+        "ubiquitous": one.ubiquitous,
+        "weak": one.weak,
+        "never_active": int((one.count == 0).sum()),
         "active_per_token": float(one.count.sum() / tokens),
-    }  # fmt: skip
+    }
 
 
 def _origin(
@@ -422,7 +426,16 @@ def _origin(
 ) -> Origin:
     info = host.info
     return Origin(
-        info.model, info.architecture, info.fingerprint, info.processing, info.dtype,
-        info.tokenizer, data.hash, sinks, blocks, 0, record,
+        info.model,
+        info.architecture,
+        info.fingerprint,
+        info.processing,
+        info.dtype,
+        info.tokenizer,
+        data.hash,
+        sinks,
+        blocks,
+        0,
+        record,
         {"kept": len(tokens), **tokens.dropped},
-    )  # fmt: skip
+    )

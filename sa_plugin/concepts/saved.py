@@ -36,9 +36,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / "artefact.json").exists():
         raise FileExistsError(f"{folder} is not empty and holds no artefact: name a new folder.")
-    save_file(
-        {k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors"
-    )
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors")
     text = json.dumps(clean({"format": FORMAT, **record}), indent=1)
     (folder / "artefact.json").write_text(text + "\n")
     return folder
@@ -85,9 +83,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / "tensors.safetensors"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} holds no tensors.safetensors: save or copy the artefact again."
-        )
+        raise FileNotFoundError(f"{folder} holds no tensors.safetensors: save or copy the artefact again.")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -108,19 +104,21 @@ def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for field in fields(ComponentMeans):
             tensors[f"component_means.{field.name}"] = getattr(bank.component_means, field.name)
     record: dict[str, Any] = {
-        "concepts": bank.concepts, "units": bank.units, "layers": bank.layers,
-        "hook_point": bank.hook_point, "kind": bank.kind, "scoring": bank.token.scoring,
+        "concepts": bank.concepts,
+        "units": bank.units,
+        "layers": bank.layers,
+        "hook_point": bank.hook_point,
+        "kind": bank.kind,
+        "scoring": bank.token.scoring,
         "origin": asdict(bank.origin),
-    }  # fmt: skip
+    }
     if isinstance(bank.token, LatentSet):
         found, record["saes"] = saved_parts(bank.token)
         tensors |= {f"sae.{name}": tensor for name, tensor in found.items()}
     return tensors, record
 
 
-def bank_of(
-    tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: object = None
-) -> ConceptBank:
+def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: object = None) -> ConceptBank:
     """The bank of `bank_parts`.
 
     Args:
@@ -154,10 +152,18 @@ def bank_of(
     origin = dict(record["origin"])
     origin["sink_layers"] = tuple(origin["sink_layers"])
     return ConceptBank(
-        tuple(record["concepts"]), tuple(record["units"]), tuple(record["layers"]),
-        record["hook_point"], record["kind"], token, vectors("permuted"), vectors("pooled"), means,
-        Origin(**origin), vectors("cls"),
-    )  # fmt: skip
+        tuple(record["concepts"]),
+        tuple(record["units"]),
+        tuple(record["layers"]),
+        record["hook_point"],
+        record["kind"],
+        token,
+        vectors("permuted"),
+        vectors("pooled"),
+        means,
+        Origin(**origin),
+        vectors("cls"),
+    )
 
 
 def save_bank(bank: ConceptBank, folder: str | Path) -> Path:

@@ -206,9 +206,7 @@ def _gradient(
 
 
 def _apply_inverse_hessian(
-    gradient: Float[Tensor, "d_model label"],
-    history: deque[Pair],
-    factor: Float[Tensor, "d_model d_model"],
+    gradient: Float[Tensor, "d_model label"], history: deque[Pair], factor: Float[Tensor, "d_model d_model"]
 ) -> Float[Tensor, "d_model label"]:
     """The two-loop recursion (Nocedal and Wright, algorithm 7.4), a label a column."""
     q, alphas = gradient.clone(), []
@@ -299,9 +297,7 @@ def separator_adam(
         ValueError: No rows, a row with NaN or Inf, a concept with one class only, or an option
             below 1.
     """
-    for name, value in (
-        ("batch_rows", batch_rows), ("max_epochs", max_epochs), ("patience", patience)
-    ):  # fmt: skip
+    for name, value in (("batch_rows", batch_rows), ("max_epochs", max_epochs), ("patience", patience)):
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more.")
     rows = stored_rows(statistics, "separator_adam")
@@ -315,16 +311,18 @@ def separator_adam(
         refuse_non_finite(x, drawn, len(rows), "separator_adam")
         y = torch.tensor(inside[drawn], dtype=torch.float32)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        w, went = _train(
-            x, y, generator, learning_rate, weight_decay, batch_rows, max_epochs, patience
-        )
+        w, went = _train(x, y, generator, learning_rate, weight_decay, batch_rows, max_epochs, patience)
         vectors.append(w)
         for name, value in {**went, "rows": len(drawn)}.items():
             record[name].append(value)
     settings = {
-        "seed": seed, "learning_rate": learning_rate, "weight_decay": weight_decay,
-        "batch_rows": batch_rows, "max_epochs": max_epochs, "patience": patience,
-    }  # fmt: skip
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "batch_rows": batch_rows,
+        "max_epochs": max_epochs,
+        "patience": patience,
+    }
     return torch.stack(vectors), {**settings, **record}
 
 

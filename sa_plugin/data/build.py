@@ -35,9 +35,7 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
         name = "".join(concepts)
         raise ValueError(f"concepts is the string {name!r}: give a list of names, [{name!r}].")
     if not known and not labelled:
-        raise ValueError(
-            "no sample has a label, so there is no concept: give spans, masks or sample_labels."
-        )
+        raise ValueError("no sample has a label, so there is no concept: give spans, masks or sample_labels.")
     if not known or len(known) != len(concepts):
         raise ValueError(f"concepts {concepts} must be one or more distinct names.")
     home: dict[str, str] = {}
@@ -139,9 +137,7 @@ def same_length(reference: Sequence[object], **others: Sequence[object] | None) 
             )
 
 
-def word_spans(
-    index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]
-) -> list[Span]:
+def word_spans(index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]) -> list[Span]:
     """Spans of labelled words in their text, joined by single spaces.
 
     Raises:
@@ -240,18 +236,22 @@ def mask_samples(
         ValueError: The lengths differ, `min_coverage` is outside [0, 1), or what `mask_sample`
             raises.
     """
-    same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids,
-                documents=documents)  # fmt: skip
+    same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids, documents=documents)
     if not 0 <= min_coverage < 1:
         raise ValueError(f"min_coverage {min_coverage} must lie in [0, 1).")
     names, homes = _names(images, ids, documents)
     return [
         mask_sample(
-            names[k], pixels, masks[k], boxes=boxes[k] if boxes else (), document=homes[k],
-            labels=sample_labels[k] if sample_labels else (), min_coverage=min_coverage,
+            names[k],
+            pixels,
+            masks[k],
+            boxes=boxes[k] if boxes else (),
+            document=homes[k],
+            labels=sample_labels[k] if sample_labels else (),
+            min_coverage=min_coverage,
         )
         for k, pixels in enumerate(images)
-    ]  # fmt: skip
+    ]
 
 
 def mask_sample(

@@ -220,9 +220,7 @@ class ConceptData:
             >>> data.concepts
             ('animal',)
         """
-        samples = span_samples(
-            texts, spans, documents=documents, sample_labels=sample_labels, ids=ids
-        )
+        samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
         return cls.from_samples(samples, concepts, split, fractions, seed, name)
 
     @classmethod
@@ -261,10 +259,17 @@ class ConceptData:
         same_length(words, labels=labels)
         rows = [word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))]
         return cls.from_spans(
-            [" ".join(sample) for sample in words], rows, concepts=concepts, documents=documents,
-            sample_labels=sample_labels, ids=ids, split=split, fractions=fractions, seed=seed,
+            [" ".join(sample) for sample in words],
+            rows,
+            concepts=concepts,
+            documents=documents,
+            sample_labels=sample_labels,
+            ids=ids,
+            split=split,
+            fractions=fractions,
+            seed=seed,
             name=name,
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_token_masks(
@@ -348,9 +353,14 @@ class ConceptData:
                 `from_spans` raises.
         """
         samples = mask_samples(
-            images, masks, boxes=boxes, documents=documents, sample_labels=sample_labels, ids=ids,
+            images,
+            masks,
+            boxes=boxes,
+            documents=documents,
+            sample_labels=sample_labels,
+            ids=ids,
             min_coverage=min_coverage,
-        )  # fmt: skip
+        )
         return cls.from_samples(samples, concepts, split, fractions, seed, name)
 
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:

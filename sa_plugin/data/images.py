@@ -135,10 +135,7 @@ def _pixels(
 
 
 def combine_masks(
-    name: str,
-    pixels: Any,
-    masks: Any,
-    boxes: Iterable[Any],
+    name: str, pixels: Any, masks: Any, boxes: Iterable[Any]
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
     """Masks and boxes of one image, one mask a concept.
 
@@ -192,13 +189,10 @@ def require_rgb(name: str, pixels: Any) -> None:
         )
 
 
-def _mask(
-    name: str, concept: Any, mask: Any, size: tuple[int, ...]
-) -> Bool[np.ndarray, "height width"]:
+def _mask(name: str, concept: Any, mask: Any, size: tuple[int, ...]) -> Bool[np.ndarray, "height width"]:
     if not isinstance(concept, str):
         raise ValueError(
-            f"sample {name!r}: the key {concept!r} of its masks is no string: give "
-            "{concept: mask}."
+            f"sample {name!r}: the key {concept!r} of its masks is no string: give {{concept: mask}}."
         )
     array = np.asarray(mask)
     if array.dtype != np.bool_:

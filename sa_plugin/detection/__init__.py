@@ -7,13 +7,7 @@ from sa_plugin.detection.find import Detection, SuperActivator, as_split
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.localise import Localisation
 from sa_plugin.detection.localised import LocalisationMetrics
-from sa_plugin.detection.methods import (
-    STATISTICS,
-    column_scores,
-    max_token,
-    random_rows,
-    statistic_of,
-)
+from sa_plugin.detection.methods import STATISTICS, column_scores, max_token, random_rows, statistic_of
 from sa_plugin.detection.search import search_matched, search_own
 from sa_plugin.detection.sweep import SparsityCurve, best_layer
 

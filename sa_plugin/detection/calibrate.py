@@ -26,13 +26,7 @@ from sa_plugin._check import place
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import (
-    Seen,
-    check_bank_data,
-    check_finite,
-    check_scores,
-    rows_of_samples,
-)
+from sa_plugin.detection.guard import Seen, check_bank_data, check_finite, check_scores, rows_of_samples
 from sa_plugin.detection.localise import token_cuts
 from sa_plugin.detection.methods import (
     ALWAYS,
@@ -156,10 +150,7 @@ def _calibrate_tail(
 
 
 def _calibrate_baselines(
-    table: ScoreTable,
-    labels: Bool[np.ndarray, "sample concept"],
-    deltas: tuple[float, ...],
-    seed: int,
+    table: ScoreTable, labels: Bool[np.ndarray, "sample concept"], deltas: tuple[float, ...], seed: int
 ) -> tuple[dict[str, tuple[Calibrated, ...]], dict[str, str]]:
     warn_counts(
         labels.sum(0),
@@ -196,9 +187,7 @@ def _calibrate_baselines(
 
 
 def _warn_few_active(
-    concepts: Sequence[str],
-    delta: Float[np.ndarray, " concept"],
-    active: Int[np.ndarray, " concept"],
+    concepts: Sequence[str], delta: Float[np.ndarray, " concept"], active: Int[np.ndarray, " concept"]
 ) -> None:
     few = [
         f"{name} rests on {n} (delta {d:g})"
@@ -241,10 +230,7 @@ def _search(
 
 
 def _permuted_match(
-    table: ScoreTable,
-    labels: Bool[np.ndarray, "sample concept"],
-    deltas: tuple[float, ...],
-    seed: int,
+    table: ScoreTable, labels: Bool[np.ndarray, "sample concept"], deltas: tuple[float, ...], seed: int
 ) -> Calibrated:
     """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
     shuffled = labels[np.random.default_rng([seed, 1]).permutation(len(labels))]
@@ -254,9 +240,8 @@ def _permuted_match(
     chosen = np.take_along_axis(statistic, unit[None], axis=-1)
     found = _search(PERMUTED, chosen, labels, deltas, own=True, positive=positive)
     return Calibrated(
-        PERMUTED, deltas, found.thresholds, found.f1, unit, found.layer, found.delta,
-        found.candidates,
-    )  # fmt: skip
+        PERMUTED, deltas, found.thresholds, found.f1, unit, found.layer, found.delta, found.candidates
+    )
 
 
 def _own_thresholds(

@@ -31,12 +31,7 @@ from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.evaluate import Evaluation, evaluate
 from sa_plugin.detection.find import Detection, SuperActivator, detect, find
-from sa_plugin.detection.guard import (
-    Seen,
-    check_finite,
-    check_scores,
-    rows_of_samples,
-)
+from sa_plugin.detection.guard import Seen, check_finite, check_scores, rows_of_samples
 from sa_plugin.detection.localise import Localisation, TokenCuts, localise
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.detection.search import Calibrated
@@ -213,11 +208,7 @@ class Detector:
         return self.token_scores(table) >= self.tail.chosen_threshold
 
     def find(
-        self,
-        samples: Samples,
-        *,
-        concepts: Sequence[str] | None = None,
-        scores: ScoreTable | None = None,
+        self, samples: Samples, *, concepts: Sequence[str] | None = None, scores: ScoreTable | None = None
     ) -> list[SuperActivator]:
         """The SuperActivators of some samples, with their text and offsets.
 
@@ -286,9 +277,7 @@ class Detector:
             ValueError: The split holds samples the vectors were fitted on, the scores are of
                 another bank, or there is no host.
         """
-        return evaluate(
-            self, split, scores=scores, draws=draws, seed=seed, level=level, progress=progress
-        )
+        return evaluate(self, split, scores=scores, draws=draws, seed=seed, level=level, progress=progress)
 
     def sweep(
         self,
@@ -429,8 +418,7 @@ def load_detector(
         missing=record["missing"],
         cuts=TokenCuts(*(tensors[f"cuts.{name}"].numpy() for name in CUTS)),
         seen=Seen(
-            seen["data_hash"],
-            *(frozenset(seen[k]) for k in ("train", "cal", "train_texts", "cal_texts")),
+            seen["data_hash"], *(frozenset(seen[k]) for k in ("train", "cal", "train_texts", "cal_texts"))
         ),
         seed=record["seed"],
         host=host,

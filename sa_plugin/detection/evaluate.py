@@ -51,10 +51,7 @@ from tqdm.auto import tqdm
 from sa_plugin._check import place
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.find import sample_max
-from sa_plugin.detection.guard import (
-    check_unseen,
-    document_names,
-)
+from sa_plugin.detection.guard import check_unseen, document_names
 from sa_plugin.detection.methods import (
     ALWAYS,
     RANDOM,
@@ -124,9 +121,7 @@ def measure(
 
 
 def counted(
-    fired: Bool[np.ndarray, "*shape sample"],
-    labels: Bool[np.ndarray, "*#shape sample"],
-    resamples: Resamples,
+    fired: Bool[np.ndarray, "*shape sample"], labels: Bool[np.ndarray, "*#shape sample"], resamples: Resamples
 ) -> Confusion:
     """Outcome counts `[*shape, 1 + draws]`; column 0 is the split itself."""
     here, drawn = confusion(fired, labels), resampled_confusion(fired, labels, resamples)
@@ -156,27 +151,18 @@ def averaged(
     return mean_over_concepts(np.moveaxis(metric, -2, -1), positives.T, average)
 
 
-def interval_of(
-    columns: Float[np.ndarray, " column"], resamples: Resamples, level: float
-) -> Interval:
+def interval_of(columns: Float[np.ndarray, " column"], resamples: Resamples, level: float) -> Interval:
     """The estimate of column 0 with the percentile interval of the others that are defined."""
     drawn = columns[1:]
     low, high = percentile_bounds(drawn[None], level)
     defined = int(np.isfinite(drawn).sum())
     return Interval(
-        float(columns[0]),
-        float(low[0]),
-        float(high[0]),
-        level,
-        defined,
-        n_units=resamples.n_documents,
+        float(columns[0]), float(low[0]), float(high[0]), level, defined, n_units=resamples.n_documents
     )
 
 
 def mean_auroc(
-    values: Float[np.ndarray, "draw sample"],
-    labels: Bool[np.ndarray, " sample"],
-    resamples: Resamples,
+    values: Float[np.ndarray, "draw sample"], labels: Bool[np.ndarray, " sample"], resamples: Resamples
 ) -> Float[np.ndarray, " column"]:
     """AUROC of one concept, averaged over a method's draws; NaN where a class is empty.
 
@@ -301,9 +287,7 @@ def fractions(
         return ratio(below.sum(1), n, empty=np.nan).T
 
     above = ((n_all > n_in) & counted_samples).sum(0)
-    return Fractions(
-        GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n
-    )
+    return Fractions(GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n)
 
 
 def _rates(
@@ -417,8 +401,7 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
             "not_fitted": dict(evaluation.missing),
             "rates": [asdict(r) for r in evaluation.rates],
             "fractions": {
-                name: getattr(parts, name)
-                for name in ("grid", "all", "inside", "above_one", "n", "skipped")
+                name: getattr(parts, name) for name in ("grid", "all", "inside", "above_one", "n", "skipped")
             },
             "verdict": verdict(evaluation),
             "note": CONDITIONAL,
@@ -474,8 +457,7 @@ def _note(result: MethodResult) -> str:
 def _method_dict(result: MethodResult, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "concepts": {
-            c: {m: asdict(result.concept[m][k]) for m in METRICS}
-            for k, c in enumerate(evaluation.concepts)
+            c: {m: asdict(result.concept[m][k]) for m in METRICS} for k, c in enumerate(evaluation.concepts)
         },
         "weighted": {m: asdict(v) for m, v in result.weighted.items()},
         "macro": {m: asdict(v) for m, v in result.macro.items()},
@@ -622,9 +604,7 @@ def evaluate(
     positives = positives_of(labels, resamples)
     bar = tqdm(said.items(), desc="evaluate", unit="method", disable=not progress, leave=False)
     measured = {name: measure(each, labels, resamples) for name, each in bar}
-    results = tuple(
-        _result(detector, name, measured, positives, resamples, level) for name in measured
-    )
+    results = tuple(_result(detector, name, measured, positives, resamples, level) for name in measured)
     late = [k for k in given_names(table, searched=True) if k not in detector.baselines]
     tokens = detector.token_scores(table)
     raw = sample_max(tokens, table.tokens.bounds) > detector.cuts.midpoint
@@ -637,9 +617,7 @@ def evaluate(
         {**detector.missing, **dict.fromkeys(late, LATE)},
         rates(detector.concepts, raw, fired, labels, resamples, level),
         fractions(tail, token_labels, table.tokens.sample_of, labels),
-        Resampling(
-            split.name, split.data_hash, len(labels), resamples.n_documents, draws, seed, level
-        ),
+        Resampling(split.name, split.data_hash, len(labels), resamples.n_documents, draws, seed, level),
     )
 
 
@@ -660,9 +638,7 @@ def outcomes(detector: Detector, table: ScoreTable) -> dict[str, list[Outcome]]:
             shape = (table.tokens.n_samples, len(detector.concepts))
             found[name] = [Outcome(np.ones(shape, dtype=bool), np.zeros(shape))]
         elif name in calibrated and name not in found:
-            found[name] = [
-                outcome(c, table, detector.seed, k) for k, c in enumerate(calibrated[name])
-            ]
+            found[name] = [outcome(c, table, detector.seed, k) for k, c in enumerate(calibrated[name])]
     for name in given_names(table, searched=False):
         threshold = table.given[name].threshold
         assert threshold is not None
@@ -674,12 +650,7 @@ def outcomes(detector: Detector, table: ScoreTable) -> dict[str, list[Outcome]]:
 def outcome(calibrated: Calibrated, table: ScoreTable, seed: int, draw: int) -> Outcome:
     """What one calibrated method says of every sample, at its own layers."""
     value = values(
-        calibrated.method,
-        table,
-        calibrated.layer,
-        calibrated.chosen_unit,
-        seed=seed,
-        draw=draw,
+        calibrated.method, table, calibrated.layer, calibrated.chosen_unit, seed=seed, draw=draw
     ).astype(np.float64)
     return Outcome(value >= calibrated.chosen_threshold, value)
 
@@ -713,8 +684,6 @@ def _result(
         np.stack([layers[c.layer] for c in chosen])
         if has_layers
         else np.zeros((0, len(detector.concepts)), int),
-        np.stack([c.chosen_delta for c in chosen])
-        if chosen
-        else np.zeros((0, len(detector.concepts))),
+        np.stack([c.chosen_delta for c in chosen]) if chosen else np.zeros((0, len(detector.concepts))),
         chosen[0].candidates if chosen else 0,
     )

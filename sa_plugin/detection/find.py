@@ -135,8 +135,7 @@ def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
             "or a split such as data.test."
         )
     made = tuple(
-        Sample(f"text {k}", s, f"text {k}") if isinstance(s, str) else s
-        for k, s in enumerate(loose)
+        Sample(f"text {k}", s, f"text {k}") if isinstance(s, str) else s for k, s in enumerate(loose)
     )
     if not made:
         raise ValueError("there are no samples: give at least one text.")
@@ -146,10 +145,7 @@ def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
 
 
 def find(
-    detector: Detector,
-    samples: Samples,
-    concepts: Sequence[str] | None,
-    scores: ScoreTable | None,
+    detector: Detector, samples: Samples, concepts: Sequence[str] | None, scores: ScoreTable | None
 ) -> list[SuperActivator]:
     """See `Detector.find`."""
     wanted = [place(c, detector.concepts) for c in concepts or detector.concepts]
@@ -199,9 +195,7 @@ def sample_max(
     return np.stack([scores[a:b].max(0) for a, b in pairwise(bounds)])
 
 
-def _record(
-    detector: Detector, table: ScoreTable, row: int, k: int, score: float
-) -> SuperActivator:
+def _record(detector: Detector, table: ScoreTable, row: int, k: int, score: float) -> SuperActivator:
     tokens = table.tokens
     return SuperActivator(
         sample=tokens.samples[tokens.sample_of[row]].id,

@@ -44,10 +44,7 @@ class Seen:
     cal_texts: frozenset[str]
 
     def __repr__(self) -> str:
-        return (
-            f"Seen({len(self.train)} train and {len(self.cal)} cal samples of data "
-            f"{self.data_hash[:8]})"
-        )
+        return f"Seen({len(self.train)} train and {len(self.cal)} cal samples of data {self.data_hash[:8]})"
 
     @classmethod
     def of(cls, data: ConceptData) -> Seen:
@@ -75,19 +72,20 @@ def check_unseen(split: Split, seen: Seen) -> None:
         ValueError: The split is the train split, or holds a train sample.
     """
     if not isinstance(split, Split):
-        raise TypeError(
-            f"evaluation takes one split, not a {type(split).__name__}: give data.test."
-        )
+        raise TypeError(f"evaluation takes one split, not a {type(split).__name__}: give data.test.")
     same = split.data_hash == seen.data_hash
     if same:
         caught = [s.id for s in split.samples if s.id in seen.train]
     else:
         caught = [s.id for s in split.samples if text_digest(s) in seen.train_texts]
     if split.name == "train" or caught:
-        which = f"the train split ({len(split)} samples)" if not caught else (
-            f"{len(caught)} sample(s) of {split.name!r} that vectors were fitted on, "
-            f"{caught[0]!r} first"
-        )  # fmt: skip
+        which = (
+            f"the train split ({len(split)} samples)"
+            if not caught
+            else (
+                f"{len(caught)} sample(s) of {split.name!r} that vectors were fitted on, {caught[0]!r} first"
+            )
+        )
         raise ValueError(
             f"cannot evaluate on {which}: concept vectors fit their train tokens, so the result "
             "would be too good. Give data.test."

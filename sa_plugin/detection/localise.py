@@ -26,10 +26,7 @@ from sa_plugin._check import place
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.find import as_split, sample_max
-from sa_plugin.detection.guard import (
-    Seen,
-    check_unseen,
-)
+from sa_plugin.detection.guard import Seen, check_unseen
 from sa_plugin.detection.localised import LocalisationMetrics, localisation_metrics
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.detection.search import Calibrated
@@ -106,16 +103,11 @@ class Localisation:
         """
         rows = np.flatnonzero(self.mask[:, place(concept, self.concepts)])
         return [
-            (
-                self.tokens.samples[self.tokens.sample_of[row]].id,
-                *map(int, self.tokens.offsets[row]),
-            )
+            (self.tokens.samples[self.tokens.sample_of[row]].id, *map(int, self.tokens.offsets[row]))
             for row in rows
         ]
 
-    def metrics(
-        self, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-    ) -> LocalisationMetrics:
+    def metrics(self, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> LocalisationMetrics:
         """Agreement with the token labels, raw scores beside the detector.
 
         Args:
@@ -128,16 +120,13 @@ class Localisation:
         """
         if not self.labelled:
             raise ValueError(
-                "plain texts have no token labels to compare with: localise data.test, or "
-                "Samples with spans."
+                "plain texts have no token labels to compare with: localise data.test, or Samples with spans."
             )
         check_unseen(self.split, self.seen)
         return localisation_metrics(self, draws=draws, seed=seed, level=level)
 
 
-def token_cuts(
-    tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "token concept"]
-) -> TokenCuts:
+def token_cuts(tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "token concept"]) -> TokenCuts:
     """Token thresholds from calibration scores.
 
     Args:

@@ -125,9 +125,7 @@ class LocalisationMetrics:
         return dict(plain(found))
 
 
-def localisation_metrics(
-    found: Localisation, *, draws: int, seed: int, level: float
-) -> LocalisationMetrics:
+def localisation_metrics(found: Localisation, *, draws: int, seed: int, level: float) -> LocalisationMetrics:
     """See `Localisation.metrics`."""
     columns = [found.tokens.concepts.index(c) for c in found.concepts]
     labels = found.tokens.labels[:, columns]
@@ -147,9 +145,7 @@ def localisation_metrics(
                 interval_of(weighted[name], resamples, level),
                 _mean(precise, positives),
                 _mean(area, positives),
-                None
-                if name == RAW
-                else interval_of(weighted[name] - weighted[RAW], resamples, level),
+                None if name == RAW else interval_of(weighted[name] - weighted[RAW], resamples, level),
                 tuple(interval_of(row, resamples, level) for row in f1[name]),
                 precise,
                 area,
@@ -158,9 +154,7 @@ def localisation_metrics(
     return LocalisationMetrics(found.concepts, tuple(rows), labels.sum(0), found.split.name, seed)
 
 
-def _mean(
-    values: Float[np.ndarray, " concept"], positives: Float[np.ndarray, "concept column"]
-) -> float:
+def _mean(values: Float[np.ndarray, " concept"], positives: Float[np.ndarray, "concept column"]) -> float:
     return float(averaged(values[:, None], positives[:, :1], "weighted")[0])
 
 

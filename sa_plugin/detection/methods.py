@@ -149,9 +149,18 @@ PERMUTED = "MaxTok permuted"
 ALWAYS = "always-positive"
 RANDOM_DRAWS = 20
 _ORDER = (
-    TAIL, "MaxTok", "MeanTok", "LastTok", RANDOM, CLS, POOLED, "Top10%", ALWAYS,
-    "length-only", PERMUTED,
-)  # fmt: skip
+    TAIL,
+    "MaxTok",
+    "MeanTok",
+    "LastTok",
+    RANDOM,
+    CLS,
+    POOLED,
+    "Top10%",
+    ALWAYS,
+    "length-only",
+    PERMUTED,
+)
 
 
 def method_names() -> tuple[str, ...]:
@@ -285,11 +294,7 @@ def column_scores(
 
 
 def _of(
-    method: str,
-    table: ScoreTable,
-    scores: Float[np.ndarray, "token layer unit"],
-    seed: int,
-    draw: int,
+    method: str, table: ScoreTable, scores: Float[np.ndarray, "token layer unit"], seed: int, draw: int
 ) -> Float[np.ndarray, "sample _layer _unit"]:
     reason = missing(method, table)
     if reason:

@@ -21,14 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.evaluate import (
-    averaged,
-    counted,
-    f1_of,
-    interval_of,
-    labels_of,
-    positives_of,
-)
+from sa_plugin.detection.evaluate import averaged, counted, f1_of, interval_of, labels_of, positives_of
 from sa_plugin.detection.guard import check_unseen, document_names
 from sa_plugin.detection.methods import ALWAYS, TAIL, values
 from sa_plugin.detection.search import Calibrated

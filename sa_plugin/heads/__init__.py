@@ -1,32 +1,9 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
-from sa_plugin.heads.ablate import (
-    PROBE,
-    Ablation,
-    ablate_heads,
-    baseline,
-    candidates,
-    in_order,
-    known_of,
-)
+from sa_plugin.heads.ablate import PROBE, Ablation, ablate_heads, baseline, candidates, in_order, known_of
 from sa_plugin.heads.align import RULE, HeadAlignment, adjusted, call, head_alignment
-from sa_plugin.heads.align_data import (
-    DataPlan,
-    attention_mass,
-    moments,
-    place_terms,
-    slopes,
-    top_tokens,
-)
-from sa_plugin.heads.align_null import (
-    LEVELS,
-    Refit,
-    calibration,
-    null_vectors,
-    p_values,
-    permutations,
-    unit,
-)
+from sa_plugin.heads.align_data import DataPlan, attention_mass, moments, place_terms, slopes, top_tokens
+from sa_plugin.heads.align_null import LEVELS, Refit, calibration, null_vectors, p_values, permutations, unit
 from sa_plugin.heads.align_weights import (
     describe_blocks,
     mean_turn,
@@ -51,13 +28,7 @@ from sa_plugin.heads.norms import KINDS, Component, LedgerError
 from sa_plugin.heads.rank import CONTROLS, Ranking, control_set, head_changes, rank_heads
 from sa_plugin.heads.sums import Effect, Estimate
 from sa_plugin.heads.tail_metrics import METRICS, OUTPUT_SAMPLES, kl_divergence
-from sa_plugin.heads.total import (
-    agreement,
-    attributions,
-    compare_direct_total,
-    tail_objective,
-    total_effects,
-)
+from sa_plugin.heads.total import agreement, attributions, compare_direct_total, tail_objective, total_effects
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 
 __all__ = [

@@ -39,15 +39,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import interval_of
 from sa_plugin.detection.guard import check_scores, check_unseen, document_names, rows_of_samples
 from sa_plugin.detection.methods import column_scores
-from sa_plugin.heads.edits import (
-    MODES,
-    Head,
-    Reference,
-    check_heads,
-    directions,
-    make_edits,
-    reference,
-)
+from sa_plugin.heads.edits import MODES, Head, Reference, check_heads, directions, make_edits, reference
 from sa_plugin.heads.tail_metrics import (
     Frozen,
     OutputProbe,
@@ -57,16 +49,7 @@ from sa_plugin.heads.tail_metrics import (
     output_change,
     output_probe,
 )
-from sa_plugin.host.protocol import (
-    Batch,
-    Edit,
-    EditableHost,
-    Host,
-    Output,
-    Reduce,
-    Site,
-    require_editable,
-)
+from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Reduce, Site, require_editable
 from sa_plugin.passes.run import BATCH_TOKENS, Layout, lay_out, rows_kept_in, walk
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
@@ -144,18 +127,20 @@ def baseline(
     check_unseen(data.split(split), detector.seen)
     names = tuple(dict.fromkeys(("cal", split)))
     if scores is None:
-        scores = score(
-            host, data, detector.bank, splits=names, batch_tokens=batch_tokens, progress=False
-        )
+        scores = score(host, data, detector.bank, splits=names, batch_tokens=batch_tokens, progress=False)
     check_scores(scores, detector.bank, detector.concepts)
     cal, test = (in_order(scores, data.split(name).samples) for name in ("cal", split))
     columns = [detector.token_scores(table) for table in (cal, test)]
     frozen = Frozen(
-        detector.concepts, cal.tokens, test.tokens, detector.tail.chosen_threshold,
-        detector.tail.chosen_delta, detector.tail.deltas,
+        detector.concepts,
+        cal.tokens,
+        test.tokens,
+        detector.tail.chosen_threshold,
+        detector.tail.chosen_delta,
+        detector.tail.deltas,
         deviations(test.tokens, detector.concepts, columns[1]),
         resample_documents(document_names(test.tokens), draws=draws, seed=seed),
-    )  # fmt: skip
+    )
     probe = lay_out(host, data.cal.samples[:PROBE], (), batch_tokens=batch_tokens)
     before = measured(frozen, *columns)
     looked = None
@@ -163,9 +148,7 @@ def baseline(
         chosen = data.split(split).samples
         looked = output_probe(able, chosen, scores.tokens, output, frozen.resamples)
         before[looked.metric] = np.tile(looked.before, (len(detector.concepts), 1))
-    made = Baseline(
-        able, data, detector, split, scores, frozen, before, batch_tokens, probe, {}, looked
-    )
+    made = Baseline(able, data, detector, split, scores, frozen, before, batch_tokens, probe, {}, looked)
     return replace(made, clean=_residual(made, layers_of_concepts(detector)))
 
 
@@ -192,9 +175,7 @@ def candidates(host: Host, detector: Detector) -> tuple[Head, ...]:
     return tuple((at, h) for at in range(max(reach(detector))) for h in range(host.info.n_heads))
 
 
-def groups(
-    detector: Detector, heads: Mapping[int, tuple[Head, ...]], *, one_by_one: bool
-) -> list[Group]:
+def groups(detector: Detector, heads: Mapping[int, tuple[Head, ...]], *, one_by_one: bool) -> list[Group]:
     """Concepts with the same heads in reach together, or each alone.
 
     Args:
@@ -236,10 +217,7 @@ def edits_of(base: Baseline, group: Group, mode: str, known: Reference) -> dict[
 
 
 def run(
-    base: Baseline,
-    plan: Sequence[Group],
-    mode: str,
-    known: Reference,
+    base: Baseline, plan: Sequence[Group], mode: str, known: Reference
 ) -> tuple[dict[str, Float[np.ndarray, "concept column"]], Float[np.ndarray, " concept"]]:
     """Metrics under ablation, and the change of the residual, by concept.
 
@@ -253,8 +231,10 @@ def run(
         known: Means or donors.
     """
     detector = base.detector
-    table = [detector.token_scores(in_order(base.tokens, base.data.split(name).samples))
-             for name in ("cal", base.split)]  # fmt: skip
+    table = [
+        detector.token_scores(in_order(base.tokens, base.data.split(name).samples))
+        for name in ("cal", base.split)
+    ]
     change = np.zeros(len(detector.concepts))
     own = None if base.output is None else np.tile(base.output.before, (len(change), 1))
     layers = layers_of_concepts(detector)
@@ -269,9 +249,14 @@ def run(
             own[places] = output_change(base.host, base.output, edits)
         with base.host.edited(edits_of(base, group, mode, known)):
             scored = score(
-                base.host, base.data, slim, splits=tuple(dict.fromkeys(("cal", base.split))),
-                batch_tokens=base.batch_tokens, progress=False, keep_of=base.tokens.tokens,
-            )  # fmt: skip
+                base.host,
+                base.data,
+                slim,
+                splits=tuple(dict.fromkeys(("cal", base.split))),
+                batch_tokens=base.batch_tokens,
+                progress=False,
+                keep_of=base.tokens.tokens,
+            )
         with base.host.edited(edits_of(base, group, mode, known)):
             moved = _residual(base, wanted)
         at = np.array([slim.layers.index(layer) for layer in wanted])
@@ -303,23 +288,26 @@ def _residual(base: Baseline, layers: Sequence[int]) -> dict[int, Tensor]:
         return lambda read: {str(s.layer): h.float()[mask.to(h.device)] for s, h in read.items()}
 
     sites = [Site(layer, point) for layer in sorted(set(layers))]
-    got = [out for _, out in walk(base.host, base.probe, sites, reducer, description="probe",
-                                  progress=False)]  # fmt: skip
+    got = [out for _, out in walk(base.host, base.probe, sites, reducer, description="probe", progress=False)]
     return {layer: torch.cat([out[str(layer)] for out in got]) for layer in set(layers)}
 
 
 def at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
     """The bank at some of its layers, without controls."""
     at = [bank.index(layer) for layer in layers]
-    token = VectorSet(
-        bank.token.vectors[at], bank.token.mean[at], bank.token.scale[at], bank.token.scoring
-    )
+    token = VectorSet(bank.token.vectors[at], bank.token.mean[at], bank.token.scale[at], bank.token.scoring)
     # The rows are frozen, so the blocks that decide sinks need not be run.
     origin = replace(bank.origin, sink_layers=tuple(layers))
     return replace(
-        bank, layers=tuple(layers), token=token, permuted=None, pooled=None, cls=None,
-        component_means=None, origin=origin,
-    )  # fmt: skip
+        bank,
+        layers=tuple(layers),
+        token=token,
+        permuted=None,
+        pooled=None,
+        cls=None,
+        component_means=None,
+        origin=origin,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,12 +385,18 @@ class Ablation:
             for metric in self.metrics:
                 change = self.difference(metric, concept)
                 rows.append(
-                    {"concept": concept, "n_heads": len(self.heads[concept]), "metric": metric,
-                     "before": float(self.before[metric][k, 0]),
-                     "after": float(self.after[metric][k, 0]), "difference": change.estimate,
-                     "low": change.low, "high": change.high,
-                     "residual_change": float(self.change[k])}
-                )  # fmt: skip
+                    {
+                        "concept": concept,
+                        "n_heads": len(self.heads[concept]),
+                        "metric": metric,
+                        "before": float(self.before[metric][k, 0]),
+                        "after": float(self.after[metric][k, 0]),
+                        "difference": change.estimate,
+                        "low": change.low,
+                        "high": change.high,
+                        "residual_change": float(self.change[k]),
+                    }
+                )
         return frame(rows)
 
     def summary(self) -> str:
@@ -484,9 +478,16 @@ def ablate_heads(
         chosen = {k: _others(every, kept) for k, kept in chosen.items()}
     groups(detector, chosen, one_by_one=False)
     base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed,
-        batch_tokens=batch_tokens, output=output,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        split=split,
+        scores=scores,
+        draws=draws,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        output=output,
+    )
     return ablate(base, chosen, mode, seed)
 
 
@@ -522,15 +523,18 @@ def ablate(
         for k, concept in enumerate(detector.concepts)
     }
     settings = {
-        "split": base.split, "n_samples": base.frozen.test.n_samples, "seed": seed,
-        "n_documents": base.frozen.resamples.n_documents, "draws": base.frozen.resamples.draws,
-        "n_tokens": len(base.frozen.test), "data_hash": base.data.hash,
+        "split": base.split,
+        "n_samples": base.frozen.test.n_samples,
+        "seed": seed,
+        "n_documents": base.frozen.resamples.n_documents,
+        "draws": base.frozen.resamples.draws,
+        "n_tokens": len(base.frozen.test),
+        "data_hash": base.data.hash,
         "model": base.host.info.model,
-    }  # fmt: skip
+    }
     return Ablation(
-        detector.concepts, reached, mode, base.before, after, change,
-        base.frozen.resamples, settings,
-    )  # fmt: skip
+        detector.concepts, reached, mode, base.before, after, change, base.frozen.resamples, settings
+    )
 
 
 def _by_concept(

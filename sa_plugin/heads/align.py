@@ -76,9 +76,7 @@ def adjusted(p: Float[np.ndarray, "*cell"], correction: str = "BH") -> Float64[n
     return out.reshape(np.shape(p))
 
 
-def call(
-    p: Float[np.ndarray, "*cell"], q: float, correction: str = "BH"
-) -> Bool[np.ndarray, "*cell"]:
+def call(p: Float[np.ndarray, "*cell"], q: float, correction: str = "BH") -> Bool[np.ndarray, "*cell"]:
     """Which tests are called at level q.
 
     Args:
@@ -90,9 +88,7 @@ def call(
         ValueError: Unknown correction, or q outside (0, 1).
     """
     if not 0 < q < 1:
-        raise ValueError(
-            f"q is {q}: a share of false calls between 0 and 1 is meant, such as 0.05."
-        )
+        raise ValueError(f"q is {q}: a share of false calls between 0 and 1 is meant, such as 0.05.")
     return np.asarray(adjusted(p, correction) <= q)
 
 
@@ -103,9 +99,7 @@ def rows(found: HeadAlignment) -> list[dict[str, Any]]:
     out = []
     for at in order:
         k, h, c = np.unravel_index(at, found.tested.p.shape)
-        row: dict[str, Any] = {
-            "concept": found.concepts[c], "block": found.blocks[k], "head": int(h),
-        }  # fmt: skip
+        row: dict[str, Any] = {"concept": found.concepts[c], "block": found.blocks[k], "head": int(h)}
         for name, array in arrays.items():
             row[name] = array[k, h, c].item()
         out.append(row)
@@ -116,26 +110,32 @@ def columns(found: HeadAlignment) -> dict[str, np.ndarray]:
     """Every array of the result by the name of its column."""
     data, weights = found.data, found.weights
     out = {
-        "aligned": found.aligned, "called": found.called, "on_data": found.on_data,
-        "p": found.tested.p, "p_adjusted": found.p_adjusted,
-    }  # fmt: skip
+        "aligned": found.aligned,
+        "called": found.called,
+        "on_data": found.on_data,
+        "p": found.tested.p,
+        "p_adjusted": found.p_adjusted,
+    }
     for name, null in found.nulls.items():
         out |= {f"p_ov_{name}": null.p_ov, f"p_qk_{name}": null.p_qk}
     out |= {
-        "gamma": found.gamma, "ov_cosine": weights.ov_cosine,
-        "beta": found.beta, "qk_cosine": weights.qk_cosine,
-        "slope": data.slope.value, "slope_low": data.slope.low, "slope_high": data.slope.high,
-        "partial_r2": data.correlation**2, "correlation": data.correlation,
+        "gamma": found.gamma,
+        "ov_cosine": weights.ov_cosine,
+        "beta": found.beta,
+        "qk_cosine": weights.qk_cosine,
+        "slope": data.slope.value,
+        "slope_low": data.slope.low,
+        "slope_high": data.slope.high,
+        "partial_r2": data.correlation**2,
+        "correlation": data.correlation,
         "p_control": data.p_control,
-    }  # fmt: skip
+    }
     for name, by_sign in (("lift", data.lift), ("lift_whole", data.lift_whole)):
         for sign, estimate in by_sign.items():
             parts = zip(("", "_low", "_high"), estimate, strict=True)
             out |= {f"{name}_{sign}{end}": values for end, values in parts}
     share = data.write_share
-    return out | {
-        "write_share": share.value, "write_share_low": share.low, "write_share_high": share.high,
-    }  # fmt: skip
+    return out | {"write_share": share.value, "write_share_low": share.low, "write_share_high": share.high}
 
 
 def summary(found: HeadAlignment, n: int) -> str:
@@ -153,8 +153,7 @@ def summary(found: HeadAlignment, n: int) -> str:
 
 
 def _counts(found: HeadAlignment) -> str:
-    header = ["concept", *(f"called {name}" for name in found.nulls), "on data", "aligned",
-              "blocks with one"]  # fmt: skip
+    header = ["concept", *(f"called {name}" for name in found.nulls), "on data", "aligned", "blocks with one"]
     by_null = [found.called_by(name) for name in found.nulls]
     text = [
         [
@@ -171,8 +170,7 @@ def _counts(found: HeadAlignment) -> str:
 
 def _null_words(found: HeadAlignment) -> str:
     words = [
-        f"{name}: "
-        + ", ".join(f"{share:.2g} at {level}" for level, share in null.calibration.items())
+        f"{name}: " + ", ".join(f"{share:.2g} at {level}" for level, share in null.calibration.items())
         for name, null in found.nulls.items()
         if null.calibration
     ]
@@ -441,9 +439,16 @@ def head_alignment(
     control: dict[int, Tensor] = {}
     for k, null in enumerate(nulls):
         tested[null], kept = weigh(
-            blocks, refit, observed, null, draws=n_draws, seed=seed + k, tail=tail,
-            keep=0 if k else N_CONTROL, progress=progress,
-        )  # fmt: skip
+            blocks,
+            refit,
+            observed,
+            null,
+            draws=n_draws,
+            seed=seed + k,
+            tail=tail,
+            keep=0 if k else N_CONTROL,
+            progress=progress,
+        )
         control = control or kept
     deltas = _deltas(source, names, delta)
     plan = _plan(described, bank, blocks, vectors, control, deltas)
@@ -455,16 +460,32 @@ def head_alignment(
     )
     measured = data_side(sums, documents, N_CONTROL)
     settings = {
-        "q": q, "correction": correction, "draws": n_draws, "tail": tail, "signs": (1, 1),
-        "seed": seed, "split": split, "n_samples": len(samples), "n_tokens": measured.n_tokens,
-        "delta": dict(zip(names, deltas.tolist(), strict=True)), "n_control": N_CONTROL,
-        "resamples": resamples, "kind": bank.kind, "model": host.info.model,
+        "q": q,
+        "correction": correction,
+        "draws": n_draws,
+        "tail": tail,
+        "signs": (1, 1),
+        "seed": seed,
+        "split": split,
+        "n_samples": len(samples),
+        "n_tokens": measured.n_tokens,
+        "delta": dict(zip(names, deltas.tolist(), strict=True)),
+        "n_control": N_CONTROL,
+        "resamples": resamples,
+        "kind": bank.kind,
+        "model": host.info.model,
         "data_hash": data.hash,
-    }  # fmt: skip
+    }
     return HeadAlignment(
-        names, tuple(b.index for b in blocks), observed, tested, measured, offsets, settings,
+        names,
+        tuple(b.index for b in blocks),
+        observed,
+        tested,
+        measured,
+        offsets,
+        settings,
         limits(described, blocks, measured.underflow),
-    )  # fmt: skip
+    )
 
 
 def limits(host: DescribedHost, blocks: Sequence[Block], underflow: float) -> tuple[str, ...]:
@@ -472,9 +493,7 @@ def limits(host: DescribedHost, blocks: Sequence[Block], underflow: float) -> tu
     attention = [b.attention for b in blocks]
     found = []
     if any(b.source == b.index for b in blocks):
-        found.append(
-            "Block 0 has no block before it: its input direction is that of its own output."
-        )
+        found.append("Block 0 has no block before it: its input direction is that of its own output.")
     if any(one.rotary for one in attention):
         found.append(
             "Rotary embeddings: beta is averaged over the offsets seen between kept tokens, each "
@@ -524,13 +543,7 @@ def _check_bank(bank: ConceptBank, host: Host) -> None:
 
 
 def _check_options(
-    bank: ConceptBank,
-    nulls: Sequence[str],
-    draws: int,
-    tail: str,
-    correction: str,
-    q: float,
-    split: str,
+    bank: ConceptBank, nulls: Sequence[str], draws: int, tail: str, correction: str, q: float, split: str
 ) -> None:
     require_known("correction", correction, CORRECTIONS)
     require_known("split", split, ("cal", "test"))
@@ -569,16 +582,20 @@ def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]
 def _collect(host: Host, data: ConceptData, bank: ConceptBank, progress: bool) -> TrainStatistics:
     options: Mapping[str, Any] = bank.origin.options
     return collect(
-        host, data, layers=bank.layers, need=("means", "gram", "rows"), seed=bank.origin.seed,
-        sinks=bank.origin.sinks, normaliser=options.get("normaliser", "rms"),
-        max_rows_per_class=10**9, progress=progress,
-    )  # fmt: skip
+        host,
+        data,
+        layers=bank.layers,
+        need=("means", "gram", "rows"),
+        seed=bank.origin.seed,
+        sinks=bank.origin.sinks,
+        normaliser=options.get("normaliser", "rms"),
+        max_rows_per_class=10**9,
+        progress=progress,
+    )
 
 
 def _deltas(
-    source: Detector | ConceptBank,
-    names: Sequence[str],
-    delta: float | Mapping[str, float] | None,
+    source: Detector | ConceptBank, names: Sequence[str], delta: float | Mapping[str, float] | None
 ) -> Float[Tensor, " concept"]:
     if delta is None:
         delta = DELTA if isinstance(source, ConceptBank) else source.delta

@@ -71,9 +71,7 @@ class Mass(NamedTuple):
 
 
 def top_tokens(
-    a: Float[Tensor, "batch token column"],
-    keep: Bool[Tensor, "batch token"],
-    delta: Float[Tensor, " column"],
+    a: Float[Tensor, "batch token column"], keep: Bool[Tensor, "batch token"], delta: Float[Tensor, " column"]
 ) -> Bool[Tensor, "batch token column"]:
     """The highest `ceil(delta * n)` of each sample's n kept tokens."""
     n = keep.sum(-1)[:, None, None]
@@ -133,9 +131,7 @@ class Moments(NamedTuple):
     square: Float[Tensor, "batch head"]
 
 
-def place_terms(
-    distance: Float[Tensor, "batch query key"],
-) -> Float[Tensor, "place batch query key"]:
+def place_terms(distance: Float[Tensor, "batch query key"]) -> Float[Tensor, "place batch query key"]:
     """Distance, its logarithm, and whether query and key are one token."""
     same = torch.eye(distance.shape[-1], device=distance.device).expand_as(distance)
     return torch.stack([distance, distance.log1p(), same])
@@ -302,9 +298,13 @@ def data_sums(plan: DataPlan, layout: Layout, n_samples: int, *, progress: bool)
     """
     sums = DataSums()
     for batch, got in walk(
-        plan.host, layout, plan.sites, lambda batch: _reducer(plan, batch),
-        description="attention", progress=progress,
-    ):  # fmt: skip
+        plan.host,
+        layout,
+        plan.sites,
+        lambda batch: _reducer(plan, batch),
+        description="attention",
+        progress=progress,
+    ):
         sums.add(batch, got, n_samples)
     return sums
 
@@ -387,9 +387,7 @@ def _writes(
     }
 
 
-def _write_scale(
-    plan: DataPlan, k: int, read: Mapping[Site, Tensor]
-) -> Float[Tensor, "batch token"]:
+def _write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[Tensor, "batch token"]:
     """What the norms between the head's write and the block's output divide by."""
     at = plan.blocks[k].index
     before, z = (read[Site(at, p)].float() for p in ("resid_pre", "z"))
@@ -506,14 +504,20 @@ def _beside_control(
 
 
 def _measures_block(
-    found: Mapping[str, np.ndarray],
-    k: int,
-    resamples: Resamples,
-    deviation: Float64[np.ndarray, " concept"],
+    found: Mapping[str, np.ndarray], k: int, resamples: Resamples, deviation: Float64[np.ndarray, " concept"]
 ) -> dict[str, Float64[np.ndarray, "draw head concept"]]:
     """Every statistic of one block in every draw; draw 0 is the data as they are."""
-    names = ("gram", "cross", "square", "mass kept", "mass whole", "mass queries", "write",
-             "change", "tokens")  # fmt: skip
+    names = (
+        "gram",
+        "cross",
+        "square",
+        "mass kept",
+        "mass whole",
+        "mass queries",
+        "write",
+        "change",
+        "tokens",
+    )
     drawn = {name: _resampled(found[name][k], resamples) for name in names}
     fitted: Slope = slopes(drawn["gram"], drawn["cross"], drawn["square"])
     out = {"slope": fitted.slope * deviation**2, "share": _share(drawn)}

@@ -61,9 +61,7 @@ CHUNK_VALUES = 1 << 25
 SPARSE = 0.03
 
 
-def permutations(
-    tokens: TokenTable, null: str, draws: int, seed: int
-) -> Int[np.ndarray, "draw token"]:
+def permutations(tokens: TokenTable, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
     """For each draw the token whose labels every token gets.
 
     Args:
@@ -95,18 +93,17 @@ class Refit:
         statistics: With rows of every kept train token.
     """
 
-    def __init__(
-        self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics
-    ) -> None:
+    def __init__(self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics) -> None:
         check_refit(bank, statistics)
         self.bank, self.statistics = bank, statistics
         self.columns = list(columns)
         self.kind = kind_of(bank.kind)
         known = inspect.signature(self.kind.fit).parameters
         self.options: Mapping[str, Any] = {
-            name: value for name, value in bank.origin.options.items()
+            name: value
+            for name, value in bank.origin.options.items()
             if name in known and name not in ("statistics", "seed")
-        }  # fmt: skip
+        }
 
     def vectors(
         self, layer: int, order: Int[np.ndarray, "draw token"]
@@ -124,9 +121,7 @@ class Refit:
         with warnings.catch_warnings():
             # Whether refits converged is of no use to the reader, one by one.
             warnings.simplefilter("ignore", NotConvergedWarning)
-            found = [
-                self._fit(one, labels[order[k : k + most]]) for k in range(0, len(order), most)
-            ]
+            found = [self._fit(one, labels[order[k : k + most]]) for k in range(0, len(order), most)]
         return unit(torch.cat(found))
 
     def directions(
@@ -154,14 +149,9 @@ class Refit:
         return self._run(changed)
 
     def _from_means(
-        self,
-        one: LayerStatistics,
-        means: Float[Tensor, "label d_model"],
-        counts: Int[Tensor, " label"],
+        self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
     ) -> Float[Tensor, "draw concept d_model"]:
-        return self._run(
-            replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None)
-        )
+        return self._run(replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None))
 
     def _run(self, changed: LayerStatistics) -> Float[Tensor, "draw concept d_model"]:
         fitted, _ = self.kind.fit(changed, seed=self.bank.origin.seed, **self.options)
@@ -180,9 +170,7 @@ def _means(
 
 
 def _gathered(
-    one: LayerStatistics,
-    labels: Bool[np.ndarray, "token concept"],
-    order: Int[np.ndarray, "draw token"],
+    one: LayerStatistics, labels: Bool[np.ndarray, "token concept"], order: Int[np.ndarray, "draw token"]
 ) -> tuple[Float[Tensor, "label d_model"], Int[Tensor, " label"]]:
     """The same means, and their counts, by adding up the few rows each draw labels."""
     assert one.rows is not None
@@ -195,8 +183,10 @@ def _gathered(
     bags = (np.arange(len(order))[:, None] * len(token) + starts).ravel()
     total = torch.nn.functional.embedding_bag(
         torch.from_numpy(went[:, token].ravel().astype(np.int64)),
-        one.rows.take(slice(None)), torch.from_numpy(bags), mode="sum",
-    )  # fmt: skip
+        one.rows.take(slice(None)),
+        torch.from_numpy(bags),
+        mode="sum",
+    )
     repeated = torch.from_numpy(np.tile(counts, len(order)))
     mean = total.double() / repeated[:, None]
     return mean * one.scale + one.mean.double(), repeated
@@ -252,9 +242,7 @@ def check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
 
 
 def check_reproduced(
-    refitted: Float[Tensor, "concept d_model"],
-    vectors: Float[Tensor, "concept d_model"],
-    layer: int,
+    refitted: Float[Tensor, "concept d_model"], vectors: Float[Tensor, "concept d_model"], layer: int
 ) -> None:
     """Refuse when the true labels do not give the bank's vectors again.
 
@@ -331,9 +319,7 @@ def check_tail(tail: str, draws: int, tests: int, q: float) -> None:
 
 
 def p_values(
-    observed: Float[np.ndarray, "*cell"],
-    draws: Float[np.ndarray, "draw ..."],
-    tail: str = "exponential",
+    observed: Float[np.ndarray, "*cell"], draws: Float[np.ndarray, "draw ..."], tail: str = "exponential"
 ) -> Float64[np.ndarray, "*cell"]:
     """One-sided: small where the observed value lies above its null.
 
@@ -360,9 +346,7 @@ def _beyond(observed: np.ndarray, u: np.ndarray, total: np.ndarray, draws: int) 
     """The extrapolated p-value; NaN up to u, and where all draws are alike."""
     k = excesses(draws)
     beyond = observed - u
-    ratio = np.divide(
-        beyond, total, out=np.full(beyond.shape, np.nan), where=(beyond > 0) & (total > 0)
-    )
+    ratio = np.divide(beyond, total, out=np.full(beyond.shape, np.nan), where=(beyond > 0) & (total > 0))
     return np.asarray((k + 1) / (draws + 1) * (1 + ratio) ** -float(k))
 
 

@@ -48,14 +48,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin.heads.align_null import (
-    Refit,
-    calibration,
-    check_reproduced,
-    null_vectors,
-    p_values,
-    unit,
-)
+from sa_plugin.heads.align_null import Refit, calibration, check_reproduced, null_vectors, p_values, unit
 from sa_plugin.host.protocol import (
     AttentionWeights,
     BlockNorms,
@@ -148,9 +141,7 @@ class HeadMaps(NamedTuple):
     scale: float
 
 
-def head_maps(
-    weights: AttentionWeights, norms: BlockNorms, projection: OutputProjection
-) -> HeadMaps:
+def head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputProjection) -> HeadMaps:
     """Fold a block's norms into its maps.
 
     Args:
@@ -185,9 +176,7 @@ def _read_through(norm: Norm | None, weight: Tensor) -> Tensor:
 
 
 def ov_form(
-    maps: HeadMaps,
-    v_in: Float[Tensor, "direction d_model"],
-    v_out: Float[Tensor, "direction d_model"],
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], v_out: Float[Tensor, "direction d_model"]
 ) -> Float[Tensor, "direction head"]:
     """`v_in W_V W_O v_out` of every head."""
     out: Tensor = (_through(v_in, maps.value) * _through(v_out, maps.output.mT)).sum(-1)
@@ -203,9 +192,7 @@ def qk_form(
 
 
 def ov_cosine(
-    maps: HeadMaps,
-    v_in: Float[Tensor, "direction d_model"],
-    v_out: Float[Tensor, "direction d_model"],
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], v_out: Float[Tensor, "direction d_model"]
 ) -> Float[Tensor, "direction head"]:
     """Cosine of what a head writes for v_in with v_out."""
     written = torch.einsum("nhe,hed->nhd", _through(v_in, maps.value), maps.output)
@@ -283,9 +270,7 @@ class Tested:
         return np.asarray(np.maximum(self.p_ov, self.p_qk))
 
 
-def describe_blocks(
-    host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]
-) -> list[Block]:
+def describe_blocks(host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]) -> list[Block]:
     """Blocks whose input and output both have concept vectors.
 
     The input of block b is the output of block b - 1; block 0 takes its own output's direction.
@@ -392,9 +377,7 @@ def weigh(
 
 
 def _forms(
-    block: Block,
-    v_in: Float[Tensor, "draw concept d_model"],
-    v_out: Float[Tensor, "draw concept d_model"],
+    block: Block, v_in: Float[Tensor, "draw concept d_model"], v_out: Float[Tensor, "draw concept d_model"]
 ) -> tuple[Float[Tensor, "draw head concept"], Float[Tensor, "draw head concept"]]:
     flat_in, flat_out, shape = v_in.flatten(0, 1), v_out.flatten(0, 1), v_in.shape[:2]
     ov = ov_form(block.maps, flat_in, flat_out)
@@ -402,9 +385,7 @@ def _forms(
     return ov.reshape(*shape, -1).mT, qk.reshape(*shape, -1).mT
 
 
-def concept_vectors(
-    refit: Refit, layers: Sequence[int]
-) -> dict[int, Float[Tensor, "concept d_model"]]:
+def concept_vectors(refit: Refit, layers: Sequence[int]) -> dict[int, Float[Tensor, "concept d_model"]]:
     """The bank's unit vectors, each proved to be what the estimator gives on the true labels.
 
     Raises:

@@ -199,10 +199,7 @@ class AblationCurve:
         return "\n".join([text, *notes, *(self.verdict(k) for k in self.ks)])
 
     def _line(self, name: str, sets: Sequence[CurveRun]) -> list[str]:
-        cells = [
-            _spread(np.array([run.result.columns(m, "after")[0] for run in sets]))
-            for m in self.metrics
-        ]
+        cells = [_spread(np.array([run.result.columns(m, "after")[0] for run in sets])) for m in self.metrics]
         return [name, str(len(sets)), _spread(np.array([run.change for run in sets])), *cells]
 
     def verdict(self, k: int) -> str:
@@ -229,18 +226,18 @@ class AblationCurve:
             f"  Every control changes the residual at least {number(least, 2)} times as much as "
             "keeping the top set does: what it saves may be owed to that."
         ] * (bool(others) and least > 1 and self.keep)
-        moved = [_displaced(run.heads, self.of(k, "top")[0].heads) for f in self.families
-                 if f == "layer_matched" for run in self.of(k, f)]  # fmt: skip
+        moved = [
+            _displaced(run.heads, self.of(k, "top")[0].heads)
+            for f in self.families
+            if f == "layer_matched"
+            for run in self.of(k, f)
+        ]
         parts += [
             f"  Up to {max(moved, default=0)} heads of a layer-matched set are of another block: "
             "the top set leaves too few in its own."
         ] * any(moved)
         parts += [self._permuted_words(k)] if "permuted" in self.families else []
-        what = (
-            "what keeping it saves beyond controls"
-            if self.keep
-            else "what controls leave beyond it"
-        )
+        what = "what keeping it saves beyond controls" if self.keep else "what controls leave beyond it"
         return "\n".join([f"Top {k}, {what}:", *parts])
 
     def _permuted_words(self, k: int) -> str:
@@ -332,9 +329,16 @@ def ablation_curve(
     order = _order(host, ranking, every, controls)
     _check_ks(ks, order, every, controls, repeats)
     base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed,
-        batch_tokens=batch_tokens, output=output,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        split=split,
+        scores=scores,
+        draws=draws,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        output=output,
+    )
     known = known_of(base, mode, {at for at, _ in every}, seed)
     sizes = head_changes(base, mode, known) if "norm_matched" in controls else {}
     ranked = (*order, *(head for head in every if head not in set(order)))
@@ -357,19 +361,15 @@ def ablation_curve(
     for k, family, heads in tqdm(sets, desc="ablations", disable=not progress, leave=False):
         gone = tuple(head for head in every if head not in set(heads)) if keep else heads
         runs.append(CurveRun(k, family, heads, _ablate(base, gone, mode, seed, known)))
-    by = "the order given" if not isinstance(ranking, Ranking) else (
-        f"{ranking.by} ({ranking.effect}) on {ranking.split}"
-    )  # fmt: skip
+    by = (
+        "the order given"
+        if not isinstance(ranking, Ranking)
+        else (f"{ranking.by} ({ranking.effect}) on {ranking.split}")
+    )
     return AblationCurve(tuple(runs), tuple(ranked), by, mode, sizes, keep)
 
 
-def _ablate(
-    base: Baseline,
-    heads: tuple[Head, ...],
-    mode: str,
-    seed: int,
-    known: Reference,
-) -> Ablation:
+def _ablate(base: Baseline, heads: tuple[Head, ...], mode: str, seed: int, known: Reference) -> Ablation:
     everywhere = dict.fromkeys(range(len(base.detector.concepts)), heads)
     return ablate(base, everywhere, mode, seed, known)
 
@@ -417,8 +417,7 @@ def _order(
     late = [head for head in order if head not in set(every)]
     if late:
         raise ValueError(
-            f"head {late[0]} writes after every concept's layer, so its ablation cannot show: "
-            "leave it out."
+            f"head {late[0]} writes after every concept's layer, so its ablation cannot show: leave it out."
         )
     missing = len(every) - len(order)
     if "bottom" in controls and missing:
@@ -430,11 +429,7 @@ def _order(
 
 
 def _check_ks(
-    ks: Sequence[int],
-    order: Sequence[Head],
-    every: Sequence[Head],
-    controls: Sequence[str],
-    repeats: int,
+    ks: Sequence[int], order: Sequence[Head], every: Sequence[Head], controls: Sequence[str], repeats: int
 ) -> None:
     if not ks or repeats < 1:
         raise ValueError(f"ks is {list(ks)} and repeats {repeats}: ask for at least one of each.")
@@ -501,11 +496,7 @@ class CrossAblation:
             row: dict[str, Any] = {"metric": metric}
             for which in ("own", "others", "own - others"):
                 found = self.interval(metric, which)
-                row |= {
-                    which: found.estimate,
-                    f"{which} low": found.low,
-                    f"{which} high": found.high,
-                }
+                row |= {which: found.estimate, f"{which} low": found.low, f"{which} high": found.high}
             rows.append(row)
         return frame(rows)
 
@@ -576,16 +567,19 @@ def cross_ablation(
         raise ValueError("the detector has one concept: there are no others to compare it with.")
     chosen = {place(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
     base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed,
-        batch_tokens=batch_tokens,
-    )  # fmt: skip
+        host, data, detector, split=split, scores=scores, draws=draws, seed=seed, batch_tokens=batch_tokens
+    )
     known = known_of(base, mode, {at for some in chosen.values() for at, _ in some}, seed)
     everywhere = range(len(detector.concepts))
     runs = {
         detector.concepts[k]: ablate(
-            base, dict.fromkeys(everywhere, some), mode, seed, known,
+            base,
+            dict.fromkeys(everywhere, some),
+            mode,
+            seed,
+            known,
             along=k if mode == "directional" else None,
         )
         for k, some in chosen.items()
-    }  # fmt: skip
+    }
     return CrossAblation(detector.concepts, runs, mode)

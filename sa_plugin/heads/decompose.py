@@ -104,17 +104,17 @@ class Target:
     hook_point: str
 
     @classmethod
-    def of(
-        cls, info: HostInfo, bank: ConceptBank, columns: Sequence[Column], vectors: VectorSet
-    ) -> Target:
+    def of(cls, info: HostInfo, bank: ConceptBank, columns: Sequence[Column], vectors: VectorSet) -> Target:
         """Columns of `vectors`: `bank.token`, or others of its shape."""
         check_supported(bank.hook_point)
         at = [bank.index(column.layer) for column in columns]
         picked = [vectors.vectors[k, c.unit] for k, c in zip(at, columns, strict=True)]
         chosen = VectorSet(
-            torch.stack(picked)[:, None].float().cpu(), vectors.mean[at].float().cpu(),
-            vectors.scale[at].float().cpu(), vectors.scoring,
-        )  # fmt: skip
+            torch.stack(picked)[:, None].float().cpu(),
+            vectors.mean[at].float().cpu(),
+            vectors.scale[at].float().cpu(),
+            vectors.scoring,
+        )
         return cls(info, tuple(columns), vectors, tuple(at), chosen, bank.hook_point)
 
     @property
@@ -327,12 +327,7 @@ def behind(depth: int) -> Site:
 
 
 def build_chain(
-    host: Host,
-    bank: ConceptBank,
-    columns: Sequence[Column],
-    refitted: Sequence[bool],
-    *,
-    equal_lengths: bool,
+    host: Host, bank: ConceptBank, columns: Sequence[Column], refitted: Sequence[bool], *, equal_lengths: bool
 ) -> Chain:
     """Directions of every step.
 
@@ -369,9 +364,13 @@ def build_chain(
     known = host.info.block in ("post_ln", "staged")
     frozen = FrozenNorms.of(host, depth) if known else none
     return Chain(
-        target, _steps(depth, turns, frozen), frozen,
-        direction(0), tuple(direction(block + 1) for block in range(depth)), turns,
-    )  # fmt: skip
+        target,
+        _steps(depth, turns, frozen),
+        frozen,
+        direction(0),
+        tuple(direction(block + 1) for block in range(depth)),
+        turns,
+    )
 
 
 def _along(
@@ -487,8 +486,7 @@ class Plan:
 
 
 def _times(
-    values: Float[Tensor, "batch token column"],
-    factor: Float[Tensor, "batch token #column"] | None,
+    values: Float[Tensor, "batch token column"], factor: Float[Tensor, "batch token #column"] | None
 ) -> Float[Tensor, "batch token column"]:
     return values if factor is None else values * factor
 
@@ -530,10 +528,15 @@ def build_plan(
     scaled = frozen.block != "pre_norm" and any(bool(one.bias.any()) for one in maps)
     constants = _constants(target, maps, means is not None, scaled)
     plan = Plan(
-        target, components(host.info, depth, centred=means is not None, scaled_biases=scaled),
-        means is not None, frozen, embedding, *_means(means, target, embedding, maps, scaled),
-        constants, scaled,
-    )  # fmt: skip
+        target,
+        components(host.info, depth, centred=means is not None, scaled_biases=scaled),
+        means is not None,
+        frozen,
+        embedding,
+        *_means(means, target, embedding, maps, scaled),
+        constants,
+        scaled,
+    )
     if means is not None:
         _check_means(plan)
     return plan
@@ -622,9 +625,7 @@ class Closure:
         self.size = scored.bound.clone()
 
     def add(
-        self,
-        terms: Float[Tensor, "batch token component column"],
-        mean: Float[Tensor, "component column"],
+        self, terms: Float[Tensor, "batch token component column"], mean: Float[Tensor, "component column"]
     ) -> None:
         """Take in one piece of a decomposition."""
         self.total += terms.sum(2)
@@ -642,9 +643,7 @@ class Closure:
         return Residue(worst, absolute.gather(0, at[None])[0], absolute.max(dim=0).values, place)
 
 
-def check_closure(
-    host: Host, target: Target, batch: Batch, residue: Residue, samples: list[str]
-) -> None:
+def check_closure(host: Host, target: Target, batch: Batch, residue: Residue, samples: list[str]) -> None:
     """Raise unless every kept token of the batch closed.
 
     Args:
@@ -701,8 +700,7 @@ def likely_cause(host: Host, target: Target, batch: Batch) -> str:
                 "block, or a further branch."
             )
     return (
-        "Every block adds up, so the vectors' normaliser or the component means are not of these "
-        "activations."
+        "Every block adds up, so the vectors' normaliser or the component means are not of these activations."
     )
 
 

@@ -120,12 +120,7 @@ def reference(
 
 
 def _train_z(
-    host: Host,
-    samples: Sequence[Sample],
-    bank: ConceptBank,
-    layers: Collection[int],
-    *,
-    mean: bool,
+    host: Host, samples: Sequence[Sample], bank: ConceptBank, layers: Collection[int], *, mean: bool
 ) -> dict[int, Tensor]:
     """The mean of z over kept tokens, or z itself, by layer."""
     layout = lay_out(host, samples, (), batch_tokens=BATCH_TOKENS)
@@ -264,11 +259,7 @@ def directions(
 
 
 def one_direction(
-    host: Host,
-    bank: ConceptBank | None,
-    concept: str | None,
-    layer: int | None,
-    heads: Sequence[Head],
+    host: Host, bank: ConceptBank | None, concept: str | None, layer: int | None, heads: Sequence[Head]
 ) -> dict[Head, Float[Tensor, " d_head"]]:
     """`directions` of one concept of a bank.
 

@@ -34,9 +34,7 @@ from sa_plugin.concepts.nulls import PermutedPass, refit_kind
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import (
-    check_scores,
-)
+from sa_plugin.detection.guard import check_scores
 from sa_plugin.heads.decompose import (
     Closure,
     Plan,
@@ -48,14 +46,7 @@ from sa_plugin.heads.decompose import (
     measure,
 )
 from sa_plugin.heads.ledger_result import HeadLedger
-from sa_plugin.heads.norms import (
-    Column,
-    Component,
-    FrozenNorms,
-    MeanPass,
-    ScaledMeans,
-    check_joints,
-)
+from sa_plugin.heads.norms import Column, Component, FrozenNorms, MeanPass, ScaledMeans, check_joints
 from sa_plugin.heads.sums import (
     Asked,
     ControlPass,
@@ -247,9 +238,7 @@ def _walk_train(
 
         return reduce
 
-    walked = walk(
-        host, layout, sorted(sites), reducer, description="train terms", progress=progress
-    )
+    walked = walk(host, layout, sorted(sites), reducer, description="train terms", progress=progress)
     for batch, got in walked:
         for k, part in enumerate(parts):
             own = {n.partition("|")[2]: v for n, v in got.items() if n.startswith(f"{k}|")}
@@ -338,24 +327,42 @@ def head_ledger(
     columns = columns_of(host, source, concepts, layers, tail, data)
     has_tail = not isinstance(source, ConceptBank) or tail is not None
     plan, nulls = _plans(
-        host, data, bank, columns, means,
+        host,
+        data,
+        bank,
+        columns,
+        means,
         control_source(bank, data, permutations) if has_tail else (),
-        seed=seed, batch_tokens=batch_tokens, progress=progress,
-    )  # fmt: skip
+        seed=seed,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
     asked = asked_of(host, data, bank, columns, chosen, tail, batch_tokens)
     sums, control = _run(host, asked, plan, nulls, progress)
     _check_scores(scores, bank, chosen, columns, sums.n_tokens)
     if has_tail:
         warn_no_tail(sums, columns)
     return _result(
-        plan, sums, control, chosen, has_tail,
+        plan,
+        sums,
+        control,
+        chosen,
+        has_tail,
         {
-            "split": split if samples is None else "samples", "n_samples": len(chosen),
-            "n_tokens": sums.n_tokens, "draws": draws, "seed": seed, "data_hash": data.hash,
-            "kind": bank.kind, "scoring": bank.token.scoring, "hook_point": bank.hook_point,
-            "centred": plan.centred, "model": host.info.model, "permutations": len(nulls),
+            "split": split if samples is None else "samples",
+            "n_samples": len(chosen),
+            "n_tokens": sums.n_tokens,
+            "draws": draws,
+            "seed": seed,
+            "data_hash": data.hash,
+            "kind": bank.kind,
+            "scoring": bank.token.scoring,
+            "hook_point": bank.hook_point,
+            "centred": plan.centred,
+            "model": host.info.model,
+            "permutations": len(nulls),
         },
-    )  # fmt: skip
+    )
 
 
 def asked_of(
@@ -386,9 +393,7 @@ def _plans(
     """The plan of the concept vectors, and one for each draw of permuted-label vectors."""
     means, draws = prepare(host, data, bank, columns, means, permutations, **options)
     plan = build_plan(host, bank, columns, bank.token, means=means)
-    return plan, [
-        build_plan(host, bank, columns, draw, means=means, frozen=plan.frozen) for draw in draws
-    ]
+    return plan, [build_plan(host, bank, columns, draw, means=means, frozen=plan.frozen) for draw in draws]
 
 
 def _run(
@@ -417,9 +422,7 @@ def detector_column(detector: Detector, concept: str) -> Column:
     return Column(concept, detector.layer[concept], unit, detector.threshold[concept])
 
 
-def bank_columns(
-    bank: ConceptBank, concepts: Sequence[str] | None, layers: Sequence[int]
-) -> list[Column]:
+def bank_columns(bank: ConceptBank, concepts: Sequence[str] | None, layers: Sequence[int]) -> list[Column]:
     """Concepts of a bank at some of its layers, without thresholds."""
     wanted = bank.concepts if concepts is None else concepts
     if not bank.supervised:
@@ -539,9 +542,17 @@ def _result(
         unit = "projection" if scale else target.vectors.scoring
         closes_to = float("nan") if scale else sums.closes_to
         ledger = HeadLedger(
-            plan.components, target.columns, target.depths, effects, means,
-            {**settings, "unit": unit}, sums.residue, closes_to, by_draw, projection,
-        )  # fmt: skip
+            plan.components,
+            target.columns,
+            target.depths,
+            effects,
+            means,
+            {**settings, "unit": unit},
+            sums.residue,
+            closes_to,
+            by_draw,
+            projection,
+        )
         projection = ledger
     return ledger
 
@@ -590,11 +601,17 @@ class TokenLedger:
     def table(self) -> Any:
         """One row a token: a pandas DataFrame where pandas is installed."""
         names = [component.name for component in self.components]
-        return frame([
-            {"token": text, "score": float(s), "tail": bool(t), **dict(zip(names, row.tolist(),
-                                                                           strict=True))}
-            for text, s, t, row in zip(self.tokens, self.score, self.tail, self.terms, strict=True)
-        ])  # fmt: skip
+        return frame(
+            [
+                {
+                    "token": text,
+                    "score": float(s),
+                    "tail": bool(t),
+                    **dict(zip(names, row.tolist(), strict=True)),
+                }
+                for text, s, t, row in zip(self.tokens, self.score, self.tail, self.terms, strict=True)
+            ]
+        )
 
 
 def explain_tokens(
@@ -655,15 +672,18 @@ def explain_tokens(
     keep = got["keep"]
     score = got["score"][keep].numpy()
     return TokenLedger(
-        text, column, plan.components, batch.offsets[0][keep].numpy(),
-        keep.nonzero()[:, 0].numpy(), score, got["terms"][keep].numpy(),
+        text,
+        column,
+        plan.components,
+        batch.offsets[0][keep].numpy(),
+        keep.nonzero()[:, 0].numpy(),
+        score,
+        got["terms"][keep].numpy(),
         score.astype(np.float64) >= column.threshold,
-    )  # fmt: skip
+    )
 
 
-def _column(
-    source: Detector | ConceptBank, bank: ConceptBank, concept: str, layer: int | None
-) -> Column:
+def _column(source: Detector | ConceptBank, bank: ConceptBank, concept: str, layer: int | None) -> Column:
     if not isinstance(source, ConceptBank):
         if layer not in (None, source.layer.get(concept)):
             raise ValueError(

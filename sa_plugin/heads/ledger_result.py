@@ -26,9 +26,13 @@ def component_row(ledger: HeadLedger, component: int, column: int) -> dict[str, 
     """Every effect of one component on one score, with intervals."""
     part, of = ledger.components[component], ledger.columns[column]
     row: dict[str, Any] = {
-        "concept": of.concept, "at_layer": of.layer, "component": part.name,
-        "kind": part.kind, "block": part.block, "head": part.head,
-    }  # fmt: skip
+        "concept": of.concept,
+        "at_layer": of.layer,
+        "component": part.name,
+        "kind": part.kind,
+        "block": part.block,
+        "head": part.head,
+    }
     for name, effect in ledger.effects.items():
         row[name], row[f"{name}_low"], row[f"{name}_high"] = (
             float(values[component, column]) for values in effect.terms
@@ -42,12 +46,12 @@ def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
     for name, effect in ledger.effects.items():
         for k, column in enumerate(ledger.columns):
             row: dict[str, Any] = {
-                "concept": column.concept, "at_layer": column.layer, "effect": name,
+                "concept": column.concept,
+                "at_layer": column.layer,
+                "effect": name,
                 "tokens": int(effect.n_tokens[k]),
-            }  # fmt: skip
-            row["total"], row["total_low"], row["total_high"] = (
-                float(values[k]) for values in effect.total
-            )
+            }
+            row["total"], row["total_low"], row["total_high"] = (float(values[k]) for values in effect.total)
             for j, kind in enumerate(KINDS):
                 row[kind], row[f"{kind}_low"], row[f"{kind}_high"] = (
                     float(values[j, k]) for values in effect.shares
@@ -61,8 +65,7 @@ def block_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
     rows = []
     for k, column in enumerate(ledger.columns):
         for block in range(ledger.depths[k]):
-            row: dict[str, Any] = {"concept": column.concept, "at_layer": column.layer,
-                                   "block": block}  # fmt: skip
+            row: dict[str, Any] = {"concept": column.concept, "at_layer": column.layer, "block": block}
             for name, effect in ledger.effects.items():
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = (
                     float(values[block, k]) for values in effect.blocks
@@ -209,10 +212,13 @@ def _shares(ledger: HeadLedger, effect: str, k: int) -> dict[str, Any]:
 def _strongest_row(row: Mapping[str, Any]) -> dict[str, Any]:
     nan = float("nan")
     out = {
-        "concept": row["concept"], "layer": row["block"], "head": row["head"],
-        "lift": row.get("lift", nan), "control": row.get("control", nan),
+        "concept": row["concept"],
+        "layer": row["block"],
+        "head": row["head"],
+        "lift": row.get("lift", nan),
+        "control": row.get("control", nan),
         "interval": [row.get("lift_low", nan), row.get("lift_high", nan)],
-    }  # fmt: skip
+    }
     for name in ("control", "excess", "contrast"):
         if name in row:
             out[name] = row[name]
@@ -259,8 +265,9 @@ class HeadLedger:
     def __repr__(self) -> str:
         name = "lift" if "lift" in self.effects else "contrast"
         shares = (self.share(kind, name).value for kind in ("heads", "mlps"))
-        heads, mlps = (np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan
-                       for one in shares)  # fmt: skip
+        heads, mlps = (
+            np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan for one in shares
+        )
         s = self.settings
         return (
             f"HeadLedger({len(self.columns)} scores, {len(self.components)} components, "
@@ -341,8 +348,7 @@ class HeadLedger:
             why = (
                 "a bank alone has no SuperActivators: give a detector, or tail="
                 if name.endswith("lift") or "lift" not in self.effects
-                else "the bank has no permuted-label vectors: fit with controls=True, or give "
-                "permutations="
+                else "the bank has no permuted-label vectors: fit with controls=True, or give permutations="
             )
             raise ValueError(f"this ledger has no {name}: {why}.")
         return self.effects[name]
@@ -353,10 +359,7 @@ class HeadLedger:
         Raises:
             ValueError: Unknown, or ambiguous.
         """
-        found = [
-            k for k, c in enumerate(self.columns)
-            if c.concept == concept and layer in (None, c.layer)
-        ]  # fmt: skip
+        found = [k for k, c in enumerate(self.columns) if c.concept == concept and layer in (None, c.layer)]
         if len(found) == 1:
             return found[0]
         have = ", ".join(f"{c.concept!r} at {c.layer}" for c in self.columns)
@@ -397,17 +400,14 @@ class HeadLedger:
         That of "control" is what tokens selected by the sum alone give: read that of "lift" beside
         it, and no single interval of a lift or an excess as a test.
         """
-        return {
-            name: share_excluding_zero(e, self.head_cells)[0] for name, e in self.effects.items()
-        }
+        return {name: share_excluding_zero(e, self.head_cells)[0] for name, e in self.effects.items()}
 
     @property
     def head_cells(self) -> Bool[np.ndarray, "component column"]:
         """Heads before each column's score."""
         return np.array(
-            [[c.kind == "heads" and (c.block or 0) < depth for depth in self.depths]
-             for c in self.components]
-        )  # fmt: skip
+            [[c.kind == "heads" and (c.block or 0) < depth for depth in self.depths] for c in self.components]
+        )
 
     def share(self, kind: ComponentKind, effect: str = "lift") -> Estimate:
         """Share of one kind of component, by column, with its interval."""

@@ -64,9 +64,7 @@ from sa_plugin.host.protocol import (
 
 ComponentKind = Literal["embedding", "heads", "mlps", "norms", "refit", "constants"]
 KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "constants")
-STEP_KINDS: tuple[ComponentKind, ...] = (
-    "embedding", "heads", "mlps", "norms", "refit", "constants",
-)  # fmt: skip
+STEP_KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "norms", "refit", "constants")
 
 
 class LedgerError(ArithmeticError):
@@ -98,9 +96,7 @@ class Column(NamedTuple):
     threshold: float
 
 
-def components(
-    info: HostInfo, depth: int, *, centred: bool, scaled_biases: bool
-) -> tuple[Component, ...]:
+def components(info: HostInfo, depth: int, *, centred: bool, scaled_biases: bool) -> tuple[Component, ...]:
     """Everything that writes before or in the first `depth` blocks, in the order of the blocks.
 
     Args:
@@ -301,9 +297,7 @@ def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch to
     return None if scale is None else scale[..., None]
 
 
-def inverse_scale(
-    norm: Norm, y: Float[Tensor, "batch token d_model"]
-) -> Float[Tensor, "batch token"]:
+def inverse_scale(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
     """One over the scale a norm divides each token by."""
     return (centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
 
@@ -313,17 +307,13 @@ def centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*wha
     return y - y.mean(-1, keepdim=True) if norm.centred else y
 
 
-def apply(
-    norm: Norm, y: Float[Tensor, "batch token d_model"]
-) -> Float[Tensor, "batch token d_model"]:
+def apply(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
     """The norm itself."""
     out = centre(norm, y) * inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
     return out if norm.bias is None else out + norm.bias.to(y.device)
 
 
-def back(
-    norm: Norm | None, directions: Float[Tensor, "d_model column"]
-) -> Float[Tensor, "d_model column"]:
+def back(norm: Norm | None, directions: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
     """Directions as the input of a norm sees them, but for its scale: `C(g * u)`."""
     if norm is None:
         return directions
@@ -350,9 +340,7 @@ def through_block(
 
 
 def carry_back(
-    frozen: FrozenNorms,
-    directions: Float[Tensor, "d_model column"],
-    depths: Sequence[int],
+    frozen: FrozenNorms, directions: Float[Tensor, "d_model column"], depths: Sequence[int]
 ) -> tuple[list[Carried], Float[Tensor, "d_model column"]]:
     """Directions at every block, zero for columns read before it, and at the embedding."""
     before = torch.tensor(depths)
@@ -410,9 +398,12 @@ class ScaledMeans:
         """Of a bank fitted on a pre-norm model."""
         n_blocks = len(means.z)
         return cls(
-            (), means.embedding[None].float().cpu(), means.z[None].float().cpu(),
-            means.mlp[None].float().cpu(), torch.ones(1, n_blocks, 3),
-        )  # fmt: skip
+            (),
+            means.embedding[None].float().cpu(),
+            means.z[None].float().cpu(),
+            means.mlp[None].float().cpu(),
+            torch.ones(1, n_blocks, 3),
+        )
 
     def row(self, depth: int) -> int:
         """The record of scores read behind `depth` blocks.
@@ -471,12 +462,8 @@ class MeanPass:
 
         return {
             "embedding": sums(read[Site(0, "resid_pre")], entry),
-            "z": torch.stack(
-                [sums(read[Site(b, "z")], f.attention) for b, f in enumerate(factors)], dim=1
-            ),
-            "mlp": torch.stack(
-                [sums(read[Site(b, "mlp_out")], f.mlp) for b, f in enumerate(factors)], dim=1
-            ),
+            "z": torch.stack([sums(read[Site(b, "z")], f.attention) for b, f in enumerate(factors)], dim=1),
+            "mlp": torch.stack([sums(read[Site(b, "mlp_out")], f.mlp) for b, f in enumerate(factors)], dim=1),
             "scale": torch.stack([torch.stack([count(x) for x in f], -1) for f in factors], dim=1),
             "n": weight.sum(),
         }

@@ -62,10 +62,20 @@ def plot_alignment(found: HeadAlignment, concept: str | None = None, ax: Any = N
     return ax
 
 
-COLOURS = {"embedding": "#55606b", "heads": "#ce5410", "mlps": "#1a6fae", "norms": "#9a6a00",
-           "refit": "#a34a83"}  # fmt: skip
-LABELS = {"embedding": "embedding", "heads": "attention", "mlps": "MLP", "norms": "norms (post-LN)",
-          "refit": "change of direction"}  # fmt: skip
+COLOURS = {
+    "embedding": "#55606b",
+    "heads": "#ce5410",
+    "mlps": "#1a6fae",
+    "norms": "#9a6a00",
+    "refit": "#a34a83",
+}
+LABELS = {
+    "embedding": "embedding",
+    "heads": "attention",
+    "mlps": "MLP",
+    "norms": "norms (post-LN)",
+    "refit": "change of direction",
+}
 
 
 def plot_waterfall(
@@ -111,8 +121,7 @@ def plot_waterfall(
     ax.set_xticks(ticks, [str(blocks[x]) for x in ticks], fontsize=7)
     ax.set_xlabel("block")
     ax.set_ylabel(f"{effect.replace('_', ' ')} ({waterfall.settings['unit']})")
-    ax.set_title(f"{concept}, layer {waterfall.columns[k].layer}, {direction} direction",
-                 fontsize=10)  # fmt: skip
+    ax.set_title(f"{concept}, layer {waterfall.columns[k].layer}, {direction} direction", fontsize=10)
     _legend(ax, [kind for kind in COLOURS if kind in kinds])
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

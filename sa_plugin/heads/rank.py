@@ -51,16 +51,7 @@ from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import SelectionDataWarning
-from sa_plugin.heads.ablate import (
-    PROBE,
-    Baseline,
-    Group,
-    baseline,
-    candidates,
-    edits_of,
-    in_order,
-    known_of,
-)
+from sa_plugin.heads.ablate import PROBE, Baseline, Group, baseline, candidates, edits_of, in_order, known_of
 from sa_plugin.heads.edits import Head, Reference
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.total import TailObjective, attributions, tail_objective, total_effects
@@ -124,24 +115,19 @@ def head_changes(base: Baseline, mode: str, known: Reference) -> dict[Head, floa
     """
     every = candidates(base.host, base.detector)
     places = range(len(base.detector.concepts)) if mode == "directional" else [0]
-    total = np.mean(
-        [_changes(base, Group((k,), every, k), mode, known) for k in places], axis=0
-    )  # fmt: skip
+    total = np.mean([_changes(base, Group((k,), every, k), mode, known) for k in places], axis=0)
     return dict(zip(every, np.sqrt(total).tolist(), strict=True))
 
 
-def _changes(
-    base: Baseline, group: Group, mode: str, known: Reference
-) -> Float[np.ndarray, " head"]:
+def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float[np.ndarray, " head"]:
     edits = edits_of(base, group, mode, known)
     keep = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
     seen: dict[Site, list[Tensor]] = {site: [] for site in edits}
     masks: list[Tensor] = []
     # The edits only look: every block sees the unablated residual.
     looks: dict[Site, Edit] = {
-        site: _look(edit, _gram(base, site.layer), masks, seen[site])
-        for site, edit in edits.items()
-    }  # fmt: skip
+        site: _look(edit, _gram(base, site.layer), masks, seen[site]) for site, edit in edits.items()
+    }
     site = Site(max(at.layer for at in edits), "attn_out")
 
     def reducer(batch: Batch) -> Reduce:
@@ -149,8 +135,10 @@ def _changes(
         return lambda read: {"n": masks[-1].sum()}
 
     with base.host.edited(looks):
-        got = [out for _, out in walk(base.host, base.probe, [site], reducer,
-                                      description="sizes", progress=False)]  # fmt: skip
+        got = [
+            out
+            for _, out in walk(base.host, base.probe, [site], reducer, description="sizes", progress=False)
+        ]
     total = torch.cat([torch.stack(sums).sum(0) for sums in seen.values()])
     return np.asarray((total / sum(int(out["n"]) for out in got)).numpy())
 
@@ -285,9 +273,8 @@ def rank_heads(
         # Nothing is reported of the split: it is only chosen on.
         warnings.simplefilter("ignore", SelectionDataWarning)
         base = baseline(
-            host, data, detector, split="cal", scores=scores, draws=1, seed=0,
-            batch_tokens=batch_tokens,
-        )  # fmt: skip
+            host, data, detector, split="cal", scores=scores, draws=1, seed=0, batch_tokens=batch_tokens
+        )
     objective = tail_objective(detector, in_order(base.tokens, data.cal.samples))
     known = known_of(base, "mean", {at for at, _ in every}, 0)
     lift = np.abs(objective.value(objective.clean))
@@ -345,9 +332,16 @@ def _by_ledger(
     batch_tokens: int,
 ) -> Ranking:
     ledger = head_ledger(
-        host, data, detector, split="cal", scores=scores, permutations=permutations, draws=1,
-        batch_tokens=batch_tokens, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        split="cal",
+        scores=scores,
+        permutations=permutations,
+        draws=1,
+        batch_tokens=batch_tokens,
+        progress=False,
+    )
     name = ledger.headline
     rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
     heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))
@@ -359,9 +353,7 @@ def _by_ledger(
     if "control" in ledger.effects:
         with np.errstate(invalid="ignore", divide="ignore"):
             null = ledger.control_by_draw["control"][:, rows] / total
-        permuted = tuple(
-            _ordered(heads, one, size, ledger.concepts, "", "", verified).heads for one in null
-        )
+        permuted = tuple(_ordered(heads, one, size, ledger.concepts, "", "", verified).heads for one in null)
     return _ordered(heads, share, size, ledger.concepts, "ledger", name, verified, permuted)
 
 
@@ -386,6 +378,13 @@ def _ordered(
     value = _mean(share, size)
     order = np.argsort(-value, kind="stable")
     return Ranking(
-        tuple(heads[int(i)] for i in order), value[order], share[order], concepts, by, effect,
-        exact[order], "cal", permuted,
-    )  # fmt: skip
+        tuple(heads[int(i)] for i in order),
+        value[order],
+        share[order],
+        concepts,
+        by,
+        effect,
+        exact[order],
+        "cal",
+        permuted,
+    )

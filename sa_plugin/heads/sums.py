@@ -90,9 +90,13 @@ from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import percentile_bounds
 
 GROUPS = (
-    "tail", "same_samples", "in_concept_rest", "strongest_out_of_concept", "out_of_concept",
+    "tail",
+    "same_samples",
+    "in_concept_rest",
+    "strongest_out_of_concept",
+    "out_of_concept",
     "in_concept",
-)  # fmt: skip
+)
 # The groups whose difference from the tail has a control; they come first.
 LIFTED = 4
 Tail = Sequence[Bool[np.ndarray, "_ _"]]
@@ -208,9 +212,7 @@ def sum_groups(
         return reduce
 
     sites = sorted({*plan.sites, *sink_sites(bank.sink_layers)})
-    for batch, got in walk(
-        host, asked.layout, sites, reducer, description=description, progress=progress
-    ):
+    for batch, got in walk(host, asked.layout, sites, reducer, description=description, progress=progress):
         relative, absolute, largest = got["residue"]
         worst = Residue(relative, absolute, largest, got["place"])
         names = [asked.samples[k].id for k in batch.rows.tolist()]
@@ -228,10 +230,7 @@ def sum_groups(
 
 
 def _reduce(
-    plan: Decomposition,
-    read: Mapping[Site, Tensor],
-    keep: Bool[Tensor, "batch token"],
-    known: Known,
+    plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known
 ) -> dict[str, Tensor]:
     scored = measure(plan.target, read)
     tail = find_tail(scored, thresholds(plan), keep, known)
@@ -275,10 +274,7 @@ def term_sums(
 
 
 def find_tail(
-    scored: Scored,
-    threshold: Float[Tensor, " column"],
-    keep: Bool[Tensor, "batch token"],
-    known: Known,
+    scored: Scored, threshold: Float[Tensor, " column"], keep: Bool[Tensor, "batch token"], known: Known
 ) -> Bool[Tensor, "batch token column"]:
     """SuperActivators, from thresholds or as given."""
     if known.tail is not None:
@@ -287,10 +283,7 @@ def find_tail(
 
 
 def group_weights(
-    scored: Scored,
-    tail: Bool[Tensor, "batch token column"],
-    keep: Bool[Tensor, "batch token"],
-    known: Known,
+    scored: Scored, tail: Bool[Tensor, "batch token column"], keep: Bool[Tensor, "batch token"], known: Known
 ) -> Float[Tensor, "batch token column group"]:
     """Weight of each token in each of `GROUPS`."""
     every = keep[..., None].expand_as(tail)
@@ -301,9 +294,13 @@ def group_weights(
     best = scored.score.masked_fill(~every, -torch.inf).argmax(dim=1, keepdim=True)
     strongest = torch.zeros_like(tail).scatter(1, best, True) & outside
     groups = (
-        tail & (n_others > 0), (every & ~tail) * (n_tail / n_others.clamp_min(1)), inside & ~tail,
-        strongest, outside, inside,
-    )  # fmt: skip
+        tail & (n_others > 0),
+        (every & ~tail) * (n_tail / n_others.clamp_min(1)),
+        inside & ~tail,
+        strongest,
+        outside,
+        inside,
+    )
     return torch.stack([one.float() for one in groups], dim=-1)
 
 
@@ -368,9 +365,7 @@ def tail_cuts(
         return reduce
 
     sites = sorted({*plan.target.sites, *sink_sites(bank.sink_layers)})
-    for batch, got in walk(
-        host, layout, sites, reducer, description="control scores", progress=progress
-    ):
+    for batch, got in walk(host, layout, sites, reducer, description="control scores", progress=progress):
         rows = layout.rows(batch)
         keep_rows[rows] = got["keep"].numpy()
         scores[rows] = got["null"].numpy()
@@ -419,9 +414,7 @@ class ControlPass:
         self.draw_weights = np.zeros((len(plans), LIFTED, shape[2]))
 
     @staticmethod
-    def _factor(
-        plan: Plan, lengths: Float[Tensor, " column"]
-    ) -> Float[Tensor, "scale 1 1 1 column"]:
+    def _factor(plan: Plan, lengths: Float[Tensor, " column"]) -> Float[Tensor, "scale 1 1 1 column"]:
         # A dot score grows with its vector's length, which for a permuted-label vector means
         # nothing; a cosine does not, but its projection does.
         longer = lengths / plan.target.lengths.clamp_min(1e-30)
@@ -469,15 +462,9 @@ class ControlPass:
         return ControlSums(self.values, self.weights, self.draw_values, self.draw_weights)
 
 
-MEANS = (
-    "tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept",
-)  # fmt: skip
+MEANS = ("tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept")
 # A lift's name before "lift", "control" and "excess", and what the tail is compared with.
-AGAINST = {
-    "": "same_samples",
-    "in_concept_": "in_concept_rest",
-    "strongest_": "strongest_out_of_concept",
-}
+AGAINST = {"": "same_samples", "in_concept_": "in_concept_rest", "strongest_": "strongest_out_of_concept"}
 
 
 class Estimate(NamedTuple):
@@ -542,9 +529,7 @@ def weighted_mean(
     return Mean(np.asarray(value), np.asarray(drawn), float(weight.sum()))
 
 
-def share_excluding_zero(
-    effect: Effect, cells: Bool[np.ndarray, "component column"]
-) -> tuple[float, int]:
+def share_excluding_zero(effect: Effect, cells: Bool[np.ndarray, "component column"]) -> tuple[float, int]:
     """Share of some cells whose interval excludes zero, and the number with an interval.
 
     The share is NaN over no cell.
@@ -607,10 +592,7 @@ def control_by_draw(
     with np.errstate(invalid="ignore", divide="ignore"):
         means = unit * control.draw_values[scale] / control.draw_weights[:, :, None]
     at = {name: k for k, name in enumerate(GROUPS)}
-    return {
-        f"{name}control": means[:, at["tail"]] - means[:, at[other]]
-        for name, other in AGAINST.items()
-    }
+    return {f"{name}control": means[:, at["tail"]] - means[:, at[other]] for name, other in AGAINST.items()}
 
 
 def _means(
@@ -667,7 +649,9 @@ def _join(columns: Sequence[Effect]) -> Effect:
         return Estimate(*(np.stack(one, axis=-1) for one in zip(*parts, strict=True)))
 
     return Effect(
-        stack([e.terms for e in columns]), stack([e.total for e in columns]),
-        stack([e.shares for e in columns]), stack([e.blocks for e in columns]),
+        stack([e.terms for e in columns]),
+        stack([e.total for e in columns]),
+        stack([e.shares for e in columns]),
+        stack([e.blocks for e in columns]),
         np.stack([e.n_tokens for e in columns]),
-    )  # fmt: skip
+    )

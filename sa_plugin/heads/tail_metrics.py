@@ -101,11 +101,7 @@ class OutputProbe:
 
 
 def output_probe(
-    host: Host,
-    samples: Sequence[Sample],
-    tokens: TokenTable,
-    output: Output | str,
-    resamples: Resamples,
+    host: Host, samples: Sequence[Sample], tokens: TokenTable, output: Output | str, resamples: Resamples
 ) -> OutputProbe:
     """Run the first samples of a split through the whole model once.
 
@@ -181,9 +177,14 @@ def _cosine(clean: Tensor, moved: Tensor) -> Tensor:
 
 
 METRICS = (
-    "tail_gap", "coverage", "negative_coverage", "auroc", "average_precision", "f1_frozen",
+    "tail_gap",
+    "coverage",
+    "negative_coverage",
+    "auroc",
+    "average_precision",
+    "f1_frozen",
     "f1_recalibrated",
-)  # fmt: skip
+)
 Measured = Mapping[str, Float[np.ndarray, "concept column"]]
 
 
@@ -224,15 +225,12 @@ def deviations(
     """Standard deviation of the scores of negative samples' tokens; NaN without any."""
     negative = ~labels_of(tokens, concepts)[1][tokens.sample_of]
     return np.array(
-        [s[n].std(dtype=np.float64) if n.any() else np.nan
-         for s, n in zip(scores.T, negative.T, strict=True)]
-    )  # fmt: skip
+        [s[n].std(dtype=np.float64) if n.any() else np.nan for s, n in zip(scores.T, negative.T, strict=True)]
+    )
 
 
 def measured(
-    frozen: Frozen,
-    cal: Float[np.ndarray, "cal_token concept"],
-    test: Float[np.ndarray, "test_token concept"],
+    frozen: Frozen, cal: Float[np.ndarray, "cal_token concept"], test: Float[np.ndarray, "test_token concept"]
 ) -> dict[str, Float[np.ndarray, "concept column"]]:
     """Every metric of one run.
 
@@ -284,19 +282,17 @@ def _gap(
     return ratio(high - low, frozen.sd[k], empty=np.nan)
 
 
-def _background(
-    frozen: Frozen, cal: Float[np.ndarray, "token concept"]
-) -> Float[np.ndarray, " concept"]:
+def _background(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
     negative = ~labels_of(frozen.cal, frozen.concepts)[1][frozen.cal.sample_of]
     return np.array(
-        [quantiles(np.ascontiguousarray(s[n]), [TAIL_LEVEL])[0] if n.any() else np.inf
-         for s, n in zip(cal.T, negative.T, strict=True)]
-    )  # fmt: skip
+        [
+            quantiles(np.ascontiguousarray(s[n]), [TAIL_LEVEL])[0] if n.any() else np.inf
+            for s, n in zip(cal.T, negative.T, strict=True)
+        ]
+    )
 
 
-def _recalibrated(
-    frozen: Frozen, cal: Float[np.ndarray, "token concept"]
-) -> Float[np.ndarray, " concept"]:
+def _recalibrated(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
     """The threshold that the detector's own search finds at the layer it has."""
     token_labels, labels = labels_of(frozen.cal, frozen.concepts)
     with warnings.catch_warnings():
@@ -307,9 +303,7 @@ def _recalibrated(
     return search_own("recalibrated", tops, labels, grid[None], frozen.deltas).chosen_threshold
 
 
-def mean_over_concepts(
-    values: Float[np.ndarray, "concept column"],
-) -> Float[np.ndarray, " column"]:
+def mean_over_concepts(values: Float[np.ndarray, "concept column"]) -> Float[np.ndarray, " column"]:
     """Plain mean over the concepts for which a column is defined."""
     n = np.isfinite(values).sum(0)
     return ratio(np.nansum(values, axis=0), n, empty=np.nan)

@@ -121,15 +121,11 @@ class TailObjective:
     n_tail: Float[np.ndarray, "sample concept"]
     clean: Float[np.ndarray, "sample concept"]
 
-    def sums(
-        self, scores: Float[np.ndarray, "token concept"]
-    ) -> Float[np.ndarray, "sample concept"]:
+    def sums(self, scores: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, "sample concept"]:
         """Each sample's part of T_c times the number of tail tokens."""
         return np.add.reduceat(self.weights * scores, self.tokens.bounds[:-1], axis=0)
 
-    def value(
-        self, sums: Float[np.ndarray, "*head sample concept"]
-    ) -> Float[np.ndarray, "*head concept"]:
+    def value(self, sums: Float[np.ndarray, "*head sample concept"]) -> Float[np.ndarray, "*head concept"]:
         """T_c, or the part of it that the sums hold; NaN without a tail."""
         return ratio(sums.sum(-2), self.n_tail.sum(0), empty=np.nan)
 
@@ -237,9 +233,7 @@ def _add(
         parts = (scores * weights.to(scores.device)).sum((0, 1))
         rows = batch.rows.numpy()
         for k in places:
-            slopes = torch.autograd.grad(
-                parts[k], list(leaves.values()), retain_graph=k != places[-1]
-            )
+            slopes = torch.autograd.grad(parts[k], list(leaves.values()), retain_graph=k != places[-1])
             by_block = {
                 at: ((z[at] - known.means[at].to(slope.device)) * slope.float()).sum((1, 3))
                 for at, slope in zip(leaves, slopes, strict=True)
@@ -303,9 +297,14 @@ def total_effects(
         slim = at_layers(detector.bank, sorted({layers[k] for k in places}))
         with base.host.edited(edits_of(base, Group(tuple(places), (head,)), mode, known)):
             scored = score(
-                base.host, base.data, slim, splits=(base.split,), batch_tokens=base.batch_tokens,
-                progress=False, keep_of=base.tokens.tokens,
-            )  # fmt: skip
+                base.host,
+                base.data,
+                slim,
+                splits=(base.split,),
+                batch_tokens=base.batch_tokens,
+                progress=False,
+                keep_of=base.tokens.tokens,
+            )
         part = in_order(scored, base.data.split(base.split).samples)
         at = np.array([slim.layers.index(layers[k]) for k in places])
         scores = np.zeros((len(part.tokens), len(layers)), dtype=np.float32)
@@ -382,10 +381,15 @@ class DirectTotal:
         rows = []
         for i, (layer, head) in enumerate(self.heads):
             for k, concept in enumerate(self.concepts):
-                row = {"head": f"L{layer}H{head}", "concept": concept,
-                       "direct": float(self.direct[i, k]), "total": float(self.total[i, k]),
-                       "low": float(self.total_low[i, k]), "high": float(self.total_high[i, k]),
-                       "lift": float(self.lift[k])}  # fmt: skip
+                row = {
+                    "head": f"L{layer}H{head}",
+                    "concept": concept,
+                    "direct": float(self.direct[i, k]),
+                    "total": float(self.total[i, k]),
+                    "low": float(self.total_low[i, k]),
+                    "high": float(self.total_high[i, k]),
+                    "lift": float(self.lift[k]),
+                }
                 if self.attribution is not None:
                     row["attribution"] = float(self.attribution[i, k])
                 rows.append(row)
@@ -405,14 +409,15 @@ class DirectTotal:
         shares = {
             name: self._share(values)
             for name, values in (
-                ("direct", self.direct), ("total", self.total), ("attribution", self.attribution),
+                ("direct", self.direct),
+                ("total", self.total),
+                ("attribution", self.attribution),
             )
             if values is not None
-        }  # fmt: skip
+        }
         order = np.argsort(-np.abs(shares["total"]))[:n]
         rows = [
-            ["L{}H{}".format(*self.heads[i]), *(signed(share[i]) for share in shares.values())]
-            for i in order
+            ["L{}H{}".format(*self.heads[i]), *(signed(share[i]) for share in shares.values())] for i in order
         ]
         return "\n".join(
             [
@@ -431,9 +436,7 @@ class DirectTotal:
         return np.asarray(np.nan_to_num(share).mean(1))
 
 
-def agreement(
-    guess: Float[np.ndarray, " head"], total: Float[np.ndarray, " head"]
-) -> dict[str, float]:
+def agreement(guess: Float[np.ndarray, " head"], total: Float[np.ndarray, " head"]) -> dict[str, float]:
     """How well a cheap effect agrees with the total one over heads."""
     known = np.isfinite(guess) & np.isfinite(total)
     a, b = guess[known], total[known]
@@ -485,13 +488,11 @@ def compare_direct_total(
         >>> compare_direct_total(host, data, detector).agreement()  # doctest: +SKIP
     """
     ledger = head_ledger(
-        host, data, detector, split=split, scores=None, draws=1, batch_tokens=batch_tokens,
-        progress=False,
-    )  # fmt: skip
+        host, data, detector, split=split, scores=None, draws=1, batch_tokens=batch_tokens, progress=False
+    )
     base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed,
-        batch_tokens=batch_tokens,
-    )  # fmt: skip
+        host, data, detector, split=split, scores=scores, draws=draws, seed=seed, batch_tokens=batch_tokens
+    )
     every = candidates(host, detector)
     objective = tail_objective(detector, in_order(base.tokens, data.split(split).samples))
     known = known_of(base, "mean", {at for at, _ in every}, seed)
@@ -505,14 +506,25 @@ def compare_direct_total(
     rows = {(c.block, c.head): i for i, c in enumerate(ledger.components) if c.kind == "heads"}
     direct = ledger.lift.terms.value[[rows[head] for head in every]]
     settings = {
-        "split": split, "n_samples": len(data.split(split)), "passes": len(every) + 2,
-        "data_hash": data.hash, "draws": draws, "seed": seed, "model": host.info.model,
-    }  # fmt: skip
+        "split": split,
+        "n_samples": len(data.split(split)),
+        "passes": len(every) + 2,
+        "data_hash": data.hash,
+        "draws": draws,
+        "seed": seed,
+        "model": host.info.model,
+    }
     return DirectTotal(
-        detector.concepts, every, _masked(direct, behind), _masked(objective.value(sums), behind),
-        _masked(low, behind), _masked(high, behind), first, objective.value(objective.clean),
+        detector.concepts,
+        every,
+        _masked(direct, behind),
+        _masked(objective.value(sums), behind),
+        _masked(low, behind),
+        _masked(high, behind),
+        first,
+        objective.value(objective.clean),
         settings,
-    )  # fmt: skip
+    )
 
 
 def _masked(

@@ -41,8 +41,13 @@ from sa_plugin.show.result import aligned, as_html, frame, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 
 LIFTS = ("lift", "in_concept_lift", "strongest_lift")
-_WORDS = {"embedding": "embedding %", "heads": "attention %", "mlps": "MLPs %", "norms": "norms %",
-          "refit": "refit %"}  # fmt: skip
+_WORDS = {
+    "embedding": "embedding %",
+    "heads": "attention %",
+    "mlps": "MLPs %",
+    "norms": "norms %",
+    "refit": "refit %",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +97,10 @@ class Waterfall:
             ValueError: Unknown, or ambiguous.
         """
         found = [
-            k for k, (c, way) in enumerate(zip(self.columns, self.directions, strict=True))
+            k
+            for k, (c, way) in enumerate(zip(self.columns, self.directions, strict=True))
             if c.concept == concept and way == direction and layer in (None, c.layer)
-        ]  # fmt: skip
+        ]
         if len(found) == 1:
             return found[0]
         have = ", ".join(dict.fromkeys(f"{c.concept!r} at {c.layer}" for c in self.columns))
@@ -109,16 +115,16 @@ class Waterfall:
         last = self.depths[column]
         follows = self.directions[column] == "refitted"
         return [
-            i for i, step in enumerate(self.steps)
+            i
+            for i, step in enumerate(self.steps)
             if step.kind != "constants"
             and (step.block is None or step.block + (step.kind == "refit") < last)
             and (step.kind != "refit" or (follows and last > 0))
-        ]  # fmt: skip
+        ]
 
     def heights(
-        self, concept: str, direction: str = "fixed", *, layer: int | None = None,
-        effect: str = "lift",
-    ) -> tuple[list[str], Estimate, Float[np.ndarray, " step"]]:  # fmt: skip
+        self, concept: str, direction: str = "fixed", *, layer: int | None = None, effect: str = "lift"
+    ) -> tuple[list[str], Estimate, Float[np.ndarray, " step"]]:
         """Steps of one column: their names, heights with intervals, and the level after each.
 
         Args:
@@ -147,13 +153,21 @@ class Waterfall:
             _, heights, level = self.heights(column.concept, way, layer=column.layer, effect=effect)
             for j, i in enumerate(self.shown(k)):
                 step = self.steps[i]
-                rows.append({
-                    "concept": column.concept, "at_layer": column.layer, "direction": way,
-                    "step": step.name, "kind": step.kind, "block": step.block,
-                    "height": float(heights.value[j]), "low": float(heights.low[j]),
-                    "high": float(heights.high[j]), "level": float(level[j]),
-                    "tail": float(self.means["tail"][i, k]),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "concept": column.concept,
+                        "at_layer": column.layer,
+                        "direction": way,
+                        "step": step.name,
+                        "kind": step.kind,
+                        "block": step.block,
+                        "height": float(heights.value[j]),
+                        "low": float(heights.low[j]),
+                        "high": float(heights.high[j]),
+                        "level": float(level[j]),
+                        "tail": float(self.means["tail"][i, k]),
+                    }
+                )
         return frame(rows)
 
     def summary(self) -> str:
@@ -165,11 +179,16 @@ class Waterfall:
             names, heights, _ = self.heights(column.concept, way, layer=column.layer)
             order = np.argsort(-np.abs(np.nan_to_num(heights.value)), kind="stable")[:3]
             shares = lift.shares.value[:, k]
-            rows.append([
-                column.concept, str(column.layer), way, signed(float(lift.total.value[k])),
-                *(number(100 * float(shares[STEP_KINDS.index(kind)]), 0) for kind in _WORDS),
-                ", ".join(f"{names[j]} {signed(float(heights.value[j]))}" for j in order),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    column.concept,
+                    str(column.layer),
+                    way,
+                    signed(float(lift.total.value[k])),
+                    *(number(100 * float(shares[STEP_KINDS.index(kind)]), 0) for kind in _WORDS),
+                    ", ".join(f"{names[j]} {signed(float(heights.value[j]))}" for j in order),
+                ]
+            )
         note = (
             "Mean step over SuperActivators minus that over the other tokens of their samples. "
             "They were chosen by the sum at the end: head_ledger has the control."
@@ -248,18 +267,23 @@ def tail_waterfall(
     sums = sum_groups(host, asked, chain, description="waterfall", progress=progress)
     warn_no_tail(sums, chain.target.columns)
     settings = {
-        "split": split if samples is None else "samples", "n_samples": len(chosen),
-        "n_tokens": sums.n_tokens, "draws": draws, "seed": seed, "data_hash": data.hash,
-        "kind": bank.kind, "equal_lengths": equal_lengths or chain.target.cosine,
-        "layers": bank.layers, "model": host.info.model, "hook_point": bank.hook_point,
+        "split": split if samples is None else "samples",
+        "n_samples": len(chosen),
+        "n_tokens": sums.n_tokens,
+        "draws": draws,
+        "seed": seed,
+        "data_hash": data.hash,
+        "kind": bank.kind,
+        "equal_lengths": equal_lengths or chain.target.cosine,
+        "layers": bank.layers,
+        "model": host.info.model,
+        "hook_point": bank.hook_point,
         "unit": "projection" if chain.target.cosine else "dot",
-    }  # fmt: skip
+    }
     return _result(chain, sums, [way for way in ways for _ in columns], chosen, settings)
 
 
-def _check(
-    host: object, data: object, source: object, directions: Sequence[str], tail: Tail | None
-) -> None:
+def _check(host: object, data: object, source: object, directions: Sequence[str], tail: Tail | None) -> None:
     order = "the order is tail_waterfall(host, data, detector)"
     require_type("host", host, Host, f"attach(bridge) first; {order}")
     require_type("data", data, ConceptData, order)
@@ -290,10 +314,22 @@ def _result(
     resamples = resample_documents(documents, draws=settings["draws"], seed=settings["seed"])
     target = chain.target
     effects, means = effects_of(
-        sums, None, target.lengths.double().numpy(), chain.components, resamples,
-        scale=int(target.cosine), tail=True, kinds=STEP_KINDS,
-    )  # fmt: skip
+        sums,
+        None,
+        target.lengths.double().numpy(),
+        chain.components,
+        resamples,
+        scale=int(target.cosine),
+        tail=True,
+        kinds=STEP_KINDS,
+    )
     return Waterfall(
-        chain.components, target.columns, tuple(directions), target.depths, effects, means,
-        settings, sums.residue,
-    )  # fmt: skip
+        chain.components,
+        target.columns,
+        tuple(directions),
+        target.depths,
+        effects,
+        means,
+        settings,
+        sums.residue,
+    )

@@ -90,9 +90,7 @@ class AttendedReader:
         self.visible = visible.expand(len(z), -1, -1)
         return Attended(value, self.visible.contiguous())
 
-    def _visible(
-        self, shape: torch.Size, device: torch.device
-    ) -> Bool[Tensor, "one_or_batch query key"]:
+    def _visible(self, shape: torch.Size, device: torch.device) -> Bool[Tensor, "one_or_batch query key"]:
         if self.mask is not None:
             keep = allowed(self.mask)[..., : shape[1]].expand(-1, shape[0], -1)
             return keep.tril() if self.causal else keep

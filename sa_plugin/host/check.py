@@ -132,9 +132,7 @@ def check(host_or_model: Any, texts: Sequence[str] | None = None, **options: Any
             samples = host.check_samples()
         return CheckReport(_title(host), (*_generic(host, samples), *_own(host, samples)))
     except (ValueError, RuntimeError) as error:
-        return CheckReport(
-            name, (Law("the model can be attached and read", np.inf, 0.0, str(error)),)
-        )
+        return CheckReport(name, (Law("the model can be attached and read", np.inf, 0.0, str(error)),))
 
 
 def check_folder(

@@ -227,11 +227,7 @@ def load_model(
 
 
 def load_folder(
-    folder: str | Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    tower: str | None = None,
-    fold: bool = False,
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None, fold: bool = False
 ) -> Loaded:
     """A model of transformers from a folder, without network.
 
@@ -249,9 +245,7 @@ def load_folder(
     """
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{path} holds no config.json: give a folder that save_pretrained wrote."
-        )
+        raise FileNotFoundError(f"{path} holds no config.json: give a folder that save_pretrained wrote.")
     transformers = require("transformers", "transformer-lens", "loading a model folder")
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     kind = config.model_type
@@ -314,9 +308,13 @@ def _one_tile(source: Any, config: Any) -> Processor:
     if source is None:
         return Processor(size, patch, mode="letter_box")
     return Processor(
-        size, patch, mode="letter_box", mean=tuple(source.image_mean), std=tuple(source.image_std),
+        size,
+        patch,
+        mode="letter_box",
+        mean=tuple(source.image_mean),
+        std=tuple(source.image_std),
         resample=int(source.resample),
-    )  # fmt: skip
+    )
 
 
 def _vision_model(load: Load, config: Any, processor: Any, fold: bool) -> Any:

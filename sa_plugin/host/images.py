@@ -89,9 +89,7 @@ class Processor:
         if self.resized is not None and self.mode != "centre_crop":
             raise ValueError(f"resized is for mode 'centre_crop', the mode is {self.mode!r}.")
 
-    def pixel_values(
-        self, pixels: UInt8[np.ndarray, "height width 3"]
-    ) -> Float[Tensor, "3 rows columns"]:
+    def pixel_values(self, pixels: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 rows columns"]:
         """The input plane of one image, float32.
 
         Raises:
@@ -141,9 +139,7 @@ class Processor:
             return 0, 0
         return -((new[0] - self.size[0]) // 2), -((new[1] - self.size[1]) // 2)
 
-    def _place(
-        self, small: UInt8[np.ndarray, "height width 3"]
-    ) -> UInt8[np.ndarray, "rows columns 3"]:
+    def _place(self, small: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         plane = np.zeros((*self.size, 3), dtype=np.uint8)
         top, left = self._corner(small.shape[:2])
         part = small[max(0, -top) :, max(0, -left) :]
@@ -194,9 +190,19 @@ def read_processor(source: Any, patch: int) -> Processor:
 
 TILES = "max_image_tiles"
 NAMES = (
-    "do_resize", "size", "do_center_crop", "crop_size", "do_pad", "resample",
-    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", TILES,
-)  # fmt: skip
+    "do_resize",
+    "size",
+    "do_center_crop",
+    "crop_size",
+    "do_pad",
+    "resample",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    TILES,
+)
 SIDES = ("height", "width", "shortest_edge", "longest_edge")
 
 
@@ -231,9 +237,7 @@ def _sides(size: Any) -> dict[str, int]:
     """What is said of the sides; a single number, which old configs hold, says too little."""
     if size is None or isinstance(size, int):
         return {}
-    said = (
-        size if isinstance(size, Mapping) else {side: getattr(size, side, None) for side in SIDES}
-    )
+    said = size if isinstance(size, Mapping) else {side: getattr(size, side, None) for side in SIDES}
     return {side: int(value) for side, value in said.items() if value}
 
 
@@ -350,9 +354,7 @@ def _image(sample: Sample, model: str) -> Image:
     return sample.image
 
 
-def _batch(
-    images: Sequence[Image], start: int, processor: Processor, around: tuple[int, int]
-) -> Batch:
+def _batch(images: Sequence[Image], start: int, processor: Processor, around: tuple[int, int]) -> Batch:
     boxes, shown = [], []
     for image in images:
         height, width = image.pixels.shape[:2]
@@ -409,9 +411,7 @@ def model_processor(source: Any, config: Any, architecture: str, model: str) -> 
     return ours
 
 
-def context_states(
-    whole: Any, text: Any, image: Any, source: Any
-) -> Float[Tensor, "state d_model"]:
+def context_states(whole: Any, text: Any, image: Any, source: Any) -> Float[Tensor, "state d_model"]:
     """States of an image that a text stack attends to, on its device and in its format.
 
     Args:

@@ -66,12 +66,7 @@ class EditWatch:
     """
 
     def __init__(
-        self,
-        name: str,
-        edit: Edit,
-        projection: OutputProjection,
-        dtype: str,
-        reader: Reader | None = None,
+        self, name: str, edit: Edit, projection: OutputProjection, dtype: str, reader: Reader | None = None
     ) -> None:
         self.name, self.edit = name, edit
         self.weight, self.bias = projection
@@ -109,9 +104,7 @@ class EditWatch:
                 "once: leave out edits of blocks behind the deepest one that is read."
             )
 
-    def edit_z(
-        self, z: Float[Tensor, "batch token head d_head"]
-    ) -> Float[Tensor, "batch token head d_head"]:
+    def edit_z(self, z: Float[Tensor, "batch token head d_head"]) -> Float[Tensor, "batch token head d_head"]:
         """The edited z; the edit gets a copy, so that one in place is seen too.
 
         Raises:
@@ -187,9 +180,7 @@ def demand(architecture: str, law: Law) -> None:
 
 
 @contextmanager
-def module_streams(
-    blocks: Sequence[nn.Module],
-) -> Iterator[dict[tuple[int, str], list[Tensor]]]:
+def module_streams(blocks: Sequence[nn.Module]) -> Iterator[dict[tuple[int, str], list[Tensor]]]:
     """What goes in and out of blocks inside the context, by torch's own hooks, not the host's."""
     seen: dict[tuple[int, str], list[Tensor]] = {}
     handles = []
@@ -277,9 +268,10 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
         ValueError: Something stands between blocks that are not pre_norm.
     """
     joints = [
-        k for k, (one, two) in enumerate(pairwise(blocks), 1)
+        k
+        for k, (one, two) in enumerate(pairwise(blocks), 1)
         if not torch.equal(one["resid_post"], two["resid_pre"])
-    ]  # fmt: skip
+    ]
     if joints and kind != "pre_norm":
         raise ValueError(
             f"{architecture}: something changes the residual stream between blocks {joints[0] - 1} "
@@ -289,9 +281,7 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
     return "staged" if joints else kind
 
 
-def projection_law(
-    blocks: Sequence[Parts], projections: Sequence[OutputProjection], limit: float
-) -> Law:
+def projection_law(blocks: Sequence[Parts], projections: Sequence[OutputProjection], limit: float) -> Law:
     """That the heads' z times the projection is what the projection gives."""
     worst = 0.0
     for block, (weight, bias) in zip(blocks, projections, strict=True):
@@ -317,9 +307,7 @@ def kept_part(part: str, value: Tensor) -> Tensor:
     return value.triu(1).any() if part == "pattern" else value.clone()
 
 
-def padding_law(
-    host: Host, alone: Sequence[Sequence[Batch]], padded: Mapping[str, Sequence[Batch]]
-) -> Law:
+def padding_law(host: Host, alone: Sequence[Sequence[Batch]], padded: Mapping[str, Sequence[Batch]]) -> Law:
     """That padding changes no valid token of the last residual.
 
     Args:
@@ -342,9 +330,7 @@ def _residuals(host: Host, batches: Sequence[Batch]) -> dict[int, Tensor]:
     site = Site(host.info.n_layers - 1, "resid_post")
     found = {}
     for batch in batches:
-        read = host.read(batch, [site], partial(reducers.pick, site=(site.layer, str(site.point))))[
-            "h"
-        ]
+        read = host.read(batch, [site], partial(reducers.pick, site=(site.layer, str(site.point))))["h"]
         for k, row in enumerate(batch.rows.tolist()):
             found[row] = read[k, batch.valid[k]]
     return found

@@ -48,8 +48,7 @@ def _square(config: Any) -> int:
     ratios = [list(ratio) for ratio in config.supported_aspect_ratios]
     if [1, 1] not in ratios:
         raise ValueError(
-            f"this Mllama takes no image of one tile (its aspect ratios are {ratios}): it cannot "
-            "be attached."
+            f"this Mllama takes no image of one tile (its aspect ratios are {ratios}): it cannot be attached."
         )
     return ratios.index([1, 1]) + 1
 
@@ -79,9 +78,7 @@ def eyes(model: Any) -> tuple[Any, Any]:
     return inner.vision_model, inner.multi_modal_projector
 
 
-def image_states(
-    model: Any, pixels: Float[Tensor, "1 3 height width"]
-) -> Float[Tensor, "state d_model"]:
+def image_states(model: Any, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "state d_model"]:
     """What the text stack attends to for one image: the projected states of its tile."""
     tower, projector = eyes(model)
     with torch.no_grad():

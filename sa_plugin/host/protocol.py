@@ -171,10 +171,7 @@ class BulkHost(Host, Protocol):
     """A host that wants its batches all at once, because its model is elsewhere."""
 
     def read_many(
-        self,
-        batches: Sequence[Batch],
-        sites: Sequence[Site],
-        reducer: Callable[[Batch], Reduce],
+        self, batches: Sequence[Batch], sites: Sequence[Site], reducer: Callable[[Batch], Reduce]
     ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """`read` for many batches, in any order.
 

@@ -24,11 +24,7 @@ BINS = 1 << 16
 
 
 def keep_tokens(
-    valid: torch.Tensor,
-    norms: torch.Tensor,
-    sinks: str,
-    drop_first: bool,
-    factor: float = 10.0,
+    valid: torch.Tensor, norms: torch.Tensor, sinks: str, drop_first: bool, factor: float = 10.0
 ) -> torch.Tensor:
     """Which tokens are evidence: valid ones that are no attention sink.
 
@@ -303,11 +299,7 @@ def pick(read: Read, *, site: tuple[int, str]) -> dict[str, torch.Tensor]:
 
 
 def activations(
-    read: Read,
-    *,
-    site: tuple[int, str],
-    valid: torch.Tensor,
-    sinks: tuple[Sequence[int], str, bool],
+    read: Read, *, site: tuple[int, str], valid: torch.Tensor, sinks: tuple[Sequence[int], str, bool]
 ) -> dict[str, torch.Tensor]:
     """The activations at one site, in float32, and which tokens are evidence.
 

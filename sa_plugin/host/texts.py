@@ -35,8 +35,7 @@ class Tokens(NamedTuple):
 
 
 NO_TOKENIZER = (
-    "the model has no tokenizer, so texts cannot be read: attach(model, tokenizer=...) with a fast "
-    "one."
+    "the model has no tokenizer, so texts cannot be read: attach(model, tokenizer=...) with a fast one."
 )
 
 
@@ -78,18 +77,19 @@ def encode(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True
     if not texts:
         return []
     out = tokenizer(
-        list(texts), add_special_tokens=add_special_tokens, truncation=False, padding=False,
-        return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
-    )  # fmt: skip
-    rows = zip(
-        texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True
+        list(texts),
+        add_special_tokens=add_special_tokens,
+        truncation=False,
+        padding=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
     )
+    rows = zip(texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True)
     return [_tokens(*row) for row in rows]
 
 
-def _tokens(
-    text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]]
-) -> Tokens:
+def _tokens(text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]]) -> Tokens:
     is_special = np.array(special, dtype=bool)
     spans = np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
     spans = trim(text, spans)
@@ -149,9 +149,8 @@ def text_batches(
             )
     pad = tokenizer.pad_token_id
     return make_batches(
-        samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra,
-        pad=0 if pad is None else pad,
-    )  # fmt: skip
+        samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
+    )
 
 
 def make_batches(
@@ -181,14 +180,11 @@ def make_batches(
     for sample, row in zip(samples, tokens, strict=True):
         if row.special.all():
             raise ValueError(
-                f"sample {sample.id!r} has no token (its text is {sample.text[:40]!r}): leave it "
-                "out."
+                f"sample {sample.id!r} has no token (its text is {sample.text[:40]!r}): leave it out."
             )
     lengths = np.array([len(row.ids) for row in tokens], dtype=np.int64)
     groups = _groups(lengths + extra, batch_tokens)
-    return [
-        _collate(group, tokens, int(lengths[group].max()) + extra, side, pad) for group in groups
-    ]
+    return [_collate(group, tokens, int(lengths[group].max()) + extra, side, pad) for group in groups]
 
 
 def _groups(lengths: Int[np.ndarray, " sample"], most: int) -> list[Int[np.ndarray, " row"]]:

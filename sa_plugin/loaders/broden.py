@@ -23,15 +23,7 @@ from jaxtyping import Bool, Int
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.loaders.huggingface import OPENSURFACES, PASCAL
-from sa_plugin.loaders.tables import (
-    Row,
-    assemble,
-    drawn,
-    fit_mask,
-    read_picture,
-    read_table,
-    wanted_concepts,
-)
+from sa_plugin.loaders.tables import Row, assemble, drawn, fit_mask, read_picture, read_table, wanted_concepts
 
 Mask = Bool[np.ndarray, "height width"]
 SPLIT_OF = {"train": "train", "val": "test"}
@@ -61,8 +53,9 @@ def load_opensurfaces(
         FileNotFoundError: A file is not there.
         ValueError: A row or a label is not as published; the text names file and line.
     """
-    return _load(root, split, seed, "opensurfaces", ("material",), OPENSURFACES, concepts, limit,
-                 min_coverage)  # fmt: skip
+    return _load(
+        root, split, seed, "opensurfaces", ("material",), OPENSURFACES, concepts, limit, min_coverage
+    )
 
 
 def load_pascal(
@@ -78,8 +71,7 @@ def load_pascal(
 
     Arguments and errors are those of `load_opensurfaces`; the paper's concepts are 83.
     """
-    return _load(root, split, seed, "pascal", ("object", "part"), PASCAL, concepts, limit,
-                 min_coverage)  # fmt: skip
+    return _load(root, split, seed, "pascal", ("object", "part"), PASCAL, concepts, limit, min_coverage)
 
 
 def _load(
@@ -109,14 +101,12 @@ def _load(
         pixels = read_picture(root / "images" / row["image"], LAYOUT)
         masks = masks_of(root, row, names, set(wanted), pixels.shape[:2])
         samples.append(
-            mask_sample(row["image"], pixels, masks, document=row["image"],
-                        min_coverage=min_coverage)
-        )  # fmt: skip
+            mask_sample(row["image"], pixels, masks, document=row["image"], min_coverage=min_coverage)
+        )
         homes.append(SPLIT_OF[row["split"]])
     return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed,
-        name=source, skipped=+skipped,
-    )  # fmt: skip
+        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name=source, skipped=+skipped
+    )
 
 
 def read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int], str]:
@@ -135,11 +125,7 @@ def read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int], 
 
 
 def masks_of(
-    root: Path,
-    row: Row,
-    names: Mapping[tuple[str, int], str],
-    wanted: set[str],
-    size: tuple[int, int],
+    root: Path, row: Row, names: Mapping[tuple[str, int], str], wanted: set[str], size: tuple[int, int]
 ) -> dict[str, Mask]:
     """One mask for each wanted concept that the picture shows.
 

@@ -85,9 +85,8 @@ def load_clevr(
             samples.append(sample)
             homes.append(SPLIT_OF[scenes[k].part])
     return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed,
-        name="clevr", skipped=skipped,
-    )  # fmt: skip
+        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name="clevr", skipped=skipped
+    )
 
 
 def foreground(

@@ -92,9 +92,8 @@ def load_coco(
         samples.append(mask_sample(id_, pixels, masks, document=id_, min_coverage=min_coverage))
         homes.append(SPLIT_OF.get(part, part))
     return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed,
-        name="coco", skipped=skipped,
-    )  # fmt: skip
+        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name="coco", skipped=skipped
+    )
 
 
 def annotation_file(root: Path, part: str) -> Path:
@@ -115,16 +114,16 @@ def read_instances(path: Path, fix: str = LAYOUT) -> list[Picture]:
     found = read_json(path, ["images", "annotations", "categories"], fix)
     names: dict[Any, tuple[str, ...]] = {}
     for k, category in enumerate(found["categories"]):
-        id_, *both = (_value(path, "categories", k, category, name)
-                      for name in ("id", "name", "supercategory"))  # fmt: skip
+        id_, *both = (
+            _value(path, "categories", k, category, name) for name in ("id", "name", "supercategory")
+        )
         names[id_] = tuple(dict.fromkeys(both))
     of_image: dict[Any, list[Instance]] = {}
     for k, image in enumerate(found["images"]):
         of_image[_value(path, "images", k, image, "id")] = []
     for k, one in enumerate(found["annotations"]):
         image_id, category_id, segmentation = (
-            _value(path, "annotations", k, one, name)
-            for name in ("image_id", "category_id", "segmentation")
+            _value(path, "annotations", k, one, name) for name in ("image_id", "category_id", "segmentation")
         )
         where = f"{path} annotations[{k}] (id {one.get('id')!r})"
         if category_id not in names:
@@ -147,9 +146,7 @@ def concepts_of(pictures: Sequence[Picture]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def masks_of(
-    picture: Picture, wanted: Sequence[str]
-) -> dict[str, Bool[np.ndarray, "height width"]]:
+def masks_of(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarray, "height width"]]:
     """One mask for each wanted concept that the picture has an instance of.
 
     Raises:

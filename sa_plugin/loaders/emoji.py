@@ -76,16 +76,35 @@ NOT_MEANT = {
     "bug": ("spider web", "microbe"),
     "plant": ("rosette", "empty nest", "nest with eggs", "mushroom"),
     "ground vehicle": (
-        "station", "bus stop", "motorway", "railway track", "oil drum", "fuel pump", "wheel",
-        "police car light", "horizontal traffic light", "vertical traffic light", "stop sign",
-        "construction", "roller skate",
+        "station",
+        "bus stop",
+        "motorway",
+        "railway track",
+        "oil drum",
+        "fuel pump",
+        "wheel",
+        "police car light",
+        "horizontal traffic light",
+        "vertical traffic light",
+        "stop sign",
+        "construction",
+        "roller skate",
     ),
     "building": ("building construction", "brick", "rock", "wood", "Statue of Liberty"),
     "clothing": (
-        "folding hand fan", "purse", "handbag", "clutch bag", "shopping bags", "backpack",
-        "hair pick", "prayer beads", "lipstick", "ring", "gem stone",
+        "folding hand fan",
+        "purse",
+        "handbag",
+        "clutch bag",
+        "shopping bags",
+        "backpack",
+        "hair pick",
+        "prayer beads",
+        "lipstick",
+        "ring",
+        "gem stone",
     ),
-}  # fmt: skip
+}
 
 NATIVE_POINTS = 109
 NATIVE_SIZE = (136, 128)
@@ -160,8 +179,7 @@ def _pen(font: Path) -> Callable[[str], UInt8[np.ndarray, "rows columns 4"]]:
         ValueError: The font has no bitmaps of that size.
     """
     image, draw, fonts = (
-        require(f"PIL.{name}", "demo", "emoji scenes")
-        for name in ("Image", "ImageDraw", "ImageFont")
+        require(f"PIL.{name}", "demo", "emoji scenes") for name in ("Image", "ImageDraw", "ImageFont")
     )
     try:
         face = fonts.truetype(str(font), NATIVE_POINTS)
@@ -258,18 +276,21 @@ def emoji_scenes(
             masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
             for (_, owner), scene in zip(rendered, scenes, strict=True)
         ],
-        concepts=CONCEPTS, documents=[scene.deck for scene in scenes],
-        split=[scene.split for scene in scenes], min_coverage=min_coverage, seed=seed,
-        ids=[f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
-             for i, scene in zip(numbered(n), scenes, strict=True)],
+        concepts=CONCEPTS,
+        documents=[scene.deck for scene in scenes],
+        split=[scene.split for scene in scenes],
+        min_coverage=min_coverage,
+        seed=seed,
+        ids=[
+            f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
+            for i, scene in zip(numbered(n), scenes, strict=True)
+        ],
         name="emoji",
-    )  # fmt: skip
+    )
 
 
 def deal(
-    glyphs: Sequence[Glyph],
-    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
-    seed: int = 0,
+    glyphs: Sequence[Glyph], fractions: tuple[float, float, float] = (0.5, 0.2, 0.3), seed: int = 0
 ) -> dict[str, list[list[Glyph]]]:
     """Decks of each split: every glyph in exactly one.
 
@@ -367,10 +388,7 @@ def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> l
 
 
 def _draw_scene(
-    rng: np.random.Generator,
-    deck: Sequence[Glyph],
-    shown: dict[str, int],
-    objects: tuple[int, int],
+    rng: np.random.Generator, deck: Sequence[Glyph], shown: dict[str, int], objects: tuple[int, int]
 ) -> tuple[tuple[Placed, ...], Light, int]:
     """Places and light, and then the glyphs of the deck that were shown least."""
     count = min(int(rng.integers(objects[0], objects[1] + 1)), len(deck))

@@ -27,8 +27,15 @@ import numpy as np
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
 
-SPLIT_OF = {"train": "train", "validation": "cal", "valid": "cal", "val": "cal", "dev": "cal",
-            "cal": "cal", "test": "test"}  # fmt: skip
+SPLIT_OF = {
+    "train": "train",
+    "validation": "cal",
+    "valid": "cal",
+    "val": "cal",
+    "dev": "cal",
+    "cal": "cal",
+    "test": "test",
+}
 COLUMNS = ("text", "spans", "tokens", "tags", "image", "mask", "label", "document", "id")
 
 
@@ -79,16 +86,18 @@ def from_dataset(
         rows += found
         homes += [SPLIT_OF[part]] * len(found) if part else []
     shared: dict[str, Any] = {
-        "concepts": concepts, "documents": _column(rows, "document"), "ids": _column(rows, "id"),
-        "sample_labels": [row["label"] for row in rows], "split": homes or None, "seed": seed,
+        "concepts": concepts,
+        "documents": _column(rows, "document"),
+        "ids": _column(rows, "id"),
+        "sample_labels": [row["label"] for row in rows],
+        "split": homes or None,
+        "seed": seed,
         "name": name,
-    }  # fmt: skip
+    }
     if kinds[0] == "text":
-        return ConceptData.from_spans([r["text"] for r in rows], [r["spans"] for r in rows],
-                                      **shared)  # fmt: skip
+        return ConceptData.from_spans([r["text"] for r in rows], [r["spans"] for r in rows], **shared)
     if kinds[0] == "tokens":
-        return ConceptData.from_words([r["tokens"] for r in rows], [r["tags"] for r in rows],
-                                      **shared)  # fmt: skip
+        return ConceptData.from_words([r["tokens"] for r in rows], [r["tags"] for r in rows], **shared)
     return ConceptData.from_masks([r["image"] for r in rows], [r["mask"] for r in rows], **shared)
 
 
@@ -104,8 +113,9 @@ def _rows(
         )
     for role, column in columns.items():
         require_known(f"column of {role}", column, list(there))
-    classes = {role: _classes(dataset, columns.get(role), names.get(role))
-               for role in ("tags", "label", "mask")}  # fmt: skip
+    classes = {
+        role: _classes(dataset, columns.get(role), names.get(role)) for role in ("tags", "label", "mask")
+    }
     for k, values in enumerate(dataset):
         row = {role: values[column] for role, column in columns.items()}
         where = f"row {k}{f' of {part}' if part else ''}"
@@ -132,9 +142,7 @@ def _classes(dataset: Any, column: str | None, names: Sequence[str] | None) -> S
     """Names of class numbers: given, or of the column's feature."""
     features = getattr(dataset, "features", None) or {}
     feature = features.get(column) if column else None
-    found = getattr(feature, "names", None) or getattr(
-        getattr(feature, "feature", None), "names", None
-    )
+    found = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     return names or found
 
 
@@ -199,36 +207,178 @@ def _masks(value: Any, classes: Sequence[str] | None) -> dict[str, np.ndarray]:
 CLEVR = ("blue", "green", "red", "cube", "cylinder", "sphere")
 
 COCO = (
-    "accessory", "animal", "appliance", "bench", "book", "bottle", "bowl", "bus", "car", "chair",
-    "couch", "cup", "dining table", "electronic", "food", "furniture", "indoor", "kitchen",
-    "motorcycle", "outdoor", "person", "pizza", "potted plant", "sports", "train", "truck", "tv",
-    "umbrella", "vehicle",
-)  # fmt: skip
+    "accessory",
+    "animal",
+    "appliance",
+    "bench",
+    "book",
+    "bottle",
+    "bowl",
+    "bus",
+    "car",
+    "chair",
+    "couch",
+    "cup",
+    "dining table",
+    "electronic",
+    "food",
+    "furniture",
+    "indoor",
+    "kitchen",
+    "motorcycle",
+    "outdoor",
+    "person",
+    "pizza",
+    "potted plant",
+    "sports",
+    "train",
+    "truck",
+    "tv",
+    "umbrella",
+    "vehicle",
+)
 
-OPENSURFACES = tuple(f"material::{name}" for name in (
-    "brick", "cardboard", "carpet", "ceramic", "concrete", "fabric", "food", "fur", "glass",
-    "granite", "hair", "laminate", "leather", "metal", "mirror", "painted", "paper",
-    "plastic-clear", "plastic-opaque", "rock", "rubber", "skin", "tile", "wallpaper", "wicker",
-    "wood",
-))  # fmt: skip
+OPENSURFACES = tuple(
+    f"material::{name}"
+    for name in (
+        "brick",
+        "cardboard",
+        "carpet",
+        "ceramic",
+        "concrete",
+        "fabric",
+        "food",
+        "fur",
+        "glass",
+        "granite",
+        "hair",
+        "laminate",
+        "leather",
+        "metal",
+        "mirror",
+        "painted",
+        "paper",
+        "plastic-clear",
+        "plastic-opaque",
+        "rock",
+        "rubber",
+        "skin",
+        "tile",
+        "wallpaper",
+        "wicker",
+        "wood",
+    )
+)
 
-PASCAL = tuple(f"object::{name}" for name in (
-    "airplane", "bicycle", "bird", "boat", "body", "book", "building", "bus", "cap", "car", "cat",
-    "cup", "dog", "door", "ear", "engine", "grass", "hair", "horse", "leg", "mirror", "motorbike",
-    "mountain", "painting", "person", "pottedplant", "saddle", "screen", "sky", "sofa", "table",
-    "track", "train", "tvmonitor", "wheel", "wood",
-)) + tuple(f"part::{name}" for name in (
-    "arm", "bag", "beak", "bottle", "box", "cabinet", "ceiling", "chain wheel", "chair", "coach",
-    "curtain", "eye", "eyebrow", "fabric", "fence", "floor", "foot", "ground", "hand",
-    "handle bar", "head", "headlight", "light", "mouth", "muzzle", "neck", "nose", "paw", "plant",
-    "plate", "plaything", "pole", "pot", "road", "rock", "rope", "shelves", "sidewalk",
-    "signboard", "stern", "tail", "torso", "tree", "wall", "water", "windowpane", "wing",
-))  # fmt: skip
+PASCAL = tuple(
+    f"object::{name}"
+    for name in (
+        "airplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "body",
+        "book",
+        "building",
+        "bus",
+        "cap",
+        "car",
+        "cat",
+        "cup",
+        "dog",
+        "door",
+        "ear",
+        "engine",
+        "grass",
+        "hair",
+        "horse",
+        "leg",
+        "mirror",
+        "motorbike",
+        "mountain",
+        "painting",
+        "person",
+        "pottedplant",
+        "saddle",
+        "screen",
+        "sky",
+        "sofa",
+        "table",
+        "track",
+        "train",
+        "tvmonitor",
+        "wheel",
+        "wood",
+    )
+) + tuple(
+    f"part::{name}"
+    for name in (
+        "arm",
+        "bag",
+        "beak",
+        "bottle",
+        "box",
+        "cabinet",
+        "ceiling",
+        "chain wheel",
+        "chair",
+        "coach",
+        "curtain",
+        "eye",
+        "eyebrow",
+        "fabric",
+        "fence",
+        "floor",
+        "foot",
+        "ground",
+        "hand",
+        "handle bar",
+        "head",
+        "headlight",
+        "light",
+        "mouth",
+        "muzzle",
+        "neck",
+        "nose",
+        "paw",
+        "plant",
+        "plate",
+        "plaything",
+        "pole",
+        "pot",
+        "road",
+        "rock",
+        "rope",
+        "shelves",
+        "sidewalk",
+        "signboard",
+        "stern",
+        "tail",
+        "torso",
+        "tree",
+        "wall",
+        "water",
+        "windowpane",
+        "wing",
+    )
+)
 
 SARCASM = ("sarcasm",)
 ISARCASM = ("sarcastic",)
 
 GOEMOTIONS = (
-    "confusion", "joy", "sadness", "anger", "love", "caring", "optimism", "amusement", "curiosity",
-    "disapproval", "approval", "annoyance", "gratitude", "admiration",
-)  # fmt: skip
+    "confusion",
+    "joy",
+    "sadness",
+    "anger",
+    "love",
+    "caring",
+    "optimism",
+    "amusement",
+    "curiosity",
+    "disapproval",
+    "approval",
+    "annoyance",
+    "gratitude",
+    "admiration",
+)

@@ -139,8 +139,9 @@ def load_opensurfaces_metadata(
     min_coverage: float = 0.0,
 ) -> ConceptData:
     """Broden's OpenSurfaces with the masks of segmentations.pt; as `load_clevr_metadata`."""
-    return _load(root, split, seed, "opensurfaces", OPENSURFACES, _segmentations(root), concepts,
-                 limit, min_coverage)  # fmt: skip
+    return _load(
+        root, split, seed, "opensurfaces", OPENSURFACES, _segmentations(root), concepts, limit, min_coverage
+    )
 
 
 def load_pascal_metadata(
@@ -153,8 +154,7 @@ def load_pascal_metadata(
     min_coverage: float = 0.0,
 ) -> ConceptData:
     """Broden's Pascal with the masks of segmentations.pt; as `load_clevr_metadata`."""
-    return _load(root, split, seed, "pascal", PASCAL, _segmentations(root), concepts, limit,
-                 min_coverage)  # fmt: skip
+    return _load(root, split, seed, "pascal", PASCAL, _segmentations(root), concepts, limit, min_coverage)
 
 
 def metadata_split(row: Row) -> str:
@@ -193,15 +193,18 @@ def _load(
             skipped["masks of concepts that metadata.csv denies"] += len(found.keys() - set(said))
         samples.append(
             mask_sample(
-                row["image_path"], pixels, {c: found[c] for c in said if c in found}, labels=said,
-                document=row["image_path"], min_coverage=min_coverage,
+                row["image_path"],
+                pixels,
+                {c: found[c] for c in said if c in found},
+                labels=said,
+                document=row["image_path"],
+                min_coverage=min_coverage,
             )
-        )  # fmt: skip
+        )
         homes.append(metadata_split(row))
     return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed,
-        name=name, skipped=+skipped,
-    )  # fmt: skip
+        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name=name, skipped=+skipped
+    )
 
 
 def _require_one_object(row: Row) -> None:
@@ -248,9 +251,7 @@ def _segmentations(root: Path) -> MaskReader:
     return by_row
 
 
-def _fitted(
-    row: Row, concept: str, mask: Any, size: tuple[int, int]
-) -> Bool[np.ndarray, "height width"]:
+def _fitted(row: Row, concept: str, mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     plane = np.asarray(torch.as_tensor(mask) > 0)
     turned = size[0] != size[1] and plane.shape == size[::-1]
     if plane.ndim != 2 or not plane.size or turned:
@@ -311,14 +312,18 @@ def load_text_metadata(
     documents = one_document_a_text(texts, ids) if split == "plain" else ids
     samples = span_samples(texts, spans, sample_labels=labels, ids=ids, documents=documents)
     return assemble(
-        samples, wanted, asked=concepts, parts=[metadata_split(r) for r in rows],
-        split=split, seed=seed, name=name, skipped=+skipped,
-    )  # fmt: skip
+        samples,
+        wanted,
+        asked=concepts,
+        parts=[metadata_split(r) for r in rows],
+        split=split,
+        seed=seed,
+        name=name,
+        skipped=+skipped,
+    )
 
 
-def word_label_spans(
-    text: str, rows: Sequence[Row], concepts: Sequence[str]
-) -> list[tuple[int, int, str]]:
+def word_label_spans(text: str, rows: Sequence[Row], concepts: Sequence[str]) -> list[tuple[int, int, str]]:
     """Spans of a text's labelled words; rows and words are matched by order and compared.
 
     Raises:
@@ -358,13 +363,13 @@ def _paragraphs(root: Path, rows: Sequence[Row]) -> list[Row]:
     """
     found = read_table(_only(root, "paragraph_level_*.csv"), ["paragraph_id"])
     if len(found) != len(rows):
-        raise ValueError(
-            f"{found[0].path} has {len(found)} rows, metadata.csv {len(rows)}: one row each."
-        )
+        raise ValueError(f"{found[0].path} has {len(found)} rows, metadata.csv {len(rows)}: one row each.")
     for k, row in enumerate(found, start=1):
         if row.whole("paragraph_id") != k:
-            raise row.refusal(f"paragraph_id {row['paragraph_id']!r}, expected {k}: they count "
-                              "from 1 in the order of metadata.csv.")  # fmt: skip
+            raise row.refusal(
+                f"paragraph_id {row['paragraph_id']!r}, expected {k}: they count "
+                "from 1 in the order of metadata.csv."
+            )
     return found
 
 

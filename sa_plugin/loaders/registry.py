@@ -35,11 +35,15 @@ def load_supersense(_: Path | None, split: str, seed: int) -> ConceptData:
     else:
         passages = [p for p in passages if p.held_out_lemma]
     return ConceptData.from_spans(
-        [p.text for p in passages], [p.spans for p in passages], concepts=concepts,
-        documents=[p.document for p in passages], ids=[p.id for p in passages],
+        [p.text for p in passages],
+        [p.spans for p in passages],
+        concepts=concepts,
+        documents=[p.document for p in passages],
+        ids=[p.id for p in passages],
         split=None if split == "plain" else [str(p.held_out_lemma) for p in passages],
-        seed=seed, name=f"supersense/{split}",
-    )  # fmt: skip
+        seed=seed,
+        name=f"supersense/{split}",
+    )
 
 
 def load_emoji(
@@ -57,9 +61,15 @@ def load_emoji(
 ) -> ConceptData:
     """Scenes of emoji, divided by deck of glyphs; options as in `emoji_scenes`."""
     return emoji_scenes(
-        n, seed=seed, size=size, font=font, table=table, objects=objects, fractions=fractions,
+        n,
+        seed=seed,
+        size=size,
+        font=font,
+        table=table,
+        objects=objects,
+        fractions=fractions,
         min_coverage=min_coverage,
-    )  # fmt: skip
+    )
 
 
 def load_shapes(
@@ -76,9 +86,14 @@ def load_shapes(
 ) -> ConceptData:
     """CLEVR-like scenes, made here; options as in `sa_plugin.loaders.shapes.shapes`."""
     return shapes(
-        n, seed=seed, size=size, objects=objects, overlap=overlap, fractions=fractions,
+        n,
+        seed=seed,
+        size=size,
+        objects=objects,
+        overlap=overlap,
+        fractions=fractions,
         min_coverage=min_coverage,
-    )  # fmt: skip
+    )
 
 
 Reader = Callable[..., ConceptData]
@@ -122,12 +137,7 @@ LOADERS: dict[str, Loader] = {
 
 
 def load(
-    name: str,
-    root: str | Path | None = None,
-    *,
-    split: str = "plain",
-    seed: int = 0,
-    **options: Any,
+    name: str, root: str | Path | None = None, *, split: str = "plain", seed: int = 0, **options: Any
 ) -> ConceptData:
     """A data set by name: embedded, rendered, or from your own copy. Downloads nothing.
 
@@ -157,8 +167,10 @@ def load(
     require_known("split", split, loader.splits)
     folder = _folder(name, loader, root)
     read = _reader(name, loader, folder)
-    known = {p.name for p in inspect.signature(read).parameters.values()
-             if p.kind is p.KEYWORD_ONLY} - {"name", "default"}  # fmt: skip
+    known = {p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY} - {
+        "name",
+        "default",
+    }
     for option in options:
         require_known(f"option of {name}", option, sorted(known))
     return read(folder, split, seed, **options)
@@ -185,7 +197,6 @@ def _reader(name: str, loader: Loader, folder: Path | None) -> Reader:
         return loader.authors
     if loader.read is None:
         raise FileNotFoundError(
-            f"{folder}/metadata.csv does not exist: {name!r} exists only in the format of the "
-            "authors' code."
+            f"{folder}/metadata.csv does not exist: {name!r} exists only in the format of the authors' code."
         )
     return loader.read

@@ -126,9 +126,13 @@ def shapes(
             masks_by_concept(owner, [thing.concepts for thing in scene.things])
             for (_, owner), scene in zip(rendered, scenes, strict=True)
         ],
-        concepts=CONCEPTS, ids=numbered(n), fractions=fractions, min_coverage=min_coverage,
-        seed=seed, name="shapes",
-    )  # fmt: skip
+        concepts=CONCEPTS,
+        ids=numbered(n),
+        fractions=fractions,
+        min_coverage=min_coverage,
+        seed=seed,
+        name="shapes",
+    )
 
 
 def draw_scene(

@@ -161,9 +161,7 @@ def read_json(path: Path, keys: Sequence[str], fix: str = "") -> dict[str, Any]:
         raise ValueError(f"{path} line {error.lineno}: no JSON ({error.msg}).") from error
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
-        raise ValueError(
-            f"{path}: key {missing[0]!r} is missing: expected an object with {', '.join(keys)}."
-        )
+        raise ValueError(f"{path}: key {missing[0]!r} is missing: expected an object with {', '.join(keys)}.")
     return dict(found)
 
 
@@ -205,8 +203,7 @@ def fit_mask(
     if mask.shape == size:
         return mask
     rows, columns = (
-        ((np.arange(n) + 0.5) * old / n).astype(np.int64)
-        for n, old in zip(size, mask.shape, strict=True)
+        ((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, mask.shape, strict=True)
     )
     return np.asarray(mask[np.ix_(rows, columns)])
 
@@ -239,11 +236,16 @@ def read_csv(path: Path | str, *, seed: int = 0) -> ConceptData:
         if not row["text"].strip():
             raise row.refusal("'text' is empty: give a text or leave the row out.")
     return ConceptData.from_spans(
-        [row["text"] for row in rows], [[] for _ in rows],
+        [row["text"] for row in rows],
+        [[] for _ in rows],
         sample_labels=[[c for c in concepts if row.flag(c)] for row in rows],
-        concepts=concepts, ids=_column(rows, "id"), documents=_column(rows, "document"),
-        split=_column(rows, "split"), seed=seed, name=path.name,
-    )  # fmt: skip
+        concepts=concepts,
+        ids=_column(rows, "id"),
+        documents=_column(rows, "document"),
+        split=_column(rows, "split"),
+        seed=seed,
+        name=path.name,
+    )
 
 
 def _from_words(path: Path, rows: Sequence[Row], seed: int) -> ConceptData:
@@ -261,9 +263,12 @@ def _from_words(path: Path, rows: Sequence[Row], seed: int) -> ConceptData:
     return ConceptData.from_words(
         [[row["word"] for row in group] for group in groups],
         [[_labels(row) for row in group] for group in groups],
-        ids=list(of_sample), documents=_shared(groups, "document"), split=_shared(groups, "split"),
-        seed=seed, name=path.name,
-    )  # fmt: skip
+        ids=list(of_sample),
+        documents=_shared(groups, "document"),
+        split=_shared(groups, "split"),
+        seed=seed,
+        name=path.name,
+    )
 
 
 def _labels(row: Row) -> list[str]:
@@ -336,18 +341,19 @@ def read_jsonl(path: Path | str, *, seed: int = 0) -> ConceptData:
     return ConceptData.from_spans(
         [row["text"] for row in rows],
         [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
-        documents=column("document"), ids=column("id"), split=column("split"), seed=seed,
+        documents=column("document"),
+        ids=column("id"),
+        split=column("split"),
+        seed=seed,
         name=path.name,
-    )  # fmt: skip
+    )
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{where}: no JSON in UTF-8 ({error}): write one object a line."
-        ) from error
+        raise ValueError(f"{where}: no JSON in UTF-8 ({error}): write one object a line.") from error
     if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
         raise ValueError(
             f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...])."
@@ -425,9 +431,7 @@ def wanted_concepts(
     return found
 
 
-def drawn(
-    n: int, limit: int | None, seed: int, skipped: Counter[str], what: str = "samples"
-) -> list[int]:
+def drawn(n: int, limit: int | None, seed: int, skipped: Counter[str], what: str = "samples") -> list[int]:
     """Which of `n` rows are read: all, or `limit` of them drawn by `seed`, in order.
 
     Raises:

@@ -128,14 +128,16 @@ def load_brown(
     kept = [found[k] for k in drawn(len(found), limit, seed, skipped, "passages")]
     samples = span_samples(
         [text for *_, (text, _) in kept],
-        [[(a, b, c) for a, b, tag in tags for c in concepts_of(tag) if c in wanted]
-         for *_, (_, tags) in kept],
-        documents=[name for name, *_ in kept], ids=[f"{name}-{k:03d}" for name, k, _ in kept],
-    )  # fmt: skip
+        [
+            [(a, b, c) for a, b, tag in tags for c in concepts_of(tag) if c in wanted]
+            for *_, (_, tags) in kept
+        ],
+        documents=[name for name, *_ in kept],
+        ids=[f"{name}-{k:03d}" for name, k, _ in kept],
+    )
     return assemble(
-        samples, wanted, asked=concepts, parts=None, split=split, seed=seed,
-        name="brown", skipped=+skipped,
-    )  # fmt: skip
+        samples, wanted, asked=concepts, parts=None, split=split, seed=seed, name="brown", skipped=+skipped
+    )
 
 
 def concepts_of(tag: str) -> list[str]:
@@ -209,10 +211,7 @@ def joined(tokens: Sequence[Token]) -> Passage:
 
 
 KINDS = ("sarcasm", "irony", "satire", "understatement", "overstatement", "rhetorical_question")
-ISARCASM_FILES = {
-    "train": ("train/train.En.csv", "tweet"),
-    "test": ("test/task_A_En_test.csv", "text"),
-}
+ISARCASM_FILES = {"train": ("train/train.En.csv", "tweet"), "test": ("test/task_A_En_test.csv", "text")}
 NEGATIVES = ("tweets", "rephrases", "both")
 TOKEN_LABELS = ("none", "text")
 ISARCASM_LAYOUT = "give the folder of the iSarcasmEval repository, which holds train/ and test/"
@@ -256,13 +255,22 @@ def load_isarcasm(
     if split == "plain":
         documents = one_document_a_text(texts, documents)
     samples = span_samples(
-        texts, whole_text_spans(texts, [row[2] for row in found], token_labels), ids=ids,
-        documents=documents, sample_labels=[row[2] for row in found],
-    )  # fmt: skip
+        texts,
+        whole_text_spans(texts, [row[2] for row in found], token_labels),
+        ids=ids,
+        documents=documents,
+        sample_labels=[row[2] for row in found],
+    )
     return assemble(
-        samples, wanted, asked=concepts, parts=[id_.split("-")[0] for id_ in ids],
-        split=split, seed=seed, name="isarcasm", skipped=skipped,
-    )  # fmt: skip
+        samples,
+        wanted,
+        asked=concepts,
+        parts=[id_.split("-")[0] for id_ in ids],
+        split=split,
+        seed=seed,
+        name="isarcasm",
+        skipped=skipped,
+    )
 
 
 def whole_text_spans(
@@ -280,9 +288,7 @@ def _texts(
     """Id, text, labels and document of each text of a part."""
     require_known("part", part, ISARCASM_FILES)
     name, column = ISARCASM_FILES[part]
-    for row in read_table(
-        root / name, [column, "sarcastic", *_also(part, wanted)], fix=ISARCASM_LAYOUT
-    ):
+    for row in read_table(root / name, [column, "sarcastic", *_also(part, wanted)], fix=ISARCASM_LAYOUT):
         id_ = f"{part}-{row.line}"
         sarcastic = row.flag("sarcastic")
         if not row[column].strip():
@@ -308,11 +314,18 @@ def _rephrase(row: Row, id_: str, skipped: Counter[str]) -> Iterator[Text]:
 
 
 GOEMOTIONS_FILES = {"train": "train", "dev": "cal", "test": "test"}
-RATING = ("text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc", "rater_id",
-          "example_very_unclear")  # fmt: skip
-GOEMOTIONS_LAYOUT = (
-    "give the folder `data` of GoEmotions, which holds train.tsv, dev.tsv and test.tsv"
+RATING = (
+    "text",
+    "id",
+    "author",
+    "subreddit",
+    "link_id",
+    "parent_id",
+    "created_utc",
+    "rater_id",
+    "example_very_unclear",
 )
+GOEMOTIONS_LAYOUT = "give the folder `data` of GoEmotions, which holds train.tsv, dev.tsv and test.tsv"
 
 
 @dataclass(frozen=True)
@@ -379,13 +392,22 @@ def load_goemotions(
     if split == "plain" and not raw:
         documents = one_document_a_text(texts, documents)
     samples = span_samples(
-        texts, whole_text_spans(texts, labels, token_labels), ids=[c.id for c in kept],
-        documents=documents, sample_labels=labels,
-    )  # fmt: skip
+        texts,
+        whole_text_spans(texts, labels, token_labels),
+        ids=[c.id for c in kept],
+        documents=documents,
+        sample_labels=labels,
+    )
     return assemble(
-        samples, wanted, asked=concepts, parts=None if raw else [c.part for c in kept],
-        split=split, seed=seed, name="goemotions", skipped=skipped,
-    )  # fmt: skip
+        samples,
+        wanted,
+        asked=concepts,
+        parts=None if raw else [c.part for c in kept],
+        split=split,
+        seed=seed,
+        name="goemotions",
+        skipped=skipped,
+    )
 
 
 def read_comments(root: Path, part: str, emotions: Sequence[str]) -> list[Comment]:
@@ -405,9 +427,7 @@ def read_comments(root: Path, part: str, emotions: Sequence[str]) -> list[Commen
     ]
 
 
-def read_ratings(
-    folder: Path, min_raters: int, skipped: Counter[str]
-) -> tuple[list[Comment], list[str]]:
+def read_ratings(folder: Path, min_raters: int, skipped: Counter[str]) -> tuple[list[Comment], list[str]]:
     """Comments of the raw files, and the names of the emotions.
 
     Raises:
@@ -449,9 +469,21 @@ def _emotions(row: Row, emotions: Sequence[str]) -> tuple[str, ...]:
 
 
 SUPERSENSES = (
-    "animal", "artifact", "body", "communication", "event", "feeling", "food", "group", "location",
-    "object", "person", "possession", "substance", "time",
-)  # fmt: skip
+    "animal",
+    "artifact",
+    "body",
+    "communication",
+    "event",
+    "feeling",
+    "food",
+    "group",
+    "location",
+    "object",
+    "person",
+    "possession",
+    "substance",
+    "time",
+)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,4 @@
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.passes.run import LostLabelWarning, allocate, compact, lay_out, walk
 
-__all__ = [
-    "LostLabelWarning",
-    "TokenTable",
-    "allocate",
-    "compact",
-    "lay_out",
-    "walk",
-]
+__all__ = ["LostLabelWarning", "TokenTable", "allocate", "compact", "lay_out", "walk"]

@@ -44,9 +44,7 @@ class TokenTable:
 
     def __repr__(self) -> str:
         dropped = ", ".join(f"{count} {why}" for why, count in self.dropped.items())
-        return (
-            f"TokenTable({len(self.samples)} samples, {len(self)} tokens kept; dropped: {dropped})"
-        )
+        return f"TokenTable({len(self.samples)} samples, {len(self)} tokens kept; dropped: {dropped})"
 
     @property
     def n_samples(self) -> int:

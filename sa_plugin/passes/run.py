@@ -65,11 +65,7 @@ class Layout:
 
 
 def lay_out(
-    host: Host,
-    samples: Sequence[Sample],
-    concepts: Sequence[str],
-    *,
-    batch_tokens: int = BATCH_TOKENS,
+    host: Host, samples: Sequence[Sample], concepts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS
 ) -> Layout:
     """Tokenise samples, group them into batches, and label their tokens.
 
@@ -123,9 +119,7 @@ def walk(
     A host that has `read_many` (one whose model is elsewhere) is given all batches at once, and may
     hand over results whose name begins with "+" summed over several of them.
     """
-    bar = tqdm(
-        total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False
-    )
+    bar = tqdm(total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False)
     with bar:
         if isinstance(host, BulkHost):
             found = host.read_many(layout.batches, sites, reducer)
@@ -141,9 +135,7 @@ def sink_sites(layers: Sequence[int]) -> list[Site]:
     return [Site(layer, "resid_post") for layer in layers]
 
 
-def sink_rule(
-    info: HostInfo, layers: Sequence[int], sinks: SinkRule
-) -> tuple[tuple[int, ...], str, bool]:
+def sink_rule(info: HostInfo, layers: Sequence[int], sinks: SinkRule) -> tuple[tuple[int, ...], str, bool]:
     """What `reducers.kept` is told: which layers decide, the rule, the first token."""
     return tuple(layers), sinks, info.causal and not info.bos
 
@@ -202,9 +194,7 @@ def token_table(
     )
 
 
-def rows_kept_in(
-    table: TokenTable, layout: Layout, samples: Sequence[Sample]
-) -> Bool[np.ndarray, " row"]:
+def rows_kept_in(table: TokenTable, layout: Layout, samples: Sequence[Sample]) -> Bool[np.ndarray, " row"]:
     """Which rows of a layout are rows of another run's table.
 
     Raises:

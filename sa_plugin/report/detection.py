@@ -10,19 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_plugin.report.svg import (
-    Scale,
-    band,
-    chart,
-    dot,
-    line,
-    nice,
-    segment,
-    text,
-    whisker,
-    x_axis,
-    y_axis,
-)
+from sa_plugin.report.svg import Scale, band, chart, dot, line, nice, segment, text, whisker, x_axis, y_axis
 from sa_plugin.show.html import (
     ALWAYS,
     MAXTOK,
@@ -94,9 +82,7 @@ def axis_cell(x: Scale, ticks: Sequence[Real], name: str, width: int = CELL) -> 
     return chart(width, 34, f"Axis: {name}", "Ticks of the column.", title, parts, marks)
 
 
-def dots_cell(
-    x: Scale, ticks: Sequence[Real], what: str, *marks: Child, width: int = CELL
-) -> Markup:
+def dots_cell(x: Scale, ticks: Sequence[Real], what: str, *marks: Child, width: int = CELL) -> Markup:
     """One row's marks over the grid of the column."""
     grid = [segment(x(tick), 0, x(tick), ROW, "grid") for tick in ticks]
     return el("td", chart(width, ROW, what, what, grid, *marks), class_="plot")
@@ -258,9 +244,7 @@ def _f1_cell(value: Real | None, top: Real | None) -> Markup:
     return el("td", number(value), class_="num main" if best else "num")
 
 
-def _choice_dots(
-    concept: str, row: Mapping[str, Any] | None, x: Scale, ticks: Sequence[Real]
-) -> Markup:
+def _choice_dots(concept: str, row: Mapping[str, Any] | None, x: Scale, ticks: Sequence[Real]) -> Markup:
     own, maxtok, other = _f1(row, OWN), _f1(row, MAXTOK), best_other(row)
     middle = ROW / 2
     bounds = (row or {}).get("interval", {}).get(OWN)
@@ -279,9 +263,7 @@ def localisation_table(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Token-level agreement with the labels."""
     metrics = (("F1", "f1"), ("Average precision", "average_precision"), ("AUROC", "auroc"))
     head = el(
-        "tr",
-        el("th", "Rule", scope="col"),
-        *(el("th", name, scope="col", colspan=2) for name, _ in metrics),
+        "tr", el("th", "Rule", scope="col"), *(el("th", name, scope="col", colspan=2) for name, _ in metrics)
     )
     body = [_localisation_row(row, [key for _, key in metrics]) for row in rows]
     table = el("table", el("thead", head), el("tbody", body), class_="data")
@@ -336,24 +318,13 @@ def rates_table(rows: Sequence[Mapping[str, Any]]) -> Markup:
     return el("figure", el("div", table, class_="scroll"), el("figcaption", caption))
 
 
-def _rate_row(
-    row: Mapping[str, Any], keys: Sequence[str], x: Scale, ticks: Sequence[Real]
-) -> Markup:
+def _rate_row(row: Mapping[str, Any], keys: Sequence[str], x: Scale, ticks: Sequence[Real]) -> Markup:
     cells: list[Markup] = []
     for key in keys:
         raw, tail = row[f"raw_{key}"], row[f"tail_{key}"]
         marks = [
-            whisker(
-                x, raw, row.get(f"raw_{key}_interval"), ROW / 2 - 4, "maxtok", f"raw {number(raw)}"
-            ),
-            whisker(
-                x,
-                tail,
-                row.get(f"tail_{key}_interval"),
-                ROW / 2 + 4,
-                "own",
-                f"{OWN} {number(tail)}",
-            ),
+            whisker(x, raw, row.get(f"raw_{key}_interval"), ROW / 2 - 4, "maxtok", f"raw {number(raw)}"),
+            whisker(x, tail, row.get(f"tail_{key}_interval"), ROW / 2 + 4, "own", f"{OWN} {number(tail)}"),
         ]
         what = f"{row['concept']}, {key.replace('_', ' ')}: raw {number(raw)}, tail {number(tail)}"
         cells.append(dots_cell(x, ticks, what, marks, width=200))
@@ -361,14 +332,7 @@ def _rate_row(
     return el("tr", el("th", row["concept"], scope="row"), cells)
 
 
-RATES_WIDTH, RATES_HEIGHT, RATES_LEFT, RATES_RIGHT, RATES_TOP, RATES_BOTTOM = (
-    400,
-    240,
-    40,
-    12,
-    12,
-    36,
-)
+RATES_WIDTH, RATES_HEIGHT, RATES_LEFT, RATES_RIGHT, RATES_TOP, RATES_BOTTOM = (400, 240, 40, 12, 12, 36)
 CURVES = (
     ("all", "All SuperActivators / in-concept tokens"),
     ("inside", "In-concept SuperActivators / in-concept tokens"),
@@ -377,9 +341,7 @@ CURVES = (
 
 def fraction_cdfs(block: Mapping[str, Any]) -> Markup:
     """The two CDFs of the SuperActivator fraction of positive samples."""
-    drawn = [
-        el("div", el("h4", title), _cdf(block["grid"], block[key], title)) for key, title in CURVES
-    ]
+    drawn = [el("div", el("h4", title), _cdf(block["grid"], block[key], title)) for key, title in CURVES]
     caption = (
         "Share of positive test samples whose fraction is at most x; thin lines are concepts (name "
         "on hover), the bold line is their mean. Left, every SuperActivator of the sample counts, "
@@ -394,10 +356,7 @@ def _cdf(grid: Sequence[Real], curve: Mapping[str, Any], title: str) -> Markup:
     parts: list[Child] = [
         y_axis(y, nice([0, 1], 5), RATES_LEFT, RATES_WIDTH - RATES_RIGHT),
         x_axis(
-            x,
-            [t for t in nice(grid, 6) if grid[0] <= t <= grid[-1]],
-            RATES_TOP,
-            RATES_HEIGHT - RATES_BOTTOM,
+            x, [t for t in nice(grid, 6) if grid[0] <= t <= grid[-1]], RATES_TOP, RATES_HEIGHT - RATES_BOTTOM
         ),
     ]
     for name, values in sorted(curve["concepts"].items()):
@@ -461,9 +420,7 @@ def _height(curve: Mapping[str, Any], block: Mapping[str, Any]) -> Real:
     return top[0] if top else -1.0
 
 
-def _scales(
-    block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]
-) -> tuple[Scale, Scale, list[Real]]:
+def _scales(block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> tuple[Scale, Scale, list[Real]]:
     deltas = block["deltas"]
     values = [v for curve in curves for v in curve["weighted_f1"]] + [block["always_positive"]]
     shown = [curve for curve in curves if curve["method"] in (OWN, MAXTOK)]
@@ -473,16 +430,11 @@ def _scales(
     return x, Scale((ticks[0], ticks[-1]), (HEIGHT - BOTTOM, TOP)), ticks
 
 
-def _plot(
-    block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], style: Mapping[str, str]
-) -> Markup:
+def _plot(block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], style: Mapping[str, str]) -> Markup:
     x, y, ticks = _scales(block, curves)
     deltas = block["deltas"]
     shown = [d for d in deltas if d in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)] or deltas
-    parts: list[Child] = [
-        y_axis(y, ticks, LEFT, WIDTH - RIGHT),
-        x_axis(x, shown, TOP, HEIGHT - BOTTOM),
-    ]
+    parts: list[Child] = [y_axis(y, ticks, LEFT, WIDTH - RIGHT), x_axis(x, shown, TOP, HEIGHT - BOTTOM)]
     parts += [_floor(block["always_positive"], y)]
     for curve in reversed(curves):
         kind = style[curve["method"]]
@@ -503,9 +455,7 @@ def _floor(value: Real | None, y: Scale) -> Markup | None:
     return segment(LEFT, y(value), WIDTH - RIGHT, y(value), "floor")
 
 
-def _line(
-    curve: Mapping[str, Any], deltas: Sequence[Real], x: Scale, y: Scale, kind: str
-) -> Markup:
+def _line(curve: Mapping[str, Any], deltas: Sequence[Real], x: Scale, y: Scale, kind: str) -> Markup:
     top = peak(curve, deltas)
     points = [
         dot(x(d), y(v), f"hover {kind}", 5, f"{curve['method']}, δ {tick(d)}: {number(v)}")
@@ -523,9 +473,7 @@ def _peak_words(curve: Mapping[str, Any], block: Mapping[str, Any]) -> str:
     )
 
 
-def _key(
-    block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], style: Mapping[str, str]
-) -> Markup:
+def _key(block: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], style: Mapping[str, str]) -> Markup:
     rows = [_key_row(curve, block["deltas"], style[curve["method"]]) for curve in curves]
     floor = _sample("floor")
     rows.append(

@@ -29,10 +29,7 @@ from sa_plugin.show.html import (
 
 def share_tables(block: Mapping[str, Any]) -> Markup | None:
     """Shares of heads, MLPs and embedding, concept by concept: of the contrast and of the lift."""
-    named = (
-        ("lift_shares", "lift"),
-        ("shares", block.get("shares_of", "total")),
-    )
+    named = (("lift_shares", "lift"), ("shares", block.get("shares_of", "total")))
     drawn = []
     for key, of in named:
         rows = {name: one[key] for name, one in block["concepts"].items() if one.get(key)}
@@ -98,10 +95,7 @@ def strongest_table(block: Mapping[str, Any]) -> Markup:
     head = el(
         "tr",
         *(el("th", name, scope="col") for name in ("Head", "Concept")),
-        *(
-            el("th", name, scope="col", colspan=span)
-            for name, span in zip(names, spans, strict=True)
-        ),
+        *(el("th", name, scope="col", colspan=span) for name, span in zip(names, spans, strict=True)),
     )
     digits = decimals(row["lift"] for row in block["strongest"])
     controlled = any(row["control"] is not None for row in block["strongest"])
@@ -122,10 +116,7 @@ def strongest_table(block: Mapping[str, Any]) -> Markup:
     return el("figure", el("div", table, class_="scroll"), el("figcaption", caption))
 
 
-_CONTROL = (
-    "The control is one permutation per concept: a scale of what selection alone gives, not a "
-    "test. "
-)
+_CONTROL = "The control is one permutation per concept: a scale of what selection alone gives, not a test. "
 
 
 def _candidates(block: Mapping[str, Any]) -> str:
@@ -198,9 +189,7 @@ def relative(head_map: Mapping[str, Any]) -> list[list[Real | None]]:
     Dot scores of two concepts share no scale; their shares can be averaged and shaded alike.
     """
     total = abs(head_map["total"] or 0.0)
-    return [
-        [None if v is None or not total else v / total for v in row] for row in excess(head_map)
-    ]
+    return [[None if v is None or not total else v / total for v in row] for row in excess(head_map)]
 
 
 def mean_grid(grids: Sequence[Grid]) -> list[list[Real | None]]:
@@ -324,12 +313,8 @@ def _axes(blocks: int, heads: int, cell: int) -> list[Markup]:
     bottom = TOP + heads * cell
     step = 5 if blocks > 12 else 2 if blocks > 6 else 1
     rows = 4 if heads > 6 else 1
-    parts = [
-        text(LEFT + (n + 0.5) * cell, bottom + 13, str(n), "middle") for n in range(0, blocks, step)
-    ]
-    parts += [
-        text(LEFT - 5, TOP + (h + 0.5) * cell + 4, str(h), "end") for h in range(0, heads, rows)
-    ]
+    parts = [text(LEFT + (n + 0.5) * cell, bottom + 13, str(n), "middle") for n in range(0, blocks, step)]
+    parts += [text(LEFT - 5, TOP + (h + 0.5) * cell + 4, str(h), "end") for h in range(0, heads, rows)]
     parts.append(segment(LEFT, bottom, LEFT + blocks * cell, bottom, "axis"))
     parts.append(segment(LEFT, TOP, LEFT, bottom, "axis"))
     parts.append(text(LEFT, bottom + 26, "layer → (rows: head)", class_="axis-title"))

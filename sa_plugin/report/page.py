@@ -32,9 +32,7 @@ from sa_plugin.report.detection import (
 )
 from sa_plugin.report.heads import head_maps, share_tables, strongest_table
 from sa_plugin.report.passages import explanation, passages, pictures
-from sa_plugin.report.schema import (
-    check,
-)
+from sa_plugin.report.schema import check
 from sa_plugin.report.trace import distributions, trace_lines
 from sa_plugin.show.html import (
     ALWAYS,
@@ -133,12 +131,7 @@ def _folded(name: str, block: Mapping[str, Any]) -> Markup:
     return el("details", el("summary", f"More on the {kind_label(name)}"), parts)
 
 
-GROUPS = (
-    ("Versions", "versions"),
-    ("Hashes", "hashes"),
-    ("Settings", "settings"),
-    ("Counts", "counts"),
-)
+GROUPS = (("Versions", "versions"), ("Hashes", "hashes"), ("Settings", "settings"), ("Counts", "counts"))
 
 
 def facts(meta: Mapping[str, Any]) -> Markup:
@@ -319,9 +312,7 @@ def _maxtok(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _floor(rows: Sequence[Mapping[str, Any]]) -> str:
     row = method_of(rows, ALWAYS)
-    return (
-        "" if row is None else f"Calling every sample positive gives {number(row['weighted_f1'])}."
-    )
+    return "" if row is None else f"Calling every sample positive gives {number(row['weighted_f1'])}."
 
 
 def _deltas(choices: Sequence[Mapping[str, Any]]) -> str:

@@ -57,9 +57,7 @@ def _passage(item: Mapping[str, Any], limit: Real) -> Markup:
         where.append(f"δ {number(item['delta'], 2)}")
     if item.get("document"):
         where.append(item["document"])
-    raw = tokens(
-        item["text"], item["offsets"], lambda n, words: _passages_raw(item, n, words, limit)
-    )
+    raw = tokens(item["text"], item["offsets"], lambda n, words: _passages_raw(item, n, words, limit))
     tail = tokens(item["text"], item["offsets"], lambda n, words: _passages_tail(item, n, words))
     columns = el(
         "div",
@@ -167,13 +165,9 @@ def _explained_caption(heads: bool) -> Markup:
 def _objective(block: Mapping[str, Any], one: Mapping[str, Any]) -> Markup:
     values = [abs(v) for v in one["tokens"] if v is not None]
     most = max(values, default=0.0)
-    body = tokens(
-        block["text"], block["offsets"], lambda n, words: _attributed(block, one, n, words, most)
-    )
+    body = tokens(block["text"], block["offsets"], lambda n, words: _attributed(block, one, n, words, most))
     title = [el("code", one["objective"]), f" by {one['method']}, value {number(one['value'])}"]
-    columns: list[Child] = [
-        el("div", el("p", body, class_="reading"), _leading(block, one), class_="side")
-    ]
+    columns: list[Child] = [el("div", el("p", body, class_="reading"), _leading(block, one), class_="side")]
     if one.get("heads"):
         limit = max((abs(v) for row in one["heads"] for v in row if v is not None), default=0.0)
         drawn = heat_map(one["heads"], limit, f"objective {one['objective']}", 11)
@@ -182,15 +176,10 @@ def _objective(block: Mapping[str, Any], one: Mapping[str, Any]) -> Markup:
     return el("div", el("h5", title), el("div", columns, class_="sides"), class_="objective")
 
 
-def _attributed(
-    block: Mapping[str, Any], one: Mapping[str, Any], n: int, words: str, most: Real
-) -> Markup:
+def _attributed(block: Mapping[str, Any], one: Mapping[str, Any], n: int, words: str, most: Real) -> Markup:
     extra = " ".join(
         name
-        for name, on in (
-            ("fires", block["superactivator"][n]),
-            ("labelled", block["in_concept"][n]),
-        )
+        for name, on in (("fires", block["superactivator"][n]), ("labelled", block["in_concept"][n]))
         if on
     )
     value = one["tokens"][n]
@@ -204,8 +193,7 @@ def _leading(block: Mapping[str, Any], one: Mapping[str, Any], n: int = 5) -> Ma
     on = sum(abs(v) for v, k in values if block["superactivator"][k])
     digits = decimals(v for v, _ in first)
     words = [
-        f"“{_bare(block['text'][slice(*block['offsets'][k])])}” {number(v, digits, True)}"
-        for v, k in first
+        f"“{_bare(block['text'][slice(*block['offsets'][k])])}” {number(v, digits, True)}" for v, k in first
     ]
     lost, of = "", "Share"
     if one.get("dropped") is not None:
@@ -250,10 +238,7 @@ def _picture(item: Item, limit: Real, name: str) -> Markup:
     where += dict.fromkeys(word for word in (item.get("document"), item["id"]) if word)
     boxes = [_within(box, item["size"]) for box in item["boxes"]]
     sides = el(
-        "div",
-        _pictures_raw(item, boxes, limit, name),
-        _pictures_tail(item, boxes, name),
-        class_="sides",
+        "div", _pictures_raw(item, boxes, limit, name), _pictures_tail(item, boxes, name), class_="sides"
     )
     heading = el("h4", el("em", item["concept"]), f" — {role}")
     comment = el("p", item["comment"], class_="comment") if item.get("comment") else None
@@ -265,9 +250,7 @@ def _pictures_raw(item: Item, boxes: Sequence[Box], limit: Real, name: str) -> M
     height, width = item["size"]
     bar, scores = item.get("raw_threshold"), item["scores"]
     above = [
-        box
-        for box, v in zip(boxes, scores, strict=True)
-        if bar is not None and v is not None and v > bar
+        box for box, v in zip(boxes, scores, strict=True) if bar is not None and v is not None and v > bar
     ]
     size = {"width": width, "height": height, "preserveAspectRatio": "none"}
     image = el("image", id=name, href=item["png"], **size)
@@ -302,12 +285,7 @@ def _pictures_tail(item: Item, boxes: Sequence[Box], name: str) -> Markup:
 
 
 def _pictures_side(
-    title: str,
-    item: Item,
-    boxes: Sequence[Box],
-    layers: Sequence[Child],
-    said: str,
-    foot: Sequence[Child],
+    title: str, item: Item, boxes: Sequence[Box], layers: Sequence[Child], said: str, foot: Sequence[Child]
 ) -> Markup:
     height, width = item["size"]
     labelled = sum(item["in_concept"])
@@ -315,9 +293,7 @@ def _pictures_side(
     desc = f"{said}; {labelled} patches labelled{mask}."
     outline = _twice(item["outline"], "mask") if item["outline"] else None
     name = f"{title}: {item['concept']}, image {item['id']}"
-    drawn = chart(
-        width, height, name, desc, layers, _unscored(item, boxes), outline, class_="chart pixels"
-    )
+    drawn = chart(width, height, name, desc, layers, _unscored(item, boxes), outline, class_="chart pixels")
     frame = el("div", drawn, style=f"max-width:{WIDEST * min(1, width / height):.1f}rem")
     return el("div", el("h5", title), frame, el("p", foot, class_="foot"), class_="side")
 
@@ -339,10 +315,7 @@ def _shaded(item: Item, n: int, box: Box, limit: Real) -> Child:
         return rect
     top, left, bottom, right = box
     middle, third = (top + bottom) / 2, (right - left) / 3
-    return [
-        rect,
-        el("path", d=f"M{left + third:.1f} {middle:.1f}h{third:.1f}", class_="negative-bar"),
-    ]
+    return [rect, el("path", d=f"M{left + third:.1f} {middle:.1f}h{third:.1f}", class_="negative-bar")]
 
 
 def _tip(item: Item, n: int) -> Markup:
@@ -375,16 +348,12 @@ def _rim(boxes: Sequence[Box]) -> str:
     for top, left, bottom, right in boxes:
         edges.update([(left, top, "H", right), (left, bottom, "H", right)])
         edges.update([(left, top, "V", bottom), (right, top, "V", bottom)])
-    return "".join(
-        f"M{x:.10g} {y:.10g}{way}{to:.10g}" for (x, y, way, to), n in edges.items() if n == 1
-    )
+    return "".join(f"M{x:.10g} {y:.10g}{way}{to:.10g}" for (x, y, way, to), n in edges.items() if n == 1)
 
 
 def _twice(path: str, kind: str) -> Markup:
     """A line over a halo, so that it shows on any ground."""
-    return el(
-        "g", el("path", d=path, class_=f"{kind} halo"), el("path", d=path, class_=f"{kind} stroke")
-    )
+    return el("g", el("path", d=path, class_=f"{kind} halo"), el("path", d=path, class_=f"{kind} stroke"))
 
 
 def _pictures_drops(item: Item, boxes: Sequence[Box]) -> bool:

@@ -15,17 +15,7 @@ from sa_plugin._check import require
 from sa_plugin.report.heads import excess, mean_grid, relative
 from sa_plugin.report.page import stylesheet
 from sa_plugin.report.passages import passages, pictures
-from sa_plugin.show.html import (
-    ALWAYS,
-    MAXTOK,
-    OWN,
-    Markup,
-    Real,
-    by_weighted_f1,
-    el,
-    known,
-    method_of,
-)
+from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, Markup, Real, by_weighted_f1, el, known, method_of
 from sa_plugin.show.plots import IN_COLOUR, OTHERS, OUT_COLOUR, TAIL_COLOUR, TEXT_COLOUR
 
 SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
@@ -75,16 +65,13 @@ def plot_sparsity(block: Mapping[str, Any], ax: Any = None) -> Any:
     """
     ax = _axes(ax, (6.0, 3.8))
     others = sorted(c["method"] for c in block["curves"] if c["method"] not in (OWN, MAXTOK))
-    style: dict[str, tuple[str, Any]] = {
-        name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)
-    }
+    style: dict[str, tuple[str, Any]] = {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
     style |= {OWN: (TAIL_COLOUR, "-"), MAXTOK: (IN_COLOUR, (0, (9, 2)))}
     for curve in block["curves"]:
         name = curve["method"]
         colour, dashes = style[name]
         heights = [_or_nan(v) for v in curve["weighted_f1"]]
-        ax.plot(block["deltas"], heights, color=colour, ls=dashes, label=name,
-                lw=2.4 if name == OWN else 1.4)  # fmt: skip
+        ax.plot(block["deltas"], heights, color=colour, ls=dashes, label=name, lw=2.4 if name == OWN else 1.4)
         if name in (OWN, MAXTOK):
             _band(ax, block["deltas"], curve.get("interval"), colour)
     if block["always_positive"] is not None:
@@ -297,16 +284,11 @@ def _or_nan(value: Real | None) -> Real:
 
 
 def _band(
-    ax: Any,
-    xs: Sequence[Real],
-    bounds: Sequence[Sequence[Real | None] | None] | None,
-    colour: str,
+    ax: Any, xs: Sequence[Real], bounds: Sequence[Sequence[Real | None] | None] | None, colour: str
 ) -> None:
     if bounds is None:
         return
-    low, high = (
-        [_or_nan(None if pair is None else pair[end]) for pair in bounds] for end in (0, 1)
-    )
+    low, high = ([_or_nan(None if pair is None else pair[end]) for pair in bounds] for end in (0, 1))
     ax.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
 
 

@@ -135,9 +135,7 @@ def x_axis(x: Scale, ticks: Sequence[Real], top: Real, bottom: Real, grid: bool 
     for tick in ticks:
         at = x(tick)
         start = top if grid else bottom
-        parts.append(
-            segment(at, start, at, bottom + (0 if grid else 4), "grid" if grid else "axis")
-        )
+        parts.append(segment(at, start, at, bottom + (0 if grid else 4), "grid" if grid else "axis"))
         parts.append(text(at, bottom + 16, tick_text(tick), "middle"))
     parts.append(segment(x.span[0], bottom, x.span[1], bottom, "axis"))
     return el("g", parts)

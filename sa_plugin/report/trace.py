@@ -7,19 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sa_plugin.report.svg import (
-    Scale,
-    area,
-    band,
-    chart,
-    dot,
-    line,
-    nice,
-    segment,
-    text,
-    x_axis,
-    y_axis,
-)
+from sa_plugin.report.svg import Scale, area, band, chart, dot, line, nice, segment, text, x_axis, y_axis
 from sa_plugin.show.html import Child, Markup, Real, count, el, number, percent, tick
 
 MOST_CONCEPTS = 6
@@ -103,9 +91,7 @@ def _support(block: Mapping[str, Any], names: Sequence[str]) -> tuple[Real, Real
     return edges[min(used)], edges[max(used) + 1]
 
 
-def _panel(
-    one: Mapping[str, Any], k: int, edges: Sequence[Real], x: Scale, y: Scale, chosen: bool
-) -> Markup:
+def _panel(one: Mapping[str, Any], k: int, edges: Sequence[Real], x: Scale, y: Scale, chosen: bool) -> Markup:
     middles = [(a + b) / 2 for a, b in pairwise(edges)]
     keep = [n for n, at in enumerate(middles) if x.domain[0] <= at <= x.domain[1]]
     xs = [middles[n] for n in keep]
@@ -136,9 +122,7 @@ def _tail(
 
 
 def _value_at(xs: Sequence[Real], ys: Sequence[Real | None], at: Real) -> Real | None:
-    for (a, b), (c, d) in zip(
-        zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
-    ):
+    for (a, b), (c, d) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
         if a <= at <= c and b is not None and d is not None:
             return b + (d - b) * (at - a) / (c - a)
     return None
@@ -229,9 +213,7 @@ def _lines(block: Mapping[str, Any], panel: Panel, title: str) -> Markup:
     layers, mean = block["layers"], block.get("mean")
     keys = [panel.key] + ([panel.beside] if panel.beside else [])
     series = [one for one in (*block["concepts"].values(), *([mean] if mean else []))]
-    ends = [
-        e for key in keys for pair in (mean or {}).get(f"{key}_interval") or () for e in pair or ()
-    ]
+    ends = [e for key in keys for pair in (mean or {}).get(f"{key}_interval") or () for e in pair or ()]
     values = [v for one in series for key in keys for v in one[key]] + ends
     ticks = nice(values, 5, include=(0.0,) if panel.zero else ())
     x = Scale((layers[0], layers[-1]), (LEFT + 4, WIDTH - RIGHT - 4))
@@ -253,9 +235,7 @@ def _kind(key: str, panel: Panel) -> str:
     return "negative" if key == panel.beside else "positive"
 
 
-def _mean(
-    layers: Sequence[int], mean: Mapping[str, Any], key: str, kind: str, x: Scale, y: Scale
-) -> Markup:
+def _mean(layers: Sequence[int], mean: Mapping[str, Any], key: str, kind: str, x: Scale, y: Scale) -> Markup:
     tips = [
         dot(x(layer), y(v), f"hover {kind}", 4, f"layer {layer}: {number(v)}")
         for layer, v in zip(layers, mean[key], strict=True)
@@ -273,7 +253,6 @@ def _words(layers: Sequence[int], mean: Mapping[str, Any] | None, keys: Sequence
     if not mean:
         return "One line a concept."
     return ". ".join(
-        f"{key}: "
-        + ", ".join(f"layer {n} {number(v)}" for n, v in zip(layers, mean[key], strict=True))
+        f"{key}: " + ", ".join(f"layer {n} {number(v)}" for n, v in zip(layers, mean[key], strict=True))
         for key in keys
     )

@@ -13,13 +13,7 @@ from sa_plugin.scores.prompting import (
     shared_length,
     with_answers,
 )
-from sa_plugin.scores.score import (
-    OtherPrecisionWarning,
-    sample_maxima,
-    score,
-    score_samples,
-    tail_histogram,
-)
+from sa_plugin.scores.score import OtherPrecisionWarning, sample_maxima, score, score_samples, tail_histogram
 from sa_plugin.scores.table import ScoreTable
 
 __all__ = [

@@ -148,9 +148,7 @@ def _rows(scores: ScoreTable, samples: Sequence[Sample]) -> list[int]:
         n = known.get(sample.id)
         if n is None or scores.tokens.samples[n].content != sample.content:
             what = "was not scored" if n is None else "has another text in the scores"
-            raise ValueError(
-                f"sample {sample.id!r} was asked about and {what}: score the same data."
-            )
+            raise ValueError(f"sample {sample.id!r} was asked about and {what}: score the same data.")
         rows.append(n)
     return rows
 
@@ -178,9 +176,7 @@ def check_template(template: str) -> None:
         ) from error
     for name in ("{text}", "{concept}"):
         if name not in template:
-            raise ValueError(
-                f"the template lacks {name}: it must name the text and the concept asked about."
-            )
+            raise ValueError(f"the template lacks {name}: it must name the text and the concept asked about.")
 
 
 def questions(
@@ -199,9 +195,7 @@ def questions(
         ValueError: The sample is an image.
     """
     if sample.image is not None:
-        raise ValueError(
-            f"sample {sample.id!r} is an image, and questions are about texts: leave it out."
-        )
+        raise ValueError(f"sample {sample.id!r} is an image, and questions are about texts: leave it out.")
     names = ", ".join(concepts)
     found = []
     for concept in concepts:
@@ -227,9 +221,7 @@ def require_chat(tokenizer: Any) -> None:
         )
 
 
-def answer_tokens(
-    tokenizer: Any, yes: Sequence[str], no: Sequence[str]
-) -> tuple[list[int], list[int]]:
+def answer_tokens(tokenizer: Any, yes: Sequence[str], no: Sequence[str]) -> tuple[list[int], list[int]]:
     """Ids of the words for yes and no that are one token each.
 
     Raises:
@@ -342,9 +334,7 @@ def prompt(
             stacklevel=2,
         )
     name = str(getattr(getattr(speaker.model, "config", None), "_name_or_path", "") or "model")
-    return PromptAnswers(
-        tuple(rows), names, p_yes, mass, tuple(replies), template, name, speaker.tokens
-    )
+    return PromptAnswers(tuple(rows), names, p_yes, mass, tuple(replies), template, name, speaker.tokens)
 
 
 def probabilities(
@@ -405,9 +395,12 @@ class _Speaker:
         place = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         self.tokens += ids.numel()
         out = self.model(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device),
-            position_ids=place.to(self.device), past_key_values=past, use_cache=True,
-        )  # fmt: skip
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            position_ids=place.to(self.device),
+            past_key_values=past,
+            use_cache=True,
+        )
         if not hasattr(out, "logits"):
             raise TypeError(
                 f"{type(self.model).__name__} gave a {type(out).__name__} without logits: give a "

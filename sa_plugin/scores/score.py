@@ -49,16 +49,28 @@ MEMORY_BUDGET = 1 << 30
 
 @overload
 def score(
-    host: Host, data: ConceptData, bank: ConceptBank, *, splits: Sequence[str] = ...,
-    batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    *,
+    splits: Sequence[str] = ...,
+    batch_tokens: int = ...,
+    memory_budget: int = ...,
+    progress: bool = ...,
     keep_of: TokenTable | None = ...,
-) -> ScoreTable: ...  # fmt: skip
+) -> ScoreTable: ...
 @overload
 def score(
-    host: Host, data: ConceptData, bank: Sequence[ConceptBank], *, splits: Sequence[str] = ...,
-    batch_tokens: int = ..., memory_budget: int = ..., progress: bool = ...,
+    host: Host,
+    data: ConceptData,
+    bank: Sequence[ConceptBank],
+    *,
+    splits: Sequence[str] = ...,
+    batch_tokens: int = ...,
+    memory_budget: int = ...,
+    progress: bool = ...,
     keep_of: TokenTable | None = ...,
-) -> list[ScoreTable]: ...  # fmt: skip
+) -> list[ScoreTable]: ...
 def score(
     host: Host,
     data: ConceptData,
@@ -97,9 +109,7 @@ def score(
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
-    tables = _score(
-        host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores", keep_of
-    )
+    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores", keep_of)
     return tables[0] if isinstance(bank, ConceptBank) else tables
 
 
@@ -209,9 +219,7 @@ def _score(
     keep = np.zeros(layout.n_rows, dtype=bool)
     frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
     reducer = _reducer(banks, host.info, layout, frozen)
-    for batch, got in walk(
-        host, layout, sites, reducer, description=description, progress=progress
-    ):
+    for batch, got in walk(host, layout, sites, reducer, description=description, progress=progress):
         rows = layout.rows(batch)
         keep[rows] = got["keep"].numpy()[batch.valid.numpy()]
         for k, store in enumerate(stores):
@@ -263,10 +271,7 @@ class _Store:
 
 
 def _reducer(
-    banks: Sequence[ConceptBank],
-    info: HostInfo,
-    layout: Layout,
-    frozen: Bool[np.ndarray, " row"] | None,
+    banks: Sequence[ConceptBank], info: HostInfo, layout: Layout, frozen: Bool[np.ndarray, " row"] | None
 ) -> Callable[[Batch], Reduce]:
     """For each batch a function of the residuals that keeps scores alone."""
     sinks = sink_rule(info, banks[0].sink_layers, banks[0].origin.sinks)
@@ -386,9 +391,7 @@ class TailHistogram:
         """Tokens counted."""
         return int(self.counts[inside, layer, unit].sum())
 
-    def above(
-        self, threshold: float, layer: int, unit: str, *, inside: bool
-    ) -> tuple[float, float]:
+    def above(self, threshold: float, layer: int, unit: str, *, inside: bool) -> tuple[float, float]:
         """At least and at most which share of the tokens reaches a threshold."""
         bins, counts = self.bins[inside, layer, unit], self.counts[inside, layer, unit]
         lower, upper = _edges(bins)
@@ -410,8 +413,7 @@ class TailHistogram:
             raise ValueError(f"{unit!r} has no token in these samples: no threshold.")
         place = (1 - delta) * (total - 1)
         ends = np.cumsum(counts)
-        low, high = (int(np.searchsorted(ends, r, side="right")) for r in (
-            np.floor(place), np.ceil(place)))  # fmt: skip
+        low, high = (int(np.searchsorted(ends, r, side="right")) for r in (np.floor(place), np.ceil(place)))
         return float(_edges(bins)[0][low]), float(_edges(bins)[1][high])
 
 
@@ -481,9 +483,7 @@ def _input_position(batch: Batch, place: Int[Tensor, ...]) -> Int[Tensor, ...]:
     return order.gather(1, flat).reshape(place.shape)
 
 
-def _edges(
-    bins: Int[np.ndarray, " bin"],
-) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
+def _edges(bins: Int[np.ndarray, " bin"]) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
     high = bins.astype(np.uint32) << np.uint32(16)
     return to_values(high), to_values(high | np.uint32(0xFFFF))
 

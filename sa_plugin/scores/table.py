@@ -66,9 +66,7 @@ class ScoreTable:
     def select(self, samples: np.ndarray) -> ScoreTable:
         """The rows of some samples, in the order given."""
         rows = self.tokens.rows_of(samples)
-        contiguous = (
-            len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
-        )
+        contiguous = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
         scores = self.scores[rows[0] : rows[-1] + 1] if contiguous else self.scores[rows]
         return ScoreTable(
             self.tokens.select(samples),
@@ -81,11 +79,7 @@ class ScoreTable:
         )
 
     def with_statistic(
-        self,
-        name: str,
-        values: Float[np.ndarray, "sample concept"],
-        *,
-        threshold: float | None = None,
+        self, name: str, values: Float[np.ndarray, "sample concept"], *, threshold: float | None = None
     ) -> ScoreTable:
         """The same table with one more detection method: a number for each sample and concept.
 
@@ -113,7 +107,6 @@ class ScoreTable:
             )
         if np.isinf(values).any():
             raise ValueError(
-                f"the statistic {name!r} has infinite values: give finite numbers, NaN where it is "
-                "not known."
+                f"the statistic {name!r} has infinite values: give finite numbers, NaN where it is not known."
             )
         return replace(self, given={**self.given, name: SampleStatistic(values, threshold)})

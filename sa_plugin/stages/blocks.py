@@ -20,15 +20,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localised import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
-from sa_plugin.report.schema import (
-    Choice,
-    Detection,
-    Fractions,
-    LocalisationRow,
-    RateRow,
-    Sparsity,
-    Trace,
-)
+from sa_plugin.report.schema import Choice, Detection, Fractions, LocalisationRow, RateRow, Sparsity, Trace
 from sa_plugin.statistics.drawn import Interval, percentile_bounds
 from sa_plugin.tracing.trace import TailTrace
 
@@ -95,9 +87,7 @@ def _distributions(trace: TailTrace) -> dict[str, Any]:
     return {
         "edges": densities.edges.tolist(),
         "layers": list(trace.layers),
-        "out": {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}[
-            trace.settings.out
-        ],
+        "out": {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}[trace.settings.out],
         "concepts": {
             name: {
                 "in_concept": densities.in_concept[:, k].tolist(),
@@ -253,9 +243,15 @@ def trace(found: TailTrace, detector: Detector) -> Trace:
 
 
 PACKAGES = (
-    "sa_plugin", "torch", "transformers", "transformer-lens", "nnsight", "numpy", "scikit-learn",
+    "sa_plugin",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "numpy",
+    "scikit-learn",
     "captum",
-)  # fmt: skip
+)
 
 
 def versions() -> dict[str, str]:

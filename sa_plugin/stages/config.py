@@ -248,9 +248,12 @@ def _cell(table: dict[str, Any], path: Path) -> CellConfig:
         if not isinstance(table.get(key, ""), str):
             raise ValueError(f"{path.name}: {key} is {table[key]!r}: give a string.")
     found = CellConfig(
-        path.stem, table.get("title", path.stem), table.get("paper", ""),
-        kinds=table.get("kinds", {}), **parts,
-    )  # fmt: skip
+        path.stem,
+        table.get("title", path.stem),
+        table.get("paper", ""),
+        kinds=table.get("kinds", {}),
+        **parts,
+    )
     _check(found, path.name)
     return found
 
@@ -295,8 +298,7 @@ def _check(cell: CellConfig, where: str) -> None:
             raise ValueError(f"{where}: kinds.{kind} is {options!r}: write [kinds.{kind}].")
     if cell.run.primary not in cell.run.kinds:
         raise ValueError(
-            f"{where}: run.primary {cell.run.primary!r} is not among run.kinds "
-            f"{list(cell.run.kinds)}."
+            f"{where}: run.primary {cell.run.primary!r} is not among run.kinds {list(cell.run.kinds)}."
         )
     if not cell.data.name:
         raise ValueError(f"{where}: [data] has no name: give one of load's.")

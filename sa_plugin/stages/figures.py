@@ -43,9 +43,11 @@ def draw_figures(
     folder.mkdir(parents=True, exist_ok=True)
     traced = [k for k, b in record["kinds"].items() if "trace" in b]
     drawings: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
-        "detection": draw_detection, "deltas": draw_deltas, "peaks": draw_peaks,
+        "detection": draw_detection,
+        "deltas": draw_deltas,
+        "peaks": draw_peaks,
         "density": draw_density,
-    }  # fmt: skip
+    }
     if traced:
         drawings |= {"layers": draw_layers, "histograms": draw_histograms}
     if "rows" in record.get("attribution", {}):
@@ -96,15 +98,26 @@ def draw_deltas(figure: Any, record: Mapping[str, Any]) -> None:
         found = block["sparsity"]
         curves = {curve["method"]: curve for curve in found["curves"]}
         own = curves[OWN]
-        ax.plot(found["deltas"], _floats(own["weighted_f1"]), color=colour, lw=2,
-                marker="o", ms=3, label=f"{kind_label(kind)}, layer {found['layer']}")  # fmt: skip
-        low, high = zip(*(pair or (None, None) for pair in own["interval"]), strict=True)
-        ax.fill_between(
-            found["deltas"], _floats(low), _floats(high), color=colour, alpha=0.12, lw=0
+        ax.plot(
+            found["deltas"],
+            _floats(own["weighted_f1"]),
+            color=colour,
+            lw=2,
+            marker="o",
+            ms=3,
+            label=f"{kind_label(kind)}, layer {found['layer']}",
         )
+        low, high = zip(*(pair or (None, None) for pair in own["interval"]), strict=True)
+        ax.fill_between(found["deltas"], _floats(low), _floats(high), color=colour, alpha=0.12, lw=0)
         if kind == primary:
-            ax.plot(found["deltas"], _floats(curves[MAXTOK]["weighted_f1"]), color=IN_COLOUR,
-                    ls=(0, (5, 2)), lw=1.5, label=f"MaxTok, {kind_label(kind)}")  # fmt: skip
+            ax.plot(
+                found["deltas"],
+                _floats(curves[MAXTOK]["weighted_f1"]),
+                color=IN_COLOUR,
+                ls=(0, (5, 2)),
+                lw=1.5,
+                label=f"MaxTok, {kind_label(kind)}",
+            )
     floor = record["kinds"][primary]["sparsity"]["always_positive"]
     ax.axhline(floor, color=OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
     ax.set_xscale("log")
@@ -138,8 +151,10 @@ def draw_density(figure: Any, record: Mapping[str, Any]) -> None:
     """Distribution of SuperActivators over in-concept tokens: all, and those inside."""
     axes = figure.subplots(1, 2, sharey=True)
     found = record["kinds"][record["config"]["run"]["primary"]]["fractions"]
-    titles = {"all": "all SuperActivators / in-concept tokens",
-              "inside": "SuperActivators inside / in-concept tokens"}  # fmt: skip
+    titles = {
+        "all": "all SuperActivators / in-concept tokens",
+        "inside": "SuperActivators inside / in-concept tokens",
+    }
     for ax, (part, title) in zip(axes, titles.items(), strict=True):
         for curve in found[part]["concepts"].values():
             ax.plot(found["grid"], _floats(curve), color=TAIL_COLOUR, lw=0.7, alpha=0.4)
@@ -155,15 +170,24 @@ def draw_density(figure: Any, record: Mapping[str, Any]) -> None:
 
 def draw_layers(figure: Any, record: Mapping[str, Any]) -> None:
     """Separation by layer for every kind: AUROC, in-concept mass, coverage and its control."""
-    panels = {"auroc": "AUROC of tokens", "in_mass_at_fpr": "in-concept mass above q",
-              "coverage": "positive samples above q (dashed: negative)"}  # fmt: skip
+    panels = {
+        "auroc": "AUROC of tokens",
+        "in_mass_at_fpr": "in-concept mass above q",
+        "coverage": "positive samples above q (dashed: negative)",
+    }
     figure.set_size_inches(11, 3.6)
     axes = figure.subplots(1, len(panels))
     for ax, (name, title) in zip(axes, panels.items(), strict=True):
         for colour, (kind, block) in zip(_colours(record), record["kinds"].items(), strict=True):
             found = block["trace"]
-            ax.plot(found["layers"], _floats(found["mean"][name]), color=colour, marker="o", ms=3,
-                    label=kind_label(kind))  # fmt: skip
+            ax.plot(
+                found["layers"],
+                _floats(found["mean"][name]),
+                color=colour,
+                marker="o",
+                ms=3,
+                label=kind_label(kind),
+            )
             if name == "coverage":
                 other = _floats(found["mean"]["negative_coverage"])
                 ax.plot(found["layers"], other, color=colour, ls="--", lw=1, marker="x", ms=3)
@@ -221,14 +245,15 @@ def draw_attribution(figure: Any, record: Mapping[str, Any]) -> None:
         rows = [r for r in found["rows"] if (r["concept"], r["metric"]) == (overall, metric)]
         for k, (name, colour) in enumerate(looks.items()):
             at = [x + (k - 0.5) * 0.38 for x in range(len(rows))]
-            reach = [[(r[name] or 0) - (r[f"{name}_low"] or 0) for r in rows],
-                     [(r[f"{name}_high"] or 0) - (r[name] or 0) for r in rows]]  # fmt: skip
+            reach = [
+                [(r[name] or 0) - (r[f"{name}_low"] or 0) for r in rows],
+                [(r[f"{name}_high"] or 0) - (r[name] or 0) for r in rows],
+            ]
             bars = [[max(0.0, one) for one in side] for side in reach]
             ax.bar(at, [r[name] or 0 for r in rows], 0.38, yerr=bars, color=colour, label=name)
         ax.axhline(0, color=TEXT_COLOUR, lw=0.6)
         names = [
-            r["method"].replace("_", "\n") + ("\n(incomplete)" if r["method"] in missed else "")
-            for r in rows
+            r["method"].replace("_", "\n") + ("\n(incomplete)" if r["method"] in missed else "") for r in rows
         ]
         ax.set_xticks(range(len(rows)), names, fontsize=8)
         better = rows[0]["better"] if rows else ""
@@ -252,8 +277,9 @@ def _merged(heights: Any, edges: list[float]) -> tuple[list[float], list[float]]
     width, values = 3, _floats(heights)
     sizes = [b - a for a, b in pairwise(edges)]
     starts = range(0, len(values), width)
-    mass = [sum(v * w for v, w in zip(values[k : k + width], sizes[k : k + width], strict=True))
-            for k in starts]  # fmt: skip
+    mass = [
+        sum(v * w for v, w in zip(values[k : k + width], sizes[k : k + width], strict=True)) for k in starts
+    ]
     cut = [*(edges[k] for k in starts), edges[-1]]
     return [m / (b - a) for m, (a, b) in zip(mass, pairwise(cut), strict=True)], cut
 

@@ -50,14 +50,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.evaluate import (
-    averaged,
-    counted,
-    f1_of,
-    interval_of,
-    labels_of,
-    positives_of,
-)
+from sa_plugin.detection.evaluate import averaged, counted, f1_of, interval_of, labels_of, positives_of
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
@@ -103,12 +96,7 @@ class DeltaPeaks:
 
 
 def delta_peaks(
-    detector: Detector,
-    table: ScoreTable,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    detector: Detector, table: ScoreTable, *, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> DeltaPeaks:
     """Peaks and the gain of a small delta on held-out samples.
 
@@ -139,8 +127,7 @@ def delta_peaks(
     curve = averaged(f1, positives, "weighted")
     peak = _peaks(f1, tail.deltas)
     on_cal = tail.f1[at].mean(-1)
-    small, large = (int(np.where(part, on_cal, -1.0).argmax())
-                    for part in (grid <= SMALL, grid >= LARGE))  # fmt: skip
+    small, large = (int(np.where(part, on_cal, -1.0).argmax()) for part in (grid <= SMALL, grid >= LARGE))
     return DeltaPeaks(
         detector.bank.layers[place],
         tail.deltas,
@@ -182,9 +169,7 @@ def _share(
     return np.where(known > 0, marked.sum(0) / np.maximum(known, 1), np.nan)
 
 
-def _histogram(
-    peak: Float[np.ndarray, " concept"], deltas: tuple[float, ...]
-) -> Int[np.ndarray, " delta"]:
+def _histogram(peak: Float[np.ndarray, " concept"], deltas: tuple[float, ...]) -> Int[np.ndarray, " delta"]:
     found = peak[np.isfinite(peak)]
     return np.bincount(np.searchsorted(deltas, found), minlength=len(deltas))
 
@@ -247,7 +232,6 @@ def separation(found: TailTrace, layer: int) -> dict[str, Any]:
     level, n = found.settings.level, found.settings.n_documents
     low, high = percentile_bounds(drawn[1:], level)
     parts["coverage_difference"] = Interval(
-        float(drawn[0]), float(low), float(high), level,
-        int(np.isfinite(drawn[1:]).sum()), n_units=n,
-    )  # fmt: skip
+        float(drawn[0]), float(low), float(high), level, int(np.isfinite(drawn[1:]).sum()), n_units=n
+    )
     return {"layer": layer, **{k: dict(plain(asdict(v))) for k, v in parts.items()}}

@@ -39,8 +39,7 @@ def passages(detector: Detector, table: ScoreTable, each: int = 2) -> list[Passa
     """
     scores = detector.token_scores(table)
     return [
-        _passage(detector, table, scores, n, c, role)
-        for n, c, role in chosen(detector, table, scores, each)
+        _passage(detector, table, scores, n, c, role) for n, c, role in chosen(detector, table, scores, each)
     ]
 
 
@@ -65,9 +64,7 @@ def chosen(
 
 
 def _typical(
-    mask: Bool[np.ndarray, "sample concept"],
-    margin: Float[np.ndarray, "sample concept"],
-    size: np.ndarray,
+    mask: Bool[np.ndarray, "sample concept"], margin: Float[np.ndarray, "sample concept"], size: np.ndarray
 ) -> Iterator[tuple[int, int]]:
     """For each concept, largest first, the sample at the median margin."""
     for c in np.argsort(-size, kind="stable"):
@@ -103,9 +100,7 @@ def shared(
     }
 
 
-def _passage(
-    detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str
-) -> Passage:
+def _passage(detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str) -> Passage:
     tokens = table.tokens
     rows = slice(int(tokens.bounds[n]), int(tokens.bounds[n + 1]))
     own = {"text": tokens.samples[n].text, "offsets": tokens.offsets[rows].tolist()}
@@ -135,14 +130,11 @@ def pictures(detector: Detector, table: ScoreTable, each: int = 2) -> list[Pictu
             raise ValueError(f"sample {sample.id!r} has no image: show texts with passages().")
     scores = detector.token_scores(table)
     return [
-        _picture(detector, table, scores, n, c, role)
-        for n, c, role in chosen(detector, table, scores, each)
+        _picture(detector, table, scores, n, c, role) for n, c, role in chosen(detector, table, scores, each)
     ]
 
 
-def _picture(
-    detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str
-) -> Picture:
+def _picture(detector: Detector, table: ScoreTable, scores: np.ndarray, n: int, c: int, role: str) -> Picture:
     tokens = table.tokens
     image = tokens.samples[n].image
     assert image is not None

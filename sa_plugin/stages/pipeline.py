@@ -23,14 +23,7 @@ from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.host.protocol import Host
-from sa_plugin.report.schema import (
-    SCHEMA,
-    Explained,
-    KindBlock,
-    Meta,
-    Results,
-    check,
-)
+from sa_plugin.report.schema import SCHEMA, Explained, KindBlock, Meta, Results, check
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import clean
@@ -142,9 +135,8 @@ def analyse(
         banks = _fit(host, data, settings, clock, progress)
         with clock("score pass"):
             scored = score(
-                host, data, list(banks.values()), batch_tokens=settings.batch_tokens,
-                progress=progress,
-            )  # fmt: skip
+                host, data, list(banks.values()), batch_tokens=settings.batch_tokens, progress=progress
+            )
         tables = dict(zip(banks, scored, strict=True))
         detectors: dict[str, Detector] = {}
         found: dict[str, KindBlock] = {}
@@ -174,10 +166,7 @@ def analyse(
         "provenance": {
             "versions": versions(),
             "hashes": {"data": data.hash, "weights": host.info.fingerprint},
-            "settings": {
-                **asdict(settings),
-                "kinds": {k: list(v) for k, v in settings.kinds.items()},
-            },
+            "settings": {**asdict(settings), "kinds": {k: list(v) for k, v in settings.kinds.items()}},
             "timings": dict(clock.seconds),
             "counts": _counts(banks, tables),
             "machine": machine(),
@@ -186,11 +175,7 @@ def analyse(
     }
     results["pictures" if images else "passages"] = shown
     if explained is None:
-        reason = (
-            "no explainer was given; images have none yet"
-            if explain is None
-            else "no true positive"
-        )
+        reason = "no explainer was given; images have none yet" if explain is None else "no true positive"
         found[settings.primary].setdefault("absent", {})["explained"] = reason
     else:
         results["explained"] = explained
@@ -203,16 +188,27 @@ def _fit(
     need: tuple[Need, ...] = tuple(dict.fromkeys(kind_of(kind).need for kind in settings.kinds))
     with clock("train pass"):
         statistics = collect(
-            host, data, layers=settings.layers, need=("means", *need), seed=settings.seed,
-            batch_tokens=settings.batch_tokens, progress=progress,
-        )  # fmt: skip
+            host,
+            data,
+            layers=settings.layers,
+            need=("means", *need),
+            seed=settings.seed,
+            batch_tokens=settings.batch_tokens,
+            progress=progress,
+        )
     banks = {}
     for kind, layers in settings.kinds.items():
         with clock(f"fit {kind}"):
             banks[kind] = fit(
-                host, data, kind, layers=layers, statistics=statistics, seed=settings.seed,
-                progress=progress, options=settings.options.get(kind),
-            )  # fmt: skip
+                host,
+                data,
+                kind,
+                layers=layers,
+                statistics=statistics,
+                seed=settings.seed,
+                progress=progress,
+                options=settings.options.get(kind),
+            )
     return banks
 
 
@@ -237,9 +233,7 @@ def _evaluate(
     title = f"{detector.bank.kind}: {detector.bank.token.scoring} scores"
     text = [f"## {title}\n{evaluation}", f"{detector!s}", f"{curve}", f"{metrics}"]
     if detector.bank.supervised:
-        found = trace(
-            scores=table, draws=min(settings.draws, 200), seed=settings.seed, progress=progress
-        )
+        found = trace(scores=table, draws=min(settings.draws, 200), seed=settings.seed, progress=progress)
         block["trace"] = blocks.trace(found, detector)
         text.append(found.summary())
     else:
@@ -248,17 +242,10 @@ def _evaluate(
 
 
 def _ledger(
-    block: KindBlock,
-    host: Host,
-    data: ConceptData,
-    detector: Detector,
-    table: ScoreTable,
-    settings: Settings,
+    block: KindBlock, host: Host, data: ConceptData, detector: Detector, table: ScoreTable, settings: Settings
 ) -> str:
     try:
-        ledger = head_ledger(
-            host, data, detector, scores=table, draws=settings.draws, seed=settings.seed
-        )
+        ledger = head_ledger(host, data, detector, scores=table, draws=settings.draws, seed=settings.seed)
     except NotImplementedError as refusal:
         block.setdefault("absent", {})["heads"] = str(refusal)
         return f"No head ledger: {refusal}"
@@ -283,8 +270,7 @@ def _meta(host: Host, data: ConceptData, table: ScoreTable, settings: Settings) 
         "seed": settings.seed,
         "samples": {name: len(data.split(name)) for name in ("train", "cal", "test")},
         "documents": {
-            name: len({s.document for s in data.split(name).samples})
-            for name in ("train", "cal", "test")
+            name: len({s.document for s in data.split(name).samples}) for name in ("train", "cal", "test")
         },
         "tokens_kept": len(table.tokens) + kept.get("kept", 0),
         "tokens_dropped": dropped,

@@ -187,9 +187,7 @@ def _overall(found: Mapping[str, Any]) -> str:
 def _attribution(found: Mapping[str, Any]) -> list[dict[str, str]]:
     missed, claims = incomplete(found), []
     for metric, claim in ATTRIBUTION.items():
-        rows = [
-            r for r in found["rows"] if (r["concept"], r["metric"]) == (_overall(found), metric)
-        ]
+        rows = [r for r in found["rows"] if (r["concept"], r["metric"]) == (_overall(found), metric)]
         counted = [row for row in rows if row["method"] not in missed]
         said = {_side(row) for row in counted}
         notes = [
@@ -222,14 +220,17 @@ def _compared(row: Mapping[str, Any]) -> str:
 
 
 # Blocks by the models' public configurations; Llama's text stack runs 32 of 40 without an image.
-BLOCKS = {
-    "clip": (24,), "llama_vision": (40,), "llama_text": (32, 40), "gemma": (42,), "qwen": (36,),
-}  # fmt: skip
+BLOCKS = {"clip": (24,), "llama_vision": (40,), "llama_text": (32, 40), "gemma": (42,), "qwen": (36,)}
 # Concepts evaluated and samples, of the authors' metadata.
 SIZES = {
-    "CLEVR": (6, 1000), "COCO": (29, 5500), "OpenSurfaces": (26, 3578), "Pascal": (83, 4503),
-    "Sarcasm": (1, 1446), "iSarcasm": (1, 1734), "GoEmotions": (14, 5427),
-}  # fmt: skip
+    "CLEVR": (6, 1000),
+    "COCO": (29, 5500),
+    "OpenSurfaces": (26, 3578),
+    "Pascal": (83, 4503),
+    "Sarcasm": (1, 1446),
+    "iSarcasm": (1, 1734),
+    "GoEmotions": (14, 5427),
+}
 
 
 @cache
@@ -271,10 +272,13 @@ def published_of(key: str) -> dict[str, Any] | None:
     require_known("published cell", key, cells)
     model, data = key.split("/")
     found: dict[str, Any] = {
-        "key": key, "model": known["models"][model], "data": data, "marks": known["marks"],
+        "key": key,
+        "model": known["models"][model],
+        "data": data,
+        "marks": known["marks"],
         "best_layer": known["best_layer"]["f1"][model][data],
         "best_layer_what": known["best_layer"]["what"],
-    }  # fmt: skip
+    }
     if model in known["headline"]["models"]:
         found["headline"] = known["headline"]["f1"][data]
         found["headline_what"] = known["headline"]["what"]
@@ -349,10 +353,7 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
     primary = record["config"]["run"]["primary"]
     sections = {
         "What it shows": (claims(record), ()),
-        "Detection by method": (
-            f"{detection(record, primary)}\n\n{published_note(record)}",
-            ("detection",),
-        ),
+        "Detection by method": (f"{detection(record, primary)}\n\n{published_note(record)}", ("detection",)),
         "Every kind": (kinds(record), ()),
         "Delta": (deltas(record), ("deltas",)),
         "Concepts by the delta of their best F1": (peaks(record), ("peaks",)),
@@ -369,8 +370,9 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
     parts = [f"{'#' * level} {record['config']['title']}", facts(record)]
     for title, (text, names) in sections.items():
         parts += [f"{'#' * (level + 1)} {title}", text]
-        parts += [f"![{_alt(path)}]({path})" for name in names for path in figures
-                  if path.endswith(f"{name}.png")]  # fmt: skip
+        parts += [
+            f"![{_alt(path)}]({path})" for name in names for path in figures if path.endswith(f"{name}.png")
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -480,8 +482,7 @@ def _unlike(record: Mapping[str, Any], key: str) -> list[str]:
 
 def kinds(record: Mapping[str, Any]) -> str:
     """Weighted F1 of every method for every kind, and paired differences."""
-    found = {k: {m["method"]: m for m in b["detection"]["methods"]}
-             for k, b in record["kinds"].items()}  # fmt: skip
+    found = {k: {m["method"]: m for m in b["detection"]["methods"]} for k, b in record["kinds"].items()}
     names = list(dict.fromkeys(name for rows in found.values() for name in rows))
     values = [
         [name, *(number(of[name]["weighted_f1"]) if name in of else DASH for of in found.values())]
@@ -493,10 +494,7 @@ def kinds(record: Mapping[str, Any]) -> str:
         if name != OWN
     ]
     labels = list(map(kind_label, found))
-    return (
-        f"{markdown(['weighted F1', *labels], values)}\n\n"
-        f"{markdown([f'minus {OWN}', *labels], apart)}"
-    )
+    return f"{markdown(['weighted F1', *labels], values)}\n\n{markdown([f'minus {OWN}', *labels], apart)}"
 
 
 def deltas(record: Mapping[str, Any]) -> str:
@@ -534,15 +532,16 @@ def peaks(record: Mapping[str, Any]) -> str:
             label = f"{kind_label(kind)}, {'test' if part == 'on_test' else 'calibration'}"
             rows.append([label, *(str(n) if n else "" for n in found[part])])
         gain, share = found["gain"], found["small_share"]
-        as_row = {
-            "difference": gain["estimate"],
-            "difference_interval": [gain["low"], gain["high"]],
-        }
+        as_row = {"difference": gain["estimate"], "difference_interval": [gain["low"], gain["high"]]}
         shared = f"{number(share['estimate'], 2)} {bounds([share['low'], share['high']], 2)}"
         cells = [f"{tick(found['small'])} and {tick(found['large'])}", difference(as_row), shared]
         gains.append([kind_label(kind), *cells])
-    header = ["kind", "best delta up to .1, and from .3", "F1 at the first minus the second",
-              "concepts that peak up to .1"]  # fmt: skip
+    header = [
+        "kind",
+        "best delta up to .1, and from .3",
+        "F1 at the first minus the second",
+        "concepts that peak up to .1",
+    ]
     text = (
         "Deltas of the second table are chosen on calibration and shared by all concepts; its F1 "
         "is of test. Peaks on test are picked there."
@@ -594,9 +593,7 @@ def attribution(found: Mapping[str, Any]) -> str:
         if row["concept"] == overall and row["metric"] in wanted:
             as_row = {
                 "difference": row["superactivator_difference"],
-                "difference_interval": [
-                    row[f"superactivator_difference_{end}"] for end in ("low", "high")
-                ],
+                "difference_interval": [row[f"superactivator_difference_{end}"] for end in ("low", "high")],
             }
             cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
             cells += [number(row["global"]), number(row["superactivator"]), difference(as_row)]

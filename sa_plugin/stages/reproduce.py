@@ -76,10 +76,7 @@ class Work:
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Block indices of every kind."""
         n, part = self.host.info.n_layers, self.cell.layers
-        return {
-            kind: part.resolve(n, supervised=kind_of(kind).supervised)
-            for kind in self.cell.run.kinds
-        }
+        return {kind: part.resolve(n, supervised=kind_of(kind).supervised) for kind in self.cell.run.kinds}
 
     @cached_property
     def all_layers(self) -> tuple[int, ...]:
@@ -91,18 +88,26 @@ class Work:
         """What every stage depends on."""
         info, run = self.host.info, self.cell.run
         return {
-            "host": info.host, "weights": info.fingerprint, "processing": info.processing,
-            "dtype": info.dtype, "tokenizer": info.tokenizer, "data": self.data.hash,
+            "host": info.host,
+            "weights": info.fingerprint,
+            "processing": info.processing,
+            "dtype": info.dtype,
+            "tokenizer": info.tokenizer,
+            "data": self.data.hash,
             "processor": repr(getattr(self.host, "processor", None)),
-            "seed": run.seed, "batch_tokens": run.batch_tokens,
-        }  # fmt: skip
+            "seed": run.seed,
+            "batch_tokens": run.batch_tokens,
+        }
 
     def fit_stage(self, kind: str) -> Stage:
         """Vectors of one kind; the layers of all kinds decide what is an attention sink."""
         depends = self.base | {
-            "kind": kind, "layers": list(self.layers[kind]), "all_layers": list(self.all_layers),
-            "needs": list(self.needs), "options": dict(self.cell.kinds.get(kind, {})),
-        }  # fmt: skip
+            "kind": kind,
+            "layers": list(self.layers[kind]),
+            "all_layers": list(self.all_layers),
+            "needs": list(self.needs),
+            "options": dict(self.cell.kinds.get(kind, {})),
+        }
         return Stage(f"fit {kind}", depends, "")
 
     def score_stage(self, kind: str) -> Stage:
@@ -111,10 +116,7 @@ class Work:
 
     def detection_stage(self, kind: str) -> Stage:
         """Everything about detection, one kind."""
-        depends = {
-            "scores": self.score_stage(kind).hash, "draws": self.cell.run.draws,
-            "measures": MEASURES,
-        }  # fmt: skip
+        depends = {"scores": self.score_stage(kind).hash, "draws": self.cell.run.draws, "measures": MEASURES}
         return Stage(f"detection {kind}", depends)
 
     def trace_stage(self, kind: str) -> Stage:
@@ -126,9 +128,10 @@ class Work:
         """The comparison of objectives, primary kind."""
         run = self.cell.run
         depends = {
-            "scores": self.score_stage(run.primary).hash, "draws": run.draws,
+            "scores": self.score_stage(run.primary).hash,
+            "draws": run.draws,
             **asdict(self.cell.attribution),
-        }  # fmt: skip
+        }
         return Stage("attribution", depends)
 
     @cached_property
@@ -142,9 +145,14 @@ class Work:
         """The train pass, run when the first kind has to be fitted."""
         run = self.cell.run
         return collect(
-            self.host, self.data, layers=self.all_layers, need=self.needs, seed=run.seed,
-            batch_tokens=run.batch_tokens, progress=self.progress,
-        )  # fmt: skip
+            self.host,
+            self.data,
+            layers=self.all_layers,
+            need=self.needs,
+            seed=run.seed,
+            batch_tokens=run.batch_tokens,
+            progress=self.progress,
+        )
 
     def bank(self, kind: str) -> ConceptBank:
         """Vectors of one kind."""
@@ -156,9 +164,15 @@ class Work:
 
     def _fit(self, kind: str) -> ConceptBank:
         return fit(
-            self.host, self.data, kind, layers=self.layers[kind], statistics=self.statistics,
-            seed=self.cell.run.seed, progress=self.progress, options=self.cell.kinds.get(kind),
-        )  # fmt: skip
+            self.host,
+            self.data,
+            kind,
+            layers=self.layers[kind],
+            statistics=self.statistics,
+            seed=self.cell.run.seed,
+            progress=self.progress,
+            options=self.cell.kinds.get(kind),
+        )
 
     def table(self, kind: str) -> ScoreTable:
         """Scores of one kind; one pass makes those of every kind that has none."""
@@ -175,9 +189,12 @@ class Work:
     def _score(self, kind: str) -> ScoreTable:
         kinds = [k for k in self.cell.run.kinds if not self.store.has(self.score_stage(k))]
         found = score(
-            self.host, self.data, [self.bank(k) for k in kinds],
-            batch_tokens=self.cell.run.batch_tokens, progress=self.progress,
-        )  # fmt: skip
+            self.host,
+            self.data,
+            [self.bank(k) for k in kinds],
+            batch_tokens=self.cell.run.batch_tokens,
+            progress=self.progress,
+        )
         tables = dict(zip(kinds, found, strict=True))
         for other in kinds:
             if other != kind:
@@ -195,9 +212,8 @@ class Work:
         """The calibrated detector of one kind, made anew: calibration is quick."""
         if kind not in self._detectors:
             self._detectors[kind] = calibrate(
-                self.host, self.data, self.bank(kind), scores=self.table(kind),
-                seed=self.cell.run.seed,
-            )  # fmt: skip
+                self.host, self.data, self.bank(kind), scores=self.table(kind), seed=self.cell.run.seed
+            )
         return self._detectors[kind]
 
     def _prepare(self, stage: Stage, kind: str) -> None:
@@ -214,9 +230,7 @@ class Work:
     def _detection(self, kind: str) -> Any:
         detector, table = self.detector(kind), self.table(kind)
         settings: dict[str, Any] = {"draws": self.cell.run.draws, "seed": self.cell.run.seed}
-        evaluation = detector.evaluate(
-            self.data.test, scores=table, progress=self.progress, **settings
-        )
+        evaluation = detector.evaluate(self.data.test, scores=table, progress=self.progress, **settings)
         test = table.split("test")
         return clean(
             {
@@ -227,9 +241,7 @@ class Work:
                 "detection": blocks.detection(evaluation),
                 "missing": dict(evaluation.missing),
                 "choices": blocks.choices(detector),
-                "sparsity": blocks.sparsity(
-                    detector.sweep(self.data.test, scores=table, **settings)
-                ),
+                "sparsity": blocks.sparsity(detector.sweep(self.data.test, scores=table, **settings)),
                 "tokens_per_positive": tokens_per_positive(table.split("cal")),
                 "peaks": asdict(delta_peaks(detector, test, **settings)),
                 "fractions": blocks.fractions(evaluation),
@@ -249,13 +261,14 @@ class Work:
     def _trace(self, kind: str) -> Any:
         detector, run = self.detector(kind), self.cell.run
         found = trace(
-            scores=self.table(kind), columns=detector.tail.unit, seed=run.seed,
-            draws=min(run.draws, TRACE_DRAWS), progress=self.progress,
-        )  # fmt: skip
-        best = detector.bank.layers[int(detector.tail.f1.mean(-1).max(1).argmax())]
-        return clean(
-            {"trace": blocks.trace(found, detector), "separation": separation(found, best)}
+            scores=self.table(kind),
+            columns=detector.tail.unit,
+            seed=run.seed,
+            draws=min(run.draws, TRACE_DRAWS),
+            progress=self.progress,
         )
+        best = detector.bank.layers[int(detector.tail.f1.mean(-1).max(1).argmax())]
+        return clean({"trace": blocks.trace(found, detector), "separation": separation(found, best)})
 
     def attribution(self) -> Any:
         """Objectives side by side, primary kind; or why the host or the data do not allow it.
@@ -278,11 +291,21 @@ class Work:
         order = sorted(range(len(counts)), key=lambda k: (-counts[k], k))
         concepts = [tokens.concepts[k] for k in order[: part.concepts]]
         found = compare(
-            self.host, self.data, detector, methods=part.methods, concepts=concepts,
-            n_test=part.n_test, n_cal=part.n_cal, preset=part.preset, options=part.options,
-            probe=False, n_steps=part.n_steps, draws=run.draws, seed=run.seed,
+            self.host,
+            self.data,
+            detector,
+            methods=part.methods,
+            concepts=concepts,
+            n_test=part.n_test,
+            n_cal=part.n_cal,
+            preset=part.preset,
+            options=part.options,
+            probe=False,
+            n_steps=part.n_steps,
+            draws=run.draws,
+            seed=run.seed,
             progress=self.progress,
-        )  # fmt: skip
+        )
         return dict(clean({**found.to_dict(), "concepts": concepts, "text": found.text()}))
 
 
@@ -410,23 +433,24 @@ def _record(work: Work) -> dict[str, Any]:
         "schema": SCHEMA,
         "config": asdict(cell),
         "meta": {
-            "model": info.model, "architecture": info.architecture, "host": info.host,
-            "n_blocks": info.n_layers, "dtype": info.dtype, "weights": info.fingerprint,
-            "data": data.name, "data_hash": data.hash, "concepts": list(data.concepts),
+            "model": info.model,
+            "architecture": info.architecture,
+            "host": info.host,
+            "n_blocks": info.n_layers,
+            "dtype": info.dtype,
+            "weights": info.fingerprint,
+            "data": data.name,
+            "data_hash": data.hash,
+            "concepts": list(data.concepts),
             "layers": {kind: list(layers) for kind, layers in work.layers.items()},
             "samples": {name: len(data.split(name)) for name in SPLITS},
-            "documents": {
-                name: len({s.document for s in data.split(name).samples}) for name in SPLITS
-            },
+            "documents": {name: len({s.document for s in data.split(name).samples}) for name in SPLITS},
             "skipped": dict(data.skipped),
         },
         "kinds": kinds,
         "published": published_of(cell.paper),
-        "provenance": {
-            "versions": versions(), "machine": machine(),
-            "stages": _used(work),
-        },
-    }  # fmt: skip
+        "provenance": {"versions": versions(), "machine": machine(), "stages": _used(work)},
+    }
     if "attribution" in cell.run.stages:
         record["attribution"] = work.attribution()
     record["provenance"]["stages"] = _used(work)

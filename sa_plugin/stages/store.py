@@ -245,6 +245,5 @@ def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:
     )
     by_sample = {name: found.get(name) for name in BY_SAMPLE}
     return ScoreTable(
-        tokens, bank, found["scores"], by_sample["permuted_max"], by_sample["pooled"],
-        by_sample["cls"],
-    )  # fmt: skip
+        tokens, bank, found["scores"], by_sample["permuted_max"], by_sample["pooled"], by_sample["cls"]
+    )

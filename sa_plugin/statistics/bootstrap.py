@@ -128,8 +128,7 @@ def resample_documents(
 
 
 def document_sums(
-    values: Real[np.ndarray, "*shape sample"] | Bool[np.ndarray, "*shape sample"],
-    resamples: Resamples,
+    values: Real[np.ndarray, "*shape sample"] | Bool[np.ndarray, "*shape sample"], resamples: Resamples
 ) -> Float64[np.ndarray, "*shape document"]:
     """Sums of values over the samples of each document."""
     if values.shape[-1] != len(resamples.document):
@@ -144,15 +143,12 @@ def document_sums(
     sums = np.zeros((*values.shape[:-1], resamples.n_documents))
     if len(filled):
         dtype = np.int64 if values.dtype == np.bool_ else np.float64
-        sums[..., filled] = np.add.reduceat(
-            values[..., order], starts[filled], axis=-1, dtype=dtype
-        )
+        sums[..., filled] = np.add.reduceat(values[..., order], starts[filled], axis=-1, dtype=dtype)
     return sums
 
 
 def resampled_sums(
-    values: Real[np.ndarray, "*shape sample"] | Bool[np.ndarray, "*shape sample"],
-    resamples: Resamples,
+    values: Real[np.ndarray, "*shape sample"] | Bool[np.ndarray, "*shape sample"], resamples: Resamples
 ) -> Float64[np.ndarray, "*shape draw"]:
     """Sums of values over the samples of each draw.
 
@@ -228,8 +224,11 @@ def bootstrap_mean(
     return bootstrap_statistic(
         lambda sums: ratio(sums[0], sums[1], empty=np.nan),
         np.stack([np.asarray(values, np.float64), np.asarray(per, np.float64)]),
-        documents, draws=draws, seed=seed, level=level,
-    )  # fmt: skip
+        documents,
+        draws=draws,
+        seed=seed,
+        level=level,
+    )
 
 
 def bootstrap_statistic(
@@ -365,15 +364,17 @@ def bootstrap_f1(
     weighted, macro = (f1_over_concepts(drawn, a) for a in ("weighted", "macro"))
     estimates = [f1_over_concepts(counts, a, axis=-1) for a in ("weighted", "macro")]
     return F1Draws(
-        f1(counts), low, high,
+        f1(counts),
+        low,
+        high,
         resamples.interval(float(estimates[0]), weighted, level),
         resamples.interval(float(estimates[1]), macro, level),
-        weighted, macro, resamples,
-    )  # fmt: skip
+        weighted,
+        macro,
+        resamples,
+    )
 
 
 def same_draws(a: Resamples, b: Resamples) -> bool:
     """Whether two resamples take the same samples equally often."""
-    return a is b or (
-        np.array_equal(a.document, b.document) and np.array_equal(a.weights, b.weights)
-    )
+    return a is b or (np.array_equal(a.document, b.document) and np.array_equal(a.weights, b.weights))

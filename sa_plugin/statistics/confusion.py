@@ -82,9 +82,7 @@ def false_positive_rate(counts: Confusion) -> Float64[np.ndarray, "*shape"]:
     return ratio(counts.fp, counts.fp + counts.tn)
 
 
-def ratio(
-    numerator: ArrayLike, denominator: ArrayLike, empty: float = 0.0
-) -> Float64[np.ndarray, "*shape"]:
+def ratio(numerator: ArrayLike, denominator: ArrayLike, empty: float = 0.0) -> Float64[np.ndarray, "*shape"]:
     """A quotient that is `empty` where the denominator is 0."""
     above, below = np.broadcast_arrays(numerator, denominator)
     out = np.full(above.shape, empty, dtype=np.float64)

@@ -473,9 +473,7 @@ def _quantiles(
 
 
 def _units(
-    labels: Bool[np.ndarray, "token concept"],
-    weights: Weights,
-    sample_of: Int[np.ndarray, " token"] | None,
+    labels: Bool[np.ndarray, "token concept"], weights: Weights, sample_of: Int[np.ndarray, " token"] | None
 ) -> Int[np.ndarray, " concept"]:
     if weights == "tokens" or sample_of is None:
         counts: np.ndarray = labels.sum(axis=0)

@@ -88,9 +88,7 @@ def tie_ends(ordered: Float[np.ndarray, " row"]) -> Int64[np.ndarray, " distinct
     return np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
 
 
-def _average_precision_of(
-    positive: Float[np.ndarray, " p"], negative: Float[np.ndarray, " n"]
-) -> float:
+def _average_precision_of(positive: Float[np.ndarray, " p"], negative: Float[np.ndarray, " n"]) -> float:
     if not len(positive) or not len(negative):
         return float("nan")
     scores = np.concatenate([positive, negative])
@@ -194,7 +192,4 @@ def _parts(resamples: Resamples, rows: int) -> list[Resamples]:
     """The draws in groups whose [draw, row] tables stay small."""
     step = max(1, _CHUNK // max(1, rows))
     starts = range(0, resamples.draws, step)
-    return [
-        Resamples(resamples.document, resamples.weights[a : a + step], resamples.seed)
-        for a in starts
-    ]
+    return [Resamples(resamples.document, resamples.weights[a : a + step], resamples.seed) for a in starts]

@@ -67,9 +67,7 @@ def resampled_quantiles(
     return result
 
 
-def _block_ends(
-    home: Int64[np.ndarray, " row"], resamples: Resamples
-) -> Float64[np.ndarray, "draw block"]:
+def _block_ends(home: Int64[np.ndarray, " row"], resamples: Resamples) -> Float64[np.ndarray, "draw block"]:
     """Copies at or before the end of each block of sorted values, in every draw."""
     blocks, documents = -(-len(home) // _BLOCK), resamples.n_documents
     cell = np.arange(len(home)) // _BLOCK * documents + home

@@ -65,9 +65,7 @@ def format_of(values: Shaped[np.ndarray, "*shape"], expected: Format | None = No
     return cast(Format, found)
 
 
-def to_keys(
-    values: Shaped[np.ndarray, "*shape"], format: Format = "float32"
-) -> UInt32[np.ndarray, "*shape"]:
+def to_keys(values: Shaped[np.ndarray, "*shape"], format: Format = "float32") -> UInt32[np.ndarray, "*shape"]:
     """Keys of numbers."""
     if format == "float32":
         bits: np.ndarray = np.ascontiguousarray(values).view(np.uint32)
@@ -195,9 +193,7 @@ class RadixHistogram:
         return totals
 
     def update(
-        self,
-        values: Shaped[np.ndarray, "row column"],
-        mask: Bool[np.ndarray, "row concept"] | None = None,
+        self, values: Shaped[np.ndarray, "row column"], mask: Bool[np.ndarray, "row concept"] | None = None
     ) -> None:
         """Count a chunk.
 
@@ -225,9 +221,7 @@ class RadixHistogram:
         self.low_bits = self.low_bits or other.low_bits
 
     def quantiles(
-        self,
-        q: Sequence[float] | Float64[np.ndarray, " q"],
-        rescan: Iterable[Chunk] | None = None,
+        self, q: Sequence[float] | Float64[np.ndarray, " q"], rescan: Iterable[Chunk] | None = None
     ) -> Float64[np.ndarray, "q column"]:
         """Exact quantiles of every column.
 
@@ -261,18 +255,14 @@ class RadixHistogram:
         if not self.low_bits:
             return [_only_key(home) for home in homes]
         if rescan is None:
-            raise ValueError(
-                "these values need a second pass: give `rescan`, the same chunks once more."
-            )
+            raise ValueError("these values need a second pass: give `rescan`, the same chunks once more.")
         tallies = self._refine(homes, rescan)
         return [
             tally.keys_at(home, rank - (ends[k] - self.counts[k])[home])
             for k, (tally, home, rank) in enumerate(zip(tallies, homes, ranks, strict=True))
         ]
 
-    def _refine(
-        self, homes: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk]
-    ) -> list[Tally]:
+    def _refine(self, homes: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk]) -> list[Tally]:
         wanted = np.zeros((len(homes), BINS), dtype=bool)
         for k, home in enumerate(homes):
             wanted[k, home] = True
@@ -290,9 +280,7 @@ class RadixHistogram:
         return tallies
 
     def _keys(
-        self,
-        values: Shaped[np.ndarray, "row column"],
-        mask: Bool[np.ndarray, "row concept"] | None,
+        self, values: Shaped[np.ndarray, "row column"], mask: Bool[np.ndarray, "row concept"] | None
     ) -> Iterator[tuple[int, UInt32[np.ndarray, " _value"]]]:
         if values.ndim != 2 or values.shape[1] != len(self.counts):
             raise ValueError(f"a chunk {values.shape} must be [row, {len(self.counts)}].")
@@ -368,9 +356,7 @@ def streaming_thresholds(
     """
     levels = tail_levels(deltas)
     if iter(chunks) is chunks:
-        raise ValueError(
-            "chunks is a one-shot iterator and may be needed twice: give ScoreChunks or a list."
-        )
+        raise ValueError("chunks is a one-shot iterator and may be needed twice: give ScoreChunks or a list.")
     histogram, shape, seen = None, (0,), np.zeros(0, dtype=np.int64)
     for scores, labels in chunks:
         if histogram is None:

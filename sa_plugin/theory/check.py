@@ -23,9 +23,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import (
-    check_scores,
-)
+from sa_plugin.detection.guard import check_scores
 from sa_plugin.host.protocol import Host, HostInfo, layers_of
 from sa_plugin.passes.run import lay_out
 from sa_plugin.scores.score import check_origin
@@ -86,9 +84,15 @@ def assemble(
         key = column.concept, column.direction
         # Draws of one concept fill hundreds of megabytes: only its summary outlives this round.
         drawn = draw(
-            sums, directions, *key, sums.measured & counted[column.concept], drawn_resamples,
-            causal=info.causal, aligned_gamma=gamma, level=settings["level"],
-        )  # fmt: skip
+            sums,
+            directions,
+            *key,
+            sums.measured & counted[column.concept],
+            drawn_resamples,
+            causal=info.causal,
+            aligned_gamma=gamma,
+            level=settings["level"],
+        )
         quantities[key] = {name: drawn.quantity(name) for name in KINDS if name in drawn.own}
         verdicts += judge(drawn, *key, layers, causal=info.causal)
         regime = regime_of(drawn, *key, layers)
@@ -97,9 +101,16 @@ def assemble(
         tenths[key] = drawn.tenths
     assumptions += shared(sums, layers, weights=paths is not None)
     return TheoryReport(
-        quantities, tuple(verdicts), tuple(regimes), tuple(assumptions), heads, directions, tenths,
-        _absent(directions, paths, why, info.causal, quantities), settings,
-    )  # fmt: skip
+        quantities,
+        tuple(verdicts),
+        tuple(regimes),
+        tuple(assumptions),
+        heads,
+        directions,
+        tenths,
+        _absent(directions, paths, why, info.causal, quantities),
+        settings,
+    )
 
 
 def _absent(
@@ -130,10 +141,7 @@ def _absent(
                 else "activations do not vary"
             )
             found[f"{concept} {direction}"] = f"blocks {', '.join(lacking)}: {reason}"
-    for role, reason in (
-        ("permuted", "the bank has no permuted-label vectors"),
-        ("random", "n_random is 0"),
-    ):
+    for role, reason in (("permuted", "the bank has no permuted-label vectors"), ("random", "n_random is 0")):
         if not any(column.role == role for column in directions.columns):
             found[role] = reason
     return found
@@ -217,20 +225,29 @@ def check_theory(
     paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
     if scores is not None:
         _check_scored(scores, bank, list(chosen), chosen_samples)
-    resamples = resample_documents(
-        np.array([s.document for s in chosen_samples]), draws=draws, seed=seed
-    )
+    resamples = resample_documents(np.array([s.document for s in chosen_samples]), draws=draws, seed=seed)
     sums = run_pass(host, layout, bank, directions, paths, tail, progress=progress)
     counted = {concept: _counted(chosen_samples, concept, which) for concept in chosen}
     settings = {
-        "model": host.info.model, "split": split if samples is None else "samples",
-        "n_samples": int(sums.measured.sum()), "left_out": int((~sums.measured).sum()),
-        "n_documents": resamples.n_documents, "which": which, "tail": tail, "draws": draws,
-        "level": level, "seed": seed, "n_random": n_random, "kind": bank.kind,
-        "data_hash": data.hash, "least_tokens": LEAST_TOKENS, "least_tail": LEAST_TAIL,
-        "closes_to": sums.closes_to, "fixed_at": dict(directions.chosen),
+        "model": host.info.model,
+        "split": split if samples is None else "samples",
+        "n_samples": int(sums.measured.sum()),
+        "left_out": int((~sums.measured).sum()),
+        "n_documents": resamples.n_documents,
+        "which": which,
+        "tail": tail,
+        "draws": draws,
+        "level": level,
+        "seed": seed,
+        "n_random": n_random,
+        "kind": bank.kind,
+        "data_hash": data.hash,
+        "least_tokens": LEAST_TOKENS,
+        "least_tail": LEAST_TAIL,
+        "closes_to": sums.closes_to,
+        "fixed_at": dict(directions.chosen),
         "own_mean_at": _own_means(directions),
-    }  # fmt: skip
+    }
     return assemble(host.info, directions, paths, why, sums, counted, resamples, settings)
 
 
@@ -239,9 +256,7 @@ def _counted(samples: Sequence[Sample], concept: str, which: str) -> Bool[np.nda
         return np.ones(len(samples), dtype=bool)
     counted = np.array([concept in sample.positive for sample in samples])
     if not counted.any():
-        raise ValueError(
-            f"no sample has {concept!r}: leave the concept out, or measure which='all' samples."
-        )
+        raise ValueError(f"no sample has {concept!r}: leave the concept out, or measure which='all' samples.")
     return counted
 
 
@@ -251,16 +266,11 @@ def _own_means(directions: Directions) -> list[int]:
 
 
 def _chosen(
-    source: Detector | ConceptBank,
-    data: ConceptData,
-    concepts: Sequence[str] | None,
-    fixed_at: int | None,
+    source: Detector | ConceptBank, data: ConceptData, concepts: Sequence[str] | None, fixed_at: int | None
 ) -> dict[str, tuple[int, int]]:
     if isinstance(source, Detector):
         if fixed_at is not None:
-            raise ValueError(
-                "a detector has chosen each concept's layer: give detector.bank to fix another."
-            )
+            raise ValueError("a detector has chosen each concept's layer: give detector.bank to fix another.")
         wanted = list(source.concepts if concepts is None else concepts)
         for concept in wanted:
             place(concept, source.concepts)

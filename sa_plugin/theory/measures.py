@@ -115,8 +115,7 @@ KINDS: Mapping[str, Kind] = {
     "path_gap_slope": Kind("T1", 1.0),
     "predicted_factor": Kind("T1", 1.0),
     "attention_by_sign": Kind("C1", 0.0),
-    **{f"{end}_lift_{side}": Kind("C1", 0.0) for end in ("top", "bottom")
-       for side in ("plus", "minus")},
+    **{f"{end}_lift_{side}": Kind("C1", 0.0) for end in ("top", "bottom") for side in ("plus", "minus")},
     "top_lift_plus_with_sinks": Kind("C1", 0.0),
     "attention_by_sign_with_sinks": Kind("C1", 0.0),
     "top_mass_plus": Kind("C1", np.nan),
@@ -135,7 +134,7 @@ KINDS: Mapping[str, Kind] = {
     "heads_tail_gain": Kind("T2", 0.0),
     "mlp_share": Kind("assumption", 0.0),
     "path_r2": Kind("assumption", 1.0),
-}  # fmt: skip
+}
 
 
 class Measured(NamedTuple):
@@ -146,11 +145,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    total: Total,
-    *,
-    causal: bool,
-    weights: bool,
-    aligned_gamma: Float64[np.ndarray, "layer column"] | None,
+    total: Total, *, causal: bool, weights: bool, aligned_gamma: Float64[np.ndarray, "layer column"] | None
 ) -> dict[str, Measured]:
     """Every quantity.
 
@@ -236,8 +231,9 @@ def _attention(total: Total, beta: bool) -> dict[str, Measured]:
         f"{end}_lift_{side}": Measured(
             lift("mass", end, side), lift("predicted", end, side) if beta else None
         )
-        for end in ("top", "bottom") for side in ("plus", "minus")
-    }  # fmt: skip
+        for end in ("top", "bottom")
+        for side in ("plus", "minus")
+    }
     plus, minus = found["top_lift_plus"], found["top_lift_minus"]
     own = None
     if plus.predicted is not None and minus.predicted is not None:
@@ -277,9 +273,7 @@ def _equalisation(
 def _tail(total: Total, beta: bool) -> dict[str, Measured]:
     def skew(side: str) -> Values:
         n = total("tokens")
-        return skewness_of_sums(
-            n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}")
-        )
+        return skewness_of_sums(n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}"))
 
     def gain(name: str) -> Values:
         slope = tenth_slopes(total, name)
@@ -322,10 +316,12 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 CONTROLS = ("permuted", "random")
 # What verdicts rest on (`theory.verdicts`).
 DECISIVE = (
-    *(f"{who}{what}" for who in ("", "heads_", "prefix_")
-      for what in ("gap_deviation_ratio", "gaps_grown")),
-    "attention_by_sign", "equalisation", "tail_gain", "skew_growth",
-)  # fmt: skip
+    *(f"{who}{what}" for who in ("", "heads_", "prefix_") for what in ("gap_deviation_ratio", "gaps_grown")),
+    "attention_by_sign",
+    "equalisation",
+    "tail_gain",
+    "skew_growth",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,10 +391,16 @@ class Drawn:
             excess[control] = np.stack([gap[0], *percentile_bounds(gap[1:].T, self.level)])
         predicted = self.predicted.get(name)
         return Quantity(
-            name, kind.theorem, kind.null, own[0], low, high,
+            name,
+            kind.theorem,
+            kind.null,
+            own[0],
+            low,
+            high,
             None if predicted is None else predicted[0],
-            {control: drawn[0] for control, drawn in controls.items()}, excess,
-        )  # fmt: skip
+            {control: drawn[0] for control, drawn in controls.items()},
+            excess,
+        )
 
     def mean(self, name: str, layers: Bool[np.ndarray, " layer"]) -> Interval:
         """Mean of a quantity over some layers."""
@@ -476,11 +478,7 @@ class _Totals:
     """Sums of some columns over the samples of every draw, by name, computed once."""
 
     def __init__(
-        self,
-        sums: Sums,
-        columns: Sequence[int],
-        samples: Bool[np.ndarray, " sample"],
-        resamples: Resamples,
+        self, sums: Sums, columns: Sequence[int], samples: Bool[np.ndarray, " sample"], resamples: Resamples
     ) -> None:
         self.sums, self.columns = sums, list(columns)
         # How often each draw takes each sample that counts.

@@ -288,9 +288,7 @@ def scales_of(norm: Norm | None, resid: Float[Tensor, "token d_model"]) -> Float
     return scale
 
 
-def normalised(
-    norm: Norm | None, resid: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "token d_model"]:
+def normalised(norm: Norm | None, resid: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
     """n(h): what the attention layer reads."""
     if norm is None:
         return resid
@@ -299,9 +297,7 @@ def normalised(
     return out if norm.bias is None else out + norm.bias.to(resid)
 
 
-def _through(
-    norm: Norm | None, read: Float[Tensor, "d_model column"]
-) -> Float[Tensor, "d_model column"]:
+def _through(norm: Norm | None, read: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
     if norm is None:
         return read
     centred = read - read.mean(0) if norm.centred else read

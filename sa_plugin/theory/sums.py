@@ -303,9 +303,7 @@ def mass_sums(
             found[f"mass {name}"] = heads.mean(-1)
             found[f"full {name}"] = (full * weight).sum(0)
             found[f"chance {name}"] = (share / n * weight).sum(0)
-            found[f"chance full {name}"] = (
-                share / attention.visible_full.sum(-1)[:, None] * weight
-            ).sum(0)
+            found[f"chance full {name}"] = (share / attention.visible_full.sum(-1)[:, None] * weight).sum(0)
             found[f"queries {side}"] = weight.sum(0)
             if predicted is not None:
                 own = predicted.shape[0]
@@ -449,9 +447,7 @@ def run_pass(
     measured = np.zeros(n, dtype=bool)
     closes_to = 0.0 if paths is not None else float("nan")
     reducer = _reducer(host, bank, directions, paths, tail)
-    for batch, got in walk(
-        host, layout, sorted(sites), reducer, description="theory", progress=progress
-    ):
+    for batch, got in walk(host, layout, sorted(sites), reducer, description="theory", progress=progress):
         rows = batch.rows.numpy()
         measured[rows] = got.pop("measured").numpy()
         missed = float(got.pop("closes").max())
@@ -471,11 +467,7 @@ _POINTS: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "pattern")
 
 
 def _reducer(
-    host: Host,
-    bank: ConceptBank,
-    directions: Directions,
-    paths: Sequence[Path] | None,
-    tail: float,
+    host: Host, bank: ConceptBank, directions: Directions, paths: Sequence[Path] | None, tail: float
 ) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
     info = host.info
 
@@ -490,13 +482,23 @@ def _reducer(
                 inputs = attended[row].to(keep.device)
                 tokens = keep[row][inputs]
                 enough = int(tokens.sum()) >= LEAST_TOKENS
-                blocks = [
-                    _block(
-                        {p: read[Site(layer, p)][row] for p in _POINTS}, inputs, tokens, k,
-                        directions, None if paths is None else paths[k], tail, info.causal,
-                    )
-                    for k, layer in enumerate(directions.layers)
-                ] if enough else []  # fmt: skip
+                blocks = (
+                    [
+                        _block(
+                            {p: read[Site(layer, p)][row] for p in _POINTS},
+                            inputs,
+                            tokens,
+                            k,
+                            directions,
+                            None if paths is None else paths[k],
+                            tail,
+                            info.causal,
+                        )
+                        for k, layer in enumerate(directions.layers)
+                    ]
+                    if enough
+                    else []
+                )
                 rows.append(_stacked(blocks))
             return _batched(rows)
 
@@ -583,7 +585,7 @@ def _by_weights(
         "closes": _missed(said, added @ v_out),
         "inverse scale": inverse.sum(),
         "inverse scale squared": inverse.square().sum(),
-    }  # fmt: skip
+    }
     mine = [k for k, column in enumerate(directions.columns) if column.role == "concept"]
     # Concept columns stand first: only they are predicted pair by pair and key by key.
     assert mine == list(range(len(mine)))
@@ -600,9 +602,7 @@ def _by_weights(
     return found, gain, own, pattern
 
 
-def _missed(
-    said: Float[Tensor, "every column"], got: Float[Tensor, "every column"]
-) -> Float[Tensor, ""]:
+def _missed(said: Float[Tensor, "every column"], got: Float[Tensor, "every column"]) -> Float[Tensor, ""]:
     """Largest difference in the largest value; 0 where nothing was written."""
     most = got.abs().max()
     missed: Tensor = (said - got).abs().max() / most.clamp_min(1e-30)

@@ -142,13 +142,7 @@ def aligned_gamma(paths: Sequence[Path] | None) -> Float64[np.ndarray, "layer co
 
 
 def of_concept(
-    directions: Directions,
-    drawn: Drawn,
-    concept: str,
-    direction: str,
-    heads: Heads,
-    *,
-    weights: bool,
+    directions: Directions, drawn: Drawn, concept: str, direction: str, heads: Heads, *, weights: bool
 ) -> list[Assumption]:
     """Broken for one concept and direction."""
     who = f"{concept!r} {direction}"
@@ -166,20 +160,22 @@ def of_architecture(info: HostInfo, paths: Sequence[Path] | None, why: str) -> l
     if info.causal:
         found.append(
             Assumption(
-                "same keys for all queries", "the model is causal",
+                "same keys for all queries",
+                "the model is causal",
                 "That a gap shrinks through a block does not contradict Theorem 1, and that it "
                 "grows does not confirm it: only prefix_* compare on equal keys. Predictions of "
                 "Theorem 2 use each query's own keys and are approximate.",
             )
-        )  # fmt: skip
+        )
     if info.block != "pre_norm":
         found.append(
             Assumption(
-                "residual update", f"blocks are {info.block}",
+                "residual update",
+                f"blocks are {info.block}",
                 "A norm rescales each token after the heads have written: gaps through a block "
                 "may grow or shrink by it alone.",
             )
-        )  # fmt: skip
+        )
     for limit in sorted({limit for path in paths or () for limit in path.limits}):
         found.append(Assumption(f"no {limit}", "by the weights", _LIMITS[limit]))
     return found
@@ -203,23 +199,28 @@ class _Rule(NamedTuple):
 
 _RULES = (
     _Rule(
-        "no MLP", "mlp_share", lambda x: x > MLP_LIMIT,
+        "no MLP",
+        "mlp_share",
+        lambda x: x > MLP_LIMIT,
         f"MLPs write more than {MLP_LIMIT:g} of the change along",
         "Growth through a block may be the MLPs': only heads_* and prefix_* speak of heads.",
     ),
     _Rule(
-        "heads write only what they read of the concept", "path_r2", lambda x: x < PATH_LIMIT,
+        "heads write only what they read of the concept",
+        "path_r2",
+        lambda x: x < PATH_LIMIT,
         f"the concept's own path explains less than {PATH_LIMIT:g} of the heads' write along",
         "Growth by the heads may come from other directions they read: agreement with the "
         "predicted factor would be a coincidence.",
     ),
     _Rule(
-        "heads act at all", "predicted_factor", lambda x: np.abs(x - 1) < GROWTH_LIMIT,
+        "heads act at all",
+        "predicted_factor",
+        lambda x: np.abs(x - 1) < GROWTH_LIMIT,
         f"the predicted factor is within {GROWTH_LIMIT:g} of 1 for",
-        "There is next to nothing for Theorem 1 to predict there: neither growth nor its absence "
-        "tests it.",
+        "There is next to nothing for Theorem 1 to predict there: neither growth nor its absence tests it.",
     ),
-)  # fmt: skip
+)
 
 
 def _measured(who: str, drawn: Drawn, layers: tuple[int, ...]) -> list[Assumption]:
@@ -310,10 +311,10 @@ def _aligned(
     limit = np.zeros_like(product)
     for k, column in enumerate(directions.columns):
         others = [
-            j for j, other in enumerate(directions.columns)
-            if other.role == "random"
-            or (other.role == "permuted" and other.direction == column.direction)
-        ]  # fmt: skip
+            j
+            for j, other in enumerate(directions.columns)
+            if other.role == "random" or (other.role == "permuted" and other.direction == column.direction)
+        ]
         others = [j for j in others if j != k]
         if others:
             limit[:, :, k] = product[:, :, others].max(axis=(1, 2))[:, None]
@@ -428,8 +429,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         return (
-            f"Verdict({self.claim}, {self.concept!r} {self.direction}: {self.answer}, because "
-            f"{self.because})"
+            f"Verdict({self.claim}, {self.concept!r} {self.direction}: {self.answer}, because {self.because})"
         )
 
 
@@ -457,15 +457,16 @@ def _claims(drawn: Drawn, causal: bool) -> dict[str, Claim]:
         "T1 heads": Claim((f"{who}_gap_deviation_ratio", f"{who}_gaps_grown"), everywhere, ""),
         "C1": Claim(("attention_by_sign",), everywhere, ""),
         "C2": Claim(
-            ("equalisation",), everywhere & (mass > CONCENTRATED),
-            f"in no layer do queries give more than {CONCENTRATED:g} of their attention to the "
-            "top share",
+            ("equalisation",),
+            everywhere & (mass > CONCENTRATED),
+            f"in no layer do queries give more than {CONCENTRATED:g} of their attention to the top share",
         ),
         "T2": Claim(
-            ("tail_gain", "skew_growth"), everywhere & skewed & (mass < SPREAD_OUT),
+            ("tail_gain", "skew_growth"),
+            everywhere & skewed & (mass < SPREAD_OUT),
             "no layer has a skewness of sure sign while attention is spread out",
         ),
-    }  # fmt: skip
+    }
 
 
 def _decide(
@@ -514,9 +515,7 @@ def _beaten(drawn: Drawn, claim: Claim) -> tuple[str, int]:
     return "", fewest
 
 
-def _votes(
-    drawn: Drawn, claim: Claim
-) -> tuple[Bool[np.ndarray, " layer"], Bool[np.ndarray, " layer"]]:
+def _votes(drawn: Drawn, claim: Claim) -> tuple[Bool[np.ndarray, " layer"], Bool[np.ndarray, " layer"]]:
     up, down = claim.assessed.copy(), np.zeros_like(claim.assessed)
     for name in claim.decisive:
         low, high = percentile_bounds(drawn.own[name][1:].T, drawn.level)
@@ -531,14 +530,19 @@ def _short(value: Interval) -> str:
 
 SHOWN = {
     "T1": (
-        "gap_slope", "gap_deviation_ratio", "gaps_grown", "heads_gap_deviation_ratio",
-        "heads_gaps_grown", "prefix_gap_deviation_ratio", "prefix_gaps_grown",
+        "gap_slope",
+        "gap_deviation_ratio",
+        "gaps_grown",
+        "heads_gap_deviation_ratio",
+        "heads_gaps_grown",
+        "prefix_gap_deviation_ratio",
+        "prefix_gaps_grown",
     ),
     "C1": ("attention_by_sign", "top_lift_plus", "top_mass_plus", "effective_keys"),
     "C2": ("spread", "equalisation", "update_gap_ratio"),
     "T2": ("skew", "skew_growth", "tail_gain"),
     "assumption": ("predicted_factor", "mlp_share", "path_r2"),
-}  # fmt: skip
+}
 NOTE = (
     "Formulas are a reconstruction from the verbal claims of arXiv 2512.05038, not the paper's "
     "own; intervals resample documents with the vectors fixed; nothing here shows a cause."
@@ -625,19 +629,22 @@ class TheoryReport:
             for q in found.values():
                 for at, layer in enumerate(self.layers):
                     row: dict[str, Any] = {
-                        "concept": concept, "direction": direction, "theorem": q.theorem,
-                        "quantity": q.name, "layer": layer, "null": q.null,
-                        "measured": float(q.value[at]), "low": float(q.low[at]),
+                        "concept": concept,
+                        "direction": direction,
+                        "theorem": q.theorem,
+                        "quantity": q.name,
+                        "layer": layer,
+                        "null": q.null,
+                        "measured": float(q.value[at]),
+                        "low": float(q.low[at]),
                         "high": float(q.high[at]),
                         "predicted": _at(q.predicted, at),
-                    }  # fmt: skip
+                    }
                     for control in ("permuted", "random"):
                         row[control] = _at(q.controls.get(control), at)
                         excess = q.excess.get(control)
                         for k, bound in enumerate(("", "_low", "_high")):
-                            row[f"minus_{control}{bound}"] = _at(
-                                None if excess is None else excess[k], at
-                            )
+                            row[f"minus_{control}{bound}"] = _at(None if excess is None else excess[k], at)
                     rows.append(row)
         return rows
 
@@ -650,14 +657,16 @@ class TheoryReport:
                     place = at, head, k
                     rows.append(
                         {
-                            **column._asdict(), "layer": layer, "head": head,
+                            **column._asdict(),
+                            "layer": layer,
+                            "head": head,
                             "beta": float(self.heads.beta[place]),
                             "gamma": float(self.heads.gamma[place]),
                             "aligned": bool(self.heads.aligned[place]),
                             "lift_plus": float(self.heads.lift_plus[place]),
                             "lift_minus": float(self.heads.lift_minus[place]),
                         }
-                    )  # fmt: skip
+                    )
         return rows
 
     def to_pandas(self) -> Any:
@@ -673,7 +682,7 @@ class TheoryReport:
         s = self.settings
         lines = [
             f"{s['model']}, {s['split']}: {s['n_samples']} samples of {s['n_documents']} "
-            f"documents, {len(self.layers)} layers, top share {s['tail']:g}. {NOTE}",
+            f"documents, {len(self.layers)} layers, top share {s['tail']:g}. {NOTE}"
         ]
         for claim, title in TITLES.items():
             lines.append(f"\n{claim}: {title}")
@@ -711,9 +720,7 @@ class TheoryReport:
                 if values is not None:
                     header.append(name)
                     columns.append([number(float(v)) for v in values])
-        body = [
-            [str(b), *row] for b, row in zip(self.layers, zip(*columns, strict=True), strict=True)
-        ]
+        body = [[str(b), *row] for b, row in zip(self.layers, zip(*columns, strict=True), strict=True)]
         return aligned(header, body)
 
 

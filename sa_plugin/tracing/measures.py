@@ -102,9 +102,7 @@ class Cell:
     frozen_sd: float | None = None
 
 
-def measure(
-    cell: Cell, delta: float, quantile_draws: int
-) -> Mapping[str, Float64[np.ndarray, " _draw"]]:
+def measure(cell: Cell, delta: float, quantile_draws: int) -> Mapping[str, Float64[np.ndarray, " _draw"]]:
     """Every measure of a cell, on the data and on every draw.
 
     Args:
@@ -139,9 +137,7 @@ def joint_edges(
     return np.linspace(low, high if high > low else low + 1.0, bins + 1)
 
 
-def bin_of(
-    values: Float[np.ndarray, " row"], edges: Float64[np.ndarray, " edge"]
-) -> Int[np.ndarray, " row"]:
+def bin_of(values: Float[np.ndarray, " row"], edges: Float64[np.ndarray, " edge"]) -> Int[np.ndarray, " row"]:
     """Bin of each value; the last bin holds its right edge, as in `numpy.histogram`."""
     place: np.ndarray = np.searchsorted(edges, values.astype(np.float64), side="right") - 1
     inside: np.ndarray = np.minimum(place, len(edges) - 2)

@@ -36,12 +36,7 @@ from sa_plugin.detection.guard import document_names
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import as_html
-from sa_plugin.statistics.bootstrap import (
-    Resamples,
-    mean_over_concepts,
-    resample_documents,
-    resampled_sums,
-)
+from sa_plugin.statistics.bootstrap import Resamples, mean_over_concepts, resample_documents, resampled_sums
 from sa_plugin.statistics.drawn import Interval, interval, percentile_bounds
 from sa_plugin.statistics.quantile import (
     EmptyConceptWarning,
@@ -90,9 +85,7 @@ class Columns:
         """Out-of-concept tokens."""
         return self.negatives if self.out == "negative" else ~self.inside
 
-    def maxima(
-        self, scores: Float[np.ndarray, "concept token"]
-    ) -> Float[np.ndarray, "concept sample"]:
+    def maxima(self, scores: Float[np.ndarray, "concept token"]) -> Float[np.ndarray, "concept sample"]:
         """Highest score of each sample; -inf for one without kept tokens."""
         bounds = self.table.tokens.bounds
         top = np.full((len(scores), len(bounds) - 1), -np.inf, dtype=np.float32)
@@ -176,10 +169,7 @@ def _high(values: Float[np.ndarray, " row"]) -> float:
     return float(quantiles(values, [TAIL_LEVEL])[0]) if len(values) else float("inf")
 
 
-SUMMARY = (
-    "auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage",
-    "tail_gap",
-)  # fmt: skip
+SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "tail_gap")
 
 
 class Estimates(NamedTuple):
@@ -505,9 +495,8 @@ def trace(
     few = min(quantile_draws, draws)
     run = _Run(here, there, drawn.with_data(), delta, few, level, frozen_sd)
     settings = TraceSettings(
-        split, fixed_on, out, delta, round(1 - TAIL_LEVEL, 6), level, draws, few, seed,
-        drawn.n_documents,
-    )  # fmt: skip
+        split, fixed_on, out, delta, round(1 - TAIL_LEVEL, 6), level, draws, few, seed, drawn.n_documents
+    )
     return _assemble(run, settings, progress)
 
 

@@ -60,12 +60,15 @@ def test_order_two_of_shap_iq_adds_up_with_its_pairs():
 def test_compare_takes_superpatches():
     host, data, detector = cases.case("vit")
     found = compare(
-        host, data, detector, methods=["rise", "occlusion", "input_x_gradient"], probe=False,
-        players=partial(superpatches, block=2), **QUICK,
-    )  # fmt: skip
-    by_token = compare(
-        host, data, detector, methods=["input_x_gradient"], probe=False, **QUICK
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        methods=["rise", "occlusion", "input_x_gradient"],
+        probe=False,
+        players=partial(superpatches, block=2),
+        **QUICK,
+    )
+    by_token = compare(host, data, detector, methods=["input_x_gradient"], probe=False, **QUICK)
     sizes = {len(one.importance) for one in found.examples}
     assert sizes == {len(by_token.examples[0].importance) // 4}
     whole = np.nansum(by_token.examples[0].of_token)
@@ -74,9 +77,7 @@ def test_compare_takes_superpatches():
 
 def test_compare_takes_words():
     host, data, detector = cases.case("gpt2")
-    found = compare(
-        host, data, detector, methods=["rise"], probe=False, players="word", **QUICK
-    )  # fmt: skip
+    found = compare(host, data, detector, methods=["rise"], probe=False, players="word", **QUICK)
     assert found.settings["players"] == "word"
     one = found.examples[0]
     assert len(one.importance) < (one.player_of >= 0).sum()
@@ -109,9 +110,7 @@ def test_maps_of_rise_have_both_signs():
     f = objective("global", detector=detector, concept="animal", sample=sample)
     found = attribute(host, f, sample, "rise", preset="fast")
     lifted = replace(found, importance=found.importance + 5)
-    assert found._repr_html_().count("rgba(30,110,220") == lifted._repr_html_().count(
-        "rgba(30,110,220"
-    )
+    assert found._repr_html_().count("rgba(30,110,220") == lifted._repr_html_().count("rgba(30,110,220")
     assert "rgba(30,110,220" in lifted._repr_html_()
 
 
@@ -124,8 +123,11 @@ def planted():
 def test_controls_test_the_yardsticks(planted):
     """On a planted concept every yardstick prefers the labelled tokens to a random order."""
     rows = {row.metric: row for row in planted.controls}
-    assert set(rows) == {f"{kind}/{stick}" for kind in ("insertion", "deletion")
-                         for stick in ("mean_alignment", "max_margin", "later_probe")}  # fmt: skip
+    assert set(rows) == {
+        f"{kind}/{stick}"
+        for kind in ("insertion", "deletion")
+        for stick in ("mean_alignment", "max_margin", "later_probe")
+    }
     for row in rows.values():
         assert row.wins == {"labelled first": "better"}
         assert row.n_samples == 8
@@ -152,9 +154,7 @@ def test_controls_equal_a_loop(planted):
 
 def rank_of(found, one):
     """The random order of the same sample, as shares."""
-    other = next(
-        m for m in found.measured if m.sample == one.sample and m.objective == ORDERS[0]
-    )  # fmt: skip
+    other = next(m for m in found.measured if m.sample == one.sample and m.objective == ORDERS[0])
     return other.ranks
 
 

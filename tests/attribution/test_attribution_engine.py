@@ -70,9 +70,8 @@ def test_equals_masked_passes_of_transformers_on_texts(name):
     mask = batch.inputs["attention_mask"]
     with torch.no_grad():
         expected = one_by_one(
-            model, batch, lambda x: {"inputs_embeds": x, "attention_mask": mask}, embedded, z,
-            objectives,
-        )  # fmt: skip
+            model, batch, lambda x: {"inputs_embeds": x, "attention_mask": mask}, embedded, z, objectives
+        )
     assert game.n_players == int(batch.valid.sum())
     np.testing.assert_allclose(game(z), expected, rtol=1e-4, atol=1e-4)
 
@@ -87,9 +86,8 @@ def test_equals_masked_passes_of_transformers_on_images(name):
     pixels = batch.inputs["pixel_values"]
     with torch.no_grad():
         expected = one_by_one(
-            tiny.vision_model(name), batch, lambda x: {"pixel_values": x}, pixels, z,
-            objectives,
-        )  # fmt: skip
+            tiny.vision_model(name), batch, lambda x: {"pixel_values": x}, pixels, z, objectives
+        )
     np.testing.assert_allclose(game(z), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -130,9 +128,7 @@ def test_explainers_curves_and_objectives_share_passes():
     assert host.rows == before
     np.testing.assert_array_equal(grown[0], shrunk[-1])
     np.testing.assert_array_equal(grown[-1], shrunk[0])
-    assert repr(game) == (
-        "CoalitionGame(8 players, 3 objectives up to layer 1, 256 coalitions known)"
-    )
+    assert repr(game) == ("CoalitionGame(8 players, 3 objectives up to layer 1, 256 coalitions known)")
 
 
 def test_together_equals_one_objective_at_a_time():
@@ -172,8 +168,7 @@ def test_no_gradients_and_the_input_is_left_alone():
 def test_seeds_reproduce():
     for method in COALITION_METHODS:
         first, again, other = (
-            explain_coalitions(planted()[0], method, n_coalitions=40, seed=seed)
-            for seed in (3, 3, 4)
+            explain_coalitions(planted()[0], method, n_coalitions=40, seed=seed) for seed in (3, 3, 4)
         )
         np.testing.assert_array_equal(first, again)
         assert method in ("kernel_shap",) or not np.array_equal(first, other)

@@ -99,9 +99,16 @@ def measured(name, seed, k):
     a, y = drawn(100 * seed + k)
     better = a + 2 * y if name == "superactivator" else a
     return Measured(
-        "c" if k % 2 else "d", str(k), DOCUMENTS[k], "rise", name, sample_scores(better, y, 0.3),
-        rank_share(better), y, {"deletion/mean_alignment": float(better.mean())},
-    )  # fmt: skip
+        "c" if k % 2 else "d",
+        str(k),
+        DOCUMENTS[k],
+        "rise",
+        name,
+        sample_scores(better, y, 0.3),
+        rank_share(better),
+        y,
+        {"deletion/mean_alignment": float(better.mean())},
+    )
 
 
 def test_paired_rows_equal_loops_over_documents():
@@ -113,8 +120,7 @@ def test_paired_rows_equal_loops_over_documents():
     taken = rng.integers(len(names), size=(200, len(names)))
 
     def f1(samples):
-        t = np.sum([(s.scores.true_positives, s.scores.marked, s.scores.labelled) for s in samples],
-                   axis=0)  # fmt: skip
+        t = np.sum([(s.scores.true_positives, s.scores.marked, s.scores.labelled) for s in samples], axis=0)
         return 2 * t[0] / (t[1] + t[2])
 
     differences = []
@@ -135,9 +141,7 @@ def test_paired_rows_equal_loops_over_documents():
         assert rows["c", metric].n_samples == 15
     ranks = np.concatenate([s.ranks for s in whole["global"]])
     labels = np.concatenate([s.labels for s in whole["global"]])
-    assert rows["all", "auroc_micro"].values["global"].estimate == pytest.approx(
-        roc_auc_score(labels, ranks)
-    )
+    assert rows["all", "auroc_micro"].values["global"].estimate == pytest.approx(roc_auc_score(labels, ranks))
     assert rows["all", "auroc"].values["global"].estimate == pytest.approx(
         np.mean([s.scores.auroc for s in whole["global"]])
     )
@@ -198,9 +202,11 @@ def test_yardsticks_equal_their_definitions():
     x = ((h[0] - bank.mean[0]) / bank.scale[0])[keep].double().numpy()
     v = bank.vectors[0, 0].double().numpy()
     cosines = x @ v / np.linalg.norm(x, axis=1) / np.linalg.norm(v)
-    expected = [cosines.mean(), cosines.max() - detector.threshold["animal"],
-                float((h[0, keep] / h[0, keep].norm(dim=1, keepdim=True)).mean(0) @ probe.weight)
-                + probe.bias]  # fmt: skip
+    expected = [
+        cosines.mean(),
+        cosines.max() - detector.threshold["animal"],
+        float((h[0, keep] / h[0, keep].norm(dim=1, keepdim=True)).mean(0) @ probe.weight) + probe.bias,
+    ]
     found = [float(stick(h)) for stick in sticks]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
     wild = h.clone()
@@ -208,18 +214,22 @@ def test_yardsticks_equal_their_definitions():
     assert [float(s(wild)) for s in sticks] == pytest.approx(found, rel=1e-5)
     louder = h * torch.tensor([1e3] + [1.0] * (h.shape[1] - 1))[:, None]
     assert float(sticks[2](louder)) == pytest.approx(found[2], rel=1e-4)
-    assert [s.name for s in yardsticks(host, detector, made[0], None)] == [
-        "mean_alignment", "max_margin",
-    ]  # fmt: skip
+    assert [s.name for s in yardsticks(host, detector, made[0], None)] == ["mean_alignment", "max_margin"]
 
 
 @pytest.fixture(scope="module")
 def comparison():
     host, data, detector = cases.planted()
     return compare(
-        host, data, detector, methods=["direct_alignment", "integrated_gradients", "rise"],
-        n_test=8, n_cal=6, draws=50, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        methods=["direct_alignment", "integrated_gradients", "rise"],
+        n_test=8,
+        n_cal=6,
+        draws=50,
+        progress=False,
+    )
 
 
 def test_compare_finds_planted_tokens(comparison):
@@ -245,22 +255,22 @@ def test_compare_equals_its_parts(comparison):
     host, data, detector = cases.planted()
     table = detector.scores_of(data.test)
     ids = [
-        s.id for s in data.test.samples
+        s.id
+        for s in data.test.samples
         if s.positive and len(detector.find(s)) and 0 < labels_of(table, s).mean() < 1
-    ]  # fmt: skip
+    ]
     values = []
     for sample in [s for s in data.test.samples if s.id in ids]:
         game = coalition_game(host, sample, made_for(detector, sample))
         found = run(game, "integrated_gradients", preset="fast").importance
         values.append([roc_auc_score(labels_of(table, sample), found[:, k]) for k in range(2)])
     (row,) = [
-        r for r in full(host, data, detector).rows
+        r
+        for r in full(host, data, detector).rows
         if r.method == "integrated_gradients" and r.metric == "auroc"
-    ]  # fmt: skip
+    ]
     assert row.n_samples == len(values)
-    np.testing.assert_allclose(
-        [row.values[name].estimate for name in cases.BOTH], np.mean(values, axis=0)
-    )
+    np.testing.assert_allclose([row.values[name].estimate for name in cases.BOTH], np.mean(values, axis=0))
 
 
 def labels_of(table, sample):
@@ -270,9 +280,17 @@ def labels_of(table, sample):
 
 def full(host, data, detector):
     return compare(
-        host, data, detector, methods=["integrated_gradients"], n_test=999, n_cal=3, n_steps=2,
-        draws=10, probe=False, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        methods=["integrated_gradients"],
+        n_test=999,
+        n_cal=3,
+        n_steps=2,
+        draws=10,
+        probe=False,
+        progress=False,
+    )
 
 
 def test_a_comparison_prints_and_draws(comparison):
@@ -298,9 +316,17 @@ def test_a_comparison_prints_and_draws(comparison):
 def test_compare_skips_what_mfaba_refuses_and_counts_it():
     host, data, detector = cases.planted()
     found = compare(
-        host, data, detector, methods=["mfaba", "direct_alignment"], n_test=3, n_cal=2, n_steps=2,
-        draws=10, probe=False, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        methods=["mfaba", "direct_alignment"],
+        n_test=3,
+        n_cal=2,
+        n_steps=2,
+        draws=10,
+        probe=False,
+        progress=False,
+    )
     (coverage,) = found.coverage
     assert coverage.refused == {"mfaba": 3, "direct_alignment": 0}
     assert {r.method for r in found.rows} == {"direct_alignment"}
@@ -315,8 +341,6 @@ def test_compare_refuses():
         compare(host, data, detector, methods=["ris"])
     with pytest.raises(ValueError, match="did you mean 'animal'"):
         compare(host, data, detector, concepts=["animals"])
-    never = replace(
-        detector, tail=replace(detector.tail, thresholds=detector.tail.thresholds + 100)
-    )
+    never = replace(detector, tail=replace(detector.tail, thresholds=detector.tail.thresholds + 100))
     with pytest.raises(ValueError, match="no sample could be compared"):
         compare(host, data, never, methods=["direct_alignment"], probe=False, progress=False)

@@ -95,10 +95,7 @@ def test_captum_methods_equal_gradients_and_loops(name):
     x = game.values
     for k in range(2):
         gradient = pixel_or_token_gradient(game, k, x)
-        for method, expected in (
-            ("saliency", gradient.abs()),
-            ("input_x_gradient", gradient * x),
-        ):
+        for method, expected in (("saliency", gradient.abs()), ("input_x_gradient", gradient * x)):
             found = run(game, method).importance[:, k]
             np.testing.assert_allclose(found, player_sums(game, expected[0]), rtol=1e-4, atol=1e-6)
     state = torch.get_rng_state()
@@ -234,8 +231,7 @@ def toy_game(host, *readouts):
 def test_mfaba_equals_a_loop():
     host = cases.PlantedHost()
     rows = [Projection(seed) for seed in range(4)]
-    start = [float(r(host.forward_from(toy_game(host).values, None, Site(1, "resid_post"))))
-             for r in rows]  # fmt: skip
+    start = [float(r(host.forward_from(toy_game(host).values, None, Site(1, "resid_post")))) for r in rows]
     rows = [rows[k] for k in np.argsort(start)[::-1]]
     game, rivals = toy_game(host, rows[0]), toy_game(host, *rows[1:])
     found = run(game, "mfaba", rivals=rivals, n_steps=7, step=0.001)
@@ -304,8 +300,7 @@ def test_direct_alignment_is_each_tokens_own_value(name, kind):
         score = cosines[0] if bank.scoring == "cosine" else x[t] @ v
         expected = [score, cosines[1]] if kept else [0.0, 0.0]
         np.testing.assert_allclose(found[player], expected, rtol=1e-3, atol=1e-5)
-    tail_only = objective("superactivator_tokens", detector=detector, concept=concept,
-                          sample=sample)  # fmt: skip
+    tail_only = objective("superactivator_tokens", detector=detector, concept=concept, sample=sample)
     if int(made[0].mask.sum()) > int(tail_only.tail.sum()):
         with pytest.raises(ValueError, match="has no value on one token alone"):
             attribute(host, tail_only, sample, "direct_alignment")
@@ -353,9 +348,7 @@ def test_attribute_refuses_and_reports():
     with pytest.raises(ValueError, match="was made on sample"):
         attribute(host, made[0], "another text altogether")
     found = attribute(host, made[1], sample, preset="fast")
-    assert repr(found).startswith(
-        "Attribution('integrated_gradients', 'superactivator' of 'animal'"
-    )
+    assert repr(found).startswith("Attribution('integrated_gradients', 'superactivator' of 'animal'")
     assert "completeness_error" in repr(found)
     assert len(found.top(2)) == 2
     assert found.top(1)[0][1] == pytest.approx(found.importance.max())

@@ -21,10 +21,7 @@ def games(name):
     """The same sample and objectives on both hosts."""
     bridge, detector, sample, made = cases.chosen(name)
     other = tiny.nnsight_vision_host(name) if name in tiny.VISION else tiny.nnsight_host(name)
-    again = [
-        objective(f.name, detector=detector, concept=f.concept, sample=sample, host=other)
-        for f in made
-    ]
+    again = [objective(f.name, detector=detector, concept=f.concept, sample=sample, host=other) for f in made]
     return coalition_game(bridge, sample, made), coalition_game(other, sample, again)
 
 

@@ -4,13 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from attribution_toy import (
-    interactions,
-    linear_game,
-    random_game,
-    shapley_values,
-    smooth_game,
-)
+from attribution_toy import interactions, linear_game, random_game, shapley_values, smooth_game
 
 from sa_plugin.attribution import (
     bernoulli,
@@ -150,9 +144,7 @@ def test_seeds():
         np.testing.assert_array_equal(one.coalitions, same.coalitions)
         assert not np.array_equal(one.coalitions[:90], other.coalitions[:90])
         longer = plan(30, 104, seed=1)
-        assert {row.tobytes() for row in one.coalitions} <= {
-            row.tobytes() for row in longer.coalitions
-        }
+        assert {row.tobytes() for row in one.coalitions} <= {row.tobytes() for row in longer.coalitions}
 
 
 def test_many_players_overflow_nothing():

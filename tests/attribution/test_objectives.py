@@ -60,9 +60,7 @@ def clean(detector, sample):
     host = detector.host
     inputs = host.forward_inputs(sample)
     name = host.hook_name(Site(detector.layer["animal"], "resid_post"))
-    _, cache = host.bridge.run_with_cache(
-        inputs.pop("input_ids"), names_filter=[name], **inputs
-    )  # fmt: skip
+    _, cache = host.bridge.run_with_cache(inputs.pop("input_ids"), names_filter=[name], **inputs)
     return cache[name].float()
 
 
@@ -89,8 +87,7 @@ def oracle(name, detector, sample, x, mask):
         if name == "superactivator":
             out.append(cos(own[places].mean(0))[keep].mean())
         else:
-            out.append(score[places].mean() if name == "superactivator_tokens" else
-                       score[keep].mean())  # fmt: skip
+            out.append(score[places].mean() if name == "superactivator_tokens" else score[keep].mean())
     return np.array(out)
 
 
@@ -99,8 +96,7 @@ def test_equals_the_definition(detector, sample, name):
     f = make(detector, sample, name)
     resid = clean(detector, sample)
     batch = resid + torch.randn(4, *resid.shape[1:], generator=torch.Generator().manual_seed(0))
-    expected = oracle(name, detector, sample, normalised(detector, batch),
-                      f.mask.numpy().repeat(4, 0))  # fmt: skip
+    expected = oracle(name, detector, sample, normalised(detector, batch), f.mask.numpy().repeat(4, 0))
     np.testing.assert_allclose(f(batch), expected, rtol=1e-4, atol=1e-5)
     assert f.metric(batch).ndim == 0
     assert float(f.metric(batch)) == pytest.approx(expected.mean(), rel=1e-4, abs=1e-5)
@@ -200,9 +196,7 @@ def test_one_target_for_each_row():
     together = cosine(x, targets)
     for k in range(3):
         torch.testing.assert_close(together[k : k + 1], cosine(x[k : k + 1], targets[k : k + 1]))
-    torch.testing.assert_close(
-        together, torch.nn.functional.cosine_similarity(x, targets[:, None], dim=-1)
-    )
+    torch.testing.assert_close(together, torch.nn.functional.cosine_similarity(x, targets[:, None], dim=-1))
     assert (cosine(torch.zeros(1, 2, 8), targets[:1]) == 0).all()
 
 

@@ -100,9 +100,7 @@ def test_neurons(name):
     found = attr.NeuronGradient(f, layer).attribute(f.inputs, neuron)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     start = f.baseline("mean")
-    whole = attr.NeuronIntegratedGradients(f, layer).attribute(
-        f.inputs, neuron, baselines=start, n_steps=128
-    )
+    whole = attr.NeuronIntegratedGradients(f, layer).attribute(f.inputs, neuron, baselines=start, n_steps=128)
     change = value - activation(host, f, "hook_out", start)[0, 2, 3]
     assert float(whole.sum()) == pytest.approx(float(change), rel=0.02, abs=2e-3)
 
@@ -115,8 +113,7 @@ def test_occlusion_and_ablation_are_ours_and_loops(name):
     with torch.no_grad():
         full = float(f(f.inputs))
         loops = [
-            full - float(f(torch.where(mask == k, start, f.inputs)))
-            for k in range(len(ours.importance))
+            full - float(f(torch.where(mask == k, start, f.inputs))) for k in range(len(ours.importance))
         ]
     np.testing.assert_allclose(ours.importance, loops, atol=2e-6)
     found = attr.FeatureAblation(f).attribute(f.inputs, baselines=start, feature_mask=mask)
@@ -143,8 +140,9 @@ def values_of_all(f, mask, n, start):
     with torch.no_grad():
         return {
             kept: float(f(torch.where(torch.isin(mask, torch.tensor([*kept, n])), f.inputs, start)))
-            for size in range(n + 1) for kept in combinations(range(n), size)
-        }  # fmt: skip
+            for size in range(n + 1)
+            for kept in combinations(range(n), size)
+        }
 
 
 def shapley(game, n):
@@ -164,16 +162,20 @@ def test_kernel_shap_and_lime_equal_enumeration(name):
     start = f.baseline("mean")
     game = values_of_all(f, mask, n, start)
     options = {
-        "baselines": start, "feature_mask": mask, "n_samples": 1000, "perturbations_per_eval": 250,
+        "baselines": start,
+        "feature_mask": mask,
+        "n_samples": 1000,
+        "perturbations_per_eval": 250,
         "return_input_shape": False,
-    }  # fmt: skip
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         found = attr.KernelShap(f).attribute(f.inputs, **options)[0]
         explainer = attr.Lime(
-            f, interpretable_model=SkLearnLinearRegression(),
+            f,
+            interpretable_model=SkLearnLinearRegression(),
             similarity_func=lambda *given, **more: torch.ones(1),
-        )  # fmt: skip
+        )
         surrogate = explainer.attribute(f.inputs, **options)[0]
     exact = shapley(game, n)
     size = abs(exact).max()
@@ -202,12 +204,8 @@ def test_a_registered_objective_goes_through_every_plug(by_entry_point, monkeypa
     sample = next(s for s in data.test.samples if detector.find(s))
     made = objective("top_score", detector=detector, concept="animal", sample=sample)
     f = forward_func(host, made, sample)
-    assert float(f(f.inputs)) == pytest.approx(
-        max(hit.score for hit in detector.find(sample)), rel=1e-4
-    )
-    found = attr.IntegratedGradients(f).attribute(
-        f.inputs, baselines=f.baseline("mean"), n_steps=128
-    )
+    assert float(f(f.inputs)) == pytest.approx(max(hit.score for hit in detector.find(sample)), rel=1e-4)
+    found = attr.IntegratedGradients(f).attribute(f.inputs, baselines=f.baseline("mean"), n_steps=128)
     with torch.no_grad():
         change = float(f(f.inputs) - f(f.baseline("mean")))
     assert float(found.sum()) == pytest.approx(change, rel=0.05, abs=0.02)

@@ -48,9 +48,11 @@ def passages() -> ConceptData:
     return ConceptData.from_spans(
         [s.text for s, _ in rows],
         [[span for span in s.spans if span.concept in CONCEPTS] for s, _ in rows],
-        concepts=CONCEPTS, documents=[s.document for s, _ in rows], ids=[s.id for s, _ in rows],
+        concepts=CONCEPTS,
+        documents=[s.document for s, _ in rows],
+        ids=[s.id for s, _ in rows],
         split=[name for _, name in rows],
-    )  # fmt: skip
+    )
 
 
 def run() -> list[dict[str, object]]:
@@ -74,20 +76,21 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
     some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        took, ledger = timed(
-            lambda: head_ledger(host, data, detector, split="test", draws=1, progress=False)
-        )
+        took, ledger = timed(lambda: head_ledger(host, data, detector, split="test", draws=1, progress=False))
         ours.append(took)
         took, _ = timed(lambda: total_effects(base, objective, some, "mean", known, progress=False))
         theirs.append(took * len(every) / TIMED)
     lift = objective.value(objective.clean)
     return {
         "name": "heads: ledger against patching",
-        "ours_s": min(ours), "opponent_s": min(theirs), "ratio": min(theirs) / min(ours), "aim": 50,
+        "ours_s": min(ours),
+        "opponent_s": min(theirs),
+        "ratio": min(theirs) / min(ours),
+        "aim": 50,
         "equal": bool(np.allclose(ledger.lift.total.value, lift, rtol=1e-3)),
         "note": f"{len(every)} heads below block {LAYER + 1}, {len(data.test)} passages; the "
         f"opponent timed on {TIMED} heads and multiplied",
-    }  # fmt: skip
+    }
 
 
 def watch_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
@@ -119,10 +122,13 @@ def watch_row(host: Host, data: ConceptData, detector: object) -> dict[str, obje
     ours, least = min(times["watched"]), min(times["plain"])
     return {
         "name": "heads: watched edits against plain hooks",
-        "ours_s": ours, "opponent_s": least, "ratio": least / ours, "aim": "none",
+        "ours_s": ours,
+        "opponent_s": least,
+        "ratio": least / ours,
+        "aim": "none",
         "equal": bool(torch.equal(one, two)),
         "note": "mean ablation of 3 heads, checked in every pass",
-    }  # fmt: skip
+    }
 
 
 def read(host: Host, batch: Batch, site: Site) -> torch.Tensor:

@@ -132,9 +132,12 @@ def _captum(game: CoalitionGame, forward: Any, method: str, plan: Any, rows: int
 
     explainer.perturb_func = draw_given
     found = explainer.attribute(
-        game.values, baselines=game.baseline, feature_mask=mask, n_samples=len(given),
+        game.values,
+        baselines=game.baseline,
+        feature_mask=mask,
+        n_samples=len(given),
         perturbations_per_eval=rows,
-    )  # fmt: skip
+    )
     first = [int(np.flatnonzero(game.player_of == player)[0]) for player in range(n)]
     return found[0, first, 0].numpy().astype(float)
 
@@ -232,9 +235,14 @@ def _random_gpt2() -> Any:
 
     tokenizer = tiny.tokenizer("gpt2")
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=WIDTH_OF_MODEL, n_layer=BLOCKS, n_head=8,
-        attn_implementation="eager", bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_embd=WIDTH_OF_MODEL,
+        n_layer=BLOCKS,
+        n_head=8,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config).eval()

@@ -40,10 +40,7 @@ def compare(host: Any, *, samples: int, words: int, rounds: int) -> dict[str, ob
     bank, last = _vectors(host), host.info.n_layers - 1
     end = bare_forward(host, batch)
     equal = torch.allclose(scores(host, batch, bank)[-1], bank.score(last, end), atol=1e-5)
-    calls = {
-        "ours": lambda: scores(host, batch, bank),
-        "opponent": lambda: bare_forward(host, batch),
-    }
+    calls = {"ours": lambda: scores(host, batch, bank), "opponent": lambda: bare_forward(host, batch)}
     best = dict.fromkeys(calls, float("inf"))
     for turn in range(rounds):
         # What runs second finds the caches and the allocator warm.
@@ -103,9 +100,14 @@ def _random_gpt2() -> Any:
 
     tokenizer = tiny.tokenizer("gpt2")
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=512, n_layer=12, n_head=8, attn_implementation="eager",
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_embd=512,
+        n_layer=12,
+        n_head=8,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config).eval()

@@ -79,14 +79,21 @@ def run() -> list[dict[str, object]]:
         f"patching timed on {len(heads)} heads, extrapolated to {n_heads}"
     )
     return [
-        {"name": "all heads: ledger, one patching run a head", "ours_s": best["ledger"],
-         "ratio": opponent / best["ledger"], "note": f"{note}; 1,000 document resamples in ours",
-         **shared},
-        {"name": "the same with 20 permuted refits as control", "ours_s": best["control"],
-         "ratio": opponent / best["control"],
-         "note": "ours with the train pass of the refits and their own tails; patching without",
-         **shared},
-    ]  # fmt: skip
+        {
+            "name": "all heads: ledger, one patching run a head",
+            "ours_s": best["ledger"],
+            "ratio": opponent / best["ledger"],
+            "note": f"{note}; 1,000 document resamples in ours",
+            **shared,
+        },
+        {
+            "name": "the same with 20 permuted refits as control",
+            "ours_s": best["control"],
+            "ratio": opponent / best["control"],
+            "note": "ours with the train pass of the refits and their own tails; patching without",
+            **shared,
+        },
+    ]
 
 
 def _positions(table: Any, data: ConceptData, batches: list[Batch]) -> list[list[torch.Tensor]]:
@@ -101,9 +108,13 @@ def _positions(table: Any, data: ConceptData, batches: list[Batch]) -> list[list
 
 
 def patched(
-    host: Any, batches: list[Batch], bank: ConceptBank, head: tuple[int, int],
-    positions: list[list[torch.Tensor]], tail: list[np.ndarray],
-) -> np.ndarray:  # fmt: skip
+    host: Any,
+    batches: list[Batch],
+    bank: ConceptBank,
+    head: tuple[int, int],
+    positions: list[list[torch.Tensor]],
+    tail: list[np.ndarray],
+) -> np.ndarray:
     """Lift of each concept's tail when one head writes its train mean everywhere."""
     layer, index = int(head[0]), int(head[1])
     mean = bank.component_means.z[layer, index].float()
@@ -139,9 +150,14 @@ def lift(values: list[np.ndarray], tail: list[np.ndarray]) -> np.ndarray:
 
 
 def _same(
-    host: Any, batches: list[Batch], bank: ConceptBank, head: tuple[int, int],
-    positions: list[list[torch.Tensor]], tail: list[np.ndarray], ledger: Any,
-) -> bool:  # fmt: skip
+    host: Any,
+    batches: list[Batch],
+    bank: ConceptBank,
+    head: tuple[int, int],
+    positions: list[list[torch.Tensor]],
+    tail: list[np.ndarray],
+    ledger: Any,
+) -> bool:
     """A head's direct lift, from its write formed as a vector."""
     layer, index = int(head[0]), int(head[1])
     weight = host.output_projection(layer).weight[index]

@@ -42,9 +42,7 @@ def run() -> list[dict[str, object]]:
     ]
 
 
-def row(
-    name: str, whole: Callable[[], ConceptData], bare: Callable[[], Pictures]
-) -> dict[str, object]:
+def row(name: str, whole: Callable[[], ConceptData], bare: Callable[[], Pictures]) -> dict[str, object]:
     """One line of the table."""
     times: dict[str, list[float]] = {"whole": [], "bare": []}
     for _ in range(ROUNDS):

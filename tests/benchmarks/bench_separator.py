@@ -36,9 +36,14 @@ def problem(
     positive = np.stack([h[inside].mean(0) for inside in labels.T])
     rows = Rows(h.astype(np.float32), mean, scale)
     return LayerStatistics(
-        n_rows, mean, scale, torch.from_numpy(labels.sum(0)), torch.from_numpy(positive),
-        rows=rows, labels=labels,
-    )  # fmt: skip
+        n_rows,
+        mean,
+        scale,
+        torch.from_numpy(labels.sum(0)),
+        torch.from_numpy(positive),
+        rows=rows,
+        labels=labels,
+    )
 
 
 def gradient_norms(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:

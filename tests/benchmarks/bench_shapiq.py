@@ -39,9 +39,7 @@ def run() -> list[dict[str, object]]:
     for _ in range(ROUNDS):
         game = coalition_game(host, sample, fs, players="word")
         start = time.perf_counter()
-        ours = {
-            m: explain_coalitions(game, m, seed=0, n_coalitions=BUDGET) for m in COALITION_METHODS
-        }
+        ours = {m: explain_coalitions(game, m, seed=0, n_coalitions=BUDGET) for m in COALITION_METHODS}
         best["ours"] = min(best["ours"], time.perf_counter() - start)
         passes = len(game.known)
         start = time.perf_counter()
@@ -49,14 +47,19 @@ def run() -> list[dict[str, object]]:
         best["opponent"] = min(best["opponent"], time.perf_counter() - start)
         for m in COALITION_METHODS:
             apart = max(apart, float(np.abs(ours[m] - theirs[m]).max() / np.abs(ours[m]).max()))
-    return [{
-        "name": "4 explainers x 2 objectives, captum and shapiq",
-        "ours_s": best["ours"], "opponent_s": best["opponent"],
-        "ratio": best["opponent"] / best["ours"], "aim": ">= 4", "equal": apart < 2e-3,
-        "note": f"{game.n_players} players, {BUDGET} coalitions a method, {passes} masked "
-        f"inputs for {8 * BUDGET}; largest relative difference {apart:.1e}; GPT-2 {BLOCKS} x "
-        f"{WIDTH_OF_MODEL} to block {LAYER}, {torch.get_num_threads()} threads",
-    }]  # fmt: skip
+    return [
+        {
+            "name": "4 explainers x 2 objectives, captum and shapiq",
+            "ours_s": best["ours"],
+            "opponent_s": best["opponent"],
+            "ratio": best["opponent"] / best["ours"],
+            "aim": ">= 4",
+            "equal": apart < 2e-3,
+            "note": f"{game.n_players} players, {BUDGET} coalitions a method, {passes} masked "
+            f"inputs for {8 * BUDGET}; largest relative difference {apart:.1e}; GPT-2 {BLOCKS} x "
+            f"{WIDTH_OF_MODEL} to block {LAYER}, {torch.get_num_threads()} threads",
+        }
+    ]
 
 
 def _alone(game: CoalitionGame, k: int, method: str) -> Any:

@@ -81,11 +81,7 @@ def run() -> list[dict[str, object]]:
 
 
 def _row(
-    name: str,
-    ours: Callable[[], np.ndarray],
-    opponent: Callable[[], np.ndarray],
-    rounds: int,
-    aim: str = "-",
+    name: str, ours: Callable[[], np.ndarray], opponent: Callable[[], np.ndarray], rounds: int, aim: str = "-"
 ) -> dict[str, object]:
     equal = np.array_equal(ours(), opponent())
     ours_s, opponent_s = [], []

@@ -29,12 +29,7 @@ import torch
 
 if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
-    sys.path[:0] = [
-        str(ROOT),
-        str(ROOT / "adapters"),
-        str(ROOT / "tests"),
-        str(Path(__file__).parent),
-    ]
+    sys.path[:0] = [str(ROOT), str(ROOT / "adapters"), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import tiny
 from bench_forward import bare_forward
@@ -72,7 +67,7 @@ def run() -> list[dict[str, object]]:
             "note": f"{row['rows']:,} {row['unit']}; on CPU, a size at which Python is the cost",
         }
         for row in found["rows"]
-    ]  # fmt: skip
+    ]
 
 
 def measure(
@@ -124,13 +119,9 @@ def quietly(call: Callable[[], Any]) -> Any:
         return call()
 
 
-def agreement(
-    host: Host, oracle: Host, data: ConceptData, bank: ConceptBank, dtype: str
-) -> dict[str, Any]:
+def agreement(host: Host, oracle: Host, data: ConceptData, bank: ConceptBank, dtype: str) -> dict[str, Any]:
     """Scores of the two models with the same vectors, over the tokens that both keep."""
-    ours, theirs = (
-        quietly(lambda h=h: score(h, data, bank, progress=False)) for h in (host, oracle)
-    )
+    ours, theirs = (quietly(lambda h=h: score(h, data, bank, progress=False)) for h in (host, oracle))
     same = ours.scores.shape == theirs.scores.shape
     worst = None
     if same:
@@ -145,30 +136,29 @@ def agreement(
 
 
 def passes(
-    host: Any, data: ConceptData, bank: ConceptBank, layers: list[int], device: str,
-    rounds: int, batch_tokens: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    host: Any,
+    data: ConceptData,
+    bank: ConceptBank,
+    layers: list[int],
+    device: str,
+    rounds: int,
+    batch_tokens: int,
+) -> list[dict[str, Any]]:
     """The fit pass over the train split, the score pass over calibration and test."""
     held_out = [*data.cal.samples, *data.test.samples]
     work: Mapping[str, tuple[Any, Callable[[], Any]]] = {
         "fit pass, means": (
             data.train.samples,
             lambda: collect(
-                host, data, layers=layers, need=("means",), batch_tokens=batch_tokens,
-                progress=False,
+                host, data, layers=layers, need=("means",), batch_tokens=batch_tokens, progress=False
             ),
         ),
         "fit pass, means and rows": (
             data.train.samples,
-            lambda: collect(
-                host, data, layers=layers, batch_tokens=batch_tokens, progress=False
-            ),
+            lambda: collect(host, data, layers=layers, batch_tokens=batch_tokens, progress=False),
         ),
-        "score pass": (
-            held_out,
-            lambda: score(host, data, bank, batch_tokens=batch_tokens, progress=False),
-        ),
-    }  # fmt: skip
+        "score pass": (held_out, lambda: score(host, data, bank, batch_tokens=batch_tokens, progress=False)),
+    }
     found = []
     for what, (samples, ours) in work.items():
         batches = host.batches(samples, batch_tokens=batch_tokens)
@@ -189,9 +179,7 @@ def explainers(
     detector = quietly(lambda: calibrate(host, data, bank))
     sample = next(s for s in data.test.samples if detector.find(s))
     goal = quietly(
-        lambda: objective(
-            "global", detector=detector, concept=data.concepts[0], sample=sample, host=host
-        )
+        lambda: objective("global", detector=detector, concept=data.concepts[0], sample=sample, host=host)
     )
 
     # A new game each time: a game remembers the coalitions it has computed.
@@ -220,9 +208,15 @@ def explainers(
 
 
 def compared(
-    what: str, unit: str, rows: int, tokens: int, ours: Callable[[], Any],
-    bare: Callable[[], Any], device: str, rounds: int,
-) -> dict[str, Any]:  # fmt: skip
+    what: str,
+    unit: str,
+    rows: int,
+    tokens: int,
+    ours: Callable[[], Any],
+    bare: Callable[[], Any],
+    device: str,
+    rounds: int,
+) -> dict[str, Any]:
     """The best of some rounds of both, interleaved."""
     best = {"ours": float("inf"), "bare": float("inf")}
     calls = {"ours": ours, "bare": bare}
@@ -269,9 +263,13 @@ def main() -> int:
     given = parser.parse_args()
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = measure(
-        given.model, device, given.dtype, samples=given.samples, rounds=given.rounds,
+        given.model,
+        device,
+        given.dtype,
+        samples=given.samples,
+        rounds=given.rounds,
         batch_tokens=given.batch_tokens,
-    )  # fmt: skip
+    )
     text = json.dumps(found, indent=1)
     print(text)
     if given.json:

@@ -20,9 +20,7 @@ WORDS = (*ANIMALS, "sat", "ran", "tall", "house", "river", "blue", "over", "unde
 def data():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(3, 9))) for _ in range(90)]
-    return ConceptData.from_words(
-        words, [["animal" if w in ANIMALS else None for w in row] for row in words]
-    )
+    return ConceptData.from_words(words, [["animal" if w in ANIMALS else None for w in row] for row in words])
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +50,10 @@ def test_a_bank_comes_back_to_the_bit(tmp_path, detector):
         assert torch.equal(getattr(bank, name).vectors, getattr(detector.bank, name).vectors)
     assert torch.equal(bank.component_means.z, detector.bank.component_means.z)
     assert (bank.concepts, bank.layers, bank.hook_point) == (
-        detector.bank.concepts, detector.bank.layers, detector.bank.hook_point,
-    )  # fmt: skip
+        detector.bank.concepts,
+        detector.bank.layers,
+        detector.bank.hook_point,
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,7 @@ def test_damaged_artefacts_are_refused(tmp_path):
     whole, text = tensors.read_bytes(), record.read_text()
     for cut in (whole[:-4], whole[:5], b""):
         tensors.write_bytes(cut)
-        with pytest.raises(
-            ValueError, match=r"bank: tensors.safetensors is damaged .*save or copy"
-        ):
+        with pytest.raises(ValueError, match=r"bank: tensors.safetensors is damaged .*save or copy"):
             load_bank(folder)
     tensors.unlink()
     with pytest.raises(FileNotFoundError, match=r"bank holds no tensors.safetensors: save or copy"):
@@ -116,9 +114,7 @@ def test_damaged_artefacts_are_refused(tmp_path):
     tensors.write_bytes(whole)
     for cut in (text[:40], "", "[]"):
         record.write_text(cut)
-        with pytest.raises(
-            ValueError, match=r"bank: artefact.json (is damaged|holds a list).*copy"
-        ):
+        with pytest.raises(ValueError, match=r"bank: artefact.json (is damaged|holds a list).*copy"):
             load_bank(folder)
 
 

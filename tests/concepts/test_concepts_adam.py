@@ -10,9 +10,7 @@ from sa_plugin.concepts import separator as adam
 
 
 def test_comes_near_the_optimum_on_separable_rows() -> None:
-    statistics = statistics_of(
-        *make_rows(n_rows=1500, d_model=16, shares=(0.5, 0.2), orders=0.3, noise=0.0)
-    )
+    statistics = statistics_of(*make_rows(n_rows=1500, d_model=16, shares=(0.5, 0.2), orders=0.3, noise=0.0))
     vectors, record = separator_adam(statistics, learning_rate=0.03, max_epochs=60)
     assert (cosines(vectors, separator(statistics)[0]) > 0.9).all()
     assert record["f1"][0] > 0.95

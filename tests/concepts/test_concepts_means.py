@@ -28,10 +28,7 @@ def test_prototype_equals_a_loop_over_tokens() -> None:
 
 def test_prototypes_of_a_concept_and_the_rest_point_apart() -> None:
     h, labels = make_rows()
-    inside, outside = (
-        prototype(_without_rows(h, labels))[0],
-        prototype(_without_rows(h, ~labels))[0],
-    )
+    inside, outside = (prototype(_without_rows(h, labels))[0], prototype(_without_rows(h, ~labels))[0])
     torch.testing.assert_close(cosines(inside, outside), -torch.ones(3, dtype=torch.float64))
 
 

@@ -46,9 +46,7 @@ def test_statistics_equal_a_loop_over_samples(host, data):
         torch.testing.assert_close(one.gram, h.T @ h / len(h), atol=1e-5, rtol=1e-5)
         y = torch.from_numpy(found.tokens.labels)
         for c in range(2):
-            torch.testing.assert_close(
-                one.positive_mean[c], h[y[:, c]].mean(0), atol=1e-6, rtol=1e-5
-            )
+            torch.testing.assert_close(one.positive_mean[c], h[y[:, c]].mean(0), atol=1e-6, rtol=1e-5)
         assert one.rows is not None
         assert len(one.rows) == len(h)
         np.testing.assert_allclose(one.rows.stored, h, atol=2e-3, rtol=1e-3)
@@ -73,8 +71,7 @@ def test_one_pass_a_sample_whatever_is_fitted(data):
     statistics = collect(host, data, progress=False)
     assert host.passes == len(data.train)
     banks = [
-        fit(host, data, kind, statistics=statistics, progress=False)
-        for kind in ("prototype", "separator")
+        fit(host, data, kind, statistics=statistics, progress=False) for kind in ("prototype", "separator")
     ]
     score(host, data, banks, progress=False)
     assert host.passes == len(data.samples)
@@ -196,9 +193,7 @@ def test_a_sample_without_tokens_is_refused(data):
 def test_names_are_checked(host, data):
     with pytest.raises(ValueError, match="did you mean 'separator'"):
         fit(host, data, "seperator", progress=False)
-    with pytest.raises(
-        ValueError, match=r"layer 7 does not exist: fake has blocks 0 to 2; .* is 2"
-    ):
+    with pytest.raises(ValueError, match=r"layer 7 does not exist: fake has blocks 0 to 2; .* is 2"):
         fit(host, data, "prototype", layers=[7], progress=False)
     with pytest.raises(ValueError, match="hook_point 'resid' is unknown: did you mean 'resid_p"):
         fit(host, data, "prototype", hook_point="resid", progress=False)
@@ -283,9 +278,7 @@ def test_labels_lost_to_sinks_are_a_named_warning():
     rng = np.random.default_rng(0)
     words = [["cat", *rng.choice(WORDS[5:], 5)] for _ in range(40)]
     labels = (
-        [["animal", None, None, None, None, None]] * 20
-        + [[None] * 5 + ["animal"]] * 10
-        + [[None] * 6] * 10
+        [["animal", None, None, None, None, None]] * 20 + [[None] * 5 + ["animal"]] * 10 + [[None] * 6] * 10
     )
     data = ConceptData.from_words(words, labels, seed=1)
     with pytest.warns(LostLabelWarning, match=r"labelled tokens were dropped as attention sinks"):

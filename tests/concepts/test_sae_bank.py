@@ -74,9 +74,7 @@ def test_quantiles_of_a_latent_whose_values_are_gone_are_refused():
         activity.add(latent, np.full(len(latent), value, dtype=np.float32))
     third = np.array([False, False, True])
     assert activity.p99(third)[2] == pytest.approx(np.quantile([1.0, 2.0], 0.99))
-    with pytest.raises(
-        ValueError, match="latent 0 was above zero at 3 tokens, and the values of 2"
-    ):
+    with pytest.raises(ValueError, match="latent 0 was above zero at 3 tokens, and the values of 2"):
         activity.p99(np.array([True, False, True]))
 
 
@@ -192,9 +190,7 @@ def test_a_concept_without_activations_never_fires_and_is_named():
     labels = np.zeros((30, 2), dtype=bool)
     labels[:10, 0] = labels[15:25, 1] = True
     with pytest.warns(InactiveConceptWarning, match=r"'silent'.*never fires.*Prune less"):
-        found = tail_thresholds_cross(
-            scores, labels, [0.5, 1.0], names=["silent", "loud"], positive=True
-        )
+        found = tail_thresholds_cross(scores, labels, [0.5, 1.0], names=["silent", "loud"], positive=True)
     assert np.isinf(found[:, 0]).all()
     assert (found[:, 1] == 1.0).all()
 
@@ -222,8 +218,7 @@ def test_thresholds_that_rest_on_few_active_tokens_are_named(host, data, bank):
     table = score(host, data, bank, progress=False)
     scores = np.zeros_like(table.scores)
     inside = np.flatnonzero(
-        table.tokens.labels[:, 0]
-        & (np.array(table.tokens.split_of) == "cal")[table.tokens.sample_of]
+        table.tokens.labels[:, 0] & (np.array(table.tokens.split_of) == "cal")[table.tokens.sample_of]
     )
     scores[inside[0]] = 1.0
     lonely = replace(table, scores=scores)
@@ -253,9 +248,7 @@ def test_a_trace_fixes_thresholds_on_active_tokens(host, data, bank):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         column = calibrate(host, data, bank, scores=table).tail.unit
-        found = trace(
-            scores=table, columns=column, delta=0.3, draws=20, quantile_draws=10, progress=False
-        )
+        found = trace(scores=table, columns=column, delta=0.3, draws=20, quantile_draws=10, progress=False)
     cal = table.split("cal")
     cut = cuts(Columns(cal, column, "negative"), 0, 0.3)
     for c in range(len(data.concepts)):
@@ -275,9 +268,12 @@ def test_what_needs_a_vector_is_refused_with_the_fix(host, data, bank):
         detector = calibrate(host, data, bank)
     with pytest.raises(ValueError, match=match):
         objective(
-            "superactivator", detector=detector, concept=data.concepts[0],
-            sample=data.test.samples[0], host=host,
-        )  # fmt: skip
+            "superactivator",
+            detector=detector,
+            concept=data.concepts[0],
+            sample=data.test.samples[0],
+            host=host,
+        )
     with pytest.raises(ValueError, match=r"kind 'sae' is not fitted.*sae_bank"):
         fit(host, data, "sae")
 

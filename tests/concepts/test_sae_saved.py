@@ -101,7 +101,6 @@ def test_stored_activations_go_to_the_device_of_the_sae(monkeypatch):
 
     monkeypatch.setattr(latents, "encode", encoded)
     elsewhere = PlainSAE(torch.ones(5, 12, device="meta"))
-    found = LatentSet([latents.Source(elsewhere, 5, "")], [0], torch.ones(1, 1).bool(),
-                      torch.ones(1, 3, 12))  # fmt: skip
+    found = LatentSet([latents.Source(elsewhere, 5, "")], [0], torch.ones(1, 1).bool(), torch.ones(1, 3, 12))
     assert seen == ["meta"]
     torch.testing.assert_close(found.expected, torch.tensor([[[5.0, 5.0, 3.0]] * 3]))

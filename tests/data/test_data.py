@@ -5,14 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from sa_plugin.data import (
-    ConceptData,
-    EmptySplitWarning,
-    RepeatedTextWarning,
-    Sample,
-    Span,
-    split_documents,
-)
+from sa_plugin.data import ConceptData, EmptySplitWarning, RepeatedTextWarning, Sample, Span, split_documents
 from sa_plugin.loaders import load
 
 TEXTS = ["the cat sat", "a dog and a cat", "rain fell", "we sang"] * 15
@@ -27,8 +20,7 @@ def test_words_and_spans_give_the_same_data():
     words = [text.split() for text in TEXTS]
     animals = {"cat", "dog"}
     labels = [
-        ["animal" if w in animals else ["weather"] if w == "rain" else None for w in row]
-        for row in words
+        ["animal" if w in animals else ["weather"] if w == "rain" else None for w in row] for row in words
     ]
     assert ConceptData.from_words(words, labels).hash == data().hash
 
@@ -46,9 +38,7 @@ def test_token_labels_are_span_overlaps(seed):
     for t, (start, end) in enumerate(edges):
         for k, concept in enumerate("xy"):
             touched = any(
-                set(range(start, end)) & set(range(s.start, s.end))
-                for s in spans
-                if s.concept == concept
+                set(range(start, end)) & set(range(s.start, s.end)) for s in spans if s.concept == concept
             )
             assert labels[t, k] == touched
 
@@ -111,10 +101,7 @@ def test_subset_too_small():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"documents": ["d"] * 60, "split": ["train"] * 59 + ["test"]},
-            "lies in train and in test",
-        ),
+        ({"documents": ["d"] * 60, "split": ["train"] * 59 + ["test"]}, "lies in train and in test"),
         ({"ids": ["same"] * 60}, "stands twice"),
         ({"concepts": ["animal"]}, "labelled 'weather', which is not among"),
         ({"concepts": ["animal", "weather", "food"]}, "'food' is empty"),
@@ -179,8 +166,9 @@ def test_a_span_without_its_sample_label_is_refused():
 
 
 def test_token_masks_tell_samples_apart():
-    one, other = (Sample("0", "a b", "0", (), frozenset("x"), {"x": mask})
-                  for mask in ((True, False), (False, True)))  # fmt: skip
+    one, other = (
+        Sample("0", "a b", "0", (), frozenset("x"), {"x": mask}) for mask in ((True, False), (False, True))
+    )
     assert one != other
 
 
@@ -202,9 +190,7 @@ def test_an_empty_text_is_refused(text):
 @pytest.mark.parametrize("concept", ["animal", "cat"])
 def test_concepts_given_as_a_string_are_refused(concept):
     rows = [[(2, 5, concept)], []] * 6
-    with pytest.raises(
-        ValueError, match=rf"concepts is the string '{concept}': give .*\['{concept}"
-    ):
+    with pytest.raises(ValueError, match=rf"concepts is the string '{concept}': give .*\['{concept}"):
         ConceptData.from_spans(["a cat", "a dog"] * 6, rows, concepts=concept)
     letters = ConceptData.from_spans(
         [f"{k:02} ab" for k in range(12)], [[(3, 4, "a"), (4, 5, "b")]] * 12, concepts=["a", "b"]

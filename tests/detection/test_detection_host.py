@@ -18,9 +18,7 @@ WORDS = (*ANIMALS, "sat", "ran", "tall", "house", "river", "blue", "over", "unde
 def data():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(150)]
-    return ConceptData.from_words(
-        words, [["animal" if w in ANIMALS else None for w in row] for row in words]
-    )
+    return ConceptData.from_words(words, [["animal" if w in ANIMALS else None for w in row] for row in words])
 
 
 @pytest.fixture(scope="module")

@@ -52,9 +52,15 @@ def shuffled_tokens(table, rng):
     order = np.concatenate([a + rng.permutation(b - a) for a, b in pairwise(bounds)])
     t = table.tokens
     tokens = TokenTable(
-        t.samples, t.split_of, t.concepts, t.sample_of, t.position[order], t.offsets[order],
-        t.labels[order], t.dropped,
-    )  # fmt: skip
+        t.samples,
+        t.split_of,
+        t.concepts,
+        t.sample_of,
+        t.position[order],
+        t.offsets[order],
+        t.labels[order],
+        t.dropped,
+    )
     return replace(table, tokens=tokens, scores=table.scores[order])
 
 
@@ -75,10 +81,7 @@ def test_calibration_reads_the_calibration_split_alone(case):
     noise = np.where(rows[:, None, None], 1e3, case.table.scores)
     other = with_scores(case.table, noise)
     one, two = (calibrate(None, case.data, case.bank, scores=t) for t in (case.table, other))
-    for a, b in [
-        (one.tail, two.tail),
-        *zip(one.baselines["RandTok"], two.baselines["RandTok"], strict=True),
-    ]:
+    for a, b in [(one.tail, two.tail), *zip(one.baselines["RandTok"], two.baselines["RandTok"], strict=True)]:
         np.testing.assert_array_equal(a.thresholds, b.thresholds)
         np.testing.assert_array_equal(a.f1, b.f1)
     np.testing.assert_array_equal(one.cuts.midpoint, two.cuts.midpoint)

@@ -42,9 +42,7 @@ def test_token_order_changes_nothing(scores, name):
     rng = np.random.default_rng(1)
     pairs = pairwise(BOUNDS)
     order = np.concatenate([a + rng.permutation(b - a) for a, b in pairs])
-    np.testing.assert_array_equal(
-        STATISTICS[name](scores[order], BOUNDS), STATISTICS[name](scores, BOUNDS)
-    )
+    np.testing.assert_array_equal(STATISTICS[name](scores[order], BOUNDS), STATISTICS[name](scores, BOUNDS))
 
 
 def test_random_rows_lie_in_their_sample_and_follow_the_seed():

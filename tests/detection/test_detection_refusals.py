@@ -8,13 +8,7 @@ import pytest
 from detection_cases import make_bank, make_case, with_scores
 
 from sa_plugin.data import Sample, Split
-from sa_plugin.detection import (
-    OtherDataWarning,
-    SelectionDataWarning,
-    as_split,
-    calibrate,
-    check_unseen,
-)
+from sa_plugin.detection import OtherDataWarning, SelectionDataWarning, as_split, calibrate, check_unseen
 from sa_plugin.statistics import EmptyConceptWarning, FewTokensWarning
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -85,9 +79,7 @@ def test_scores_of_another_bank_are_refused(case, detector):
     with pytest.raises(ValueError, match=r"scores are of another bank \(its vectors differ\)"):
         detector.find(case.data.test, scores=replace(case.table, bank=other))
     layers = make_bank(layers=(2, 5), data=case.data)
-    with pytest.raises(
-        ValueError, match=r"another bank \(layers \(2, 5\) instead of \(2, 5, 9\)\)"
-    ):
+    with pytest.raises(ValueError, match=r"another bank \(layers \(2, 5\) instead of \(2, 5, 9\)\)"):
         detector.find(case.data.test, scores=replace(case.table, bank=layers))
 
 
@@ -117,16 +109,12 @@ def test_a_host_or_scores_are_needed(case, detector):
 
 
 def test_unknown_names_get_the_nearest(case, detector):
-    with pytest.raises(
-        ValueError, match="'animals' is not among the concepts: did you mean 'animal'"
-    ):
+    with pytest.raises(ValueError, match="'animals' is not among the concepts: did you mean 'animal'"):
         detector.choice("animals")
     with pytest.raises(ValueError, match="did you mean 'weather'"):
         detector.find(case.data.test, concepts=["wether"], scores=case.table)
     evaluation = detector.evaluate(case.data.test, scores=case.table, draws=10)
-    with pytest.raises(
-        ValueError, match="'MaxTock' is not among the methods: did you mean 'MaxTok'"
-    ):
+    with pytest.raises(ValueError, match="'MaxTock' is not among the methods: did you mean 'MaxTok'"):
         evaluation.of("MaxTock")
     with pytest.raises(ValueError, match="no layer 4: nearest is 5"):
         detector.sweep(case.data.test, scores=case.table, layer=4)

@@ -55,18 +55,14 @@ def test_detect_agrees_with_find_and_with_evaluation(case, detector, test_table,
     for n, k in np.ndindex(found.present.shape):
         assert found.present[n, k] == ((found.samples[n], found.concepts[k]) in marked)
         assert found.present[n, k] == (found.margin[n, k] >= 0)
-    assert found.of(found.samples[0]) == tuple(
-        c for c in found.concepts if (found.samples[0], c) in marked
-    )
+    assert found.of(found.samples[0]) == tuple(c for c in found.concepts if (found.samples[0], c) in marked)
     labels = test_table.tokens.sample_labels
     for k, one in enumerate(evaluation.of("SuperActivators").concept["f1"]):
         assert one.estimate == pytest.approx(f1_score(labels[:, k], found.present[:, k]))
     assert len(found.table()) == found.present.size
 
 
-def test_rates_are_counted_at_the_midpoint_and_at_the_threshold(
-    case, detector, test_table, evaluation
-):
+def test_rates_are_counted_at_the_midpoint_and_at_the_threshold(case, detector, test_table, evaluation):
     cal = case.table.split("cal")
     labels = test_table.tokens.sample_labels
     for k, one in enumerate(evaluation.rates):
@@ -115,9 +111,17 @@ def test_fractions_in_both_definitions(detector, test_table, evaluation):
 def test_the_table_holds_every_method_in_order(evaluation):
     methods = [m.method for m in evaluation.methods]
     assert methods == [
-        "SuperActivators", "MaxTok", "MeanTok", "LastTok", "RandTok", "pooled", "Top10%",
-        "always-positive", "length-only", "MaxTok permuted",
-    ]  # fmt: skip
+        "SuperActivators",
+        "MaxTok",
+        "MeanTok",
+        "LastTok",
+        "RandTok",
+        "pooled",
+        "Top10%",
+        "always-positive",
+        "length-only",
+        "MaxTok permuted",
+    ]
     assert list(evaluation.table()["method"]) == methods
     assert len(evaluation.concept_table()) == 3 * len(methods)
     assert evaluation.of("RandTok").delta.shape == (20, 3)
@@ -169,9 +173,7 @@ def test_few_documents_are_called_few():
     case = make_case(documents=12)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
     found = detector.evaluate(case.data.test, scores=case.table, draws=10)
-    assert "Only 2 documents: percentile intervals over so few are too narrow" in " ".join(
-        str(found).split()
-    )
+    assert "Only 2 documents: percentile intervals over so few are too narrow" in " ".join(str(found).split())
 
 
 def test_results_are_json(case, detector, evaluation):
@@ -182,10 +184,14 @@ def test_results_are_json(case, detector, evaluation):
         assert json.loads(text)
         assert "\n" not in repr(found)
     assert evaluation.to_dict()["resampling"] == {
-        "split": "test", "data_hash": case.data.hash, "n_samples": len(case.data.test),
-        "n_documents": len({s.document for s in case.data.test.samples}), "draws": 300, "seed": 0,
+        "split": "test",
+        "data_hash": case.data.hash,
+        "n_samples": len(case.data.test),
+        "n_documents": len({s.document for s in case.data.test.samples}),
+        "draws": 300,
+        "seed": 0,
         "level": 0.95,
-    }  # fmt: skip
+    }
 
 
 def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
@@ -196,17 +202,13 @@ def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
     labels = test_table.tokens.sample_labels
     bounds = test_table.tokens.bounds
     for d, tau in enumerate(detector.tail.thresholds[place]):
-        fired = np.stack(
-            [(test_table.scores[a:b, place] >= tau).any(0) for a, b in pairwise(bounds)]
-        )
+        fired = np.stack([(test_table.scores[a:b, place] >= tau).any(0) for a, b in pairwise(bounds)])
         each = [f1_score(labels[:, c], fired[:, c]) for c in range(3)]
         expected = np.average(each, weights=labels.sum(0))
         assert curve.f1["SuperActivators"][d].estimate == pytest.approx(expected)
     floor = [f1_score(labels[:, c], np.ones(len(labels))) for c in range(3)]
     assert curve.always_positive.estimate == pytest.approx(np.average(floor, weights=labels.sum(0)))
-    assert curve.f1["SuperActivators"][-1].estimate == pytest.approx(
-        curve.always_positive.estimate, abs=0.1
-    )
+    assert curve.f1["SuperActivators"][-1].estimate == pytest.approx(curve.always_positive.estimate, abs=0.1)
     assert curve.chosen["SuperActivators"].sum() == 3
     assert curve.chosen["RandTok"].sum() == 60
     assert detector.sweep(case.data.test, scores=case.table, layer=9, draws=10).layer == 9
@@ -243,9 +245,7 @@ def test_token_cuts_maximise_calibration_token_f1(case, detector):
         for d, tau in enumerate(tail.thresholds[tail.layer[c], :, c]):
             free.append(f1_score(cal.tokens.labels[:, c], scores >= tau))
             allowed = d >= tail.delta[c]
-            gated.append(
-                f1_score(cal.tokens.labels[:, c], gate & (scores >= tau)) if allowed else -1
-            )
+            gated.append(f1_score(cal.tokens.labels[:, c], gate & (scores >= tau)) if allowed else -1)
         assert detector.cuts.raw[c] == int(np.argmax(free))
         assert detector.cuts.located[c] == int(np.argmax(gated))
         assert detector.cuts.n_tokens[c] == cal.tokens.labels[:, c].sum()

@@ -126,9 +126,7 @@ class TestFinalNorm:
     def test_towers_without_one(self):
         processor = paper_models.options_of("clip_vision")
         model = NNsight(tiny.vision_model("clip_vision"))
-        with pytest.raises(
-            ValueError, match=r"no final norm among its paths: leave final_norm out"
-        ):
+        with pytest.raises(ValueError, match=r"no final norm among its paths: leave final_norm out"):
             sa_nnsight.accept(model, final_norm=True, **processor)
         with pytest.raises(ValueError, match=r"no hook 'ln_final.hook_out': leave final_norm out"):
             tiny.vision_host("clip_vision", final_norm=True)

@@ -124,7 +124,5 @@ class TestDocstrings:
         assert ".. code-block:: text\n\n    Words:\n        a_i = |v| * h" in found
 
     def test_full_names_of_ours_stay_links(self):
-        assert "`sa_plugin.statistics.quantiles`" in self.shown(
-            "See `sa_plugin.statistics.quantiles`."
-        )
+        assert "`sa_plugin.statistics.quantiles`" in self.shown("See `sa_plugin.statistics.quantiles`.")
         assert "``quantiles``" in self.shown("See `quantiles`.")

@@ -14,8 +14,7 @@ HERE = docs_setup.ROOT / "tests"
 RUN_HERE = [
     page
     for page in docs_setup.pages()
-    if page.name not in docs_setup.ELSEWHERE
-    and any(reason is None for _, reason in docs_setup.blocks(page))
+    if page.name not in docs_setup.ELSEWHERE and any(reason is None for _, reason in docs_setup.blocks(page))
 ]
 
 
@@ -25,14 +24,11 @@ def registered(monkeypatch):
     from importlib.metadata import EntryPoint
 
     points = [
-        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS)
-        for name in ("nnsight", "transformer_lens")
+        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS) for name in ("nnsight", "transformer_lens")
     ]
     found = hosting.entry_points
     monkeypatch.setattr(
-        hosting,
-        "entry_points",
-        lambda group: points if group == hosting.ADAPTERS else found(group=group),
+        hosting, "entry_points", lambda group: points if group == hosting.ADAPTERS else found(group=group)
     )
 
 

@@ -18,8 +18,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 @pytest.fixture
 def registered(monkeypatch):
     points = [
-        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS)
-        for name in ("nnsight", "transformer_lens")
+        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS) for name in ("nnsight", "transformer_lens")
     ]
     monkeypatch.setattr(hosting, "entry_points", lambda group: points)
 
@@ -44,8 +43,14 @@ def test_every_snippet_runs(tmp_path, registered, capsys):
         with torch.no_grad():
             exec(compile(snippet, str(file), "exec"), names)
     said = capsys.readouterr().out
-    for part in ("True", "staged", "global_transformer.layers.0.output", "3 5",
-                 "layers.2.output layers.1.output", "(0, 7, 15, 22, 30, 38, 41) (2,)"):  # fmt: skip
+    for part in (
+        "True",
+        "staged",
+        "global_transformer.layers.0.output",
+        "3 5",
+        "layers.2.output layers.1.output",
+        "(0, 7, 15, 22, 30, 38, 41) (2,)",
+    ):
         assert part in said, said
     assert names["features"] == 1
     assert names["entry"] is not None

@@ -24,8 +24,7 @@ def registered(monkeypatch):
     from importlib.metadata import EntryPoint
 
     points = [
-        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS)
-        for name in ("nnsight", "transformer_lens")
+        EntryPoint(name, f"sa_{name}:accept", hosting.ADAPTERS) for name in ("nnsight", "transformer_lens")
     ]
     monkeypatch.setattr(hosting, "entry_points", lambda group: points)
 
@@ -98,8 +97,7 @@ class TestTraps:
     def test_the_block_must_stand_on_its_own_lines(self, tmp_path):
         file = tmp_path / "one_line.py"
         file.write_text("with model.trace(ids): out = nnsight.save(model.output)\n")
-        names = {"model": tiny.nnsight_model("gpt2"), "nnsight": nnsight,
-                 "ids": torch.tensor([[1, 2]])}  # fmt: skip
+        names = {"model": tiny.nnsight_model("gpt2"), "nnsight": nnsight, "ids": torch.tensor([[1, 2]])}
         with pytest.raises(ValueError, match="line"):
             exec(compile(file.read_text(), str(file), "exec"), names)
 

@@ -30,9 +30,16 @@ def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
     host, data, detector = cases.planted()
     options = {"n_test": 5, "n_cal": 3, "n_steps": 3, "progress": False}
     about = {
-        "model": "minilm", "kind": "prototype", "objectives": ["global", "superactivator"],
-        "n_layers": 3, "data": "toy", "hash": "0", "coalitions": 1, "integration": 1, "curve": 3,
-    }  # fmt: skip
+        "model": "minilm",
+        "kind": "prototype",
+        "objectives": ["global", "superactivator"],
+        "n_layers": 3,
+        "data": "toy",
+        "hash": "0",
+        "coalitions": 1,
+        "integration": 1,
+        "curve": 3,
+    }
     for name in ("rise", "direct_alignment"):
         found = compare(host, data, detector, methods=[name], **options)
         text = json.dumps(runs.packed(found) | {"about": about})

@@ -12,8 +12,9 @@ import pytest
 from sa_plugin.loaders import SUPERSENSES as CONCEPTS
 from sa_plugin.loaders import SupersensePassage, read_supersense
 
-FOLDER = files("sa_plugin.datasets")
 ROOT = Path(__file__).parents[2]
+PACKED = files("sa_plugin.loaders").joinpath("supersense.jsonl.gz")
+BUILD = ROOT / "docs" / "experiments" / "supersense"
 WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
 SPLITS = ("train", "cal", "test")
 
@@ -35,7 +36,7 @@ def splits(passages) -> dict[str, list[SupersensePassage]]:
 
 @pytest.fixture(scope="module")
 def review() -> list[dict[str, str]]:
-    with FOLDER.joinpath("supersense_review.csv").open(encoding="utf-8", newline="") as opened:
+    with (BUILD / "supersense_review.csv").open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))
 
 
@@ -49,7 +50,7 @@ def lemmas(passages, concept):
 
 
 def test_the_file_is_small_and_says_what_it_is():
-    packed = FOLDER.joinpath("supersense.jsonl.gz").read_bytes()
+    packed = PACKED.read_bytes()
     assert len(packed) < 2_000_000
     assert packed[4:8] == bytes(4), "a time stamp would make each build differ"
     header = gzip.decompress(packed).split(b"\n", 1)[0]
@@ -155,7 +156,7 @@ def test_the_review_is_the_sample_that_the_builder_draws(passages, review):
 def test_the_documentation_has_the_counts_of_the_file(passages, plain, review):
     build = pytest.importorskip("supersense.report", reason="not in the wheel")
     reader = pytest.importorskip("supersense.review", reason="not in the wheel")
-    verdicts = reader.read_review(Path(str(FOLDER / "supersense_review.csv")))
+    verdicts = reader.read_review(BUILD / "supersense_review.csv")
     text = (ROOT / "docs" / "supersense.md").read_text(encoding="utf-8")
     assert build.concept_table(plain, CONCEPTS, verdicts) in text
     assert build.held_out_table(passages, CONCEPTS) in text

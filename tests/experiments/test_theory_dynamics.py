@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from ideal_model.dynamics import IdealModel, attention, simulate, step
 from ideal_model.gaps import check_gaps, check_prefix_gaps
-from ideal_model.predictions import (
-    check_layers,
-    concentration,
-    gap_factors,
-    skew_growth,
-    tail_spread,
-)
+from ideal_model.predictions import check_layers, concentration, gap_factors, skew_growth, tail_spread
 from theory_cases import CAUSAL, ONE, TWO, skewed, step_by_loops
 
 from sa_plugin.statistics import skewness
@@ -51,9 +45,7 @@ def test_token_order_changes_nothing_without_a_mask_and_something_with_one():
 
 def test_the_mirror_image_stays_one():
     a = skewed(n=60)
-    np.testing.assert_allclose(
-        simulate(-a, TWO, 6).activations, -simulate(a, TWO, 6).activations, rtol=1e-12
-    )
+    np.testing.assert_allclose(simulate(-a, TWO, 6).activations, -simulate(a, TWO, 6).activations, rtol=1e-12)
 
 
 def test_equal_heads_add_their_writes():

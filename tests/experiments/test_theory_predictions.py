@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 from ideal_model.dynamics import IdealModel, attention, simulate, step
-from ideal_model.predictions import (
-    concentration,
-    extreme_log_odds,
-    local_gain,
-    skew_growth,
-    tail_spread,
-)
+from ideal_model.predictions import concentration, extreme_log_odds, local_gain, skew_growth, tail_spread
 from scipy import stats
 from theory_cases import ONE, TWO, skewed, tilted_variance
 

@@ -32,9 +32,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
     info = "toy_model-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("toy_model/model.bin", b"weights" * 100)
-        archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n"
-        )
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -98,9 +96,7 @@ def test_fetch_converts_once_and_records_where_it_came_from(
     assert [path.name for path in cache.iterdir()] == ["toy"]
 
 
-def test_a_wrong_hash_is_refused_and_leaves_nothing(
-    toy: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_a_wrong_hash_is_refused_and_leaves_nothing(toy: Callable[..., Recipe], tmp_path: Path) -> None:
     toy(sha256="0" * 64)
     with pytest.raises(RuntimeError, match=r"toy-model==1\.0 with sha256 000000000000…"):
         weights.fetch("toy", tmp_path / "cache", progress=False)
@@ -160,9 +156,7 @@ def test_a_changed_conversion_replaces_what_an_older_one_wrote(
     assert json.loads((made / "manifest.json").read_text())["revision"] == 2
 
 
-def test_two_runs_at_once_both_end_with_the_whole_folder(
-    toy: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_two_runs_at_once_both_end_with_the_whole_folder(toy: Callable[..., Recipe], tmp_path: Path) -> None:
     both_converted = threading.Barrier(2, timeout=120)
 
     def together(unpacked: Path, destination: Path) -> dict[str, Any]:

@@ -125,9 +125,7 @@ def test_differences_are_paired(case):
     for name in METRICS:
         drawn = found.after[name] - found.before[name]
         got = found.difference(name, "animal")
-        np.testing.assert_allclose(
-            [got.low, got.high], np.nanquantile(drawn[0, 1:], [0.025, 0.975])
-        )
+        np.testing.assert_allclose([got.low, got.high], np.nanquantile(drawn[0, 1:], [0.025, 0.975]))
         assert found.difference(name).estimate == pytest.approx(drawn[:, 0].mean())
 
 
@@ -171,8 +169,7 @@ def test_every_block_kind_is_ablated_through(architecture, mode, case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bank = fit(host, data, "prototype", layers=[0, 2], progress=False)
-        found = ablate_heads(host, data, calibrate(host, data, bank), [(0, 0), (0, 2)], mode=mode,
-                             draws=20)  # fmt: skip
+        found = ablate_heads(host, data, calibrate(host, data, bank), [(0, 0), (0, 2)], mode=mode, draws=20)
     assert (found.change > 0).all()
     assert "not compared with other heads" in found.summary().lower()
     assert repr(found).startswith(f"Ablation({mode} of 2 heads, 2 concepts, test split: tail gap")

@@ -60,14 +60,22 @@ def test_keeping_some_is_ablating_the_others(case):
 def test_a_curve_of_kept_heads(case):
     ranked = rank_heads(case.fake, case.data, case.detector, scores=case.scores)
     curve = ablation_curve(
-        case.fake, case.data, case.detector, ranked, ks=(1, 2), repeats=2, keep=True,
-        controls=("random", "permuted"), scores=case.scores, draws=50, progress=False,
-    )  # fmt: skip
+        case.fake,
+        case.data,
+        case.detector,
+        ranked,
+        ks=(1, 2),
+        repeats=2,
+        keep=True,
+        controls=("random", "permuted"),
+        scores=case.scores,
+        draws=50,
+        progress=False,
+    )
     (top,) = curve.of(2, "top")
     kept = ablate_heads(
-        case.fake, case.data, case.detector, ranked.heads[:2], keep=True, scores=case.scores,
-        draws=50,
-    )  # fmt: skip
+        case.fake, case.data, case.detector, ranked.heads[:2], keep=True, scores=case.scores, draws=50
+    )
     np.testing.assert_array_equal(top.result.after["tail_gap"], kept.after["tail_gap"])
     margin = curve.margin("tail_gap", 2, "random").estimate
     others = curve.after("tail_gap", 2, "random")[:, 0]
@@ -87,9 +95,7 @@ def test_a_curve_of_kept_heads(case):
     assert "heads with the top" in text
     assert "only k kept" in repr(curve)
     with pytest.raises(ValueError, match="no order by permuted-label vectors"):
-        ablation_curve(
-            case.fake, case.data, case.detector, ranked.heads, ks=(1,), controls=("permuted",)
-        )
+        ablation_curve(case.fake, case.data, case.detector, ranked.heads, ks=(1,), controls=("permuted",))
 
 
 @pytest.mark.parametrize("kind", ["lda", "separator"])
@@ -102,9 +108,7 @@ def test_each_permutation_of_the_labels_gives_an_order(case, kind):
     three = rank_heads(case.fake, case.data, detector, permutations=3)
     assert len(three.permuted) == 3
     assert "control of 3 permutations" in repr(three)
-    found = head_ledger(
-        case.fake, case.data, detector, split="cal", permutations=3, draws=1, progress=False
-    )
+    found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, draws=1, progress=False)
     rows = [i for i, c in enumerate(found.components) if c.kind == "heads"]
     heads = [(found.components[i].block, found.components[i].head) for i in rows]
     for draw, order in zip(found.control_by_draw["control"], three.permuted, strict=True):
@@ -123,9 +127,8 @@ def test_one_permuted_set_is_said_to_be_one(case):
     ranked = rank_heads(case.fake, case.data, detector)
     assert "control of 1 permutation:" in repr(ranked)
     curve = ablation_curve(
-        case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20,
-        progress=False,
-    )  # fmt: skip
+        case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20, progress=False
+    )
     assert "It is one permutation's: how far others would differ is not known" in curve.summary()
 
 
@@ -233,9 +236,7 @@ def test_kl_is_zero_for_a_shift_of_logits():
 def test_refusals_of_logits(case):
     host = any_host("vit")
     (batch,) = host.batches(tiny.images()[:1])
-    with pytest.raises(
-        ValueError, match="no logits over a vocabulary for each token: give output='hidden'"
-    ):
+    with pytest.raises(ValueError, match="no logits over a vocabulary for each token: give output='hidden'"):
         logits(host, batch)
     with pytest.raises(TypeError, match="EditableFake is no TransformerLens host"):
         logits(case.fake, batch)
@@ -245,9 +246,17 @@ def test_pattern_sizes_and_curves_on_a_real_attention(gpt2):
     """Norm-matched controls are matched on what uniform attention changes."""
     host, data, detector = gpt2
     curve = ablation_curve(
-        host, data, detector, candidates(host, detector), ks=(1,), repeats=1, mode="pattern",
-        controls=("norm_matched",), draws=10, progress=False,
-    )  # fmt: skip
+        host,
+        data,
+        detector,
+        candidates(host, detector),
+        ks=(1,),
+        repeats=1,
+        mode="pattern",
+        controls=("norm_matched",),
+        draws=10,
+        progress=False,
+    )
     head, site = (0, 2), Site(0, "attn_out")
     total, n = 0.0, 0
     for sample in data.cal.samples[:16]:

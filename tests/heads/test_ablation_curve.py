@@ -36,9 +36,8 @@ def test_ranking_is_the_ledgers_on_calibration(case):
     ledger = head_ledger(fake, data, detector, split="cal", draws=1, progress=False)
     share = ledger.excess.terms.value / np.abs(ledger.lift.total.value)
     values = {
-        (c.block, c.head): share[i].mean()
-        for i, c in enumerate(ledger.components) if c.kind == "heads"
-    }  # fmt: skip
+        (c.block, c.head): share[i].mean() for i, c in enumerate(ledger.components) if c.kind == "heads"
+    }
     assert list(ranked.heads) == sorted(values, key=lambda head: -values[head])
     assert set(ranked.heads) == set(candidates(fake, detector))
     size = rank_heads(fake, data, detector, size=True)
@@ -128,8 +127,7 @@ def test_refusals_of_curves(case):
 def test_directional_curve_runs_one_concept_at_a_time(case):
     fake, data, scores, detector = case
     fake.passes = 0
-    found = ablate_heads(fake, data, detector, [(0, 0)], mode="directional", scores=scores,
-                         draws=10)  # fmt: skip
+    found = ablate_heads(fake, data, detector, [(0, 0)], mode="directional", scores=scores, draws=10)
     n = len(data.cal.samples) + len(data.test.samples)
     probe = min(PROBE, len(data.cal.samples))
     assert fake.passes == 2 * (n + probe) + probe

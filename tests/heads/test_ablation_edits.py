@@ -11,9 +11,7 @@ from sa_transformer_lens import accept
 from sa_transformer_lens.places import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-PROJECTIONS = (
-    "attn.c_proj", "attention.dense", "o_proj", "attention.output.dense", "self_attn.out_proj",
-)  # fmt: skip
+PROJECTIONS = ("attn.c_proj", "attention.dense", "o_proj", "attention.output.dense", "self_attn.out_proj")
 
 
 @pytest.fixture(scope="module", params=EVERY)
@@ -140,8 +138,5 @@ def test_refusals_of_edits(tiny_gpt2):
     for edits, text in (({}, "edits is empty"), ({Site(0, "pattern"): zero(0)}, "only 'z'")):
         with pytest.raises(ValueError, match=text), tiny_gpt2.edited(edits):
             pass
-    with (
-        pytest.raises(RuntimeError, match="no forward pass ran"),
-        tiny_gpt2.edited({Site(0, "z"): zero(0)}),
-    ):
+    with pytest.raises(RuntimeError, match="no forward pass ran"), tiny_gpt2.edited({Site(0, "z"): zero(0)}):
         pass

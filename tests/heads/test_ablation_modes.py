@@ -55,8 +55,9 @@ def test_resample_takes_all_heads_of_a_position_from_one_train_token(case):
     assert torch.equal(again, first)
     train = fake.batches(data.train.samples, batch_tokens=10**6)[0]
     rows = fake.read(train, [Site(0, "z")], lambda r: {"z": next(iter(r.values()))})["z"]
-    distance = torch.cdist(known.donors[0].flatten(1), rows[train.valid].flatten(1),
-                           compute_mode="donot_use_mm_for_euclid_dist")  # fmt: skip
+    distance = torch.cdist(
+        known.donors[0].flatten(1), rows[train.valid].flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     assert distance.amin(1).max() < 1e-4
 
 
@@ -109,9 +110,7 @@ def test_ledger_predicts_a_last_block_head_exactly(architecture, case):
     names = [c.name for c in clean.components]
     head, mlp = names.index("L2H1"), names.index("L2 MLP")
     answer = found.terms[:, mlp] - clean.terms[:, mlp]
-    np.testing.assert_allclose(
-        found.score - clean.score, answer - clean.terms[:, head], atol=5e-5, rtol=1e-4
-    )
+    np.testing.assert_allclose(found.score - clean.score, answer - clean.terms[:, head], atol=5e-5, rtol=1e-4)
     assert np.abs(clean.terms[:, head]).max() > 1e-3
     if architecture == "neox":
         np.testing.assert_allclose(answer, 0, atol=1e-6)
@@ -129,9 +128,7 @@ def test_hooks_of_ones_own_runs_do_the_same(tiny_gpt2, case, mode):
     inputs, last = dict(batch.inputs), "blocks.2.hook_resid_post"
     seen = []
     host.bridge.run_with_hooks(
-        inputs.pop("input_ids"),
-        fwd_hooks=[*hooks, (last, lambda h, hook: seen.append(h.clone()))],
-        **inputs,
+        inputs.pop("input_ids"), fwd_hooks=[*hooks, (last, lambda h, hook: seen.append(h.clone()))], **inputs
     )
     units = one_direction(host, bank, "animal", None, heads) if mode == "directional" else None
     known = reference(host, data, bank, mode, {0, 2})

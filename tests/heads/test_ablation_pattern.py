@@ -38,8 +38,7 @@ def uniform_by_loop(name, host, batch, layer=1):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [(name, "right") for name in EVERY] + [(name, "left") for name in tiny.ARCHITECTURES],
+    ("name", "side"), [(name, "right") for name in EVERY] + [(name, "left") for name in tiny.ARCHITECTURES]
 )
 def test_z_is_the_mean_of_visible_values(name, side):
     host = tiny.host(name, padding_side=side) if name in tiny.ARCHITECTURES else any_host(name)
@@ -98,9 +97,7 @@ def test_padding_changes_nothing(tiny_host):
         for k, row in enumerate(together.rows.tolist()):
             (alone,) = host.batches(tiny.samples()[row : row + 1])
             got = padded[k, together.valid[k]]
-            torch.testing.assert_close(
-                got, residual(host, alone)[alone.valid], atol=1e-4, rtol=1e-4
-            )
+            torch.testing.assert_close(got, residual(host, alone)[alone.valid], atol=1e-4, rtol=1e-4)
 
 
 def test_queries_without_keys_keep_their_z():

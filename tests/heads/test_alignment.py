@@ -124,9 +124,15 @@ def test_a_detector_brings_its_deltas(one):
     scores = score(one.host, one.data, bank, progress=False)
     detector = calibrate(one.host, one.data, bank, scores=scores)
     got = head_alignment(
-        one.host, one.data, detector, statistics=statistics, nulls=("across",), draws=60,
-        resamples=20, progress=False,
-    )  # fmt: skip
+        one.host,
+        one.data,
+        detector,
+        statistics=statistics,
+        nulls=("across",),
+        draws=60,
+        resamples=20,
+        progress=False,
+    )
     assert got.settings["delta"] == pytest.approx(detector.delta)
 
 
@@ -142,9 +148,7 @@ def test_a_subset_of_concepts_has_the_same_gains(one, found):
     some = planted.align(one, concepts=["warm", "red"])
     assert some.concepts == ("warm", "red")
     np.testing.assert_allclose(some.gamma, found.gamma[..., [3, 0]], atol=1e-6)
-    np.testing.assert_allclose(
-        some.data.correlation, found.data.correlation[..., [3, 0]], atol=1e-6
-    )
+    np.testing.assert_allclose(some.data.correlation, found.data.correlation[..., [3, 0]], atol=1e-6)
 
 
 def fitted_on(host):
@@ -166,9 +170,7 @@ def animals():
 def test_every_architecture_is_measured(architecture):
     host = tiny.host(architecture)
     statistics, bank = fitted_on(host)
-    got = head_alignment(
-        host, animals(), bank, statistics=statistics, draws=60, resamples=20, progress=False
-    )
+    got = head_alignment(host, animals(), bank, statistics=statistics, draws=60, resamples=20, progress=False)
     for array in (got.gamma, got.beta, got.tested.p, got.data.write_share.value):
         assert array.shape == (3, tiny.N_HEADS, 1)
         assert np.isfinite(array).all()
@@ -200,9 +202,7 @@ def test_images_are_measured(kind):
     for host in (tiny.vision_host("vit"), tiny.nnsight_vision_host("vit")):
         statistics = collect(host, data, need=("means", "rows"), progress=False)
         bank = fit(host, data, kind, statistics=statistics, controls=False, progress=False)
-        one = head_alignment(
-            host, data, bank, statistics=statistics, draws=60, resamples=20, progress=False
-        )
+        one = head_alignment(host, data, bank, statistics=statistics, draws=60, resamples=20, progress=False)
         assert np.isfinite(one.data.correlation).all()
         assert min(one.offsets) == -max(one.offsets)
         assert not one.beta_profile
@@ -254,9 +254,7 @@ def test_what_heads_write_is_what_attention_adds(architecture):
         # Both norms frozen, the output is linear in the write: taking it away moves it by `wrote`.
         first, second = host.norms(block.index).attn_out, host.norms(block.index).mlp_out
         added = read[sites[0]] + read[sites[3]]
-        heads = torch.einsum(
-            "bthe,hed->btd", read[sites[2]], host.output_projection(block.index).weight
-        )
+        heads = torch.einsum("bthe,hed->btd", read[sites[2]], host.output_projection(block.index).weight)
 
         def frozen(x, norm, like):
             like = like - like.mean(-1, keepdim=True)
@@ -312,9 +310,7 @@ def test_arguments_that_cannot_be_are_refused(one):
 def test_banks_that_have_no_null_are_refused(one):
     statistics, bank = fitted(one)
     host, data = one.host, one.data
-    given = ConceptBank.from_vectors(
-        {(c, k): bank.vector(c, k) for c in bank.concepts for k in bank.layers}
-    )
+    given = ConceptBank.from_vectors({(c, k): bank.vector(c, k) for c in bank.concepts for k in bank.layers})
     with pytest.raises(ValueError, match=r"kind 'given' has no labels to permute"):
         head_alignment(host, data, given, statistics=statistics, progress=False)
     _, other = fitted(one, "lda")

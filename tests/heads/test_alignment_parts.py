@@ -42,10 +42,15 @@ def table(positions):
     lengths = [len(p) for p in positions]
     n = sum(lengths)
     return TokenTable(
-        tuple(tiny.samples()[: len(positions)]), ("train",) * len(positions), (),
-        np.repeat(np.arange(len(positions)), lengths), np.concatenate(positions),
-        np.zeros((n, 2), int), np.zeros((n, 0), bool), {},
-    )  # fmt: skip
+        tuple(tiny.samples()[: len(positions)]),
+        ("train",) * len(positions),
+        (),
+        np.repeat(np.arange(len(positions)), lengths),
+        np.concatenate(positions),
+        np.zeros((n, 2), int),
+        np.zeros((n, 0), bool),
+        {},
+    )
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -79,9 +84,7 @@ def test_averaged_rotation_is_the_average_of_rotated_products():
         return out
 
     for row in range(5):
-        slow = sum(
-            n * float(turned(q[row], 10 + o) @ turned(k[row], 10)) for o, n in offsets.items()
-        )
+        slow = sum(n * float(turned(q[row], 10 + o) @ turned(k[row], 10)) for o, n in offsets.items())
         fast = turned_product(q[row].float(), k[row].float(), mean_turn(rotary, offsets))
         assert float(fast) == pytest.approx(slow / sum(offsets.values()), abs=1e-5)
     assert mean_turn(None, offsets) is None
@@ -213,9 +216,8 @@ def test_refits_are_fits_on_relabelled_tokens(statistics, kind, sparse, monkeypa
         changed = replace(layer, positive_mean=torch.from_numpy(means), labels=labels)
         token = (seen.token[0], changed, seen.token[2])
         slow = fit(
-            one.host, one.data, kind, statistics=replace(seen, token=token), controls=False,
-            progress=False,
-        ).token.vectors[1][[2, 0]]  # fmt: skip
+            one.host, one.data, kind, statistics=replace(seen, token=token), controls=False, progress=False
+        ).token.vectors[1][[2, 0]]
         cosine = torch.cosine_similarity(fast[draw], slow, dim=-1)
         assert (cosine > 0.9999).all()
 

@@ -96,8 +96,14 @@ def test_total_effects_are_a_loop_of_runs(gpt2, data):
     sums = total_effects(gpt2.base, gpt2.objective, heads, "mean", gpt2.known, progress=False)
     for i, head in enumerate(heads):
         with gpt2.host.edited(make_edits("mean", [head], gpt2.known)):
-            moved = score(gpt2.host, data, gpt2.detector.bank, splits=["cal"], progress=False,
-                          keep_of=gpt2.scores.tokens)  # fmt: skip
+            moved = score(
+                gpt2.host,
+                data,
+                gpt2.detector.bank,
+                splits=["cal"],
+                progress=False,
+                keep_of=gpt2.scores.tokens,
+            )
         left = objective_by_loop(gpt2.detector, in_order(moved, data.cal.samples), gpt2.table)
         expected = objective_by_loop(gpt2.detector, gpt2.table, gpt2.table) - left
         np.testing.assert_allclose(gpt2.objective.value(sums[i]), expected, atol=1e-5)
@@ -109,9 +115,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
     """(T(0) - T(e)) / e with z replaced by z - e (z - mean), by central differences."""
     case = Case(name, data)
     heads = [(0, 0), (1, 2), (2, 1)]
-    got = case.objective.value(
-        attributions(case.base, case.objective, heads, case.known, progress=False)
-    )
+    got = case.objective.value(attributions(case.base, case.objective, heads, case.known, progress=False))
     for i, (layer, head) in enumerate(heads):
         mean, ends = case.known.means[layer][head], []
         for step in (-0.02, 0.02):
@@ -121,8 +125,14 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
                 return z
 
             with case.host.edited({Site(layer, "z"): part}):
-                moved = score(case.host, data, case.detector.bank, splits=["cal"], progress=False,
-                              keep_of=case.scores.tokens)  # fmt: skip
+                moved = score(
+                    case.host,
+                    data,
+                    case.detector.bank,
+                    splits=["cal"],
+                    progress=False,
+                    keep_of=case.scores.tokens,
+                )
             scores = case.detector.token_scores(in_order(moved, data.cal.samples))
             ends.append(case.objective.value(case.objective.sums(scores)))
         slope = (ends[0] - ends[1]) / 0.04
@@ -131,9 +141,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
 
 def test_all_three_agree_where_nothing_follows(neox, data):
     """A head of the last, parallel block: no MLP sees it, so direct, total and slope are one."""
-    found = compare_direct_total(
-        neox.host, data, neox.detector, scores=neox.scores, draws=20, progress=False
-    )
+    found = compare_direct_total(neox.host, data, neox.detector, scores=neox.scores, draws=20, progress=False)
     last = [i for i, (layer, _) in enumerate(found.heads) if layer == 2]
     np.testing.assert_allclose(found.total[last], found.direct[last], atol=2e-5)
     np.testing.assert_allclose(found.attribution[last], found.direct[last], atol=2e-5)
@@ -176,9 +184,7 @@ def test_heads_behind_a_concept_have_no_effect(data):
 
 
 def test_patching_ranks_by_mean_share_of_total_effects(gpt2, data):
-    ranked = rank_heads(
-        gpt2.host, data, gpt2.detector, by="patching", scores=gpt2.scores, progress=False
-    )
+    ranked = rank_heads(gpt2.host, data, gpt2.detector, by="patching", scores=gpt2.scores, progress=False)
     sums = total_effects(gpt2.base, gpt2.objective, gpt2.every, "mean", gpt2.known, progress=False)
     lift = gpt2.objective.value(gpt2.objective.clean)
     share = dict(zip(gpt2.every, (gpt2.objective.value(sums) / lift).mean(1).tolist(), strict=True))
@@ -194,9 +200,7 @@ def test_a_budget_verifies_the_best_until_it_is_spent(gpt2, data):
     exact = rank_heads(gpt2.host, data, gpt2.detector, by="patching", **options)
     known = dict(zip(exact.heads, exact.values, strict=True))
     for budget in (0, 3, len(gpt2.every)):
-        ranked = rank_heads(
-            gpt2.host, data, gpt2.detector, by="attribution", budget=budget, **options
-        )
+        ranked = rank_heads(gpt2.host, data, gpt2.detector, by="attribution", budget=budget, **options)
         assert ranked.exact.sum() == budget
         for head, value, sure in zip(ranked.heads, ranked.values, ranked.exact, strict=True):
             if sure:

@@ -73,14 +73,18 @@ def test_dinov2_itself_closes():
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
 def test_theorems(name):
     hosts, data, bank, _ = pair(name)
-    lens, ours = (
-        check_theory(host, data, bank, draws=20, n_random=3, progress=False) for host in hosts
-    )
+    lens, ours = (check_theory(host, data, bank, draws=20, n_random=3, progress=False) for host in hosts)
     assert lens.quantities.keys() == ours.quantities.keys()
     for key, found in lens.quantities.items():
         assert found.keys() == ours.quantities[key].keys()
-        for quantity in ("gap_deviation_ratio", "heads_gap_deviation_ratio", "attention_by_sign",
-                         "predicted_factor", "path_gap_slope", "skew"):  # fmt: skip
+        for quantity in (
+            "gap_deviation_ratio",
+            "heads_gap_deviation_ratio",
+            "attention_by_sign",
+            "predicted_factor",
+            "path_gap_slope",
+            "skew",
+        ):
             if quantity in found:
                 same(ours.quantities[key][quantity].value, found[quantity].value)
     assert [v.answer for v in lens.verdicts] == [v.answer for v in ours.verdicts]

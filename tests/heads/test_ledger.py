@@ -87,9 +87,7 @@ def test_terms_are_those_of_hook_result(host, data):
         def parts(batch, keep):
             inputs = dict(batch.inputs)
             with torch.no_grad():
-                _, cache = bridge.run_with_cache(
-                    inputs.pop("input_ids"), names_filter=names, **inputs
-                )
+                _, cache = bridge.run_with_cache(inputs.pop("input_ids"), names_filter=names, **inputs)
             out = [cache[names[0]][0, keep]]
             for b in range(2):
                 result = cache[f"blocks.{b}.attn.hook_result"][0, keep]
@@ -126,9 +124,7 @@ def test_lifts_and_contrast_equal_loops(fake, fake_detector, data):
             np.testing.assert_allclose(found.effects[name].terms.value[depth, k], lift, atol=2e-5)
         mean_in = np.concatenate([t[i] for t, i in zip(terms, inside, strict=True)]).mean(0)
         outside = np.concatenate([t for t, n in zip(terms, negative, strict=True) if n])
-        np.testing.assert_allclose(
-            found.contrast.terms.value[depth, k], mean_in - outside.mean(0), atol=2e-5
-        )
+        np.testing.assert_allclose(found.contrast.terms.value[depth, k], mean_in - outside.mean(0), atol=2e-5)
 
 
 def test_blocks_are_sums_of_their_components(fake, fake_detector, data):
@@ -136,9 +132,7 @@ def test_blocks_are_sums_of_their_components(fake, fake_detector, data):
     for effect in found.effects.values():
         for block in range(max(found.depths)):
             rows = [i for i, c in enumerate(found.components) if c.block == block]
-            np.testing.assert_allclose(
-                effect.blocks.value[block], effect.terms.value[rows].sum(0), atol=1e-9
-            )
+            np.testing.assert_allclose(effect.blocks.value[block], effect.terms.value[rows].sum(0), atol=1e-9)
     assert len(found.blocks_table()) == sum(found.depths)
 
 
@@ -162,8 +156,7 @@ def test_totals_are_lifts_of_the_measured_scores(fake, fake_detector, data):
         assert means["out_of_concept"] == pytest.approx(scores[negative, k].mean(), abs=1e-5)
         rest = inside & ~decided[:, k]
         assert means["in_concept_rest"] == pytest.approx(scores[rest, k].mean(), abs=1e-5)
-        best = [scores[r, k].max() for n, r in enumerate(rows)
-                if not table.tokens.sample_labels[n, k]]  # fmt: skip
+        best = [scores[r, k].max() for n, r in enumerate(rows) if not table.tokens.sample_labels[n, k]]
         assert means["strongest_out_of_concept"] == pytest.approx(np.mean(best), abs=1e-5)
 
 
@@ -199,18 +192,17 @@ def test_batches_and_order_change_nothing(fake, fake_detector, data):
     reverse = ledger(fake, data, fake_detector, samples=data.test.samples[::-1])
     for other in (small, reverse):
         for name, effect in found.effects.items():
-            np.testing.assert_allclose(
-                other.effects[name].terms.value, effect.terms.value, atol=1e-5
-            )
+            np.testing.assert_allclose(other.effects[name].terms.value, effect.terms.value, atol=1e-5)
 
 
 def test_passes(data, fake_detector):
     """One a sample; with a control one more, and the train split where labels are refitted."""
     one = fake_detector.bank.permuted
     for permutations, passes in (
-        (0, len(data.test)), ([one, one], 2 * len(data.test)),
+        (0, len(data.test)),
+        ([one, one], 2 * len(data.test)),
         (3, 2 * len(data.test) + len(data.train)),
-    ):  # fmt: skip
+    ):
         host = FakeHost()
         ledger(host, data, fake_detector, permutations=permutations)
         assert host.passes == passes
@@ -226,9 +218,8 @@ def test_scaling_vectors_scales_dot_terms_and_nothing_else(fake, data):
     # The control is in the units of the concept's score, whatever the permuted vector's length.
     longer = replace(bank, permuted=replace(bank.permuted, vectors=bank.permuted.vectors * 8))
     np.testing.assert_allclose(
-        ledger(fake, data, longer, tail=tail).control.terms.value, one.control.terms.value,
-        rtol=1e-6,
-    )  # fmt: skip
+        ledger(fake, data, longer, tail=tail).control.terms.value, one.control.terms.value, rtol=1e-6
+    )
 
 
 def test_a_wrong_output_projection_raises(host, data):

@@ -47,25 +47,28 @@ def test_draws_are_refits_on_permuted_labels(fake, data, kind):
     draws = permuted_vectors(fake, data, bank, draws=3, layers=[2], seed=5, progress=False)
     train = data.train.samples
     h = torch.cat(list(rows_of(fake, train, 2))).double()
-    labels = [
-        np.array([[w == c for c in data.concepts] for w in labels_of(sample)]) for sample in train
-    ]
+    labels = [np.array([[w == c for c in data.concepts] for w in labels_of(sample)]) for sample in train]
     for k, draw in enumerate(draws):
         order = np.random.default_rng([5, k]).permutation(len(train))
         y = torch.from_numpy(np.concatenate([labels[n] for n in order]))
         positive = (y.double().T @ h) / y.sum(0)[:, None]
         mean, scale = h.mean(0), float(h.square().sum(1).mean().sqrt())
         statistics = LayerStatistics(
-            len(h), mean, scale, y.sum(0), positive, h.T @ h / len(h),
-            Rows(h.numpy().astype(np.float16), mean, scale), y.numpy(),
-        )  # fmt: skip
+            len(h),
+            mean,
+            scale,
+            y.sum(0),
+            positive,
+            h.T @ h / len(h),
+            Rows(h.numpy().astype(np.float16), mean, scale),
+            y.numpy(),
+        )
         expected, _ = KINDS[kind].fit(statistics)
         # Separators are solved to a relative error of 1e-3.
         size = float(expected.norm())
         torch.testing.assert_close(
-            draw.vectors[1] / size, expected / size, atol=2e-3 if kind == "separator" else 1e-5,
-            rtol=0,
-        )  # fmt: skip
+            draw.vectors[1] / size, expected / size, atol=2e-3 if kind == "separator" else 1e-5, rtol=0
+        )
         assert not draw.vectors[0].any()
         assert draw.scoring == bank.token.scoring
 
@@ -88,26 +91,21 @@ def test_controls_equal_loops(fake, detector, data):
             cut = np.sort(np.concatenate(scores))[-n_tail]
             size = 1.0
             if bank.token.scoring == "dot":
-                size = float(
-                    bank.vector(concept, layer).norm() / null.vector(concept, layer).norm()
-                )
+                size = float(bank.vector(concept, layer).norm() / null.vector(concept, layer).norm())
             tails = [s >= cut for s in scores]
             lifts = loop_lifts(terms, scores, tails, inside, negative)
             by_draw.append({name: size * lift for name, lift in lifts.items()})
         for name in ("lift", "in_concept_lift", "strongest_lift"):
             control = name.replace("lift", "control")
             expected = np.array([one[name] for one in by_draw])
-            np.testing.assert_allclose(
-                found.control_by_draw[control][:, depth, k], expected, atol=5e-5
-            )
+            np.testing.assert_allclose(found.control_by_draw[control][:, depth, k], expected, atol=5e-5)
             # Over all draws together, every chosen token counts once.
             value = found.effects[control].terms.value[depth, k]
             np.testing.assert_allclose(value, expected.mean(0), atol=0.15)
             excess = found.effects[name.replace("lift", "excess")].terms.value
             np.testing.assert_allclose(
-                excess, found.effects[name].terms.value - found.effects[control].terms.value,
-                atol=1e-9,
-            )  # fmt: skip
+                excess, found.effects[name].terms.value - found.effects[control].terms.value, atol=1e-9
+            )
 
 
 def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector, data):
@@ -118,9 +116,8 @@ def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector
     for k in range(len(found.columns)):
         if sizes[k] == found.lift.n_tokens[k]:
             np.testing.assert_allclose(
-                found.effects["strongest_control"].terms.value[:, k], draws[:, :, k].mean(0),
-                atol=1e-5,
-            )  # fmt: skip
+                found.effects["strongest_control"].terms.value[:, k], draws[:, :, k].mean(0), atol=1e-5
+            )
 
 
 def test_one_draw_given_twice_is_that_draw(fake, detector, data):
@@ -157,9 +154,8 @@ def test_a_permuted_vector_posing_as_a_concept_is_rarely_beyond_its_control(fake
         group = draws[k : k + 20]
         posing = replace(bank, token=group[0])
         found = ledger(
-            fake, data, posing, permutations=group[1:], draws=2,
-            tail=top_tail(fake, posing, data, 8),
-        )  # fmt: skip
+            fake, data, posing, permutations=group[1:], draws=2, tail=top_tail(fake, posing, data, 8)
+        )
         share.append((found.beyond_control() <= 0.05).mean())
     assert np.mean(share) < 0.12
 
@@ -187,9 +183,8 @@ def test_excess_of_random_vectors_is_zero_on_average(fake):
 
     base = fit(fake, data, "lda", layers=[2], progress=False)
     bank = replace(
-        base, concepts=names, units=names, token=draw(), permuted=draw(), pooled=None,
-        origin=Origin(),
-    )  # fmt: skip
+        base, concepts=names, units=names, token=draw(), permuted=draw(), pooled=None, origin=Origin()
+    )
     named = ConceptData.from_spans(
         [s.text for s in data.samples],
         [[(0, 1, name) for name in names if k % 2] for k, _ in enumerate(data.samples)],

@@ -66,10 +66,10 @@ def test_it_closes_for_every_token(case):
 
 def test_one_text_closes_centred(case):
     host, data, bank, _ = case
-    means = None if bank.component_means is not None else term_means(host, data, bank,
-                                                                     progress=False)  # fmt: skip
-    one = explain_tokens(host, bank, data.test.samples[0], data.concepts[0],
-                         layer=bank.layers[-1], means=means)  # fmt: skip
+    means = None if bank.component_means is not None else term_means(host, data, bank, progress=False)
+    one = explain_tokens(
+        host, bank, data.test.samples[0], data.concepts[0], layer=bank.layers[-1], means=means
+    )
     np.testing.assert_allclose(one.terms.sum(1), one.score, atol=1e-3)
     assert "reference" not in {c.name for c in one.components}
 

@@ -7,9 +7,7 @@ from ledger_cases import detector_of, ledger, make_data
 
 from sa_plugin.concepts import VectorSet, fit
 from sa_plugin.heads import KINDS, NoTailWarning, explain_tokens
-from sa_plugin.report import (
-    Heads,
-)
+from sa_plugin.report import Heads
 from sa_plugin.report.schema import _problems
 from sa_plugin.scores import score
 from sa_plugin.show.result import clean
@@ -33,8 +31,7 @@ def fake_detector(request, fake, data):
 
 
 def test_results_are_readable(fake, fake_detector, data):
-    found = ledger(fake, data, fake_detector, scores=score(
-        fake, data, fake_detector.bank, progress=False))  # fmt: skip
+    found = ledger(fake, data, fake_detector, scores=score(fake, data, fake_detector.bank, progress=False))
     assert repr(found).startswith("HeadLedger(2 scores, ")
     assert "\n" not in repr(found)
     assert "; control of 20 permutations)" in repr(found)
@@ -50,8 +47,7 @@ def test_results_are_readable(fake, fake_detector, data):
     )
     assert f"ranked on the split shown (test), out of {found.candidates} candidates" in said
     rows = found.strongest(3)
-    sizes = [abs(r["excess"]) / abs(found.lift.total.value[found.column(r["concept"])])
-             for r in rows]  # fmt: skip
+    sizes = [abs(r["excess"]) / abs(found.lift.total.value[found.column(r["concept"])]) for r in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert all(r["kind"] == "heads" and r["excess_low"] <= r["excess_high"] for r in rows)
     assert len(found.table()) == sum(1 + 3 * depth for depth in found.depths)

@@ -131,13 +131,9 @@ def test_the_end_is_the_ledgers_lift(data, kind):
                 assert found.effects[effect].total.low[at] == pytest.approx(total.low[k], abs=1e-5)
         names, heights, _ = found.heights(column.concept)
         for block in range(column.layer + 1):
-            rows = [
-                i for i, c in enumerate(own.components) if c.block == block and c.kind == "heads"
-            ]
+            rows = [i for i, c in enumerate(own.components) if c.block == block and c.kind == "heads"]
             heads = own.lift.terms.value[rows, k].sum()
-            assert heights.value[names.index(f"L{block} attention")] == pytest.approx(
-                heads, abs=1e-5
-            )
+            assert heights.value[names.index(f"L{block} attention")] == pytest.approx(heads, abs=1e-5)
 
 
 def test_one_layer_has_no_refit_steps(data):
@@ -161,8 +157,7 @@ def test_equal_lengths_take_the_length_out_of_refits(data):
     tail = [rng.random((len(s.text.split()), 2)) < 0.2 for s in data.test.samples]
 
     def refits(source, equal):
-        found = tail_waterfall(fake, data, source, layers=2, tail=tail, equal_lengths=equal,
-                               **OPTIONS)  # fmt: skip
+        found = tail_waterfall(fake, data, source, layers=2, tail=tail, equal_lengths=equal, **OPTIONS)
         names, heights, _ = found.heights("food", "refitted")
         return heights.value[names.index("L0 refit")]
 
@@ -180,8 +175,15 @@ def test_resid_pre_and_columns_at_several_layers(data):
     names, _, _ = found.heights("animal", layer=0)
     assert names == ["embedding"]
     names, _, level = found.heights("animal", "refitted", layer=2)
-    assert names == ["embedding", "embedding refit", "L0 attention", "L0 MLP", "L0 refit",
-                     "L1 attention", "L1 MLP"]  # fmt: skip
+    assert names == [
+        "embedding",
+        "embedding refit",
+        "L0 attention",
+        "L0 MLP",
+        "L0 refit",
+        "L1 attention",
+        "L1 MLP",
+    ]
     fixed = found.heights("animal", layer=2)[2]
     assert level[-1] == pytest.approx(fixed[-1], abs=1e-6)
 
@@ -228,8 +230,7 @@ def test_refusals(data):
         tail_waterfall(fake, data, clusters, tail=masks, **OPTIONS)
     with pytest.raises(ValueError, match="of the train split the vectors were fitted on"):
         tail_waterfall(fake, data, detector, split="train", **OPTIONS)
-    other = ConceptBank.from_vectors({(c, 1): torch.ones(12) for c in data.concepts},
-                                     hook_point="mlp_out")  # fmt: skip
+    other = ConceptBank.from_vectors({(c, 1): torch.ones(12) for c in data.concepts}, hook_point="mlp_out")
     with pytest.raises(NotImplementedError, match="this bank is read at 'mlp_out'"):
         tail_waterfall(fake, data, other, tail=masks, **OPTIONS)
     found = tail_waterfall(fake, data, detector, directions=("fixed",), **OPTIONS)

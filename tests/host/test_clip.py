@@ -127,9 +127,7 @@ def test_a_tower_with_a_projection_is_the_same_tower(kind):
 
 def test_the_text_tower_is_a_causal_text_host(text_host):
     info = text_host.info
-    assert (info.architecture, info.block, info.causal, info.bos) == (
-        "CLIPTextModel", "pre_norm", True, True,
-    )  # fmt: skip
+    assert (info.architecture, info.block, info.causal, info.bos) == ("CLIPTextModel", "pre_norm", True, True)
     (batch,) = text_host.batches(tiny.samples()[:1])
     assert batch.valid[0].tolist() == [False] + [True] * (batch.valid.shape[1] - 2) + [False]
     report = check(text_host, tiny.TEXTS)

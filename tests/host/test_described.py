@@ -89,9 +89,7 @@ def test_weights_reproduce_pattern_and_z(name):
             continue
         got, n = read(host, layer, sample)
         for head in range(host.info.n_heads):
-            pattern, z = slow_head(
-                weights, got["resid_pre"][:n], head, got["pattern"][head][:n, :n] > 0
-            )
+            pattern, z = slow_head(weights, got["resid_pre"][:n], head, got["pattern"][head][:n, :n] > 0)
             np.testing.assert_allclose(pattern, got["pattern"][head][:n, :n], atol=1e-5)
             np.testing.assert_allclose(z, got["z"][:n, head], atol=1e-5 * abs(z).max())
 

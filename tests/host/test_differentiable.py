@@ -59,8 +59,7 @@ def test_padding_on_either_side(name, side):
     for k, row in enumerate(batch.rows.tolist()):
         (one,) = host.batches(tiny.samples((TEXTS[row],)))
         alone = read(host, one, site)[0]
-        torch.testing.assert_close(together[k, batch.valid[k]], alone[one.valid[0]],
-                                   rtol=1e-4, atol=1e-5)  # fmt: skip
+        torch.testing.assert_close(together[k, batch.valid[k]], alone[one.valid[0]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*tiny.ARCHITECTURES, "vit", "dinov2", "clip_vision"])
@@ -124,9 +123,7 @@ def test_several_sites_in_one_pass(name):
 def test_later_blocks_are_not_computed(name):
     host, batch = case(name)
     ran = []
-    hooks = [
-        (f"blocks.{k}.hook_resid_pre", lambda t, hook: ran.append(hook.name)) for k in range(3)
-    ]
+    hooks = [(f"blocks.{k}.hook_resid_pre", lambda t, hook: ran.append(hook.name)) for k in range(3)]
     before = sum(len(point.fwd_hooks) for point in host.bridge.hook_dict.values())
     with host.bridge.hooks(fwd_hooks=hooks):
         host.forward_from(host.input_values(batch), batch, Site(1, "resid_post"))

@@ -30,9 +30,7 @@ def test_coverage_equals_a_loop_over_pixels(seed):
     mask = rng.random((rng.integers(5, 40), rng.integers(5, 40))) < 0.3
     low = rng.uniform(-5, 35, (30, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.2, 12, (30, 2))], axis=1)
-    np.testing.assert_allclose(
-        coverage(mask, boxes), [slow_coverage(mask, box) for box in boxes], atol=1e-12
-    )
+    np.testing.assert_allclose(coverage(mask, boxes), [slow_coverage(mask, box) for box in boxes], atol=1e-12)
 
 
 @pytest.mark.parametrize("image", [(224, 224), (100, 180), (321, 77), (30, 20)])
@@ -65,9 +63,7 @@ def test_minimum_coverage():
     mask[:14, 14:16] = True
     boxes = resize((28, 28), (28, 28), 14).boxes()
     for least, expected in ((0.0, [1, 1, 0, 0]), (0.2, [1, 0, 0, 0])):
-        sample = Sample(
-            "0", "", "0", image=Image(np.zeros((28, 28, 3), np.uint8), {"a": mask}, least)
-        )
+        sample = Sample("0", "", "0", image=Image(np.zeros((28, 28, 3), np.uint8), {"a": mask}, least))
         assert sample.token_labels(boxes, ("a",)).ravel().tolist() == expected
 
 

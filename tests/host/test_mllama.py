@@ -65,9 +65,7 @@ class TestText:
 
     def test_heads_that_attend_to_an_image_have_no_map_of_tokens(self, hosts):
         host = hosts("mllama_text_image")
-        with pytest.raises(
-            ValueError, match=r"block 1 .*attends to an image's states.*fit\(layers="
-        ):
+        with pytest.raises(ValueError, match=r"block 1 .*attends to an image's states.*fit\(layers="):
             host.attention_weights(1)
         with pytest.raises(ValueError, match=r"block 1 attends to an image's states.*no tokens"):
             host.hook_name(Site(1, "pattern"))
@@ -79,9 +77,7 @@ class TestText:
         weight = block.cross_attn.o_proj.weight * block.cross_attn_attn_gate.tanh()
         ours = host.output_projection(3).weight
         assert_close(ours.flatten(0, 1).T, weight.detach())
-        assert "tanh" in paper_models.nnsight_host("mllama_text_image").hook_name(
-            Site(3, "attn_out")
-        )
+        assert "tanh" in paper_models.nnsight_host("mllama_text_image").hook_name(Site(3, "attn_out"))
 
     def test_states_instead_of_pixels(self):
         host = paper_models.nnsight_host("mllama_text_image")
@@ -90,11 +86,14 @@ class TestText:
         other = accept(NNsight(model), tokenizer=tokenizer, image=host.context)
         assert replace(other.info, model="") == replace(host.info, model="")
 
-    @pytest.mark.parametrize(("image", "says"), [
-        (torch.zeros(17, 8), r"image is \[17, 8\]: give uint8.*\[state, 32\]"),
-        ("a.png", r"image is str: give uint8"),
-        (np.zeros((4, 4)), r"sample 'image': its image is float64"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("image", "says"),
+        [
+            (torch.zeros(17, 8), r"image is \[17, 8\]: give uint8.*\[state, 32\]"),
+            ("a.png", r"image is str: give uint8"),
+            (np.zeros((4, 4)), r"sample 'image': its image is float64"),
+        ],
+    )
     def test_wrong_images(self, image, says):
         model = NNsight(tiny_multimodal.mllama())
         with pytest.raises(ValueError, match=says):
@@ -134,12 +133,12 @@ class TestVision:
     def test_a_norm_that_is_not_the_joints_is_refused(self):
         places = {"entry": "layernorm_pre"}
         host = accept(
-            NNsight(tiny_multimodal.mllama()), tower="vision", paths=places,
+            NNsight(tiny_multimodal.mllama()),
+            tower="vision",
+            paths=places,
             processor=tiny_multimodal.processor(),
-        )  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"between blocks 1 and 2 by something that is no norm"
-        ):
+        )
+        with pytest.raises(ValueError, match=r"between blocks 1 and 2 by something that is no norm"):
             host.norms(2)
 
     def test_without_the_joint_the_ledger_does_not_close(self, hosts, monkeypatch):
@@ -147,9 +146,7 @@ class TestVision:
         data = data_of("mllama_vision")
         bank = fit(host, data, "lda", progress=False)
         own = type(host).norms
-        monkeypatch.setattr(
-            type(host), "norms", lambda self, layer: own(self, layer)._replace(entry=None)
-        )
+        monkeypatch.setattr(type(host), "norms", lambda self, layer: own(self, layer)._replace(entry=None))
         options = {"permutations": 0, "draws": 10, "progress": False}
         assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
         with pytest.raises(LedgerError, match=r"add up to|does not close"):

@@ -18,9 +18,7 @@ from sa_plugin.host import Site, check
 from sa_plugin.scores import score
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-HOSTS = {
-    "nnsight": paper_models.nnsight_host, "bridge": paper_models.transformer_lens_host,
-}  # fmt: skip
+HOSTS = {"nnsight": paper_models.nnsight_host, "bridge": paper_models.transformer_lens_host}
 PAIRS = [(name, host) for name in CASES for host in HOSTS]
 
 
@@ -62,9 +60,7 @@ def test_every_law_of_check_holds(case):
 def test_the_ledger_adds_up(case):
     """`head_ledger` raises where it does not close; a small tolerance is asked for besides."""
     name, host = case
-    ledger = head_ledger(
-        host, data_of(name), bank_of(host, name), permutations=0, draws=20, progress=False
-    )
+    ledger = head_ledger(host, data_of(name), bank_of(host, name), permutations=0, draws=20, progress=False)
     assert ledger.residue < 1e-6
     assert {c.layer for c in ledger.columns} == set(range(host.info.n_layers))
     table = score(host, data_of(name), bank_of(host, name), progress=False)

@@ -21,9 +21,7 @@ def test_half_precision_is_scored_like_float32_of_the_same_weights():
     assert {row["what"] for row in found["rows"]} >= {"score pass", "coalitions"}
     for row in found["rows"]:
         assert row["ratio"] == pytest.approx(row["seconds"] / row["bare_seconds"])
-        assert row["tokens_per_second"] * row["ratio"] == pytest.approx(
-            row["bare_tokens_per_second"]
-        )
+        assert row["tokens_per_second"] * row["ratio"] == pytest.approx(row["bare_tokens_per_second"])
 
 
 def test_scores_beyond_the_bound_are_not_equal(monkeypatch):

@@ -21,17 +21,13 @@ def folder(request, tmp_path_factory):
     side = tiny_multimodal.SIDE
     if request.param == "llava":
         crop = {"height": side, "width": side}
-        transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": side}, crop_size=crop
-        ).save_pretrained(path)
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop).save_pretrained(path)
     return path
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_both_hosts_read_the_same_numbers(folder, tower):
-    ours, theirs = (
-        open_folder(folder, name, tower=tower) for name in ("transformer_lens", "nnsight")
-    )
+    ours, theirs = (open_folder(folder, name, tower=tower) for name in ("transformer_lens", "nnsight"))
     assert ours.info.host == "transformer_lens"
     assert ours.info.n_layers == theirs.info.n_layers
     assert ours.info.fingerprint == theirs.info.fingerprint

@@ -136,9 +136,7 @@ def placed(ours, size):
         return ours.size, (0, 0)
     if ours.mode == "letter_box":
         long = max(size)
-        new = tuple(
-            ours.size[0] if n == long else math.floor(n * ours.size[0] / long) for n in size
-        )
+        new = tuple(ours.size[0] if n == long else math.floor(n * ours.size[0] / long) for n in size)
         return new, (0, 0)
     new = ours.resized
     if isinstance(new, int):

@@ -25,9 +25,12 @@ from sa_transformer_lens.prefix import prefix_view
 POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern")
 ALL = [Site(layer, point) for layer in range(tiny.N_LAYERS) for point in POINTS]
 BLOCKS = {
-    "vit": "layers", "vit_classifier": "vit.layers", "deit": "layers",
-    "dinov2": "encoder.layer", "clip_vision": "encoder.layers",
-}  # fmt: skip
+    "vit": "layers",
+    "vit_classifier": "vit.layers",
+    "deit": "layers",
+    "dinov2": "encoder.layer",
+    "clip_vision": "encoder.layers",
+}
 # Inside a block: module whose output is attn_out, whose output is mlp_out, whose input is z.
 MODULES = {
     "dinov2": ("layer_scale1", "layer_scale2", "attention.o_proj"),
@@ -108,9 +111,7 @@ def test_bridge_is_bare_hooks_on_hugging_face(name, host):
     ours = read(host, batch)
     theirs = bare_hooks(name, batch.inputs["pixel_values"])
     for site in ALL:
-        assert_close(
-            ours[site], theirs[site], rtol=1e-4, atol=1e-5, msg=lambda text, s=site: f"{s}: {text}"
-        )
+        assert_close(ours[site], theirs[site], rtol=1e-4, atol=1e-5, msg=lambda text, s=site: f"{s}: {text}")
 
 
 def test_every_law_of_check_holds(host):
@@ -169,9 +170,7 @@ class TestBatches:
             boxes = batch.offsets[k, 1:].reshape(4, 6, 4)
             assert boxes[0, 0].tolist() == [0, 0, height / 4, pytest.approx(width / 6)]
             assert boxes[-1, -1, 2:].tolist() == pytest.approx([height, width])
-            assert boxes[1, 2].tolist() == pytest.approx(
-                [height / 4, width / 3, height / 2, width / 2]
-            )
+            assert boxes[1, 2].tolist() == pytest.approx([height / 4, width / 3, height / 2, width / 2])
 
     def test_patches_of_padding_are_no_rows(self):
         host = tiny.vision_host("vit", processor=Processor((28, 42), 7, "letter_box"))
@@ -184,9 +183,11 @@ class TestBatches:
     def test_pixel_values_are_the_processors(self, vit):
         samples = tiny.images()
         theirs = hf.ViTImageProcessorPil(
-            size={"height": 28, "width": 42}, resample=3,
-            image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
-        )  # fmt: skip
+            size={"height": 28, "width": 42},
+            resample=3,
+            image_mean=[0.485, 0.456, 0.406],
+            image_std=[0.229, 0.224, 0.225],
+        )
         (batch,) = vit.batches(samples)
         for k, sample in enumerate(samples):
             expected = theirs(images=sample.image.pixels, return_tensors="pt")["pixel_values"][0]
@@ -247,9 +248,7 @@ class TestFolding:
         model = tiny.vision_model("dinov2")
         model.save_pretrained(tmp_path)
         crop = {"height": 28, "width": 28}
-        hf.BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(
-            tmp_path
-        )
+        hf.BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(tmp_path)
         host = accept(load_bridge(tmp_path))
         assert (host.processor.mode, host.processor.resized) == ("centre_crop", 32)
         (batch,) = host.batches(tiny.images())
@@ -280,8 +279,9 @@ class TestWritable:
         with pytest.raises(ValueError, match=rf"{point}' of \w+ fires and changes nothing.*hook_z"):
             host.check_writable(hook)
 
-    @pytest.mark.parametrize("point", ["hook_resid_pre", "hook_resid_post", "attn.hook_z",
-                                       "attn.hook_v", "hook_mlp_out"])  # fmt: skip
+    @pytest.mark.parametrize(
+        "point", ["hook_resid_pre", "hook_resid_post", "attn.hook_z", "attn.hook_v", "hook_mlp_out"]
+    )
     def test_the_rest_is_not(self, host, point):
         for layer in range(tiny.N_LAYERS):
             host.check_writable(f"blocks.{layer}.{point}")
@@ -367,10 +367,15 @@ class TestRefusals:
         with pytest.raises(ValueError, match="in training mode"):
             accept(bridge, processor=Processor((28, 42), 7))
 
-    @pytest.mark.parametrize("pixels", [
-        np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "pixels",
+        [
+            np.zeros((4, 4), np.uint8),
+            np.zeros((4, 4, 4), np.uint8),
+            np.zeros((0, 4, 3), np.uint8),
+            np.zeros((4, 4, 3), np.float32),
+        ],
+    )
     def test_no_rgb_image(self, vit, pixels):
         image = object.__new__(Image)
         object.__setattr__(image, "pixels", pixels)
@@ -430,8 +435,9 @@ def explained(vit):
         bank = fit(vit, data, "prototype", layers=[1], progress=False)
         detector = calibrate(vit, data, bank, deltas=(0.9,))
     sample = data.test.samples[1]
-    goal = objective("superactivator", detector=detector, concept="bright", sample=sample,
-                     fallback="top_token")  # fmt: skip
+    goal = objective(
+        "superactivator", detector=detector, concept="bright", sample=sample, fallback="top_token"
+    )
     return goal, vit.forward_inputs(sample)["pixel_values"]
 
 
@@ -465,12 +471,10 @@ class TestPrefixView:
         view = prefix_view(vit, goal)
         broken = pixels.flip(-1)
         _, cache = view.run_with_cache(pixels)
-        index = pandas.DataFrame([(k, p) for k in range(2) for p in (0, 3, 20)],
-                                 columns=["layer", "pos"])  # fmt: skip
+        index = pandas.DataFrame([(k, p) for k in range(2) for p in (0, 3, 20)], columns=["layer", "pos"])
         swept = patching.generic_activation_patch(
-            view, broken, cache, goal.metric, patching.layer_pos_patch_setter, "resid_pre",
-            index_df=index,
-        )  # fmt: skip
+            view, broken, cache, goal.metric, patching.layer_pos_patch_setter, "resid_pre", index_df=index
+        )
         for value, (layer, position) in zip(swept, index.to_numpy(), strict=True):
 
             def patch(t, hook, layer=layer, position=position):

@@ -237,9 +237,7 @@ def test_refusals(arguments, text):
 
 @needs_font
 def test_too_few_glyphs_are_refused(glyphs):
-    few = [g for g in glyphs if g.concept != "bird"] + [g for g in glyphs if g.concept == "bird"][
-        :2
-    ]
+    few = [g for g in glyphs if g.concept != "bird"] + [g for g in glyphs if g.concept == "bird"][:2]
     with pytest.raises(ValueError, match="concept 'bird' has 2 glyphs in this font and table"):
         deal(few)
 

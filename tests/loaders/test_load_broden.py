@@ -16,8 +16,7 @@ LABELS = [
     [301, "head", "part(50)", 50, 2.0, ""],
     [302, "wood", "material(70)", 70, 2.0, ""],
 ]
-HEADER = ["image", "split", "ih", "iw", "sh", "sw",
-          "color", "object", "part", "material", "scene", "texture"]  # fmt: skip
+HEADER = ["image", "split", "ih", "iw", "sh", "sw", "color", "object", "part", "material", "scene", "texture"]
 
 
 def plane(path, numbers):
@@ -42,10 +41,11 @@ def root(tmp_path):
     rows = [HEADER]
     for k in range(12):
         part = "val" if k % 4 == 3 else "train"
-        sources = {"pascal": ["", f"pascal/{k}_object.png", f"pascal/{k}_p0.png;pascal/{k}_p1.png",
-                              "", "", ""],
-                   "opensurfaces": ["", "", "", f"opensurfaces/{k}_material.png", "", ""],
-                   "dtd": ["", "", "", "", "", "314;194"]}  # fmt: skip
+        sources = {
+            "pascal": ["", f"pascal/{k}_object.png", f"pascal/{k}_p0.png;pascal/{k}_p1.png", "", "", ""],
+            "opensurfaces": ["", "", "", f"opensurfaces/{k}_material.png", "", ""],
+            "dtd": ["", "", "", "", "", "314;194"],
+        }
         for source, cells in sources.items():
             name = f"{source}/{k}.jpg"
             write_picture(tmp_path / "images" / name, np.full((16, 20, 3), k + 100))
@@ -182,10 +182,7 @@ WOOD = {"material::wood": torch.as_tensor(left(1))}
         ({"images/0.png": WOOD}, r"segmentations.pt holds no list, metadata.csv has 12 rows"),
         ([*[WOOD] * 3, None, *[WOOD] * 8], r"metadata.csv line 5: .*has no masks at position 3"),
         ([{"material::wood": torch.ones(1, 8, 10)}] * 12, r"line 2: the mask of .* \[1, 8, 10\]"),
-        (
-            [{"material::wood": torch.ones(20, 16)}] * 12,
-            r"line 2: .* \[20, 16\], the pict",
-        ),
+        ([{"material::wood": torch.ones(20, 16)}] * 12, r"line 2: .* \[20, 16\], the pict"),
     ],
 )
 def test_masks_that_cannot_belong_to_their_rows_are_refused(tmp_path, masks, message):

@@ -31,8 +31,7 @@ def brown(folder, files=12, sentences=4):
 def test_tokens_become_ordinary_text(tmp_path):
     (text, places), *_ = passages(brown(tmp_path) / "ca01", Counter())
     assert text.startswith(
-        "\"Did you see Bob00's (two) better houses?\" said she; he couldn't -- the City was la "
-        "best."
+        "\"Did you see Bob00's (two) better houses?\" said she; he couldn't -- the City was la best."
     )
     for start, end, _ in places:
         assert text[start:end] == text[start:end].strip() != ""
@@ -50,11 +49,22 @@ def test_each_word_has_the_concepts_of_its_tag(tmp_path):
     sample = data.samples[0]
     found = {(sample.text[a:b], c) for a, b, c in sample.spans}
     assert {
-        ("Did", "past tense"), ("said", "past tense"), ("was", "past tense"), ("you", "pronoun"),
-        ("Bob00's", "proper noun"), ("two", "number"), ("couldn't", "modal"), ("she", "pronoun"),
-        ("better", "comparative"), ("best", "superlative"), ("City", "title word"),
-        ("la", "foreign word"), ("la", "title word"), ("he", "pronoun"), ("Bob01's", "proper noun"),
-    } <= found  # fmt: skip
+        ("Did", "past tense"),
+        ("said", "past tense"),
+        ("was", "past tense"),
+        ("you", "pronoun"),
+        ("Bob00's", "proper noun"),
+        ("two", "number"),
+        ("couldn't", "modal"),
+        ("she", "pronoun"),
+        ("better", "comparative"),
+        ("best", "superlative"),
+        ("City", "title word"),
+        ("la", "foreign word"),
+        ("la", "title word"),
+        ("he", "pronoun"),
+        ("Bob01's", "proper noun"),
+    } <= found
     assert not {("see", c) for c in CONCEPTS} & found
 
 
@@ -83,10 +93,7 @@ def test_documents_are_files_and_passages_have_30_to_100_words(tmp_path):
     (tmp_path / "ca01").write_text(f"{SENTENCE}\n{SENTENCE}\n{long}\n{SENTENCE}\n")
     data = load("brown", tmp_path)
     assert {s.document for s in data.samples} == {f"ca{k:02d}" for k in range(1, 13)}
-    assert data.skipped == {
-        "passages longer than 100 words": 1,
-        "short passages at the end of a file": 12,
-    }
+    assert data.skipped == {"passages longer than 100 words": 1, "short passages at the end of a file": 12}
     assert load("brown", tmp_path, limit=5, concepts=["modal"]).concepts == ("modal",)
 
 
@@ -115,9 +122,7 @@ def npm(tmp_path, monkeypatch):
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()
     calls = tmp_path / "calls"
-    program.write_text(
-        f'#!/bin/sh\necho "$@" >> {calls}\nfor last; do :; done\ncp {archive} "$last"\n'
-    )
+    program.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nfor last; do :; done\ncp {archive} "$last"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(fetching, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())

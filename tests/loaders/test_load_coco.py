@@ -147,8 +147,10 @@ def test_polygons_are_filled(tmp_path):
     assert differs.sum() <= 40, "the outline may go either way"
 
 
-@pytest.mark.parametrize("wrong", [[["x"]], [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [None],
-                                   {"counts": [1200], "size": [40, 30]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [[["x"]], [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [None], {"counts": [1200], "size": [40, 30]}],
+)
 def test_malformed_segmentations_are_refused(tmp_path, wrong):
     pytest.importorskip("pycocotools.mask")
     coco(tmp_path, [[("dog", wrong)], []] * 6)

@@ -35,9 +35,11 @@ def words(path, n=12):
 def test_a_csv_of_words_is_from_words(tmp_path):
     data = read_csv(words(tmp_path / "w.csv"))
     expected = ConceptData.from_words(
-        [["a", "cat", f"sat{k}"] for k in range(12)], [[[], ["animal", "pet"], []]] * 12,
-        documents=[f"d{k}" for k in range(12)], split=["train"] * 4 + ["cal"] * 4 + ["test"] * 4,
-    )  # fmt: skip
+        [["a", "cat", f"sat{k}"] for k in range(12)],
+        [[[], ["animal", "pet"], []]] * 12,
+        documents=[f"d{k}" for k in range(12)],
+        split=["train"] * 4 + ["cal"] * 4 + ["test"] * 4,
+    )
     assert data.hash == expected.hash
 
 
@@ -96,15 +98,12 @@ class Rows(list):
 
 def test_tokens_and_tags_by_number():
     names = ["O", "B-PER", "I-PER", "B-LOC"]
-    rows = [{"tokens": ["Ann", "Lee", "left", f"Rome{k}"], "ner_tags": [1, 2, 0, 3]}
-            for k in range(12)]  # fmt: skip
+    rows = [{"tokens": ["Ann", "Lee", "left", f"Rome{k}"], "ner_tags": [1, 2, 0, 3]} for k in range(12)]
     features = {"ner_tags": Names(None, feature=Names(names))}
     columns = {"tokens": "tokens", "tags": "ner_tags"}
     data = from_dataset(Rows(rows, features), columns)
     assert data.concepts == ("LOC", "PER")
-    assert [tuple(s) for s in data.samples[0].spans] == [
-        (0, 3, "PER"), (4, 7, "PER"), (13, 18, "LOC")
-    ]  # fmt: skip
+    assert [tuple(s) for s in data.samples[0].spans] == [(0, 3, "PER"), (4, 7, "PER"), (13, 18, "LOC")]
     assert from_dataset(Rows(rows), columns, names={"tags": names}).hash == data.hash
     with pytest.raises(ValueError, match=r"row 0: ValueError: class 1 has no name: give names="):
         from_dataset(Rows(rows), columns)
@@ -112,14 +111,21 @@ def test_tokens_and_tags_by_number():
 
 def test_text_with_spans_labels_and_parts():
     def rows(part, n=8):
-        return Rows([{"sentence": f"{part} {k} a cat", "book": f"{part}{k // 2}", "kind": k % 2,
-                      "marks": [{"start": len(part) + 5, "end": len(part) + 8, "label": "animal"}]}
-                     for k in range(n)], {"kind": Names(["calm", "wild"])})  # fmt: skip
+        return Rows(
+            [
+                {
+                    "sentence": f"{part} {k} a cat",
+                    "book": f"{part}{k // 2}",
+                    "kind": k % 2,
+                    "marks": [{"start": len(part) + 5, "end": len(part) + 8, "label": "animal"}],
+                }
+                for k in range(n)
+            ],
+            {"kind": Names(["calm", "wild"])},
+        )
 
     parts = {part: rows(part) for part in ("train", "validation", "test")}
-    data = from_dataset(
-        parts, {"text": "sentence", "spans": "marks", "label": "kind", "document": "book"}
-    )
+    data = from_dataset(parts, {"text": "sentence", "spans": "marks", "label": "kind", "document": "book"})
     assert data.split_of == ("train",) * 8 + ("cal",) * 8 + ("test",) * 8
     sample = data.samples[1]
     assert sample.text[slice(*sample.spans[0][:2])] == "cat"
@@ -134,11 +140,12 @@ def test_images_with_masks(as_plane):
     one, two = disc((12, 14)), disc((40, 16))
     plane = one * 1 + two * 2
     rows = [
-        {"image": Image.new("RGB", (56, 52), (k, 0, 0)),
-         "annotation": Image.fromarray(plane.astype(np.uint8)) if as_plane
-         else {"cat": one, "dog": two}}
+        {
+            "image": Image.new("RGB", (56, 52), (k, 0, 0)),
+            "annotation": Image.fromarray(plane.astype(np.uint8)) if as_plane else {"cat": one, "dog": two},
+        }
         for k in range(12)
-    ]  # fmt: skip
+    ]
     data = from_dataset(
         Rows(rows), {"image": "image", "mask": "annotation"}, names={"mask": ["", "cat", "dog"]}
     )
@@ -155,21 +162,14 @@ def test_images_with_masks(as_plane):
         ({"text": "t", "tokens": "t"}, r"columns name \['text', 'tokens'\] of text"),
         ({"text": "tt"}, "column of text 'tt' is unknown: did you mean 't'"),
         ({"text": "t", "spans": "s"}, "row 1: ValueError: not enough values to unpack"),
-        (
-            {"text": "t", "label": "hot"},
-            r"row 0: ValueError: label \[0, 0, 1\] is no list of diffe",
-        ),
-        (
-            {"text": "t", "label": "flags"},
-            r"row 0: ValueError: label \[True, False\] is no list of",
-        ),
+        ({"text": "t", "label": "hot"}, r"row 0: ValueError: label \[0, 0, 1\] is no list of diffe"),
+        ({"text": "t", "label": "flags"}, r"row 0: ValueError: label \[True, False\] is no list of"),
         ({"text": "t", "label": "share"}, "row 0: ValueError: class 0.7 is no whole number: give"),
     ],
 )
 def test_a_dataset_refuses(columns, message):
     labels = {"hot": [0, 0, 1], "flags": [True, False], "share": 0.7}
-    rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]], **labels},
-                 {"t": "a dog", "s": [[2, 5]], **labels}])  # fmt: skip
+    rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]], **labels}, {"t": "a dog", "s": [[2, 5]], **labels}])
     with pytest.raises(ValueError, match=message):
         from_dataset(rows, columns, names={"label": ["a", "b", "c"]})
 
@@ -179,8 +179,7 @@ def test_spans_as_one_dict_of_lists_are_the_spans():
     start, end, label = map(list, zip(*spans, strict=True))
     columns = {"text": "t", "spans": "s"}
     one = Rows([{"t": f"a cat {k}", "s": spans} for k in range(12)])
-    other = Rows([{"t": f"a cat {k}", "s": {"start": start, "end": end, "label": label}}
-                  for k in range(12)])  # fmt: skip
+    other = Rows([{"t": f"a cat {k}", "s": {"start": start, "end": end, "label": label}} for k in range(12)])
     assert from_dataset(other, columns).hash == from_dataset(one, columns).hash
 
 

@@ -9,11 +9,16 @@ from sa_plugin.loaders import huggingface as paper
 
 
 def test_the_papers_concepts_are_as_many_as_it_says():
-    found = {
-        name: len(getattr(paper, name.upper())) for name in LOADERS if hasattr(paper, name.upper())
+    found = {name: len(getattr(paper, name.upper())) for name in LOADERS if hasattr(paper, name.upper())}
+    assert found == {
+        "clevr": 6,
+        "coco": 29,
+        "opensurfaces": 26,
+        "pascal": 83,
+        "sarcasm": 1,
+        "isarcasm": 1,
+        "goemotions": 14,
     }
-    assert found == {"clevr": 6, "coco": 29, "opensurfaces": 26, "pascal": 83, "sarcasm": 1,
-                     "isarcasm": 1, "goemotions": 14}  # fmt: skip
     assert sum(found.values()) == 160
 
 
@@ -30,9 +35,7 @@ def test_a_root_is_asked_for_or_refused(tmp_path):
 
 
 def test_unknown_options_and_splits(tmp_path):
-    with pytest.raises(
-        ValueError, match="option of shapes 'sizes' is unknown: did you mean 'size'"
-    ):
+    with pytest.raises(ValueError, match="option of shapes 'sizes' is unknown: did you mean 'size'"):
         load("shapes", sizes=64)
     (tmp_path / "metadata.csv").write_text("split\ntrain\n")
     with pytest.raises(ValueError, match="option of sarcasm 'default' is unknown"):

@@ -77,8 +77,7 @@ EMOTIONS = ["admiration", "amusement", "anger", "joy", "neutral"]
 def goemotions(root):
     (root / "emotions.txt").write_text("\n".join(EMOTIONS))
     for part, n in (("train", 20), ("dev", 10), ("test", 10)):
-        rows = [[f'{part} "comment" {k}', ("0,1", "3", "4", "2,4")[k % 4], f"{part}{k}"]
-                for k in range(n)]  # fmt: skip
+        rows = [[f'{part} "comment" {k}', ("0,1", "3", "4", "2,4")[k % 4], f"{part}{k}"] for k in range(n)]
         write_csv(root / f"{part}.tsv", rows, delimiter="\t")
     return root
 
@@ -120,14 +119,25 @@ def test_goemotions_refuses(tmp_path, line, message):
 
 
 def test_goemotions_raw_counts_raters(tmp_path):
-    header = ["text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc",
-              "rater_id", "example_very_unclear", *EMOTIONS]  # fmt: skip
+    header = [
+        "text",
+        "id",
+        "author",
+        "subreddit",
+        "link_id",
+        "parent_id",
+        "created_utc",
+        "rater_id",
+        "example_very_unclear",
+        *EMOTIONS,
+    ]
     ratings = []
     for k in range(12):
         for rater in range(3):
             votes = [int(rater < 2), int(rater == 0), 0, int(k % 2), 0]
-            ratings.append([f"comment {k}", f"c{k}", "a", "r", f"thread{k // 2}", "p", "1.0", rater,
-                            False, *votes])  # fmt: skip
+            ratings.append(
+                [f"comment {k}", f"c{k}", "a", "r", f"thread{k // 2}", "p", "1.0", rater, False, *votes]
+            )
     unclear = ["what", "c99", "a", "r", "t", "p", "1.0", 0, True, 0, 0, 0, 0, 0]
     alone = ["alone", "c98", "a", "r", "t", "p", "1.0", 0, False, 0, 1, 0, 0, 0]
     write_csv(tmp_path / "full_dataset" / "goemotions_1.csv", [header, *ratings[:18], unclear])
@@ -252,8 +262,14 @@ def test_sarcasm_has_no_other_layout(tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
-    [("great", "great,", True), ("“Oh", "Oh", True), ("Great", "great", False), ("-", "—", False),
-     ("...", "...", True), ("don't", "dont", False)],
-)  # fmt: skip
+    [
+        ("great", "great,", True),
+        ("“Oh", "Oh", True),
+        ("Great", "great", False),
+        ("-", "—", False),
+        ("...", "...", True),
+        ("don't", "dont", False),
+    ],
+)
 def test_words_may_differ_in_punctuation_around_them_only(one, other, same):
     assert same_word(one, other) is same

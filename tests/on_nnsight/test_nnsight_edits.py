@@ -98,11 +98,14 @@ class TestEdited:
                 tracer.stop()
         assert torch.equal(found, expected)
 
-    @pytest.mark.parametrize(("edit", "says"), [
-        (lambda z: z, r"edit of 'transformer\.h\.1\.attn\.c_proj\.input' changed nothing"),
-        (lambda z: z[:, :1], r"returned torch\.float32 .* expected torch\.float32"),
-        (lambda z: z.double(), r"returned torch\.float64"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("edit", "says"),
+        [
+            (lambda z: z, r"edit of 'transformer\.h\.1\.attn\.c_proj\.input' changed nothing"),
+            (lambda z: z[:, :1], r"returned torch\.float32 .* expected torch\.float32"),
+            (lambda z: z.double(), r"returned torch\.float64"),
+        ],
+    )
     def test_what_would_be_a_wrong_number_is_an_error(self, gpt2, edit, says):
         batch = batch_of(gpt2)
         before = read(gpt2, batch)
@@ -171,8 +174,7 @@ def test_ablations_equal_those_of_transformer_lens(name):
     modes = ("mean", "zero", "pattern", "directional")
     for mode in modes if ours.info.block == "pre_norm" else modes[:-1]:
         found = [
-            ablate_heads(host, data, detector, heads=[(1, 2)], mode=mode, draws=10)
-            for host in (ours, lens)
+            ablate_heads(host, data, detector, heads=[(1, 2)], mode=mode, draws=10) for host in (ours, lens)
         ]
         assert_frames_close(*(one.table() for one in found))
 
@@ -191,10 +193,11 @@ class TestDescribed:
         kind = host.info.block
         assert (found.attn_in is None) == (kind == "post_ln")
         assert (found.attn_out is None) == (kind == "pre_norm")
-        roles = {"pre_norm": {"attn_in": "norm1", "mlp_in": "norm2"},
-                 "post_norm": {"attn_in": "norm1", "mlp_in": "norm2", "attn_out": "attn_out",
-                               "mlp_out": "mlp"},
-                 "post_ln": {"attn_out": "norm1", "mlp_out": "norm2"}}[kind]  # fmt: skip
+        roles = {
+            "pre_norm": {"attn_in": "norm1", "mlp_in": "norm2"},
+            "post_norm": {"attn_in": "norm1", "mlp_in": "norm2", "attn_out": "attn_out", "mlp_out": "mlp"},
+            "post_ln": {"attn_out": "norm1", "mlp_out": "norm2"},
+        }[kind]
         x = read(host, batch, Site(1, "resid_pre")).float()
         for name, role in roles.items():
             module = host.places.module(role, 1)
@@ -287,8 +290,6 @@ class TestDifferentiable:
             gpt2.forward_from(values, batch, Site(0, "z"))
         with pytest.raises(ValueError, match="sites is empty"):
             gpt2.forward_sites(values, batch, [])
-        other = accept(
-            gpt2.model, paths={"embed": "transformer.nothing"}
-        )  # fmt: skip
+        other = accept(gpt2.model, paths={"embed": "transformer.nothing"})
         with pytest.raises(AttributeError):
             other.input_values(batch)

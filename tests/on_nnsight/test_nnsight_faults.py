@@ -33,27 +33,58 @@ SAYS = {
 }
 written = [
     ("Your job exceeded the execution timeout of 3.0s.", "timeout", False, "3.0 s"),
-    ("Replica was evicted while processing your request. Sorry for the inconvenience. "
-     "Please try again later.", "evicted", True, "another"),
+    (
+        "Replica was evicted while processing your request. Sorry for the inconvenience. "
+        "Please try again later.",
+        "evicted",
+        True,
+        "another",
+    ),
     ("Your job was cancelled or preempted by the server.", "evicted", True, "Send it again"),
     ("Request cancelled by operator.", "cancelled", False, "operator"),
-    ("Your request payload could not be read (ZstdError: cannot decompress). It may be truncated "
-     "or corrupted in transit", "payload", True, "ZstdError"),
+    (
+        "Your request payload could not be read (ZstdError: cannot decompress). It may be truncated "
+        "or corrupted in transit",
+        "payload",
+        True,
+        "ZstdError",
+    ),
     ("Failed to send request: Invalid API key.", "key", False, "NDIF_API_KEY"),
-    ("Failed to send request: Missing or invalid API key. Please visit https://login.ndif.us/",
-     "key", False, "NDIF_API_KEY"),
-    ("Failed to send request: Client nnsight version 0.7.0 is below the minimum supported 0.8.0.",
-     "versions", False, "below the minimum supported 0.8.0"),
-    ("Failed to send request: Service temporarily unavailable: compute backend is reconnecting. "
-     "Please try again in a few minutes.", "unavailable", True, "compute backend"),
-    ("Failed to send request: Client error '413 Request Entity Too Large'", "size", False,
-     "fewer samples"),
-    ("Traceback (most recent call last):\n  File \"a.py\", line 1\nNotImplementedError: Cannot "
-     "copy out of meta tensor; no data!\n", "weights", False, "recover_projection"),
-    ("Traceback (most recent call last):\n  File \"a.py\", line 1\n"
-     "botocore.exceptions.EndpointConnectionError: Could not connect to the endpoint URL\n",
-     "size", True, "object store"),
-]  # fmt: skip
+    (
+        "Failed to send request: Missing or invalid API key. Please visit https://login.ndif.us/",
+        "key",
+        False,
+        "NDIF_API_KEY",
+    ),
+    (
+        "Failed to send request: Client nnsight version 0.7.0 is below the minimum supported 0.8.0.",
+        "versions",
+        False,
+        "below the minimum supported 0.8.0",
+    ),
+    (
+        "Failed to send request: Service temporarily unavailable: compute backend is reconnecting. "
+        "Please try again in a few minutes.",
+        "unavailable",
+        True,
+        "compute backend",
+    ),
+    ("Failed to send request: Client error '413 Request Entity Too Large'", "size", False, "fewer samples"),
+    (
+        'Traceback (most recent call last):\n  File "a.py", line 1\nNotImplementedError: Cannot '
+        "copy out of meta tensor; no data!\n",
+        "weights",
+        False,
+        "recover_projection",
+    ),
+    (
+        'Traceback (most recent call last):\n  File "a.py", line 1\n'
+        "botocore.exceptions.EndpointConnectionError: Could not connect to the endpoint URL\n",
+        "size",
+        True,
+        "object store",
+    ),
+]
 
 
 def rebuilt(chain):

@@ -67,8 +67,7 @@ class TestAccepts:
         assert isinstance(host, Host)
         assert host.batch_tokens == 64
         assert repr(host) == (
-            "NNsightHost(GPT2LMHeadModel, GPT2LMHeadModel, 3 blocks x 32, 4 heads, pre_norm, "
-            "float32)"
+            "NNsightHost(GPT2LMHeadModel, GPT2LMHeadModel, 3 blocks x 32, 4 heads, pre_norm, float32)"
         )
 
     @pytest.mark.parametrize("kind", [LanguageModel, VisionLanguageModel, NNsight])
@@ -101,15 +100,21 @@ class TestAccepts:
 
     @pytest.mark.parametrize("name", ["vision", "text"])
     def test_one_tower_of_clip(self, name):
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-                 "num_attention_heads": 4}  # fmt: skip
-        text = {**sizes, "vocab_size": len(tiny.clip_tokenizer()), "max_position_embeddings": 128,
-                "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+        text = {
+            **sizes,
+            "vocab_size": len(tiny.clip_tokenizer()),
+            "max_position_embeddings": 128,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        }
         vision = {**sizes, "image_size": 28, "patch_size": 7}
         config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
         model = NNsight(tiny.fill(hf.CLIPModel(config)).eval())
-        options = {"vision": {"processor": Processor((28, 28), 7)},
-                   "text": {"tokenizer": tiny.clip_tokenizer()}}  # fmt: skip
+        options = {
+            "vision": {"processor": Processor((28, 28), 7)},
+            "text": {"tokenizer": tiny.clip_tokenizer()},
+        }
         host = accept(model, tower=name, **options[name])
         assert host.info.architecture == f"CLIP{name.title()}Model"
         assert host.hook_name(Site(1, "resid_post")) == "encoder.layers.1.output"
@@ -123,11 +128,18 @@ class TestAccepts:
 
     def test_the_text_of_mllama(self):
         tokenizer = tiny.tokenizer("llama")
-        text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-                "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 1,
-                "vocab_size": len(tokenizer), "cross_attention_layers": [1],
-                "max_position_embeddings": 64,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+        text = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "pad_token_id": 1,
+            "vocab_size": len(tokenizer),
+            "cross_attention_layers": [1],
+            "max_position_embeddings": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        }
         mllama = hf.models.mllama
         module = tiny.fill(mllama.MllamaTextModel(mllama.MllamaTextConfig(**text))).eval()
         host = accept(NNsight(module), tokenizer=tokenizer)
@@ -136,10 +148,19 @@ class TestAccepts:
         assert check(host, SHORT).passed
 
     def test_the_tiles_of_mllama(self):
-        vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-                  "num_global_layers": 1, "attention_heads": 4, "image_size": 28, "patch_size": 7,
-                  "max_num_tiles": 2, "vision_output_dim": 64, "intermediate_layers_indices": [0],
-                  "supported_aspect_ratios": [[1, 1], [1, 2]]}  # fmt: skip
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_global_layers": 1,
+            "attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 7,
+            "max_num_tiles": 2,
+            "vision_output_dim": 64,
+            "intermediate_layers_indices": [0],
+            "supported_aspect_ratios": [[1, 1], [1, 2]],
+        }
         mllama = hf.models.mllama
         module = tiny.fill(mllama.MllamaVisionModel(mllama.MllamaVisionConfig(**vision))).eval()
         host = accept(NNsight(module), processor=Processor((28, 28), 7))
@@ -155,13 +176,24 @@ class TestAccepts:
 
     @pytest.mark.parametrize("name", ["mistral", "qwen2"])
     def test_relatives_of_llama(self, name):
-        kinds = {"mistral": (hf.MistralConfig, hf.MistralForCausalLM),
-                 "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM)}  # fmt: skip
+        kinds = {
+            "mistral": (hf.MistralConfig, hf.MistralForCausalLM),
+            "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM),
+        }
         config, kind = kinds[name]
         tokenizer = tiny.tokenizer("llama")
-        model = kind(config(hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                            num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-                            vocab_size=len(tokenizer), max_position_embeddings=64))  # fmt: skip
+        model = kind(
+            config(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,
+                vocab_size=len(tokenizer),
+                max_position_embeddings=64,
+            )
+        )
         host = accept(NNsight(tiny.fill(model).eval()), tokenizer=tokenizer)
         assert check(host, SHORT).passed
         assert host.attention_weights(1).query.shape == (4, 32, 8)
@@ -236,8 +268,7 @@ class TestReading:
     def test_a_read_stops_where_nothing_more_is_needed(self, gpt2):
         ran = []
         blocks = gpt2.places.module("blocks")
-        handles = [b.register_forward_hook(lambda *_, k=k: ran.append(k))
-                   for k, b in enumerate(blocks)]  # fmt: skip
+        handles = [b.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, b in enumerate(blocks)]
         read(gpt2, gpt2.batches(tiny.samples())[0], [Site(1, "resid_post")])
         for handle in handles:
             handle.remove()
@@ -296,8 +327,9 @@ class TestReading:
         for host in (left, right):
             assert not host.batches(tiny.samples())[0].inputs["attention_mask"].all()
         (a,), (b,) = (host.batches(tiny.samples()) for host in (left, right))
-        assert_close(read(left, a, [site])[site][a.valid], read(right, b, [site])[site][b.valid],
-                     rtol=1e-4, atol=1e-5)  # fmt: skip
+        assert_close(
+            read(left, a, [site])[site][a.valid], read(right, b, [site])[site][b.valid], rtol=1e-4, atol=1e-5
+        )
 
 
 def run_python(code):
@@ -306,8 +338,9 @@ def run_python(code):
 
 
 def test_the_package_and_trace_ops_import_no_nnsight():
-    run_python("import sys, sa_nnsight, sa_nnsight.trace_ops, sa_nnsight.paths\n"
-               "assert 'nnsight' not in sys.modules")  # fmt: skip
+    run_python(
+        "import sys, sa_nnsight, sa_nnsight.trace_ops, sa_nnsight.paths\nassert 'nnsight' not in sys.modules"
+    )
 
 
 def test_attaching_a_bridge_never_imports_nnsight():

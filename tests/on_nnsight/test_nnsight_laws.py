@@ -75,8 +75,7 @@ def by_sample(host, samples):
             found[row] = {"offsets": batch.offsets[k, keep].double()}
             for site in ALL:
                 value = read[str(site)][k]
-                found[row][site] = value[:, keep][:, :, keep] if site.point == "pattern" else (
-                    value[keep])  # fmt: skip
+                found[row][site] = value[:, keep][:, :, keep] if site.point == "pattern" else (value[keep])
     return found
 
 
@@ -86,16 +85,33 @@ def test_every_site(name):
     for row in bare:
         for key, expected in bare[row].items():
             for found in (lens, ours):
-                assert_close(found[row][key], expected, rtol=1e-4, atol=1e-5,
-                             msg=lambda text, k=key: f"{name} {k}: {text}")  # fmt: skip
+                assert_close(
+                    found[row][key],
+                    expected,
+                    rtol=1e-4,
+                    atol=1e-5,
+                    msg=lambda text, k=key: f"{name} {k}: {text}",
+                )
 
 
 def test_what_is_fixed_about_the_model(name):
     lens, ours, _ = (host.info for host in hosts(name))
     assert isinstance(hosts(name)[1], Host)
     assert (lens.host, ours.host) == ("transformer_lens", "nnsight")
-    for field in ("architecture", "n_layers", "d_model", "n_heads", "d_head", "block", "causal",
-                  "bos", "processing", "dtype", "fingerprint", "tokenizer"):  # fmt: skip
+    for field in (
+        "architecture",
+        "n_layers",
+        "d_model",
+        "n_heads",
+        "d_head",
+        "block",
+        "causal",
+        "bos",
+        "processing",
+        "dtype",
+        "fingerprint",
+        "tokenizer",
+    ):
         assert getattr(ours, field) == getattr(lens, field), field
 
 
@@ -109,9 +125,7 @@ def test_output_projections(name):
                 assert_close(ours.bias, other.bias, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*((name, "lda") for name in EVERY), ("llama", "separator")]
-)
+@pytest.mark.parametrize(("name", "kind"), [*((name, "lda") for name in EVERY), ("llama", "separator")])
 def test_vectors(name, kind):
     lens, ours, bare = banks(name, kind)
     for found in (lens, ours):
@@ -163,9 +177,7 @@ def test_ledgers(name):
     bank = banks(name)[0]
     # Bare hooks know no norm, so behind one the two hosts are held against each other.
     compared = hosts(name) if name in (*tiny.PRE_NORM, "vit") else hosts(name)[:2]
-    *others, bare = (
-        head_ledger(host, data_of(name), bank, progress=False, draws=20) for host in compared
-    )
+    *others, bare = (head_ledger(host, data_of(name), bank, progress=False, draws=20) for host in compared)
     assert all(found.residue < 1e-5 for found in (*others, bare))
     for found in others:
         assert found.components == bare.components

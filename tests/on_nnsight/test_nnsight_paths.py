@@ -57,9 +57,17 @@ class Own(torch.nn.Module):
 
 
 PLACES = {
-    "blocks": "stack", "attention": "heads", "o_proj": "mix.o", "mlp": "ffn", "norm1": "first",
-    "norm2": "second", "qkv": "mix.qkv", "qkv_order": "parts", "embed": "words", "n_heads": 2,
-}  # fmt: skip
+    "blocks": "stack",
+    "attention": "heads",
+    "o_proj": "mix.o",
+    "mlp": "ffn",
+    "norm1": "first",
+    "norm2": "second",
+    "qkv": "mix.qkv",
+    "qkv_order": "parts",
+    "embed": "words",
+    "n_heads": 2,
+}
 
 
 class TestPaths:
@@ -85,14 +93,17 @@ class TestPaths:
         assert "'stack' (2 x Block: first, second, mix, mix.qkv, mix.o, heads" in text
         assert 'attach(model, paths={"blocks": ..., "attention": ...' in text
 
-    @pytest.mark.parametrize(("change", "says"), [
-        ({"mlp": "gone"}, r"no module 'stack\.0\.gone' \(mlp: module whose output is what the MLP"),
-        ({"blocks": "gone"}, r"Own has no list of blocks at 'gone'. Lists of blocks found: 's"),
-        ({"heads": "x"}, r"paths has 'heads', which is no role; roles: blocks, "),
-        ({"n_heads": None}, r"does not say how many attention heads it has.*\"n_heads\": 12"),
-        ({"mlp": "second"}, r"Own: its blocks add up in no known way"),
-        ({"mlp": "heads"}, r"Own: its blocks add up in no known way"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"mlp": "gone"}, r"no module 'stack\.0\.gone' \(mlp: module whose output is what the MLP"),
+            ({"blocks": "gone"}, r"Own has no list of blocks at 'gone'. Lists of blocks found: 's"),
+            ({"heads": "x"}, r"paths has 'heads', which is no role; roles: blocks, "),
+            ({"n_heads": None}, r"does not say how many attention heads it has.*\"n_heads\": 12"),
+            ({"mlp": "second"}, r"Own: its blocks add up in no known way"),
+            ({"mlp": "heads"}, r"Own: its blocks add up in no known way"),
+        ],
+    )
     def test_a_wrong_dictionary(self, change, says):
         paths = {k: v for k, v in {**PLACES, **change}.items() if v is not None}
         with pytest.raises(ValueError, match=says):

@@ -122,8 +122,7 @@ def test_what_cannot_be_reached_is_named(gpt2, monkeypatch):
         read(gpt2, batch)
     own.root.set_attn_implementation("eager")
     monkeypatch.setattr(
-        "sa_nnsight.edits._by_head",
-        lambda host, role, out: out[..., :32].unflatten(-1, (4, -1)),
+        "sa_nnsight.edits._by_head", lambda host, role, out: out[..., :32].unflatten(-1, (4, -1))
     )
     says = "values and pattern of GPT2LMHeadModel, block 1, do not give z"
     with pytest.raises(NotImplementedError, match=says), gpt2.edited(edits):

@@ -129,9 +129,7 @@ def test_thresholds_and_decisions(detectors, tables, data):
         for choice, found in zip((lens, ours), scores, strict=False):
             assert choice.delta == bare.delta
             assert abs(choice.threshold - bare.threshold) < band
-            np.testing.assert_array_equal(
-                found[safe] >= choice.threshold, scores[2][safe] >= bare.threshold
-            )
+            np.testing.assert_array_equal(found[safe] >= choice.threshold, scores[2][safe] >= bare.threshold)
 
 
 def test_ledgers(lens, ours, bare, data, bank):
@@ -147,8 +145,9 @@ def test_gradients_of_objectives(lens, ours, bare, detectors, data):
         hits = detectors[1].find(sample)
         if hits:
             break
-    goal = objective("superactivator", detector=detectors[1], concept=hits[0].concept,
-                     sample=sample, host=ours)  # fmt: skip
+    goal = objective(
+        "superactivator", detector=detectors[1], concept=hits[0].concept, sample=sample, host=ours
+    )
     site = Site(goal.layer, "resid_post")
     (batch,) = ours.batches([sample])
     values = ours.input_values(batch).requires_grad_(True)

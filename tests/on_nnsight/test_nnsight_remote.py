@@ -125,7 +125,10 @@ def test_a_request_holds_source_and_tensors_and_nothing_of_this_package(tmp_path
     # In a process of its own: the import hook of these tests wraps functions.
     path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent / "adapters")])
     done = subprocess.run(
-        [sys.executable, "-c", PAYLOAD, str(tmp_path)], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": path}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", PAYLOAD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -167,9 +167,13 @@ def made_again(name, objective_name, host):
 
     _, _, detector = cases.case(name)
     return objective(
-        objective_name, detector=detector, concept="animal", host=host,
-        sample=Sample("short", plug_cases.SHORT, "d"), fallback="top_token",
-    )  # fmt: skip
+        objective_name,
+        detector=detector,
+        concept="animal",
+        host=host,
+        sample=Sample("short", plug_cases.SHORT, "d"),
+        fallback="top_token",
+    )
 
 
 def in_trace(host, inputs, metric, path):
@@ -213,9 +217,10 @@ def test_masks_and_positions_ride_along():
     pad = torch.zeros(1, 2, dtype=clean.dtype)
     mask = torch.cat([pad, torch.ones_like(clean)], dim=1)
     padded = {
-        "input_ids": torch.cat([pad, clean], dim=1), "attention_mask": mask,
+        "input_ids": torch.cat([pad, clean], dim=1),
+        "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
-    }  # fmt: skip
+    }
     with torch.no_grad(), model.trace(**padded) as tracer:
         value = nnsight.save(made.metric(model.get(path)[:, 2:]))
         tracer.stop()

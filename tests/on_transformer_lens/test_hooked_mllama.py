@@ -18,9 +18,12 @@ IDS = torch.tensor([[0, 7, 30, 41, 12]])
 @pytest.fixture(scope="module")
 def text():
     return HookedMllama(
-        tiny_multimodal.mllama(), "text", image=paper_models.picture(),
-        processor=tiny_multimodal.processor(), tokenizer=tiny.tokenizer("llama"),
-    )  # fmt: skip
+        tiny_multimodal.mllama(),
+        "text",
+        image=paper_models.picture(),
+        processor=tiny_multimodal.processor(),
+        tokenizer=tiny.tokenizer("llama"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +123,7 @@ def test_hooks_change_no_gradient_of_the_model():
         weights = list(text.original_model.parameters())
         return torch.autograd.grad(out.square().sum(), weights, allow_unused=True)
 
-    hooked = gradients(
-        text.run_with_hooks(IDS, fwd_hooks=[(lambda name: True, lambda x, hook: None)])
-    )
+    hooked = gradients(text.run_with_hooks(IDS, fwd_hooks=[(lambda name: True, lambda x, hook: None)]))
     plain = gradients(text.head(text.original_model(IDS, cross_attention_states=states[None])[0]))
     for one, other in zip(hooked, plain, strict=True):
         assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -132,9 +133,7 @@ def test_an_edit_behind_a_closed_gate_is_an_error():
     model = tiny_multimodal.mllama()
     with torch.no_grad():
         model.model.language_model.layers[1].cross_attn_attn_gate.zero_()
-    closed = HookedMllama(
-        model, "text", image=paper_models.picture(), processor=tiny_multimodal.processor()
-    )
+    closed = HookedMllama(model, "text", image=paper_models.picture(), processor=tiny_multimodal.processor())
     with pytest.raises(RuntimeError, match=r"blocks\.1\.hook_attn_out was edited where its tanh"):
         closed.run_with_hooks(IDS, fwd_hooks=[("blocks.1.hook_attn_out", lambda x, hook: x + 1)])
 
@@ -145,8 +144,11 @@ def test_tokens_that_see_no_image_get_nothing_from_its_mlp(text):
     states = text.context[None]
     mask = torch.zeros(1, 1, 5, 17)
     rows = torch.tensor([0.0, 0, 1, 1, 1])[None, None, :, None]
-    options = {"cross_attention_states": states, "cross_attention_mask": mask,
-               "full_text_row_masked_out_mask": rows}  # fmt: skip
+    options = {
+        "cross_attention_states": states,
+        "cross_attention_mask": mask,
+        "full_text_row_masked_out_mask": rows,
+    }
     with torch.no_grad():
         _, cache = text.run_with_cache(IDS, **options)
         own = model(IDS, **options).last_hidden_state

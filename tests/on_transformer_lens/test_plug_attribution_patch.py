@@ -75,9 +75,7 @@ def test_nodes_are_derivatives(name):
     assert {node.layer for node in found} == {None, 0, 1}
     names = sorted({node.hook_name for node in found})
     there, here = (activations(view, x, names) for x in (clean, corrupt))
-    moves = [
-        (n.hook_name, n, at(n, there[n.hook_name] - here[n.hook_name])) for n in found
-    ]  # fmt: skip
+    moves = [(n.hook_name, n, at(n, there[n.hook_name] - here[n.hook_name])) for n in found]
     expected = slopes(view, made, corrupt, moves)
     got = torch.tensor(list(found.values()))
     size = float(expected.abs().max())
@@ -144,9 +142,12 @@ def test_a_last_step_is_exact_where_the_objective_is_linear(name):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("llama", "n_key_value_heads=2 for n_heads=4"), ("gemma2", "normalized or scaled before"),
-     ("bert", "none of this model's attention bridges support")],
-)  # fmt: skip
+    [
+        ("llama", "n_key_value_heads=2 for n_heads=4"),
+        ("gemma2", "normalized or scaled before"),
+        ("bert", "none of this model's attention bridges support"),
+    ],
+)
 def test_edges_are_refused_where_a_head_is_no_write(name, text):
     view, made, clean, corrupt, _ = view_of(name)
     with pytest.raises((ValueError, NotImplementedError), match=text):
@@ -184,9 +185,7 @@ def test_the_report_sums_nodes_by_head(name):
     broken = corrupted(clean, replaced, 3, words)
     assert (broken != clean)[0].numpy()[~replaced].sum() == 0
     assert set(broken[0, replaced].tolist()) <= set(clean[0, words & ~replaced].tolist())
-    nodes = attribution_patch(
-        prefix_view(host, made, **inputs), clean, broken, made.metric
-    ).node_scores
+    nodes = attribution_patch(prefix_view(host, made, **inputs), clean, broken, made.metric).node_scores
     expected = np.zeros_like(found.heads)
     for node, value in nodes.items():
         if node.kind == "attn_head_out":

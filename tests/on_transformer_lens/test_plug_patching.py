@@ -16,14 +16,12 @@ from sa_transformer_lens.prefix import prefix_view
 BLOCK, BY_POS, ALL_POS = ("layer", "pos"), ("layer", "pos", "head"), ("layer", "head")
 SWEEPS = {
     **{name: (name, BLOCK) for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")},
-    **{f"attn_head_{n}_by_pos": (a, BY_POS)
-       for n, a in (("out", "z"), ("q", "q"), ("k", "k"), ("v", "v"))},
-    **{f"attn_head_{n}_all_pos": (a, ALL_POS)
-       for n, a in (("out", "z"), ("q", "q"), ("k", "k"), ("v", "v"))},
+    **{f"attn_head_{n}_by_pos": (a, BY_POS) for n, a in (("out", "z"), ("q", "q"), ("k", "k"), ("v", "v"))},
+    **{f"attn_head_{n}_all_pos": (a, ALL_POS) for n, a in (("out", "z"), ("q", "q"), ("k", "k"), ("v", "v"))},
     "attn_head_pattern_all_pos": ("pattern", ("layer", "head_index")),
     "attn_head_pattern_by_pos": ("pattern", ("layer", "head_index", "dest_pos")),
     "attn_head_pattern_dest_src_pos": ("pattern", ("layer", "head_index", "dest_pos", "src_pos")),
-}  # fmt: skip
+}
 STACKED = {
     "attn_head_all_pos_every": [f"attn_head_{n}_all_pos" for n in ("out", *"qkv", "pattern")],
     "attn_head_by_pos_every": [f"attn_head_{n}_by_pos" for n in ("out", *"qkv", "pattern")],
@@ -81,10 +79,13 @@ def test_no_sweep_is_left_out():
     found = {n.removeprefix("get_act_patch_") for n in dir(patching) if n.startswith("get_act_p")}
     assert found == SWEEPS.keys() | STACKED.keys() | PATHS
     others = {
-        name for name, value in vars(patching).items()
-        if inspect.isfunction(value) and value.__module__ == patching.__name__
-        and "patch_setter" not in name and not name.startswith(("_", "get_act_patch_"))
-    }  # fmt: skip
+        name
+        for name, value in vars(patching).items()
+        if inspect.isfunction(value)
+        and value.__module__ == patching.__name__
+        and "patch_setter" not in name
+        and not name.startswith(("_", "get_act_patch_"))
+    }
     assert others == {"generic_activation_patch", "make_df_from_ranges"}
 
 
@@ -137,11 +138,14 @@ def test_resid_mid_is_the_residual_stream_whether_gradients_are_on():
         with torch.set_grad_enabled(on), view.bridge.hooks(fwd_hooks=[(made.hook_name, capture)]):
             found[on] = [
                 sweep(name)(
-                    view.bridge, corrupt, view.bridge.run_with_cache(pair("gpt2")[2])[1],
-                    lambda logits: made.metric(box["r"]).detach(), baseline=True,
+                    view.bridge,
+                    corrupt,
+                    view.bridge.run_with_cache(pair("gpt2")[2])[1],
+                    lambda logits: made.metric(box["r"]).detach(),
+                    baseline=True,
                 ).effect()[: made.layer + 1]
                 for name in ("resid_mid", "mlp_out")
-            ]  # fmt: skip
+            ]
             ours = sweep("resid_mid")(view, corrupt, cache, made.metric, baseline=True).effect()
         torch.testing.assert_close(ours, found[False][0] if not on else ours)
     torch.testing.assert_close(found[True][0], found[True][1])
@@ -172,9 +176,7 @@ def test_stacked_sweeps_of_encoders(name):
     options = few if name == "vit" else {}
     stacked = sweep("block_every")(view, corrupt, cache, made.metric, **options)
     for part, values in zip(STACKED["block_every"], stacked, strict=True):
-        torch.testing.assert_close(
-            values, sweep(part)(view, corrupt, cache, made.metric, **options)
-        )
+        torch.testing.assert_close(values, sweep(part)(view, corrupt, cache, made.metric, **options))
     with pytest.raises(ValueError, match="fires and changes nothing"):
         sweep("attn_head_all_pos_every")(view, corrupt, cache, made.metric)
 
@@ -215,9 +217,7 @@ def test_direct_paths_equal_plain_hooks(component):
 def test_direct_paths_are_refused_where_they_are_undefined(name):
     view, made, _, corrupt, cache = view_of(name)
     with pytest.raises((ValueError, NotImplementedError), match=r"unsupported|support"):
-        patching.get_act_patch_direct_path(
-            view, corrupt, cache, cache, made.metric, 0, 0, "k", verbose=False
-        )
+        patching.get_act_patch_direct_path(view, corrupt, cache, cache, made.metric, 0, 0, "k", verbose=False)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -245,12 +245,6 @@ def test_rows_above_the_objectives_layer_are_exactly_zero(name):
         for index, zero in ((above, True), (cells, False)):
             with bridge.hooks(fwd_hooks=[(made.hook_name, capture)]):
                 effect = sweep(title)(
-                    bridge,
-                    corrupt,
-                    cache,
-                    metric,
-                    index_axis_names=None,
-                    index_df=index,
-                    baseline=True,
+                    bridge, corrupt, cache, metric, index_axis_names=None, index_df=index, baseline=True
                 ).effect()
             assert bool((effect == 0).all()) == zero, (title, effect)

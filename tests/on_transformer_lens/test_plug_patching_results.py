@@ -18,13 +18,10 @@ def test_intervals_and_p_values_over_samples():
     """`reduce="none"` over several samples, each with its own target and length."""
     host, data, detector = cases.case("gpt2")
     samples = [s for s in data.samples if len(detector.find(s)) > 0][:7]
-    made = [objective("superactivator", detector=detector, concept="animal", sample=s)
-            for s in samples]  # fmt: skip
+    made = [objective("superactivator", detector=detector, concept="animal", sample=s) for s in samples]
     rows = [host.forward_inputs(s)["input_ids"][0] for s in samples]
     clean = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = (
-        torch.arange(clean.shape[1])[None] < torch.tensor([len(r) for r in rows])[:, None]
-    ).long()
+    mask = (torch.arange(clean.shape[1])[None] < torch.tensor([len(r) for r in rows])[:, None]).long()
     corrupt = torch.where(mask.bool(), clean.roll(1, -1), clean)
     joint = together(made, mask)
     view = prefix_view(host, joint, attention_mask=mask)
@@ -48,8 +45,9 @@ def test_intervals_and_p_values_over_samples():
         )
         assert p[cell] == pytest.approx(exact.pvalue, abs=1e-6)
     low, high = (x.numpy() for x in swept.bootstrap_ci(n_resamples=4000, of_effect=True))
-    theirs = stats.bootstrap((effect,), np.mean, axis=-1, n_resamples=4000, method="percentile",
-                             rng=0).confidence_interval  # fmt: skip
+    theirs = stats.bootstrap(
+        (effect,), np.mean, axis=-1, n_resamples=4000, method="percentile", rng=0
+    ).confidence_interval
     spread = effect.std(-1)
     assert (np.abs(low - theirs.low) < 0.1 * spread).all()
     assert (np.abs(high - theirs.high) < 0.1 * spread).all()

@@ -33,8 +33,13 @@ def setup(architecture):
         warnings.simplefilter("ignore")
         bank = fit(host, data, "prototype", layers=[1], progress=False)
         detector = calibrate(host, data, bank, deltas=(0.9,))
-    f = objective("superactivator", detector=detector, concept="animal",
-                  sample=Sample("s", TEXT, "s"), fallback="top_token")  # fmt: skip
+    f = objective(
+        "superactivator",
+        detector=detector,
+        concept="animal",
+        sample=Sample("s", TEXT, "s"),
+        fallback="top_token",
+    )
     inputs = dict(host.forward_inputs(Sample("s", TEXT, "s")))
     clean = inputs.pop("input_ids")
     corrupt = clean.clone()
@@ -75,9 +80,7 @@ def test_returns_the_residual_of_its_layer(case):
 def test_later_blocks_are_never_computed(case):
     host, f, clean, _, inputs = case
     view, ran = prefix_view(host, f, **inputs), []
-    hooks = [
-        (f"blocks.{b}.hook_resid_pre", lambda t, hook: ran.append(hook.name)) for b in range(3)
-    ]
+    hooks = [(f"blocks.{b}.hook_resid_pre", lambda t, hook: ran.append(hook.name)) for b in range(3)]
     with host.bridge.hooks(fwd_hooks=hooks):
         view(clean)
         assert len(ran) == 2
@@ -139,9 +142,7 @@ def test_every_example_is_kept_with_reduce_none(case):
     _, single = view.run_with_cache(clean)
     alone = patching.get_act_patch_resid_pre(view, corrupt, single, f.metric)
     torch.testing.assert_close(result.values[..., 0], alone, atol=1e-5, rtol=1e-5)
-    both = patching.get_act_patch_resid_pre(
-        view, pair, found, {"a": f, "b": f}, reduce="mean", baseline=True
-    )
+    both = patching.get_act_patch_resid_pre(view, pair, found, {"a": f, "b": f}, reduce="mean", baseline=True)
     torch.testing.assert_close(both["a"].values, result.values.mean(-1))
 
 
@@ -156,9 +157,7 @@ def test_rows_above_the_layer_are_exactly_zero_on_the_whole_bridge(case):
     metric = lambda logits: f.metric(box["r"])  # noqa: E731
     _, found = bridge.run_with_cache(clean)
     with bridge.hooks(fwd_hooks=[(f.hook_name, capture)]):
-        swept = patching.get_act_patch_resid_pre(
-            bridge, corrupt, found, metric, baseline=True
-        )  # fmt: skip
+        swept = patching.get_act_patch_resid_pre(bridge, corrupt, found, metric, baseline=True)
     effect = swept.effect()
     assert effect.shape[0] == 3
     assert (effect[f.layer + 1 :] == 0).all()
@@ -190,8 +189,7 @@ def test_attribution_patch_runs_and_is_first_order(case):
     assert {n.layer for n in found.node_scores} == {None, 0, 1}
     assert all(np.isfinite(v) for v in found.node_scores.values())
     # Towards itself a first-order effect is a derivative: patch a hundredth of the way.
-    node = max((n for n in found.node_scores if n.kind == "mlp_out"),
-               key=lambda n: abs(found.node_scores[n]))  # fmt: skip
+    node = max((n for n in found.node_scores if n.kind == "mlp_out"), key=lambda n: abs(found.node_scores[n]))
     _, clean_cache = view.run_with_cache(clean)
     _, own = view.run_with_cache(corrupt)
     step = 0.01
@@ -268,9 +266,7 @@ def test_an_exception_in_a_hook_leaves_no_hook_behind(case):
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        prefix_view(host, f, **inputs).run_with_hooks(
-            clean, fwd_hooks=[("blocks.0.hook_mlp_out", fail)]
-        )
+        prefix_view(host, f, **inputs).run_with_hooks(clean, fwd_hooks=[("blocks.0.hook_mlp_out", fail)])
     assert n_hooks(host.bridge) == before
 
 
@@ -284,9 +280,7 @@ def test_resid_pre_ends_before_its_block():
     assert view.cfg.n_layers == 2
     torch.testing.assert_close(view(clean), residual(host.bridge, clean, 1))
     _, found = view.run_with_cache(clean)
-    swept = patching.get_act_patch_attn_head_out_all_pos(
-        view, corrupt, found, lambda r: r.square().mean()
-    )
+    swept = patching.get_act_patch_attn_head_out_all_pos(view, corrupt, found, lambda r: r.square().mean())
     assert swept.shape == (2, host.info.n_heads)
 
 
@@ -307,9 +301,7 @@ def test_a_leaf_hook_gives_gradients(case):
     def value(sign):
         add = partial(lambda t, hook, s: t + s * step * shift, s=sign)
         with torch.no_grad():
-            return float(f.metric(
-                view.run_with_hooks(clean, fwd_hooks=[("blocks.0.hook_resid_pre", add)])
-            ))  # fmt: skip
+            return float(f.metric(view.run_with_hooks(clean, fwd_hooks=[("blocks.0.hook_resid_pre", add)])))
 
     slope = (value(1) - value(-1)) / 2 / step
     assert float((gradient * shift).sum()) == pytest.approx(slope, rel=5e-2, abs=1e-3)
@@ -332,9 +324,7 @@ def test_a_sweep_over_a_dead_hook_of_a_vision_tower_is_refused():
     pixels = batch.inputs["pixel_values"]
     view = prefix_view(host, 1)
     with pytest.raises(ValueError, match="fires and changes nothing"):
-        view.run_with_hooks(
-            pixels, fwd_hooks=[("blocks.0.attn.hook_pattern", lambda t, hook: t * 0.5)]
-        )
+        view.run_with_hooks(pixels, fwd_hooks=[("blocks.0.attn.hook_pattern", lambda t, hook: t * 0.5)])
     assert (
         view.run_with_hooks(pixels, fwd_hooks=[("blocks.0.attn.hook_z", lambda t, hook: t * 0.5)])
         .isfinite()

@@ -54,9 +54,7 @@ def test_hook_names(architecture, tiny_host):
     assert tiny_host.hook_name(Site(0, "z")) == "blocks.0.attn.hook_z"
     attention = "attn.o.hook_out" if architecture == "bert" else "hook_attn_out"
     assert tiny_host.hook_name(Site(1, "attn_out")) == f"blocks.1.{attention}"
-    with pytest.raises(
-        ValueError, match=r"layer 7 does not exist.*blocks 0 to 2; the nearest is 2"
-    ):
+    with pytest.raises(ValueError, match=r"layer 7 does not exist.*blocks 0 to 2; the nearest is 2"):
         tiny_host.hook_name(Site(7, "z"))
     with pytest.raises(ValueError, match=r"point 'resid_mid' is unknown: use one of \('resid_pre'"):
         tiny_host.hook_name(Site(0, "resid_mid"))
@@ -120,9 +118,7 @@ class TestRefusals:
     def test_a_remote_bridge(self):
         from transformer_lens.model_bridge.remote_bridge import RemoteBridge
 
-        with pytest.raises(
-            TypeError, match=r"RemoteBridge has no local weights.*boot_transformers"
-        ):
+        with pytest.raises(TypeError, match=r"RemoteBridge has no local weights.*boot_transformers"):
             accept(object.__new__(RemoteBridge))
 
     def test_an_old_release(self, monkeypatch):
@@ -171,9 +167,7 @@ class TestRefusals:
         bridge = build_bridge_from_module(
             model, "BertForMaskedLM", hf_config=model.config, tokenizer=tiny.tokenizer("bert")
         )
-        with pytest.raises(
-            ValueError, match=r"hook_pattern' fired 0 times.*implementation\('eager'"
-        ):
+        with pytest.raises(ValueError, match=r"hook_pattern' fired 0 times.*implementation\('eager'"):
             accept(bridge)
         bridge.original_model.set_attn_implementation("eager")
         assert accept(bridge).info.block == "post_ln"
@@ -183,9 +177,7 @@ class TestRefusals:
         block = host.bridge.blocks[1]
         again = block.mlp.register_forward_hook(lambda m, a, out: block.mlp.hook_out(out))
         (batch,) = host.batches(tiny.samples())
-        with pytest.raises(
-            RuntimeError, match=r"'blocks\.1\.hook_mlp_out' fired 2 times.*expected"
-        ):
+        with pytest.raises(RuntimeError, match=r"'blocks\.1\.hook_mlp_out' fired 2 times.*expected"):
             host.read(batch, [Site(1, "mlp_out")], dict)
         with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be attached: hook"):
             accept(host.bridge)
@@ -213,19 +205,17 @@ class TestRefusals:
         config = hf.MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1, state_size=2)
         config.architectures = ["MambaForCausalLM"]
         bridge = TransformerBridge.boot_transformers(
-            "mamba", hf_model=hf.MambaForCausalLM(config).eval(),
-            tokenizer=tiny.tokenizer("gpt2"), device="cpu",
-        )  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"has no hook 'blocks\.0\.hook_attn_out'; hooks there"
-        ):
+            "mamba",
+            hf_model=hf.MambaForCausalLM(config).eval(),
+            tokenizer=tiny.tokenizer("gpt2"),
+            device="cpu",
+        )
+        with pytest.raises(ValueError, match=r"has no hook 'blocks\.0\.hook_attn_out'; hooks there"):
             accept(bridge)
 
     def test_a_text_longer_than_the_context(self, tiny_host):
         short, long = Sample("a", "the cat", "a"), Sample("long one", "the cat sat " * 40, "b")
-        with pytest.raises(
-            ValueError, match=r"'long one' has \d+ tokens; tiny-\w+ takes 64.*split"
-        ):
+        with pytest.raises(ValueError, match=r"'long one' has \d+ tokens; tiny-\w+ takes 64.*split"):
             tiny_host.batches([short, long])
 
     @pytest.mark.parametrize("text", ["", "  "])
@@ -305,9 +295,7 @@ class TestTokens:
 
     def test_white_space_before_a_word_carries_no_label(self, tiny_gpt2):
         text = "Two  spaces sat"
-        sample = Sample(
-            "s", text, "d", (Span(0, 3, "before"), Span(5, 11, "word"), Span(3, 5, "gap"))
-        )
+        sample = Sample("s", text, "d", (Span(0, 3, "before"), Span(5, 11, "word"), Span(3, 5, "gap")))
         (batch,) = tiny_gpt2.batches([sample])
         offsets = batch.offsets[0, batch.valid[0]].numpy()
         labels = sample.token_labels(offsets, ["before", "word", "gap"])
@@ -438,9 +426,12 @@ print("kept")
 
 def test_attaching_a_bridge_never_imports_nnsight():
     done = subprocess.run(
-        [sys.executable, "-c", LAW], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", LAW],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**__import__("os").environ, "PYTHONPATH": ":".join(p for p in sys.path if p)},
-    )  # fmt: skip
+    )
     assert done.stdout.endswith("kept\n"), done.stderr
 
 

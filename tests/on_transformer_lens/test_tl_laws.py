@@ -72,10 +72,7 @@ def test_bridge_is_bare_hooks_on_hugging_face(architecture, tiny_host, tiny_samp
     (batch,) = tiny_host.batches(tiny_samples)
     ours, theirs = read(tiny_host, batch), bare_hooks(architecture, batch.inputs)
     for site in ALL:
-        a, b = (
-            valid_part(site, ours[site], batch.valid),
-            valid_part(site, theirs[site], batch.valid),
-        )
+        a, b = (valid_part(site, ours[site], batch.valid), valid_part(site, theirs[site], batch.valid))
         assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, s=site: f"{s}: {text}")
 
 
@@ -171,9 +168,7 @@ def test_half_precision_gives_float32_scores(architecture):
     for scoring in ("cosine", "dot"):
         bank = VectorSet(vectors, mean, torch.full((tiny.N_LAYERS,), 2.0), scoring)
         kept = host.read(
-            batch,
-            sites,
-            lambda r, bank=bank: {str(s.layer): bank.score(s.layer, r[s]) for s in sites},
+            batch, sites, lambda r, bank=bank: {str(s.layer): bank.score(s.layer, r[s]) for s in sites}
         )
         raw = read(host, batch, sites)
         for site in sites:
@@ -237,12 +232,16 @@ def state(bridge):
     flags = {key: value for key, value in vars(bridge.cfg).items() if key.startswith("use_")}
     modules = {
         name: (
-            m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks),
-            len(getattr(m, "fwd_hooks", ())), len(getattr(m, "bwd_hooks", ())),
+            m.training,
+            len(m._forward_hooks),
+            len(m._forward_pre_hooks),
+            len(m._backward_hooks),
+            len(getattr(m, "fwd_hooks", ())),
+            len(getattr(m, "bwd_hooks", ())),
             getattr(m, "_stop_at_layer_idx", None),
         )
         for name, m in bridge.named_modules()
-    }  # fmt: skip
+    }
     parameters = {n: (p.requires_grad, p.grad is None) for n, p in bridge.named_parameters()}
     return flags, modules, parameters, bridge.context_level, torch.is_grad_enabled()
 

@@ -48,11 +48,11 @@ def main() -> None:
     start = time.perf_counter()
     single = [sample_maxima(tiny, [one], few) for one in short[:ALONE]]
     alone = (time.perf_counter() - start) / ALONE * SHORT
-    gap = max(
-        float(abs(a.scores[0] - b).max()) for a, b in zip(single, together.scores, strict=False)
+    gap = max(float(abs(a.scores[0] - b).max()) for a, b in zip(single, together.scores, strict=False))
+    print(
+        f"{SHORT} short samples: {sessions:.1f} s in sessions, {alone:.1f} s one by one (from "
+        f"{ALONE}): {alone / sessions:.0f} times; largest difference {gap:.1e}"
     )
-    print(f"{SHORT} short samples: {sessions:.1f} s in sessions, {alone:.1f} s one by one (from "
-          f"{ALONE}): {alone / sessions:.0f} times; largest difference {gap:.1e}")  # fmt: skip
 
 
 def received(host: Any, begun: dict[str, Any]) -> int:

@@ -20,9 +20,14 @@ def start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
     """Start a daemon that leads a session of its own; returns its pid."""
     with log.open("ab") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=log.parent,
-            env=dict(environment), start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=log.parent,
+            env=dict(environment),
+            start_new_session=True,
+        )
     return process.pid
 
 

@@ -67,9 +67,7 @@ def _round(mode: str, folders: list[Path], arguments: list[str]) -> int:
 def _pytest(mode: str, state: Path, arguments: list[str]) -> int:
     given = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([*map(str, (ROOT, ROOT / "adapters", HERE.parent)), given])
-    variables = {
-        "SA_NDIF": mode, "SA_NDIF_STATE": str(state), "NDIF_HOST": server.HOST, "PYTHONPATH": path,
-    }  # fmt: skip
+    variables = {"SA_NDIF": mode, "SA_NDIF_STATE": str(state), "NDIF_HOST": server.HOST, "PYTHONPATH": path}
     command = [sys.executable, "-m", "pytest", "-q", str(HERE), "--confcutdir", str(HERE)]
     process = subprocess.Popen([*command, *arguments], env=os.environ | variables, cwd=ROOT)
     try:

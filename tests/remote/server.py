@@ -76,12 +76,23 @@ def _start(state: Path, mode: str) -> None:
     daemon("store", f"{binaries}/moto_server", "-H", "127.0.0.1", "-p", str(STORE))
     resources = {"head": 10, "cuda_memory_bytes": 8 * 10**9, "cpu_memory_bytes": 8 * 10**9}
     daemon(
-        "ray", f"{binaries}/ray", "start", "--head", "--block", f"--node-ip-address={NODE}",
-        f"--port={GCS}", "--num-cpus=8", "--num-gpus=1", f"--resources={json.dumps(resources)}",
-        "--object-store-memory=200000000", "--include-dashboard=true",
-        f"--dashboard-host={NODE}", f"--dashboard-port={DASHBOARD}",
-        f"--ray-client-server-port={CLIENT}", f"--temp-dir={state / 'ray'}",
-    )  # fmt: skip
+        "ray",
+        f"{binaries}/ray",
+        "start",
+        "--head",
+        "--block",
+        f"--node-ip-address={NODE}",
+        f"--port={GCS}",
+        "--num-cpus=8",
+        "--num-gpus=1",
+        f"--resources={json.dumps(resources)}",
+        "--object-store-memory=200000000",
+        "--include-dashboard=true",
+        f"--dashboard-host={NODE}",
+        f"--dashboard-port={DASHBOARD}",
+        f"--ray-client-server-port={CLIENT}",
+        f"--temp-dir={state / 'ray'}",
+    )
     _await(state, "Ray", lambda: _listens(NODE, CLIENT))
     controller = "ndif.services.ray.deployments.controller.controller"
     _run(state, "controller", [f"{binaries}/python", "-m", controller], variables)
@@ -90,9 +101,13 @@ def _start(state: Path, mode: str) -> None:
 
 def _start_api(state: Path) -> None:
     command = [
-        f"{environment.ready()}/gunicorn", "--config", "python:ndif.services.api.gunicorn_conf",
-        "--bind", f"127.0.0.1:{API}", "ndif.services.api.app:app",
-    ]  # fmt: skip
+        f"{environment.ready()}/gunicorn",
+        "--config",
+        "python:ndif.services.api.gunicorn_conf",
+        "--bind",
+        f"127.0.0.1:{API}",
+        "ndif.services.api.app:app",
+    ]
     # nnsight's `save` on every object breaks uploads in the API's web framework.
     settings = {"NNSIGHT_CONFIG": str(HERE / "server/nnsight_api.yaml")}
     variables = _variables(state, _read(state)["mode"])

@@ -39,8 +39,7 @@ def test_recovered_projection_is_the_projection(host):
     for layer in (0, host.info.n_layers - 1):
         module = local.get_submodule(host.reader.places.path("o_proj", layer))
         got = host.output_projection(layer)
-        torch.testing.assert_close(got.weight.flatten(0, 1).T, as_linear(module).detach(),
-                                   rtol=0, atol=1e-6)  # fmt: skip
+        torch.testing.assert_close(got.weight.flatten(0, 1).T, as_linear(module).detach(), rtol=0, atol=1e-6)
         if module.bias is None:
             assert got.bias is None
         else:

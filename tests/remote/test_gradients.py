@@ -80,9 +80,7 @@ def test_gradients_are_those_of_the_model_here(case, route):
     here, there, inputs, goal = case
     without_gradients(here)
     early = here.hook_name(Site(0, "resid_post"))
-    ours, theirs = route(here.model, inputs, goal, early, False), route(
-        there, inputs, goal, early, True
-    )  # fmt: skip
+    ours, theirs = route(here.model, inputs, goal, early, False), route(there, inputs, goal, early, True)
     assert float(ours.abs().max()) > 0
     torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=1e-4)
 
@@ -90,9 +88,11 @@ def test_gradients_are_those_of_the_model_here(case, route):
 @sandboxed
 @pytest.mark.parametrize(
     ("route", "text"),
-    [(in_trace, "appears to not have been used in the graph"),
-     (by_backward, r"OutOfOrderError: '\d+\.grad\.i0' was requested but the model already")],
-)  # fmt: skip
+    [
+        (in_trace, "appears to not have been used in the graph"),
+        (by_backward, r"OutOfOrderError: '\d+\.grad\.i0' was requested but the model already"),
+    ],
+)
 def test_a_sandbox_refuses_gradients(case, route, text):
     here, there, inputs, goal = case
     early = here.hook_name(Site(0, "resid_post"))

@@ -42,8 +42,18 @@ def test_the_same_model_is_the_same_there(pair):
         assert here.info == there.info
     else:
         assert there.info.fingerprint.startswith("unread:")
-        for name in ("architecture", "n_layers", "d_model", "n_heads", "d_head", "block", "causal",
-                     "bos", "dtype", "tokenizer"):  # fmt: skip
+        for name in (
+            "architecture",
+            "n_layers",
+            "d_model",
+            "n_heads",
+            "d_head",
+            "block",
+            "causal",
+            "bos",
+            "dtype",
+            "tokenizer",
+        ):
             assert getattr(here.info, name) == getattr(there.info, name)
 
 
@@ -72,9 +82,7 @@ def test_vectors_are_fitted_there(pair, data, kind):
         torch.testing.assert_close(
             getattr(there, name).vectors, getattr(here, name).vectors, atol=1e-5, rtol=1e-4
         )
-    torch.testing.assert_close(
-        there.component_means.z, here.component_means.z, atol=1e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(there.component_means.z, here.component_means.z, atol=1e-6, rtol=1e-5)
 
 
 def test_maxima_and_histograms(pair, data):
@@ -174,8 +182,7 @@ def test_objectives_are_made_there(pair, data):
     sample = next(s for s in data.cal.samples if detector.find(s))
     for name in ("superactivator", "superactivator_tokens", "global"):
         ours, theirs = (
-            objective(name, detector=detector, concept="animal", sample=sample, host=h)
-            for h in (here, there)
+            objective(name, detector=detector, concept="animal", sample=sample, host=h) for h in (here, there)
         )
         assert theirs.hook_name == ours.hook_name
         assert theirs.tail.equal(ours.tail)
@@ -190,9 +197,11 @@ def test_smollm2_scores_as_it_does_here(tmp_path):
     assert here.info == there.info
     bank = fit(there, data, "lda", layers=[5, 20], progress=False)
     torch.testing.assert_close(
-        bank.token.vectors, fit(here, data, "lda", layers=[5, 20], progress=False).token.vectors,
-        atol=1e-4, rtol=1e-3,
-    )  # fmt: skip
+        bank.token.vectors,
+        fit(here, data, "lda", layers=[5, 20], progress=False).token.vectors,
+        atol=1e-4,
+        rtol=1e-3,
+    )
     theirs, ours = (score(h, data, bank, progress=False) for h in (there, here))
     spread = ours.scores.std()
     np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-4 * spread, rtol=1e-4)

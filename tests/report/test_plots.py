@@ -132,9 +132,7 @@ def test_passages_show_in_a_notebook_without_network(fake: dict[str, Any]) -> No
     assert "<script>alert(1)</script>" in "".join(inner.words)
 
 
-def test_a_missing_matplotlib_names_the_extra(
-    block: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_matplotlib_names_the_extra(block: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:

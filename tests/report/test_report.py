@@ -253,8 +253,9 @@ def test_head_maps_are_shares_of_their_own_lift(fake: dict[str, Any]) -> None:
         a[key] = [[100 * v for v in row] for row in a[key]]
     a["total"] = 50.0
     np.testing.assert_allclose(relative(a), before)
-    maps = [re.findall(r"<desc>Strongest:[^<]*</desc>", p)
-            for p in (page, section(render_report(one), "heads"))]  # fmt: skip
+    maps = [
+        re.findall(r"<desc>Strongest:[^<]*</desc>", p) for p in (page, section(render_report(one), "heads"))
+    ]
     assert maps[0] == maps[1]
     assert "As a share of the lift of the concept's score" in parse(page).text
     a["total"] = None
@@ -291,8 +292,7 @@ def test_shares_are_named_by_what_they_are_of(fake: dict[str, Any]) -> None:
 def test_the_verdict_says_how_far_into_the_tail_the_deltas_lie(fake: dict[str, Any]) -> None:
     one = copy.deepcopy(fake)
     block = one["kinds"]["prototype"]
-    for choice, delta in zip(block["choices"], [0.4, 0.9, 0.7, 0.7, 0.8, 0.6, 0.7, 0.5],
-                             strict=True):  # fmt: skip
+    for choice, delta in zip(block["choices"], [0.4, 0.9, 0.7, 0.7, 0.8, 0.6, 0.7, 0.5], strict=True):
         choice["delta"] = delta
     block["sparsity"]["curves"][0]["weighted_f1"] = [0.1, 0.19] + [0.5] * 7 + [0.703, 0.5, 0.4]
     said = verdict(one)
@@ -358,12 +358,7 @@ def test_tokens_that_share_an_offset_show_their_text_once(fake: dict[str, Any]) 
     lists = {"scores": [0.1, 0.3, 0.3], "superactivator": [False, True, True]}
     one["passages"] = [
         one["passages"][0]
-        | {
-            "text": "a 🐋 b",
-            "offsets": [[0, 1], [1, 3], [1, 3]],
-            "in_concept": [False] * 3,
-            **lists,
-        }
+        | {"text": "a 🐋 b", "offsets": [[0, 1], [1, 3], [1, 3]], "in_concept": [False] * 3, **lists}
     ]
     sides = re.findall(r'<p class="reading">(.*?)</p>', render_report(one), re.S)
     assert all(side.count("🐋") == 1 for side in sides[:2])
@@ -394,9 +389,7 @@ def test_a_missing_part_is_named_with_its_reason(fake: dict[str, Any], key: str)
     assert "not computed in this run: post-norm &lt;architecture&gt;." in page
 
 
-@pytest.mark.parametrize(
-    "key", ["meta", "kinds", "passages", "explained", "provenance", "warnings"]
-)
+@pytest.mark.parametrize("key", ["meta", "kinds", "passages", "explained", "provenance", "warnings"])
 def test_a_missing_block_is_named(fake: dict[str, Any], key: str) -> None:
     one = {k: v for k, v in copy.deepcopy(fake).items() if k != key}
     page = render_report(one)
@@ -450,9 +443,7 @@ def test_equal_results_give_equal_bytes(fake: dict[str, Any], tmp_path: Any) -> 
     assert first == again
 
 
-def test_the_report_of_the_file_is_the_report_of_the_run(
-    fake: dict[str, Any], tmp_path: Any
-) -> None:
+def test_the_report_of_the_file_is_the_report_of_the_run(fake: dict[str, Any], tmp_path: Any) -> None:
     one = copy.deepcopy(fake)
     trace = one["kinds"]["prototype"]["trace"]
     trace["mean"]["auroc"] = np.array(trace["mean"]["auroc"])
@@ -540,9 +531,7 @@ def test_scales_agree_with_numpy() -> None:
     values = np.linspace(0.02, 0.95, 7)
     straight = Scale((0.02, 0.95), (10, 200))
     logged = Scale((0.02, 0.95), (10, 200), log=True)
-    np.testing.assert_allclose(
-        [straight(v) for v in values], np.interp(values, [0.02, 0.95], [10, 200])
-    )
+    np.testing.assert_allclose([straight(v) for v in values], np.interp(values, [0.02, 0.95], [10, 200]))
     expected = np.interp(np.log(values), np.log([0.02, 0.95]), [10, 200])
     np.testing.assert_allclose([logged(v) for v in values], expected)
 
@@ -560,8 +549,7 @@ def test_shown_concepts_span_the_ranking() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "side"),
-    [([0.1, 0.2], 1), ([-0.2, -0.1], -1), ([-0.1, 0.1], 0), (None, 0), ([0, 1], 0)],
+    ("bounds", "side"), [([0.1, 0.2], 1), ([-0.2, -0.1], -1), ([-0.1, 0.1], 0), (None, 0), ([0, 1], 0)]
 )
 def test_side_of_zero(bounds: list[float] | None, side: int) -> None:
     assert side_of_zero(bounds) == side

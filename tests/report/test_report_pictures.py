@@ -137,9 +137,7 @@ def test_the_rim_of_neighbours_leaves_their_shared_edge_out() -> None:
         ([[0, 4, 48, 24], [0, 24, 48, 44]], True),
     ],
 )
-def test_what_no_patch_covers_is_veiled(
-    fake: dict[str, Any], boxes: list[list[int]], veiled: bool
-) -> None:
+def test_what_no_patch_covers_is_veiled(fake: dict[str, Any], boxes: list[list[int]], veiled: bool) -> None:
     lists = {"scores": [0.1, 0.3], "superactivator": [False, True], "in_concept": [False, True]}
     one = fake["pictures"][0] | lists | {"boxes": boxes}
     part = section(render_report({"pictures": [one]}), "pictures")

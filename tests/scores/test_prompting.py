@@ -6,14 +6,7 @@ import tiny
 import torch
 
 from sa_plugin.data import Image, Sample
-from sa_plugin.scores import (
-    AnswerMassWarning,
-    answer_tokens,
-    probabilities,
-    prompt,
-    questions,
-    shared_length,
-)
+from sa_plugin.scores import AnswerMassWarning, answer_tokens, probabilities, prompt, questions, shared_length
 
 CONCEPTS = ("cat", "a dog", "nobody at night")
 YES, NO = ("a", "b"), ("o", "the cat")
@@ -56,9 +49,7 @@ def one_by_one(model, tok, text, yes, no, reply_tokens):
 def test_answers_equal_one_prompt_at_a_time(architecture, reuse):
     model, tok = tiny.hf_model(architecture), tokenizer(architecture)
     samples = tiny.samples()[:3]
-    found = prompt(
-        model, tok, samples, CONCEPTS, template=TEMPLATE, reply_tokens=5, reuse=reuse, **WORDS
-    )
+    found = prompt(model, tok, samples, CONCEPTS, template=TEMPLATE, reply_tokens=5, reuse=reuse, **WORDS)
     yes, no = answer_tokens(tok, YES, NO)
     for n, sample in enumerate(samples):
         for c, concept in enumerate(CONCEPTS):
@@ -134,9 +125,8 @@ def test_an_end_of_text_ends_a_reply():
 def test_rare_answers_are_said():
     with pytest.warns(AnswerMassWarning, match="yes and no have 0.0.* conditional on a rare event"):
         prompt(
-            tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], CONCEPTS,
-            reply_tokens=0, **WORDS,
-        )  # fmt: skip
+            tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], CONCEPTS, reply_tokens=0, **WORDS
+        )
 
 
 @pytest.mark.parametrize(
@@ -154,10 +144,7 @@ def test_rare_answers_are_said():
 def test_wrong_arguments_are_refused(change, match):
     given = {"concepts": CONCEPTS, "reply_tokens": 0, **WORDS, **change}
     with pytest.raises(ValueError, match=match):
-        prompt(
-            tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], given.pop("concepts"),
-            **given,
-        )  # fmt: skip
+        prompt(tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], given.pop("concepts"), **given)
 
 
 def test_what_cannot_be_asked_is_refused():

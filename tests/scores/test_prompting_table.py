@@ -19,9 +19,7 @@ def one_layer():
     """A case of a single layer, so that MaxTok is one number a sample and concept."""
     case = make_case(3, n=150)
     bank = case.bank.only([1], [0, 1, 2])
-    return replace(
-        case, bank=bank, table=ScoreTable(case.table.tokens, bank, case.table.scores[:, 1:2])
-    )
+    return replace(case, bank=bank, table=ScoreTable(case.table.tokens, bank, case.table.scores[:, 1:2]))
 
 
 def calibrated(case, table):
@@ -33,9 +31,8 @@ def answers(samples, seed=0, concepts=CONCEPTS, replies=True, **change):
     p = rng.random((len(samples), len(concepts)))
     said = tuple(tuple("Yes, it does" if x > 0.6 else "No" for x in row) for row in p)
     found = PromptAnswers(
-        tuple(samples), tuple(concepts), p, np.ones_like(p), said if replies else (), TEMPLATE,
-        "model", 9,
-    )  # fmt: skip
+        tuple(samples), tuple(concepts), p, np.ones_like(p), said if replies else (), TEMPLATE, "model", 9
+    )
     return replace(found, **change)
 
 
@@ -113,9 +110,7 @@ def test_a_detector_with_a_statistic_is_saved_and_asks_for_it_again(tmp_path, on
     loaded = Detector.from_pretrained(tmp_path / "saved")
     found = loaded.evaluate(data.test, scores=table, **DRAWS)
     assert PROMPT_P in [m.method for m in found.methods]
-    with pytest.raises(
-        ValueError, match=r"'Prompt p\(yes\)' is unknown to these scores: give them"
-    ):
+    with pytest.raises(ValueError, match=r"'Prompt p\(yes\)' is unknown to these scores: give them"):
         loaded.evaluate(data.test, scores=one_layer.table, **DRAWS)
 
 

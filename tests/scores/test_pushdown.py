@@ -51,14 +51,10 @@ def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
         scores, place = table.scores[rows], table.tokens.position[rows]
         assert found.kept[n] == len(scores)
         top = min(3, len(scores))
-        np.testing.assert_allclose(
-            found.scores[n, :top], -np.sort(-scores, axis=0)[:top], atol=1e-5
-        )
+        np.testing.assert_allclose(found.scores[n, :top], -np.sort(-scores, axis=0)[:top], atol=1e-5)
         # The same word twice has the same score, so the place is checked by its score.
         at = np.searchsorted(place, found.position[n, 0])
-        np.testing.assert_allclose(
-            np.take_along_axis(scores, at[None], 0)[0], scores.max(0), atol=1e-5
-        )
+        np.testing.assert_allclose(np.take_along_axis(scores, at[None], 0)[0], scores.max(0), atol=1e-5)
         assert np.isneginf(found.scores[n, top:]).all()
 
 
@@ -157,8 +153,9 @@ def test_refusals(host, data, bank):
     with pytest.raises(ValueError, match=r"delta is 0.0: give a share above 0"):
         found.thresholds(0.0, 2, "food")
     vectors = {("animal", 1): torch.ones(12), ("none", 1): torch.ones(12)}
-    other = tail_histogram(host, data.cal, ConceptBank.from_vectors({
-        k: v for k, v in vectors.items() if k[0] == "animal"}))  # fmt: skip
+    other = tail_histogram(
+        host, data.cal, ConceptBank.from_vectors({k: v for k, v in vectors.items() if k[0] == "animal"})
+    )
     assert other.total(True, 1, "animal") > 0
 
 

@@ -69,8 +69,7 @@ def shown(case, detector, model):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["Detector", "Evaluation", "SparsityCurve", "LocalisationMetrics", "TailTrace", "HeadLedger"],
+    "name", ["Detector", "Evaluation", "SparsityCurve", "LocalisationMetrics", "TailTrace", "HeadLedger"]
 )
 def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
     result = shown[name]

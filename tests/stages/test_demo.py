@@ -70,10 +70,7 @@ LABEL = r"two integers and a string"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"labels": {"x": [0, 1]}},
-            r"line 3: 'labels' is \{'x': .*expected \[\[start, end, concept",
-        ),
+        ({"labels": {"x": [0, 1]}}, r"line 3: 'labels' is \{'x': .*expected \[\[start, end, concept"),
         ({"labels": "x"}, r"line 3: 'labels' is 'x': expected"),
         ({"labels": [0, 4, "x"]}, rf"line 3: label 0 is not .*{LABEL}"),
         ({"labels": [[0, 4]]}, rf"line 3: label \[0, 4\] is not .*{LABEL}"),
@@ -102,9 +99,7 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path, change, message):
 def test_null_and_broken_json_name_the_line(tmp_path, labels):
     path = lines(tmp_path / "a.jsonl", rows())
     path.write_text(path.read_text() + f'\n\n{{"text": "a cat", "labels": {labels}}}')
-    with pytest.raises(
-        ValueError, match=r"line 14: (no JSON in UTF-8 .*write one|'labels' is None)"
-    ):
+    with pytest.raises(ValueError, match=r"line 14: (no JSON in UTF-8 .*write one|'labels' is None)"):
         read_jsonl(path)
 
 

@@ -15,16 +15,7 @@ from sa_plugin.data import ConceptData, Geometry, Image
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Batch
 from sa_plugin.report import render_report
-from sa_plugin.stages import (
-    Settings,
-    analyse,
-    data_uri,
-    mask_outline,
-    passages,
-    pictures,
-    png,
-    shrunk,
-)
+from sa_plugin.stages import Settings, analyse, data_uri, mask_outline, passages, pictures, png, shrunk
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -137,9 +128,7 @@ def area_mean(pixels, rows, columns):
     return out
 
 
-@pytest.mark.parametrize(
-    ("size", "longest", "expected"), [((13, 9), 6, (6, 4)), ((8, 12), 4, (3, 4))]
-)
+@pytest.mark.parametrize(("size", "longest", "expected"), [((13, 9), 6, (6, 4)), ((8, 12), 4, (3, 4))])
 def test_scaling_down_is_the_mean_over_areas(size, longest, expected):
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     small = shrunk(pixels, longest)
@@ -212,20 +201,18 @@ class FakeEyes(FakeHost):
     """Patches of 4 x 4 as words: those of equal rounded mean colour are one word."""
 
     def batches(self, samples, *, batch_tokens=2048):
-        patches = [
-            s.image.pixels.reshape(4, 4, 4, 4, 3).mean((1, 3)).reshape(16, 3) for s in samples
-        ]
+        patches = [s.image.pixels.reshape(4, 4, 4, 4, 3).mean((1, 3)).reshape(16, 3) for s in samples]
         ids = torch.tensor(np.stack(patches).round() @ [1, 256, 65536], dtype=torch.long)
-        boxes = torch.tensor(
-            Geometry((1.0, 1.0), (0.0, 0.0), (16, 16), 4, (16, 16)).boxes()
-        ).float()
+        boxes = torch.tensor(Geometry((1.0, 1.0), (0.0, 0.0), (16, 16), 4, (16, 16)).boxes()).float()
         inputs = {"ids": ids, "attention_mask": torch.ones_like(ids)}
         return [
             Batch(
-                torch.arange(len(ids)), inputs, torch.ones_like(ids, dtype=torch.bool),
+                torch.arange(len(ids)),
+                inputs,
+                torch.ones_like(ids, dtype=torch.bool),
                 boxes.repeat(len(ids), 1, 1),
             )
-        ]  # fmt: skip
+        ]
 
 
 def squares(n=60):

@@ -36,9 +36,7 @@ from sa_plugin.stages import store as store_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 KINDS = {"kmeans": {"k": 6}, "kmeans_separator": {"k": 6}}
-TOY = CellConfig(
-    "toy", "A toy", data=DataPart("supersense"), run=RunPart(draws=40), kinds=KINDS
-)  # fmt: skip
+TOY = CellConfig("toy", "A toy", data=DataPart("supersense"), run=RunPart(draws=40), kinds=KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +47,14 @@ def data():
 def run(cell, folder, data, host=None, **options):
     said = []
     found = reproduce(
-        cell, folder, host=host or FakeHost(), data=data, say=said.append, progress=False,
+        cell,
+        folder,
+        host=host or FakeHost(),
+        data=data,
+        say=said.append,
+        progress=False,
         **{"figures": False, **options},
-    )  # fmt: skip
+    )
     return found, said
 
 
@@ -77,9 +80,7 @@ class TestStages:
         assert sum(": kept" in line for line in said) == 8
         assert not any("computed" in line for line in said)
 
-    def test_a_changed_setting_recomputes_what_rests_on_it_and_names_it(
-        self, first, data, tmp_path
-    ):
+    def test_a_changed_setting_recomputes_what_rests_on_it_and_names_it(self, first, data, tmp_path):
         folder = shutil.copytree(first[0], tmp_path / "copy")
         host = FakeHost()
         cell = replace(TOY, run=replace(TOY.run, draws=30))
@@ -258,11 +259,17 @@ class TestSaid:
         def row(method, metric, better, low, high):
             middle = (low + high) / 2
             return {
-                "concept": "all", "method": method, "metric": metric, "better": better,
-                "n_samples": 3, "global": 0.5, "superactivator": 0.5 + middle,
-                "superactivator_difference": middle, "superactivator_difference_low": low,
+                "concept": "all",
+                "method": method,
+                "metric": metric,
+                "better": better,
+                "n_samples": 3,
+                "global": 0.5,
+                "superactivator": 0.5 + middle,
+                "superactivator_difference": middle,
+                "superactivator_difference_low": low,
                 "superactivator_difference_high": high,
-            }  # fmt: skip
+            }
 
         rows = [
             row("lime", "f1", "higher", 0.1, 0.3),
@@ -280,8 +287,10 @@ class TestSaid:
 
     def test_half_is_the_null_of_shares(self):
         assert [verdict(0.6, 0.9, 0.5), verdict(0.1, 0.4, 0.5), verdict(0.4, 0.6, 0.5)] == [
-            "reproduces", "does not", "open",
-        ]  # fmt: skip
+            "reproduces",
+            "does not",
+            "open",
+        ]
 
     def test_every_method_and_kind_is_in_the_markdown(self, first):
         text = (first[0] / "cell.md").read_text()

@@ -48,8 +48,7 @@ def folders(tmp_path_factory):
 
 
 def test_the_whole_matrix_is_there():
-    texts, pictures = ("Sarcasm", "iSarcasm", "GoEmotions"), ("CLEVR", "COCO", "OpenSurfaces",
-                                                               "Pascal")  # fmt: skip
+    texts, pictures = ("Sarcasm", "iSarcasm", "GoEmotions"), ("CLEVR", "COCO", "OpenSurfaces", "Pascal")
     expected = {f"{m}/{d}" for m in ("llama_text", "gemma", "qwen") for d in texts}
     expected |= {f"{m}/{d}" for m in ("clip", "llama_vision") for d in pictures}
     assert {one.paper for one in PAPER.values()} == expected
@@ -97,15 +96,19 @@ def small(name, model, root):
     few = {"k": 4}
     stages = ("detection", "trace", "attribution") if "clevr" in name else ("detection", "trace")
     return replace(
-        cell, model=replace(cell.model, dtype="float32"),
+        cell,
+        model=replace(cell.model, dtype="float32"),
         run=replace(cell.run, draws=20, stages=stages),
         kinds={"kmeans": few, "kmeans_separator": few},
         attribution=AttributionPart(("direct_alignment",), concepts=1, n_test=2, n_cal=2),
-    )  # fmt: skip
+    )
 
 
-CELLS = {"paper_qwen_sarcasm": paper_folders.sarcasm, "paper_clip_clevr": paper_folders.clevr,
-         "paper_llama_vision_clevr": paper_folders.clevr}  # fmt: skip
+CELLS = {
+    "paper_qwen_sarcasm": paper_folders.sarcasm,
+    "paper_clip_clevr": paper_folders.clevr,
+    "paper_llama_vision_clevr": paper_folders.clevr,
+}
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -146,20 +149,14 @@ GOOD = '[model]\nname = "minilm"\n[data]\nname = "supersense"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            GOOD + "[run]\nkind = ['prototype']",
-            r"key of \[run\] 'kind' is unknown: did you",
-        ),
+        (GOOD + "[run]\nkind = ['prototype']", r"key of \[run\] 'kind' is unknown: did you"),
         (GOOD + "[runs]\n", r"mine.toml: key 'runs' is unknown: did you mean 'run'"),
         (GOOD + "[run]\nkinds = ['protoype']", "'protoype' is unknown: did you mean 'prototype'"),
         (GOOD + "[run]\ndraws = '9'", r"run\.draws is '9': give a whole number"),
         (GOOD + "[run]\nprimary = 'lda'", r"run\.primary 'lda' is not among run\.kinds"),
         (GOOD + "[layers]\nblocks = ['a']", r"layers\.blocks is \['a'\]: give a list of numbers"),
         (GOOD + "[layers]\nblocks = [1]\npercents = [5]", "blocks and percents: give one of them"),
-        (
-            GOOD + "[data.options]\nseed = 1\n",
-            r"seed stands in \[data.options\]: it is a key of \[run\]",
-        ),
+        (GOOD + "[data.options]\nseed = 1\n", r"seed stands in \[data.options\]: it is a key of \[run\]"),
         (GOOD.replace("supersense", "supersens"), "data.name 'supersens' is unknown: did you mean"),
         (GOOD + "[kinds.lda]\n", r"key of \[kinds\] 'lda' is unknown"),
         ('[model]\nname = "minilm"\nhost = "nnsigth"', "did you mean 'nnsight'"),

@@ -97,9 +97,7 @@ def test_f1_over_concepts_equals_a_loop_over_draws():
     assert found.low == pytest.approx(np.quantile(each, 0.025, axis=0))
     assert found.weighted.low == pytest.approx(np.quantile(weighted, 0.025))
     assert found.macro.high == pytest.approx(np.quantile(macro, 0.975))
-    assert found.weighted.estimate == pytest.approx(
-        f1_over_concepts(confusion(predicted, labels), axis=-1)
-    )
+    assert found.weighted.estimate == pytest.approx(f1_over_concepts(confusion(predicted, labels), axis=-1))
 
 
 def test_paired_differences_use_the_same_draws():
@@ -119,9 +117,14 @@ def test_paired_differences_use_the_same_draws():
 
 def scipy_interval(statistic, *data, paired=False):
     result = stats.bootstrap(
-        data, statistic, n_resamples=20_000, method="percentile", paired=paired,
-        vectorized=True, rng=np.random.default_rng(0),
-    )  # fmt: skip
+        data,
+        statistic,
+        n_resamples=20_000,
+        method="percentile",
+        paired=paired,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
     return result.confidence_interval.low, result.confidence_interval.high
 
 

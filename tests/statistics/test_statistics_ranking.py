@@ -73,9 +73,7 @@ def test_both_ways_to_resample_auroc_agree():
     scores, labels = scores_and_labels()
     resamples = resample_documents(np.arange(200) % 23, draws=100)
     by_documents = _auroc_by_documents(scores[:, 0], labels[:, 0], resamples)
-    assert by_documents == pytest.approx(
-        _auroc_by_rows(scores[:, 0], labels[:, 0], resamples), abs=1e-12
-    )
+    assert by_documents == pytest.approx(_auroc_by_rows(scores[:, 0], labels[:, 0], resamples), abs=1e-12)
 
 
 def test_draws_without_a_class_are_nan():

@@ -169,10 +169,7 @@ def test_named_warnings_and_infinite_thresholds():
     scores, labels = table()
     labels[:, 1], labels[30:, 0] = False, False
     labels[:30, 0] = True
-    with (
-        pytest.warns(EmptyConceptWarning, match="'b'"),
-        pytest.warns(FewTokensWarning, match="'a'"),
-    ):
+    with pytest.warns(EmptyConceptWarning, match="'b'"), pytest.warns(FewTokensWarning, match="'a'"):
         found = streaming_thresholds(ScoreChunks(scores, labels), names="abc")
     assert np.isposinf(found[..., 1]).all()
     assert np.isfinite(found[..., [0, 2]]).all()

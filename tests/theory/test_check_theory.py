@@ -78,9 +78,11 @@ def test_predicted_is_measured_until_attention_concentrates(report):
     early = report.quantity("top_mass_plus", "c").value < 0.25
     assert early.sum() >= 4
     for name, tolerance in (
-        ("gap_slope", 0.005), ("heads_gap_slope", 0.005), ("tail_gain", 0.01),
+        ("gap_slope", 0.005),
+        ("heads_gap_slope", 0.005),
+        ("tail_gain", 0.01),
         ("skew_growth", 0.02),
-    ):  # fmt: skip
+    ):
         q = report.quantity(name, "c")
         np.testing.assert_allclose(q.predicted[early], q.value[early], atol=tolerance)
     # Attention by the concept's logits alone is all there is, at every layer.
@@ -122,9 +124,7 @@ def test_the_regime_ends_in_collapse(report):
     (regime, _) = report.regimes
     assert regime.name == "collapsing"
     assert regime.smallest_spread < 0.05
-    short = check_theory(
-        IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), draws=10, progress=False
-    )
+    short = check_theory(IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), draws=10, progress=False)
     assert short.regimes[0].name == "separating"
 
 
@@ -185,9 +185,15 @@ def noise_bank(seed):
     given = ConceptBank.from_vectors({("c", layer): own[layer, 0] for layer in range(3)})
     other = VectorSet(permuted, given.token.mean, given.token.scale, "dot")
     return ConceptBank(
-        given.concepts, given.units, given.layers, given.hook_point, given.kind, given.token,
-        permuted=other, origin=given.origin,
-    )  # fmt: skip
+        given.concepts,
+        given.units,
+        given.layers,
+        given.hook_point,
+        given.kind,
+        given.token,
+        permuted=other,
+        origin=given.origin,
+    )
 
 
 def noise_data(n=12):
@@ -222,8 +228,9 @@ def test_without_weights_predictions_are_absent_and_say_why():
         "T1 heads", "c"
     )
     assert (verdict.answer, verdict.because) == (
-        "cannot be said", "prefix_gap_deviation_ratio needs the heads' weights",
-    )  # fmt: skip
+        "cannot be said",
+        "prefix_gap_deviation_ratio needs the heads' weights",
+    )
 
 
 def test_mlps_that_write_are_named():
@@ -235,9 +242,9 @@ def test_mlps_that_write_are_named():
 
 def test_weights_of_another_model_are_refused():
     host = IdealHost(IdealModel(*TWO), 2)
-    host.output_projection = lambda layer: IdealHost(
-        IdealModel(TWO[0], (0.9, 0.9)), 2
-    ).output_projection(layer)
+    host.output_projection = lambda layer: IdealHost(IdealModel(TWO[0], (0.9, 0.9)), 2).output_projection(
+        layer
+    )
     with pytest.raises(ValueError, match=r"miss what the attention layers of ideal added by"):
         check_theory(host, DATA, ideal_bank(2), draws=10, progress=False)
 

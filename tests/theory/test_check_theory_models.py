@@ -30,9 +30,15 @@ def random_bank(seed=0):
     bank = ConceptBank.from_vectors(vectors, sinks="keep")
     permuted = VectorSet(other, bank.token.mean, bank.token.scale, "dot")
     return ConceptBank(
-        bank.concepts, bank.units, bank.layers, bank.hook_point, bank.kind, bank.token,
-        permuted=permuted, origin=bank.origin,
-    )  # fmt: skip
+        bank.concepts,
+        bank.units,
+        bank.layers,
+        bank.hook_point,
+        bank.kind,
+        bank.token,
+        permuted=permuted,
+        origin=bank.origin,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +74,7 @@ def test_every_supervised_kind_is_checked_both_ways(tiny_gpt2, kind):
     bank = fit(tiny_gpt2, data, kind, progress=False)
     report = check_theory(tiny_gpt2, data, bank, draws=20, progress=False)
     assert set(report.quantities) == {
-        (concept, direction)
-        for concept in ("animal", "food")
-        for direction in ("fixed", "refitted")
+        (concept, direction) for concept in ("animal", "food") for direction in ("fixed", "refitted")
     }
     for concept in ("animal", "food"):
         found = report.quantity("attention_by_sign", concept)
@@ -96,8 +100,7 @@ def test_the_layer_is_the_residuals_and_the_heads_the_attention(report, tiny_hos
         for k, y in enumerate((after, before + added)):
             y = y - y.mean()
             sums[k] += x @ x, x @ y, y @ y
-    for name, (xx, xy, yy) in zip(("gap_deviation_ratio", "heads_gap_deviation_ratio"), sums,
-                                  strict=True):  # fmt: skip
+    for name, (xx, xy, yy) in zip(("gap_deviation_ratio", "heads_gap_deviation_ratio"), sums, strict=True):
         value = report.quantity(name, "c").value[1]
         assert value == pytest.approx(np.sqrt(yy / xx), rel=1e-4)
         assert xy != 0
@@ -123,18 +126,7 @@ def test_beta_and_gamma_by_loops(causal, norm):
     gain = draw(8) if norm else None
     n = None if norm is None else Norm(gain, None, norm == "layer", 1e-6)
     weights = AttentionWeights(
-        draw(2, 8, 6),
-        draw(2, 8, 6),
-        draw(2, 8, 6),
-        None,
-        None,
-        None,
-        0.3,
-        None,
-        False,
-        rotary,
-        n,
-        2,
+        draw(2, 8, 6), draw(2, 8, 6), draw(2, 8, 6), None, None, None, 0.3, None, False, rotary, n, 2
     )
     out = OutputProjection(draw(2, 6, 8), None)
     read, write = draw(8, 1).double(), draw(8, 1).double()

@@ -52,8 +52,7 @@ def test_words(report):
     assert "reconstruction from the verbal claims of arXiv 2512.05038" in text
     for title in ("Theorem 1", "Corollary 1", "Corollary 2", "Theorem 2"):
         assert title in text
-    for result in (*report.verdicts, *report.regimes, *report.assumptions,
-                   report.quantity("spread", "c")):  # fmt: skip
+    for result in (*report.verdicts, *report.regimes, *report.assumptions, report.quantity("spread", "c")):
         assert "\n" not in repr(result)
     table = report.table("T1", "c")
     assert len(table.splitlines()) == LAYERS + 2
@@ -62,9 +61,7 @@ def test_words(report):
 
 def test_refitted_blocks_without_vectors_are_absent(report):
     assert np.isnan(report.quantity("gap_slope", "c", "refitted").value[0])
-    assert report.absent["c refitted"] == (
-        "blocks 0: the bank has no vector on both of their sides"
-    )
+    assert report.absent["c refitted"] == ("blocks 0: the bank has no vector on both of their sides")
     assert 0 not in report.verdict("T1 layer", "c", "refitted").assessed
 
 
@@ -84,13 +81,18 @@ def drawn(slope, grown=0.9, control=1.0, n_controls=9, noise=0.01):
         return np.concatenate([layers[None], layers + noise * rng.normal(size=(200, 4))])
 
     own = {
-        "gap_slope": around(slope), "gap_deviation_ratio": around(slope),
-        "gaps_grown": around(grown), "heads_gap_deviation_ratio": around(slope),
+        "gap_slope": around(slope),
+        "gap_deviation_ratio": around(slope),
+        "gaps_grown": around(grown),
+        "heads_gap_deviation_ratio": around(slope),
         "heads_gaps_grown": around(grown),
-        "attention_by_sign": around(np.asarray(slope) - 1), "top_mass_plus": around(0.1),
-        "equalisation": around(0.1), "skew": around(0.5), "tail_gain": around(0.2),
+        "attention_by_sign": around(np.asarray(slope) - 1),
+        "top_mass_plus": around(0.1),
+        "equalisation": around(0.1),
+        "skew": around(0.5),
+        "tail_gain": around(0.2),
         "skew_growth": around(0.1),
-    }  # fmt: skip
+    }
     each = {name: np.full((201, 4, n_controls), control - 1.0) for name in own}
     each |= {name: np.full((201, 4, n_controls), control) for name in own if "ratio" in name}
     return Drawn(own, {}, {}, each, {}, 5, 0.95)
@@ -131,11 +133,7 @@ def test_premises_leave_layers_out():
 
 
 def test_missing_weights_leave_the_heads_unsaid_in_causal_models():
-    (one,) = (
-        v
-        for v in judge(drawn(1.2), "c", "fixed", (0, 1, 2, 3), causal=True)
-        if v.claim == "T1 heads"
-    )
+    (one,) = (v for v in judge(drawn(1.2), "c", "fixed", (0, 1, 2, 3), causal=True) if v.claim == "T1 heads")
     assert one.because == "prefix_gap_deviation_ratio needs the heads' weights"
 
 
@@ -166,13 +164,12 @@ def partly():
         ),
         (
             lambda: check_theory(
-                HOST, DATA, ConceptBank.from_vectors({("c", 0): torch.ones(WIDTH)},
-                hook_point="attn_out")
+                HOST, DATA, ConceptBank.from_vectors({("c", 0): torch.ones(WIDTH)}, hook_point="attn_out")
             ),
             "the bank is read at 'attn_out'",
         ),
     ],
-)  # fmt: skip
+)
 def test_refusals_say_what_and_why(make, text):
     with pytest.raises(ValueError, match=text):
         make()

@@ -50,9 +50,7 @@ def test_pair_counts_are_all_pairs():
         tau = 1 - 2 * float(found["flipped"][k] / found["pairs"][k])
         assert tau == pytest.approx(stats.kendalltau(before[:, k], after[:, k]).statistic)
         ratios = [
-            (after[i, k] - after[j, k]) / (before[i, k] - before[j, k])
-            for i in range(30)
-            for j in range(i)
+            (after[i, k] - after[j, k]) / (before[i, k] - before[j, k]) for i in range(30) for j in range(i)
         ]
         assert found["grown"][k] == sum(r > 1 + gs.RESOLUTION for r in ratios)
 
@@ -60,9 +58,7 @@ def test_pair_counts_are_all_pairs():
 def test_ties_and_unchanged_gaps_count_as_neither():
     before = t([[1.0], [1.0], [2.0], [4.0]])
     found = gs.pair_counts(before, before + 7)
-    assert {k: float(v) for k, v in found.items()} == {
-        "pairs": 5, "grown": 0, "shrunk": 0, "flipped": 0,
-    }  # fmt: skip
+    assert {k: float(v) for k, v in found.items()} == {"pairs": 5, "grown": 0, "shrunk": 0, "flipped": 0}
 
 
 def test_orthogonal_slope_is_layer_slopes_over_samples():
@@ -280,9 +276,7 @@ def test_prefix_sums_are_check_prefix_gaps_and_loops():
 def test_prefixes_without_resolvable_attention_are_left_out():
     a = np.array([[-40.0], [-30.0], [40.0]])
     pattern = attention(a[:, 0], CAUSAL)
-    found = at.prefix_sums(
-        t(a), t(pattern), t(0.3 * a[None]), t([[0.24]]), torch.ones(3).double(), 1e-6
-    )
+    found = at.prefix_sums(t(a), t(pattern), t(0.3 * a[None]), t([[0.24]]), torch.ones(3).double(), 1e-6)
     assert float(found["left out prefix"]) >= 1
     assert float(found["pairs prefix"] + found["left out prefix"]) == 3
     assert np.isfinite([float(v) for v in found.values()]).all()
@@ -292,9 +286,7 @@ def test_the_idealised_layer_has_no_shrunken_prefix():
     a = skewed(n=60)
     pattern = attention(a, CAUSAL)
     writes = CAUSAL.gamma[0] * a[None, :, None]
-    found = at.prefix_sums(
-        t(a[:, None]), t(pattern), t(writes), t([[0.24]]), torch.ones(60).double(), 1e-6
-    )
+    found = at.prefix_sums(t(a[:, None]), t(pattern), t(writes), t([[0.24]]), torch.ones(60).double(), 1e-6)
     assert float(found["shrunk prefix"]) == 0
     mirrored = at.prefix_sums(
         t(a[:, None]), t(pattern), t(-writes), t([[-0.24]]), torch.ones(60).double(), 1e-6
@@ -304,9 +296,7 @@ def test_the_idealised_layer_has_no_shrunken_prefix():
 
 def test_one_column_is_the_same_alone_and_beside_others():
     a, pattern = columns(20), random_pattern(20)
-    both = at.mass_sums(t(a), view(pattern), 0.1) | gs.gap_sums(
-        gs.Steps(t(a), t(2 * a), t(a), None, None)
-    )
+    both = at.mass_sums(t(a), view(pattern), 0.1) | gs.gap_sums(gs.Steps(t(a), t(2 * a), t(a), None, None))
     alone = at.mass_sums(t(a[:, 1:2]), view(pattern), 0.1) | gs.gap_sums(
         gs.Steps(t(a[:, 1:2]), t(2 * a[:, 1:2]), t(a[:, 1:2]), None, None)
     )

@@ -39,11 +39,15 @@ def score_table(n=80, documents=15, splits=("cal", "test"), seed=0, units=NAMES,
     sample_of = np.repeat(np.arange(n), lengths)
     split_of = tuple(splits[i % len(splits)] for i in range(n))
     samples = tuple(
-        Sample(f"s{i}", "x" * 60, f"{split_of[i]}{i % documents}", (), frozenset(
-            name for name, y in zip(NAMES, positive[i], strict=True) if y
-        ))
+        Sample(
+            f"s{i}",
+            "x" * 60,
+            f"{split_of[i]}{i % documents}",
+            (),
+            frozenset(name for name, y in zip(NAMES, positive[i], strict=True) if y),
+        )
         for i in range(n)
-    )  # fmt: skip
+    )
     labels = (rng.random((len(sample_of), len(NAMES))) < 0.3) & positive[sample_of]
     scores = rng.standard_normal((len(sample_of), len(LAYERS), len(units)))
     tail = rng.gamma(1, shift, size=(len(sample_of), len(LAYERS), len(NAMES)))
@@ -261,9 +265,7 @@ def test_densities_integrate_to_one_and_match_numpy(table, traced):
     joint = traced.densities
     standard = [(x - outside.mean()) / outside.std() for x in (inside, outside)]
     edges = joint.edges[1, 2]
-    assert (edges[0], edges[-1]) == pytest.approx(
-        (min(map(min, standard)), max(map(max, standard)))
-    )
+    assert (edges[0], edges[-1]) == pytest.approx((min(map(min, standard)), max(map(max, standard))))
     for values, density in zip(standard, (joint.in_concept, joint.out_of_concept), strict=True):
         expected, _ = np.histogram(values, bins=edges, density=True)
         assert np.abs(density[1, 2] - expected).sum() * np.diff(edges)[0] < 0.02
@@ -289,9 +291,8 @@ def test_what_is_undefined_is_nan_and_a_named_warning(table):
     labels = tokens.labels.copy()
     labels[:, 1] = False
     bare = TokenTable(
-        tokens.samples, tokens.split_of, NAMES, tokens.sample_of, tokens.position,
-        tokens.offsets, labels, {},
-    )  # fmt: skip
+        tokens.samples, tokens.split_of, NAMES, tokens.sample_of, tokens.position, tokens.offsets, labels, {}
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = trace(scores=ScoreTable(bare, table.bank, table.scores), **FEW)
@@ -306,9 +307,7 @@ def test_what_is_undefined_is_nan_and_a_named_warning(table):
 
 
 def test_it_prints_one_line_a_summary_and_rows(traced):
-    assert repr(traced) == (
-        "TailTrace(3 concepts, layers [2, 5], test split, delta 0.1, 15 documents)"
-    )
+    assert repr(traced) == ("TailTrace(3 concepts, layers [2, 5], test split, delta 0.1, 15 documents)")
     lines = traced.summary().splitlines()
     assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005; realised on test" in lines[0]
     assert "60 resamples of 15 documents" in lines[0]
@@ -317,12 +316,7 @@ def test_it_prints_one_line_a_summary_and_rows(traced):
     assert [line.split()[0] for line in lines[1:]] == ["layer", "2", "5"]
     assert lines[1] in traced._repr_html_()
     rows = traced.rows()
-    assert [(r["layer"], r["concept"]) for r in rows[:4]] == [
-        (2, "a"),
-        (2, "b"),
-        (2, "c"),
-        (5, "a"),
-    ]
+    assert [(r["layer"], r["concept"]) for r in rows[:4]] == [(2, "a"), (2, "b"), (2, "c"), (5, "a")]
     frame = traced.table()
     assert len(frame) == 6
     assert frame["auroc"][3] == traced["auroc"].value[1, 0]

@@ -49,9 +49,7 @@ class IdealModel:
 
     def __post_init__(self) -> None:
         if not self.beta or len(self.beta) != len(self.gamma):
-            raise ValueError(
-                f"{len(self.beta)} beta and {len(self.gamma)} gamma: give one of each a head."
-            )
+            raise ValueError(f"{len(self.beta)} beta and {len(self.gamma)} gamma: give one of each a head.")
         for name, values in (("beta", self.beta), ("gamma", self.gamma)):
             for head, value in enumerate(values):
                 if not 0 < value < np.inf:
@@ -138,9 +136,7 @@ def step(
     return after
 
 
-def simulate(
-    start: Float[np.ndarray, " token"], model: IdealModel, layers: int, seed: int = 0
-) -> Trajectory:
+def simulate(start: Float[np.ndarray, " token"], model: IdealModel, layers: int, seed: int = 0) -> Trajectory:
     """Apply the model `layers` times.
 
     Activations grow at most by the factor 1 + sum gamma a layer (without write error), so float64

@@ -58,9 +58,7 @@ class GapCheck:
 
 
 def check_gaps(
-    before: Float[np.ndarray, " token"],
-    after: Float[np.ndarray, " token"],
-    resolution: float = RESOLUTION,
+    before: Float[np.ndarray, " token"], after: Float[np.ndarray, " token"], resolution: float = RESOLUTION
 ) -> GapCheck:
     """What became of every pair's gap, tokens that saw the same keys.
 
@@ -136,10 +134,7 @@ def common_prefix_updates(
 
 
 def _compare(
-    gaps: Float64[np.ndarray, " pair"],
-    later: Float64[np.ndarray, " pair"],
-    scale: float,
-    resolution: float,
+    gaps: Float64[np.ndarray, " pair"], later: Float64[np.ndarray, " pair"], scale: float, resolution: float
 ) -> GapCheck:
     used = (np.abs(gaps) > resolution * scale) & np.isfinite(later)
     ratios = later[used] / gaps[used]

@@ -130,9 +130,7 @@ def check_layers(trajectory: Trajectory, tail: float = 0.05) -> tuple[LayerCheck
     return tuple(checks)
 
 
-def gap_factors(
-    a: Float[np.ndarray, " token"], model: IdealModel
-) -> Float64[np.ndarray, "token token"]:
+def gap_factors(a: Float[np.ndarray, " token"], model: IdealModel) -> Float64[np.ndarray, "token token"]:
     """T1's factor on the gap of every pair; the local gain where two tokens are tied.
 
     Raises:
@@ -163,9 +161,7 @@ def local_gain(a: Float[np.ndarray, " token"], model: IdealModel) -> Float64[np.
     return gain
 
 
-def extreme_log_odds(
-    a: Float[np.ndarray, " token"], model: IdealModel
-) -> Float64[np.ndarray, "head query"]:
+def extreme_log_odds(a: Float[np.ndarray, " token"], model: IdealModel) -> Float64[np.ndarray, "head query"]:
     """C1's log-odds of a query's favoured key against the runner-up: beta |a_i| times their gap.
 
     Favoured is the largest activation for a_i > 0, the smallest for a_i < 0; 0 for a_i = 0.

@@ -105,9 +105,7 @@ def thin(pool: Sequence[Labelled], ceiling: float, seed: int) -> list[Labelled]:
     return kept
 
 
-def draw_concept(
-    concept: str, pool: Sequence[Labelled], taken: dict[str, Labelled], floor: int
-) -> None:
+def draw_concept(concept: str, pool: Sequence[Labelled], taken: dict[str, Labelled], floor: int) -> None:
     """Add passages with the concept to `taken`, in the pool's order, until it has `floor`."""
     candidates = [item for item in pool if concept in item.concepts]
     have = [item for item in taken.values() if concept in item.concepts]

@@ -80,10 +80,7 @@ class Pool:
 
 
 def divide(
-    items: Sequence[Labelled],
-    forms: Sequence[frozenset[str]],
-    concepts: Sequence[str],
-    seed: int,
+    items: Sequence[Labelled], forms: Sequence[frozenset[str]], concepts: Sequence[str], seed: int
 ) -> tuple[Division, dict[str, list[Labelled]]]:
     """Return the division after the climb and the passages that fit each split."""
     rng = random.Random(seed)

@@ -86,9 +86,7 @@ def _ordinary(text: str, start: int, end: int) -> bool:
     return end - start > 1 and not any(mark.isdigit() or mark == "-" for mark in around)
 
 
-def _other_sense(
-    text: str, words: list[tuple[int, int, str]], place: int, concept: str, rule: Rule
-) -> bool:
+def _other_sense(text: str, words: list[tuple[int, int, str]], place: int, concept: str, rule: Rule) -> bool:
     """Tell whether a longest collocation that covers the word is of another class."""
     for size in range(LONGEST_COLLOCATION, 1, -1):
         for first in range(max(0, place - size + 1), min(place, len(words) - size) + 1):

@@ -31,8 +31,7 @@ def concept_table(
 ) -> str:
     """Return passages, spans, lemmas and precision of each concept in the plain set."""
     rows = [
-        "| concept | passages | share | sotu / moby | spans | lemmas | precision | "
-        "ten commonest lemmas |",
+        "| concept | passages | share | sotu / moby | spans | lemmas | precision | ten commonest lemmas |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for concept in concepts:
@@ -54,8 +53,10 @@ def held_out_table(passages: Sequence[SupersensePassage], concepts: Sequence[str
     """Return passages of each concept, and distinct lemmas, in the held-out-lemma splits."""
     splits = ("train", "cal", "test")
     parts = {split: [p for p in passages if p.held_out_lemma == split] for split in splits}
-    rows = ["| concept | train | cal | test | lemmas seen | lemmas held out | commonest held out |",
-            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| concept | train | cal | test | lemmas seen | lemmas held out | commonest held out |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for concept in concepts:
         counts = [sum(any(c == concept for *_, c in p.spans) for p in parts[s]) for s in splits]
         seen = lemma_counts([*parts["train"], *parts["cal"]], concept)
@@ -70,8 +71,10 @@ def held_out_table(passages: Sequence[SupersensePassage], concepts: Sequence[str
 def source_table(passages: Sequence[SupersensePassage]) -> str:
     """Return passages and documents of each source, plain and held-out-lemma."""
     rows = ["| set | source | passages | documents | words a passage |", "|---|---|---|---|---|"]
-    sets = (("plain", [p for p in passages if p.plain]),
-            ("held-out-lemma", [p for p in passages if p.held_out_lemma]))  # fmt: skip
+    sets = (
+        ("plain", [p for p in passages if p.plain]),
+        ("held-out-lemma", [p for p in passages if p.held_out_lemma]),
+    )
     for name, chosen in sets:
         for source in ("sotu", "moby"):
             of_source = [p for p in chosen if p.document.startswith(source)]

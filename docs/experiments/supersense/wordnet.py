@@ -11,19 +11,66 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CLASSES = {
-    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition",
-    10: "communication", 11: "event", 12: "feeling", 13: "food", 14: "group", 15: "location",
-    16: "motive", 17: "object", 18: "person", 19: "phenomenon", 20: "plant", 21: "possession",
-    22: "process", 23: "quantity", 24: "relation", 25: "shape", 26: "state", 27: "substance",
+    4: "act",
+    5: "animal",
+    6: "artifact",
+    7: "attribute",
+    8: "body",
+    9: "cognition",
+    10: "communication",
+    11: "event",
+    12: "feeling",
+    13: "food",
+    14: "group",
+    15: "location",
+    16: "motive",
+    17: "object",
+    18: "person",
+    19: "phenomenon",
+    20: "plant",
+    21: "possession",
+    22: "process",
+    23: "quantity",
+    24: "relation",
+    25: "shape",
+    26: "state",
+    27: "substance",
     28: "time",
-}  # fmt: skip
+}
 _BEGINNERS = {
-    "person", "animal", "plant", "food", "feeling", "group", "location", "motive", "phenomenon",
-    "possession", "process", "relation", "shape", "state", "substance", "time", "attribute",
-    "artifact", "event", "cognition", "communication", "act",
-}  # fmt: skip
-_ENDINGS = (("ches", "ch"), ("shes", "sh"), ("ses", "s"), ("xes", "x"), ("zes", "z"),
-            ("ies", "y"), ("men", "man"), ("s", ""))  # fmt: skip
+    "person",
+    "animal",
+    "plant",
+    "food",
+    "feeling",
+    "group",
+    "location",
+    "motive",
+    "phenomenon",
+    "possession",
+    "process",
+    "relation",
+    "shape",
+    "state",
+    "substance",
+    "time",
+    "attribute",
+    "artifact",
+    "event",
+    "cognition",
+    "communication",
+    "act",
+}
+_ENDINGS = (
+    ("ches", "ch"),
+    ("shes", "sh"),
+    ("ses", "s"),
+    ("xes", "x"),
+    ("zes", "z"),
+    ("ies", "y"),
+    ("men", "man"),
+    ("s", ""),
+)
 
 
 Counts = dict[str, int]
