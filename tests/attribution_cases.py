@@ -76,7 +76,7 @@ class PlantedHost(ManySitesHost):
         super().__init__()
         self.w_o, self.mlp = 0.2 * self.w_o, 0.2 * self.mlp
 
-    def batches(self, samples, *, batch_tokens=2048):
+    def batches(self, samples, *, batch_tokens=None):
         """One sample each: the blocks' mean would see padding."""
         return [self._batch(samples, [n]) for n in range(len(samples))]
 

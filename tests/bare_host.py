@@ -41,6 +41,8 @@ class BareHost:
     processor and the number of special tokens.
     """
 
+    batch_tokens, progress = 2048, False
+
     def __init__(self, name: str, like, model=None, tokenizer=None, kind: str | None = None):
         self.kind = kind or name
         self.like, self.info = like, replace(like.info, host="bare")
@@ -48,7 +50,7 @@ class BareHost:
         self.model = model or (tiny.vision_model(name) if self.vision else tiny.hf_model(name))
         self.tokenizer = None if self.vision else tokenizer or tiny.tokenizer(name)
 
-    def batches(self, samples: Sequence, *, batch_tokens: int = 2048) -> list[Batch]:
+    def batches(self, samples: Sequence, *, batch_tokens: int | None = None) -> list[Batch]:
         if self.vision:
             return self.like.batches(samples)
         rows = [self._text(sample.text) for sample in samples]

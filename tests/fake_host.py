@@ -19,6 +19,8 @@ WIDTH, HEADS, HEAD = 12, 2, 3
 class FakeHost:
     """Three blocks, d_model 12; `poison` makes the residual after a block NaN."""
 
+    batch_tokens, progress = 2048, False
+
     def __init__(self, *, n_layers: int = 3, causal: bool = False, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
 
@@ -51,12 +53,13 @@ class FakeHost:
         self.info = replace(self.info, **changes)
         return self
 
-    def batches(self, samples: Sequence, *, batch_tokens: int = 2048) -> list[Batch]:
+    def batches(self, samples: Sequence, *, batch_tokens: int | None = None) -> list[Batch]:
         rows = sorted(range(len(samples)), key=lambda n: len(samples[n].text.split()))
+        most = self.batch_tokens if batch_tokens is None else batch_tokens
         out, group = [], []
         for n in rows:
             width = len(samples[n].text.split())
-            if group and width * (len(group) + 1) > batch_tokens:
+            if group and width * (len(group) + 1) > most:
                 out.append(self._batch(samples, group))
                 group = []
             group.append(n)

@@ -21,6 +21,8 @@ WIDTH = 24
 class IdealHost:
     """A stack of `IdealModel` blocks."""
 
+    batch_tokens, progress = 2048, False
+
     def __init__(self, model: IdealModel, n_layers: int, *, noise: float = 0.0) -> None:
         self.model, self.noise, self.passes = model, noise, 0
         heads = len(model.beta)
@@ -40,7 +42,7 @@ class IdealHost:
             f"ideal-{model}-{n_layers}",
         )
 
-    def batches(self, samples, *, batch_tokens=2048):
+    def batches(self, samples, *, batch_tokens=None):
         return [self._batch(samples, [n]) for n in range(len(samples))]
 
     def _batch(self, samples, rows):

@@ -55,6 +55,7 @@ from sa_plugin.host.images import (
 )
 from sa_plugin.host.laws import demand, padding_law
 from sa_plugin.host.protocol import (
+    BATCH_TOKENS,
     FINAL_NORM,
     AttentionWeights,
     Batch,
@@ -77,12 +78,16 @@ class EnvoyHost:
         info: What is fixed about the model.
         places: Its modules by role.
         order: In which they run.
+        batch_tokens: At most this many tokens a batch.
+        progress: Whether walks over the model show a bar.
     """
 
     model: Any
     info: HostInfo
     places: Places
     order: Order
+    batch_tokens: int
+    progress: bool
 
     def __repr__(self) -> str:
         info = self.info
@@ -323,13 +328,11 @@ class NNsightVisionHost(EnvoyHost):
         processor: How images become pixel values.
         n_special: Tokens before the first patch.
         n_after: Tokens behind the last one, which are no rows (Mllama pads, and has more tiles).
-        batch_tokens: Default size of batches.
     """
 
     processor: Processor
     n_special: int
     n_after: int = 0
-    batch_tokens: int = 2048
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Group images in order; all have as many tokens.
@@ -374,7 +377,7 @@ class NNsightVisionHost(EnvoyHost):
 
 
 def attach_vision(
-    model: Any, places: Places, processor: Any, batch_tokens: int, final_norm: bool = False
+    model: Any, places: Places, processor: Any, batch_tokens: int, progress: bool, final_norm: bool
 ) -> NNsightVisionHost:
     """Check a vision model; see `sa_nnsight.host.attach_local`."""
     known = describe(model, places, final_norm=final_norm)
@@ -388,7 +391,7 @@ def attach_vision(
     demand(places.architecture, _patch_law(model, places, ours, n_special))
     info = HostInfo(**known, block=seen.block, causal=seen.causal, bos=n_special > 0)
     after = tokens - patches - n_special
-    return NNsightVisionHost(model, info, places, seen.order, ours, n_special, after, batch_tokens)
+    return NNsightVisionHost(model, info, places, seen.order, batch_tokens, progress, ours, n_special, after)
 
 
 def pixel_inputs(places: Places, pixels: Tensor) -> dict[str, Tensor]:
@@ -418,14 +421,12 @@ class NNsightHost(EnvoyHost):
     Attributes:
         tokenizer: By its own rule for special tokens.
         padding_side: Where padding goes; it changes no number.
-        batch_tokens: Default size of batches.
         add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
         context: States of the image that every text is read with, or None.
     """
 
     tokenizer: Any
     padding_side: texts.PaddingSide = "right"
-    batch_tokens: int = 2048
     add_special_tokens: bool = True
     context: Tensor | None = None
 
@@ -481,7 +482,8 @@ def attach_local(
     tower: str | None = None,
     image: Any = None,
     padding_side: str = "right",
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
     add_special_tokens: bool = True,
     final_norm: bool = False,
 ) -> NNsightHost | NNsightVisionHost:
@@ -503,7 +505,8 @@ def attach_local(
             width, 3]` (with `processor`), or the states `[state, d_model]` that cross-attention
             attends to. Without it the model skips those blocks, and block indices count the others.
         padding_side: Of texts: "right" or "left".
-        batch_tokens: Default size of batches.
+        batch_tokens: At most this many tokens a batch.
+        progress: Whether walks over the model show a bar.
         add_special_tokens: Of texts: False puts no BOS, CLS or SEP in, as arXiv 2512.05038 does.
         final_norm: Whether `resid_post` of the last block is read behind the final norm, as
             transformers' `hidden_states[-1]` and arXiv 2512.05038 at 100 % have it.
@@ -529,13 +532,14 @@ def attach_local(
         if tokenizer is not None or image is not None:
             extra = "image" if tokenizer is None else "tokenizer"
             raise ValueError(f"{places.architecture} reads images: leave the {extra} out.")
-        return attach_vision(model, places, source, batch_tokens, final_norm)
+        return attach_vision(model, places, source, batch_tokens, progress, final_norm)
     if processor is not None and image is None:
         raise ValueError(f"{places.architecture} reads texts: leave the processor out.")
     host = {
         "tokenizer": own_tokenizer if tokenizer is None else tokenizer,
         "padding_side": padding_side,
         "batch_tokens": batch_tokens,
+        "progress": progress,
         "add_special_tokens": add_special_tokens,
         "context": None if image is None else context_states(whole, places.root, image, source),
     }

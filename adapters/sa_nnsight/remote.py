@@ -68,7 +68,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers, texts
 from sa_plugin.host.check import LIMITS
 from sa_plugin.host.laws import NORMS, RAW, structure
-from sa_plugin.host.protocol import Batch, HostInfo, OutputProjection, Point, Reduce, Site
+from sa_plugin.host.protocol import BATCH_TOKENS, Batch, HostInfo, OutputProjection, Point, Reduce, Site
 from sa_plugin.host.weights import hash_values, strided_places
 
 
@@ -421,6 +421,16 @@ class RemoteHost:
             f"{info.d_model}, {info.n_heads} heads, {info.block}, {info.dtype}; {self.traffic})"
         )
 
+    @property
+    def batch_tokens(self) -> int:
+        """At most this many tokens a batch."""
+        return self.reader.batch_tokens
+
+    @property
+    def progress(self) -> bool:
+        """Whether walks over the model show a bar."""
+        return self.reader.progress
+
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Samples ready for the model; see `NNsightHost.batches`."""
         return self.reader.batches(samples, batch_tokens=batch_tokens)
@@ -511,7 +521,8 @@ def attach_remote(
     tokenizer: Any = None,
     paths: Mapping[str, Any] | None = None,
     padding_side: str = "right",
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
     journal: str | Path | None = None,
     server: str | None = None,
     traces: int = TRACES,
@@ -528,7 +539,8 @@ def attach_remote(
         tokenizer: By default the model's. Used as it is.
         paths: Where things are, see `sa_nnsight.paths.ROLES`.
         padding_side: "right" or "left".
-        batch_tokens: Default size of batches, padding included.
+        batch_tokens: At most this many tokens a batch, padding included.
+        progress: Whether walks over the model show a bar.
         journal: Folder in which finished requests are kept; by default none are.
         server: URL, by default nnsight's configuration (`NDIF_HOST`).
         traces: Forward passes a request.
@@ -559,7 +571,7 @@ def attach_remote(
     order = _order(model, places, tokenizer)
     info = _describe(there, places, order, tokenizer, runner, fingerprint or found)
     side = cast(texts.PaddingSide, padding_side)
-    reader = NNsightHost(model, info, places, order, tokenizer, side, batch_tokens)
+    reader = NNsightHost(model, info, places, order, batch_tokens, progress, tokenizer, side)
     return RemoteHost(model, info, reader, there, runner, traffic, traces)
 
 

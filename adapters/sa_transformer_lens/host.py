@@ -40,6 +40,7 @@ from sa_plugin.host.folders import Loaded, load_folder
 from sa_plugin.host.images import Processor, check_images, image_batches, model_processor, noise, patch_law
 from sa_plugin.host.laws import demand, padding_law
 from sa_plugin.host.protocol import (
+    BATCH_TOKENS,
     FINAL_NORM,
     AttentionWeights,
     Batch,
@@ -68,11 +69,15 @@ class BridgeHost:
         bridge: The user's bridge. It is read, never changed: hooks live for one call.
         info: What is fixed about the model.
         points: Hook of each point, inside a block.
+        batch_tokens: At most this many tokens a batch.
+        progress: Whether walks over the model show a bar.
     """
 
     bridge: Any
     info: HostInfo
     points: Mapping[Point, str]
+    batch_tokens: int
+    progress: bool
 
     def __repr__(self) -> str:
         info = self.info
@@ -360,13 +365,11 @@ class TransformerLensVisionHost(BridgeHost):
         processor: How images become pixel values.
         n_special: Tokens before the first patch.
         n_after: Tokens behind the last one, which are no rows (Mllama pads, and has more tiles).
-        batch_tokens: Default size of batches.
     """
 
     processor: Processor
     n_special: int
     n_after: int = 0
-    batch_tokens: int = 2048
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Group images in order; all have as many tokens.
@@ -403,7 +406,7 @@ class TransformerLensVisionHost(BridgeHost):
 
 
 def attach_vision(
-    bridge: Any, processor: Any, batch_tokens: int, final_norm: bool = False
+    bridge: Any, processor: Any, batch_tokens: int, progress: bool, final_norm: bool
 ) -> TransformerLensVisionHost:
     """Check a vision bridge; see `sa_transformer_lens.host.attach_bridge`."""
     source = getattr(bridge, "processor", None) if processor is None else processor
@@ -425,7 +428,9 @@ def attach_vision(
         fingerprint=fingerprint(bridge, final_norm=final_norm),
     )
     after = tokens - patches - n_special
-    return TransformerLensVisionHost(bridge, info, seen.points, ours, n_special, after, batch_tokens)
+    return TransformerLensVisionHost(
+        bridge, info, seen.points, batch_tokens, progress, ours, n_special, after
+    )
 
 
 def _patch_law(bridge: Any, processor: Processor, n_special: int) -> Law:
@@ -442,13 +447,11 @@ class TransformerLensHost(BridgeHost):
     Attributes:
         tokenizer: By its own rule for special tokens, see `tokenise`.
         padding_side: Where padding goes; it changes no number.
-        batch_tokens: Default size of batches.
         add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
     """
 
     tokenizer: Any
     padding_side: texts.PaddingSide = "right"
-    batch_tokens: int = 2048
     add_special_tokens: bool = True
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
@@ -495,7 +498,8 @@ def attach_bridge(
     processor: Any = None,
     tower: str | None = None,
     padding_side: str = "right",
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
     add_special_tokens: bool = True,
     final_norm: bool = False,
     device: str | torch.device | None = None,
@@ -511,7 +515,8 @@ def attach_bridge(
             `sa_plugin.host.images.Processor`; by default the bridge's.
         tower: A bridge is of one tower already; `sa_transformer_lens.towers.tower_bridge` makes it.
         padding_side: Of texts: "right" or "left".
-        batch_tokens: Default size of batches.
+        batch_tokens: At most this many tokens a batch.
+        progress: Whether walks over the model show a bar.
         add_special_tokens: Of texts: False puts no BOS, CLS or SEP in, as arXiv 2512.05038 does.
         final_norm: Whether `resid_post` of the last block is read behind the final norm, as
             transformers' `hidden_states[-1]` and arXiv 2512.05038 at 100 % have it.
@@ -539,13 +544,14 @@ def attach_bridge(
     if getattr(bridge.cfg, "is_visual_model", False):
         if tokenizer is not None:
             raise ValueError(f"{bridge.cfg.architecture} reads images: leave the tokenizer out.")
-        return attach_vision(bridge, processor, batch_tokens, final_norm)
+        return attach_vision(bridge, processor, batch_tokens, progress, final_norm)
     if processor is not None:
         raise ValueError(f"{bridge.cfg.architecture} reads texts: leave the processor out.")
     options = {
         "tokenizer": own_tokenizer(bridge.tokenizer) if tokenizer is None else tokenizer,
         "padding_side": padding_side,
         "batch_tokens": batch_tokens,
+        "progress": progress,
         "add_special_tokens": add_special_tokens,
     }
     return _attach_text(bridge, final_norm, options)

@@ -37,6 +37,7 @@ from torch import Tensor
 from sa_plugin.data.sample import Sample
 
 ADAPTERS = "sa_plugin.adapters"
+BATCH_TOKENS = 2048
 FINAL_NORM = "final norm"
 Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern"]
 Block = Literal["pre_norm", "post_norm", "post_ln", "staged"]
@@ -138,12 +139,20 @@ class Host(Protocol):
     def info(self) -> HostInfo:
         """What is fixed about the model."""
 
-    def batches(self, samples: Sequence[Sample], *, batch_tokens: int = 2048) -> list[Batch]:
+    @property
+    def batch_tokens(self) -> int:
+        """At most this many tokens a batch, padding included (one sample at least)."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether walks over the model show a bar."""
+
+    def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Tokenise and group samples of like length.
 
         Args:
             samples: The samples.
-            batch_tokens: At most this many tokens a batch, padding included (one sample at least).
+            batch_tokens: In place of the host's own, where one question needs smaller batches.
 
         Raises:
             ValueError: The tokenizer gives no offsets, or a text has no token.
@@ -186,7 +195,9 @@ def attach(model: Any, **options: Any) -> Host:
     Args:
         model: A TransformerLens `TransformerBridge` (4.3 or later), an nnsight model (0.8.1 or
             later), or any model an installed adapter accepts. A host is returned as it is.
-        **options: Passed to the adapter.
+        **options: Passed to the adapter. Every adapter takes `batch_tokens` (at most this many
+            tokens a batch, 2048 by default) and `progress` (whether walks over the model show a
+            bar, True by default).
 
     Returns:
         The host, checked: eval mode, every hook fires exactly once, the residual it reads is the

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
+from sa_plugin.host.protocol import BATCH_TOKENS as BATCH_TOKENS
 from sa_plugin.host.protocol import Batch, BulkHost, Host, HostInfo, Reduce, SinkRule, Site
 from sa_plugin.passes.layout import TokenTable
 
-BATCH_TOKENS = 2048
 # Share of labelled tokens that may be sinks without a word; the count is in `dropped` in any case.
 LOST = 0.05
 

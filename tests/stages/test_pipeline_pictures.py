@@ -200,7 +200,7 @@ def test_texts_are_refused(shown):
 class FakeEyes(FakeHost):
     """Patches of 4 x 4 as words: those of equal rounded mean colour are one word."""
 
-    def batches(self, samples, *, batch_tokens=2048):
+    def batches(self, samples, *, batch_tokens=None):
         patches = [s.image.pixels.reshape(4, 4, 4, 4, 3).mean((1, 3)).reshape(16, 3) for s in samples]
         ids = torch.tensor(np.stack(patches).round() @ [1, 256, 65536], dtype=torch.long)
         boxes = torch.tensor(Geometry((1.0, 1.0), (0.0, 0.0), (16, 16), 4, (16, 16)).boxes()).float()
