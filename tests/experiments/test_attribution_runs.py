@@ -1,32 +1,17 @@
-"""The files of docs/attribution_runs.py hold what the tables need: rows again from them alone."""
+"""The files of docs/experiments/attribution_runs.py hold what the tables need: rows again from them alone."""
 
 import json
-import sys
-from pathlib import Path
 
 import attribution_cases as cases
+import attribution_runs
+import attribution_tables as tables
 import pytest
 
 from sa_plugin.attribution import compare
 
-DOCS = Path(__file__).parents[2] / "docs"
 
-
-@pytest.fixture
-def scripts(monkeypatch):
-    pytest.importorskip("transformer_lens")
-    monkeypatch.syspath_prepend(str(DOCS))
-    import attribution_runs
-    import attribution_tables
-
-    yield attribution_runs, attribution_tables
-    for name in ("attribution_runs", "attribution_tables"):
-        sys.modules.pop(name, None)
-
-
-def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
+def test_tables_from_files_equal_the_comparison(tmp_path):
     """Two groups of methods in two files are one run; controls, in both, count once."""
-    runs, tables = scripts
     host, data, detector = cases.planted()
     options = {"n_test": 5, "n_cal": 3, "n_steps": 3, "progress": False}
     about = {
@@ -42,7 +27,7 @@ def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
     }
     for name in ("rise", "direct_alignment"):
         found = compare(host, data, detector, methods=[name], **options)
-        text = json.dumps(runs.packed(found) | {"about": about})
+        text = json.dumps(attribution_runs.packed(found) | {"about": about})
         (tmp_path / f"minilm_prototype_animal_{name}.json").write_text(text)
     whole = compare(host, data, detector, methods=["rise", "direct_alignment"], **options)
     ((key, files),) = tables.load(tmp_path).items()
@@ -67,9 +52,7 @@ def test_tables_from_files_equal_the_comparison(scripts, tmp_path):
     assert "| rise | " in text
 
 
-def test_curves_that_files_repeat_count_once(scripts):
-    _, tables = scripts
-
+def test_curves_that_files_repeat_count_once():
     def file(concept, n, value):
         line = ["control", "random", "insertion", "mean_alignment", [value, 1.0]]
         return {"coverage": [{"concept": concept, "compared": n}], "curves": [line]}
@@ -79,8 +62,7 @@ def test_curves_that_files_repeat_count_once(scripts):
     assert found.tolist() == pytest.approx([0.1, 1.0])
 
 
-def test_a_page_without_its_markers_is_refused(scripts, tmp_path):
-    _, tables = scripts
+def test_a_page_without_its_markers_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{tables.BEGIN}\nno end\n")
     with pytest.raises(ValueError, match=r"page.md has '<!-- end of tables -->' 0 times"):

@@ -37,7 +37,7 @@ def fitted(world, kind="prototype", **options):
 
 @pytest.mark.parametrize("kind", ["prototype", "lda"])
 def test_all_planted_heads_are_found_and_few_others(kind):
-    """Many more worlds: `docs/alignment_calibration.py`."""
+    """Many more worlds: `docs/experiments/alignment_calibration.py`."""
     got = planted.realised("planted heads", kind, range(4))
     assert got["power"] == 1.0
     assert got["power_aligned"] >= 0.8

@@ -35,7 +35,7 @@ from ideal_model.dynamics import IdealModel, Trajectory, as_activations, attenti
 from ideal_model.gaps import check_gaps
 from jaxtyping import Bool, Float, Float64
 
-from sa_plugin.statistics.shape import skewness
+from sa_plugin.statistics import skewness
 
 _NEAR = 1e-5
 

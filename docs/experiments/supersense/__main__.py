@@ -1,12 +1,12 @@
-"""Command: `python -m supersense --work DIR`."""
+"""Command, from the folder `docs/experiments`: `python -m supersense --work DIR`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from sa_plugin.loaders.texts import SUPERSENSES as CONCEPTS
-from sa_plugin.loaders.texts import read_supersense
+from sa_plugin.loaders import SUPERSENSES as CONCEPTS
+from sa_plugin.loaders import read_supersense
 from supersense.choose import Labelled, choose_plain
 from supersense.held_out import choose_held_out
 from supersense.labels import Rule, label, read_list
@@ -18,7 +18,8 @@ from supersense.tagging import tag
 from supersense.wordnet import WordNet, read_wordnet
 from supersense.write import write
 
-FOLDER = Path(__file__).parent.parent
+FOLDER = Path(__file__).parent
+DATA = FOLDER.parents[2] / "sa_plugin" / "loaders" / "supersense.jsonl.gz"
 
 
 def label_all(work: Path, wordnet: WordNet) -> list[Labelled]:
@@ -47,8 +48,7 @@ def main() -> None:
     pool = label_all(work, wordnet)
     plain = frozenset(item.passage.id for item in choose_plain(pool, CONCEPTS, arguments.seed))
     splits, _held = choose_held_out(pool, CONCEPTS, wordnet, arguments.seed)
-    file = FOLDER / "supersense.jsonl.gz"
-    size = write(file, pool, CONCEPTS, plain, splits, arguments.seed)
+    size = write(DATA, pool, CONCEPTS, plain, splits, arguments.seed)
     concepts, passages = read_supersense()
     unread = update_review(FOLDER / "supersense_review.csv", passages, concepts)
     review = read_review(FOLDER / "supersense_review.csv")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 
-from sa_plugin.loaders.texts import SupersensePassage
+from sa_plugin.loaders import SupersensePassage
 from supersense.review import Verdict
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from sa_plugin.loaders.texts import SupersensePassage
+from sa_plugin.loaders import SupersensePassage
 
 PER_CONCEPT = 15
 

@@ -1,8 +1,8 @@
 """Concept-aligned heads of a real model: what docs/alignment.md quotes.
 
-python docs/alignment_runs.py smollm2 --kind prototype     200 train, 66 calibration passages
-python docs/alignment_runs.py vit                         230 emoji scenes, 50 of them calibration
-python docs/alignment_runs.py vit --kind separator --most 3 --nulls across
+python docs/experiments/alignment_runs.py smollm2 --kind prototype     200 train, 66 calibration passages
+python docs/experiments/alignment_runs.py vit                         230 emoji scenes, 50 of them calibration
+python docs/experiments/alignment_runs.py vit --kind separator --most 3 --nulls across
 """
 
 import argparse
@@ -32,7 +32,7 @@ def passages(train: int) -> sa.ConceptData:
 
 
 def scenes() -> sa.ConceptData:
-    """The emoji scenes of docs/theory_runs.py, with all their concepts."""
+    """The emoji scenes of docs/experiments/theory_runs.py, with all their concepts."""
     return emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
 
 

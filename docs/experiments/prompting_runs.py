@@ -1,11 +1,11 @@
 """The trial of docs/prompting.md: SmolLM2-135M-Instruct asked about the embedded data.
 
 sa-plugin weights smollm2
-python docs/prompting_runs.py ask cal --every 3 --out runs
-python docs/prompting_runs.py ask test --every 3 --out runs
-python docs/prompting_runs.py detect --out runs
-python docs/prompting_runs.py wordings --out runs
-python docs/prompting_runs.py tables runs --into docs/prompting.md
+python docs/experiments/prompting_runs.py ask cal --every 3 --out runs
+python docs/experiments/prompting_runs.py ask test --every 3 --out runs
+python docs/experiments/prompting_runs.py detect --out runs
+python docs/experiments/prompting_runs.py wordings --out runs
+python docs/experiments/prompting_runs.py tables runs --into docs/prompting.md
 
 `ask` writes the answers about every third passage of a split (`--every 1` asks about all);
 calibration needs p(yes) alone, so replies are written for test only. `detect` gives every method
@@ -36,7 +36,7 @@ from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, prompt, score, w
 from sa_plugin.stages import folder, markdown
 from sa_transformer_lens.host import load_bridge
 
-BEGIN = "<!-- tables: written by docs/prompting_runs.py tables -->"
+BEGIN = "<!-- tables: written by docs/experiments/prompting_runs.py tables -->"
 END = "<!-- end of tables -->"
 REPLY_TOKENS = {"cal": 0, "test": 4}
 LAYER = 14

@@ -1,7 +1,7 @@
 """Write detection tables from results.json files into a Markdown file, between its markers.
 
-python docs/demo_table.py README.md demo_out/results.json
-python docs/demo_table.py docs/results.md NAME=RESULTS.json ...
+python docs/experiments/demo_table.py README.md demo_out/results.json
+python docs/experiments/demo_table.py docs/results.md NAME=RESULTS.json ...
 """
 
 import sys
@@ -12,7 +12,7 @@ from between_markers import put
 
 from sa_plugin.report import read_results
 
-BEGIN = "<!-- table: written by docs/demo_table.py from demo_out/results.json -->"
+BEGIN = "<!-- table: written by docs/experiments/demo_table.py from demo_out/results.json -->"
 END = "<!-- end of table -->"
 
 

@@ -11,7 +11,7 @@ from between_markers import put
 from sa_plugin.attribution import Measured, Row, SampleScores, control_rows, rows_of
 from sa_plugin.stages import markdown
 
-BEGIN = "<!-- tables: written by docs/attribution_runs.py tables -->"
+BEGIN = "<!-- tables: written by docs/experiments/attribution_runs.py tables -->"
 END = "<!-- end of tables -->"
 MODELS = {"smollm2": "SmolLM2", "minilm": "MiniLM", "vit": "ViT"}
 METHODS = (
@@ -127,7 +127,7 @@ def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
     command = f"run {about['model']} --kind {about['kind']}" + " --players token" * masked
     command += " --concepts " + " ".join(f'"{name}"' for name in cover)
     return (
-        f"`python docs/attribution_runs.py {command}`: "
+        f"`python docs/experiments/attribution_runs.py {command}`: "
         f"{about['data']} ({about['hash']}), {pairs} samples of {documents} documents, "
         f"{about['coalitions']} coalitions, {about['integration']} integration steps, "
         f'{about["curve"]} steps of insertion and deletion; else `preset="fast"`. '

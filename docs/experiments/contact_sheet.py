@@ -1,4 +1,4 @@
-"""The pictures of docs/images.md: `python docs/contact_sheet.py`, from the repository's root.
+"""The pictures of docs/images.md: `python docs/experiments/contact_sheet.py`, from the repository's root.
 
 Rows of scenes, each over a row of its masks: one flat colour an object. Channels are rounded to 32
 levels to keep the files small.
@@ -27,7 +27,7 @@ def sheet(rendered: list[tuple[np.ndarray, np.ndarray]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    pictures = Path(__file__).parent / "pictures"
+    pictures = Path(__file__).parents[1] / "pictures"
     number = COLUMNS * ROWS
     drawn = [shapes.draw_scene(np.random.default_rng([0, k]), overlap=k >= COLUMNS) for k in range(number)]
     sheet([shapes.render(scene, SIZE) for scene in drawn], pictures / "shapes.png")

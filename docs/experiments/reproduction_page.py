@@ -1,6 +1,6 @@
 """Write the cells that `sa-plugin reproduce` made into docs/reproduction.md, and their pictures.
 
-python docs/reproduction_page.py reproduced/minilm_supersense reproduced/vit_emoji ...
+python docs/experiments/reproduction_page.py reproduced/minilm_supersense reproduced/vit_emoji ...
 """
 
 import json
@@ -15,9 +15,9 @@ from PIL import Image
 from sa_plugin.show import kind_label, number
 from sa_plugin.stages import cell_markdown, difference, markdown, published
 
-PAGE = Path(__file__).parent / "reproduction.md"
-PICTURES = Path(__file__).parent / "pictures"
-BEGIN = "<!-- cells: written by docs/reproduction_page.py -->"
+PAGE = Path(__file__).parents[1] / "reproduction.md"
+PICTURES = Path(__file__).parents[1] / "pictures"
+BEGIN = "<!-- cells: written by docs/experiments/reproduction_page.py -->"
 END = "<!-- end of cells -->"
 COLOURS = 160
 

@@ -1,6 +1,6 @@
 """How often the calls of head alignment are right, on models whose truth is known.
 
-`python docs/alignment_calibration.py [--worlds 100] [--kinds prototype lda separator] [--q 0.05]`
+`python docs/experiments/alignment_calibration.py [--worlds 100] [--kinds prototype lda separator] [--q 0.05]`
 prints a table; it needs the repository, since the planted models live in its tests.
 """
 
@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import planted  # noqa: E402

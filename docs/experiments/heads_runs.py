@@ -1,12 +1,12 @@
 """The trials of docs/heads.md: ablation of heads on three real models, one command a table.
 
-python docs/heads_runs.py curve vit --ks 4 12 --out runs
-python docs/heads_runs.py curve vit --ks 4 12 --keep --out runs
-python docs/heads_runs.py curve vit --ks 4 12 --controls --permutations 20 --out runs
-python docs/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
-python docs/heads_runs.py cross vit --k 4 --out runs
-python docs/heads_runs.py total vit --out runs
-python docs/heads_runs.py tables runs --into docs/heads.md
+python docs/experiments/heads_runs.py curve vit --ks 4 12 --out runs
+python docs/experiments/heads_runs.py curve vit --ks 4 12 --keep --out runs
+python docs/experiments/heads_runs.py curve vit --ks 4 12 --controls --permutations 20 --out runs
+python docs/experiments/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
+python docs/experiments/heads_runs.py cross vit --k 4 --out runs
+python docs/experiments/heads_runs.py total vit --out runs
+python docs/experiments/heads_runs.py tables runs --into docs/heads.md
 
 Each writes one file of results into `--out`; `tables` prints them all as Markdown, or writes them
 between the markers of a file. Weights come
@@ -45,7 +45,7 @@ from sa_plugin.stages import folder
 from sa_transformer_lens.edits import logits
 from sa_transformer_lens.host import load_bridge
 
-BEGIN = "<!-- tables: written by docs/heads_runs.py tables -->"
+BEGIN = "<!-- tables: written by docs/experiments/heads_runs.py tables -->"
 END = "<!-- end of tables -->"
 # The residual that enters block 8 of the ViT is written by 8 blocks of 6 heads.
 LAYER = {"vit": 7, "minilm": 3, "smollm2": 10}
@@ -347,7 +347,7 @@ def main() -> None:
         for k, v in words.items()
         if v not in (None, False)
     ]
-    first = f"python docs/heads_runs.py {arguments.command} {arguments.model} "
+    first = f"python docs/experiments/heads_runs.py {arguments.command} {arguments.model} "
     arguments.command_line = first + " ".join(flag.strip() for flag in flags)
     result = {"curve": curve, "cross": cross, "total": total}[arguments.command](arguments)
     ks = "-".join(map(str, words.get("ks") or [words.get("k", "")]))

@@ -1,6 +1,6 @@
 """The figures of docs/attribution.md, from the files that attribution_runs.py wrote.
 
-python docs/attribution_pictures.py runs docs/pictures
+python docs/experiments/attribution_pictures.py runs docs/pictures
 
 A figure a model: insertion and deletion by the primary yardstick, and the maps of one test sample
 under both objectives. Shades are shares of each map's largest |importance|: orange for evidence,

@@ -1,8 +1,8 @@
 """Put the theorems to the test on a real model and print the findings as Markdown.
 
-python docs/theory_runs.py smollm2        the embedded prose: 200 train, 80 cal, 100 test passages
-python docs/theory_runs.py vit            230 emoji scenes, 60 of them test
-python docs/theory_runs.py vit prototype  other vectors than separators
+python docs/experiments/theory_runs.py smollm2        the embedded prose: 200 train, 80 cal, 100 test passages
+python docs/experiments/theory_runs.py vit            230 emoji scenes, 60 of them test
+python docs/experiments/theory_runs.py vit prototype  other vectors than separators
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Objectives side by side on three real models: the runs behind docs/attribution.md.
 
-python docs/attribution_runs.py run minilm --kind separator --out runs --minutes 9
-python docs/attribution_runs.py tables runs --into docs/attribution.md
-python docs/attribution_pictures.py runs docs/pictures
+python docs/experiments/attribution_runs.py run minilm --kind separator --out runs --minutes 9
+python docs/experiments/attribution_runs.py tables runs --into docs/attribution.md
+python docs/experiments/attribution_pictures.py runs docs/pictures
 
 A run is a file for each concept (and, with `--groups`, each group of methods), written when it is
 done; what is there is not run again, so the command is repeated until it prints "nothing left".

@@ -1,6 +1,6 @@
 """Run a page's snippets on the real models and write what they print behind each: `out` comments.
 
-`python docs/fill_outputs.py docs/tutorial.md` replaces every `<!-- out -->`, and what an earlier
+`python docs/experiments/fill_outputs.py docs/tutorial.md` replaces every `<!-- out -->`, and what an earlier
 run put behind it. Long outputs are cut, and show where.
 """
 

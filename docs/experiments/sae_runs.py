@@ -1,9 +1,9 @@
 """The trials of docs/sae.md: a small SAE on SmolLM2, and its latents as concepts.
 
 sa-plugin weights smollm2
-python docs/sae_runs.py train --out runs
-python docs/sae_runs.py detect --sae runs/sae.safetensors --out runs
-python docs/sae_runs.py tables runs --into docs/sae.md
+python docs/experiments/sae_runs.py train --out runs
+python docs/experiments/sae_runs.py detect --sae runs/sae.safetensors --out runs
+python docs/experiments/sae_runs.py tables runs --into docs/sae.md
 
 `train` reads tokens of the train split alone and writes the SAE and what it reconstructs; `detect`
 prunes, scores, calibrates and evaluates its latents beside supervised kinds of the same layer;
@@ -33,7 +33,7 @@ from sa_plugin.scores import ScoreTable, score
 from sa_plugin.stages import folder, markdown
 from sa_transformer_lens.host import load_bridge
 
-BEGIN = "<!-- tables: written by docs/sae_runs.py tables -->"
+BEGIN = "<!-- tables: written by docs/experiments/sae_runs.py tables -->"
 END = "<!-- end of tables -->"
 LAYER, LATENTS, ACTIVE = 14, 2048, 32
 
