@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sa_plugin.data import ConceptData, Image, Sample
+from sa_plugin.data import ConceptData, Image, Sample, Splits
 
 ANIMALS = ("cat", "dog")
 WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
@@ -15,7 +15,7 @@ def animal_texts() -> ConceptData:
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(32)]
     labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
 def animal_pictures(widths: Sequence[int], columns: int) -> ConceptData:

@@ -11,7 +11,7 @@ from attribution_toy import ManySitesHost
 
 from sa_plugin.attribution import coalition_game, objective
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Site
 
@@ -24,7 +24,7 @@ def make_data(n=60):
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(5, 9))) for _ in range(n)]
     labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
 def image_data():
@@ -39,7 +39,7 @@ def image_data():
             image[mask] = (250, 10, 10)
         pixels.append(image)
         masks.append({"red": mask})
-    return ConceptData.from_masks(pixels, masks, concepts=["red"], seed=0)
+    return ConceptData.from_masks(pixels, masks, concepts=["red"], splits=Splits(seed=0))
 
 
 @cache

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sa_plugin.concepts import ConceptBank, Origin, VectorSet
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.passes import TokenTable
 from sa_plugin.scores import ScoreTable
 
@@ -105,7 +105,7 @@ def make_case(seed=0, n=120, units=None, controls=True, bare=0.1, strength=2.0, 
         labels,
         concepts=CONCEPTS,
         sample_labels=extra,
-        seed=seed,
+        splits=Splits(seed=seed),
         documents=[f"doc {k % documents}" for k in range(n)],
     )
     tokens = token_table(data)

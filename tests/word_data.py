@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 
 ANIMALS, FOODS = ("cat", "dog", "cow"), ("bread", "soup")
 WORDS = (*ANIMALS, *FOODS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
@@ -14,4 +14,4 @@ def word_data(n, least=3, *, documents=None, seed=0):
     words = [list(rng.choice(WORDS, rng.integers(least, 12))) for _ in range(n)]
     labels = [["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row] for row in words]
     names = None if documents is None else [f"d{k % documents}" for k in range(n)]
-    return ConceptData.from_words(words, labels, seed=1, documents=names)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1), documents=names)

@@ -81,7 +81,7 @@ def passages(concepts: tuple[str, ...]) -> sa.ConceptData:
         concepts=concepts,
         documents=documents,
         ids=ids,
-        split=of,
+        splits=of,
         name=f"supersense, first {WORDS} words",
     )
 

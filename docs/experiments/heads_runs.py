@@ -85,7 +85,7 @@ def passages(concepts: tuple[str, ...]) -> ConceptData:
         concepts=concepts,
         documents=[s.document for s, _ in rows],
         ids=[s.id for s, _ in rows],
-        split=[name for _, name in rows],
+        splits=[name for _, name in rows],
         name=f"supersense, {len(rows)} passages",
     )
 

@@ -149,7 +149,7 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
         concepts=data.concepts,
         documents=[s.document for s, _ in rows],
         ids=[s.id for s, _ in rows],
-        split=[name for _, name in rows],
+        splits=[name for _, name in rows],
         name="supersense, passages asked about",
     )
 

@@ -123,7 +123,7 @@ def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
         concepts=data.concepts,
         documents=[s.document for s in samples],
         ids=[s.id for s in samples],
-        split=["train"] * len(samples),
+        splits=["train"] * len(samples),
     )
     found = collect(host, one, layers=[LAYER], need=("means", "rows"), progress=False)
     rows = found.token[0].rows

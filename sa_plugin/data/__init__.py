@@ -1,19 +1,22 @@
 """Labelled samples and their splits by source document."""
 
 from sa_plugin.data.build import EmptySplitWarning, RepeatedTextWarning
-from sa_plugin.data.concept_data import ConceptData, Split, split_documents
-from sa_plugin.data.images import Geometry, Image, coverage
+from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.images import Geometry, Image, PixelLabels, coverage
 from sa_plugin.data.sample import Sample, Span
+from sa_plugin.data.splits import Splits, split_documents
 
 __all__ = [
     "ConceptData",
     "EmptySplitWarning",
     "Geometry",
     "Image",
+    "PixelLabels",
     "RepeatedTextWarning",
     "Sample",
     "Span",
     "Split",
+    "Splits",
     "coverage",
     "split_documents",
 ]

@@ -1,6 +1,8 @@
-"""What a data set must satisfy before anything is fitted on it.
+"""Samples from labelled words, spans, token masks and images, and what a data set must satisfy.
 
-Samples from labelled texts, token masks and images: what every way to make data shares.
+Nothing is repaired: a label that does not fit its text, a document in two splits or a concept
+without a sample is an error, and what only weakens results (a repeated text, a split without
+positives) is a warning of its own class.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sa_plugin.data.images import Image, combine_masks
+from sa_plugin.data.images import Image, PixelLabels, combine_masks
 from sa_plugin.data.sample import SPLITS, Sample, Span
 
 
@@ -222,33 +224,29 @@ def token_mask_samples(
 
 def mask_samples(
     images: Sequence[Any],
-    masks: Sequence[Any],
+    labels: PixelLabels,
     *,
-    boxes: Sequence[Iterable[Any]] | None = None,
     documents: Sequence[str] | None = None,
     sample_labels: Sequence[Iterable[str]] | None = None,
     ids: Sequence[str] | None = None,
-    min_coverage: float = 0.0,
 ) -> list[Sample]:
     """Samples from images with a pixel mask, or boxes, for each concept.
 
     Raises:
-        ValueError: The lengths differ, `min_coverage` is outside [0, 1), or what `mask_sample`
-            raises.
+        ValueError: The lengths differ, or what `mask_sample` raises.
     """
+    masks, boxes = labels.masks, labels.boxes
     same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids, documents=documents)
-    if not 0 <= min_coverage < 1:
-        raise ValueError(f"min_coverage {min_coverage} must lie in [0, 1).")
     names, homes = _names(images, ids, documents)
     return [
         mask_sample(
             names[k],
             pixels,
-            masks[k],
+            {} if masks is None else masks[k],
             boxes=boxes[k] if boxes else (),
             document=homes[k],
             labels=sample_labels[k] if sample_labels else (),
-            min_coverage=min_coverage,
+            min_coverage=labels.min_coverage,
         )
         for k, pixels in enumerate(images)
     ]

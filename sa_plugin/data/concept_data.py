@@ -1,13 +1,13 @@
-"""Dividing source documents over train, calibration and test; drawing a stratified subset.
+"""Labelled samples and their train, calibration and test splits.
 
-Labelled samples and their train, calibration and test splits.
+A *sample* is one text or image. Its *token labels* follow from labelled character spans: a token
+has the label of every span it overlaps, by the tokenizer's offsets (patches: masks they cover). Its
+*sample labels* say which concepts the sample has; a sample may be positive for a concept without any
+positive token.
 
-A *sample* is one text. Its *token labels* follow from labelled character spans: a token has the
-label of every span it overlaps, by the tokenizer's offsets. Its *sample labels* say which concepts
-the sample has; a sample may be positive for a concept without any positive token.
-
-Samples are split by *source document*, the unit that is independent of the others; intervals
-resample documents too.
+Every way to make data takes plain columns, one entry a sample. Where one column is not enough, the
+argument also takes a small record: `splits` a list of names or `Splits`, `masks` a list of masks or
+`PixelLabels`.
 """
 
 from __future__ import annotations
@@ -31,63 +31,9 @@ from sa_plugin.data.build import (
     validate,
     word_spans,
 )
-from sa_plugin.data.sample import SPLITS, Sample, SplitName
-
-
-def split_documents(
-    samples: Sequence[Sample],
-    concepts: Sequence[str],
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-    seed: int = 0,
-) -> list[SplitName]:
-    """Divide source documents over the splits, stratified over concepts.
-
-    Documents are taken in seeded order, those with the rarest concepts first, and each goes to the
-    split that lacks most of what the document holds (positives of every concept, and samples).
-
-    Raises:
-        ValueError: The fractions are not three positive numbers that add up to 1.
-    """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions {fractions} must be three positive numbers that add up to 1.")
-    documents = sorted({s.document for s in samples})
-    row = {document: k for k, document in enumerate(documents)}
-    counts = np.zeros((len(documents), len(concepts) + 1))
-    for sample in samples:
-        counts[row[sample.document], -1] += 1
-        for k, concept in enumerate(concepts):
-            counts[row[sample.document], k] += concept in sample.positive
-    total = np.maximum(counts.sum(0), 1)
-    rng = np.random.default_rng(seed)
-    rarity = (counts / total).max(1) + rng.uniform(0, 1e-3, len(documents))
-    want = np.outer(fractions, total)
-    have = np.zeros_like(want)
-    home = np.zeros(len(documents), dtype=int)
-    for d in np.argsort(-rarity, kind="stable"):
-        lack = ((want - have) / want) @ (counts[d] / total)
-        home[d] = int(np.argmax(lack))
-        have[home[d]] += counts[d]
-    return [SPLITS[home[row[s.document]]] for s in samples]
-
-
-def draw_rare_first(
-    samples: Sequence[Sample],
-    rows: Sequence[int],
-    concepts: Sequence[str],
-    quota: int,
-    rng: np.random.Generator,
-) -> list[int]:
-    """Draw rows so that every concept keeps its share, rare concepts being served first."""
-    order = [int(i) for i in rng.permutation(rows)]
-    by_concept = {c: [i for i in order if c in samples[i].positive] for c in concepts}
-    drawn: dict[int, None] = {}
-    for concept in sorted(concepts, key=lambda c: len(by_concept[c])):
-        share = int(np.ceil(len(by_concept[concept]) * quota / len(rows)))
-        missing = share - sum(concept in samples[i].positive for i in drawn)
-        fresh = [i for i in by_concept[concept] if i not in drawn]
-        drawn.update(dict.fromkeys(fresh[: max(0, min(missing, quota - len(drawn)))]))
-    fill = [i for i in order if i not in drawn]
-    return [*drawn, *fill[: quota - len(drawn)]]
+from sa_plugin.data.images import PixelLabels
+from sa_plugin.data.sample import SPLITS, Sample
+from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
 
 
 @dataclass(frozen=True)
@@ -182,13 +128,11 @@ class ConceptData:
         texts: Sequence[str],
         spans: Sequence[Iterable[tuple[int, int, str]]],
         *,
-        concepts: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        concepts: Sequence[str] | None = None,
         sample_labels: Sequence[Iterable[str]] | None = None,
         ids: Sequence[str] | None = None,
-        split: Sequence[str] | None = None,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        seed: int = 0,
+        splits: Splits | Sequence[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from texts with labelled character spans.
@@ -196,14 +140,12 @@ class ConceptData:
         Args:
             texts: One text a sample.
             spans: For each text its `(start, end, concept)`, end exclusive.
-            concepts: Concepts and their order; by default those seen, sorted.
             documents: Source document of each text; by default every text is its own.
+            concepts: Concepts and their order; by default those seen, sorted.
             sample_labels: Concepts of each sample, beyond those of its spans.
             ids: Unique names; by default numbers.
-            split: "train", "cal" or "test" for each sample. By default documents are divided by
-                `fractions`, stratified over concepts.
-            fractions: Shares of train, cal and test, when `split` is not given.
-            seed: Seed of the division.
+            splits: "train", "cal" or "test" for each sample, or `Splits(fractions=..., seed=...)`.
+                By default documents are divided 60 : 20 : 20, stratified over concepts.
             name: Name of the data set in reports.
 
         Returns:
@@ -221,7 +163,7 @@ class ConceptData:
             ('animal',)
         """
         samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
-        return cls.from_samples(samples, concepts, split, fractions, seed, name)
+        return cls.from_samples(samples, concepts, splits, name=name)
 
     @classmethod
     def from_words(
@@ -229,13 +171,11 @@ class ConceptData:
         words: Sequence[Sequence[str]],
         labels: Sequence[Sequence[Iterable[str] | str | None]],
         *,
-        concepts: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        concepts: Sequence[str] | None = None,
         sample_labels: Sequence[Iterable[str]] | None = None,
         ids: Sequence[str] | None = None,
-        split: Sequence[str] | None = None,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        seed: int = 0,
+        splits: Splits | Sequence[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from words with labels; the text is the words joined by single spaces.
@@ -243,13 +183,11 @@ class ConceptData:
         Args:
             words: The words of each sample.
             labels: For each word its concept, its concepts, or None.
-            concepts: As in `from_spans`, like the arguments that follow.
-            documents: Source documents.
+            documents: As in `from_spans`, like the arguments that follow.
+            concepts: Concepts and their order.
             sample_labels: Concepts of each sample, beyond those of its words.
             ids: Unique names.
-            split: Split of each sample.
-            fractions: Shares of the splits.
-            seed: Seed of the division.
+            splits: Split of each sample, or how documents are divided.
             name: Name of the data set.
 
         Raises:
@@ -257,17 +195,14 @@ class ConceptData:
                 or is empty; and what `from_spans` raises.
         """
         same_length(words, labels=labels)
-        rows = [word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))]
         return cls.from_spans(
             [" ".join(sample) for sample in words],
-            rows,
-            concepts=concepts,
+            [word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))],
             documents=documents,
+            concepts=concepts,
             sample_labels=sample_labels,
             ids=ids,
-            split=split,
-            fractions=fractions,
-            seed=seed,
+            splits=splits,
             name=name,
         )
 
@@ -278,12 +213,10 @@ class ConceptData:
         sample_labels: Sequence[Iterable[str]],
         masks: Sequence[Mapping[str, Sequence[bool]]],
         *,
-        concepts: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        concepts: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
-        split: Sequence[str] | None = None,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        seed: int = 0,
+        splits: Splits | Sequence[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from sample labels with token masks of one tokenizer.
@@ -293,12 +226,10 @@ class ConceptData:
             sample_labels: Concepts of each sample; one may be positive with no positive token.
             masks: For each sample, concept to one boolean a token (special tokens left out).
                 Their length is checked when a host tokenises the text.
-            concepts: As in `from_spans`, like the arguments that follow.
-            documents: Source documents.
+            documents: As in `from_spans`, like the arguments that follow.
+            concepts: Concepts and their order.
             ids: Unique names.
-            split: Split of each sample.
-            fractions: Shares of the splits.
-            seed: Seed of the division.
+            splits: Split of each sample, or how documents are divided.
             name: Name of the data set.
 
         Raises:
@@ -306,23 +237,19 @@ class ConceptData:
                 what `from_spans` raises.
         """
         samples = token_mask_samples(texts, sample_labels, masks, documents=documents, ids=ids)
-        return cls.from_samples(samples, concepts, split, fractions, seed, name)
+        return cls.from_samples(samples, concepts, splits, name=name)
 
     @classmethod
     def from_masks(
         cls,
         images: Sequence[Any],
-        masks: Sequence[Any],
+        masks: Sequence[Any] | PixelLabels,
         *,
-        boxes: Sequence[Iterable[Any]] | None = None,
-        concepts: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        concepts: Sequence[str] | None = None,
         sample_labels: Sequence[Iterable[str]] | None = None,
         ids: Sequence[str] | None = None,
-        split: Sequence[str] | None = None,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        min_coverage: float = 0.0,
-        seed: int = 0,
+        splits: Splits | Sequence[str] | None = None,
         name: str = "images",
     ) -> ConceptData:
         """Data from images with a pixel mask, or boxes, for each concept.
@@ -333,35 +260,50 @@ class ConceptData:
         Args:
             images: RGB, uint8 `[height, width, 3]`.
             masks: For each image, concept to boolean mask `[height, width]` of the image's own
-                size. Empty masks are allowed and make no positive.
-            boxes: For each image `(concept, top, left, bottom, right)` in pixels, added to the
-                masks; a pixel is inside when its centre is.
-            concepts: As in `from_spans`, like the arguments that follow.
-            documents: Source documents.
+                size (empty masks are allowed and make no positive); or `PixelLabels`, with boxes
+                and the share of a patch that must be covered.
+            documents: As in `from_spans`, like the arguments that follow.
+            concepts: Concepts and their order.
             sample_labels: Concepts of each image, beyond those of its masks.
             ids: Unique names.
-            split: Split of each image.
-            fractions: Shares of the splits.
-            min_coverage: A patch has a concept when more than this share of its pixels is in the
-                mask; 0 means any pixel.
-            seed: Seed of the division.
+            splits: Split of each image, or how documents are divided.
             name: Name of the data set.
 
         Raises:
             ValueError: An image is no RGB array, a mask is not boolean or has another size than
-                its image, a box is malformed or empty, `min_coverage` is outside [0, 1); and what
-                `from_spans` raises.
+                its image, a box is malformed or empty; and what `from_spans` raises.
         """
-        samples = mask_samples(
-            images,
-            masks,
-            boxes=boxes,
-            documents=documents,
-            sample_labels=sample_labels,
-            ids=ids,
-            min_coverage=min_coverage,
-        )
-        return cls.from_samples(samples, concepts, split, fractions, seed, name)
+        labels = masks if isinstance(masks, PixelLabels) else PixelLabels(masks)
+        samples = mask_samples(images, labels, documents=documents, sample_labels=sample_labels, ids=ids)
+        return cls.from_samples(samples, concepts, splits, name=name)
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: Sequence[Sample],
+        concepts: Sequence[str] | None = None,
+        splits: Splits | Sequence[str] | None = None,
+        *,
+        name: str = "data",
+        skipped: Mapping[str, int] | None = None,
+    ) -> ConceptData:
+        """Data from samples that are already made, as loaders make them.
+
+        Args:
+            samples: At least one.
+            concepts: As in `from_spans`, like the arguments that follow.
+            splits: Split of each sample, or how documents are divided.
+            name: Name of the data set.
+            skipped: What was left out, reason to count.
+
+        Raises:
+            ValueError: What `from_spans` raises.
+        """
+        order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
+        rule = splits if isinstance(splits, Splits) else Splits(splits)
+        of = split_documents(samples, order, rule) if rule.of is None else rule.of
+        same_length(samples, splits=of)
+        return cls(order, tuple(samples), tuple(of), name, rule.seed, dict(skipped or {}))
 
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:
         """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
@@ -388,34 +330,3 @@ class ConceptData:
             samples=tuple(self.samples[i] for i in keep),
             split_of=tuple(self.split_of[i] for i in keep),
         )
-
-    @classmethod
-    def from_samples(
-        cls,
-        samples: Sequence[Sample],
-        concepts: Sequence[str] | None = None,
-        split: Sequence[str] | None = None,
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        seed: int = 0,
-        name: str = "data",
-        skipped: Mapping[str, int] | None = None,
-    ) -> ConceptData:
-        """Data from samples that are already made, as loaders make them.
-
-        Args:
-            samples: At least one.
-            concepts: As in `from_spans`, like the arguments that follow.
-            split: Split of each sample.
-            fractions: Shares of the splits.
-            seed: Seed of the division.
-            name: Name of the data set.
-            skipped: What was left out, reason to count.
-
-        Raises:
-            ValueError: What `from_spans` raises.
-        """
-        order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
-        if split is None:
-            split = split_documents(samples, order, fractions, seed)
-        same_length(samples, split=split)
-        return cls(order, tuple(samples), tuple(split), name, seed, dict(skipped or {}))

@@ -64,6 +64,30 @@ class Image:
 
 
 @dataclass(frozen=True)
+class PixelLabels:
+    """Where concepts are in several images, and when a patch has one.
+
+    Args:
+        masks: For each image, concept to boolean mask `[height, width]` of the image's own size.
+        boxes: For each image `(concept, top, left, bottom, right)` in pixels, added to the masks;
+            a pixel is inside when its centre is.
+        min_coverage: A patch has a concept when more than this share of its pixels is in the mask;
+            0 means any pixel.
+
+    Raises:
+        ValueError: `min_coverage` is outside [0, 1).
+    """
+
+    masks: Sequence[Any] | None = None
+    boxes: Sequence[Iterable[Any]] | None = None
+    min_coverage: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_coverage < 1:
+            raise ValueError(f"min_coverage {self.min_coverage} must lie in [0, 1).")
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a processor puts an image: `input = scale * image + shift`, rows first.
 

@@ -37,7 +37,9 @@ from jaxtyping import Float, UInt8
 
 from sa_plugin._check import require
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.sample import SPLITS
+from sa_plugin.data.splits import Splits
 from sa_plugin.loaders.scenes import (
     Light,
     Owner,
@@ -272,15 +274,16 @@ def emoji_scenes(
     rendered = [render(scene, size) for scene in scenes]
     return ConceptData.from_masks(
         [pixels for pixels, _ in rendered],
-        [
-            masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
-            for (_, owner), scene in zip(rendered, scenes, strict=True)
-        ],
+        PixelLabels(
+            [
+                masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
+                for (_, owner), scene in zip(rendered, scenes, strict=True)
+            ],
+            min_coverage=min_coverage,
+        ),
         concepts=CONCEPTS,
         documents=[scene.deck for scene in scenes],
-        split=[scene.split for scene in scenes],
-        min_coverage=min_coverage,
-        seed=seed,
+        splits=Splits(of=[scene.split for scene in scenes], seed=seed),
         ids=[
             f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
             for i, scene in zip(numbered(n), scenes, strict=True)

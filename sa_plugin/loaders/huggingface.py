@@ -26,6 +26,7 @@ import numpy as np
 
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.splits import Splits
 
 SPLIT_OF = {
     "train": "train",
@@ -90,8 +91,7 @@ def from_dataset(
         "documents": _column(rows, "document"),
         "ids": _column(rows, "id"),
         "sample_labels": [row["label"] for row in rows],
-        "split": homes or None,
-        "seed": seed,
+        "splits": Splits(homes or None, seed=seed),
         "name": name,
     }
     if kinds[0] == "text":

@@ -14,6 +14,7 @@ from typing import Any
 
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.splits import Splits
 from sa_plugin.loaders import broden, clevr, coco, huggingface, metadata, texts
 from sa_plugin.loaders.emoji import emoji_scenes
 from sa_plugin.loaders.metadata import load_text_metadata
@@ -40,8 +41,7 @@ def load_supersense(_: Path | None, split: str, seed: int) -> ConceptData:
         concepts=concepts,
         documents=[p.document for p in passages],
         ids=[p.id for p in passages],
-        split=None if split == "plain" else [str(p.held_out_lemma) for p in passages],
-        seed=seed,
+        splits=Splits(of=None if split == "plain" else [str(p.held_out_lemma) for p in passages], seed=seed),
         name=f"supersense/{split}",
     )
 

@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.images import PixelLabels
+from sa_plugin.data.splits import Splits
 from sa_plugin.loaders.scenes import (
     Light,
     Owner,
@@ -122,15 +124,16 @@ def shapes(
     rendered = [render(scene, size) for scene in scenes]
     return ConceptData.from_masks(
         [pixels for pixels, _ in rendered],
-        [
-            masks_by_concept(owner, [thing.concepts for thing in scene.things])
-            for (_, owner), scene in zip(rendered, scenes, strict=True)
-        ],
+        PixelLabels(
+            [
+                masks_by_concept(owner, [thing.concepts for thing in scene.things])
+                for (_, owner), scene in zip(rendered, scenes, strict=True)
+            ],
+            min_coverage=min_coverage,
+        ),
         concepts=CONCEPTS,
         ids=numbered(n),
-        fractions=fractions,
-        min_coverage=min_coverage,
-        seed=seed,
+        splits=Splits(seed=seed, fractions=fractions),
         name="shapes",
     )
 

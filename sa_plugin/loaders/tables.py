@@ -32,6 +32,7 @@ from jaxtyping import Bool, UInt8
 from sa_plugin._check import did_you_mean, require, require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
+from sa_plugin.data.splits import Splits
 
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
 
@@ -242,8 +243,7 @@ def read_csv(path: Path | str, *, seed: int = 0) -> ConceptData:
         concepts=concepts,
         ids=_column(rows, "id"),
         documents=_column(rows, "document"),
-        split=_column(rows, "split"),
-        seed=seed,
+        splits=Splits(of=_column(rows, "split"), seed=seed),
         name=path.name,
     )
 
@@ -265,8 +265,7 @@ def _from_words(path: Path, rows: Sequence[Row], seed: int) -> ConceptData:
         [[_labels(row) for row in group] for group in groups],
         ids=list(of_sample),
         documents=_shared(groups, "document"),
-        split=_shared(groups, "split"),
-        seed=seed,
+        splits=Splits(of=_shared(groups, "split"), seed=seed),
         name=path.name,
     )
 
@@ -343,8 +342,7 @@ def read_jsonl(path: Path | str, *, seed: int = 0) -> ConceptData:
         [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
         documents=column("document"),
         ids=column("id"),
-        split=column("split"),
-        seed=seed,
+        splits=Splits(of=column("split"), seed=seed),
         name=path.name,
     )
 
@@ -488,7 +486,7 @@ def assemble(
         )
     published = None if split == "plain" else published_split(samples, parts, seed, name)
     return ConceptData.from_samples(
-        samples, kept, published, seed=seed, name=f"{name}/{split}", skipped=skipped
+        samples, kept, Splits(published, seed=seed), name=f"{name}/{split}", skipped=skipped
     )
 
 

@@ -18,7 +18,7 @@ from sa_plugin.attribution import (
     register_objective,
 )
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Site
 
@@ -33,7 +33,7 @@ def make_data():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(60)]
     labels = [["animal" if w in ANIMALS else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
 @pytest.fixture(scope="module")

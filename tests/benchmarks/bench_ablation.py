@@ -51,7 +51,7 @@ def passages() -> ConceptData:
         concepts=CONCEPTS,
         documents=[s.document for s, _ in rows],
         ids=[s.id for s, _ in rows],
-        split=[name for _, name in rows],
+        splits=[name for _, name in rows],
     )
 
 

@@ -9,7 +9,7 @@ from fake_host import FakeHost
 from word_data import WORDS, word_data
 
 from sa_plugin.concepts import ConceptBank, collect, draw_rows, fit, permute_labels
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.host import Batch, Site, keep_tokens
 from sa_plugin.passes import LostLabelWarning, allocate, compact
 from sa_plugin.scores import OtherPrecisionWarning, score, score_samples
@@ -206,7 +206,7 @@ def test_a_concept_without_train_tokens_is_refused(host, data):
         lame = ConceptData.from_spans(
             [s.text for s in data.samples],
             [[(0, 1, "late")] if of == "test" else [] for of in data.split_of],
-            split=data.split_of,
+            splits=data.split_of,
         )
     with pytest.raises(ValueError, match="'late' has no positive train rows"):
         fit(host, lame, "prototype", progress=False)
@@ -280,6 +280,6 @@ def test_labels_lost_to_sinks_are_a_named_warning():
     labels = (
         [["animal", None, None, None, None, None]] * 20 + [[None] * 5 + ["animal"]] * 10 + [[None] * 6] * 10
     )
-    data = ConceptData.from_words(words, labels, seed=1)
+    data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     with pytest.warns(LostLabelWarning, match=r"labelled tokens were dropped as attention sinks"):
         fit(FakeHost(causal=True), data, "prototype", progress=False)

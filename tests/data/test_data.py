@@ -5,7 +5,15 @@ import warnings
 import numpy as np
 import pytest
 
-from sa_plugin.data import ConceptData, EmptySplitWarning, RepeatedTextWarning, Sample, Span, split_documents
+from sa_plugin.data import (
+    ConceptData,
+    EmptySplitWarning,
+    RepeatedTextWarning,
+    Sample,
+    Span,
+    Splits,
+    split_documents,
+)
 from sa_plugin.loaders import load
 
 TEXTS = ["the cat sat", "a dog and a cat", "rain fell", "we sang"] * 15
@@ -50,13 +58,13 @@ def test_a_positive_sample_may_have_no_positive_token():
 
 def test_splits_share_no_document_and_are_seeded():
     documents = [f"doc {k // 3}" for k in range(len(TEXTS))]
-    made = data(documents=documents, seed=3)
+    made = data(documents=documents, splits=Splits(seed=3))
     homes = [{s.document for s in made.split(name).samples} for name in ("train", "cal", "test")]
     assert not homes[0] & homes[1]
     assert not homes[0] & homes[2]
     assert not homes[1] & homes[2]
-    assert made.hash == data(documents=documents, seed=3).hash
-    assert made.hash != data(documents=documents, seed=4).hash
+    assert made.hash == data(documents=documents, splits=Splits(seed=3)).hash
+    assert made.hash != data(documents=documents, splits=Splits(seed=4)).hash
 
 
 def test_split_is_stratified_over_concepts():
@@ -101,18 +109,23 @@ def test_subset_too_small():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"documents": ["d"] * 60, "split": ["train"] * 59 + ["test"]}, "lies in train and in test"),
+        ({"documents": ["d"] * 60, "splits": ["train"] * 59 + ["test"]}, "lies in train and in test"),
         ({"ids": ["same"] * 60}, "stands twice"),
         ({"concepts": ["animal"]}, "labelled 'weather', which is not among"),
         ({"concepts": ["animal", "weather", "food"]}, "'food' is empty"),
         ({"documents": ["d"]}, "documents has 1 entries for 60 samples"),
-        ({"split": ["dev"] * 60}, "split 'dev' of sample"),
-        ({"fractions": (0.5, 0.5, 0.5)}, "add up to 1"),
+        ({"splits": ["dev"] * 60}, "split 'dev' of sample"),
     ],
 )
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         data(**options)
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.2, -0.4, 0.2)])
+def test_fractions_that_are_no_division_are_refused(fractions):
+    with pytest.raises(ValueError, match="must be three positive numbers that add up to 1"):
+        Splits(fractions=fractions)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +160,7 @@ def test_a_concept_missing_from_a_split_is_a_named_warning():
     split = ["train"] * 40 + ["cal"] * 10 + ["test"] * 10
     spans = [[(4, 7, "animal")] if k == 0 else [] for k in range(60)]
     with pytest.warns(EmptySplitWarning, match="'animal' has no positive sample in the cal split"):
-        ConceptData.from_spans(["the cat sat"] * 60, spans, split=split)
+        ConceptData.from_spans(["the cat sat"] * 60, spans, splits=split)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = ConceptData.from_spans([f"{k:02} a cat" for k in range(60)], [[(3, 4, "x")]] * 60)

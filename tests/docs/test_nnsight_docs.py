@@ -11,7 +11,7 @@ import torch
 from nnsight import NNsight
 
 from sa_nnsight import accept
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.host import Site
 from sa_plugin.host import protocol as hosting
 
@@ -33,7 +33,7 @@ def make_data():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, 8)) for _ in range(40)]
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

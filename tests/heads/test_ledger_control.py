@@ -188,7 +188,7 @@ def test_excess_of_random_vectors_is_zero_on_average(fake):
     named = ConceptData.from_spans(
         [s.text for s in data.samples],
         [[(0, 1, name) for name in names if k % 2] for k, _ in enumerate(data.samples)],
-        split=data.split_of,
+        splits=data.split_of,
     )
     table = score(fake, named, bank, splits=["test"], progress=False)
     flat = table.scores[:, 0]

@@ -35,7 +35,7 @@ def scenes():
         [s.image.pixels for s in found.samples],
         [{c: m for c, m in s.image.masks.items() if c in concepts} for s in found.samples],
         concepts=concepts,
-        split=found.split_of,
+        splits=found.split_of,
     )
 
 

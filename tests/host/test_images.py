@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa_plugin.data import ConceptData, Geometry, Image, Sample, coverage
+from sa_plugin.data import ConceptData, Geometry, Image, PixelLabels, Sample, coverage
 
 
 def resize(image, size, patch):
@@ -88,7 +88,7 @@ def test_masks_make_positives_and_enter_the_hash():
 def test_boxes_are_masks_of_pixel_centres():
     pixels, masks = images()
     boxes = [[("b", 2.4, 3.0, 5.6, 9.0)]] * 20
-    data = ConceptData.from_masks(pixels, masks, boxes=boxes)
+    data = ConceptData.from_masks(pixels, PixelLabels(masks, boxes))
     mask = data.samples[0].image.masks["b"]
     assert np.argwhere(mask).min(0).tolist() == [2, 3]
     assert np.argwhere(mask).max(0).tolist() == [5, 8]
@@ -100,9 +100,9 @@ def test_bad_masks_are_refused():
     with pytest.raises(ValueError, match="the mask of 'a' is 3 x 3, the image 28 x 28"):
         ConceptData.from_masks(pixels, small)
     with pytest.raises(ValueError, match=r"min_coverage 1.5 must lie in \[0, 1\)"):
-        ConceptData.from_masks(pixels, masks, min_coverage=1.5)
+        ConceptData.from_masks(pixels, PixelLabels(masks, min_coverage=1.5))
     with pytest.raises(ValueError, match="holds no pixel of an image"):
-        ConceptData.from_masks(pixels, masks, boxes=[[("a", 9.0, 9.0, 3.0, 3.0)]] * 20)
+        ConceptData.from_masks(pixels, PixelLabels(masks, [[("a", 9.0, 9.0, 3.0, 3.0)]] * 20))
     with pytest.raises(ValueError, match="masks has 19 entries for 20 samples"):
         ConceptData.from_masks(pixels, masks[1:])
 
@@ -153,12 +153,12 @@ def test_masks_of_another_type_are_refused(mask, message):
 def test_malformed_boxes_are_refused(box):
     pixels, masks = images()
     with pytest.raises(ValueError, match=r"sample '0': the box .* is not \(concept, top, left"):
-        ConceptData.from_masks(pixels, masks, boxes=[[box]] * 20)
+        ConceptData.from_masks(pixels, PixelLabels(masks, [[box]] * 20))
 
 
 def test_a_box_partly_outside_is_cut_and_one_wholly_outside_refused():
     pixels, masks = images()
-    data = ConceptData.from_masks(pixels, masks, boxes=[[("b", -4, 20, 5, 40)]] * 20)
+    data = ConceptData.from_masks(pixels, PixelLabels(masks, [[("b", -4, 20, 5, 40)]] * 20))
     assert data.samples[0].image.masks["b"].sum() == 5 * 8
     with pytest.raises(ValueError, match="holds no pixel of an image of 28 x 28"):
-        ConceptData.from_masks(pixels, masks, boxes=[[("b", 30, 30, 40, 40)]] * 20)
+        ConceptData.from_masks(pixels, PixelLabels(masks, [[("b", 30, 30, 40, 40)]] * 20))

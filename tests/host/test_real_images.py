@@ -29,7 +29,7 @@ def data():
         [s.image.pixels for s in scenes.samples],
         [{c: m for c, m in s.image.masks.items() if c in CONCEPTS} for s in scenes.samples],
         concepts=CONCEPTS,
-        split=scenes.split_of,
+        splits=scenes.split_of,
     )
 
 

@@ -38,7 +38,7 @@ def test_a_csv_of_words_is_from_words(tmp_path):
         [["a", "cat", f"sat{k}"] for k in range(12)],
         [[[], ["animal", "pet"], []]] * 12,
         documents=[f"d{k}" for k in range(12)],
-        split=["train"] * 4 + ["cal"] * 4 + ["test"] * 4,
+        splits=["train"] * 4 + ["cal"] * 4 + ["test"] * 4,
     )
     assert data.hash == expected.hash
 

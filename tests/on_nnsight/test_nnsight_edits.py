@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from sa_nnsight import accept
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import ablate_heads
 from sa_plugin.host import (
@@ -167,7 +167,7 @@ def test_ablations_equal_those_of_transformer_lens(name):
     words = ("cat", "dog", "sat", "mat", "people", "walk", "home", "night")
     texts = [list(rng.choice(words, 8)) for _ in range(40)]
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in texts]
-    data = ConceptData.from_words(texts, labels, seed=1)
+    data = ConceptData.from_words(texts, labels, splits=Splits(seed=1))
     lens, ours = tiny.host(name), make(name)
     bank = fit(lens, data, "prototype", layers=[2], progress=False)
     detector = calibrate(lens, data, bank, deltas=(0.3,))

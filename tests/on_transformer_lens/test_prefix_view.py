@@ -12,7 +12,7 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.detection import calibrate
 from sa_transformer_lens.prefix import prefix_view
 
@@ -27,7 +27,7 @@ def setup(architecture):
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(5, 10))) for _ in range(50)]
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
-    data = ConceptData.from_words(words, labels, seed=1)
+    data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     host = tiny.host(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ from sa_nnsight import trace_ops
 from sa_nnsight import trace_ops as trace_setup
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Site, attach
 
@@ -34,7 +34,7 @@ def case(request):
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(4, 9))) for _ in range(60)]
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
-    data = ConceptData.from_words(words, labels, seed=1)
+    data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     here = attach(remote_model(request.param, load=True))
     bank = fit(here, data, "prototype", layers=[1], progress=False)
     detector = calibrate(here, data, bank, deltas=(0.5,))

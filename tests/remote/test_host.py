@@ -8,7 +8,7 @@ from conftest import MODE
 
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import ConceptBank, fit
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import attach
@@ -23,7 +23,7 @@ def data():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(WORDS, rng.integers(4, 9))) for _ in range(60)]
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
-    return ConceptData.from_words(words, labels, seed=1)
+    return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
 NAMES = ["tiny-gpt2", "tiny-llama"] if MODE == "trusted" else ["tiny-gpt2"]

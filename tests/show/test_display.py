@@ -11,7 +11,7 @@ from jaxtyping import config
 
 from sa_plugin._check import require_type
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData, Image, Sample
+from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.show import as_html
@@ -49,7 +49,7 @@ def model():
     rng = np.random.default_rng(0)
     words = [list(rng.choice(["cat", "sat", "ran", "blue", "over"], 5)) for _ in range(60)]
     labels = [["animal" if w == "cat" else None for w in row] for row in words]
-    host, data = FakeHost(), ConceptData.from_words(words, labels, seed=1)
+    host, data = FakeHost(), ConceptData.from_words(words, labels, splits=Splits(seed=1))
     found = calibrate(host, data, fit(host, data, "prototype", progress=False), deltas=(0.1, 0.5))
     return host, data, found
 
