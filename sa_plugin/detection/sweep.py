@@ -14,34 +14,38 @@ thresholds the same statistic at other quantiles, so its curve is the same one, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.evaluate import averaged, counted, f1_of, interval_of, labels_of, positives_of
+from sa_plugin.detection.evaluate import averaged, counted, f1_of, labels_of, positives_of
 from sa_plugin.detection.guard import check_unseen, document_names
 from sa_plugin.detection.methods import ALWAYS, TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import aligned, as_html, frame, number, plain
+from sa_plugin.show import plots
+from sa_plugin.show.html import MAXTOK
+from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
-from sa_plugin.statistics.drawn import Interval
+from sa_plugin.statistics.drawn import Drawn
+
+SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
+"""Those with a tick in the picture."""
 
 if TYPE_CHECKING:
     from sa_plugin.detection.detector import Detector
 
 
-@dataclass(frozen=True, eq=False)
-class SparsityCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class SparsityCurve(Result):
     """Weighted F1 against delta at one layer.
 
     Attributes:
         layer: Block index.
-        deltas: The grid.
-        f1: Method to one interval a delta.
+        f1: Over method and delta.
         always_positive: The floor.
         chosen: Method to the number of concepts (times draws) whose own choice is each delta.
         missing: Methods not fitted, with the reason.
@@ -50,74 +54,77 @@ class SparsityCurve:
     """
 
     layer: int
-    deltas: tuple[float, ...]
-    f1: Mapping[str, tuple[Interval, ...]]
-    always_positive: Interval
+    f1: Drawn
+    always_positive: Drawn
     chosen: Mapping[str, Int[np.ndarray, " delta"]]
     missing: Mapping[str, str]
     split: str
     seed: int
 
-    def __repr__(self) -> str:
-        curve = self.f1[TAIL]
-        best = int(np.nanargmax([i.estimate for i in curve]))
+    about: ClassVar[str] = (
+        "Peaks are picked on the split that is shown: no estimate of what a delta chosen beforehand gives. "
+        "Intervals are conditional on train and calibration."
+    )
+
+    @property
+    def deltas(self) -> tuple[float, ...]:
+        """The grid."""
+        return tuple(self.f1.axes["delta"])
+
+    def headline(self) -> str:
+        """The layer and SuperActivators' peak."""
+        own = self.f1.sel(method=TAIL)
+        best = self.deltas[int(np.nanargmax(own.estimate))]
         return (
-            f"SparsityCurve(layer {self.layer}, SuperActivators peak at delta "
-            f"{self.deltas[best]:g} (picked on {self.split}): {curve[best]}, always-positive "
-            f"{number(self.always_positive.estimate)})"
+            f"layer {self.layer}, SuperActivators peak at delta {best:g} "
+            f"(picked on {self.split}): "
+            f"{own.sel(delta=best)}, always-positive {number(self.always_positive.estimate)}"
         )
 
-    def __str__(self) -> str:
-        header = ["delta", *(f"{d:g}" for d in self.deltas)]
-        lines = [[name, *(number(i.estimate) for i in row)] for name, row in self.f1.items()]
+    def sheets(self) -> tuple[Sheet, ...]:
+        """F1 of every method at every delta, peaks, and what was chosen on calibration."""
+        methods = self.f1.axes["method"]
+        lines = [[name, *map(number, self.f1.sel(method=name).estimate)] for name in methods]
         lines.append([ALWAYS, *[number(self.always_positive.estimate)] * len(self.deltas)])
         lines.append(["chosen by concepts", *(str(n) for n in self.chosen[TAIL])])
-        about = self.always_positive
-        return "\n".join(
-            [
-                f"Weighted F1 on {self.split!r} at layer {self.layer}, one delta for all concepts.",
-                aligned(header, lines),
-                "Layer: SuperActivators' best by calibration, unless one was given.",
-                self._peaks(),
-                *(f"{m} is not fitted: {why}." for m, why in self.missing.items()),
-                f"Intervals in .table(): {about.draws} draws of {about.n_units} documents, seed "
-                f"{self.seed}, conditional on train and calibration.",
-            ]
-        )
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
+        notes = [
+            "Layer: SuperActivators' best by calibration, unless one was given.",
+            self._peaks(),
+            *(f"{m} is not fitted: {why}." for m, why in self.missing.items()),
+            f"Intervals in .table(): {self.f1.draws} draws of {self.f1.documents} documents, "
+            f"seed {self.seed}.",
+        ]
+        title = f"Weighted F1 on {self.split!r} at layer {self.layer}, one delta for all concepts."
+        return (Sheet(["delta", *(f"{d:g}" for d in self.deltas)], lines, title, notes),)
 
     def _peaks(self) -> str:
-        curves = {name: np.array([i.estimate for i in row]) for name, row in self.f1.items()}
+        curves = {name: self.f1.sel(method=name).estimate for name in self.f1.axes["method"]}
         best = {n: int(np.nanargmax(f1)) for n, f1 in curves.items() if np.isfinite(f1).any()}
         at = (f"{n} {number(curves[n][k])} at {self.deltas[k]:g}" for n, k in best.items())
         return f"Peaks (picked on {self.split}): {', '.join(at)}."
 
-    def table(self) -> Any:
-        """One row for each method and delta: a DataFrame where pandas is installed."""
-        curves = {**self.f1, ALWAYS: (self.always_positive,) * len(self.deltas)}
-        return frame(
-            [
-                {"method": name, "delta": d, "f1": i.estimate, "low": i.low, "high": i.high}
-                for name, row in curves.items()
-                for d, i in zip(self.deltas, row, strict=True)
-            ]
+    def plot(self) -> Any:
+        """Weighted F1 against delta, SuperActivators and MaxTok with bands, and the floor."""
+        figure, ax = plots.new_figure(7.0, 3.8)
+        methods = self.f1.axes["method"]
+        own = {TAIL: (plots.TAIL_COLOUR, "-"), MAXTOK: (plots.IN_COLOUR, (0, (9, 2)))}
+        style = plots.styles(methods, own)
+        for name in methods:
+            colour, dashes = style[name]
+            curve, width = self.f1.sel(method=name), 2.4 if name == TAIL else 1.4
+            plots.line(ax, curve, label=name, colour=colour, dashes=dashes, band=name in own, width=width)
+        floor = float(self.always_positive.estimate)
+        ax.axhline(floor, color=plots.OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
+        ax.set_xscale("log")
+        shown = [d for d in self.deltas if d in SHOWN_DELTAS] or list(self.deltas)
+        ax.set_xticks(shown, [f"{d:g}" for d in shown])
+        ax.minorticks_off()
+        plots.words(ax, title=f"layer {self.layer}", x="delta", y=f"weighted F1, {self.split}")
+        plots.legend(ax)
+        plots.note(
+            figure, f"Bands: {100 * self.f1.level:g} % over documents. Peaks are picked on this split."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready."""
-        found = {
-            "split": self.split,
-            "seed": self.seed,
-            "layer": self.layer,
-            "deltas": self.deltas,
-            "f1": {name: [asdict(i) for i in row] for name, row in self.f1.items()},
-            "always_positive": asdict(self.always_positive),
-            "chosen": dict(self.chosen),
-            "not_fitted": dict(self.missing),
-        }
-        return dict(plain(found))
+        return figure
 
 
 def sweep(
@@ -142,12 +149,13 @@ def sweep(
         name: _curve(each, table, place, labels, positives, resamples, detector.seed)
         for name, each in methods.items()
     }
+    grid = {"method": tuple(curves), "delta": detector.tail.deltas}
+    f1 = resamples.drawn(np.stack(list(curves.values())), level, **grid)
     always = f1_of(counted(np.ones_like(labels.T), labels.T, resamples))
     return SparsityCurve(
         detector.bank.layers[place],
-        detector.tail.deltas,
-        {n: tuple(interval_of(row, resamples, level) for row in c) for n, c in curves.items()},
-        interval_of(averaged(always, positives, "weighted"), resamples, level),
+        f1,
+        resamples.drawn(averaged(always, positives, "weighted"), level),
         {name: _histogram(each) for name, each in methods.items()},
         dict(detector.missing),
         split.name,

@@ -1,11 +1,29 @@
-"""The one drawing stack: matplotlib, imported when a picture is asked for, and its palette."""
+"""The one drawing stack: matplotlib, imported when a picture is asked for.
+
+Pictures are made of `Drawn` and arrays alone; no result is known here. A figure belongs to nobody's
+global state (no `pyplot.figure`), so a notebook shows it once, where it is returned. Colours are the
+palette's; `svg` turns them into the style sheet's variables, so that the report's charts follow
+the page, light or dark.
+"""
 
 from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sa_plugin._check import require
+from sa_plugin.show.html import Markup
+from sa_plugin.statistics.drawn import Drawn
 
 TAIL_COLOUR = "#ce5410"
 IN_COLOUR = "#1a6fae"
 OUT_COLOUR = "#a9a79f"
 TEXT_COLOUR = "#1d1d1b"
+# Colour and dashes of whatever has no colour of its own, in order.
 OTHERS = (
     ("#0b7d5e", "--"),
     ("#a34a83", ":"),
@@ -15,3 +33,200 @@ OTHERS = (
     ("#0b7d5e", "-."),
     ("#a34a83", "--"),
 )
+# Variables of the report's style sheet in place of the palette.
+VARIABLES: Mapping[str, str] = {
+    TAIL_COLOUR: "var(--own)",
+    IN_COLOUR: "var(--blue)",
+    OUT_COLOUR: "var(--out)",
+    TEXT_COLOUR: "var(--ink)",
+    "#0b7d5e": "var(--green)",
+    "#a34a83": "var(--plum)",
+    "#9a6a00": "var(--amber)",
+    "#55606b": "var(--slate)",
+    "#77756e": "var(--faint)",
+}
+
+
+def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of its own and its axes: one, or an array where there are several panels.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        rows: Of panels.
+        columns: Of panels.
+
+    Raises:
+        ImportError: matplotlib is missing; the text names the extra.
+    """
+    # pyplot registers how a notebook shows a figure; nothing else of it is used.
+    require("matplotlib.pyplot", "plot", "plots")
+    figure = require("matplotlib.figure", "plot", "plots").Figure(
+        figsize=(width, height), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns)
+    for ax in np.ravel(axes):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    return figure, axes
+
+
+def words(ax: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Title and axis labels; a dollar sign in a name is no formula."""
+    if title:
+        ax.set_title(title, fontsize=9, loc="left", parse_math=False)
+    ax.set_xlabel(x, fontsize=9, parse_math=False)
+    ax.set_ylabel(y, fontsize=9, parse_math=False)
+
+
+def legend(ax: Any, *, outside: bool = True) -> None:
+    """A legend without a frame, beside the picture where it would cover it."""
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if outside else {"loc": "best"}
+    found = ax.legend(frameon=False, fontsize=8, **place)
+    for one in found.get_texts():
+        one.set_parse_math(False)
+
+
+def note(figure: Any, words: str) -> None:
+    """What the picture does not show, under it."""
+    figure.supxlabel(words, fontsize=7, x=0.01, ha="left", color=TEXT_COLOUR, parse_math=False)
+
+
+def styles(
+    names: Sequence[str], own: Mapping[str, tuple[str, Any]] | None = None
+) -> dict[str, tuple[str, Any]]:
+    """Colour and dashes of every name: its own, or the next of `OTHERS`."""
+    rest = [name for name in names if name not in (own or {})]
+    return {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(rest)} | dict(own or {})
+
+
+def line(
+    ax: Any,
+    drawn: Drawn,
+    *,
+    label: str = "",
+    colour: str = TAIL_COLOUR,
+    dashes: Any = "-",
+    band: bool = True,
+    width: float = 1.6,
+) -> None:
+    """A number of one axis as a line over that axis' labels, with its interval as a band."""
+    if len(drawn.axes) != 1:
+        raise ValueError(f"a line shows a number of one axis, not {drawn!r}: choose with .sel(...).")
+    (labels,) = drawn.axes.values()
+    marker = "o" if len(labels) < 2 else None
+    ax.plot(labels, drawn.estimate, color=colour, ls=dashes, lw=width, marker=marker, label=label or None)
+    if band and np.isfinite(drawn.low).any():
+        ax.fill_between(labels, drawn.low, drawn.high, color=colour, alpha=0.15, lw=0)
+
+
+def whiskers(
+    ax: Any, drawn: Drawn, *, colours: Sequence[str] | str = TEXT_COLOUR, offset: float = 0.0, label: str = ""
+) -> None:
+    """A number of one axis as points with their intervals, one row a label, the first on top."""
+    if len(drawn.axes) != 1:
+        raise ValueError(f"whiskers show a number of one axis, not {drawn!r}: choose with .sel(...).")
+    (labels,) = drawn.axes.values()
+    each = [colours] * len(labels) if isinstance(colours, str) else list(colours)
+    for place, (value, low, high) in enumerate(zip(drawn.estimate, drawn.low, drawn.high, strict=True)):
+        at = place + offset
+        if np.isfinite(low) and np.isfinite(high):
+            ax.plot([low, high], [at, at], color=each[place], lw=1.5)
+        ax.plot([value], [at], "o", color=each[place], ms=4.5, label=label if place == 0 and label else None)
+    rows(ax, labels)
+
+
+def rows(ax: Any, labels: Sequence[Any]) -> None:
+    """Names along the upright axis, the first on top."""
+    ax.set_yticks(range(len(labels)), [str(label) for label in labels], fontsize=8)
+    for one in ax.get_yticklabels():
+        one.set_parse_math(False)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def zero(ax: Any, *, upright: bool = True, at: float = 0.0) -> None:
+    """A thin line at zero, or where nothing happens."""
+    (ax.axvline if upright else ax.axhline)(at, color=OUT_COLOUR, lw=1, ls="--", zorder=0)
+
+
+def heat(
+    ax: Any,
+    values: np.ndarray,
+    row_labels: Sequence[Any],
+    column_labels: Sequence[Any],
+    *,
+    limit: float | None = None,
+    print_values: bool = False,
+) -> None:
+    """A grid of shaded rectangles, orange above zero and blue below; empty where not defined.
+
+    Rectangles and no image: an image would not follow the page's colours.
+    """
+    known = np.abs(values[np.isfinite(values)]).tolist()
+    top = max(known, default=0.0) if limit is None else limit
+    patches = require("matplotlib.patches", "plot", "plots")
+    for r, c in np.ndindex(values.shape):
+        value = values[r, c]
+        if not np.isfinite(value):
+            continue
+        share = min(abs(value) / top, 1.0) if top else 0.0
+        colour = TAIL_COLOUR if value >= 0 else IN_COLOUR
+        ax.add_patch(
+            patches.Rectangle(
+                (c - 0.5, r - 0.5), 1, 1, facecolor=colour, alpha=float(share), lw=0, edgecolor="none"
+            )
+        )
+        if print_values:
+            ax.text(
+                c,
+                r,
+                f"{value:.2f}".replace("-", "−"),
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=TEXT_COLOUR,
+            )
+    ax.set_xlim(-0.5, len(column_labels) - 0.5)
+    ax.set_xticks(range(len(column_labels)), [str(label) for label in column_labels], fontsize=7)
+    rows(ax, row_labels)
+
+
+_used = 0
+
+
+def svg(figure: Any, description: str) -> Markup:
+    """A figure as an SVG element of a page: its colours follow the style sheet, its ids are its own.
+
+    The same figure gives the same bytes but for the prefix of its ids, which counts up so that two
+    figures of a page never share one.
+
+    Args:
+        figure: Of matplotlib.
+        description: What it shows, for people who do not see it.
+    """
+    global _used
+    _used += 1
+    matplotlib = require("matplotlib", "plot", "plots")
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "sa_plugin", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return themed(buffer.getvalue(), f"f{_used}", description)
+
+
+def themed(text: str, prefix: str, description: str) -> Markup:
+    """An SVG file of matplotlib as an element: see `svg`."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    # A global style in one figure would reach every other: it is bound to this element.
+    text = re.sub(r"<style type=\"text/css\">\*\{", f'<style type="text/css">#{prefix} *{{', text)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\1{prefix}-\2", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    # What matplotlib draws in plain black is text, ticks and spines.
+    text = re.sub(r"stroke: #000000", "stroke: var(--ink)", text)
+    text = re.sub(r"fill: #000000", "fill: var(--ink)", text)
+    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return Markup(
+        text.replace("<svg", f'<svg id="{prefix}" role="img" aria-label="{label}" class="figure"', 1)
+    )

@@ -1,16 +1,188 @@
-"""What people read: tables (a DataFrame where pandas is installed), text, HTML, type errors."""
+"""How a result shows itself: one base for all of them.
+
+A result is a frozen dataclass of `Drawn` numbers and settings. A subclass says its headline, the
+sheets that people read (their cells as text) and its picture; the base makes of these
+
+    print(result)        the sheets as aligned text
+    result in a notebook the same sheets as HTML tables
+    result.table()       every number in long form: labels, measure, value, low, high
+    result.to_dict()     every number and setting, ready for JSON
+    result.plot()        a matplotlib figure made for the result's question
+    result.save(path)    the dictionary as a file
+
+and `about` says under every sheet what the numbers do not show.
+"""
 
 from __future__ import annotations
 
 import html
 import importlib
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import textwrap
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+
+from sa_plugin.show.html import Markup, el
+from sa_plugin.statistics.drawn import Drawn
+
+FORMAT = 1
+"""Of the dictionaries that results become."""
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table as people read it: every cell is text already.
+
+    Attributes:
+        header: Of the columns.
+        rows: As many cells each; the first column is set to the left, the others to the right.
+        title: A sentence above.
+        notes: Sentences below.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    notes: Sequence[str] = field(default=())
+
+    def text(self) -> str:
+        """Aligned text."""
+        body = [aligned(self.header, self.rows)] if self.header else []
+        return "\n".join([*_wrapped([self.title]), *body, *_wrapped(self.notes)])
+
+    def html(self) -> Markup:
+        """A table that needs no style sheet: it takes the page's colours, light or dark."""
+        parts = [el("p", self.title, style="margin:.4em 0") if self.title else None]
+        if self.header:
+            parts.append(_html_table(self.header, self.rows))
+        parts += [el("p", note, style="margin:.3em 0;opacity:.8") for note in self.notes if note]
+        return el("div", *parts)
+
+
+class Result:
+    """Base of every result; see the module's text.
+
+    Attributes:
+        about: What the numbers do not show, in sentences.
+    """
+
+    about: ClassVar[str] = ""
+
+    @abstractmethod
+    def headline(self) -> str:
+        """What this is and its main number, in one line."""
+
+    @abstractmethod
+    def sheets(self) -> Sequence[Sheet]:
+        """The tables that people read."""
+
+    @abstractmethod
+    def plot(self) -> Any:
+        """The picture of this result, as a matplotlib figure."""
+
+    def numbers(self) -> Mapping[str, Drawn]:
+        """Every `Drawn` by name: those of the fields, and of mappings in fields."""
+        found: dict[str, Drawn] = {}
+        for one in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if isinstance(value, Drawn):
+                found[one.name] = value
+            elif isinstance(value, Mapping):
+                found |= {str(name): drawn for name, drawn in value.items() if isinstance(drawn, Drawn)}
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `table`."""
+        return [row for name, drawn in self.numbers().items() for row in drawn.rows(name)]
+
+    def table(self) -> Any:
+        """Every number in long form, as a DataFrame: labels, measure, value, low, high."""
+        return long_frame(self.rows())
+
+    def summary(self) -> str:
+        """The sheets as text, and what they do not show."""
+        return "\n".join([*(sheet.text() for sheet in self.sheets()), *_wrapped([self.about])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number and setting, JSON-ready; what is not defined is None."""
+        content = {one.name: _content(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+        return {"format": FORMAT, "kind": type(self).__name__, **content}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the dictionary as a JSON file."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.headline()})"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        notes = [el("p", self.about, style="margin:.3em 0;opacity:.8")] if self.about else []
+        return str(el("div", el("strong", repr(self)), *(sheet.html() for sheet in self.sheets()), *notes))
+
+
+def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows in long form as a DataFrame: labels first, then measure, value, low, high."""
+    pandas = importlib.import_module("pandas")
+    last = ["measure", "value", "low", "high"]
+    labels = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in last]
+    return pandas.DataFrame([dict(row) for row in rows], columns=[*labels, *last])
+
+
+def exact(measure: str, value: float, **labels: Any) -> dict[str, Any]:
+    """A row in long form of a number that has no interval."""
+    return {**labels, "measure": measure, "value": float(value), "low": math.nan, "high": math.nan}
+
+
+def short(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
+    """A number with its interval as text: "0.731 [0.680, 0.778]"."""
+    return f"{(signed if sign else number)(drawn.estimate, digits)} {bounds_text(drawn, digits, sign=sign)}"
+
+
+def bounds_text(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
+    """An interval alone as text: "[0.680, 0.778]"."""
+    show = signed if sign else number
+    return f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Drawn):
+        return clean(value.to_dict())
+    if isinstance(value, Result):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _content(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_content(item) for item in value]
+    return clean(value)
+
+
+def _wrapped(sentences: Iterable[str]) -> list[str]:
+    return [textwrap.fill(one, WIDTH, break_on_hyphens=False) for one in sentences if one]
+
+
+def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    line = "border-bottom:1px solid rgba(128,128,128,.35)"
+
+    def cell(tag: str, k: int, words: str) -> Markup:
+        side = "left" if k == 0 else "right"
+        return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:pre")
+
+    head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)
+    body = [el("tr", *(cell("td", k, words) for k, words in enumerate(row))) for row in rows]
+    style = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:none"
+    return el("div", el("table", el("thead", head), el("tbody", *body), style=style), style="overflow-x:auto")
 
 
 def clean(value: Any) -> Any:

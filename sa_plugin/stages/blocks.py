@@ -21,7 +21,7 @@ from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localised import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.report.schema import Choice, Detection, Fractions, LocalisationRow, RateRow, Sparsity, Trace
-from sa_plugin.statistics.drawn import Interval, percentile_bounds
+from sa_plugin.statistics.drawn import Drawn, Interval, percentile_bounds
 from sa_plugin.tracing.trace import TailTrace
 
 _MEASURES = {
@@ -110,7 +110,7 @@ def numbers(values: Any) -> list[float | None]:
     return [number(v) for v in np.asarray(values).ravel()]
 
 
-def bounds(interval: Interval | None) -> list[float | None] | None:
+def bounds(interval: Interval | Drawn | None) -> list[float | None] | None:
     """`[low, high]`."""
     return None if interval is None else [number(interval.low), number(interval.high)]
 
@@ -181,10 +181,11 @@ def sparsity(curve: SparsityCurve) -> Sparsity:
         "curves": [
             {
                 "method": method,
-                "weighted_f1": [number(i.estimate) for i in row],
-                "interval": [bounds(i) for i in row],
+                "weighted_f1": numbers(row.estimate),
+                "interval": [bounds(row.sel(delta=delta)) for delta in curve.deltas],
             }
-            for method, row in curve.f1.items()
+            for method in curve.f1.axes["method"]
+            for row in (curve.f1.sel(method=method),)
         ],
         "always_positive": number(curve.always_positive.estimate),
     }

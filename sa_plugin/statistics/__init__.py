@@ -22,7 +22,7 @@ from sa_plugin.statistics.confusion import (
     precision,
     recall,
 )
-from sa_plugin.statistics.drawn import Interval, interval, percentile_bounds
+from sa_plugin.statistics.drawn import Drawn, Interval, Resampling, Rule, interval, percentile_bounds, stack
 from sa_plugin.statistics.quantile import (
     DELTAS,
     EmptyConceptWarning,
@@ -54,6 +54,7 @@ from sa_plugin.statistics.streaming import (
 __all__ = [
     "DELTAS",
     "Confusion",
+    "Drawn",
     "EmptyConceptWarning",
     "F1Draws",
     "FewTokensWarning",
@@ -61,6 +62,8 @@ __all__ = [
     "Interval",
     "RadixHistogram",
     "Resamples",
+    "Resampling",
+    "Rule",
     "ScoreChunks",
     "accuracy",
     "auroc",
@@ -90,6 +93,7 @@ __all__ = [
     "resampled_quantiles",
     "resampled_sums",
     "skewness",
+    "stack",
     "streaming_thresholds",
     "tail_levels",
     "tail_thresholds",

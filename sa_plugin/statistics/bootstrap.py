@@ -25,16 +25,16 @@ dominate the weighted mean, rare ones the macro mean's spread; report both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
 from sa_plugin.statistics.confusion import Confusion, check_samples, confusion, f1, ratio
-from sa_plugin.statistics.drawn import Interval, interval, percentile_bounds
+from sa_plugin.statistics.drawn import Drawn, Interval, interval, percentile_bounds
 
 Statistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _EXACT_FLOAT32 = 1 << 24
@@ -87,6 +87,12 @@ class Resamples:
         """The draws with the data as they are put first, as draw 0."""
         one = np.ones((1, self.n_documents), dtype=self.weights.dtype)
         return Resamples(self.document, np.concatenate([one, self.weights]), self.seed)
+
+    def drawn(
+        self, values: Float[np.ndarray, "*axes column"], level: float = 0.95, **axes: Sequence[Any]
+    ) -> Drawn:
+        """A statistic of these resamples, column 0 the data; `axes` label the others."""
+        return Drawn(values, axes, self.n_documents, level)
 
     def interval(
         self, estimate: float | np.floating, drawn: Float[np.ndarray, " draw"], level: float = 0.95

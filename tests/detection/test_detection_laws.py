@@ -27,7 +27,12 @@ def everything(case, table, skip=()):
     found.pop("verdict")
     localisation = detector.localise(case.data.test, scores=table).metrics(draws=50).to_dict()
     curve = detector.sweep(case.data.test, scores=table, draws=50).to_dict()
-    curve["f1"] = {k: v for k, v in curve["f1"].items() if k not in skip}
+    kept = [name for name in curve["f1"]["axes"]["method"] if name not in skip]
+    curve["f1"] = {
+        name: curve["f1"]["estimate"][k]
+        for k, name in enumerate(curve["f1"]["axes"]["method"])
+        if name in kept
+    }
     curve["chosen"] = {k: v for k, v in curve["chosen"].items() if k not in skip}
     return {"evaluation": found, "localisation": localisation, "curve": curve}
 

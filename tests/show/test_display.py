@@ -14,7 +14,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import head_ledger
-from sa_plugin.show import as_html
+from sa_plugin.show import Result, as_html
 from sa_plugin.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -75,6 +75,13 @@ def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
     result = shown[name]
     text = str(result)
     assert text.count("\n") > 1
+    if isinstance(result, Result):
+        cells = [cell for sheet in result.sheets() for row in sheet.rows for cell in row]
+        shown_html = result._repr_html_()
+        assert "<table" in shown_html
+        assert all(html.escape(cell) in shown_html and cell in text for cell in cells)
+        assert "\n" not in repr(result)
+        return
     found = re.fullmatch(r"<pre>(.*)</pre>", result._repr_html_(), flags=re.DOTALL)
     assert found is not None
     assert html.unescape(found[1]) == text
