@@ -166,15 +166,13 @@ def heat(
     top = max(known, default=0.0) if limit is None else limit
     patches = require("matplotlib.patches", "plot", "plots")
     for r, c in np.ndindex(values.shape):
-        value = values[r, c]
+        value = float(values[r, c])
         if not np.isfinite(value):
             continue
         share = min(abs(value) / top, 1.0) if top else 0.0
         colour = TAIL_COLOUR if value >= 0 else IN_COLOUR
         ax.add_patch(
-            patches.Rectangle(
-                (c - 0.5, r - 0.5), 1, 1, facecolor=colour, alpha=float(share), lw=0, edgecolor="none"
-            )
+            patches.Rectangle((c - 0.5, r - 0.5), 1, 1, facecolor=colour, alpha=share, lw=0, edgecolor="none")
         )
         if print_values:
             ax.text(
