@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
 # The interpreter that makes .venv; taken as given when set, else the first working 3.11 found.
 PYTHON ?=
-# make demo: MODEL=smollm2|minilm|vit  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
+# make demo: MODEL=smollm2|minilm|vit, or a folder of yours  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
 MODEL ?= smollm2
 OUT ?= demo_out
 DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), into ~/.cache/sa_plugin
-	$(BIN)/python -m sa_plugin.weights --model all
+	$(BIN)/python docs/experiments/weights.py --model all
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -61,7 +61,7 @@ test-remote: weights ## the remote tests against a real NDIF server on loopback;
 	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)
 
 demo: $(STAMP) ## the whole method on a real model, into demo_out
-	$(BIN)/python -m sa_plugin.weights --model $(MODEL)
+	$(if $(filter $(MODEL),smollm2 minilm vit),$(BIN)/python docs/experiments/weights.py --model $(MODEL))
 	$(BIN)/sa-plugin demo --model $(MODEL) --out $(OUT) $(DEMO_FLAGS)
 
 bench: weights ## tests/benchmarks; BENCH_ARGS= is passed on

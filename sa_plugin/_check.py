@@ -1,13 +1,16 @@
 """Errors for a name that is not known and an argument of another type, said the same way always.
 
-The one place where an optional package is imported, so that its absence names the extra.
+The one place where an optional package is imported, so that its absence names the extra, and the
+one that knows where files of the user's are kept that a bare name stands for.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -107,3 +110,14 @@ def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
         raise ImportError(
             f"{module} is needed for {needed_for}: pip install 'sa_plugin[{extra}]'", name=error.name
         ) from error
+
+
+def cache_folder(chosen: str | Path | None = None) -> Path:
+    """Where a bare name of a model or a corpus is looked up; nothing is written or downloaded there.
+
+    Args:
+        chosen: A folder; by default `$SA_PLUGIN_CACHE`, else `sa_plugin` in `$XDG_CACHE_HOME` or in
+            `~/.cache`.
+    """
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or os.environ.get("SA_PLUGIN_CACHE") or f"{shared}/sa_plugin").expanduser()

@@ -1,4 +1,4 @@
-"""The command `sa-plugin`: demo, run, reproduce, check, weights, data, report.
+"""The command `sa-plugin`: demo, run, reproduce, check, report.
 
 Nothing here computes anything.
 """
@@ -13,9 +13,8 @@ from pathlib import Path
 
 from sa_plugin import __version__
 
-DEMO_MODELS = ("smollm2", "minilm", "vit")
+MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
 HOSTS = ("transformer_lens", "nnsight")
-FETCHED = ("brown",)
 DESCRIPTION = (
     "Find concepts in a transformer's activations by their extreme high tail, and write what was "
     "found as results.json and report.html."
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="the whole method on real weights and real text")
-    demo.add_argument("--model", choices=DEMO_MODELS, default="smollm2")
+    demo.add_argument("--model", default="smollm2", help=MODEL)
     size = demo.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="every passage, layer and kind")
     size.add_argument("--small", action="store_true", help="the smallest setting, for CI")
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"One line of the data, labels as [start, end, concept], end exclusive:\n{LINE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("--model", type=Path, required=True, help="a Hugging Face model folder")
+    run.add_argument("--model", required=True, help=MODEL)
     run.add_argument(
         "--data", type=Path, required=True, help="JSONL: text, labels; id, document, split if you have them"
     )
@@ -78,24 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     cell.add_argument("--list", action="store_true", help="list the shipped configurations")
     cell.add_argument("--out", type=Path, help="folder for everything; by default reproduced/NAME")
     cell.add_argument("--root", help="folder of your copy of the data")
-    cell.add_argument("--model", help="folder of your copy of the model")
+    cell.add_argument("--model", help=MODEL)
     cell.add_argument("--limit", type=int, help="at most so many samples, rare concepts first")
     cell.set_defaults(command=_reproduce)
 
     check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
-    check.add_argument("folder", type=Path, help="what `save_pretrained` wrote: weights, config")
+    check.add_argument("folder", help=MODEL)
     check.add_argument("--host", choices=HOSTS, default="transformer_lens")
     check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
-
-    weights = commands.add_parser("weights", help="download the demo's weights into your cache")
-    weights.add_argument("--model", choices=(*DEMO_MODELS, "all"), default="all")
-    weights.add_argument("--cache", type=Path, help="folder; by default your user cache")
-    weights.set_defaults(command=_weights)
-
-    data = commands.add_parser("data", help="fetch a public data set into your cache")
-    data.add_argument("name", choices=FETCHED)
-    data.set_defaults(command=_data)
 
     report = commands.add_parser("report", help="write the HTML report of a results.json again")
     report.add_argument("results", type=Path)
@@ -140,28 +130,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    datasets = import_module("sa_plugin.stages")
-    fetch = getattr(datasets, f"fetch_{arguments.name}")
-    print(fetch())
-    return 0
-
-
 def _check(arguments: argparse.Namespace) -> int:
     from sa_plugin.host.check import check_folder
 
     report = check_folder(arguments.folder, host=arguments.host, tower=arguments.tower)
     print(report)
     return 0 if report.passed else 1
-
-
-def _weights(arguments: argparse.Namespace) -> int:
-    from sa_plugin.stages import weights
-
-    names = weights.available() if arguments.model == "all" else (arguments.model,)
-    for name in names:
-        print(f"{name}: {weights.fetch(name, cache=arguments.cache)}")
-    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ def make_instruct() -> Any:
 
 @cache
 def deep_bridge(name: str) -> Any:
-    """A random Llama as deep as SmolLM2, for pages that load it by `load_bridge(folder(name))`."""
+    """A random Llama as deep as SmolLM2, for pages that load it by `load_bridge(name)`."""
     import transformers as hf
     from transformer_lens.model_bridge import TransformerBridge
 

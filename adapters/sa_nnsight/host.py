@@ -625,7 +625,7 @@ def load_model(
         ValueError: As `sa_plugin.host.folders.load_folder`.
 
     Example:
-        >>> model, options = load_model("~/.cache/sa_plugin/minilm")  # doctest: +SKIP
+        >>> model, options = load_model("minilm")  # doctest: +SKIP
     """
     nnsight = require("nnsight", "nnsight", "loading a model folder into nnsight")
     loaded = load_folder(folder, dtype=dtype, tower=tower)

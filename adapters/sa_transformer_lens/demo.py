@@ -39,8 +39,7 @@ from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import Explained, Explanation, read_results, write_results
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.stages.pipeline import Analysis, Settings, analyse
-from sa_plugin.stages.weights import folder
-from sa_transformer_lens.host import load_bridge
+from sa_transformer_lens.host import TransformerLensVisionHost, load_bridge
 from sa_transformer_lens.prefix import prefix_view
 
 Metric = Callable[[Tensor], Tensor]
@@ -180,29 +179,30 @@ IMAGE_CLUSTERS = 200
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 
 
-def demo(model: str, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
-    """Run the main job on a demo model: text on the embedded data, images on rendered scenes.
+def demo(model: str | Path, size: str, split: str, out: Path, *, seed: int = 0) -> Analysis:
+    """Run the main job on a model: text on the embedded data, images on rendered scenes.
 
     Args:
-        model: "smollm2", "minilm" or "vit".
+        model: A folder or a name that `sa_plugin.host.find_folder` knows.
         size: "small", "default" or "full".
         split: "plain" or "held_out_lemma".
         out: Folder for `results.json` and `report.html`.
         seed: Of every random choice.
 
     Raises:
-        FileNotFoundError: The weights are absent; the text names the command that fetches them.
+        FileNotFoundError: As `find_folder`.
     """
-    path = folder(model)
-    if size == "full":
+    name = Path(model).name
+    if size == "full" and name in FULL_MINUTES:
         print(
-            f"The full setting takes about {FULL_MINUTES[model]} minutes on two idle cores "
+            f"The full setting takes about {FULL_MINUTES[name]} minutes on two idle cores "
             "(extrapolated from the default one)."
         )
-    data = scenes(size, seed) if model == "vit" else passages(size, split, seed)
-    host = attach(load_bridge(path))
-    settings = demo_settings(host.info.n_layers, size, seed, images=model == "vit")
-    return _run(host, data, settings, out, model)
+    host = attach(load_bridge(model))
+    images = isinstance(host, TransformerLensVisionHost)
+    data = scenes(size, seed) if images else passages(size, split, seed)
+    settings = demo_settings(host.info.n_layers, size, seed, images=images)
+    return _run(host, data, settings, out, name)
 
 
 def passages(size: str, split: str, seed: int) -> ConceptData:
@@ -243,12 +243,12 @@ def demo_settings(n_layers: int, size: str, seed: int, *, images: bool = False) 
 
 
 def run(
-    model: Path, data: Path, out: Path, *, layers: Sequence[int] | None = None, seed: int = 0
+    model: str | Path, data: Path, out: Path, *, layers: Sequence[int] | None = None, seed: int = 0
 ) -> Analysis:
     """Run the main job on a model folder and a JSONL file of the user's.
 
     Args:
-        model: What `save_pretrained` wrote.
+        model: A folder or a name that `sa_plugin.host.find_folder` knows.
         data: One object a line: `text`, `labels` as `[[start, end, concept], ...]`, and
             optionally `id`, `document`, `split`.
         layers: Block indices; all by default.
@@ -263,7 +263,7 @@ def run(
     host = attach(load_bridge(model))
     blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
     settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)
-    return _run(host, texts, settings, out, model.name)
+    return _run(host, texts, settings, out, Path(model).name)
 
 
 def _run(host: Host, data: ConceptData, settings: Settings, out: Path, name: str) -> Analysis:

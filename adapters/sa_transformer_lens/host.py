@@ -592,7 +592,8 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
     """A text or vision model as a TransformerBridge in eval mode.
 
     Args:
-        folder: What `save_pretrained` wrote, with the tokenizer or the image processor.
+        folder: What `save_pretrained` wrote, with the tokenizer or the image processor; or a name
+            that `sa_plugin.host.find_folder` knows.
         dtype: Number format of the weights.
         tower: "vision" or "text": which half of a model with two to load.
 
@@ -601,13 +602,13 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
         processor as `bridge.processor`, or None if the folder holds none.
 
     Raises:
-        FileNotFoundError: No `config.json` there.
+        FileNotFoundError: As `find_folder`.
         ImportError: TransformerLens is not installed.
         ValueError: A folder of two towers and no tower, or a tower and no such folder; a DINOv2
             that is no plain ViT.
 
     Example:
-        >>> bridge = load_bridge("~/.cache/sa_plugin/smollm2")  # doctest: +SKIP
+        >>> bridge = load_bridge("smollm2")  # doctest: +SKIP
     """
     require("transformer_lens", "transformer-lens", "loading a bridge")
     loaded = load_folder(folder, dtype=dtype, tower=tower, fold=True)

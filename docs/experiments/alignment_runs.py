@@ -13,7 +13,6 @@ import numpy as np
 import sa_plugin as sa
 from sa_plugin.heads import HeadAlignment, call
 from sa_plugin.loaders import emoji_scenes
-from sa_plugin.stages import folder
 from sa_transformer_lens.host import load_bridge
 
 LEAST = 15
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument("--nulls", nargs="+", default=["across", "within"])
     parser.add_argument("--most", type=int, help="only the concepts with the most train tokens")
     given = parser.parse_args()
-    host = sa.attach(load_bridge(folder(given.model)))
+    host = sa.attach(load_bridge(given.model))
     data = scenes() if given.model == "vit" else passages(given.train)
     statistics = sa.collect(
         host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9, progress=False

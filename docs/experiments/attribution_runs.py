@@ -6,7 +6,7 @@ python docs/experiments/attribution_pictures.py runs docs/pictures
 
 A run is a file for each concept (and, with `--groups`, each group of methods), written when it is
 done; what is there is not run again, so the command is repeated until it prints "nothing left".
-Weights come from `sa-plugin weights`; nothing is downloaded here. Everything is seeded.
+Weights come from `make weights`; nothing is downloaded here. Everything is seeded.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import torch
 import sa_plugin as sa
 from sa_plugin.attribution import Attribution, Comparison, superpatches
 from sa_plugin.loaders import emoji_scenes
-from sa_plugin.stages import folder
 from sa_transformer_lens.host import load_bridge
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -104,7 +103,7 @@ def run(given: argparse.Namespace) -> None:
     left = [chunk for chunk in chunks if not paths[chunk].exists()]
     if left:
         given.out.mkdir(parents=True, exist_ok=True)
-        host, data = sa.attach(load_bridge(folder(given.model))), data_of(given.model)
+        host, data = sa.attach(load_bridge(given.model)), data_of(given.model)
         bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False, progress=False)
         detector = sa.calibrate(host, data, bank)
     for chunk in left:

@@ -10,7 +10,7 @@ python docs/experiments/heads_runs.py tables runs --into docs/heads.md
 
 Each writes one file of results into `--out`; `tables` prints them all as Markdown, or writes them
 between the markers of a file. Weights come
-from `sa-plugin weights`; nothing is downloaded here. Everything is seeded.
+from `make weights`; nothing is downloaded here. Everything is seeded.
 """
 
 import argparse
@@ -41,7 +41,6 @@ from sa_plugin.heads import (
 from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
 from sa_plugin.scores import ScoreTable, score
-from sa_plugin.stages import folder
 from sa_transformer_lens.edits import logits
 from sa_transformer_lens.host import load_bridge
 
@@ -92,7 +91,7 @@ def passages(concepts: tuple[str, ...]) -> ConceptData:
 
 def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
     """Attach, fit separators at one layer, score and calibrate."""
-    host = attach(load_bridge(folder(name)))
+    host = attach(load_bridge(name))
     data = emoji_scenes(200) if name == "vit" else passages(concepts)
     bank = fit(host, data, "separator", layers=[LAYER[name]], progress=False)
     scores = score(host, data, bank, progress=False)

@@ -1,6 +1,6 @@
 """The trial of docs/prompting.md: SmolLM2-135M-Instruct asked about the embedded data.
 
-sa-plugin weights smollm2
+python docs/experiments/weights.py --model smollm2
 python docs/experiments/prompting_runs.py ask cal --every 3 --out runs
 python docs/experiments/prompting_runs.py ask test --every 3 --out runs
 python docs/experiments/prompting_runs.py detect --out runs
@@ -30,10 +30,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
-from sa_plugin.host import attach
+from sa_plugin.host import attach, find_folder
 from sa_plugin.loaders import load
 from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, prompt, score, with_answers
-from sa_plugin.stages import folder, markdown
+from sa_plugin.stages import markdown
 from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/experiments/prompting_runs.py tables -->"
@@ -87,7 +87,7 @@ def load_answers(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str
 def ask(arguments: argparse.Namespace) -> None:
     """Ask about one split."""
     began = time.time()
-    place = folder("smollm2")
+    place = find_folder("smollm2")
     model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
     data = load("supersense")
@@ -109,7 +109,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
 def wordings(arguments: argparse.Namespace) -> None:
     """p(yes) of other words on a few train passages: its mass, and its AUROC against labels."""
-    place = folder("smollm2")
+    place = find_folder("smollm2")
     model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
     data = load("supersense")
@@ -161,7 +161,7 @@ def detect(arguments: argparse.Namespace) -> None:
     found = [load_answers(arguments.out / f"answers_{name}.json", full) for name in REPLY_TOKENS]
     answers = [one for one, _ in found]
     data = asked_about(full, answers)
-    host = attach(load_bridge(folder("smollm2")))
+    host = attach(load_bridge("smollm2"))
     statistics = collect(host, data, layers=[LAYER], progress=False)
     banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS]
     record: dict[str, Any] = {"kinds": {}}

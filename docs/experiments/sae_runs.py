@@ -1,6 +1,6 @@
 """The trials of docs/sae.md: a small SAE on SmolLM2, and its latents as concepts.
 
-sa-plugin weights smollm2
+python docs/experiments/weights.py --model smollm2
 python docs/experiments/sae_runs.py train --out runs
 python docs/experiments/sae_runs.py detect --sae runs/sae.safetensors --out runs
 python docs/experiments/sae_runs.py tables runs --into docs/sae.md
@@ -30,7 +30,7 @@ from sa_plugin.detection import Detector, Evaluation, calibrate, column_scores
 from sa_plugin.host import Host, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import ScoreTable, score
-from sa_plugin.stages import folder, markdown
+from sa_plugin.stages import markdown
 from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/experiments/sae_runs.py tables -->"
@@ -134,7 +134,7 @@ def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
 def train(arguments: argparse.Namespace) -> None:
     """Train on the train split, measure on all three."""
     began = time.time()
-    host, data = attach(load_bridge(folder("smollm2"))), load("supersense")
+    host, data = attach(load_bridge("smollm2")), load("supersense")
     rows = rows_of(host, data, "train")
     sae = train_sae(rows, arguments.steps, arguments.batch, arguments.rate, arguments.seed)
     about = {
@@ -203,7 +203,7 @@ def summed_up(evaluation: Evaluation) -> dict[str, Any]:
 def detect(arguments: argparse.Namespace) -> None:
     """Calibrate and evaluate latents beside a prototype and a separator of the same layer."""
     began = time.time()
-    host, data = attach(load_bridge(folder("smollm2"))), load("supersense")
+    host, data = attach(load_bridge("smollm2")), load("supersense")
     sae = load_sae(arguments.sae)
     statistics = collect(host, data, layers=[LAYER], progress=False)
     names = ["prototype", "separator"]

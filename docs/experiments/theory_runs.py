@@ -17,7 +17,6 @@ from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
-from sa_plugin.stages import folder
 from sa_plugin.theory import TheoryReport, check_theory
 from sa_transformer_lens.host import load_bridge
 
@@ -134,7 +133,7 @@ def numbers(report: TheoryReport) -> list[str]:
 
 def main(name: str, *kinds: str) -> None:
     """Print the findings on one model; by default with separators."""
-    host = attach(load_bridge(folder(name)))
+    host = attach(load_bridge(name))
     data = scenes() if name == "vit" else passages()
     for kind, report in run(host, data, kinds or ("separator",)):
         print(f"\n### {name}, {kind}\n\n{report!r}\n", flush=True)

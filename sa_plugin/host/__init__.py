@@ -1,7 +1,7 @@
 """What the method asks of a model, and the checks that hold it to that."""
 
 from sa_plugin.host.check import TEXTS, Law, check, check_folder, relative_difference
-from sa_plugin.host.folders import as_vit, open_folder
+from sa_plugin.host.folders import as_vit, find_folder, open_folder
 from sa_plugin.host.images import Processor, read_processor
 from sa_plugin.host.protocol import (
     FINAL_NORM,
@@ -58,6 +58,7 @@ __all__ = [
     "attach",
     "check",
     "check_folder",
+    "find_folder",
     "keep_tokens",
     "layer_of_percent",
     "layers_at",

@@ -9,7 +9,8 @@ linear layers take lambda up, and the block is a ViT's. Position embeddings are 
 the size of the input, by the formula DINOv2 applies in every pass. What differs is float32
 rounding.
 
-A Hugging Face model folder, loaded once without network, for whichever host wraps it.
+A Hugging Face model folder, loaded once, for whichever host wraps it. Nothing goes to the network
+but a hub name of the form owner/name that is in no folder (`find_folder`).
 
 | folder of | becomes |
 |---|---|
@@ -26,6 +27,7 @@ to an adapter, whose module `load` knows how to wrap it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa_plugin._check import require, require_known
+from sa_plugin._check import cache_folder, require, require_known
 from sa_plugin.host.images import Processor
 from sa_plugin.host.protocol import Host, attach
 
@@ -179,7 +181,8 @@ def open_folder(
     """Load a model folder and attach it by the host asked for.
 
     Args:
-        folder: What `save_pretrained` wrote, with the tokenizer or the image processor.
+        folder: What `save_pretrained` wrote, with the tokenizer or the image processor; or a name
+            that `find_folder` knows.
         host: "transformer_lens" or "nnsight".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
@@ -189,12 +192,12 @@ def open_folder(
         A checked host.
 
     Raises:
-        FileNotFoundError: No `config.json` there.
+        FileNotFoundError: As `find_folder`.
         ImportError: The host's library is not installed; the text names the extra.
         ValueError: Unknown host, a missing or needless tower, or a check of `attach` fails.
 
     Example:
-        >>> host = open_folder("~/.cache/sa_plugin/smollm2", "nnsight")  # doctest: +SKIP
+        >>> host = open_folder("smollm2", "nnsight")  # doctest: +SKIP
     """
     model, own = load_model(folder, host, dtype=dtype, tower=tower)
     return attach(model, **(own | options))
@@ -210,13 +213,13 @@ def load_model(
     """A model folder as a model of the host's library, and the options `attach` needs with it.
 
     Args:
-        folder: What `save_pretrained` wrote.
+        folder: What `save_pretrained` wrote, or a name that `find_folder` knows.
         host: "transformer_lens" or "nnsight".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
 
     Raises:
-        FileNotFoundError: No `config.json` there.
+        FileNotFoundError: As `find_folder`.
         ImportError: The host's library is not installed.
         ValueError: Unknown host, or a missing or needless tower.
     """
@@ -226,26 +229,65 @@ def load_model(
     return model, dict(options)
 
 
+def find_folder(model: str | Path) -> Path:
+    """The folder of a model that is given as people name models.
+
+    | given | is |
+    |---|---|
+    | a folder | that folder |
+    | a bare name, "smollm2" | the folder of that name in `cache_folder()` |
+    | a hub name, "owner/name" | the hub's snapshot, downloaded unless `HF_HUB_OFFLINE` forbids it |
+
+    Raises:
+        FileNotFoundError: None of them holds a `config.json`; the text says where was looked.
+        ImportError: A hub name, and huggingface_hub is not installed.
+    """
+    path = Path(model).expanduser()
+    kept = cache_folder() / path if len(path.parts) == 1 else path
+    for folder in (path, kept):
+        if (folder / "config.json").is_file():
+            return folder
+    hub_name = isinstance(model, str) and re.fullmatch(r"[\w.-]*\w/[\w.-]*\w", model)
+    if hub_name and not path.parent.exists():
+        return _snapshot(str(model))
+    looked = f"{path} holds no config.json" + f", nor does {kept}" * (kept != path)
+    raise FileNotFoundError(
+        f"{looked}: give a folder that save_pretrained wrote, or a hub name, owner/name. In a clone "
+        "of the repository `make weights` puts smollm2, minilm and vit into the cache folder."
+    )
+
+
+def _snapshot(name: str) -> Path:
+    """What `from_pretrained` needs of a model of the hub, in Hugging Face's own cache."""
+    hub = require("huggingface_hub", "transformer-lens", "a model of the hub")
+    files = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=files))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} is no folder, and the hub did not give it: {error} Correct the name, or give "
+            "the folder of a copy."
+        ) from error
+
+
 def load_folder(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None, fold: bool = False
 ) -> Loaded:
-    """A model of transformers from a folder, without network.
+    """A model of transformers from a folder.
 
     Args:
-        folder: What `save_pretrained` wrote.
+        folder: What `save_pretrained` wrote, or a name that `find_folder` knows.
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
         fold: Turn DINOv2 into a plain ViT.
 
     Raises:
-        FileNotFoundError: No `config.json` there.
+        FileNotFoundError: As `find_folder`.
         ImportError: transformers is not installed.
         ValueError: A folder of two towers and no tower, or a tower and no such folder; with
             `fold`, a DINOv2 that is no plain ViT.
     """
-    path = Path(folder).expanduser()
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} holds no config.json: give a folder that save_pretrained wrote.")
+    path = find_folder(folder)
     transformers = require("transformers", "transformer-lens", "loading a model folder")
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     kind = config.model_type
@@ -276,7 +318,7 @@ def load_folder(
     tokenizer = None
     if not images:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return Loaded(model.eval(), tokenizer, processor, path.name, left)
+    return Loaded(model.eval(), tokenizer, processor, Path(folder).name, left)
 
 
 @contextmanager

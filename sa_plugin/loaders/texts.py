@@ -53,7 +53,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -61,7 +60,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from sa_plugin._check import require_known
+from sa_plugin._check import cache_folder, require_known
 from sa_plugin.data.build import span_samples
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.loaders.huggingface import GOEMOTIONS, ISARCASM
@@ -141,17 +140,13 @@ def load_brown(
 
 
 def brown_folder() -> Path:
-    """Where Brown is looked for when no root is given: `brown` in the cache folder. No download.
-
-    The cache folder is `$SA_PLUGIN_CACHE`, else `sa_plugin` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """Where Brown is looked for when no root is given: `brown` in `cache_folder()`. No download.
 
     Raises:
         FileNotFoundError: It is not there, or its manifest.json names files that are missing or of
             another size; the text says how to get it.
     """
-    chosen = os.environ.get("SA_PLUGIN_CACHE")
-    base = chosen or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/sa_plugin"
-    folder = Path(base).expanduser() / "brown"
+    folder = cache_folder() / "brown"
     manifest = folder / "manifest.json"
     sizes = read_json(manifest, ["files"])["files"] if manifest.exists() else {}
     cut = [name for name, size in sizes.items() if not _has_size(folder / name, size)]

@@ -26,7 +26,6 @@ from sa_plugin.stages.published import (
 )
 from sa_plugin.stages.reproduce import Cell, load_host, reproduce
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
-from sa_plugin.stages.weights import Recipe, fetch_brown, folder
 
 __all__ = [
     "PAPER_KINDS",
@@ -35,7 +34,6 @@ __all__ = [
     "Cell",
     "CellConfig",
     "DataPart",
-    "Recipe",
     "RunPart",
     "Settings",
     "Stage",
@@ -48,9 +46,7 @@ __all__ = [
     "density",
     "difference",
     "facts",
-    "fetch_brown",
     "findings",
-    "folder",
     "load_host",
     "markdown",
     "mask_outline",

@@ -2,7 +2,7 @@
 
     title = "SmolLM2 on embedded prose"
     [model]
-    name = "smollm2"              # a demo model; or folder = "...", or --model FOLDER
+    folder = "smollm2"            # as `find_folder` takes it; --model takes its place
     [data]
     name = "supersense"           # of `load`
     limit = 600
@@ -40,8 +40,8 @@ class ModelPart:
     """Which model, in which library.
 
     Attributes:
-        name: A demo model of `sa_plugin.stages.weights`.
-        folder: What `save_pretrained` wrote; `--model` takes its place.
+        folder: What `save_pretrained` wrote, or a name that `sa_plugin.host.find_folder` knows;
+            `--model` takes its place.
         checkpoint: The public name of the weights, for people: nothing is downloaded.
         host: "transformer_lens" or "nnsight".
         tower: "vision" or "text", of a model with two.
@@ -49,7 +49,6 @@ class ModelPart:
         attach: Options of `attach`.
     """
 
-    name: str = ""
     folder: str = ""
     checkpoint: str = ""
     host: str = "transformer_lens"
@@ -176,7 +175,7 @@ class CellConfig:
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        model = self.model.name or self.model.checkpoint or self.model.folder
+        model = self.model.checkpoint or self.model.folder
         return (
             f"CellConfig({self.name}: {model} by {self.model.host}, {self.data.name}, "
             f"{len(self.run.kinds)} kinds)"
@@ -186,7 +185,7 @@ class CellConfig:
         self, *, model: str | None = None, root: str | None = None, limit: int | None = None
     ) -> CellConfig:
         """The configuration with what the command line says in place of what the file says."""
-        chosen = self.model if model is None else replace(self.model, folder=model, name="")
+        chosen = self.model if model is None else replace(self.model, folder=model)
         data = self.data if root is None else replace(self.data, root=root)
         data = data if limit is None else replace(data, limit=limit)
         found = replace(self, model=chosen, data=data)

@@ -37,7 +37,7 @@ from sa_plugin.loaders.registry import load
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import clean
-from sa_plugin.stages import blocks, weights
+from sa_plugin.stages import blocks
 from sa_plugin.stages.blocks import machine, versions
 from sa_plugin.stages.config import CellConfig
 from sa_plugin.stages.figures import draw_figures
@@ -391,11 +391,7 @@ def load_host(config: CellConfig) -> Host:
         ValueError: As `sa_plugin.host.folders.open_folder`.
     """
     part = config.model
-    if part.name:
-        folder = weights.folder(part.name)
-    elif part.folder:
-        folder = Path(part.folder).expanduser()
-    else:
+    if not part.folder:
         raise FileNotFoundError(
             f"{config.name} is for {part.checkpoint or 'a model of yours'}, which is never "
             "downloaded: give the folder of your copy, sa-plugin reproduce "
@@ -403,7 +399,7 @@ def load_host(config: CellConfig) -> Host:
         )
     options: dict[str, Any] = dict(part.attach)
     return open_folder(
-        folder, part.host, dtype=getattr(torch, part.dtype), tower=part.tower or None, **options
+        part.folder, part.host, dtype=getattr(torch, part.dtype), tower=part.tower or None, **options
     )
 
 

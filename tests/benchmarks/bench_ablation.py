@@ -4,7 +4,7 @@ The opponent mean-ablates one head after another and scores the same passages ag
 `TIMED` heads spread over the blocks and multiplied. What is equal is the quantity that both divide
 up, the total lift of every concept; the parts differ by design (direct against total). A second row
 is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks.
-Only where the weights are (`sa-plugin weights`).
+Only where the weights are (`make weights`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from sa_plugin.heads import (
 )
 from sa_plugin.host import Batch, Host, Site, attach
 from sa_plugin.loaders import load
-from sa_plugin.stages import folder
 from sa_transformer_lens.host import load_bridge
 
 LAYER, TIMED, ROUNDS = 14, 5, 3
@@ -58,7 +57,7 @@ def passages() -> ConceptData:
 def run() -> list[dict[str, object]]:
     """Both rows, or none where the weights are missing."""
     try:
-        host = attach(load_bridge(folder("smollm2")))
+        host = attach(load_bridge("smollm2"))
     except FileNotFoundError:
         return []
     data = passages()

@@ -20,7 +20,6 @@ from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.heads import head_alignment, unit
 from sa_plugin.loaders import load
-from sa_plugin.stages import weights
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 
@@ -31,7 +30,7 @@ def run() -> list[dict[str, object]]:
     """On SmolLM2, where its weights are there."""
     found: list[dict[str, object]] = []
     with suppress(FileNotFoundError):
-        found.append(compare(accept(load_bridge(weights.folder("smollm2")))))
+        found.append(compare(accept(load_bridge("smollm2"))))
     return found
 
 

@@ -16,7 +16,6 @@ import torch
 from sa_plugin.concepts import VectorSet
 from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Site
-from sa_plugin.stages import weights
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 from sa_transformer_lens.places import run as forward
@@ -28,7 +27,7 @@ TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat
 def run() -> list[dict[str, object]]:
     found = [compare(_random_gpt2(), samples=16, words=80, rounds=8)]
     with suppress(FileNotFoundError):
-        smollm2 = accept(load_bridge(weights.folder("smollm2")))
+        smollm2 = accept(load_bridge("smollm2"))
         found.append(compare(smollm2, samples=16, words=64, rounds=6))
     return found
 

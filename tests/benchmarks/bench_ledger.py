@@ -23,7 +23,6 @@ from sa_plugin.heads import head_ledger
 from sa_plugin.host import Batch, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
-from sa_plugin.stages import weights
 from sa_transformer_lens.host import load_bridge
 from sa_transformer_lens.places import capture
 
@@ -48,7 +47,7 @@ def passages() -> ConceptData:
 def run() -> list[dict[str, object]]:
     """Both sides over the same samples, interleaved."""
     warnings.simplefilter("ignore")
-    host = attach(load_bridge(weights.folder("smollm2")))
+    host = attach(load_bridge("smollm2"))
     data = passages()
     bank = fit(host, data, "lda", layers=[LAYER], progress=False)
     table = score(host, data, bank, splits=["test"], progress=False)

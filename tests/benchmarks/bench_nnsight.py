@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from sa_plugin.data import Sample
-from sa_plugin.host import Batch, Site, reducers
-from sa_plugin.stages import weights
+from sa_plugin.host import Batch, Site, find_folder, reducers
 
 CONCEPTS, SAMPLES, WORDS, ROUNDS = 16, 16, 64, 6
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8
@@ -25,7 +24,7 @@ class _End(Exception):
 
 def run() -> list[dict[str, object]]:
     try:
-        folder = weights.folder("smollm2")
+        folder = find_folder("smollm2")
     except FileNotFoundError:
         return []
     host = _host(folder)

@@ -43,7 +43,6 @@ from sa_plugin.detection import calibrate
 from sa_plugin.host import Host
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
-from sa_plugin.stages import weights
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 
@@ -103,7 +102,7 @@ def load_model(model: str, dtype: str) -> Any:
     """A bridge on the CPU."""
     if model == "tiny":
         return tiny.bridge("llama", dtype=DTYPES[dtype])
-    return load_bridge(weights.folder(model), dtype=DTYPES[dtype])
+    return load_bridge(model, dtype=DTYPES[dtype])
 
 
 def make_data(model: str, samples: int) -> ConceptData:

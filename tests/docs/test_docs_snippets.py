@@ -40,7 +40,6 @@ def test_every_snippet_runs(page, tmp_path, monkeypatch, registered):
         pytest.skip("needs Debian's fonts-noto-color-emoji and unicode-data (apt-get install both)")
     names = docs_setup.names_for(codes) | {"__name__": "docs"}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sa_plugin.stages.weights.folder", lambda name: name)
     monkeypatch.setattr("sa_transformer_lens.host.load_bridge", docs_setup.deep_bridge)
     with contextlib.redirect_stdout(io.StringIO()):
         for k, code in enumerate(codes):

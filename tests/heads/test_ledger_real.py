@@ -9,7 +9,6 @@ from sa_plugin.heads import explain_tokens, head_ledger, tail_waterfall, term_me
 from sa_plugin.host import attach
 from sa_plugin.loaders import load, shapes
 from sa_plugin.scores import score
-from sa_plugin.stages import folder
 from sa_transformer_lens.host import load_bridge
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -41,7 +40,7 @@ def scenes():
 
 @pytest.fixture(scope="module", params=["smollm2", "minilm", "vit"])
 def case(request):
-    host = attach(load_bridge(folder(request.param)))
+    host = attach(load_bridge(request.param))
     data = scenes() if request.param == "vit" else passages()
     bank = fit(host, data, "prototype", layers=LAYERS[request.param], progress=False)
     table = score(host, data, bank, splits=["test"], progress=False)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sa_plugin.data import ConceptData
-from sa_plugin.host import Site, attach
+from sa_plugin.host import Site, attach, find_folder
 from sa_plugin.loaders import load
 from sa_plugin.report import check, write_report
-from sa_plugin.stages import Settings, analyse, folder
+from sa_plugin.stages import Settings, analyse
 from sa_transformer_lens.demo import explain_passage
 from sa_transformer_lens.host import load_bridge
 
@@ -27,7 +27,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def host(name):
-    return attach(load_bridge(folder(name)))
+    return attach(load_bridge(name))
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_activations_equal_plain_transformers(host, name, data):
     """An independent copy of the model, run by transformers alone."""
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(folder(name), dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder(name))
+    model = AutoModel.from_pretrained(find_folder(name), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(find_folder(name))
     sample, layer = data.samples[0], LAYERS[name][-1]
     site = Site(layer, "resid_post")
     (batch,) = host.batches([sample])
@@ -119,8 +119,7 @@ def test_an_attached_bridge_never_imports_nnsight(name):
     code = (
         "import sys, sa_plugin\n"
         "from sa_transformer_lens.host import load_bridge\n"
-        "from sa_plugin.stages.weights import folder\n"
-        f"sa_plugin.attach(load_bridge(folder({name!r})))\n"
+        f"sa_plugin.attach(load_bridge({name!r}))\n"
         "assert 'nnsight' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sa_plugin.data import ConceptData
-from sa_plugin.host import Site, attach
+from sa_plugin.host import Site, attach, find_folder
 from sa_plugin.loaders import shapes
 from sa_plugin.report import check, write_report
-from sa_plugin.stages import Settings, analyse, folder
+from sa_plugin.stages import Settings, analyse
 from sa_transformer_lens.host import load_bridge
 
 pytestmark = pytest.mark.real
@@ -19,7 +19,7 @@ CONCEPTS = ("red", "blue", "sphere", "cube")
 
 @pytest.fixture(scope="module")
 def host():
-    return attach(load_bridge(folder("vit")))
+    return attach(load_bridge("vit"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_activations_equal_plain_transformers(host, data):
     """An independent copy of the model with transformers' own processor."""
     from transformers import AutoImageProcessor, ViTModel
 
-    path = folder("vit")
+    path = find_folder("vit")
     model = ViTModel.from_pretrained(path, dtype=torch.float32, add_pooling_layer=False).eval()
     processor = AutoImageProcessor.from_pretrained(path)
     sample, site = data.samples[0], Site(5, "resid_post")

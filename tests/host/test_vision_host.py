@@ -16,8 +16,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
-from sa_plugin.host import Host, Processor, Site, as_vit, check, check_folder, layer_of_percent
-from sa_plugin.stages import weights
+from sa_plugin.host import Host, Processor, Site, as_vit, check, check_folder, find_folder, layer_of_percent
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 from sa_transformer_lens.prefix import prefix_view
@@ -512,14 +511,14 @@ class TestReal:
     @pytest.fixture(scope="class")
     @classmethod
     def host(cls):
-        return accept(load_bridge(weights.folder("vit")))
+        return accept(load_bridge("vit"))
 
     def test_every_law_holds(self, host):
         report = check(host)
         assert report.passed, str(report)
 
     def test_reads_the_models_own_hidden_states(self, host):
-        model = hf.ViTModel.from_pretrained(weights.folder("vit"), add_pooling_layer=False)
+        model = hf.ViTModel.from_pretrained(find_folder("vit"), add_pooling_layer=False)
         (batch,) = host.batches(tiny.images(((224, 224), (180, 300))))
         sites = [Site(layer, "resid_pre") for layer in (0, 5, 11)]
         found = read(host, batch, sites)

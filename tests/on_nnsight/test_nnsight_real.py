@@ -15,11 +15,10 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import ablate_heads, head_ledger
-from sa_plugin.host import Site, attach, check
+from sa_plugin.host import Site, attach, check, find_folder
 from sa_plugin.host import protocol as hosting
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
-from sa_plugin.stages import folder
 from sa_plugin.tracing import trace
 from sa_transformer_lens import accept as accept_bridge
 from sa_transformer_lens.host import load_bridge
@@ -32,20 +31,20 @@ BAND = 1e-3
 
 @pytest.fixture(scope="module")
 def lens():
-    return accept_bridge(load_bridge(folder("smollm2")))
+    return accept_bridge(load_bridge("smollm2"))
 
 
 @pytest.fixture(scope="module")
 def ours():
     task = {"task": "text-generation", "dtype": torch.float32}
-    return accept(TransformersModel(str(folder("smollm2")), **task))
+    return accept(TransformersModel(str(find_folder("smollm2")), **task))
 
 
 @pytest.fixture(scope="module")
 def bare(ours):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = folder("smollm2")
+    where = find_folder("smollm2")
     model = AutoModelForCausalLM.from_pretrained(
         where, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -96,8 +95,8 @@ def test_every_law_of_check_holds(ours, lens):
 
 def test_the_encoder_of_minilm_is_the_bridges():
     task = {"task": "feature-extraction", "dtype": torch.float32}
-    ours = accept(TransformersModel(str(folder("minilm")), **task))
-    lens = accept_bridge(load_bridge(folder("minilm")))
+    ours = accept(TransformersModel(str(find_folder("minilm")), **task))
+    lens = accept_bridge(load_bridge("minilm"))
     assert ours.info.fingerprint == lens.info.fingerprint
     assert ours.info.tokenizer == lens.info.tokenizer
     assert ours.info.architecture == "BertModel"

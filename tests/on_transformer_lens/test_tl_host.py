@@ -16,7 +16,6 @@ from sa_plugin.data import Sample, Span
 from sa_plugin.host import TEXTS, Host, Law, Site, attach, check, check_folder, relative_difference
 from sa_plugin.host import protocol as hosting
 from sa_plugin.host import texts as tokenise
-from sa_plugin.stages import weights
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import TransformerLensHost, fingerprint, load_bridge, own_tokenizer
 
@@ -392,7 +391,7 @@ class TestCheck:
         [("smollm2", "pre_norm", True, False), ("minilm", "post_ln", False, True)],
     )
     def test_real_model(self, registered, name, block, causal, bos):
-        bridge = load_bridge(weights.folder(name))
+        bridge = load_bridge(name)
         info = attach(bridge).info
         assert (info.model, info.block, info.causal, info.bos) == (name, block, causal, bos)
         report = check(bridge, TEXTS[:2])

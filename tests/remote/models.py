@@ -22,6 +22,6 @@ def tiny(architecture: str) -> Path:
 
 def smollm2() -> Path:
     """The folder of SmolLM2; the error of a missing one names the command."""
-    from sa_plugin.stages import weights
+    from sa_plugin.host import find_folder
 
-    return weights.folder("smollm2")
+    return find_folder("smollm2")

@@ -359,9 +359,3 @@ def test_the_command_lists_and_refuses(capsys):
     assert main(["reproduce"]) == 2
     assert "a name of --list" in capsys.readouterr().err
     assert main(["reproduce", "paper_gemma_sarcasm"]) == 2
-
-
-def test_the_data_command_fetches(monkeypatch, capsys):
-    monkeypatch.setattr("sa_plugin.stages.fetch_brown", lambda: "/somewhere/brown")
-    assert main(["data", "brown"]) == 0
-    assert capsys.readouterr().out == "/somewhere/brown\n"

@@ -53,7 +53,7 @@ def test_the_whole_matrix_is_there():
     expected |= {f"{m}/{d}" for m in ("clip", "llama_vision") for d in pictures}
     assert {one.paper for one in PAPER.values()} == expected
     ours = {"minilm", "smollm2", "vit"}
-    assert {one.model.name for one in SHIPPED.values() if not one.paper} == ours
+    assert {one.model.folder for one in SHIPPED.values() if not one.paper} == ours
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -143,7 +143,7 @@ def write(tmp_path, text):
     return path
 
 
-GOOD = '[model]\nname = "minilm"\n[data]\nname = "supersense"\n'
+GOOD = '[model]\nfolder = "minilm"\n[data]\nname = "supersense"\n'
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ GOOD = '[model]\nname = "minilm"\n[data]\nname = "supersense"\n'
         (GOOD + "[data.options]\nseed = 1\n", r"seed stands in \[data.options\]: it is a key of \[run\]"),
         (GOOD.replace("supersense", "supersens"), "data.name 'supersens' is unknown: did you mean"),
         (GOOD + "[kinds.lda]\n", r"key of \[kinds\] 'lda' is unknown"),
-        ('[model]\nname = "minilm"\nhost = "nnsigth"', "did you mean 'nnsight'"),
-        ('[model]\nname = "minilm"', r"\[data\] has no name"),
+        ('[model]\nfolder = "minilm"\nhost = "nnsigth"', "did you mean 'nnsight'"),
+        ('[model]\nfolder = "minilm"', r"\[data\] has no name"),
         ("a = ", "mine.toml is no TOML file"),
         ("run = 3", r"run is 3, not a table: write \[run\]"),
     ],
@@ -196,5 +196,5 @@ def test_the_documented_configuration_is_one(tmp_path):
     for part in PARTS:
         known = {field.name for field in fields(getattr(cell, part))}
         said = set(tomllib.loads(text)[part])
-        alternatives = {"folder", "checkpoint", "percents", "unsupervised_percents"}
+        alternatives = {"checkpoint", "percents", "unsupervised_percents"}
         assert known - said <= alternatives, part
