@@ -33,8 +33,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host, attach
 from sa_plugin.loaders.emoji import emoji_scenes
 from sa_plugin.loaders.registry import load
-from sa_plugin.loaders.shapes import shapes
-from sa_plugin.loaders.tables import read_jsonl
+from sa_plugin.loaders.shape_scenes import shapes
 from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import Explained, Explanation, read_results, write_results
 from sa_plugin.scores.table import ScoreTable
@@ -259,7 +258,7 @@ def run(
         FileNotFoundError: A path is wrong.
         ValueError: A line lacks a key; the text names the line.
     """
-    texts = read_jsonl(data, seed=seed)
+    texts = load(data, seed=seed)
     host = attach(load_bridge(model))
     blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
     settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)

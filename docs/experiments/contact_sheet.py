@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sa_plugin.loaders import emoji, read_glyphs, shapes
+from sa_plugin.loaders import draw_shapes, plan_emoji, read_glyphs, render_emoji, render_shapes
 
 SIZE, COLUMNS, ROWS, STEP = 112, 5, 2, 8
 FLAT = np.array([[245] * 3, [26, 111, 174], [206, 84, 16], [11, 125, 94], [163, 74, 131]], np.uint8)
@@ -29,8 +29,8 @@ def sheet(rendered: list[tuple[np.ndarray, np.ndarray]], path: Path) -> None:
 if __name__ == "__main__":
     pictures = Path(__file__).parents[1] / "pictures"
     number = COLUMNS * ROWS
-    drawn = [shapes.draw_scene(np.random.default_rng([0, k]), overlap=k >= COLUMNS) for k in range(number)]
-    sheet([shapes.render(scene, SIZE) for scene in drawn], pictures / "shapes.png")
-    scenes = emoji.plan(read_glyphs(), 300)
+    drawn = [draw_shapes(np.random.default_rng([0, k]), overlap=k >= COLUMNS) for k in range(number)]
+    sheet([render_shapes(scene, SIZE) for scene in drawn], pictures / "shapes.png")
+    scenes = plan_emoji(read_glyphs(), 300)
     chosen = [*scenes[:COLUMNS], *scenes[-COLUMNS:]]
-    sheet([emoji.render(scene, SIZE) for scene in chosen], pictures / "emoji.png")
+    sheet([render_emoji(scene, SIZE) for scene in chosen], pictures / "emoji.png")

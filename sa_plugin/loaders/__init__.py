@@ -1,79 +1,83 @@
-"""Data sets and file formats, read into `ConceptData`."""
+"""Data sets and file formats, read into `ConceptData`; `load` is the one door to all of them."""
 
+from sa_plugin.loaders.authors import same_word
+from sa_plugin.loaders.brown import BROWN_CONCEPTS, brown_concepts_of, brown_folder, brown_passages
 from sa_plugin.loaders.clevr import foreground, regions_of
+from sa_plugin.loaders.coco import decode_segmentation
 from sa_plugin.loaders.emoji import (
-    DECK,
-    FONT,
-    GROUPS,
-    NOT_MEANT,
-    TABLE,
-    deal,
+    EMOJI_CONCEPTS,
+    EMOJI_FONT,
+    EMOJI_GROUPS,
+    EMOJI_LEFT_OUT,
+    EMOJI_PER_DECK,
+    EMOJI_TABLE,
+    deal_decks,
     emoji_scenes,
-    plan,
+    plan_emoji,
     read_glyphs,
+    render_emoji,
 )
-from sa_plugin.loaders.huggingface import from_dataset
-from sa_plugin.loaders.metadata import same_word
-from sa_plugin.loaders.registry import LOADERS, load
-from sa_plugin.loaders.scenes import masks_by_concept, place
-from sa_plugin.loaders.shapes import (
-    COLOURS,
-    CONCEPTS,
+from sa_plugin.loaders.files import fit_mask
+from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
+from sa_plugin.loaders.paper import PAPER_CONCEPTS
+from sa_plugin.loaders.reading import published_split
+from sa_plugin.loaders.registry import LOADERS, READERS, load, options_of
+from sa_plugin.loaders.scenes import masks_by_concept, place_squares
+from sa_plugin.loaders.shape_scenes import (
     LUMA,
-    MATERIALS,
-    SHAPES,
-    SIZES,
-    draw_scene,
-    render,
+    SHAPE_COLOURS,
+    SHAPE_CONCEPTS,
+    SHAPE_KINDS,
+    SHAPE_MATERIALS,
+    SHAPE_SIZES,
+    draw_shapes,
+    render_shapes,
     shapes,
 )
-from sa_plugin.loaders.tables import fit_mask, published_split, read_csv, read_jsonl
-from sa_plugin.loaders.texts import (
-    BROWN_CONCEPTS,
-    SUPERSENSES,
-    SupersensePassage,
-    brown_folder,
-    concepts_of,
-    passages,
-    read_supersense,
-)
+from sa_plugin.loaders.supersense import SUPERSENSES, SupersensePassage, read_supersense
 
 __all__ = [
     "BROWN_CONCEPTS",
-    "COLOURS",
-    "CONCEPTS",
-    "DECK",
-    "FONT",
-    "GROUPS",
+    "EMOJI_CONCEPTS",
+    "EMOJI_FONT",
+    "EMOJI_GROUPS",
+    "EMOJI_LEFT_OUT",
+    "EMOJI_PER_DECK",
+    "EMOJI_TABLE",
     "LOADERS",
     "LUMA",
-    "MATERIALS",
-    "NOT_MEANT",
-    "SHAPES",
-    "SIZES",
+    "PAPER_CONCEPTS",
+    "READERS",
+    "SHAPE_COLOURS",
+    "SHAPE_CONCEPTS",
+    "SHAPE_KINDS",
+    "SHAPE_MATERIALS",
+    "SHAPE_SIZES",
     "SUPERSENSES",
-    "TABLE",
     "SupersensePassage",
+    "brown_concepts_of",
     "brown_folder",
-    "concepts_of",
-    "deal",
-    "draw_scene",
+    "brown_passages",
+    "deal_decks",
+    "decode_segmentation",
+    "draw_shapes",
     "emoji_scenes",
     "fit_mask",
     "foreground",
     "from_dataset",
     "load",
     "masks_by_concept",
-    "passages",
-    "place",
-    "plan",
+    "options_of",
+    "place_squares",
+    "plan_emoji",
     "published_split",
     "read_csv",
     "read_glyphs",
     "read_jsonl",
     "read_supersense",
     "regions_of",
-    "render",
+    "render_emoji",
+    "render_shapes",
     "same_word",
     "shapes",
 ]

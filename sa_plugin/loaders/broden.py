@@ -13,7 +13,6 @@ and 0.05 MB a mask.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,94 +21,52 @@ from jaxtyping import Bool, Int
 
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.huggingface import OPENSURFACES, PASCAL
-from sa_plugin.loaders.tables import Row, assemble, drawn, fit_mask, read_picture, read_table, wanted_concepts
+from sa_plugin.loaders.files import Row, fit_mask, read_picture, read_table
+from sa_plugin.loaders.paper import PAPER_CONCEPTS
+from sa_plugin.loaders.reading import Reading
 
-Mask = Bool[np.ndarray, "height width"]
-SPLIT_OF = {"train": "train", "val": "test"}
-LAYOUT = "unpack broden1_224.zip and give the folder that holds index.csv and images/"
+_Mask = Bool[np.ndarray, "height width"]
+_CATEGORIES = {"opensurfaces": ("material",), "pascal": ("object", "part")}
+_SPLIT_OF_PART = {"train": "train", "val": "test"}
+_LAYOUT = "unpack broden1_224.zip and give the folder that holds index.csv and images/"
 
 
-def load_opensurfaces(
-    root: Path,
-    split: str,
-    seed: int,
-    *,
-    concepts: Sequence[str] | str | None = None,
-    limit: int | None = None,
-    min_coverage: float = 0.0,
-) -> ConceptData:
-    """The pictures of OpenSurfaces in Broden, with materials.
+def load_broden(reading: Reading, *, min_coverage: float = 0.0) -> ConceptData:
+    """The pictures of OpenSurfaces with materials, or those of Pascal with objects and parts.
 
     Args:
-        root: Holds `index.csv`, `label.csv` and `images/`.
-        split: "plain", or "published": train and val, with val as the test split.
-        seed: Of the division and the draw.
-        concepts: Such as "material::wood"; by default the paper's 26.
-        limit: At most this many pictures, drawn by `seed`.
-        min_coverage: As in `ConceptData.from_masks`.
+        reading: The name is "opensurfaces" or "pascal"; the root holds `index.csv`, `label.csv` and
+            `images/`. Published parts: train and val, with val as the test split. Concepts are such
+            as "material::wood", by default the paper's 26 or 83.
+        min_coverage: As in `PixelLabels`.
 
     Raises:
         FileNotFoundError: A file is not there.
         ValueError: A row or a label is not as published; the text names file and line.
     """
-    return _load(
-        root, split, seed, "opensurfaces", ("material",), OPENSURFACES, concepts, limit, min_coverage
-    )
-
-
-def load_pascal(
-    root: Path,
-    split: str,
-    seed: int,
-    *,
-    concepts: Sequence[str] | str | None = None,
-    limit: int | None = None,
-    min_coverage: float = 0.0,
-) -> ConceptData:
-    """The pictures of Pascal in Broden, with objects and parts.
-
-    Arguments and errors are those of `load_opensurfaces`; the paper's concepts are 83.
-    """
-    return _load(root, split, seed, "pascal", ("object", "part"), PASCAL, concepts, limit, min_coverage)
-
-
-def _load(
-    root: Path,
-    split: str,
-    seed: int,
-    source: str,
-    categories: tuple[str, ...],
-    default: Sequence[str],
-    concepts: Sequence[str] | str | None,
-    limit: int | None,
-    min_coverage: float,
-) -> ConceptData:
-    skipped: Counter[str] = Counter()
-    index = read_table(root / "index.csv", ["image", "split", *categories], fix=LAYOUT)
-    names = read_labels(root / "label.csv", categories)
-    rows = [row for row in index if row["image"].startswith(f"{source}/")]
+    root, categories = reading.root, _CATEGORIES[reading.name]
+    index = read_table(root / "index.csv", ["image", "split", *categories], fix=_LAYOUT)
+    names = _read_labels(root / "label.csv", categories)
+    rows = [row for row in index if row["image"].startswith(f"{reading.name}/")]
     labelled = [row for row in rows if any(row[c] for c in categories)]
-    skipped[f"pictures without {' or '.join(categories)} labels"] += len(rows) - len(labelled)
+    reading.skipped[f"pictures without {' or '.join(categories)} labels"] += len(rows) - len(labelled)
     available = sorted(f"{category}::{name}" for (category, _), name in names.items())
-    wanted = wanted_concepts(concepts, default, available, skipped)
-    samples, homes = [], []
-    for k in drawn(len(labelled), limit, seed, skipped, "pictures"):
+    wanted = reading.wanted(available, PAPER_CONCEPTS[reading.name])
+    samples, parts = [], []
+    for k in reading.drawn(len(labelled), "pictures"):
         row = labelled[k]
-        if row["split"] not in SPLIT_OF:
-            raise row.refusal(f"split {row['split']!r} is not one of {tuple(SPLIT_OF)}.")
-        pixels = read_picture(root / "images" / row["image"], LAYOUT)
-        masks = masks_of(root, row, names, set(wanted), pixels.shape[:2])
+        if row["split"] not in _SPLIT_OF_PART:
+            raise row.refusal(f"split {row['split']!r} is not one of {tuple(_SPLIT_OF_PART)}.")
+        pixels = read_picture(root / "images" / row["image"], _LAYOUT)
+        masks = _masks_of(root, row, names, set(wanted), pixels.shape[:2])
         samples.append(
             mask_sample(row["image"], pixels, masks, document=row["image"], min_coverage=min_coverage)
         )
-        homes.append(SPLIT_OF[row["split"]])
-    return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name=source, skipped=+skipped
-    )
+        parts.append(_SPLIT_OF_PART[row["split"]])
+    return reading.data(samples, wanted, parts)
 
 
-def read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int], str]:
+def _read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int], str]:
     """Category and number to name, from label.csv, whose `category` reads `object(8920);part(3)`.
 
     Raises:
@@ -117,22 +74,22 @@ def read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int], 
         ValueError: A number is none.
     """
     found = {}
-    for row in read_table(path, ["number", "name", "category"], fix=LAYOUT):
+    for row in read_table(path, ["number", "name", "category"], fix=_LAYOUT):
         for entry in row["category"].split(";"):
             if entry.split("(")[0] in categories:
                 found[entry.split("(")[0], row.whole("number")] = row["name"]
     return found
 
 
-def masks_of(
+def _masks_of(
     root: Path, row: Row, names: Mapping[tuple[str, int], str], wanted: set[str], size: tuple[int, int]
-) -> dict[str, Mask]:
+) -> dict[str, _Mask]:
     """One mask for each wanted concept that the picture shows.
 
     Raises:
         ValueError: A pixel has a number that label.csv does not have in this category.
     """
-    masks: dict[str, Mask] = {}
+    masks: dict[str, _Mask] = {}
     for category in sorted({category for category, _ in names}):
         for cell in filter(None, row[category].split(";")):
             numbers = _plane(root, row, category, cell)

@@ -11,8 +11,7 @@ that: give `limit=`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ from jaxtyping import Bool
 from sa_plugin._check import require
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.huggingface import COCO
-from sa_plugin.loaders.tables import assemble, drawn, read_json, read_picture, wanted_concepts
+from sa_plugin.loaders.files import json_entry, read_json, read_picture
+from sa_plugin.loaders.paper import PAPER_CONCEPTS
+from sa_plugin.loaders.reading import Reading
 
-SPLIT_OF = {"train2017": "train", "val2017": "test"}
-LAYOUT = (
+_SPLIT_OF_PART = {"train2017": "train", "val2017": "test"}
+_LAYOUT = (
     "unpack annotations_trainval2017.zip and the pictures' zip beside each other and give the "
     "folder that holds annotations/ and val2017/"
 )
@@ -52,58 +52,48 @@ class Picture:
 
 
 def load_coco(
-    root: Path,
-    split: str,
-    seed: int,
-    *,
-    concepts: Sequence[str] | str | None = None,
-    limit: int | None = None,
-    parts: Sequence[str] = ("val2017",),
-    min_coverage: float = 0.0,
+    reading: Reading, *, parts: Sequence[str] = ("val2017",), min_coverage: float = 0.0
 ) -> ConceptData:
     """COCO 2017 in its published layout; one picture is one document.
 
     Args:
-        root: Holds `annotations/instances_val2017.json` and `val2017/`.
-        split: "plain", or "published": needs both parts, val2017 is the test split. The paper
-            takes train and test from val2017 and calibrates on 500 pictures of train2017.
-        seed: Of the division and the draw.
-        concepts: Categories and supercategories; by default the paper's 29.
-        limit: At most this many pictures, drawn by `seed`.
+        reading: The root holds `annotations/instances_val2017.json` and `val2017/`. Published parts
+            need both, val2017 is the test split; the paper takes train and test from val2017 and
+            calibrates on 500 pictures of train2017. Concepts are categories and supercategories, by
+            default the paper's 29.
         parts: "val2017", "train2017" or both.
-        min_coverage: As in `ConceptData.from_masks`.
+        min_coverage: As in `PixelLabels`.
 
     Raises:
         FileNotFoundError: A file is not there.
         ImportError: pycocotools or Pillow is not installed.
         ValueError: An annotation is not as published; the text names file and entry.
     """
-    skipped: Counter[str] = Counter()
-    pictures = [(part, p) for part in parts for p in read_instances(annotation_file(root, part))]
-    wanted = wanted_concepts(concepts, COCO, concepts_of([p for _, p in pictures]), skipped)
+    root = reading.root
+    pictures = [(part, p) for part in parts for p in read_instances(_annotation_file(root, part))]
+    available = sorted({c for _, p in pictures for one in p.instances for c in one.concepts})
+    wanted = reading.wanted(available, PAPER_CONCEPTS["coco"])
     samples, homes = [], []
-    for k in drawn(len(pictures), limit, seed, skipped, "pictures"):
+    for k in reading.drawn(len(pictures), "pictures"):
         part, picture = pictures[k]
         path = root / part / picture.file_name
-        pixels = read_picture(path, LAYOUT)
+        pixels = read_picture(path, _LAYOUT)
         require_size(path, pixels.shape[:2], picture)
-        masks = masks_of(picture, wanted)
+        masks = masks_of_picture(picture, wanted)
         id_ = f"{part}/{Path(picture.file_name).stem}"
         samples.append(mask_sample(id_, pixels, masks, document=id_, min_coverage=min_coverage))
-        homes.append(SPLIT_OF.get(part, part))
-    return assemble(
-        samples, wanted, asked=concepts, parts=homes, split=split, seed=seed, name="coco", skipped=skipped
-    )
+        homes.append(_SPLIT_OF_PART[part])
+    return reading.data(samples, wanted, homes)
 
 
-def annotation_file(root: Path, part: str) -> Path:
+def _annotation_file(root: Path, part: str) -> Path:
     """The annotation file of a part."""
-    if part not in SPLIT_OF:
-        raise ValueError(f"part {part!r} is not one of {tuple(SPLIT_OF)}.")
+    if part not in _SPLIT_OF_PART:
+        raise ValueError(f"part {part!r} is not one of {tuple(_SPLIT_OF_PART)}.")
     return root / "annotations" / f"instances_{part}.json"
 
 
-def read_instances(path: Path, fix: str = LAYOUT) -> list[Picture]:
+def read_instances(path: Path) -> list[Picture]:
     """The pictures of an `instances_*.json`, in file order.
 
     Raises:
@@ -111,19 +101,23 @@ def read_instances(path: Path, fix: str = LAYOUT) -> list[Picture]:
         ValueError: A key is missing, or an annotation is of an image or a category that the file
             does not have.
     """
-    found = read_json(path, ["images", "annotations", "categories"], fix)
+    found = read_json(path, ["images", "annotations", "categories"], _LAYOUT)
+
+    def values(listed: str, k: int, *keys: str) -> list[Any]:
+        entry, where = found[listed][k], f"{listed}[{k}]"
+        return [json_entry(path, where, entry, key, "is this an instances file?") for key in keys]
+
     names: dict[Any, tuple[str, ...]] = {}
-    for k, category in enumerate(found["categories"]):
-        id_, *both = (
-            _value(path, "categories", k, category, name) for name in ("id", "name", "supercategory")
-        )
-        names[id_] = tuple(dict.fromkeys(both))
-    of_image: dict[Any, list[Instance]] = {}
-    for k, image in enumerate(found["images"]):
-        of_image[_value(path, "images", k, image, "id")] = []
+    for k in range(len(found["categories"])):
+        category_id, *both = values("categories", k, "id", "name", "supercategory")
+        # "person" is the name of a category and of its supercategory: one concept.
+        names[category_id] = tuple(dict.fromkeys(both))
+    of_image: dict[Any, list[Instance]] = {
+        values("images", k, "id")[0]: [] for k in range(len(found["images"]))
+    }
     for k, one in enumerate(found["annotations"]):
-        image_id, category_id, segmentation = (
-            _value(path, "annotations", k, one, name) for name in ("image_id", "category_id", "segmentation")
+        image_id, category_id, segmentation = values(
+            "annotations", k, "image_id", "category_id", "segmentation"
         )
         where = f"{path} annotations[{k}] (id {one.get('id')!r})"
         if category_id not in names:
@@ -133,20 +127,12 @@ def read_instances(path: Path, fix: str = LAYOUT) -> list[Picture]:
         of_image[image_id].append(Instance(names[category_id], segmentation, where))
     pictures = []
     for k, image in enumerate(found["images"]):
-        file_name, height, width = (
-            _value(path, "images", k, image, name) for name in ("file_name", "height", "width")
-        )
+        file_name, height, width = values("images", k, "file_name", "height", "width")
         pictures.append(Picture(file_name, (height, width), tuple(of_image[image["id"]])))
     return pictures
 
 
-def concepts_of(pictures: Sequence[Picture]) -> tuple[str, ...]:
-    """Every category and supercategory that has an instance, sorted."""
-    found = {c for picture in pictures for one in picture.instances for c in one.concepts}
-    return tuple(sorted(found))
-
-
-def masks_of(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarray, "height width"]]:
+def masks_of_picture(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarray, "height width"]]:
     """One mask for each wanted concept that the picture has an instance of.
 
     Raises:
@@ -158,7 +144,7 @@ def masks_of(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarr
         if not set(one.concepts) & set(wanted):
             continue
         try:
-            mask = decode(one.segmentation, *picture.size)
+            mask = decode_segmentation(one.segmentation, *picture.size)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise ValueError(
                 f"{one.where}: its segmentation cannot be decoded ({error}): expected polygons "
@@ -170,7 +156,7 @@ def masks_of(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarr
     return masks
 
 
-def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+def decode_segmentation(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
     """A segmentation's pixels, by pycocotools: polygons, or run lengths packed or not.
 
     Raises:
@@ -209,9 +195,3 @@ def require_size(path: Path, size: tuple[int, ...], picture: Picture) -> None:
             f"{path} is {size[0]} x {size[1]}, its annotations say {picture.size[0]} x "
             f"{picture.size[1]}: use the pictures as published, not resized."
         )
-
-
-def _value(path: Path, key: str, k: int, found: Any, name: str) -> Any:
-    if not isinstance(found, Mapping) or name not in found:
-        raise ValueError(f"{path} {key}[{k}]: key {name!r} is missing: is this an instances file?")
-    return found[name]

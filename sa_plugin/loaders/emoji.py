@@ -1,19 +1,17 @@
-"""Glyphs of the system's colour emoji font, with the concepts of Unicode's own groups.
+"""Scenes of emoji with exact masks; test pictures are made of glyphs that no other split has seen.
 
-The picture comes from Noto Color Emoji (SIL Open Font Licence), the concept from the subgroups of
-Unicode's `emoji-test.txt`: two Debian packages. Nothing is downloaded here, nothing is copied into
-this package. Only emoji of one code point count, so skin tones and joined sequences do not. One
-glyph has one concept.
+A glyph's picture comes from Noto Color Emoji (SIL Open Font Licence), its one concept from the
+subgroups of Unicode's `emoji-test.txt`: two Debian packages. Nothing is downloaded here, nothing is
+copied into this package. Only emoji of one code point count, so skin tones and joined sequences do
+not.
 
-Scenes of emoji with exact masks, test pictures made of glyphs that no other split has seen.
-
-The unit of splitting and resampling is the deck. A scene shows several glyphs (`glyphs.py`), and
-scenes that share a glyph are not independent: a detector that misses it misses it in all of them.
-So each concept's glyphs are divided over train, cal and test, and within a split they are dealt
-into *decks* of four, of different concepts where possible. A scene shows glyphs of one deck, and
-the deck is its `document`. Every glyph is in exactly one deck: scenes of two decks share no glyph,
-resampling documents resamples glyphs with all their scenes, and no glyph crosses a split. The
-price: glyphs of a deck always meet each other, so one deck cannot tell a glyph from its company.
+The unit of splitting and resampling is the deck. A scene shows several glyphs, and scenes that share
+a glyph are not independent: a detector that misses it misses it in all of them. So each concept's
+glyphs are divided over train, cal and test, and within a split they are dealt into *decks* of four,
+of different concepts where possible. A scene shows glyphs of one deck, and the deck is its
+`document`. Every glyph is in exactly one deck: scenes of two decks share no glyph, resampling
+documents resamples glyphs with all their scenes, and no glyph crosses a split. The price: glyphs of
+a deck always meet each other, so one deck cannot tell a glyph from its company.
 
 Numbers of objects, places and sizes, background and light are drawn before it is known which glyphs
 stand there. A mask holds the pixels that are at least half glyph (alpha of 128 or more); glyphs do
@@ -48,14 +46,14 @@ from sa_plugin.loaders.scenes import (
     lit,
     masks_by_concept,
     numbered,
-    place,
+    place_squares,
     require_scenes,
     texture,
 )
 
-FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-TABLE = Path("/usr/share/unicode/emoji/emoji-test.txt")
-GROUPS = {
+EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+EMOJI_TABLE = Path("/usr/share/unicode/emoji/emoji-test.txt")
+EMOJI_GROUPS = {
     "land mammal": ("animal-mammal",),
     "bird": ("animal-bird",),
     "sea animal": ("animal-marine",),
@@ -69,49 +67,39 @@ GROUPS = {
     "smiling face": ("face-smiling",),
     "musical instrument": ("musical-instrument",),
 }
-CONCEPTS = tuple(GROUPS)
+EMOJI_CONCEPTS = tuple(EMOJI_GROUPS)
 # Unicode files these with the group, but they do not show the concept: parts, traces, fittings,
 # things carried, and fungi.
-NOT_MEANT = {
-    "land mammal": ("pig nose", "paw prints"),
-    "bird": ("feather", "wing"),
-    "bug": ("spider web", "microbe"),
-    "plant": ("rosette", "empty nest", "nest with eggs", "mushroom"),
-    "ground vehicle": (
-        "station",
-        "bus stop",
-        "motorway",
-        "railway track",
-        "oil drum",
-        "fuel pump",
-        "wheel",
-        "police car light",
-        "horizontal traffic light",
-        "vertical traffic light",
-        "stop sign",
-        "construction",
-        "roller skate",
-    ),
-    "building": ("building construction", "brick", "rock", "wood", "Statue of Liberty"),
-    "clothing": (
-        "folding hand fan",
-        "purse",
-        "handbag",
-        "clutch bag",
-        "shopping bags",
-        "backpack",
-        "hair pick",
-        "prayer beads",
-        "lipstick",
-        "ring",
-        "gem stone",
-    ),
+EMOJI_LEFT_OUT = {
+    concept: tuple(names.split(", "))
+    for concept, names in {
+        "land mammal": "pig nose, paw prints",
+        "bird": "feather, wing",
+        "bug": "spider web, microbe",
+        "plant": "rosette, empty nest, nest with eggs, mushroom",
+        "ground vehicle": (
+            "station, bus stop, motorway, railway track, oil drum, fuel pump, wheel, police "
+            "car light, horizontal traffic light, vertical traffic light, stop sign, "
+            "construction, roller skate"
+        ),
+        "building": "building construction, brick, rock, wood, Statue of Liberty",
+        "clothing": (
+            "folding hand fan, purse, handbag, clutch bag, shopping bags, backpack, hair "
+            "pick, prayer beads, lipstick, ring, gem stone"
+        ),
+    }.items()
 }
-
-NATIVE_POINTS = 109
-NATIVE_SIZE = (136, 128)
-UNASSIGNED = "\U0010fffe"
-VARIATION = "FE0F"
+EMOJI_PER_DECK = 4
+# Of the square about a glyph, as a share of the picture's side.
+_SIDES = (0.24, 0.38)
+_MOST_OBJECTS = 3
+_GRAIN = 7.0
+# The size at which the font's bitmaps are drawn unscaled, and their rows and columns.
+_NATIVE_POINTS = 109
+_NATIVE_SIZE = (136, 128)
+# A font draws its placeholder for this one: glyphs that look like it are not in the font.
+_UNASSIGNED = "\U0010fffe"
+_VARIATION = "FE0F"
 _NO_BITMAPS = (
     "{font} has no colour bitmaps of emoji: give a Noto Color Emoji with bitmaps (CBDT), such as "
     "that of the Debian package fonts-noto-color-emoji."
@@ -127,6 +115,91 @@ class Glyph:
     rgba: UInt8[np.ndarray, "rows columns 4"]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A glyph in a scene; lengths are shares of the picture's side."""
+
+    glyph: Glyph
+    centre: tuple[float, float]
+    side: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class EmojiScene:
+    """Glyphs of one deck, their light, and the seed of background and grain."""
+
+    split: str
+    deck: str
+    placed: tuple[Placed, ...]
+    light: Light
+    seed: int
+
+
+def emoji_scenes(
+    n: int = 400,
+    *,
+    seed: int = 0,
+    size: int = 224,
+    font: str | Path | None = None,
+    table: str | Path | None = None,
+    objects: tuple[int, int] = (1, _MOST_OBJECTS),
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
+    min_coverage: float = 0.0,
+) -> ConceptData:
+    """Scenes of emoji as data; a document is a deck of glyphs.
+
+    Needs Pillow and two Debian packages, fonts-noto-color-emoji and unicode-data. Below some 200
+    scenes a split may lack a concept; the data then warn.
+
+    Args:
+        n: Number of scenes.
+        seed: Seed of the decks and of every scene. The same Pillow, font and table give the same
+            pixels.
+        size: Side of the pictures, in pixels.
+        font: Noto Color Emoji with bitmaps (CBDT); by default where Debian's
+            fonts-noto-color-emoji puts it.
+        table: Unicode's emoji-test.txt; by default where Debian's unicode-data puts it.
+        objects: Fewest and most glyphs in a scene, at most 3.
+        fractions: Shares of train, cal and test, of each concept's glyphs and of the scenes.
+        min_coverage: As in `PixelLabels`.
+
+    Returns:
+        Data with the concepts `EMOJI_CONCEPTS`; a sample's id ends with the names of its glyphs.
+
+    Raises:
+        FileNotFoundError: Font or table is not there.
+        ImportError: Pillow is not installed.
+        ValueError: A number is out of range, or font or table hold too few glyphs of a concept.
+
+    Example:
+        >>> data = emoji_scenes(300)  # doctest: +SKIP
+        >>> data.test.samples[0].document  # doctest: +SKIP
+        'test-00'
+    """
+    require_scenes(n, size, objects, _MOST_OBJECTS)
+    scenes = plan_emoji(read_glyphs(font, table), n, seed, objects, fractions)
+    rendered = [render_emoji(scene, size) for scene in scenes]
+    return ConceptData.from_masks(
+        [pixels for pixels, _ in rendered],
+        PixelLabels(
+            [
+                masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
+                for (_, owner), scene in zip(rendered, scenes, strict=True)
+            ],
+            min_coverage=min_coverage,
+        ),
+        concepts=EMOJI_CONCEPTS,
+        documents=[scene.deck for scene in scenes],
+        splits=Splits(of=[scene.split for scene in scenes], seed=seed),
+        ids=[
+            f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
+            for i, scene in zip(numbered(n), scenes, strict=True)
+        ],
+        name="emoji",
+    )
+
+
 def read_glyphs(font: str | Path | None = None, table: str | Path | None = None) -> list[Glyph]:
     """Every glyph of every concept, in the table's order; a picture that stands twice counts once.
 
@@ -135,10 +208,10 @@ def read_glyphs(font: str | Path | None = None, table: str | Path | None = None)
         ImportError: Pillow is not installed.
         ValueError: The font has no colour bitmaps.
     """
-    font_path = _existing(font or FONT, "emoji font", "fonts-noto-color-emoji", "font")
-    table_path = _existing(table or TABLE, "emoji table", "unicode-data", "table")
+    font_path = _existing(font or EMOJI_FONT, "emoji font", "fonts-noto-color-emoji", "font")
+    table_path = _existing(table or EMOJI_TABLE, "emoji table", "unicode-data", "table")
     draw = _pen(font_path)
-    seen = {draw(UNASSIGNED).tobytes()}
+    seen = {draw(_UNASSIGNED).tobytes()}
     glyphs = []
     for concept, character, name in _rows(table_path.read_text(encoding="utf-8").splitlines()):
         rgba = draw(character)
@@ -162,15 +235,15 @@ def _existing(path: str | Path, what: str, package: str, argument: str) -> Path:
 
 def _rows(lines: Iterable[str]) -> Iterable[tuple[str, str, str]]:
     """Concept, character and name of the fully qualified emoji of one code point."""
-    concept_of = {group: concept for concept, groups in GROUPS.items() for group in groups}
+    concept_of = {group: concept for concept, groups in EMOJI_GROUPS.items() for group in groups}
     concept = None
     for line in lines:
         if line.startswith("# subgroup:"):
             concept = concept_of.get(line.split(":")[1].strip())
         elif concept is not None and "; fully-qualified" in line:
-            points = [p for p in line.split(";")[0].split() if p != VARIATION]
+            points = [p for p in line.split(";")[0].split() if p != _VARIATION]
             name = line.split("# ")[1].split(" ", 2)[2].strip()
-            if len(points) == 1 and name not in NOT_MEANT.get(concept, ()):
+            if len(points) == 1 and name not in EMOJI_LEFT_OUT.get(concept, ()):
                 yield concept, chr(int(points[0], 16)), name
 
 
@@ -184,12 +257,12 @@ def _pen(font: Path) -> Callable[[str], UInt8[np.ndarray, "rows columns 4"]]:
         require(f"PIL.{name}", "demo", "emoji scenes") for name in ("Image", "ImageDraw", "ImageFont")
     )
     try:
-        face = fonts.truetype(str(font), NATIVE_POINTS)
+        face = fonts.truetype(str(font), _NATIVE_POINTS)
     except OSError as error:
         raise ValueError(_NO_BITMAPS.format(font=font)) from error
 
     def draw_character(character: str) -> UInt8[np.ndarray, "rows columns 4"]:
-        canvas = image.new("RGBA", NATIVE_SIZE)
+        canvas = image.new("RGBA", _NATIVE_SIZE)
         draw.Draw(canvas).text((0, 0), character, font=face, embedded_color=True)
         return np.asarray(canvas)
 
@@ -201,98 +274,7 @@ def _cropped(rgba: UInt8[np.ndarray, "rows columns 4"]) -> UInt8[np.ndarray, "_ 
     return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-DECK = 4
-SIDES = (0.24, 0.38)
-MOST_OBJECTS = 3
-GRAIN = 7.0
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A glyph in a scene; lengths are shares of the picture's side."""
-
-    glyph: Glyph
-    centre: tuple[float, float]
-    side: float
-    mirrored: bool
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Glyphs of one deck, their light, and the seed of background and grain."""
-
-    split: str
-    deck: str
-    placed: tuple[Placed, ...]
-    light: Light
-    seed: int
-
-
-def emoji_scenes(
-    n: int,
-    *,
-    seed: int = 0,
-    size: int = 224,
-    font: str | Path | None = None,
-    table: str | Path | None = None,
-    objects: tuple[int, int] = (1, MOST_OBJECTS),
-    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
-    min_coverage: float = 0.0,
-) -> ConceptData:
-    """Scenes of emoji as data; a document is a deck of glyphs.
-
-    Needs Pillow and two Debian packages, fonts-noto-color-emoji and unicode-data. Below some 200
-    scenes a split may lack a concept; the data then warn.
-
-    Args:
-        n: Number of scenes.
-        seed: Seed of the decks and of every scene. The same Pillow, font and table give the same
-            pixels.
-        size: Side of the pictures, in pixels.
-        font: Noto Color Emoji with bitmaps (CBDT); by default where Debian's
-            fonts-noto-color-emoji puts it.
-        table: Unicode's emoji-test.txt; by default where Debian's unicode-data puts it.
-        objects: Fewest and most glyphs in a scene, at most 3.
-        fractions: Shares of train, cal and test, of each concept's glyphs and of the scenes.
-        min_coverage: As in `ConceptData.from_masks`.
-
-    Returns:
-        Data with the concepts `CONCEPTS`; a sample's id ends with the names of its glyphs.
-
-    Raises:
-        FileNotFoundError: Font or table is not there.
-        ImportError: Pillow is not installed.
-        ValueError: A number is out of range, or font or table hold too few glyphs of a concept.
-
-    Example:
-        >>> data = emoji_scenes(300)  # doctest: +SKIP
-        >>> data.test.samples[0].document  # doctest: +SKIP
-        'test-00'
-    """
-    require_scenes(n, size, objects, MOST_OBJECTS)
-    scenes = plan(read_glyphs(font, table), n, seed, objects, fractions)
-    rendered = [render(scene, size) for scene in scenes]
-    return ConceptData.from_masks(
-        [pixels for pixels, _ in rendered],
-        PixelLabels(
-            [
-                masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
-                for (_, owner), scene in zip(rendered, scenes, strict=True)
-            ],
-            min_coverage=min_coverage,
-        ),
-        concepts=CONCEPTS,
-        documents=[scene.deck for scene in scenes],
-        splits=Splits(of=[scene.split for scene in scenes], seed=seed),
-        ids=[
-            f"{i} {', '.join(p.glyph.name for p in scene.placed)}"
-            for i, scene in zip(numbered(n), scenes, strict=True)
-        ],
-        name="emoji",
-    )
-
-
-def deal(
+def deal_decks(
     glyphs: Sequence[Glyph], fractions: tuple[float, float, float] = (0.5, 0.2, 0.3), seed: int = 0
 ) -> dict[str, list[list[Glyph]]]:
     """Decks of each split: every glyph in exactly one.
@@ -306,11 +288,10 @@ def deal(
         ValueError: The fractions are not three positive numbers that add up to 1, or a concept
             has fewer than three glyphs.
     """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions {fractions} must be three positive numbers that add up to 1.")
+    fractions = Splits(fractions=fractions).fractions
     rng = np.random.default_rng([seed, len(SPLITS)])
     shares: dict[str, list[list[Glyph]]] = {split: [] for split in SPLITS}
-    for concept in CONCEPTS:
+    for concept in EMOJI_CONCEPTS:
         own = [g for g in glyphs if g.concept == concept]
         if len(own) < len(SPLITS):
             raise ValueError(
@@ -327,19 +308,19 @@ def deal(
     return {split: _decks(of_concept, rng) for split, of_concept in shares.items()}
 
 
-def plan(
+def plan_emoji(
     glyphs: Sequence[Glyph],
     n: int,
     seed: int = 0,
-    objects: tuple[int, int] = (1, MOST_OBJECTS),
+    objects: tuple[int, int] = (1, _MOST_OBJECTS),
     fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
-) -> list[Scene]:
+) -> list[EmojiScene]:
     """Scenes, split by split; decks take turns, and so do the glyphs of a deck.
 
     Raises:
-        ValueError: What `deal` raises.
+        ValueError: What `deal_decks` raises.
     """
-    decks = deal(glyphs, fractions, seed)
+    decks = deal_decks(glyphs, fractions, seed)
     ends = np.round(np.cumsum((0.0, *fractions)) * n).astype(int)
     scenes = []
     for s, split in enumerate(SPLITS):
@@ -347,12 +328,12 @@ def plan(
         for k in range(ends[s + 1] - ends[s]):
             rng = np.random.default_rng([seed, s, k])
             number = k % len(decks[split])
-            scene = _draw_scene(rng, decks[split][number], shown, objects)
-            scenes.append(Scene(split, f"{split}-{number:02d}", *scene))
+            scene = _draw_emoji(rng, decks[split][number], shown, objects)
+            scenes.append(EmojiScene(split, f"{split}-{number:02d}", *scene))
     return scenes
 
 
-def render(scene: Scene, size: int) -> tuple[Pixels, Owner]:
+def render_emoji(scene: EmojiScene, size: int) -> tuple[Pixels, Owner]:
     """Paint a scene.
 
     Returns:
@@ -371,7 +352,7 @@ def render(scene: Scene, size: int) -> tuple[Pixels, Owner]:
         alpha = rgba[..., 3:].astype(np.float32) / 255
         picture[where] += alpha * (rgba[..., :3] - picture[where])
         owner[where][rgba[..., 3] >= 128] = number
-    return lit(picture, scene.light, rng, GRAIN), owner
+    return lit(picture, scene.light, rng, _GRAIN), owner
 
 
 def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> list[list[Glyph]]:
@@ -379,7 +360,7 @@ def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> l
 
     Rare concepts so reach as many decks, the units of resampling, as they have glyphs.
     """
-    count = max(1, round(sum(map(len, of_concept)) / DECK))
+    count = max(1, round(sum(map(len, of_concept)) / EMOJI_PER_DECK))
     decks: list[list[Glyph]] = [[] for _ in range(count)]
     for concept in rng.permutation(len(of_concept)):
         for turn in range(0, len(of_concept[concept]), count):
@@ -390,13 +371,13 @@ def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> l
     return decks
 
 
-def _draw_scene(
+def _draw_emoji(
     rng: np.random.Generator, deck: Sequence[Glyph], shown: dict[str, int], objects: tuple[int, int]
 ) -> tuple[tuple[Placed, ...], Light, int]:
     """Places and light, and then the glyphs of the deck that were shown least."""
     count = min(int(rng.integers(objects[0], objects[1] + 1)), len(deck))
-    sides = rng.uniform(*SIDES, count)
-    centres = place(rng, sides / 2)
+    sides = rng.uniform(*_SIDES, count)
+    centres = place_squares(rng, sides / 2)
     light, background = draw_light(rng), int(rng.integers(2**32))
     times = np.array([shown.get(glyph.name, 0) for glyph in deck])
     chosen = [deck[i] for i in np.lexsort((rng.random(len(deck)), times))[:count]]

@@ -1,202 +1,227 @@
-"""Data sets that need no copy: the embedded text and the rendered pictures, as loaders.
+"""One door to data: a name, a file, a folder or a dataset in memory. Nothing here downloads anything.
 
-Data sets by name: which loader reads which layout. Nothing here downloads anything.
+| source | read as |
+|---|---|
+| a name | embedded, rendered, or `root`: the published layout, or with metadata.csv the authors' |
+| `.jsonl`, `.csv` | labelled texts of the user's own |
+| a folder with metadata.csv | the layout of the authors' code, all its concepts |
+| rows with `column_names`, or a mapping of split to such | a dataset, by `columns` |
+
+A new data set is a function of a `Reading` and one line of `LOADERS`; a new file format a function
+of a path and one line of `READERS`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sa_plugin._check import require_known
+from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.splits import Splits
-from sa_plugin.loaders import broden, clevr, coco, huggingface, metadata, texts
+from sa_plugin.loaders.authors import load_authors_pictures, load_authors_texts
+from sa_plugin.loaders.broden import load_broden
+from sa_plugin.loaders.brown import brown_folder, load_brown
+from sa_plugin.loaders.clevr import load_clevr
+from sa_plugin.loaders.coco import load_coco
+from sa_plugin.loaders.comments import load_goemotions, load_isarcasm
 from sa_plugin.loaders.emoji import emoji_scenes
-from sa_plugin.loaders.metadata import load_text_metadata
-from sa_plugin.loaders.shapes import shapes
-from sa_plugin.loaders.texts import load_brown, read_supersense
+from sa_plugin.loaders.files import read_table
+from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
+from sa_plugin.loaders.reading import Reading
+from sa_plugin.loaders.shape_scenes import shapes
+from sa_plugin.loaders.supersense import load_supersense
 
-
-def load_supersense(_: Path | None, split: str, seed: int) -> ConceptData:
-    """Silver WordNet supersense labels on public-domain prose: docs/supersense.md.
-
-    Args:
-        _: No root.
-        split: "plain", or "held_out_lemma": no labelled lemma of test is in train or cal.
-        seed: Seed of the plain division.
-    """
-    concepts, passages = read_supersense()
-    if split == "plain":
-        passages = [p for p in passages if p.plain]
-    else:
-        passages = [p for p in passages if p.held_out_lemma]
-    return ConceptData.from_spans(
-        [p.text for p in passages],
-        [p.spans for p in passages],
-        concepts=concepts,
-        documents=[p.document for p in passages],
-        ids=[p.id for p in passages],
-        splits=Splits(of=None if split == "plain" else [str(p.held_out_lemma) for p in passages], seed=seed),
-        name=f"supersense/{split}",
-    )
-
-
-def load_emoji(
-    _: Path | None,
-    split: str,
-    seed: int,
-    *,
-    n: int = 400,
-    size: int = 224,
-    font: str | Path | None = None,
-    table: str | Path | None = None,
-    objects: tuple[int, int] = (1, 3),
-    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
-    min_coverage: float = 0.0,
-) -> ConceptData:
-    """Scenes of emoji, divided by deck of glyphs; options as in `emoji_scenes`."""
-    return emoji_scenes(
-        n,
-        seed=seed,
-        size=size,
-        font=font,
-        table=table,
-        objects=objects,
-        fractions=fractions,
-        min_coverage=min_coverage,
-    )
-
-
-def load_shapes(
-    _: Path | None,
-    split: str,
-    seed: int,
-    *,
-    n: int = 400,
-    size: int = 224,
-    objects: tuple[int, int] = (1, 4),
-    overlap: bool = False,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
-    min_coverage: float = 0.0,
-) -> ConceptData:
-    """CLEVR-like scenes, made here; options as in `sa_plugin.loaders.shapes.shapes`."""
-    return shapes(
-        n,
-        seed=seed,
-        size=size,
-        objects=objects,
-        overlap=overlap,
-        fractions=fractions,
-        min_coverage=min_coverage,
-    )
-
-
-Reader = Callable[..., ConceptData]
-PUBLISHED = ("plain", "published")
+_Read = Callable[..., ConceptData]
+_PUBLISHED = ("plain", "published")
+_SAVED_DATASET = ("dataset_dict.json", "dataset_info.json", "state.json")
+_OR_A_PATH = "a path: a .jsonl or .csv file, or a folder with metadata.csv"
 
 
 @dataclass(frozen=True)
 class Loader:
-    """How a data set is read.
+    """How a named data set is read.
 
     Attributes:
-        read: `(root, split, seed, **options)` of the published layout, or of what is embedded.
-        authors: The same for a folder with a metadata.csv, the format of the authors' code.
-        root: "none", "optional" or "needed".
+        read: A function of a `Reading` of the published layout, or of `seed` where the data are
+            embedded or rendered; None where only the authors' layout exists.
+        authors: The same for a folder with a metadata.csv.
+        default_root: Where to look when no root is given.
         splits: Names that `split` may have.
     """
 
-    read: Reader | None
-    authors: Reader | None = None
-    root: str = "needed"
-    splits: tuple[str, ...] = PUBLISHED
+    read: _Read | None
+    authors: _Read | None = None
+    default_root: Callable[[], Path] | None = None
+    splits: tuple[str, ...] = _PUBLISHED
 
-
-def _texts(name: str, default: tuple[str, ...]) -> Reader:
-    return partial(load_text_metadata, name=name, default=default)
+    @property
+    def has_root(self) -> bool:
+        """Whether the data lie in a folder of the user's."""
+        return self.read is None or "reading" in inspect.signature(self.read).parameters
 
 
 LOADERS: dict[str, Loader] = {
-    "supersense": Loader(load_supersense, root="none", splits=("plain", "held_out_lemma")),
-    "emoji": Loader(load_emoji, root="none", splits=("plain",)),
-    "shapes": Loader(load_shapes, root="none", splits=("plain",)),
-    "brown": Loader(load_brown, root="optional", splits=("plain",)),
-    "clevr": Loader(clevr.load_clevr, metadata.load_clevr_metadata),
-    "coco": Loader(coco.load_coco, metadata.load_coco_metadata),
-    "opensurfaces": Loader(broden.load_opensurfaces, metadata.load_opensurfaces_metadata),
-    "pascal": Loader(broden.load_pascal, metadata.load_pascal_metadata),
-    "sarcasm": Loader(None, _texts("sarcasm", huggingface.SARCASM)),
-    "isarcasm": Loader(texts.load_isarcasm, _texts("isarcasm", huggingface.ISARCASM)),
-    "goemotions": Loader(texts.load_goemotions, _texts("goemotions", huggingface.GOEMOTIONS)),
+    "supersense": Loader(load_supersense, splits=("plain", "held_out_lemma")),
+    "emoji": Loader(emoji_scenes, splits=("plain",)),
+    "shapes": Loader(shapes, splits=("plain",)),
+    "brown": Loader(load_brown, default_root=brown_folder, splits=("plain",)),
+    "clevr": Loader(load_clevr, load_authors_pictures),
+    "coco": Loader(load_coco, load_authors_pictures),
+    "opensurfaces": Loader(load_broden, load_authors_pictures),
+    "pascal": Loader(load_broden, load_authors_pictures),
+    "sarcasm": Loader(None, load_authors_texts),
+    "isarcasm": Loader(load_isarcasm, load_authors_texts),
+    "goemotions": Loader(load_goemotions, load_authors_texts),
 }
+READERS: dict[str, _Read] = {".jsonl": read_jsonl, ".csv": read_csv}
 
 
 def load(
-    name: str, root: str | Path | None = None, *, split: str = "plain", seed: int = 0, **options: Any
+    source: Any, root: str | Path | None = None, *, split: str | None = None, seed: int = 0, **options: Any
 ) -> ConceptData:
-    """A data set by name: embedded, rendered, or from your own copy. Downloads nothing.
+    """A data set by name, from a file or folder of yours, or from a dataset. Downloads nothing.
 
     Args:
-        name: "supersense", "emoji", "shapes", "brown", "clevr", "coco", "opensurfaces",
-            "pascal", "sarcasm", "isarcasm" or "goemotions"; docs/data.md says what each needs.
-        root: Folder of your copy, in the published layout or the one of the authors' code
-            (with a metadata.csv).
+        source: "supersense", "emoji", "shapes", "brown", "clevr", "coco", "opensurfaces",
+            "pascal", "sarcasm", "isarcasm" or "goemotions" (docs/data.md says what each needs); or
+            the path of a .jsonl or .csv file or of a folder with a metadata.csv; or a Hugging Face
+            dataset, or a mapping of split to dataset, with `columns=`.
+        root: For a name, the folder of your copy, in the published layout or the one of the
+            authors' code (with a metadata.csv).
         split: "plain" divides documents at random; "published" takes the files' own parts;
-            "held_out_lemma" (supersense) has no labelled lemma of test in train or cal.
+            "held_out_lemma" (supersense) has no labelled lemma of test in train or cal. By default
+            "plain" for names and folders; your own files and datasets are divided as they say.
         seed: Seed of the division and of what is drawn or rendered.
-        **options: Of the data set, such as `concepts=` or `limit=`.
+        **options: Of the data set, such as `concepts=` or `limit=`; of a dataset, those of
+            `sa_plugin.loaders.from_dataset`.
 
     Returns:
         The data; `skipped` says what was left out and why.
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: No such name, split or option, or a file that is not as expected: the text
-            names file and line or key.
+        TypeError: The source is no name, no path and no dataset.
+        ValueError: No such name, suffix, split or option, or a file that is not as expected: the
+            text names file and line or key.
 
     Example:
         >>> data = load("supersense", split="held_out_lemma")
     """
-    require_known("data set", name, LOADERS)
+    if isinstance(source, str) and source in LOADERS:
+        return _load_named(source, root, split or "plain", seed, options)
+    if root is not None:
+        raise ValueError(f"root is for data sets by name ({', '.join(LOADERS)}): leave it out.")
+    if isinstance(source, str | Path):
+        return _load_path(source, split, seed, options)
+    if not isinstance(source, Mapping) and not hasattr(source, "column_names"):
+        raise TypeError(
+            f"source is a {type(source).__name__}, not a name, a path or rows with column_names: give "
+            f"one of {', '.join(LOADERS)}, {_OR_A_PATH}, or a Hugging Face dataset."
+        )
+    if "columns" not in options:
+        raise ValueError(
+            "a dataset needs columns=, role to column, such as {'text': 'sentence', 'spans': 'marks'}."
+        )
+    _require_options("a dataset", options, options_of(from_dataset))
+    return from_dataset(source, split=split, seed=seed, **options)
+
+
+def options_of(read: _Read) -> list[str]:
+    """What `load` takes beside name, root, split and seed for data that this function reads."""
+    names = set(inspect.signature(read).parameters)
+    of_reading = {"concepts", "limit"} if "reading" in names else set()
+    return sorted(names - {"reading", "path", "dataset", "split", "seed"} | of_reading)
+
+
+def _load_named(
+    name: str, root: str | Path | None, split: str, seed: int, options: dict[str, Any]
+) -> ConceptData:
     loader = LOADERS[name]
     require_known("split", split, loader.splits)
+    if not loader.has_root:
+        assert loader.read is not None
+        if root is not None:
+            raise ValueError(f"data set {name!r} is embedded or rendered: leave root out.")
+        _require_options(name, options, options_of(loader.read))
+        chosen = {"split": split} if len(loader.splits) > 1 else {}
+        return loader.read(seed=seed, **chosen, **options)
     folder = _folder(name, loader, root)
-    read = _reader(name, loader, folder)
-    known = {p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY} - {
-        "name",
-        "default",
-    }
+    read = loader.read
+    if loader.authors and (folder / "metadata.csv").exists():
+        read = loader.authors
+    if read is None:
+        raise FileNotFoundError(
+            f"{folder}/metadata.csv does not exist: {name!r} exists only in the format of the authors' code."
+        )
+    return _read(read, name, folder, split, seed, options)
+
+
+def _load_path(source: str | Path, split: str | None, seed: int, options: dict[str, Any]) -> ConceptData:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_folder(path, split or "plain", seed, options)
+    if path.suffix.lower() in READERS:
+        read = READERS[path.suffix.lower()]
+        _require_options(path.name, options, options_of(read))
+        return read(path, split=split, seed=seed)
+    if isinstance(source, str) and len(path.parts) == 1 and not path.suffix:
+        raise ValueError(
+            f"data set {source!r} is unknown{did_you_mean(source, LOADERS)} Known: "
+            f"{', '.join(LOADERS)}; or {_OR_A_PATH}."
+        )
+    if not path.suffix:
+        raise FileNotFoundError(f"{path} does not exist: give one of {', '.join(LOADERS)}, or {_OR_A_PATH}.")
+    raise ValueError(
+        f"{path}: suffix {path.suffix!r} is unknown{did_you_mean(path.suffix, READERS)} Known: "
+        f"{', '.join(READERS)}; a Hugging Face dataset is given as an object, with columns=."
+    )
+
+
+def _load_folder(folder: Path, split: str, seed: int, options: dict[str, Any]) -> ConceptData:
+    if any((folder / name).exists() for name in _SAVED_DATASET):
+        raise ValueError(
+            f"{folder} is a saved Hugging Face dataset: give load the object, "
+            "load(datasets.load_from_disk(folder), columns={role: column})."
+        )
+    if not (folder / "metadata.csv").exists():
+        raise FileNotFoundError(
+            f"{folder}/metadata.csv does not exist: a folder is read by its metadata.csv, or by a name, "
+            f"load(name, folder), one of {', '.join(n for n, one in LOADERS.items() if one.has_root)}."
+        )
+    columns = read_table(folder / "metadata.csv", ["split"])[0].values
+    read = load_authors_pictures if "image_path" in columns else load_authors_texts
+    require_known("split", split, _PUBLISHED)
+    return _read(read, folder.resolve().name, folder, split, seed, options)
+
+
+def _read(
+    read: _Read, name: str, folder: Path, split: str, seed: int, options: dict[str, Any]
+) -> ConceptData:
+    _require_options(name, options, options_of(read))
+    own = dict(options)
+    asked = {key: own.pop(key) for key in ("concepts", "limit") if key in own}
+    return read(Reading(name, folder, split, seed, **asked), **own)
+
+
+def _require_options(what: str, options: Collection[str], known: Collection[str]) -> None:
     for option in options:
-        require_known(f"option of {name}", option, sorted(known))
-    return read(folder, split, seed, **options)
+        if not known:
+            raise ValueError(f"option of {what} {option!r} is unknown: it takes none but split and seed.")
+        require_known(f"option of {what}", option, known)
 
 
-def _folder(name: str, loader: Loader, root: str | Path | None) -> Path | None:
+def _folder(name: str, loader: Loader, root: str | Path | None) -> Path:
+    if root is None and loader.default_root is not None:
+        return loader.default_root()
     if root is None:
-        if loader.root == "needed":
-            raise ValueError(
-                f"data set {name!r} needs root=, the folder of your copy (nothing is downloaded): "
-                "docs/data.md says what to fetch and how it is laid out."
-            )
-        return None
-    if loader.root == "none":
-        raise ValueError(f"data set {name!r} is embedded or rendered: leave root out.")
+        raise ValueError(
+            f"data set {name!r} needs root=, the folder of your copy (nothing is downloaded): "
+            "docs/data.md says what to fetch and how it is laid out."
+        )
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give the folder of your copy of {name!r}.")
     return folder
-
-
-def _reader(name: str, loader: Loader, folder: Path | None) -> Reader:
-    if loader.authors and folder and (folder / "metadata.csv").exists():
-        return loader.authors
-    if loader.read is None:
-        raise FileNotFoundError(
-            f"{folder}/metadata.csv does not exist: {name!r} exists only in the format of the authors' code."
-        )
-    return loader.read

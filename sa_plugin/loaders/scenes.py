@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, UInt8
 Pixels = UInt8[np.ndarray, "size size 3"]
 Owner = UInt8[np.ndarray, "size size"]
 
-CANDIDATES = 64
-CLOUD_CELLS = 5
-SMALLEST = 32
+_CANDIDATES = 64
+_CLOUD_CELLS = 5
+_SMALLEST = 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw_light(rng: np.random.Generator) -> Light:
     return Light((x, y, z), float(exposure), float(slope), (1 + warm, 1.0, 1 - warm))
 
 
-def place(
+def place_squares(
     rng: np.random.Generator, half: Float[np.ndarray, " object"], apart: float = 1.0
 ) -> Float[np.ndarray, "object 2"]:
     """Centres (row, column) of squares in the picture, uniform over all arrangements that fit.
@@ -63,7 +63,7 @@ def place(
     first, second = np.triu_indices(len(half), 1)
     needed = apart * (half[first] + half[second])
     while True:
-        centres = rng.random((CANDIDATES, len(half), 2)) * (1 - 2 * half[:, None]) + half[:, None]
+        centres = rng.random((_CANDIDATES, len(half), 2)) * (1 - 2 * half[:, None]) + half[:, None]
         distance = np.abs(centres[:, first] - centres[:, second]).max(-1)
         fits = np.flatnonzero((distance >= needed).all(-1))
         if len(fits):
@@ -75,7 +75,7 @@ def texture(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size
     kind, angle = rng.integers(4), rng.uniform(0, 2 * np.pi)
     waves = 2 * np.pi * rng.uniform(2, 8)
     phase = [float(p) for p in rng.uniform(0, 2 * np.pi, 2)]
-    clouds = rng.random((CLOUD_CELLS, CLOUD_CELLS), dtype=np.float32)
+    clouds = rng.random((_CLOUD_CELLS, _CLOUD_CELLS), dtype=np.float32)
     along = _axes(size, angle)
     if kind == 0:
         return np.asarray((along + 0.75) / 1.5)
@@ -135,8 +135,8 @@ def require_scenes(n: int, size: int, objects: tuple[int, int], most: int) -> No
     """
     if n < 1:
         raise ValueError(f"n = {n} scenes: ask for at least one.")
-    if size < SMALLEST:
-        raise ValueError(f"size {size} is under {SMALLEST} pixels: small objects would vanish.")
+    if size < _SMALLEST:
+        raise ValueError(f"size {size} is under {_SMALLEST} pixels: small objects would vanish.")
     if len(objects) != 2 or not 1 <= objects[0] <= objects[1] <= most:
         raise ValueError(
             f"objects {objects} must be the fewest and the most in a scene, between 1 and {most}."
@@ -170,6 +170,6 @@ def _axes(size: int, angle: float) -> Float[np.ndarray, "size size"]:
 
 def _interpolation(size: int) -> Float[np.ndarray, "size cell"]:
     """Weights that interpolate a coarse grid linearly."""
-    at = np.linspace(0, CLOUD_CELLS - 1, size, dtype=np.float32)
-    cells = np.arange(CLOUD_CELLS, dtype=np.float32)
+    at = np.linspace(0, _CLOUD_CELLS - 1, size, dtype=np.float32)
+    cells = np.arange(_CLOUD_CELLS, dtype=np.float32)
     return np.asarray(np.clip(1 - np.abs(at[:, None] - cells), 0, 1))

@@ -13,7 +13,17 @@ from functools import partial
 import numpy as np
 
 from sa_plugin.data import ConceptData
-from sa_plugin.loaders import FONT, TABLE, draw_scene, emoji, read_glyphs, render, shapes
+from sa_plugin.loaders import (
+    EMOJI_FONT,
+    EMOJI_TABLE,
+    draw_shapes,
+    emoji_scenes,
+    plan_emoji,
+    read_glyphs,
+    render_emoji,
+    render_shapes,
+    shapes,
+)
 
 SCENES, ROUNDS = 200, 5
 Pictures = list[np.ndarray]
@@ -21,20 +31,20 @@ Pictures = list[np.ndarray]
 
 def bare_shapes(size: int) -> Pictures:
     """The pictures of `shapes` alone."""
-    scenes = (draw_scene(np.random.default_rng([0, k])) for k in range(SCENES))
-    return [render(scene, size)[0] for scene in scenes]
+    scenes = (draw_shapes(np.random.default_rng([0, k])) for k in range(SCENES))
+    return [render_shapes(scene, size)[0] for scene in scenes]
 
 
 def bare_emoji(size: int) -> Pictures:
     """The pictures of `emoji_scenes` alone."""
-    return [emoji.render(scene, size)[0] for scene in emoji.plan(read_glyphs(), SCENES)]
+    return [render_emoji(scene, size)[0] for scene in plan_emoji(read_glyphs(), SCENES)]
 
 
 def run() -> list[dict[str, object]]:
     """Both sources at 64 and 224 pixels; emoji only where font and table are installed."""
     sources = [("shapes", shapes, bare_shapes)]
-    if FONT.is_file() and TABLE.is_file():
-        sources.append(("emoji", emoji.emoji_scenes, bare_emoji))
+    if EMOJI_FONT.is_file() and EMOJI_TABLE.is_file():
+        sources.append(("emoji", emoji_scenes, bare_emoji))
     return [
         row(f"{name} at {size} px", partial(whole, SCENES, size=size), partial(bare, size))
         for name, whole, bare in sources

@@ -8,21 +8,21 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sa_plugin.loaders import (
-    CONCEPTS,
-    DECK,
-    FONT,
-    GROUPS,
-    NOT_MEANT,
-    TABLE,
-    deal,
+    EMOJI_CONCEPTS,
+    EMOJI_FONT,
+    EMOJI_GROUPS,
+    EMOJI_LEFT_OUT,
+    EMOJI_PER_DECK,
+    EMOJI_TABLE,
+    deal_decks,
     emoji_scenes,
-    plan,
+    plan_emoji,
     read_glyphs,
-    render,
+    render_emoji,
 )
 
 needs_font = pytest.mark.skipif(
-    not (FONT.is_file() and TABLE.is_file()),
+    not (EMOJI_FONT.is_file() and EMOJI_TABLE.is_file()),
     reason="needs Debian's fonts-noto-color-emoji and unicode-data (apt-get install both)",
 )
 SCENES = 300
@@ -35,7 +35,7 @@ def glyphs():
 
 @pytest.fixture(scope="module")
 def scenes(glyphs):
-    return plan(glyphs, SCENES)
+    return plan_emoji(glyphs, SCENES)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_glyph_has_one_concept_and_is_another_picture(glyphs):
     names = [g.name for g in glyphs]
     assert len(set(names)) == len(names) > 300
     assert len({g.rgba.tobytes() for g in glyphs}) == len(glyphs)
-    assert min(Counter(g.concept for g in glyphs)[c] for c in CONCEPTS) >= 10
+    assert min(Counter(g.concept for g in glyphs)[c] for c in EMOJI_CONCEPTS) >= 10
     for glyph in glyphs:
         alpha = glyph.rgba[..., 3] > 0
         assert alpha[[0, -1]].any(1).all()
@@ -58,42 +58,42 @@ def test_every_glyph_has_one_concept_and_is_another_picture(glyphs):
 @needs_font
 def test_concepts_are_unicodes_groups_less_what_is_listed(glyphs):
     group, of_group = "", {}
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
+    for line in EMOJI_TABLE.read_text(encoding="utf-8").splitlines():
         if line.startswith("# subgroup:"):
             group = line.removeprefix("# subgroup:").strip()
         elif "; fully-qualified" in line:
             of_group.setdefault(group, set()).add(line.split("# ")[1].split(" ", 2)[2])
-    for concept, groups in GROUPS.items():
+    for concept, groups in EMOJI_GROUPS.items():
         listed = set().union(*(of_group[g] for g in groups))
         assert {g.name for g in glyphs if g.concept == concept} <= listed
-        assert set(NOT_MEANT.get(concept, ())) <= listed, "a listed exception does not exist"
+        assert set(EMOJI_LEFT_OUT.get(concept, ())) <= listed, "a listed exception does not exist"
 
 
 @needs_font
 @pytest.mark.parametrize("seed", range(3))
 def test_every_glyph_is_in_exactly_one_deck(glyphs, seed):
-    decks = deal(glyphs, seed=seed)
+    decks = deal_decks(glyphs, seed=seed)
     dealt = [g.name for split in decks.values() for deck in split for g in deck]
     assert sorted(dealt) == sorted(g.name for g in glyphs)
     for split in decks.values():
         sizes = [len(deck) for deck in split]
         assert max(sizes) - min(sizes) <= 1
-        assert abs(np.mean(sizes) - DECK) < 0.5
+        assert abs(np.mean(sizes) - EMOJI_PER_DECK) < 0.5
         assert all(len({g.concept for g in deck}) == len(deck) for deck in split)
-        assert {g.concept for deck in split for g in deck} == set(CONCEPTS)
+        assert {g.concept for deck in split for g in deck} == set(EMOJI_CONCEPTS)
 
 
 @needs_font
 def test_decks_mix_concepts_by_chance(glyphs):
     """Over seeds no two concepts seek or shun each other, but for what distinct cards imply."""
-    met = np.zeros((len(CONCEPTS), len(CONCEPTS)))
+    met = np.zeros((len(EMOJI_CONCEPTS), len(EMOJI_CONCEPTS)))
     for seed in range(60):
-        for deck in deal(glyphs, seed=seed)["train"]:
-            rows = [CONCEPTS.index(g.concept) for g in deck]
+        for deck in deal_decks(glyphs, seed=seed)["train"]:
+            rows = [EMOJI_CONCEPTS.index(g.concept) for g in deck]
             met[np.ix_(rows, rows)] += 1
     own = np.diag(met).copy()
-    expected = np.outer(own, own) / (60 * len(deal(glyphs)["train"]))
-    apart = ~np.eye(len(CONCEPTS), dtype=bool)
+    expected = np.outer(own, own) / (60 * len(deal_decks(glyphs)["train"]))
+    apart = ~np.eye(len(EMOJI_CONCEPTS), dtype=bool)
     assert (met / expected)[apart].min() > 0.4
     assert (met / expected)[apart].max() < 1.4
 
@@ -111,7 +111,7 @@ def test_no_glyph_crosses_a_document_or_a_split(data):
 
 @needs_font
 def test_every_concept_in_every_split(data):
-    assert data.concepts == CONCEPTS
+    assert data.concepts == EMOJI_CONCEPTS
     for split in (data.train, data.cal, data.test):
         assert split.sample_labels.any(0).all()
         assert not split.sample_labels.all(0).any()
@@ -130,9 +130,9 @@ def test_glyphs_of_a_deck_take_turns(scenes):
 @needs_font
 def test_a_glyph_is_painted_as_if_it_were_alone(scenes):
     for scene in scenes[::10]:
-        pixels, owner = render(scene, 96)
+        pixels, owner = render_emoji(scene, 96)
         for number, placed in enumerate(scene.placed, start=1):
-            alone, only = render(replace(scene, placed=(placed,)), 96)
+            alone, only = render_emoji(replace(scene, placed=(placed,)), 96)
             assert np.array_equal(owner == number, only == 1), "the mask depends on the others"
             assert np.array_equal(pixels[only == 1], alone[only == 1])
 
@@ -140,10 +140,10 @@ def test_a_glyph_is_painted_as_if_it_were_alone(scenes):
 @needs_font
 def test_without_a_glyph_only_its_own_square_changes(scenes):
     for scene in scenes[::10]:
-        pixels, owner = render(scene, 96)
+        pixels, owner = render_emoji(scene, 96)
         for number, placed in enumerate(scene.placed, start=1):
             rest = scene.placed[: number - 1] + scene.placed[number:]
-            without, _ = render(replace(scene, placed=rest), 96)
+            without, _ = render_emoji(replace(scene, placed=rest), 96)
             changed = (pixels != without).any(-1)
             at = (np.argwhere(changed) + 0.5) / 96
             assert np.abs(at - placed.centre).max() <= placed.side / 2
@@ -160,8 +160,8 @@ def test_the_mask_is_where_the_glyph_covers_half_of_the_background(scenes):
         placed = scene.placed[0]
         rgba = placed.glyph.rgba * np.array([0, 0, 0, 1], np.uint8)
         black = replace(placed, glyph=replace(placed.glyph, rgba=rgba))
-        empty, _ = render(replace(scene, light=light, placed=()), 128)
-        pixels, owner = render(replace(scene, light=light, placed=(black,)), 128)
+        empty, _ = render_emoji(replace(scene, light=light, placed=()), 128)
+        pixels, owner = render_emoji(replace(scene, light=light, placed=(black,)), 128)
         bright = empty.min(-1) > 50
         left = pixels.sum(-1) / np.maximum(empty.sum(-1), 1)
         assert (left[bright & (owner == 1)] < 0.62).all()
@@ -171,7 +171,7 @@ def test_the_mask_is_where_the_glyph_covers_half_of_the_background(scenes):
 @needs_font
 def test_masks_and_labels_say_what_was_drawn(scenes, data):
     for scene, sample in zip(scenes, data.samples, strict=True):
-        pixels, owner = render(scene, 64)
+        pixels, owner = render_emoji(scene, 64)
         assert np.array_equal(sample.image.pixels, pixels)
         assert sample.positive == {placed.glyph.concept for placed in scene.placed}
         assert {c for c, mask in sample.image.masks.items() if mask.any()} == sample.positive
@@ -182,8 +182,8 @@ def test_masks_and_labels_say_what_was_drawn(scenes, data):
 @needs_font
 @pytest.mark.parametrize("size", [32, 64, 97])
 def test_glyphs_stay_in_their_squares(glyphs, size):
-    for scene in plan(glyphs, 60, seed=4):
-        _, owner = render(scene, size)
+    for scene in plan_emoji(glyphs, 60, seed=4):
+        _, owner = render_emoji(scene, size)
         for number, placed in enumerate(scene.placed, start=1):
             at = (np.argwhere(owner == number) + 0.5) / size
             assert len(at)
@@ -192,9 +192,9 @@ def test_glyphs_stay_in_their_squares(glyphs, size):
 
 @needs_font
 def test_places_and_sizes_tell_nothing(glyphs):
-    placed = [p for scene in plan(glyphs, 2500) for p in scene.placed]
+    placed = [p for scene in plan_emoji(glyphs, 2500) for p in scene.placed]
     at = np.array([(*p.centre, p.side, p.mirrored) for p in placed])
-    for concept in CONCEPTS:
+    for concept in EMOJI_CONCEPTS:
         has = np.array([p.glyph.concept == concept for p in placed])
         for column in range(4):
             bound = 4 * np.sqrt((1 / has.sum() + 1 / (~has).sum()) / 12)
@@ -239,7 +239,7 @@ def test_refusals(arguments, text):
 def test_too_few_glyphs_are_refused(glyphs):
     few = [g for g in glyphs if g.concept != "bird"] + [g for g in glyphs if g.concept == "bird"][:2]
     with pytest.raises(ValueError, match="concept 'bird' has 2 glyphs in this font and table"):
-        deal(few)
+        deal_decks(few)
 
 
 @pytest.mark.parametrize(

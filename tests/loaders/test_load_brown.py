@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from sa_plugin.loaders import BROWN_CONCEPTS as CONCEPTS
-from sa_plugin.loaders import concepts_of, load, passages
+from sa_plugin.loaders import brown_concepts_of, brown_passages, load
 
 SENTENCE = (
     "``/`` Did/dod you/ppss see/vb Bob's/np$ (/( two/cd )/) better/jjr houses/nns ?/. ?/. ''/'' "
@@ -23,7 +23,7 @@ def brown(folder, files=12, sentences=4):
 
 
 def test_tokens_become_ordinary_text(tmp_path):
-    (text, places), *_ = passages(brown(tmp_path) / "ca01", Counter())
+    (text, places), *_ = brown_passages(brown(tmp_path) / "ca01", Counter())
     assert text.startswith(
         "\"Did you see Bob00's (two) better houses?\" said she; he couldn't -- the City was la best."
     )
@@ -33,7 +33,7 @@ def test_tokens_become_ordinary_text(tmp_path):
 
 def test_marks_written_twice_stand_once(tmp_path):
     (tmp_path / "ca01").write_text("Allen/np Jr./np ./.\nWho/wps ?/. ?/.\n" + "and/cc " * 30)
-    (text, _), *_ = passages(tmp_path / "ca01", Counter())
+    (text, _), *_ = brown_passages(tmp_path / "ca01", Counter())
     assert text.startswith("Allen Jr. Who? and and")
 
 
@@ -78,7 +78,7 @@ def test_each_word_has_the_concepts_of_its_tag(tmp_path):
     ],
 )
 def test_compound_and_marked_tags(tag, concepts):
-    assert concepts_of(tag) == concepts
+    assert brown_concepts_of(tag) == concepts
 
 
 def test_documents_are_files_and_passages_have_30_to_100_words(tmp_path):

@@ -31,7 +31,7 @@ def slow_decode(segmentation, height, width):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "decode", slow_decode)
+    monkeypatch.setattr(module, "decode_segmentation", slow_decode)
     coco(tmp_path, PICTURES)
     return tmp_path
 
@@ -131,9 +131,9 @@ def test_pycocotools_agrees_with_the_slow_decoder():
     for mask in (ONE, TWO, ONE | TWO, np.ones((30, 40), dtype=bool), ~ONE):
         unpacked = run_lengths(mask)
         np.testing.assert_array_equal(slow_decode(unpacked, 30, 40), mask)
-        np.testing.assert_array_equal(module.decode(unpacked, 30, 40), mask)
+        np.testing.assert_array_equal(module.decode_segmentation(unpacked, 30, 40), mask)
         packed = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
-        np.testing.assert_array_equal(module.decode(packed, 30, 40), mask)
+        np.testing.assert_array_equal(module.decode_segmentation(packed, 30, 40), mask)
 
 
 def test_polygons_are_filled(tmp_path):

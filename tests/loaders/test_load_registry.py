@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.loaders import FONT, LOADERS, TABLE, emoji_scenes, load, published_split, shapes
-from sa_plugin.loaders import huggingface as paper
+from sa_plugin.loaders import (
+    EMOJI_FONT,
+    EMOJI_TABLE,
+    LOADERS,
+    PAPER_CONCEPTS,
+    emoji_scenes,
+    load,
+    published_split,
+    shapes,
+)
 
 
 def test_the_papers_concepts_are_as_many_as_it_says():
-    found = {name: len(getattr(paper, name.upper())) for name in LOADERS if hasattr(paper, name.upper())}
+    found = {name: len(concepts) for name, concepts in PAPER_CONCEPTS.items()}
     assert found == {
         "clevr": 6,
         "coco": 29,
@@ -24,12 +32,12 @@ def test_the_papers_concepts_are_as_many_as_it_says():
 
 def test_a_root_is_asked_for_or_refused(tmp_path):
     for name, loader in LOADERS.items():
-        if loader.root == "needed":
+        if loader.has_root and loader.default_root is None:
             with pytest.raises(ValueError, match=rf"data set '{name}' needs root=.*docs/data.md"):
                 load(name)
             with pytest.raises(FileNotFoundError, match="is no folder: give the folder of your"):
                 load(name, tmp_path / "nowhere")
-        if loader.root == "none":
+        if not loader.has_root:
             with pytest.raises(ValueError, match=f"'{name}' is embedded or rendered: leave root"):
                 load(name, tmp_path)
 
@@ -48,7 +56,9 @@ def test_rendered_scenes_by_name():
     assert load("shapes", n=24, size=48, seed=3).hash == shapes(24, size=48, seed=3).hash
 
 
-@pytest.mark.skipif(not (FONT.exists() and TABLE.exists()), reason="needs the two Debian packages")
+@pytest.mark.skipif(
+    not (EMOJI_FONT.exists() and EMOJI_TABLE.exists()), reason="needs the two Debian packages"
+)
 def test_emoji_by_name():
     data = load("emoji", n=200, size=48, seed=2)
     assert data.hash == emoji_scenes(200, size=48, seed=2).hash

@@ -7,26 +7,26 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sa_plugin.loaders import (
-    COLOURS,
-    CONCEPTS,
     LUMA,
-    MATERIALS,
-    SHAPES,
-    SIZES,
-    draw_scene,
+    SHAPE_COLOURS,
+    SHAPE_CONCEPTS,
+    SHAPE_KINDS,
+    SHAPE_MATERIALS,
+    SHAPE_SIZES,
+    draw_shapes,
     masks_by_concept,
-    place,
-    render,
+    place_squares,
+    render_shapes,
     shapes,
 )
 
 SCENES = 40
-EACH = (COLOURS, SHAPES, SIZES, MATERIALS)
+EACH = (SHAPE_COLOURS, SHAPE_KINDS, SHAPE_SIZES, SHAPE_MATERIALS)
 
 
 def drawn(n, *, overlap=False):
     objects = (4, 4) if overlap else (1, 4)
-    return [draw_scene(np.random.default_rng([0, k]), objects, overlap) for k in range(n)]
+    return [draw_shapes(np.random.default_rng([0, k]), objects, overlap) for k in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def data():
 @pytest.mark.parametrize("overlap", [False, True])
 def test_an_object_is_painted_in_its_mask_as_if_it_were_alone(overlap):
     for scene in drawn(SCENES, overlap=overlap):
-        pixels, owner = render(scene, 64)
+        pixels, owner = render_shapes(scene, 64)
         for number, thing in enumerate(scene.things, start=1):
-            alone, only = render(replace(scene, things=(thing,)), 64)
+            alone, only = render_shapes(replace(scene, things=(thing,)), 64)
             visible = owner == number
             assert visible.any()
             assert not (visible & (only == 0)).any()
@@ -54,10 +54,10 @@ def test_an_object_is_painted_in_its_mask_as_if_it_were_alone(overlap):
 @pytest.mark.parametrize("overlap", [False, True])
 def test_without_an_object_only_its_mask_and_shadow_change(overlap):
     for scene in drawn(SCENES, overlap=overlap):
-        pixels, owner = render(scene, 64)
+        pixels, owner = render_shapes(scene, 64)
         for number in range(1, len(scene.things) + 1):
             rest = scene.things[: number - 1] + scene.things[number:]
-            without, other = render(replace(scene, things=rest), 64)
+            without, other = render_shapes(replace(scene, things=rest), 64)
             changed = (pixels != without).any(-1)
             gained = pixels.astype(int).sum(-1) > without.astype(int).sum(-1)
             floor = (owner == 0) & (other == 0)
@@ -68,8 +68,8 @@ def test_without_an_object_only_its_mask_and_shadow_change(overlap):
 def test_a_mask_pixel_differs_from_the_empty_floor():
     seen = differing = 0
     for scene in drawn(SCENES):
-        pixels, owner = render(scene, 64)
-        empty, _ = render(replace(scene, things=()), 64)
+        pixels, owner = render_shapes(scene, 64)
+        empty, _ = render_shapes(replace(scene, things=()), 64)
         seen += (owner > 0).sum()
         differing += ((owner > 0) & (pixels != empty).any(-1)).sum()
     assert differing / seen > 0.99
@@ -79,17 +79,17 @@ def test_objects_of_a_scene_are_disjoint_unless_they_may_overlap():
     hidden = {False: 0, True: 0}
     for overlap in hidden:
         for scene in drawn(SCENES, overlap=overlap):
-            single = [render(replace(scene, things=(thing,)), 64)[1] for thing in scene.things]
+            single = [render_shapes(replace(scene, things=(thing,)), 64)[1] for thing in scene.things]
             alone = sum((owner > 0).sum() for owner in single)
-            hidden[overlap] += alone - (render(scene, 64)[1] > 0).sum()
+            hidden[overlap] += alone - (render_shapes(scene, 64)[1] > 0).sum()
     assert hidden[False] == 0
     assert hidden[True] > 100
 
 
 def test_masks_and_labels_say_what_was_drawn(data):
     for k, sample in enumerate(data.samples):
-        scene = draw_scene(np.random.default_rng([0, k]))
-        pixels, owner = render(scene, 64)
+        scene = draw_shapes(np.random.default_rng([0, k]))
+        pixels, owner = render_shapes(scene, 64)
         assert np.array_equal(sample.image.pixels, pixels)
         assert sample.positive == {c for thing in scene.things for c in thing.concepts}
         assert {c for c, mask in sample.image.masks.items() if mask.any()} == sample.positive
@@ -111,7 +111,7 @@ def test_each_attribute_divides_the_objects(data):
 
 
 def test_data_have_every_concept_in_every_split_and_a_scene_a_document(data):
-    assert data.concepts == CONCEPTS
+    assert data.concepts == SHAPE_CONCEPTS
     assert len({s.document for s in data.samples}) == len(data.samples)
     for split in (data.train, data.cal, data.test):
         assert split.sample_labels.any(0).all()
@@ -128,19 +128,19 @@ def test_scene_k_depends_on_seed_and_k_alone():
 
 def test_the_same_scene_at_every_size():
     for scene in drawn(SCENES):
-        shares = [np.bincount(render(scene, s)[1].ravel(), minlength=5) / s**2 for s in (96, 192)]
+        shares = [np.bincount(render_shapes(scene, s)[1].ravel(), minlength=5) / s**2 for s in (96, 192)]
         assert np.abs(shares[0] - shares[1]).max() < 0.004
 
 
 def test_places_are_spread_evenly_and_tell_nothing(many):
     things = [thing for scene in many for thing in scene.things]
     at = np.array([thing.centre for thing in things])
-    reach = SIZES["large"][1]
+    reach = SHAPE_SIZES["large"][1]
     single = np.array([s.things[0].centre for s in many if len(s.things) == 1])
     counts = np.histogramdd(single, bins=3, range=[(reach, 1 - reach)] * 2)[0]
     expected = len(single) / 9
     assert ((counts - expected) ** 2 / expected).sum() < 26.1, "chi-square, 8 df, p = .001"
-    for concept in CONCEPTS:
+    for concept in SHAPE_CONCEPTS:
         has = np.array([concept in thing.concepts for thing in things])
         for axis in range(2):
             assert abs(roc_auc_score(has, at[:, axis]) - 0.5) < 0.035, concept
@@ -163,11 +163,11 @@ def test_attributes_tell_nothing_of_each_other_or_of_the_number_of_objects(many)
 def test_brightness_alone_does_not_give_the_colour():
     luma, colour = [], []
     for scene in drawn(400):
-        pixels, owner = render(scene, 64)
+        pixels, owner = render_shapes(scene, 64)
         for number, thing in enumerate(scene.things, start=1):
             luma.append((pixels[owner == number] @ LUMA).mean())
             colour.append(thing.colour)
-    for name in COLOURS:
+    for name in SHAPE_COLOURS:
         score = roc_auc_score([c == name for c in colour], luma)
         assert 0.25 < score < 0.8, (name, score)
 
@@ -182,7 +182,7 @@ def test_places_are_disjoint_squares_inside_the_picture():
     rng = np.random.default_rng(0)
     for _ in range(200):
         half = rng.uniform(0.05, 0.19, int(rng.integers(1, 5)))
-        centres = place(rng, half)
+        centres = place_squares(rng, half)
         assert (centres >= half[:, None]).all()
         assert (centres <= 1 - half[:, None]).all()
         for i in range(len(half)):

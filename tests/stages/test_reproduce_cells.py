@@ -1,6 +1,5 @@
 """Shipped configurations: they parse, resolve and attach, and two cells run on tiny models."""
 
-import inspect
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from sa_plugin.cli import main
 from sa_plugin.concepts import kind_of
 from sa_plugin.host import FINAL_NORM, PAPER_GRIDS, check_folder
-from sa_plugin.loaders import LOADERS
+from sa_plugin.loaders import LOADERS, options_of
 from sa_plugin.stages import (
     PAPER_KINDS,
     PARTS,
@@ -63,7 +62,7 @@ def test_a_configuration_names_what_exists(name):
     assert cell.data.split in loader.splits
     readers = [read for read in (loader.read, loader.authors) if read is not None]
     for read in readers:
-        assert set(cell.data.options) <= set(inspect.signature(read).parameters)
+        assert set(cell.data.options) <= set(options_of(read))
     assert tuple(cell.run.kinds) == PAPER_KINDS
     assert (published_of(cell.paper) is None) == (not cell.paper)
 

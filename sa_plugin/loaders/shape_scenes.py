@@ -32,13 +32,13 @@ from sa_plugin.loaders.scenes import (
     lit,
     masks_by_concept,
     numbered,
-    place,
+    place_squares,
     require_scenes,
     texture,
     window,
 )
 
-COLOURS = {
+SHAPE_COLOURS = {
     "red": (190, 45, 45),
     "green": (40, 140, 50),
     "blue": (55, 95, 215),
@@ -46,18 +46,18 @@ COLOURS = {
     "purple": (140, 60, 190),
     "cyan": (45, 190, 195),
 }
-SHAPES = ("sphere", "cube", "cylinder")
-SIZES = {"large": (0.125, 0.15), "small": (0.07, 0.09)}
-MATERIALS = ("metal", "rubber")
-CONCEPTS = (*COLOURS, *SHAPES, *SIZES, *MATERIALS)
+SHAPE_KINDS = ("sphere", "cube", "cylinder")
+SHAPE_SIZES = {"large": (0.125, 0.15), "small": (0.07, 0.09)}
+SHAPE_MATERIALS = ("metal", "rubber")
+SHAPE_CONCEPTS = (*SHAPE_COLOURS, *SHAPE_KINDS, *SHAPE_SIZES, *SHAPE_MATERIALS)
 
-MOST_OBJECTS = 4
+_MOST_OBJECTS = 4
 LUMA = np.array([0.299, 0.587, 0.114])
-MIDDLE_LUMA = 105.0
+_MIDDLE_LUMA = 105.0
 # Overlapping objects keep this share of the disjoint distance. It exceeds 1/2, so none reaches the
 # middle of another and nothing labelled is wholly hidden.
-OVERLAP_APART = 0.55
-GRAIN = 7.0
+_OVERLAP_APART = 0.55
+_GRAIN = 7.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ShapeScene:
     """Objects from back to front, their light, and the seed of background and grain."""
 
     things: tuple[Thing, ...]
@@ -88,11 +88,11 @@ class Scene:
 
 
 def shapes(
-    n: int,
+    n: int = 400,
     *,
     seed: int = 0,
     size: int = 224,
-    objects: tuple[int, int] = (1, MOST_OBJECTS),
+    objects: tuple[int, int] = (1, _MOST_OBJECTS),
     overlap: bool = False,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     min_coverage: float = 0.0,
@@ -106,10 +106,10 @@ def shapes(
         objects: Fewest and most objects in a scene, at most 4.
         overlap: Whether an object may hide part of another; masks hold what is visible.
         fractions: Shares of train, cal and test.
-        min_coverage: As in `ConceptData.from_masks`.
+        min_coverage: As in `PixelLabels`.
 
     Returns:
-        Data with the concepts `CONCEPTS`, a mask for each that a scene has.
+        Data with the concepts `SHAPE_CONCEPTS`, a mask for each that a scene has.
 
     Raises:
         ValueError: `n`, `size` or `objects` is out of range; and what `from_masks` raises.
@@ -119,9 +119,9 @@ def shapes(
         >>> data.concepts[:3]
         ('red', 'green', 'blue')
     """
-    require_scenes(n, size, objects, MOST_OBJECTS)
-    scenes = [draw_scene(np.random.default_rng([seed, k]), objects, overlap) for k in range(n)]
-    rendered = [render(scene, size) for scene in scenes]
+    require_scenes(n, size, objects, _MOST_OBJECTS)
+    scenes = [draw_shapes(np.random.default_rng([seed, k]), objects, overlap) for k in range(n)]
+    rendered = [render_shapes(scene, size) for scene in scenes]
     return ConceptData.from_masks(
         [pixels for pixels, _ in rendered],
         PixelLabels(
@@ -131,27 +131,27 @@ def shapes(
             ],
             min_coverage=min_coverage,
         ),
-        concepts=CONCEPTS,
+        concepts=SHAPE_CONCEPTS,
         ids=numbered(n),
         splits=Splits(seed=seed, fractions=fractions),
         name="shapes",
     )
 
 
-def draw_scene(
-    rng: np.random.Generator, objects: tuple[int, int] = (1, MOST_OBJECTS), overlap: bool = False
-) -> Scene:
+def draw_shapes(
+    rng: np.random.Generator, objects: tuple[int, int] = (1, _MOST_OBJECTS), overlap: bool = False
+) -> ShapeScene:
     """A scene by chance: places first, then what stands there."""
     count = int(rng.integers(objects[0], objects[1] + 1))
-    largest = np.full(count, SIZES["large"][1])
-    centres = place(rng, largest, OVERLAP_APART if overlap else 1.0)
+    largest = np.full(count, SHAPE_SIZES["large"][1])
+    centres = place_squares(rng, largest, _OVERLAP_APART if overlap else 1.0)
     light = draw_light(rng)
     nearer_last = sorted((float(y), float(x)) for y, x in centres)
     things = tuple(_draw_thing(rng, centre) for centre in nearer_last)
-    return Scene(things, light, int(rng.integers(2**32)))
+    return ShapeScene(things, light, int(rng.integers(2**32)))
 
 
-def render(scene: Scene, size: int) -> tuple[Pixels, Owner]:
+def render_shapes(scene: ShapeScene, size: int) -> tuple[Pixels, Owner]:
     """Paint a scene.
 
     Returns:
@@ -169,13 +169,13 @@ def render(scene: Scene, size: int) -> tuple[Pixels, Owner]:
         paint = _paint(thing, scene.light, normal, dx / thing.radius, dy / thing.radius)
         picture[where][inside] = paint[inside]
         owner[where][inside] = number
-    return lit(picture, scene.light, rng, GRAIN), owner
+    return lit(picture, scene.light, rng, _GRAIN), owner
 
 
 def _draw_thing(rng: np.random.Generator, centre: tuple[float, float]) -> Thing:
-    colour, size = _one(rng, tuple(COLOURS)), _one(rng, tuple(SIZES))
-    shape, material = _one(rng, SHAPES), _one(rng, MATERIALS)
-    radius, brightness = float(rng.uniform(*SIZES[size])), float(rng.uniform(0.75, 1.25))
+    colour, size = _one(rng, tuple(SHAPE_COLOURS)), _one(rng, tuple(SHAPE_SIZES))
+    shape, material = _one(rng, SHAPE_KINDS), _one(rng, SHAPE_MATERIALS)
+    radius, brightness = float(rng.uniform(*SHAPE_SIZES[size])), float(rng.uniform(0.75, 1.25))
     return Thing(colour, shape, size, material, centre, radius, brightness)
 
 
@@ -213,12 +213,12 @@ def _surface(
         body = (np.abs(dx) < 0.75) & (np.abs(dy) < 0.62)
         round_ = np.clip(dx / 0.75, -1, 1)
         side = _stack(round_, 0 * dy, np.sqrt(1 - round_**2))
-        return top | body | foot, np.where(top, UP, side)
+        return top | body | foot, np.where(top, _UP, side)
     above, beside = -0.5 - dy, dx - 0.5
     front = (np.abs(dx + 0.175) < 0.675) & (np.abs(dy - 0.175) < 0.675)
     top = (above >= 0) & (above < 0.35) & (np.abs(dx - above + 0.175) < 0.675)
     right = (beside >= 0) & (beside < 0.35) & (np.abs(dy + beside - 0.175) < 0.675)
-    return front | top | right, np.where(top, UP, np.where(right, RIGHT, FRONT))
+    return front | top | right, np.where(top, _UP, np.where(right, _RIGHT, _FRONT))
 
 
 def _unit(x: float, y: float, z: float) -> Float[np.ndarray, "3 1 1"]:
@@ -226,7 +226,7 @@ def _unit(x: float, y: float, z: float) -> Float[np.ndarray, "3 1 1"]:
     return np.asarray(vector / np.linalg.norm(vector))[:, None, None]
 
 
-UP, RIGHT, FRONT = _unit(0.0, -1.0, 0.35), _unit(1.0, 0.0, 0.35), _unit(-0.15, 0.2, 1.0)
+_UP, _RIGHT, _FRONT = _unit(0.0, -1.0, 0.35), _unit(1.0, 0.0, 0.35), _unit(-0.15, 0.2, 1.0)
 
 
 def _stack(*parts: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "3 rows columns"]:
@@ -261,7 +261,7 @@ def _paint(
 
 def _colour(thing: Thing) -> Float[np.ndarray, " 3"]:
     """Hue and saturation of the palette; brightness drawn towards a common middle."""
-    colour = np.array(COLOURS[thing.colour])
+    colour = np.array(SHAPE_COLOURS[thing.colour])
     luma = colour @ LUMA
-    wanted = MIDDLE_LUMA * (luma / MIDDLE_LUMA) ** 0.35 * thing.brightness
+    wanted = _MIDDLE_LUMA * (luma / _MIDDLE_LUMA) ** 0.35 * thing.brightness
     return np.asarray(colour * (wanted / luma), np.float32)

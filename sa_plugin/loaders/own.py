@@ -1,0 +1,415 @@
+"""A user's own labelled data: a JSONL or CSV file, or a dataset in memory.
+
+JSONL, one text a line:
+
+    {"text": "a cat sat", "labels": [[2, 5, "animal"]], "document": "book 1"}
+
+CSV, told apart by the column `word`:
+
+| rows | columns | optional columns |
+|---|---|---|
+| texts | `text`, one 0/1 column a concept | `id`, `document`, `split` |
+| words | `sample`, `word`, `label`: a concept, several with `;`, or empty | `document`, `split` |
+
+Rows of texts give sample labels only. Rows of words are joined by single spaces, sample by sample
+in order, and label the words.
+
+A dataset is anything that iterates over dicts and has `column_names`, such as those of Hugging Face;
+`datasets` is not imported. `features[column].names` (or `features[column].feature.names`) turn class
+numbers into concepts. A mapping of datasets, such as {"train": ..., "validation": ..., "test": ...},
+is divided as it is given.
+
+| columns named | labels |
+|---|---|
+| `text`, `spans` | [start, end, concept], or {"start", "end", "label"} of numbers or of lists |
+| `tokens`, `tags` | one tag a word; `O` is none, `B-` and `I-` are taken off |
+| `image`, `mask` | {concept: mask}, or one plane of class numbers |
+| `label` | sample labels: a class, or several |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_plugin._check import require_known
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.splits import Splits
+from sa_plugin.loaders.files import Row, read_table
+
+_LINE_KEYS = ("text", "labels", "id", "document", "split")
+_NO_CONCEPT = ("text", "id", "document", "split")
+_ROLES = ("text", "spans", "tokens", "tags", "image", "mask", "label", "document", "id")
+_SPLIT_OF_PART = {
+    "train": "train",
+    "validation": "cal",
+    "valid": "cal",
+    "val": "cal",
+    "dev": "cal",
+    "cal": "cal",
+    "test": "test",
+}
+
+
+def read_jsonl(path: Path | str, *, split: str | None = None, seed: int = 0) -> ConceptData:
+    """Labelled texts, one JSON object a line.
+
+    Args:
+        path: Each line has `text`, `labels` as `[[start, end, concept], ...]` in characters, and
+            optionally `id`, `document` and `split`.
+        split: As in `read_csv`.
+        seed: Seed of the division, where the lines' `split` is not taken.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A line is no object with `text` and `labels`, or one of its values is wrong;
+            the text names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: give a JSONL file of labelled texts.")
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    # Lines end at a newline alone: JSON strings may hold the other characters of splitlines.
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            rows.append(_line(line, f"{path} line {number}"))
+            lines.append(number)
+    if not rows:
+        raise ValueError(f"{path} has no lines: write one object with 'text' and 'labels' a line.")
+
+    def column(name: str) -> list[str] | None:
+        without = [line for line, row in zip(lines, rows, strict=True) if name not in row]
+        if without and len(without) < len(rows):
+            raise ValueError(
+                f"{path} line {without[0]}: {name!r} is missing, other lines have it: give it on "
+                "every line or on none."
+            )
+        return None if without else [str(row[name]) for row in rows]
+
+    return ConceptData.from_spans(
+        [row["text"] for row in rows],
+        [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
+        documents=column("document"),
+        ids=column("id"),
+        splits=_splits(path, split, column("split"), seed),
+        name=path.name,
+    )
+
+
+def _line(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: no JSON in UTF-8 ({error}): write one object a line.") from error
+    if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
+        raise ValueError(
+            f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...])."
+        )
+    unknown = sorted(row.keys() - set(_LINE_KEYS))
+    if unknown:
+        raise ValueError(f"{where}: key {unknown[0]!r} is unknown; known: {', '.join(_LINE_KEYS)}.")
+    wrong = _line_problem(row)
+    if wrong:
+        raise ValueError(f"{where}: {wrong}")
+    return row
+
+
+def _line_problem(row: dict[str, Any]) -> str | None:
+    """What is wrong with the values of a line, if anything."""
+    text, labels = row["text"], row["labels"]
+    if not isinstance(text, str) or not text.strip():
+        return f"'text' is {text!r:.60}: expected a string that is not empty."
+    if not isinstance(labels, list):
+        return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...], [] for none."
+    for label in labels:
+        if not isinstance(label, list) or [type(part) for part in label] != [int, int, str]:
+            return (
+                f"label {label!r:.60} is not [start, end, concept], two integers and a string: "
+                "'labels' is a list of such lists."
+            )
+        start, end, _ = label
+        if not 0 <= start < end <= len(text):
+            return (
+                f"label {label!r:.60} does not lie in a text of {len(text)} characters: spans are "
+                "[start, end) in characters."
+            )
+        if not text[start:end].strip():
+            return f"label {label!r:.60} covers only white space: is it aligned with the text?"
+    for name in ("id", "document", "split"):
+        if name in row and type(row[name]) not in (str, int):
+            return f"{name!r} is {row[name]!r:.60}: expected a string or an integer."
+        if not str(row.get(name, name)).strip():
+            return f"{name!r} is empty: give it on every line, or leave the key out."
+    return None
+
+
+def read_csv(path: Path | str, *, split: str | None = None, seed: int = 0) -> ConceptData:
+    """Data from a CSV file of texts or of words, told apart by the column `word`.
+
+    Args:
+        path: The file, in UTF-8, with a header.
+        split: "published" takes the file's own splits, "plain" divides documents anew; by default
+            the file's own where it has them.
+        seed: Seed of the division, where the column `split` is not taken.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A column is missing or a value is wrong; the text names file and line.
+    """
+    path = Path(path)
+    rows = read_table(path, fix="give a CSV file of labelled texts")
+    if "word" in rows[0].values:
+        return _words_of_rows(path, rows, split, seed)
+    if "text" not in rows[0].values:
+        raise ValueError(
+            f"{path} line 1: neither 'text' nor 'word' is a column: give one text a row, or one "
+            f"word a row. Found: {', '.join(map(repr, rows[0].values))}."
+        )
+    concepts = [column for column in rows[0].values if column not in _NO_CONCEPT]
+    for row in rows:
+        if not row["text"].strip():
+            raise row.refusal("'text' is empty: give a text or leave the row out.")
+    return ConceptData.from_spans(
+        [row["text"] for row in rows],
+        [[] for _ in rows],
+        sample_labels=[[c for c in concepts if row.flag(c)] for row in rows],
+        concepts=concepts,
+        ids=_column(rows, "id"),
+        documents=_column(rows, "document"),
+        splits=_splits(path, split, _column(rows, "split"), seed),
+        name=path.name,
+    )
+
+
+def _words_of_rows(path: Path, rows: Sequence[Row], split: str | None, seed: int) -> ConceptData:
+    for needed in ("sample", "label"):
+        if needed not in rows[0].values:
+            raise ValueError(f"{path} line 1: column {needed!r} is missing beside 'word'.")
+    of_sample: dict[str, list[Row]] = {}
+    for row, before in zip(rows, [rows[0], *rows[:-1]], strict=True):
+        if not row["word"] or any(character.isspace() for character in row["word"]):
+            raise row.refusal(f"word {row['word']!r} is empty or holds white space.")
+        if row["sample"] in of_sample and before["sample"] != row["sample"]:
+            raise row.refusal(f"sample {row['sample']!r} goes on after another one: sort the rows.")
+        of_sample.setdefault(row["sample"], []).append(row)
+    groups = list(of_sample.values())
+    return ConceptData.from_words(
+        [[row["word"] for row in group] for group in groups],
+        [[_row_labels(row) for row in group] for group in groups],
+        ids=list(of_sample),
+        documents=_shared(groups, "document"),
+        splits=_splits(path, split, _shared(groups, "split"), seed),
+        name=path.name,
+    )
+
+
+def _row_labels(row: Row) -> list[str]:
+    return [label.strip() for label in row["label"].split(";") if label.strip()]
+
+
+def _column(rows: Sequence[Row], name: str) -> list[str] | None:
+    if name not in rows[0].values:
+        return None
+    for row in rows:
+        # Rows without a document would all be of one, and fall into one split.
+        if not row[name].strip():
+            raise row.refusal(f"{name!r} is empty: fill it in every row, or leave the column out.")
+    return [row[name] for row in rows]
+
+
+def _shared(groups: Sequence[Sequence[Row]], name: str) -> list[str] | None:
+    """The one value that the words of each sample have."""
+    if _column([row for group in groups for row in group], name) is None:
+        return None
+    for group in groups:
+        for row in group:
+            if row[name] != group[0][name]:
+                raise row.refusal(
+                    f"{name} {row[name]!r}, but line {group[0].line} of the same sample has "
+                    f"{group[0][name]!r}."
+                )
+    return [group[0][name] for group in groups]
+
+
+def from_dataset(
+    dataset: Any,
+    columns: Mapping[str, str],
+    *,
+    names: Mapping[str, Sequence[str]] | None = None,
+    concepts: Sequence[str] | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    name: str = "dataset",
+) -> ConceptData:
+    """Data from a dataset's columns.
+
+    Args:
+        dataset: Rows as dicts, with `column_names`; or a mapping of split to such.
+        columns: Role to column: one of `text`, `tokens` or `image`, its labels (`spans`, `tags`,
+            `mask`), and optionally `label`, `document` and `id`.
+        names: Role to names of class numbers, where `features` has none; for `tags`, `label` and
+            `mask` (there number 0 is usually the background: name it "").
+        concepts: Concepts and their order; by default those seen, sorted.
+        split: As in `read_csv`; the splits are those of a mapping.
+        seed: Seed of the division of a single dataset.
+        name: Of the data set.
+
+    Raises:
+        TypeError: Not a dataset by these rules.
+        ValueError: A role, column or split is unknown, or a value is wrong; the text names the row.
+
+    Example:
+        >>> rows = [{"words": ["a", "cat"], "tags": ["O", "B-animal"]}] * 10
+        >>> rows = rows + [{"words": ["we", "sang"], "tags": ["O", "O"]}] * 10
+        >>> class Rows(list):
+        ...     column_names = ["words", "tags"]
+        >>> from_dataset(Rows(rows), {"tokens": "words", "tags": "tags"}).concepts
+        ('animal',)
+    """
+    parts = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
+    for role in columns:
+        require_known("role", role, _ROLES)
+    kinds = [role for role in ("text", "tokens", "image") if role in columns]
+    if len(kinds) != 1:
+        raise ValueError(f"columns name {kinds or 'none'} of text, tokens, image: name one.")
+    rows, homes = [], []
+    for part, one in parts.items():
+        if part:
+            require_known("split", part, _SPLIT_OF_PART)
+        found = list(_rows(one, part, columns, dict(names or {})))
+        rows += found
+        homes += [_SPLIT_OF_PART[part]] * len(found) if part else []
+    shared: dict[str, Any] = {
+        "concepts": concepts,
+        "documents": _role_column(rows, "document"),
+        "ids": _role_column(rows, "id"),
+        "sample_labels": [row["label"] for row in rows],
+        "splits": _splits(name, split, homes or None, seed),
+        "name": name,
+    }
+    if kinds[0] == "text":
+        return ConceptData.from_spans([r["text"] for r in rows], [r["spans"] for r in rows], **shared)
+    if kinds[0] == "tokens":
+        return ConceptData.from_words([r["tokens"] for r in rows], [r["tags"] for r in rows], **shared)
+    return ConceptData.from_masks([r["image"] for r in rows], [r["mask"] for r in rows], **shared)
+
+
+def _rows(
+    dataset: Any, part: str, columns: Mapping[str, str], names: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
+    """Each row by role, in the form that the constructors take."""
+    there = getattr(dataset, "column_names", None)
+    if there is None or not isinstance(dataset, Iterable):
+        raise TypeError(
+            f"dataset is a {type(dataset).__name__}, not rows with column_names: give a Hugging "
+            "Face dataset, or a mapping of split to dataset."
+        )
+    for role, column in columns.items():
+        require_known(f"column of {role}", column, list(there))
+    classes = {
+        role: _classes(dataset, columns.get(role), names.get(role)) for role in ("tags", "label", "mask")
+    }
+    for k, values in enumerate(dataset):
+        row = {role: values[column] for role, column in columns.items()}
+        where = f"row {k}{f' of {part}' if part else ''}"
+        try:
+            yield {
+                **{role: str(row[role]) for role in ("document", "id") if role in row},
+                "label": _labels(row.get("label"), classes["label"]),
+                "text": row.get("text"),
+                "spans": _spans(row.get("spans")),
+                "tokens": row.get("tokens"),
+                "tags": [_tag(tag, classes["tags"]) for tag in row.get("tags") or ()],
+                "image": _pixels(row["image"]) if "image" in row else None,
+                "mask": _masks(row.get("mask"), classes["mask"]),
+            }
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _role_column(rows: Sequence[Mapping[str, Any]], role: str) -> list[str] | None:
+    return [row[role] for row in rows] if rows and role in rows[0] else None
+
+
+def _classes(dataset: Any, column: str | None, names: Sequence[str] | None) -> Sequence[str] | None:
+    """Names of class numbers: given, or of the column's feature."""
+    features = getattr(dataset, "features", None) or {}
+    feature = features.get(column) if column else None
+    found = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return names or found
+
+
+def _name(value: Any, classes: Sequence[str] | None) -> str:
+    if isinstance(value, str):
+        return value
+    if classes is None:
+        raise ValueError(f"class {value!r} has no name: give names={{role: [...]}}.")
+    if int(value) != value:
+        raise ValueError(f"class {value!r} is no whole number: give names or class numbers.")
+    if not 0 <= int(value) < len(classes):
+        raise ValueError(f"class {value!r} is not below {len(classes)}, the number of names.")
+    return classes[int(value)]
+
+
+def _labels(value: Any, classes: Sequence[str] | None) -> list[str]:
+    values = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    flags = isinstance(value, list | tuple) and any(isinstance(v, bool) for v in values)
+    if flags or len(set(values)) < len(values):
+        raise ValueError(
+            f"label {values!r:.60} is no list of different classes: give the classes that hold, "
+            "not one 0 or 1 for every class."
+        )
+    return [found for found in (_name(v, classes) for v in values) if found]
+
+
+def _tag(value: Any, classes: Sequence[str] | None) -> str | None:
+    found = _name(value, classes)
+    return None if found in ("O", "") else found.removeprefix("B-").removeprefix("I-")
+
+
+def _spans(value: Any) -> list[tuple[int, int, str]]:
+    """Spans one by one, or as `datasets` gives a Sequence of dicts: one dict of lists."""
+    if isinstance(value, Mapping):
+        columns = (value[part] for part in ("start", "end", "label"))
+        value = list(zip(*columns, strict=True))
+    return [_span(span) for span in value or ()]
+
+
+def _span(value: Any) -> tuple[int, int, str]:
+    if isinstance(value, Mapping):
+        return int(value["start"]), int(value["end"]), str(value["label"])
+    start, end, concept = value
+    return int(start), int(end), str(concept)
+
+
+def _pixels(value: Any) -> np.ndarray:
+    return np.array(value.convert("RGB") if hasattr(value, "convert") else value)
+
+
+def _masks(value: Any, classes: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """Masks as they are, or one for each named class number of a plane."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return {concept: np.asarray(mask) for concept, mask in value.items()}
+    plane = np.asarray(value)
+    found = {_name(number, classes): plane == number for number in np.unique(plane)}
+    return {concept: mask for concept, mask in found.items() if concept}
+
+
+def _splits(name: object, split: str | None, of: Sequence[str] | None, seed: int) -> Splits:
+    """The file's own splits or a division of documents, as `split` of `read_csv` says."""
+    if split is not None:
+        require_known("split", split, ("plain", "published"))
+    if split == "published" and of is None:
+        raise ValueError(
+            f"{name} says no split of its samples: give each its 'split' (train, cal or test), or use "
+            "split='plain', which divides by document."
+        )
+    return Splits(None if split == "plain" else of, seed=seed)
