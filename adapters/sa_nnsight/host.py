@@ -125,7 +125,7 @@ class EnvoyHost:
         """What a model of images is called with for pixels."""
         raise NotImplementedError
 
-    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
+    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[Any, Tensor]:
         """Run one trace up to the deepest place of `sites` and reduce what was read.
 
         Attention is unfused for the length of the trace where a pattern is read.

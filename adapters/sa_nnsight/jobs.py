@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Result = list[dict[str, Tensor]]
+Result = list[dict[Any, Tensor]]
 # Modules that run on the server, shipped by their source.
 SHIPPED = ("sa_plugin.host.reducers", "sa_nnsight.beside")
 
@@ -131,33 +131,39 @@ def _feed(state: Any, value: Any) -> None:
 
 
 def _flatten(result: Result) -> dict[str, Tensor]:
+    """One flat dictionary of dense tensors; a key is written as JSON, since it may be a tuple."""
     flat = {"number": torch.tensor(len(result))}
     for k, one in enumerate(result):
-        for name, value in one.items():
+        for key, value in one.items():
+            path = f"{k}/{json.dumps(key)}"
             if value.is_sparse:
                 value = value.coalesce()
-                flat[f"{k}/{name}/sparse/indices"] = value.indices()
-                flat[f"{k}/{name}/sparse/values"] = value.values()
-                flat[f"{k}/{name}/sparse/size"] = torch.tensor(value.shape)
+                flat[f"{path}/sparse/indices"] = value.indices()
+                flat[f"{path}/sparse/values"] = value.values()
+                flat[f"{path}/sparse/size"] = torch.tensor(value.shape)
             else:
-                flat[f"{k}/{name}"] = value.contiguous()
+                flat[path] = value.contiguous()
     return flat
 
 
 def _unflatten(flat: dict[str, Tensor]) -> Result:
     result: Result = [{} for _ in range(int(flat.pop("number")))]
     for path, value in flat.items():
-        place, _, name = path.partition("/")
-        name, sparse, part = name.partition("/sparse/")
+        at, _, rest = path.partition("/")
+        key, sparse, part = rest.partition("/sparse/")
         if not sparse:
-            result[int(place)][name] = value
+            result[int(at)][_as_key(json.loads(key))] = value
         elif part == "indices":
-            size = tuple(flat[f"{place}/{name}/sparse/size"].tolist())
-            values = flat[f"{place}/{name}/sparse/values"]
-            result[int(place)][name] = torch.sparse_coo_tensor(
+            size = tuple(flat[f"{at}/{key}/sparse/size"].tolist())
+            values = flat[f"{at}/{key}/sparse/values"]
+            result[int(at)][_as_key(json.loads(key))] = torch.sparse_coo_tensor(
                 value, values, size, check_invariants=True
             ).coalesce()
     return result
+
+
+def _as_key(written: Any) -> Any:
+    return tuple(map(_as_key, written)) if isinstance(written, list) else written
 
 
 FIRST_WAIT, LONGEST_WAIT = 0.02, 2.0

@@ -439,14 +439,14 @@ class RemoteHost:
         """Nnsight's path of a site."""
         return self.reader.hook_name(site)
 
-    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
+    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[Any, Tensor]:
         """One batch; see `read_many`."""
         ((_, found),) = self.read_many([batch], sites, lambda _: reduce)
         return found
 
     def read_many(
         self, batches: Sequence[Batch], sites: Sequence[Site], reducer: Callable[[Batch], Reduce]
-    ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    ) -> Iterator[tuple[Batch, dict[Any, Tensor]]]:
         """Run batches on the server, several a request, and yield what was kept, in order.
 
         Raises:
@@ -501,12 +501,10 @@ def refuse_rows(jobs: Sequence[Any]) -> None:
     Raises:
         ValueError: A reducer stores train rows.
     """
-    for job in jobs:
-        if (
-            isinstance(job, partial)
-            and job.func is reducers.train
-            and (job.keywords.get("stored") is not None)
-        ):
+    # A pass binds its jobs to one function: what stores rows is among them.
+    bound = [one for job in jobs for one in getattr(job, "keywords", {}).get("jobs", ())]
+    for job in bound:
+        if getattr(job, "func", None) is reducers.train and job.keywords.get("stored") is not None:
             raise ValueError(
                 "this kind of concept vector is fitted from the activations themselves, which do "
                 "not leave the server (30 layers of 576 dimensions are 69 KB a token). Kinds that "

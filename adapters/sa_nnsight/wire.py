@@ -110,7 +110,7 @@ class Wire(RemoteBackend):
 
 
 # Of what is in a journal: results of other versions are not reused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)

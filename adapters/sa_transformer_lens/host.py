@@ -103,7 +103,7 @@ class BridgeHost:
         inputs = self.batches([sample])[0].inputs
         return {key: value.to(device) for key, value in inputs.items()}
 
-    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
+    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[Any, Tensor]:
         """Run one forward pass up to the deepest block of `sites` and reduce what was read.
 
         Args:

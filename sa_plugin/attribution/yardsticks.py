@@ -60,7 +60,9 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host, Site
-from sa_plugin.passes.run import kept, sink_sites
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.run import Job, run, sink_rule
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc, average_precision
@@ -391,19 +393,15 @@ def _means(
     host: Host, samples: Sequence[Sample], layers: Sequence[int], detector: Detector
 ) -> Mapping[int, Float[np.ndarray, "sample d_model"]]:
     sites = {layer: Site(layer, "resid_post") for layer in layers}
-    bank = detector.bank
-    out = {layer: np.zeros((len(samples), host.info.d_model)) for layer in layers}
-    for batch in host.batches(samples):
 
-        def reduce(read: Mapping[Site, Tensor], valid: Tensor = batch.valid) -> dict[str, Tensor]:
-            keep = kept(read, valid, host.info, bank.sink_layers, bank.origin.sinks)
-            return {str(layer): mean_direction(read[site], keep) for layer, site in sites.items()}
+    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+        return keeping(samples={at: mean_direction(read[site], keep) for at, site in sites.items()})
 
-        read = [*sites.values(), *sink_sites(bank.sink_layers)]
-        found = host.read(batch, sorted(set(read)), reduce)
-        for layer in layers:
-            out[layer][batch.rows.numpy()] = found[str(layer)].double().numpy()
-    return out
+    layout = lay_out(host, samples, ())
+    job = Job(sites.values(), lambda batch: reduce)
+    rule = sink_rule(host.info, detector.bank.sink_layers, detector.bank.origin.sinks)
+    (kept,) = run(host, layout, [job], rule, description="sample means", progress=False)
+    return {layer: kept.samples[layer].astype(np.float64) for layer in layers}
 
 
 def _logistic(

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -34,19 +34,9 @@ from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Batch, Host, Point, Reduce, SinkRule, Site, layers_of
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import (
-    BATCH_TOKENS,
-    Layout,
-    allocate,
-    compact,
-    lay_out,
-    sink_rule,
-    sink_sites,
-    token_table,
-    walk,
-)
+from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_of
+from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, token_table
+from sa_plugin.passes.run import Job, Keep, Kept, NonFiniteRowError, run, sink_rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,14 +257,19 @@ def collect(
     blocks = layers_of(host.info, layers)
     split = data.train
     layout = lay_out(host, split.samples, data.concepts, batch_tokens=batch_tokens)
-    point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
-    plan = _Plan.of(host, layout, split, blocks, point, need, rule, seed, max_rows_per_class)
-    sums = _Sums(plan, len(split.samples), memory_budget)
-    for batch, got in walk(
-        host, layout, plan.sites, plan.reducer, description="train pass", progress=progress
-    ):
-        sums.add(batch, layout.rows(batch), got)
-    tokens = token_table(layout, sums.keep, split.samples, ["train"] * len(split.samples), data.concepts)
+    point = cast(HookPoint, hook_point)
+    plan = _Plan.of(host, layout, split, blocks, point, need, seed, max_rows_per_class)
+    rule = sink_rule(host.info, blocks, cast(SinkRule, sinks))
+    job = Job(plan.sites, plan.reducer, plan.chosen, memory_budget // max(1, len(blocks)))
+    try:
+        (kept,) = run(host, layout, [job], rule, description="train pass", progress=progress)
+    except NonFiniteRowError as error:
+        raise OverflowError(
+            f"an activation at block {error.name} exceeds half precision (65,504), in "
+            "which train rows are kept. Keep the default sinks='drop', fit a kind that needs "
+            "no rows (prototype, lda), or leave that layer out."
+        ) from error
+    tokens = token_table(layout, kept.keep, split.samples, ["train"] * len(split.samples), data.concepts)
     settings = {
         "normaliser": normaliser,
         "sinks": sinks,
@@ -283,21 +278,21 @@ def collect(
         "max_rows_per_class": max_rows_per_class,
         "train_samples": len(split.samples),
         "train_tokens": len(tokens),
-        "stored_rows": int(sums.keep[plan.chosen].sum()),
+        "stored_rows": int(kept.keep[plan.chosen].sum()),
     }
-    found = sums.statistics(cast(Normaliser, normaliser), tokens)
+    found = _Records(plan, kept, cast(Normaliser, normaliser), tokens)
     return TrainStatistics(
-        blocks, point, *found, sums.component_means(), tokens, settings, data.hash, host.info.fingerprint
+        blocks,
+        point,
+        *found.of_tokens(),
+        found.of_samples("pooled"),
+        found.of_samples("cls") if plan.has_class else (),
+        found.component_means(),
+        tokens,
+        settings,
+        data.hash,
+        host.info.fingerprint,
     )
-
-
-class Records(NamedTuple):
-    """One record a layer, by what the rows are."""
-
-    token: tuple[LayerStatistics, ...]
-    permuted: tuple[LayerStatistics, ...]
-    pooled: tuple[LayerStatistics, ...]
-    cls: tuple[LayerStatistics, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +303,6 @@ class _Plan:
     layout: Layout
     blocks: tuple[int, ...]
     hook_point: HookPoint
-    sinks: SinkRule
     gram: bool
     components: bool
     keep_rows: bool
@@ -325,7 +319,6 @@ class _Plan:
         blocks: tuple[int, ...],
         hook_point: HookPoint,
         need: Sequence[str],
-        sinks: SinkRule,
         seed: int,
         max_rows: int,
     ) -> _Plan:
@@ -339,7 +332,6 @@ class _Plan:
             layout,
             blocks,
             hook_point,
-            sinks,
             "gram" in need,
             components,
             keep_rows,
@@ -349,10 +341,14 @@ class _Plan:
         )
 
     @property
-    def sites(self) -> list[Site]:
+    def has_class(self) -> bool:
+        """Whether samples have a class token."""
+        return any(batch.class_index is not None for batch in self.layout.batches)
+
+    @property
+    def sites(self) -> set[Site]:
         """Everything that is read."""
-        read = (Site(at, self.hook_point) for at in self.blocks)
-        return sorted({*sink_sites(self.blocks), *read, *self.writes})
+        return {*(Site(at, self.hook_point) for at in self.blocks), *self.writes}
 
     @property
     def writes(self) -> list[Site]:
@@ -363,13 +359,12 @@ class _Plan:
         blocks = range(self.blocks[-1] + 1)
         return [Site(0, "resid_pre"), *(Site(block, part) for block in blocks for part in parts)]
 
-    def reducer(self, batch: Batch) -> Reduce:
+    def reducer(self, batch: Batch) -> Keep:
         """What one batch leaves behind."""
         rows = self.layout.rows(batch)
         return partial(
             reducers.train,
             valid=batch.valid,
-            sinks=sink_rule(self.host.info, self.blocks, self.sinks),
             blocks=self.blocks,
             point=self.hook_point,
             labels=torch.from_numpy(self.labels[rows]),
@@ -381,96 +376,57 @@ class _Plan:
         )
 
 
-class _Sums:
-    """Running sums of the pass, float64, and the stored rows."""
+@dataclass(frozen=True, eq=False)
+class _Records:
+    """Records, one a layer, from what the pass kept."""
 
-    def __init__(self, plan: _Plan, n_samples: int, budget: int) -> None:
-        self.plan = plan
-        self.total: dict[str, Tensor] = {}
-        self.keep = np.zeros(plan.layout.n_rows, dtype=bool)
-        width = plan.host.info.d_model
-        shape = (len(plan.blocks), len(plan.chosen), width)
-        share = budget // max(1, shape[0])
-        self.rows = [allocate(shape[1:], np.float16, share) for _ in plan.blocks]
-        self.has_class = any(batch.class_index is not None for batch in plan.layout.batches)
-        names = ["pooled"] + ["cls"] * self.has_class
-        # Without stored rows the samples' vectors are summed beside the model.
-        self.samples = {
-            name: [allocate((n_samples, width), np.float32, share) for _ in plan.blocks]
-            for name in names
-            if plan.keep_rows
-        }
+    plan: _Plan
+    kept: Kept
+    normaliser: Normaliser
+    tokens: TokenTable
 
-    def add(self, batch: Batch, rows: Int[np.ndarray, " row"], got: Mapping[str, Tensor]) -> None:
-        self.keep[rows] = got["keep"][batch.valid].numpy()
-        at = np.searchsorted(self.plan.chosen, rows[np.isin(rows, self.plan.chosen)])
-        for name, value in got.items():
-            part, _, k = name.partition(" ")
-            if name.startswith("+"):
-                self.total[name] = self.total.get(name, torch.zeros(())) + value.double()
-            elif part == "rows":
-                self._store(int(k), at, value.numpy(), self.keep[self.plan.chosen[at]])
-            elif part in self.samples:
-                self.samples[part][int(k)][batch.rows.numpy()] = value.numpy()
-
-    def _store(self, k: int, at: np.ndarray, rows: np.ndarray, keep: np.ndarray) -> None:
-        if not np.isfinite(rows[keep]).all():
-            raise OverflowError(
-                f"an activation at block {self.plan.blocks[k]} exceeds half precision (65,504), in "
-                "which train rows are kept. Keep the default sinks='drop', fit a kind that needs "
-                "no rows (prototype, lda), or leave that layer out."
-            )
-        self.rows[k][at] = rows
-
-    def statistics(self, normaliser: Normaliser, tokens: TokenTable) -> Records:
-        """Records for token labels, permuted labels, pooled samples and class tokens."""
+    def of_tokens(self) -> tuple[tuple[LayerStatistics, ...], tuple[LayerStatistics, ...]]:
+        """For token labels, and for permuted ones."""
         plan, n_concepts = self.plan, self.plan.labels.shape[1] // 2
-        stored = self.keep[plan.chosen]
-        counts = plan.labels[self.keep].sum(0)
-        token: list[LayerStatistics] = []
-        permuted: list[LayerStatistics] = []
-        for k in range(len(plan.blocks)):
-            whole = self._summed(f"{k}", len(tokens), counts, normaliser)
-            rows = compact(self.rows[k], stored) if plan.keep_rows else None
-            for target, part in ((token, slice(n_concepts)), (permuted, slice(n_concepts, None))):
-                labels = plan.labels[plan.chosen][stored][:, part]
-                target.append(_with_rows(_part(whole, part), rows, labels))
-        pooled = self._samples("pooled", normaliser, tokens)
-        cls = self._samples("cls", normaliser, tokens) if self.has_class else ()
-        return Records(tuple(token), tuple(permuted), pooled, cls)
+        counts = plan.labels[self.kept.keep].sum(0)
+        labels = plan.labels[plan.chosen][self.kept.keep[plan.chosen]]
+        halves = (slice(n_concepts), slice(n_concepts, None))
+        found: tuple[list[LayerStatistics], list[LayerStatistics]] = ([], [])
+        for block in plan.blocks:
+            whole = self._summed("token", block, len(self.tokens), counts)
+            for target, part in zip(found, halves, strict=True):
+                target.append(_with_rows(_part(whole, part), self.kept.rows.get(block), labels[:, part]))
+        return tuple(found[0]), tuple(found[1])
 
-    def _samples(self, name: str, normaliser: Normaliser, tokens: TokenTable) -> tuple[LayerStatistics, ...]:
-        labels = tokens.sample_labels
+    def of_samples(self, what: str) -> tuple[LayerStatistics, ...]:
+        """For "pooled" samples, or for their class tokens, "cls"."""
+        labels, gram = self.tokens.sample_labels, self.plan.gram
+        # Without stored rows the samples' vectors were summed beside the model.
         if self.plan.keep_rows:
-            found = self.samples[name]
-            return tuple(_of_rows(np.asarray(h), labels, normaliser, self.plan.gram) for h in found)
-        n, counts = len(labels), labels.sum(0)
-        blocks = range(len(self.plan.blocks))
-        return tuple(self._summed(f"{name} {k}", n, counts, normaliser) for k in blocks)
+            vectors = (self.kept.samples[what, block] for block in self.plan.blocks)
+            return tuple(_of_rows(np.asarray(h), labels, self.normaliser, gram) for h in vectors)
+        counts = labels.sum(0)
+        return tuple(self._summed(what, block, len(labels), counts) for block in self.plan.blocks)
 
-    def _summed(
-        self, name: str, n: int, counts: Int[np.ndarray, " label"], normaliser: Normaliser
-    ) -> LayerStatistics:
-        total = self.total
-        scale = float(
-            (total[f"+squares {name}"] / n).sqrt() if normaliser == "rms" else total[f"+norms {name}"] / n
-        )
+    def _summed(self, what: str, block: int, n: int, counts: Int[np.ndarray, " label"]) -> LayerStatistics:
+        total = {name: self.kept.sums[name, what, block] for name in ("sum", "squares", "norms", "positive")}
+        scale = float((total["squares"] / n).sqrt() if self.normaliser == "rms" else total["norms"] / n)
         number = torch.from_numpy(counts)
-        positive = total[f"+positive {name}"] / number.clamp_min(1)[:, None]
-        gram = total[f"+gram {name}"] / n if self.plan.gram else None
-        return LayerStatistics(n, total[f"+sum {name}"] / n, scale, number, positive, gram)
+        positive = total["positive"] / number.clamp_min(1)[:, None]
+        gram = self.kept.sums["gram", what, block] / n if self.plan.gram else None
+        return LayerStatistics(n, total["sum"] / n, scale, number, positive, gram)
 
     def component_means(self) -> ComponentMeans | None:
         """Train means of the embedding, every head's z and every MLP."""
         if not self.plan.components:
             return None
-        info, n = self.plan.host.info, int(self.keep.sum())
+        info, total, n = self.plan.host.info, self.kept.sums, int(self.kept.keep.sum())
         blocks = range(self.plan.blocks[-1] + 1)
-        z = torch.stack([self.total[f"+write z {b}"] / n for b in blocks])
+        z = torch.stack([total["write", "z", b] / n for b in blocks])
         return ComponentMeans(
-            self.total["+write resid_pre 0"] / n,
+            total["write", "resid_pre", 0] / n,
             z.reshape(len(blocks), info.n_heads, info.d_head),
-            torch.stack([self.total[f"+write mlp_out {b}"] / n for b in blocks]),
+            torch.stack([total["write", "mlp_out", b] / n for b in blocks]),
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
@@ -32,7 +32,9 @@ from sa_plugin.concepts.collect import (
 )
 from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.host.protocol import Batch, Site
-from sa_plugin.passes.run import Layout, allocate
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import Layout
+from sa_plugin.passes.run import Job, Keep, Kept
 
 
 def refit_kind(bank: ConceptBank) -> Kind | None:
@@ -42,7 +44,7 @@ def refit_kind(bank: ConceptBank) -> Kind | None:
 
 
 class PermutedPass:
-    """Adds up what the refits need over the batches of the train split.
+    """What the refits need of a pass over the train split, and the refits.
 
     Args:
         bank: Whose kind, options and normaliser the refits share.
@@ -66,86 +68,61 @@ class PermutedPass:
             ],
             axis=1,
         )
-        self.total: dict[str, Tensor] = {}
-        self.keep = np.zeros(layout.n_rows, dtype=bool)
         self.chosen = np.zeros(0, dtype=np.int64)
         if kind.need == "rows":
             most = int(bank.origin.options.get("max_rows_per_class", MAX_ROWS_PER_CLASS))
             self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
-        width = bank.token.vectors.shape[-1]
-        share = MEMORY_BUDGET // max(1, len(self.layers))
-        self.rows = [allocate((len(self.chosen), width), np.float16, share) for _ in self.layers]
 
     @property
-    def sites(self) -> set[Site]:
-        """What a batch has to read."""
-        return {Site(layer, self.bank.hook_point) for layer in self.layers}
+    def job(self) -> Job:
+        """For `passes.run`."""
+        sites = {Site(layer, self.bank.hook_point) for layer in self.layers}
+        return Job(sites, self._reducer, self.chosen, MEMORY_BUDGET // max(1, len(self.layers)))
 
-    def reduce(
-        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], batch: Batch
-    ) -> dict[str, Tensor]:
-        """Sums over a batch's kept tokens, by permuted label."""
+    def _reducer(self, batch: Batch) -> Keep:
         rows = self.layout.rows(batch)
-        valid = batch.valid.to(keep.device)
-        weight = keep[valid].float()[:, None]
-        labels = torch.from_numpy(self.labels[rows]).to(keep.device).float()
-        stored = torch.from_numpy(np.isin(rows, self.chosen)).to(keep.device)
-        out = {"keep": keep}
-        for k, layer in enumerate(self.layers):
-            flat = read[Site(layer, self.bank.hook_point)].float()[valid]
-            out[f"positive {k}"] = labels.T @ (flat * weight)
-            if self.kind.need == "gram":
-                out[f"gram {k}"] = (flat * weight).T @ flat
-            if len(self.chosen):
-                out[f"rows {k}"] = flat[stored].half()
-        return out
+        labels = torch.from_numpy(self.labels[rows]).float()
+        stored = torch.from_numpy(np.isin(rows, self.chosen))
 
-    def add(self, batch: Batch, got: Mapping[str, Tensor]) -> None:
-        """Take in what `reduce` returned."""
-        rows = self.layout.rows(batch)
-        self.keep[rows] = got["keep"][batch.valid].numpy()
-        at = np.searchsorted(self.chosen, rows[np.isin(rows, self.chosen)])
-        for name, value in got.items():
-            part, _, k = name.partition(" ")
-            if part == "rows":
-                self.rows[int(k)][at] = value.numpy()
-            elif part != "keep":
-                self.total[name] = self.total.get(name, torch.zeros(())) + value.double()
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+            valid = batch.valid.to(keep.device)
+            weight = keep[valid].float()[:, None]
+            sums, kept_rows = {}, {}
+            for layer in self.layers:
+                flat = read[Site(layer, self.bank.hook_point)].float()[valid]
+                sums["positive", layer] = labels.to(keep.device).T @ (flat * weight)
+                if self.kind.need == "gram":
+                    sums["gram", layer] = (flat * weight).T @ flat
+                if len(self.chosen):
+                    kept_rows[layer] = flat[stored.to(keep.device)].half()
+            return keeping(sums=sums, rows=kept_rows)
 
-    def result(self) -> tuple[VectorSet, ...]:
+        return reduce
+
+    def result(self, kept: Kept) -> tuple[VectorSet, ...]:
         """One set a draw, shaped like the bank's; layers that were not refitted are zero."""
         token = self.bank.token
         n_concepts = len(self.bank.concepts)
         out = torch.zeros(self.draws, *token.vectors.shape)
-        for k, layer in enumerate(self.layers):
+        for layer in self.layers:
             fitted, _ = self.kind.fit(
-                self._statistics(k), seed=self.bank.origin.seed, **fit_options(self.bank, self.kind)
+                self._statistics(layer, kept), seed=self.bank.origin.seed, **fit_options(self.bank, self.kind)
             )
             by_draw = fitted.float().cpu().reshape(self.draws, n_concepts, -1)
             out[:, self.bank.index(layer)] = by_draw
         return tuple(VectorSet(v, token.mean, token.scale, token.scoring) for v in out)
 
-    def _statistics(self, k: int) -> LayerStatistics:
-        place = self.bank.index(self.layers[k])
+    def _statistics(self, layer: int, kept: Kept) -> LayerStatistics:
+        place = self.bank.index(layer)
         mean, scale = self.bank.token.mean[place].double(), float(self.bank.token.scale[place])
-        n, counts = int(self.keep.sum()), self.labels[self.keep].sum(0)
+        n, counts = int(kept.keep.sum()), self.labels[kept.keep].sum(0)
         rows = labels = None
         if len(self.chosen):
-            kept = self.keep[self.chosen]
-            rows = Rows(self._kept_rows(k, kept), mean, scale)
-            labels = self.labels[self.chosen][kept]
-        positive = self.total[f"positive {k}"] / torch.from_numpy(counts).clamp_min(1)[:, None]
-        gram = self.total[f"gram {k}"] / n if self.kind.need == "gram" else None
+            rows = Rows(kept.rows[layer], mean, scale)
+            labels = self.labels[self.chosen][kept.keep[self.chosen]]
+        positive = kept.sums["positive", layer] / torch.from_numpy(counts).clamp_min(1)[:, None]
+        gram = kept.sums["gram", layer] / n if self.kind.need == "gram" else None
         return LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
-
-    def _kept_rows(self, k: int, kept: Bool[np.ndarray, " stored"]) -> Float[np.ndarray, "row d_model"]:
-        rows: np.ndarray = self.rows[k][kept]
-        if not np.isfinite(rows).all():
-            raise OverflowError(
-                f"an activation at block {self.layers[k]} exceeds half precision (65,504), in "
-                "which train rows are kept: refit no separators here (permutations=0 or None)."
-            )
-        return rows
 
 
 def fit_options(bank: ConceptBank, kind: Kind) -> dict[str, Any]:

@@ -30,9 +30,8 @@ alone; `score` stores the latents that are left, dense, in a file above its memo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -54,10 +53,10 @@ from sa_plugin.concepts.sae import (
     width_of,
 )
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Batch, BulkHost, Host, Reduce, SinkRule, Site, layers_of
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import BATCH_TOKENS, Layout, lay_out, sink_rule, sink_sites, token_table, walk
+from sa_plugin.host.protocol import Batch, BulkHost, Host, SinkRule, Site, layers_of
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, token_table
+from sa_plugin.passes.run import Job, Keep, run, sink_rule
 from sa_plugin.statistics.quantile import quantiles_sorted
 
 RULES = ("adaptive", "plain", "none")
@@ -271,19 +270,20 @@ def sae_bank(
     samples = data.cal.samples
     layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
     point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
-    run = _Pass(host, layout, saes, widths, point, rule, pruning)
-    run.go(progress)
-    tokens = token_table(layout, run.keep, samples, ["cal"] * len(samples), data.concepts)
-    limits = run.limits(tokens.labels)
-    found = {at: prune(run.activity[at], limits, len(tokens)) for at in blocks}
+    count = _Count(layout, saes, widths, point, pruning)
+    sinks_of = sink_rule(host.info, blocks, rule)
+    (kept,) = run(host, layout, [count.job], sinks_of, description="sae", progress=progress)
+    tokens = token_table(layout, kept.keep, samples, ["cal"] * len(samples), data.concepts)
+    limits = count.limits(tokens.labels)
+    found = {at: prune(count.activity[at], limits, len(tokens)) for at in blocks}
     _require_some(found, limits, len(tokens))
     record = {
         "pruning": vars(limits),
         "rule": pruning if isinstance(pruning, str) else "given",
         "cal_tokens": len(tokens),
-        "layers": {at: _about(found[at], run, at) for at in blocks},
+        "layers": {at: _about(found[at], saes[at], len(tokens)) for at in blocks},
     }
-    latents = _latents(found, saes, widths, hashes, run)
+    latents = _latents(found, saes, widths, hashes, count.probes)
     return ConceptBank(
         data.concepts,
         tuple(f"latent {j}" for j in latents.latents),
@@ -295,22 +295,19 @@ def sae_bank(
     )
 
 
-class _Pass:
-    """One pass over the calibration split."""
+class _Count:
+    """Counts active latents beside the model: an SAE is an object of this process, so it can."""
 
     def __init__(
         self,
-        host: Host,
         layout: Layout,
         saes: Mapping[int, Encoder],
         widths: Mapping[int, int],
         point: HookPoint,
-        sinks: SinkRule,
         rule: str | Pruning,
     ) -> None:
-        self.host, self.layout, self.saes, self.rule = host, layout, saes, rule
-        self.widths, self.point, self.sinks = widths, point, sinks
-        self.keep = np.zeros(layout.n_rows, dtype=bool)
+        self.layout, self.saes, self.rule = layout, saes, rule
+        self.widths, self.point = widths, point
         # Sinks are still among these rows: the bound holds for what is left of them. The one more
         # is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
         most = self.limits(layout.labels).ubiquitous * layout.n_rows + 1
@@ -322,57 +319,31 @@ class _Pass:
         images = self.layout.offsets.shape[1] == 4
         return pruning_of(self.rule, labels.sum(0), len(labels), images)
 
-    def go(self, progress: bool) -> None:
-        """Count."""
-        blocks = tuple(self.saes)
-        sites = sorted({*sink_sites(blocks), *(Site(at, self.point) for at in blocks)})
-        rule = sink_rule(self.host.info, blocks, self.sinks)
+    @property
+    def job(self) -> Job:
+        """For `passes.run`."""
 
-        def reducer(batch: Batch) -> Reduce:
-            return partial(
-                _active, saes=self.saes, widths=self.widths, point=self.point, valid=batch.valid, sinks=rule
-            )
+        def reducer(batch: Batch) -> Keep:
+            return self._take
 
-        for batch, got in walk(
-            self.host,
-            self.layout,
-            sites,
-            cast(Callable[[Batch], Reduce], reducer),
-            description="sae",
-            progress=progress,
-        ):
-            self.keep[self.layout.rows(batch)] = got["keep"].numpy()[batch.valid.numpy()]
-            for at in blocks:
-                latent, value = got[f"latent {at}"].numpy(), got[f"value {at}"].numpy()
-                self.activity[at].add(latent, value)
-                self.probes[at] = [torch.cat([*self.probes[at], got[f"probe {at}"]])[:PROBES]]
+        return Job({Site(at, self.point) for at in self.saes}, reducer)
 
-
-def _active(
-    read: Mapping[Any, Tensor],
-    *,
-    saes: Mapping[int, Encoder],
-    widths: Mapping[int, int],
-    point: str,
-    valid: Bool[Tensor, "batch token"],
-    sinks: tuple[Sequence[int], str, bool],
-) -> dict[str, Tensor]:
-    """Latents above zero of a batch's kept tokens, as pairs of index and value."""
-    keep = reducers.kept(read, valid, *sinks)
-    out = {"keep": keep.cpu()}
-    for at, sae in saes.items():
-        h = read[at, point].float()
-        h = h[keep.to(h.device)]
-        latent: list[Int[Tensor, " entry"]] = [torch.zeros(0, dtype=torch.int32)]
-        value = [torch.zeros(0)]
-        for part in in_parts(len(h), widths[at]):
-            found = encode(sae, h[part])
-            place = found.nonzero(as_tuple=True)
-            latent.append(place[1].int().cpu())
-            value.append(found[place].cpu())
-        out[f"latent {at}"], out[f"value {at}"] = torch.cat(latent), torch.cat(value)
-        out[f"probe {at}"] = h[:PROBES].cpu()
-    return out
+    def _take(self, read: Mapping[Any, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+        """Latents above zero of a batch's evidence, as pairs of index and value."""
+        for at, sae in self.saes.items():
+            h = read[at, self.point].float()
+            h = h[keep.to(h.device)]
+            latent: list[Int[Tensor, " entry"]] = [torch.zeros(0, dtype=torch.int32)]
+            value = [torch.zeros(0)]
+            # Dense latents exist for a part of the tokens at a time: wide SAEs have 10^5 of them.
+            for part in in_parts(len(h), self.widths[at]):
+                found = encode(sae, h[part])
+                place = found.nonzero(as_tuple=True)
+                latent.append(place[1].int().cpu())
+                value.append(found[place].cpu())
+            self.activity[at].add(torch.cat(latent).numpy(), torch.cat(value).numpy())
+            self.probes[at] = [torch.cat([*self.probes[at], h[:PROBES].cpu()])[:PROBES]]
+        return keeping()
 
 
 def _latents(
@@ -380,12 +351,12 @@ def _latents(
     saes: Mapping[int, Encoder],
     widths: Mapping[int, int],
     hashes: Mapping[int, str],
-    run: _Pass,
+    first_rows: Mapping[int, Sequence[Tensor]],
 ) -> LatentSet:
     chosen = sorted({int(j) for one in found.values() for j in np.flatnonzero(one.kept)})
     kept = [[j < widths[at] and bool(one.kept[j]) for j in chosen] for at, one in found.items()]
     sources = [Source(saes[at], widths[at], hashes[at]) for at in found]
-    probes = torch.stack([run.probes[at][0] for at in found])
+    probes = torch.stack([first_rows[at][0] for at in found])
     return LatentSet(sources, chosen, torch.tensor(kept), probes)
 
 
@@ -401,18 +372,17 @@ def _require_some(found: Mapping[int, Pruned], limits: Pruning, tokens: int) -> 
             )
 
 
-def _about(one: Pruned, run: _Pass, at: int) -> dict[str, Any]:
+def _about(one: Pruned, sae: Encoder, tokens: int) -> dict[str, Any]:
     """What a saved bank says about the pruning of one layer."""
-    tokens = max(1, int(run.keep.sum()))
     return {
-        "sae": type(run.saes[at]).__name__,
+        "sae": type(sae).__name__,
         "latents": len(one.kept),
         "kept": int(one.kept.sum()),
         "dead": one.dead,
         "ubiquitous": one.ubiquitous,
         "weak": one.weak,
         "never_active": int((one.count == 0).sum()),
-        "active_per_token": float(one.count.sum() / tokens),
+        "active_per_token": float(one.count.sum() / max(1, tokens)),
     }
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import place, require_known
@@ -49,8 +49,10 @@ from sa_plugin.heads.tail_metrics import (
     output_change,
     output_probe,
 )
-from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Reduce, Site, require_editable
-from sa_plugin.passes.run import BATCH_TOKENS, Layout, lay_out, rows_kept_in, walk
+from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site, require_editable
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import BATCH_TOKENS, Layout, lay_out, rows_kept_in
+from sa_plugin.passes.run import Job, Keep, run
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed
@@ -216,7 +218,7 @@ def edits_of(base: Baseline, group: Group, mode: str, known: Reference) -> dict[
     return make_edits(mode, group.heads, known, direction)
 
 
-def run(
+def run_groups(
     base: Baseline, plan: Sequence[Group], mode: str, known: Reference
 ) -> tuple[dict[str, Float[np.ndarray, "concept column"]], Float[np.ndarray, " concept"]]:
     """Metrics under ablation, and the change of the residual, by concept.
@@ -280,33 +282,29 @@ def known_of(base: Baseline, mode: str, layers: set[int], seed: int) -> Referenc
 
 def _residual(base: Baseline, layers: Sequence[int]) -> dict[int, Tensor]:
     """Activations of the probe's kept tokens at each layer."""
-    point = base.detector.bank.hook_point
-    keep = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
+    sites = {at: Site(at, base.detector.bank.hook_point) for at in layers}
+    frozen = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
 
-    def reducer(batch: Batch) -> Reduce:
-        mask = base.probe.mask(batch, keep)
-        return lambda read: {str(s.layer): h.float()[mask.to(h.device)] for s, h in read.items()}
+    def reducer(batch: Batch) -> Keep:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+            valid = batch.valid.to(keep.device)
+            return keeping(rows={at: read[site].float()[valid] for at, site in sites.items()})
 
-    sites = [Site(layer, point) for layer in sorted(set(layers))]
-    got = [out for _, out in walk(base.host, base.probe, sites, reducer, description="probe", progress=False)]
-    return {layer: torch.cat([out[str(layer)] for out in got]) for layer in set(layers)}
+        return reduce
+
+    job = Job(sites.values(), reducer)
+    (kept,) = run(base.host, base.probe, [job], frozen, description="probe", progress=False)
+    # The mean over these tokens is in float32, so their order is that of the batches.
+    order = base.probe.run_order(kept.keep)
+    return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
 
 
 def at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
     """The bank at some of its layers, without controls."""
     at = [bank.index(layer) for layer in layers]
     token = VectorSet(bank.token.vectors[at], bank.token.mean[at], bank.token.scale[at], bank.token.scoring)
-    # The rows are frozen, so the blocks that decide sinks need not be run.
-    origin = replace(bank.origin, sink_layers=tuple(layers))
     return replace(
-        bank,
-        layers=tuple(layers),
-        token=token,
-        permuted=None,
-        pooled=None,
-        cls=None,
-        component_means=None,
-        origin=origin,
+        bank, layers=tuple(layers), token=token, permuted=None, pooled=None, cls=None, component_means=None
     )
 
 
@@ -516,7 +514,7 @@ def ablate(
         plan = [Group(group.concepts, group.heads, along) for group in plan]
     if known is None:
         known = known_of(base, mode, {at for group in plan for at, _ in group.heads}, seed)
-    after, change = run(base, plan, mode, known)
+    after, change = run_groups(base, plan, mode, known)
     depths = reach(detector)
     reached = {
         concept: tuple(head for head in heads.get(k, ()) if head[0] < depths[k])

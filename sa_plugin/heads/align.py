@@ -46,7 +46,7 @@ from sa_plugin.heads.align_weights import (
     weigh,
 )
 from sa_plugin.host.protocol import FINAL_NORM, DescribedHost, Host, require_described
-from sa_plugin.passes.run import lay_out
+from sa_plugin.passes.layout import lay_out
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show.result import aligned, as_html, frame, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -454,7 +454,7 @@ def head_alignment(
     plan = _plan(described, bank, blocks, vectors, control, deltas)
     samples = data.split(split).samples
     layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
-    sums = data_sums(plan, layout, len(samples), progress=progress)
+    sums = data_sums(plan, layout, progress=progress)
     documents = resample_documents(
         np.array([sample.document for sample in samples]), draws=resamples, seed=seed
     )

@@ -44,8 +44,8 @@ From the sums of the pass to numbers with intervals over source documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,9 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.heads.align_weights import Block, write_norms
 from sa_plugin.heads.sums import Estimate
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
-from sa_plugin.passes.run import Layout, kept, sink_sites, walk
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import Layout
+from sa_plugin.passes.run import Job, Keep, run, sink_rule
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import percentile_bounds
 
@@ -253,38 +255,30 @@ class DataPlan:
     delta: Float[Tensor, " concept"]
 
     @property
-    def sites(self) -> list[Site]:
+    def sites(self) -> set[Site]:
         """Everything the pass reads."""
-        sites = {*sink_sites(self.bank.sink_layers)}
+        sites: set[Site] = set()
         for block, norms in zip(self.blocks, self.norms, strict=True):
             points = ["resid_pre", "resid_post", "pattern", "z"]
             points += ["attn_out", "mlp_out"] if len(write_norms(norms)) > 1 else []
             sites |= {Site(block.index, point) for point in points}  # type: ignore[arg-type]
-        return sorted(sites)
+        return sites
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class DataSums:
-    """Sums of the pass: by block and sample for concepts, by block for the control's directions."""
+    """Sums of the pass.
 
-    of_samples: dict[str, np.ndarray] = field(default_factory=dict)
-    of_control: dict[str, np.ndarray] = field(default_factory=dict)
+    Attributes:
+        of_samples: For concepts, `[block, sample, ...]` by name.
+        of_control: For the control's directions, `[block, ...]` by name.
+    """
 
-    def add(self, batch: Batch, got: Mapping[str, Tensor], n_samples: int) -> None:
-        """Take in one batch."""
-        for name, value in got.items():
-            array = value.double().numpy()
-            if name.startswith("control "):
-                key = name.removeprefix("control ")
-                self.of_control[key] = self.of_control.get(key, 0.0) + array
-                continue
-            if name not in self.of_samples:
-                shape = (len(array), n_samples, *array.shape[2:])
-                self.of_samples[name] = np.zeros(shape, dtype=np.float32)
-            self.of_samples[name][:, batch.rows.numpy()] = array
+    of_samples: Mapping[str, np.ndarray]
+    of_control: Mapping[str, np.ndarray]
 
 
-def data_sums(plan: DataPlan, layout: Layout, n_samples: int, *, progress: bool) -> DataSums:
+def data_sums(plan: DataPlan, layout: Layout, *, progress: bool) -> DataSums:
     """Run the samples once.
 
     Memory: a batch's patterns of every block, and `samples x blocks x heads x concepts x 12`
@@ -293,47 +287,42 @@ def data_sums(plan: DataPlan, layout: Layout, n_samples: int, *, progress: bool)
     Args:
         plan: What to measure.
         layout: Of the samples.
-        n_samples: Their number.
         progress: Whether to show a bar.
     """
-    sums = DataSums()
-    for batch, got in walk(
-        plan.host,
-        layout,
-        plan.sites,
-        lambda batch: _reducer(plan, batch),
-        description="attention",
-        progress=progress,
-    ):
-        sums.add(batch, got, n_samples)
-    return sums
+    job = Job(plan.sites, lambda batch: _reducer(plan, batch))
+    rule = sink_rule(plan.host.info, plan.bank.sink_layers, plan.bank.origin.sinks)
+    (kept,) = run(plan.host, layout, [job], rule, description="attention", progress=progress)
+    return DataSums(
+        {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},
+        {str(name): total.numpy() for name, total in kept.sums.items()},
+    )
 
 
-def _reducer(plan: DataPlan, batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+def _reducer(plan: DataPlan, batch: Batch) -> Keep:
     attended = batch.inputs.get("attention_mask")
     distance = token_distance(batch)
-    bank = plan.bank
 
-    def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-        keep = kept(read, batch.valid, plan.host.info, bank.sink_layers, bank.origin.sinks)
+    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
         known = torch.ones_like(batch.valid) if attended is None else attended.bool()
-        parts: dict[str, list[Tensor]] = {}
-        for k in range(len(plan.blocks)):
-            for name, value in _data_side_block(plan, k, read, keep, known, distance).items():
-                parts.setdefault(name, []).append(value)
-        return {name: torch.stack(many) for name, many in parts.items()}
+        blocks = [_block_sums(plan, k, read, keep, known, distance) for k in range(len(plan.blocks))]
+        own, control = ([block[i] for block in blocks] for i in (0, 1))
+        return keeping(
+            samples={name: torch.stack([one[name] for one in own], dim=1) for name in own[0]},
+            sums={name: torch.stack([one[name] for one in control]) for name in control[0]},
+        )
 
     return reduce
 
 
-def _data_side_block(
+def _block_sums(
     plan: DataPlan,
     k: int,
     read: Mapping[Site, Tensor],
     keep: Bool[Tensor, "batch token"],
     known: Bool[Tensor, "batch token"],
     distance: Float[Tensor, "batch query key"],
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums of one block: of each sample for concepts, over samples for the control's directions."""
     at, device = plan.blocks[k].index, keep.device
     before, pattern = (read[Site(at, p)].float() for p in ("resid_pre", "pattern"))
     n_concepts = len(plan.v_out[k])
@@ -346,18 +335,21 @@ def _data_side_block(
     mass = attention_mass(pattern, a[..., :n_concepts], top, keep, seen)
     pairs = pattern.shape[1] * allowed.sum((-1, -2))
     lost = ((pattern <= 0) & allowed[:, None]).sum((1, 2, 3))
-    return {
+    own = {
         "gram": found.gram[:, :n_concepts],
         "cross": found.cross[:, :, :n_concepts],
         "square": found.square,
-        "control gram": found.gram[:, n_concepts:].sum(0),
-        "control cross": found.cross[:, :, n_concepts:].sum(0),
-        "control square": found.square.sum(0),
         **{f"mass {name}": value for name, value in mass._asdict().items()},
         "pairs": torch.stack([lost, pairs], -1),
         **_activation_sums(a[..., :n_concepts], keep),
         **_writes(plan, k, read, keep),
     }
+    control = {
+        "gram": found.gram[:, n_concepts:].sum(0),
+        "cross": found.cross[:, :, n_concepts:].sum(0),
+        "square": found.square.sum(0),
+    }
+    return own, control
 
 
 def _activation_sums(

@@ -56,7 +56,7 @@ from sa_plugin.heads.edits import MODES, Head, Reference, check_heads
 from sa_plugin.heads.rank import CONTROLS, FAMILIES, Ranking, control_set, head_changes
 from sa_plugin.heads.tail_metrics import mean_over_concepts
 from sa_plugin.host.protocol import Host, Output
-from sa_plugin.passes.run import BATCH_TOKENS
+from sa_plugin.passes.layout import BATCH_TOKENS
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed
 from sa_plugin.statistics.drawn import Interval

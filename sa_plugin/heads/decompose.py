@@ -601,19 +601,19 @@ def _check_means(plan: Plan) -> None:
 
 
 class Residue(NamedTuple):
-    """How far the terms of a batch's kept tokens are from their scores, by column.
+    """How far the terms of each sample's kept tokens are from their scores, by column.
 
     Attributes:
         relative: The largest residue relative to the size of its terms.
         absolute: That token's residue, in the unit of the score.
         largest: The largest residue of any token, in the unit of the score.
-        place: That token: row and position in the batch.
+        token: That token's position in the batch.
     """
 
-    relative: Float[Tensor, " column"]
-    absolute: Float[Tensor, " column"]
-    largest: Float[Tensor, " column"]
-    place: Int[Tensor, "column 2"]
+    relative: Float[Tensor, "batch column"]
+    absolute: Float[Tensor, "batch column"]
+    largest: Float[Tensor, "batch column"]
+    token: Int[Tensor, "batch column"]
 
 
 class Closure:
@@ -632,15 +632,14 @@ class Closure:
         self.size += (terms + mean).abs().sum(2)
 
     def residue(self, keep: Bool[Tensor, "batch token"]) -> Residue:
-        """The worst kept token of each column."""
+        """The worst kept token of each sample and column."""
         gap = (self.scored.score * self.scored.divisor - self.total).abs()
         # NaN compares false with every tolerance, so it must not hide behind a maximum.
         gap = gap.nan_to_num(nan=torch.inf).masked_fill(~keep[..., None], 0.0)
         relative = gap / self.size.masked_fill(~keep[..., None], 1.0).clamp_min(1e-30)
-        worst, at = relative.flatten(0, 1).max(dim=0)
-        absolute = (gap / self.scored.divisor.masked_fill(~keep[..., None], 1.0)).flatten(0, 1)
-        place = torch.stack([at // gap.shape[1], at % gap.shape[1]], dim=-1)
-        return Residue(worst, absolute.gather(0, at[None])[0], absolute.max(dim=0).values, place)
+        worst, at = relative.max(dim=1)
+        absolute = gap / self.scored.divisor.masked_fill(~keep[..., None], 1.0)
+        return Residue(worst, absolute.gather(1, at[:, None])[:, 0], absolute.amax(dim=1), at)
 
 
 def check_closure(host: Host, target: Target, batch: Batch, residue: Residue, samples: list[str]) -> None:
@@ -656,15 +655,17 @@ def check_closure(host: Host, target: Target, batch: Batch, residue: Residue, sa
     Raises:
         LedgerError: Names layer, concept, token, residue and the likely cause.
     """
-    worst = int(residue.relative.argmax())
-    if float(residue.relative[worst]) <= target.tolerance:
+    by_column, rows = residue.relative.max(dim=0)
+    worst = int(by_column.argmax())
+    if float(by_column[worst]) <= target.tolerance:
         return
     column = target.columns[worst]
-    row, token = (int(i) for i in residue.place[worst])
+    row = int(rows[worst])
+    token = int(residue.token[row, worst])
     raise LedgerError(
         f"the ledger of {column.concept!r} at block {column.layer} ({target.hook_point}) does not "
         f"close: token {token} of sample {samples[row]!r} has terms that miss its score by "
-        f"{float(residue.absolute[worst]):.3g}, {float(residue.relative[worst]):.1e} of their "
+        f"{float(residue.absolute[row, worst]):.3g}, {float(by_column[worst]):.1e} of their "
         f"summed sizes (tolerance {target.tolerance:.0e}). {likely_cause(host, target, batch)}"
     )
 

@@ -42,25 +42,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.protocol import (
-    Attended,
-    Batch,
-    Edit,
-    Host,
-    HostInfo,
-    Reduce,
-    Site,
-    ZEdit,
-    uniform_attention,
-)
-from sa_plugin.passes.run import BATCH_TOKENS, kept, lay_out, sink_sites, walk
+from sa_plugin.host.protocol import Attended, Batch, Edit, Host, HostInfo, Site, ZEdit, uniform_attention
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.run import Job, Keep, run, sink_rule
 
 MODES = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
@@ -123,24 +115,26 @@ def _train_z(
     host: Host, samples: Sequence[Sample], bank: ConceptBank, layers: Collection[int], *, mean: bool
 ) -> dict[int, Tensor]:
     """The mean of z over kept tokens, or z itself, by layer."""
-    layout = lay_out(host, samples, (), batch_tokens=BATCH_TOKENS)
-    sites = sorted({*sink_sites(bank.sink_layers), *(Site(at, "z") for at in layers)})
+    layout = lay_out(host, samples, ())
 
-    def reducer(batch: Batch) -> Reduce:
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-            rows = {str(at): read[Site(at, "z")].float()[keep] for at in layers}
-            out = {at: z.double().sum(0) if mean else z for at, z in rows.items()}
-            return {**out, "n": keep.sum()}
+    def reducer(batch: Batch) -> Keep:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+            if mean:
+                return keeping(sums={at: read[Site(at, "z")].float()[keep].double().sum(0) for at in layers})
+            valid = batch.valid.to(keep.device)
+            return keeping(rows={at: read[Site(at, "z")].float()[valid] for at in layers})
 
         return reduce
 
-    got = [out for _, out in walk(host, layout, sites, reducer, description="z", progress=False)]
+    job = Job([Site(at, "z") for at in layers], reducer)
+    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    (kept,) = run(host, layout, [job], rule, description="z", progress=False)
     if mean:
-        n = sum(int(out["n"]) for out in got)
-        sums = {at: torch.stack([out[str(at)] for out in got]).sum(0) for at in layers}
-        return {at: (total / n).float() for at, total in sums.items()}
-    return {at: torch.cat([out[str(at)] for out in got]) for at in layers}
+        n = int(kept.keep.sum())
+        return {at: (kept.sums[at] / n).float() for at in layers}
+    # Donors are drawn by their number: the order of the batches is part of the draw.
+    order = layout.run_order(kept.keep)
+    return {at: torch.from_numpy(kept.rows[at][order]) for at in layers}
 
 
 Head = tuple[int, int]

@@ -19,9 +19,9 @@ The ledger of one text: every token's score, term by term.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,31 +58,16 @@ from sa_plugin.heads.sums import (
     sum_groups,
     tail_cuts,
 )
-from sa_plugin.host.protocol import Batch, Host, Site, layers_of
-from sa_plugin.passes.run import BATCH_TOKENS, Layout, kept, lay_out, sink_sites, walk
+from sa_plugin.host.protocol import Host, Site, layers_of
+from sa_plugin.host.reducers import evidence
+from sa_plugin.passes.layout import BATCH_TOKENS, Layout, lay_out
+from sa_plugin.passes.run import Job, Kept, run, sink_rule, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import frame
 from sa_plugin.statistics.bootstrap import resample_documents
 
 PERMUTATIONS = 20
-
-
-@runtime_checkable
-class TrainPart(Protocol):
-    """Something that is added up over the train split."""
-
-    @property
-    def sites(self) -> set[Site]:
-        """What a batch has to read."""
-
-    def reduce(
-        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], batch: Batch
-    ) -> dict[str, Tensor]:
-        """Sums over a batch's kept tokens."""
-
-    def add(self, batch: Batch, got: Mapping[str, Tensor]) -> None:
-        """Take in what `reduce` returned."""
 
 
 def permuted_vectors(
@@ -118,8 +103,8 @@ def permuted_vectors(
     _check_refit(bank, data, draws)
     layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
     part = PermutedPass(bank, layout, layers or bank.layers, draws, seed)
-    _walk_train(host, bank, layout, [part], progress)
-    return part.result()
+    (kept,) = _run_train(host, bank, layout, [part.job], progress)
+    return part.result(kept)
 
 
 def term_means(
@@ -148,8 +133,8 @@ def term_means(
     layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
     depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
     part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
-    _walk_train(host, bank, layout, [part], progress)
-    return part.result()
+    (kept,) = _run_train(host, bank, layout, [part.job], progress)
+    return part.result(kept)
 
 
 def prepare(
@@ -167,25 +152,27 @@ def prepare(
     """Means and permuted-label vectors of some columns, from one train pass or none."""
     if means is None and bank.component_means is not None:
         means = ScaledMeans.of_components(bank.component_means)
-    refit = isinstance(permutations, int)
     own = bank.origin.data_hash == data.hash
     average = means is None and own and host.info.block != "pre_norm"
+    if not average and not isinstance(permutations, int):
+        return means, tuple(permutations)
+    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
     averaged: MeanPass | None = None
     refitted: PermutedPass | None = None
     if average:
         depths = tuple(depth_of(c.layer, bank.hook_point) for c in columns)
         averaged = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
-    if average or refit:
-        layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
-        if isinstance(permutations, int):
-            _check_refit(bank, data, permutations)
-            layers = sorted({column.layer for column in columns})
-            refitted = PermutedPass(bank, layout, layers, permutations, seed)
-        parts = [part for part in (averaged, refitted) if part is not None]
-        _walk_train(host, bank, layout, parts, progress)
-    draws = permutations if refitted is None else refitted.result()
+    if isinstance(permutations, int):
+        _check_refit(bank, data, permutations)
+        layers = sorted({column.layer for column in columns})
+        refitted = PermutedPass(bank, layout, layers, permutations, seed)
+    jobs = [part.job for part in (averaged, refitted) if part is not None]
+    found = iter(_run_train(host, bank, layout, jobs, progress))
+    if averaged is not None:
+        means = averaged.result(next(found))
+    draws = permutations if refitted is None else refitted.result(next(found))
     assert not isinstance(draws, int)
-    return (means if averaged is None else averaged.result()), tuple(draws)
+    return means, tuple(draws)
 
 
 def control_source(
@@ -222,27 +209,11 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
         )
 
 
-def _walk_train(
-    host: Host, bank: ConceptBank, layout: Layout, parts: Sequence[TrainPart], progress: bool
-) -> None:
-    sites = {site for part in parts for site in part.sites} | {*sink_sites(bank.sink_layers)}
-
-    def reducer(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-            out: dict[str, Tensor] = {}
-            for k, part in enumerate(parts):
-                found = part.reduce(read, keep, batch)
-                out |= {f"{k}|{name}": value for name, value in found.items()}
-            return out
-
-        return reduce
-
-    walked = walk(host, layout, sorted(sites), reducer, description="train terms", progress=progress)
-    for batch, got in walked:
-        for k, part in enumerate(parts):
-            own = {n.partition("|")[2]: v for n, v in got.items() if n.startswith(f"{k}|")}
-            part.add(batch, own)
+def _run_train(
+    host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job], progress: bool
+) -> tuple[Kept, ...]:
+    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    return run(host, layout, jobs, rule, description="train terms", progress=progress)
 
 
 class NoTailWarning(UserWarning):
@@ -400,11 +371,12 @@ def _run(
     host: Host, asked: Asked, plan: Plan, nulls: Sequence[Plan], progress: bool
 ) -> tuple[GroupSums, ControlSums | None]:
     if not nulls:
-        return sum_groups(host, asked, plan, progress=progress), None
+        return sum_groups(host, asked, plan, progress=progress)[0], None
+    # Which tokens a draw chooses is known only once all are scored: one pass more.
     cuts = tail_cuts(host, asked, plan, nulls, progress=progress)
-    carried = ControlPass(nulls, cuts, plan.target.lengths, len(asked.samples))
-    sums = sum_groups(host, asked, plan, also=carried.reduce, take=carried.take, progress=progress)
-    return sums, carried.result()
+    carried = ControlPass(asked, nulls, cuts, plan.target.lengths)
+    sums, (kept,) = sum_groups(host, asked, plan, [carried.job], progress=progress)
+    return sums, carried.result(kept)
 
 
 def _check_types(host: object, data: object, source: object, scores: object) -> None:
@@ -652,7 +624,8 @@ def explain_tokens(
     (batch,) = host.batches([text])
 
     def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-        keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
+        rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+        keep = evidence(read, batch.valid, *rule)
         scored = measure(plan.target, read)
         closure = Closure(scored)
         pieces = []

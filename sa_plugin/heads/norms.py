@@ -50,7 +50,6 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank
 from sa_plugin.host.protocol import (
     FINAL_NORM,
-    Batch,
     Block,
     BlockNorms,
     Host,
@@ -61,6 +60,8 @@ from sa_plugin.host.protocol import (
     Site,
     require_described,
 )
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.run import Job, Kept
 
 ComponentKind = Literal["embedding", "heads", "mlps", "norms", "refit", "constants"]
 KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "constants")
@@ -422,7 +423,7 @@ class ScaledMeans:
 
 
 class MeanPass:
-    """Adds up scaled activations over the batches of the train split.
+    """What means of scaled activations need of a pass over the train split.
 
     Args:
         info: Of the model.
@@ -435,19 +436,16 @@ class MeanPass:
         self.n_blocks = len(frozen.norms)
         self.depths = tuple(sorted(set(depths))) if frozen.by_depth else ()
         self.rows = self.depths or (self.n_blocks,)
-        self.total: dict[str, Tensor] = {}
 
     @property
-    def sites(self) -> set[Site]:
-        """What a batch has to read."""
+    def job(self) -> Job:
+        """For `passes.run`."""
         blocks = range(self.n_blocks)
         points: tuple[Point, ...] = ("z", "mlp_out")
         sites = {Site(b, point) for b in blocks for point in points}
-        return sites | self.frozen.sites | {Site(0, "resid_pre")}
+        return Job(sites | self.frozen.sites | {Site(0, "resid_pre")}, lambda batch: self._reduce)
 
-    def reduce(
-        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], batch: Batch
-    ) -> dict[str, Tensor]:
+    def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
         """Sums over a batch's kept tokens."""
         weight = keep.float()
         like = weight[..., None].expand(*weight.shape, len(self.rows))
@@ -460,23 +458,23 @@ class MeanPass:
         def count(factor: Tensor | None) -> Tensor:
             return (like if factor is None else like * factor).sum((0, 1))
 
-        return {
-            "embedding": sums(read[Site(0, "resid_pre")], entry),
-            "z": torch.stack([sums(read[Site(b, "z")], f.attention) for b, f in enumerate(factors)], dim=1),
-            "mlp": torch.stack([sums(read[Site(b, "mlp_out")], f.mlp) for b, f in enumerate(factors)], dim=1),
-            "scale": torch.stack([torch.stack([count(x) for x in f], -1) for f in factors], dim=1),
-            "n": weight.sum(),
-        }
+        z = [sums(read[Site(b, "z")], f.attention) for b, f in enumerate(factors)]
+        mlp = [sums(read[Site(b, "mlp_out")], f.mlp) for b, f in enumerate(factors)]
+        scale = [torch.stack([count(x) for x in f], -1) for f in factors]
+        return keeping(
+            sums={
+                "embedding": sums(read[Site(0, "resid_pre")], entry),
+                "z": torch.stack(z, dim=1),
+                "mlp": torch.stack(mlp, dim=1),
+                "scale": torch.stack(scale, dim=1),
+                "n": weight.sum(),
+            }
+        )
 
-    def add(self, batch: Batch, got: Mapping[str, Tensor]) -> None:
-        """Take in what `reduce` returned."""
-        for name, value in got.items():
-            self.total[name] = self.total.get(name, torch.zeros(())) + value.double()
-
-    def result(self) -> ScaledMeans:
+    def result(self, kept: Kept) -> ScaledMeans:
         """The means."""
-        n = self.total["n"]
-        mean = {name: (value / n).float() for name, value in self.total.items()}
+        n = kept.sums["n"]
+        mean = {name: (value / n).float() for name, value in kept.sums.items()}
         shape = (len(self.rows), self.n_blocks, self.info.n_heads, self.info.d_head)
         return ScaledMeans(
             self.depths, mean["embedding"], mean["z"].reshape(shape), mean["mlp"], mean["scale"]

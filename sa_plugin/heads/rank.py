@@ -55,8 +55,10 @@ from sa_plugin.heads.ablate import PROBE, Baseline, Group, baseline, candidates,
 from sa_plugin.heads.edits import Head, Reference
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.total import TailObjective, attributions, tail_objective, total_effects
-from sa_plugin.host.protocol import Attended, Batch, Edit, Host, Reduce, Site, ZEdit, apply_edit
-from sa_plugin.passes.run import BATCH_TOKENS, rows_kept_in, walk
+from sa_plugin.host.protocol import Attended, Batch, Edit, Host, Site, ZEdit, apply_edit
+from sa_plugin.host.reducers import keeping
+from sa_plugin.passes.layout import BATCH_TOKENS, rows_kept_in
+from sa_plugin.passes.run import Job, Keep, run
 from sa_plugin.scores.table import ScoreTable
 
 CONTROLS = ("random", "layer_matched", "norm_matched", "bottom")
@@ -121,7 +123,7 @@ def head_changes(base: Baseline, mode: str, known: Reference) -> dict[Head, floa
 
 def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float[np.ndarray, " head"]:
     edits = edits_of(base, group, mode, known)
-    keep = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
+    frozen = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
     seen: dict[Site, list[Tensor]] = {site: [] for site in edits}
     masks: list[Tensor] = []
     # The edits only look: every block sees the unablated residual.
@@ -130,17 +132,16 @@ def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float
     }
     site = Site(max(at.layer for at in edits), "attn_out")
 
-    def reducer(batch: Batch) -> Reduce:
-        masks.append(base.probe.mask(batch, keep))
-        return lambda read: {"n": masks[-1].sum()}
+    def reducer(batch: Batch) -> Keep:
+        masks.append(base.probe.mask(batch, frozen))
+        return lambda read, keep: keeping()
 
     with base.host.edited(looks):
-        got = [
-            out
-            for _, out in walk(base.host, base.probe, [site], reducer, description="sizes", progress=False)
-        ]
+        (kept,) = run(
+            base.host, base.probe, [Job([site], reducer)], frozen, description="sizes", progress=False
+        )
     total = torch.cat([torch.stack(sums).sum(0) for sums in seen.values()])
-    return np.asarray((total / sum(int(out["n"]) for out in got)).numpy())
+    return np.asarray((total / int(kept.keep.sum())).numpy())
 
 
 def _gram(base: Baseline, layer: int) -> Float[Tensor, "head d_head d_head"]:

@@ -62,7 +62,7 @@ by chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,8 +84,10 @@ from sa_plugin.heads.decompose import (
     measure,
 )
 from sa_plugin.heads.norms import KINDS, Component, ComponentKind
-from sa_plugin.host.protocol import Batch, Host, Reduce, Site
-from sa_plugin.passes.run import Layout, allocate, compact, kept, sink_sites, walk
+from sa_plugin.host.protocol import Batch, Host, Site
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import Layout
+from sa_plugin.passes.run import Job, Keep, Kept, Name, Sinks, run, sink_rule
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import percentile_bounds
 
@@ -121,6 +123,10 @@ class Asked:
     labels: Bool[np.ndarray, "row column"]
     positive: Bool[np.ndarray, "sample column"]
     tail: Tail | None
+
+    def sinks(self, host: Host) -> Sinks:
+        """How tokens are judged."""
+        return sink_rule(host.info, self.bank.sink_layers, self.bank.origin.sinks)
 
     def known(self, batch: Batch) -> Known:
         """What is known of a batch's tokens."""
@@ -171,21 +177,18 @@ def sum_groups(
     host: Host,
     asked: Asked,
     plan: Decomposition,
+    also: Sequence[Job] = (),
     *,
-    also: Callable[[Mapping[Site, Tensor], Bool[Tensor, "batch token"], Known], dict[str, Tensor]]
-    | None = None,
-    take: Callable[[Batch, Mapping[str, Tensor]], None] | None = None,
     description: str = "head ledger",
     progress: bool = False,
-) -> GroupSums:
+) -> tuple[GroupSums, tuple[Kept, ...]]:
     """Run every batch once.
 
     Args:
         host: An attached model.
         asked: The samples.
         plan: What to decompose, and how.
-        also: Reduces the same batch further, beside the model; its results go to `take`.
-        take: Takes them in.
+        also: What else is kept of the same pass.
         description: Of the bar.
         progress: Whether to show a bar.
 
@@ -193,59 +196,46 @@ def sum_groups(
         LedgerError: A token's terms do not add up to its score.
         ValueError: A mask of the tail has another length than its sample's kept tokens.
     """
-    bank, n = asked.bank, len(asked.samples)
-    n_columns = len(plan.target.columns)
-    scales = 1 + plan.target.cosine
-    values = np.zeros((scales, n, len(GROUPS), len(plan.components), n_columns), dtype=np.float32)
-    weights = np.zeros((n, len(GROUPS), n_columns), dtype=np.float32)
-    n_tail = np.zeros(n_columns, dtype=np.int64)
-    residue, closes_to, n_tokens = 0.0, 0.0, 0
 
-    def reducer(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+    def reducer(batch: Batch) -> Keep:
         known = asked.known(batch)
+        return lambda read, keep: _reduce(plan, read, keep, known)
 
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
-            out = _reduce(plan, read, keep, known)
-            return out if also is None else out | also(read, keep, known)
+    def closes(batch: Batch, found: Mapping[Name, np.ndarray]) -> None:
+        worst = Residue(*(torch.from_numpy(found[name]) for name in Residue._fields))
+        check_closure(host, plan.target, batch, worst, [asked.samples[k].id for k in batch.rows.tolist()])
 
-        return reduce
-
-    sites = sorted({*plan.sites, *sink_sites(bank.sink_layers)})
-    for batch, got in walk(host, asked.layout, sites, reducer, description=description, progress=progress):
-        relative, absolute, largest = got["residue"]
-        worst = Residue(relative, absolute, largest, got["place"])
-        names = [asked.samples[k].id for k in batch.rows.tolist()]
-        check_closure(host, plan.target, batch, worst, names)
-        residue = max(residue, float(worst.relative.max()))
-        closes_to = max(closes_to, float(worst.largest.max()))
-        rows = batch.rows.numpy()
-        values[:, rows] = got["sums"].numpy()
-        weights[rows] = got["weights"].numpy()
-        n_tail += got["n tail"].numpy()
-        n_tokens += int(got["keep"].sum())
-        if take is not None:
-            take(batch, got)
-    return GroupSums(values, weights, n_tail, residue, closes_to, n_tokens)
+    job = Job(plan.sites, reducer, each=closes)
+    sinks = asked.sinks(host)
+    own, *others = run(host, asked.layout, [job, *also], sinks, description=description, progress=progress)
+    found = own.samples
+    return GroupSums(
+        # The scale is no axis of samples, so it travels behind them.
+        np.moveaxis(found["sums"], 1, 0),
+        found["weights"],
+        own.sums["n tail"].numpy(),
+        float(found["relative"].max()),
+        float(found["largest"].max()),
+        int(own.keep.sum()),
+    ), tuple(others)
 
 
 def _reduce(
     plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known
-) -> dict[str, Tensor]:
+) -> Parts:
     scored = measure(plan.target, read)
     tail = find_tail(scored, thresholds(plan), keep, known)
     weight = group_weights(scored, tail, keep, known)
     closure = Closure(scored)
     sums = term_sums(plan.terms(read), scored, keep, weight, plan.target.cosine, closure)
-    residue = closure.residue(keep)
-    return {
-        "keep": keep,
-        "sums": sums,
-        "weights": weight.sum(1).transpose(1, 2),
-        "n tail": tail.sum((0, 1)),
-        "residue": torch.stack(residue[:3]),
-        "place": residue.place,
-    }
+    return keeping(
+        sums={"n tail": tail.sum((0, 1))},
+        samples={
+            "sums": sums.transpose(0, 1),
+            "weights": weight.sum(1).transpose(1, 2),
+            **closure.residue(keep)._asdict(),
+        },
+    )
 
 
 def thresholds(plan: Decomposition) -> Float[Tensor, " column"]:
@@ -320,9 +310,6 @@ def _given_tail(
     return tail
 
 
-MEMORY_BUDGET = 1 << 30
-
-
 @dataclass(frozen=True, eq=False)
 class ControlSums:
     """Sums of the draws' terms over their own groups, the first `LIFTED` of `GROUPS`.
@@ -345,32 +332,24 @@ def tail_cuts(
 
     Costs one forward pass a sample. A concept without SuperActivators gets +inf.
     """
-    layout, bank = asked.layout, asked.bank
-    shape = (layout.n_rows, len(draws), len(plan.target.columns))
-    scores = allocate(shape, np.float32, MEMORY_BUDGET)
-    keep_rows = np.zeros(layout.n_rows, dtype=bool)
-    n_tail = np.zeros(shape[2], dtype=np.int64)
     cuts = thresholds(plan)
 
-    def reducer(batch: Batch) -> Reduce:
+    def reducer(batch: Batch) -> Keep:
         known = asked.known(batch)
 
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, host.info, bank.sink_layers, bank.origin.sinks)
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
             tail = find_tail(measure(plan.target, read), cuts, keep, known)
             null = torch.stack([measure(draw.target, read).score for draw in draws], dim=2)
-            valid = batch.valid.to(keep.device)
-            return {"keep": keep[valid], "n tail": tail.sum((0, 1)), "null": null[valid]}
+            return keeping(
+                sums={"n tail": tail.sum((0, 1))}, rows={"null": null[batch.valid.to(keep.device)]}
+            )
 
         return reduce
 
-    sites = sorted({*plan.target.sites, *sink_sites(bank.sink_layers)})
-    for batch, got in walk(host, layout, sites, reducer, description="control scores", progress=progress):
-        rows = layout.rows(batch)
-        keep_rows[rows] = got["keep"].numpy()
-        scores[rows] = got["null"].numpy()
-        n_tail += got["n tail"].numpy()
-    return _cuts(compact(scores, keep_rows), n_tail)
+    job = Job(plan.target.sites, reducer)
+    sinks = asked.sinks(host)
+    (found,) = run(host, asked.layout, [job], sinks, description="control scores", progress=progress)
+    return _cuts(found.rows["null"], found.sums["n tail"].numpy())
 
 
 def _cuts(
@@ -386,32 +365,25 @@ def _cuts(
 
 
 class ControlPass:
-    """Adds up the draws' sums in the ledger's own pass.
+    """What the control needs of the ledger's own pass.
 
     Args:
+        asked: The samples.
         plans: One a draw.
         cuts: From `tail_cuts`.
         lengths: Norm of each concept's vector.
-        n_samples: Number of samples.
     """
 
     def __init__(
         self,
+        asked: Asked,
         plans: Sequence[Plan],
         cuts: Float[np.ndarray, "draw column"],
         lengths: Float[Tensor, " column"],
-        n_samples: int,
     ) -> None:
-        self.plans = plans
+        self.asked, self.plans = asked, plans
         self.cuts = torch.from_numpy(cuts)
         self.factors = [self._factor(plan, lengths) for plan in plans]
-        target = plans[0].target
-        shape = (LIFTED, len(plans[0].components), len(target.columns))
-        scales = 1 + target.cosine
-        self.values = np.zeros((scales, n_samples, *shape), dtype=np.float32)
-        self.weights = np.zeros((n_samples, LIFTED, shape[2]), dtype=np.float32)
-        self.draw_values = np.zeros((scales, len(plans), *shape))
-        self.draw_weights = np.zeros((len(plans), LIFTED, shape[2]))
 
     @staticmethod
     def _factor(plan: Plan, lengths: Float[Tensor, " column"]) -> Float[Tensor, "scale 1 1 1 column"]:
@@ -421,9 +393,17 @@ class ControlPass:
         scales = [torch.ones_like(longer), longer] if plan.target.cosine else [longer]
         return torch.stack(scales)[:, None, None, None]
 
-    def reduce(
-        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known
-    ) -> dict[str, Tensor]:
+    @property
+    def job(self) -> Job:
+        """For `passes.run`."""
+
+        def reducer(batch: Batch) -> Keep:
+            known = self.asked.known(batch)
+            return lambda read, keep: self._reduce(read, keep, known)
+
+        return Job({site for plan in self.plans for site in plan.sites}, reducer)
+
+    def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known) -> Parts:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
         known = Known(known.inside, known.negative, None)
         scales = self.plans[0].frozen.scales(read)
@@ -442,24 +422,20 @@ class ControlPass:
             by_draw.append(sums.sum(1))
             by_draw_weight.append(weights.sum(0))
         assert pooled is not None
-        return {
-            "control": pooled,
-            "control weight": pooled_weight,
-            "control draw": torch.stack(by_draw, dim=1),
-            "control draw weight": torch.stack(by_draw_weight),
-        }
+        return keeping(
+            sums={"values": torch.stack(by_draw, dim=1), "weights": torch.stack(by_draw_weight)},
+            samples={"values": pooled.transpose(0, 1), "weights": pooled_weight},
+        )
 
-    def take(self, batch: Batch, got: Mapping[str, Tensor]) -> None:
-        """Take in what `reduce` returned for a batch."""
-        rows = batch.rows.numpy()
-        self.values[:, rows] = got["control"].numpy()
-        self.weights[rows] = got["control weight"].numpy()
-        self.draw_values += got["control draw"].double().numpy()
-        self.draw_weights += got["control draw weight"].double().numpy()
-
-    def result(self) -> ControlSums:
+    @staticmethod
+    def result(kept: Kept) -> ControlSums:
         """The sums."""
-        return ControlSums(self.values, self.weights, self.draw_values, self.draw_weights)
+        return ControlSums(
+            np.moveaxis(kept.samples["values"], 1, 0),
+            kept.samples["weights"],
+            kept.sums["values"].numpy(),
+            kept.sums["weights"].numpy(),
+        )
 
 
 MEANS = ("tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept")

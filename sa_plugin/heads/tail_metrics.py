@@ -54,8 +54,7 @@ from sa_plugin.detection.evaluate import counted, f1_of, mean_auroc
 from sa_plugin.detection.methods import max_token
 from sa_plugin.detection.search import search_own
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import Layout, lay_out, rows_kept_in
+from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio, recall
 from sa_plugin.statistics.quantile import quantiles, tail_thresholds

@@ -94,8 +94,7 @@ from sa_plugin.host.protocol import (
     ZEdit,
     require_differentiable,
 )
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import BATCH_TOKENS, lay_out, rows_kept_in
+from sa_plugin.passes.layout import BATCH_TOKENS, TokenTable, lay_out, rows_kept_in
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed

@@ -35,7 +35,7 @@ from sa_plugin.heads.ledger import asked_of, columns_of, held_out, warn_no_tail
 from sa_plugin.heads.norms import STEP_KINDS, Column, Component, check_joints
 from sa_plugin.heads.sums import Effect, Estimate, GroupSums, Tail, effects_of, sum_groups
 from sa_plugin.host.protocol import Host
-from sa_plugin.passes.run import BATCH_TOKENS
+from sa_plugin.passes.layout import BATCH_TOKENS
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show.result import aligned, as_html, frame, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -264,7 +264,7 @@ def tail_waterfall(
     chain = build_chain(host, bank, columns * len(ways), refitted, equal_lengths=equal_lengths)
     repeated = None if tail is None else [np.tile(mask, (1, len(ways))) for mask in tail]
     asked = asked_of(host, data, bank, columns * len(ways), chosen, repeated, batch_tokens)
-    sums = sum_groups(host, asked, chain, description="waterfall", progress=progress)
+    sums, _ = sum_groups(host, asked, chain, description="waterfall", progress=progress)
     warn_no_tail(sums, chain.target.columns)
     settings = {
         "split": split if samples is None else "samples",

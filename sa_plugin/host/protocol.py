@@ -128,7 +128,7 @@ class OutputProjection(NamedTuple):
     bias: Float[Tensor, " d_model"] | None
 
 
-Reduce = Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]
+Reduce = Callable[[Mapping[Site, Tensor]], dict[Any, Tensor]]
 
 
 @runtime_checkable
@@ -158,7 +158,7 @@ class Host(Protocol):
             ValueError: The tokenizer gives no offsets, or a text has no token.
         """
 
-    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[str, Tensor]:
+    def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[Any, Tensor]:
         """Run one forward pass up to the deepest site and reduce what was read.
 
         `reduce` sees all sites at once, as tensors nothing else writes to, and returns the tensors
@@ -181,11 +181,11 @@ class BulkHost(Host, Protocol):
 
     def read_many(
         self, batches: Sequence[Batch], sites: Sequence[Site], reducer: Callable[[Batch], Reduce]
-    ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    ) -> Iterator[tuple[Batch, dict[Any, Tensor]]]:
         """`read` for many batches, in any order.
 
-        Results whose name begins with "+" may be summed over several batches, in float64, and be
-        handed over with one of them.
+        Results whose key begins with "sums" may be added over several batches, in float64, and be
+        handed over with the last of them (`reducers.gather`).
         """
 
 

@@ -4,14 +4,17 @@ A host may run them on another machine, where this package is not installed, so 
 torch alone, nothing inside a function, and takes tensors, tuples, strings and numbers only
 (`functools.partial` binds them). `read` maps `(layer, point)` to activations.
 
-A result whose name begins with "+" is a sum over tokens or samples: a host may add those of several
-batches, in float64, and hand the sum over with the last of them. Every other result belongs to its
-batch.
+`reduce` decides which tokens are evidence and hands that to each job of a pass. A job answers with
+`keeping(sums=..., rows=..., samples=...)`: tensors that are summed over the batch, that have a row
+for each token that is neither padding nor special, or one for each sample. A host may add the sums
+of several batches, in float64, and hand them over with the last of these (`gather`); rows and
+samples belong to their batch. Names are strings and numbers, or tuples of them; nothing parses
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +24,55 @@ Read = Mapping[Any, torch.Tensor]
 # in this process, any function (place of the layer, activations) -> scores, such as an SAE's.
 Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | Callable[..., torch.Tensor]
 BINS = 1 << 16
+Parts = dict[tuple[str, Hashable], torch.Tensor]
+# Group, number of the job, name.
+Key = tuple[str, int, Hashable]
+KEEP: Key = ("rows", -1, "keep")
+
+
+def keeping(
+    *,
+    sums: Mapping[Any, torch.Tensor] | None = None,
+    rows: Mapping[Any, torch.Tensor] | None = None,
+    samples: Mapping[Any, torch.Tensor] | None = None,
+) -> Parts:
+    """What a job keeps of one batch, as one flat dictionary.
+
+    Args:
+        sums: Added over batches.
+        rows: One row for each valid token, or for each of those that the job has chosen.
+        samples: One row for each sample.
+    """
+    groups = {"sums": sums, "rows": rows, "samples": samples}
+    return {(group, name): value for group, named in groups.items() for name, value in (named or {}).items()}
+
+
+def reduce(
+    read: Read,
+    *,
+    valid: torch.Tensor,
+    sinks: tuple[Sequence[int], str, bool] | None,
+    frozen: torch.Tensor | None,
+    jobs: Sequence[Callable[[Read, torch.Tensor], Parts]],
+) -> dict[Key, torch.Tensor]:
+    """What every job of a pass keeps of one batch, and which of its tokens are evidence.
+
+    Args:
+        read: Activations.
+        valid: Tokens that are neither padding nor special.
+        sinks: Layers that decide, "drop" or "keep", and whether first tokens go.
+        frozen: Tokens that are evidence instead of what `sinks` says.
+        jobs: Each sees what was read and `[batch, token]`, which tokens are evidence.
+    """
+    if frozen is None:
+        assert sinks is not None
+        keep = evidence(read, valid, *sinks)
+    else:
+        keep = frozen.to(next(iter(read.values())).device)
+    out = {KEEP: keep[valid.to(keep.device)]}
+    for k, job in enumerate(jobs):
+        out.update({(group, k, name): value for (group, name), value in job(read, keep).items()})
+    return out
 
 
 def keep_tokens(
@@ -45,7 +97,7 @@ def keep_tokens(
     return keep
 
 
-def kept(
+def evidence(
     read: Read, valid: torch.Tensor, layers: Sequence[int], sinks: str, drop_first: bool
 ) -> torch.Tensor:
     """Which tokens of a batch are evidence, decided from `resid_post` at some layers.
@@ -100,56 +152,54 @@ def class_tokens(h: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def scores(
     read: Read,
+    keep: torch.Tensor,
     *,
     valid: torch.Tensor,
-    sinks: tuple[Sequence[int], str, bool],
     banks: Sequence[tuple[Sequence[int], str, Mapping[str, Vectors]]],
-    frozen: torch.Tensor | None = None,
     class_index: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
+) -> Parts:
     """Scores of every token under every vector, and the controls' scores of each sample.
 
     Args:
         read: Activations.
+        keep: Which tokens are evidence.
         valid: Tokens that are neither padding nor special.
-        sinks: Layers that decide, "drop" or "keep", and whether first tokens go.
         banks: For each bank its layers, hook point and sets of vectors by name.
-        frozen: Tokens to keep instead of what `sinks` says.
         class_index: Where each sample's class token stands.
+
+    Returns:
+        Rows `[row, layer, unit]` by the bank's number, samples by `(set, number)`.
     """
-    keep = kept(read, valid, *sinks) if frozen is None else frozen
-    out = {"keep": keep}
+    rows: dict[Any, torch.Tensor] = {}
+    samples: dict[Any, torch.Tensor] = {}
     for k, (layers, point, sets) in enumerate(banks):
         h = [read[layer, point] for layer in layers]
-        keep = keep.to(h[0].device)
-        out[f"scores {k}"] = by_layer(sets["token"], h)
+        rows[k] = by_layer(sets["token"], h)[valid.to(keep.device)]
         if "permuted" in sets:
             null = by_layer(sets["permuted"], h)
-            out[f"permuted_max {k}"] = null.masked_fill(~keep[..., None, None], -torch.inf).amax(1)
+            samples["permuted", k] = null.masked_fill(~keep[..., None, None], -torch.inf).amax(1)
         if "pooled" in sets:
-            out[f"pooled {k}"] = by_layer(sets["pooled"], [mean_over(one, keep) for one in h])
+            samples["pooled", k] = by_layer(sets["pooled"], [mean_over(one, keep) for one in h])
         if "cls" in sets and class_index is not None:
-            out[f"cls {k}"] = by_layer(sets["cls"], [class_tokens(one, class_index) for one in h])
-    return out
+            samples["cls", k] = by_layer(sets["cls"], [class_tokens(one, class_index) for one in h])
+    return keeping(rows=rows, samples=samples)
 
 
 def maxima(
     read: Read,
+    keep: torch.Tensor,
     *,
-    valid: torch.Tensor,
-    sinks: tuple[Sequence[int], str, bool],
     layers: Sequence[int],
     point: str,
     vectors: Vectors,
     top: int = 1,
     places: bool = False,
-) -> dict[str, torch.Tensor]:
+) -> Parts:
     """The `top` highest scores of each sample, and where they stand.
 
     Args:
         read: Activations.
-        valid: Tokens that are neither padding nor special.
-        sinks: As for `scores`.
+        keep: Which tokens are evidence.
         layers: Blocks.
         point: Hook point.
         vectors: Of those blocks.
@@ -157,33 +207,32 @@ def maxima(
         places: Whether to say where they stand.
 
     Returns:
-        `best` `[batch, top, layer, unit]`, descending, -inf where a sample has fewer tokens;
-        `place`, their positions in the batch, int16 where that holds them; `count`, kept tokens of
-        each sample.
+        Samples: `best` `[batch, top, layer, unit]`, descending, -inf where a sample has fewer
+        tokens; `place`, their positions in the batch, int16 where that holds them; `count`, tokens
+        of each sample that are evidence.
     """
-    keep = kept(read, valid, *sinks)
     found = by_layer(vectors, [read[layer, point] for layer in layers])
     found = found.masked_fill(~keep[..., None, None], -torch.inf)
     if found.shape[1] < top:
         pad = found.new_full((len(found), top - found.shape[1], *found.shape[2:]), -torch.inf)
         found = torch.cat([found, pad], dim=1)
     best = found.topk(top, dim=1)
-    out = {"best": best.values, "count": keep.sum(-1)}
+    samples = {"best": best.values, "count": keep.sum(-1)}
     if places:
-        out["place"] = best.indices.to(torch.int16 if keep.shape[1] < 1 << 15 else torch.int32)
-    return out
+        # Positions travel: two bytes each do for contexts below 32,768 tokens.
+        samples["place"] = best.indices.to(torch.int16 if keep.shape[1] < 1 << 15 else torch.int32)
+    return keeping(samples=samples)
 
 
 def histogram(
     read: Read,
+    keep: torch.Tensor,
     *,
-    valid: torch.Tensor,
-    sinks: tuple[Sequence[int], str, bool],
     layers: Sequence[int],
     point: str,
     vectors: Vectors,
     labels: torch.Tensor,
-) -> dict[str, torch.Tensor]:
+) -> Parts:
     """Counts of scores by their bits, in and out of each concept.
 
     A bin is the high 16 bits of the score's order-preserving key (see
@@ -191,26 +240,25 @@ def histogram(
 
     Args:
         read: Activations.
-        valid: Tokens that are neither padding nor special.
-        sinks: As for `scores`.
+        keep: Which tokens are evidence.
         layers: Blocks.
         point: Hook point.
         vectors: Of those blocks.
         labels: `[batch, token, unit]`.
 
     Returns:
-        `+bins` `[2, layer, unit, 65536]`: out of concept, then in; sparse, int64.
+        Sums: `bins` `[2 * layer * unit * 65536]`, out of concept, then in; sparse, int64.
     """
-    keep = kept(read, valid, *sinks)
     found = by_layer(vectors, [read[layer, point] for layer in layers])[keep]
     inside = labels.to(found.device)[keep][:, None].expand_as(found).long()
     n_layers, n_units = found.shape[1:]
+    # One flat index for (in or out, layer, unit, bin), so that a single count serves all columns.
     column = torch.arange(n_layers * n_units, device=found.device).reshape(n_layers, n_units)
     place = (inside * n_layers * n_units + column) * BINS + bins(found)
     size = 2 * n_layers * n_units * BINS
     flat, count = torch.unique(place, return_counts=True)
     total = torch.sparse_coo_tensor(flat[None], count, (size,), check_invariants=False)
-    return {"+bins": total.coalesce()}
+    return keeping(sums={"bins": total.coalesce()})
 
 
 def bins(values: torch.Tensor) -> torch.Tensor:
@@ -222,9 +270,9 @@ def bins(values: torch.Tensor) -> torch.Tensor:
 
 def train(
     read: Read,
+    keep: torch.Tensor,
     *,
     valid: torch.Tensor,
-    sinks: tuple[Sequence[int], str, bool],
     blocks: Sequence[int],
     point: str,
     labels: torch.Tensor,
@@ -233,13 +281,13 @@ def train(
     writes: Sequence[tuple[int, str]],
     sample_labels: torch.Tensor,
     class_index: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+) -> Parts:
     """Sums that concept vectors are fitted from, and the rows to store.
 
     Args:
         read: Activations.
+        keep: Which tokens are evidence.
         valid: Tokens that are neither padding nor special, as many as `labels` has rows.
-        sinks: As for `scores`.
         blocks: Where activations are read.
         point: Hook point.
         labels: `[row, label]`: token labels, then permuted ones.
@@ -249,47 +297,53 @@ def train(
         writes: Sites whose means the ledger needs.
         sample_labels: `[batch, concept]`.
         class_index: Where each sample's class token stands.
+
+    Returns:
+        Sums by `(moment, "token" | "pooled" | "cls", block)` and `("write", point, block)`; rows by
+        block, in half precision; samples by `("pooled" | "cls", block)`.
     """
-    keep = kept(read, valid, *sinks)
     device = keep.device
-    rows = valid.to(device)
-    weight, labels = keep[rows].float(), labels.to(device).float()
-    out = {"keep": keep}
-    for k, block in enumerate(blocks):
+    own = valid.to(device)
+    weight, labels = keep[own].float(), labels.to(device).float()
+    sums: dict[Any, torch.Tensor] = {}
+    rows: dict[Any, torch.Tensor] = {}
+    samples: dict[Any, torch.Tensor] = {}
+    for block in blocks:
         h = read[block, point].float()
-        flat = h[rows]
-        out.update(moments(f"{k}", flat, weight, labels, gram))
+        flat = h[own]
+        found = moments(flat, weight, labels, gram)
+        sums.update({(name, "token", block): value for name, value in found.items()})
         whole = {"pooled": mean_over(h, keep)}
         if class_index is not None:
             whole["cls"] = class_tokens(h, class_index)
-        for name, value in whole.items():
+        for what, value in whole.items():
             if stored is not None:
-                out[f"{name} {k}"] = value
+                samples[what, block] = value
                 continue
             each = torch.ones(len(value), device=device)
-            classes = sample_labels.to(device).float()
-            out.update(moments(f"{name} {k}", value, each, classes, gram))
+            found = moments(value, each, sample_labels.to(device).float(), gram)
+            sums.update({(name, what, block): summed for name, summed in found.items()})
         if stored is not None:
-            out[f"rows {k}"] = flat[stored.to(device)].half()
+            rows[block] = flat[stored.to(device)].half()
     for layer, part in writes:
         write = read[layer, part].float().flatten(2)
-        out[f"+write {part} {layer}"] = torch.einsum("btd,bt->d", write, keep.float())
-    return out
+        sums["write", part, layer] = torch.einsum("btd,bt->d", write, keep.float())
+    return keeping(sums=sums, rows=rows, samples=samples)
 
 
 def moments(
-    name: str, rows: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, gram: bool
-) -> dict[str, Any]:
+    rows: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, gram: bool
+) -> dict[str, torch.Tensor]:
     """Weighted sums of rows `[row, d_model]`, of their norms, and of the rows of each label."""
     weighted = rows * weight[:, None]
     out = {
-        f"+sum {name}": weighted.sum(0),
-        f"+squares {name}": (weighted * rows).sum(),
-        f"+norms {name}": (rows.norm(dim=-1) * weight).sum(),
-        f"+positive {name}": labels.T @ weighted,
+        "sum": weighted.sum(0),
+        "squares": (weighted * rows).sum(),
+        "norms": (rows.norm(dim=-1) * weight).sum(),
+        "positive": labels.T @ weighted,
     }
     if gram:
-        out[f"+gram {name}"] = weighted.T @ rows
+        out["gram"] = weighted.T @ rows
     return out
 
 
@@ -307,22 +361,26 @@ def activations(
         read: Activations.
         site: Layer and point.
         valid: Tokens that are neither padding nor special.
-        sinks: As for `scores`.
+        sinks: As for `reduce`.
     """
-    return {"h": read[site].float(), "keep": kept(read, valid, *sinks)}
+    return {"h": read[site].float(), "keep": evidence(read, valid, *sinks)}
 
 
-def gather(results: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+def wide(value: torch.Tensor) -> torch.Tensor:
+    """In the number format in which sums are added: float64, or the whole numbers they are."""
+    return value.double() if value.is_floating_point() else value
+
+
+def gather(results: Sequence[dict[Any, torch.Tensor]]) -> list[dict[Any, torch.Tensor]]:
     """Results of several batches, on the CPU; those that are sums are added into the last one's."""
-    total: dict[str, torch.Tensor] = {}
-    out: list[dict[str, torch.Tensor]] = []
+    total: dict[Any, torch.Tensor] = {}
+    out: list[dict[Any, torch.Tensor]] = []
     for one in results:
-        out.append({k: v.detach().cpu() for k, v in one.items() if not k.startswith("+")})
-        for name, value in one.items():
-            if name.startswith("+"):
-                wide = value.detach().cpu()
-                wide = wide.double() if wide.is_floating_point() else wide
-                total[name] = total[name] + wide if name in total else wide
+        out.append({k: v.detach().cpu() for k, v in one.items() if k[0] != "sums"})
+        for key, value in one.items():
+            if key[0] == "sums":
+                part = wide(value.detach().cpu())
+                total[key] = total[key] + part if key in total else part
     if out:
         out[-1].update({k: v.coalesce() if v.is_sparse else v for k, v in total.items()})
     return out

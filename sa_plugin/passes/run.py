@@ -1,124 +1,157 @@
-"""The walk over a model: samples in batches, one forward pass each, reduced to what is kept.
+"""One pass over a model for all that wants something of it, and the one loop that collects it.
 
-Rows are laid out before the pass: every token that is neither padding nor special has a row, in
-data order whatever the batches' order. Attention sinks are known only from the pass itself; their
-rows are taken out at its end.
+A question is a `Job`: the sites it reads and, for each batch, a function of what was read and of
+which tokens are evidence. That function runs beside the model and keeps three groups of tensors:
+
+| group | first axis | what the loop does |
+|---|---|---|
+| sums | none: summed over the batch already | adds, in float64 (whole numbers stay whole) |
+| rows | tokens of the batch that are neither padding nor special | scatters by row |
+| samples | samples of the batch | scatters by sample |
+
+Rows and samples come out in the order of the data whatever the batches' order; rows only of tokens
+that are evidence, which the sink rule decides from the pass itself. Sums are added in the order of
+the batches, so that the same batches give the same bits. A host whose model is elsewhere may add
+sums of several batches itself, also in float64, and hand them over with the last of these.
 """
 
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
-from sa_plugin.host.protocol import BATCH_TOKENS as BATCH_TOKENS
 from sa_plugin.host.protocol import Batch, BulkHost, Host, HostInfo, Reduce, SinkRule, Site
-from sa_plugin.passes.layout import TokenTable
+from sa_plugin.passes.layout import Layout
 
-# Share of labelled tokens that may be sinks without a word; the count is in `dropped` in any case.
-LOST = 0.05
+MEMORY_BUDGET = 1 << 30
+
+Sinks: TypeAlias = tuple[tuple[int, ...], str, bool]
+Name: TypeAlias = Hashable
+# Of what was read, and of which tokens of the batch are evidence.
+Keep: TypeAlias = Callable[[Mapping[Site, Tensor], Bool[Tensor, "batch token"]], reducers.Parts]
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """Where every token that is neither padding nor special will lie.
+class Job:
+    """What one question wants of a pass.
 
     Attributes:
-        batches: The batches, in the order they are run.
-        bounds: Row where each sample starts, and the number of rows.
-        position, offsets, labels: Of each row.
-        special: Number of special tokens left out.
+        sites: What it reads.
+        reducer: Makes for each batch the function that keeps something of it, with
+            `reducers.keeping`.
+        chosen: The rows, ascending, that its rows are of; by default all.
+        budget: Bytes of one array above which it lies in a temporary file.
+        each: Looks at what each batch keeps of its samples, to refuse it at once.
     """
 
-    batches: tuple[Batch, ...]
-    bounds: Int[np.ndarray, " sample_and_one"]
-    position: Int[np.ndarray, " row"]
-    offsets: Real[np.ndarray, "row edge"]
-    labels: Bool[np.ndarray, "row concept"]
-    special: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows before sinks are taken out."""
-        return int(self.bounds[-1])
-
-    def rows(self, batch: Batch) -> Int[np.ndarray, " row"]:
-        """Rows of a batch's valid tokens, sample by sample."""
-        starts = self.bounds[batch.rows.numpy()]
-        counts = batch.valid.sum(-1).numpy()
-        return np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
-
-    def mask(self, batch: Batch, rows: Bool[np.ndarray, " row"]) -> Bool[Tensor, "batch token"]:
-        """Chosen rows as tokens of a batch."""
-        mask = torch.zeros_like(batch.valid)
-        mask[batch.valid] = torch.from_numpy(rows[self.rows(batch)])
-        return mask
+    sites: Collection[Site]
+    reducer: Callable[[Batch], Keep]
+    chosen: Int[np.ndarray, " stored"] | None = None
+    budget: int = MEMORY_BUDGET
+    each: Callable[[Batch, Mapping[Name, np.ndarray]], None] | None = None
 
 
-def lay_out(
-    host: Host, samples: Sequence[Sample], concepts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS
-) -> Layout:
-    """Tokenise samples, group them into batches, and label their tokens.
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a job kept of a pass, by name.
+
+    Attributes:
+        keep: Which rows of the layout are evidence.
+        sums: Over all batches.
+        rows: Of the chosen rows that are evidence, in the order of the data.
+        samples: Of every sample, in the order of the data; 0 where a batch kept nothing.
+    """
+
+    keep: Bool[np.ndarray, " row"]
+    sums: dict[Name, Tensor] = field(default_factory=dict)
+    rows: dict[Name, Shaped[np.ndarray, "row ..."]] = field(default_factory=dict)
+    samples: dict[Name, Shaped[np.ndarray, "sample ..."]] = field(default_factory=dict)
+
+
+class NonFiniteRowError(ArithmeticError):
+    """A row that a job stores is NaN or Inf, in half precision by overflow.
+
+    Attributes:
+        name: Of the array.
+    """
+
+    def __init__(self, name: Name) -> None:
+        self.name = name
+        super().__init__(
+            f"a row of {name!r} holds NaN or Inf: the model's activations, or the vectors they are held "
+            "against, do."
+        )
+
+
+def run(
+    host: Host,
+    layout: Layout,
+    jobs: Sequence[Job],
+    sinks: Sinks | Bool[np.ndarray, " row"],
+    *,
+    description: str,
+    progress: bool,
+) -> tuple[Kept, ...]:
+    """Run every batch once, for several jobs.
+
+    Costs one forward pass a sample, up to the deepest site of any job.
+
+    Args:
+        host: An attached model.
+        layout: Of the samples.
+        jobs: What is kept.
+        sinks: How tokens are judged (`sink_rule`); or the rows of an earlier run that are evidence
+            whatever this run's norms, since an intervention must not change which tokens are sinks.
+        description: Of the bar.
+        progress: Whether to show a bar.
+
+    Returns:
+        For each job what it kept.
 
     Raises:
-        ValueError: There are no samples, or what `Host.batches` and `Sample.token_labels` raise.
+        ValueError: An activation is NaN or Inf.
+        NonFiniteRowError: A kept row is, which finite activations are not but in half precision.
     """
-    if not samples:
-        raise ValueError("there are no samples to run: the split or the list is empty.")
-    batches = tuple(host.batches(samples, batch_tokens=batch_tokens))
-    counts = np.zeros(len(samples), dtype=np.int64)
-    attended = 0
-    for batch in batches:
-        counts[batch.rows.numpy()] = batch.valid.sum(-1).numpy()
-        attended += int(_attended(batch).sum())
-    bounds = np.concatenate([[0], np.cumsum(counts)])
-    layout = Layout(
-        batches,
-        bounds,
-        np.zeros(bounds[-1], dtype=np.int64),
-        np.zeros((bounds[-1], batches[0].offsets.shape[-1]), batches[0].offsets.numpy().dtype),
-        np.zeros((bounds[-1], len(concepts)), dtype=bool),
-        attended - int(bounds[-1]),
-    )
-    for batch in batches:
+    frozen = sinks if isinstance(sinks, np.ndarray) else None
+    rule = None if isinstance(sinks, np.ndarray) else sinks
+    sites = {site for job in jobs for site in job.sites} | set(sink_sites(rule[0] if rule else ()))
+
+    def reducer(batch: Batch) -> Reduce:
+        return partial(
+            reducers.reduce,
+            valid=batch.valid,
+            sinks=rule,
+            frozen=None if frozen is None else layout.mask(batch, frozen),
+            jobs=tuple(job.reducer(batch) for job in jobs),
+        )
+
+    keep = np.zeros(layout.n_rows, dtype=bool)
+    stores = [_Store(job, layout, Kept(keep)) for job in jobs]
+    for batch, got in _walk(host, layout, sorted(sites), reducer, description, progress):
         rows = layout.rows(batch)
-        place = _attended(batch).long().cumsum(-1) - 1
-        layout.position[rows] = place[batch.valid].numpy()
-        layout.offsets[rows] = batch.offsets[batch.valid].numpy()
-    for n, sample in enumerate(samples):
-        part = slice(bounds[n], bounds[n + 1])
-        layout.labels[part] = sample.token_labels(layout.offsets[part], concepts)
-    return layout
+        keep[rows] = got.pop(reducers.KEEP).numpy()
+        for k, store in enumerate(stores):
+            store.add(batch, rows, {(group, name): v for (group, at, name), v in got.items() if at == k})
+    return tuple(store.finished() for store in stores)
 
 
-def _attended(batch: Batch) -> Bool[Tensor, "batch token"]:
-    mask = batch.inputs.get("attention_mask")
-    return torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
-
-
-def walk(
+def _walk(
     host: Host,
     layout: Layout,
     sites: Sequence[Site],
     reducer: Callable[[Batch], Reduce],
-    *,
     description: str,
     progress: bool,
-) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-    """Run every batch once and yield what its reducer kept, in any order of the batches.
-
-    A host that has `read_many` (one whose model is elsewhere) is given all batches at once, and may
-    hand over results whose name begins with "+" summed over several of them.
-    """
+) -> Iterator[tuple[Batch, dict[reducers.Key, Tensor]]]:
     bar = tqdm(total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False)
     with bar:
         if isinstance(host, BulkHost):
@@ -130,119 +163,72 @@ def walk(
             yield batch, got
 
 
+class _Store:
+    """The arrays of one job, made when its first batch says their shape and number format."""
+
+    def __init__(self, job: Job, layout: Layout, kept: Kept) -> None:
+        self.job, self.kept = job, kept
+        self.n_samples = len(layout.bounds) - 1
+        self.n_rows = layout.n_rows if job.chosen is None else len(job.chosen)
+
+    def add(
+        self, batch: Batch, rows: Int[np.ndarray, " row"], got: Mapping[tuple[str, Name], Tensor]
+    ) -> None:
+        """Take in one batch."""
+        at, evidence = rows, self.kept.keep[rows]
+        if self.job.chosen is not None:
+            stored = np.isin(rows, self.job.chosen)
+            at, evidence = np.searchsorted(self.job.chosen, rows[stored]), evidence[stored]
+        samples = {}
+        for (group, name), value in got.items():
+            if group == "sums":
+                total = self.kept.sums.get(name)
+                self.kept.sums[name] = reducers.wide(value) if total is None else total + reducers.wide(value)
+            elif group == "rows":
+                array = value.numpy()
+                if not np.isfinite(array[evidence]).all():
+                    raise NonFiniteRowError(name)
+                self._into(self.kept.rows, name, array, self.n_rows)[at] = array
+            else:
+                samples[name] = array = value.numpy()
+                self._into(self.kept.samples, name, array, self.n_samples)[batch.rows.numpy()] = array
+        if self.job.each is not None:
+            self.job.each(batch, samples)
+
+    def _into(self, arrays: dict[Name, np.ndarray], name: Name, part: np.ndarray, n: int) -> np.ndarray:
+        if name not in arrays:
+            arrays[name] = allocate((n, *part.shape[1:]), part.dtype, self.job.budget)
+        elif not np.can_cast(part.dtype, arrays[name].dtype):
+            # A longer batch may say positions in more bytes than the first.
+            arrays[name] = arrays[name].astype(part.dtype)
+        return arrays[name]
+
+    def finished(self) -> Kept:
+        """With the rows that are no evidence taken out."""
+        keep = self.kept.keep if self.job.chosen is None else self.kept.keep[self.job.chosen]
+        for name, array in self.kept.rows.items():
+            self.kept.rows[name] = compact(array, keep)
+        return self.kept
+
+
 def sink_sites(layers: Sequence[int]) -> list[Site]:
     """Sites whose norms decide which tokens are sinks."""
     return [Site(layer, "resid_post") for layer in layers]
 
 
-def sink_rule(info: HostInfo, layers: Sequence[int], sinks: SinkRule) -> tuple[tuple[int, ...], str, bool]:
-    """What `reducers.kept` is told: which layers decide, the rule, the first token."""
+def sink_rule(info: HostInfo, layers: Sequence[int], sinks: SinkRule) -> Sinks:
+    """What `reducers.evidence` is told: which layers decide, the rule, the first token.
+
+    A decoder without BOS makes a sink of its first token, whatever that token is.
+    """
     return tuple(layers), sinks, info.causal and not info.bos
 
 
-def kept(
-    read: Mapping[Site, Tensor],
-    valid: Bool[Tensor, "batch token"],
-    info: HostInfo,
-    sink_layers: Sequence[int],
-    sinks: SinkRule,
-) -> Bool[Tensor, "batch token"]:
-    """Which tokens of a batch are evidence, decided from the residual at `sink_layers`.
-
-    Raises:
-        ValueError: An activation is NaN or Inf.
-    """
-    return reducers.kept(read, valid, *sink_rule(info, sink_layers, sinks))
-
-
-def token_table(
-    layout: Layout,
-    keep: Bool[np.ndarray, " row"],
-    samples: Sequence[Sample],
-    split_of: Sequence[str],
-    concepts: Sequence[str],
-) -> TokenTable:
-    """The table of the rows that are kept.
-
-    Raises:
-        ValueError: A sample has no kept token.
-    """
-    lengths = np.add.reduceat(keep, layout.bounds[:-1]) if layout.n_rows else np.zeros(0)
-    empty = np.flatnonzero((lengths == 0) | (np.diff(layout.bounds) == 0))
-    if len(empty):
-        sample = samples[empty[0]]
-        had = int(layout.bounds[empty[0] + 1] - layout.bounds[empty[0]])
-        raise ValueError(
-            f"sample {sample.id!r} has {had} token(s) and none is left once special tokens and "
-            "attention sinks are dropped (the first token of a decoder without BOS is one): give "
-            "longer texts, or attach with a tokenizer that adds BOS, or fit with sinks='keep'."
-        )
-    _warn_lost_labels(layout, keep)
-    return TokenTable(
-        tuple(samples),
-        tuple(split_of),
-        tuple(concepts),
-        np.repeat(np.arange(len(samples)), lengths.astype(np.int64)),
-        layout.position[keep],
-        layout.offsets[keep],
-        layout.labels[keep],
-        {
-            "special": layout.special,
-            "sink": int((~keep).sum()),
-            "labelled sink": int(layout.labels[~keep].any(-1).sum()),
-        },
-    )
-
-
-def rows_kept_in(table: TokenTable, layout: Layout, samples: Sequence[Sample]) -> Bool[np.ndarray, " row"]:
-    """Which rows of a layout are rows of another run's table.
-
-    Raises:
-        ValueError: The table lacks a sample, or has a token that the layout has not.
-    """
-    place = {sample.id: n for n, sample in enumerate(table.samples)}
-    keep = np.zeros(layout.n_rows, dtype=bool)
-    for n, sample in enumerate(samples):
-        if sample.id not in place:
-            raise ValueError(
-                f"sample {sample.id!r} is not in the table whose rows are to be kept "
-                f"({table.n_samples} samples): score the same splits."
-            )
-        k = place[sample.id]
-        wanted = table.position[table.bounds[k] : table.bounds[k + 1]]
-        rows = slice(layout.bounds[n], layout.bounds[n + 1])
-        keep[rows] = np.isin(layout.position[rows], wanted)
-        if keep[rows].sum() != len(wanted):
-            raise ValueError(
-                f"sample {sample.id!r} has {len(wanted)} kept tokens in the table, and only "
-                f"{int(keep[rows].sum())} of them in this run: other text or tokenizer."
-            )
-    return keep
-
-
-class LostLabelWarning(UserWarning):
-    """Labelled tokens were dropped as attention sinks."""
-
-
-def _warn_lost_labels(layout: Layout, keep: Bool[np.ndarray, " row"]) -> None:
-    labelled = layout.labels.any(-1)
-    lost = int((labelled & ~keep).sum())
-    if lost > LOST * labelled.sum():
-        warnings.warn(
-            f"{lost} of {int(labelled.sum())} labelled tokens were dropped as attention sinks (the "
-            "first token of a decoder without BOS is one): their samples keep the label and lose "
-            "its evidence. Attach with a tokenizer that adds BOS (TransformerLens's own: "
-            "attach(bridge, tokenizer=bridge.tokenizer)), or fit with sinks='keep'.",
-            LostLabelWarning,
-            stacklevel=4,
-        )
-
-
-def allocate(shape: tuple[int, ...], dtype: type, budget: int) -> np.ndarray:
-    """An array in memory, or in an unlinked temporary file when larger than `budget` bytes."""
+def allocate(shape: tuple[int, ...], dtype: np.dtype | type, budget: int) -> np.ndarray:
+    """Zeros in memory, or in an unlinked temporary file when larger than `budget` bytes."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size <= budget:
-        return np.empty(shape, dtype=dtype)
+        return np.zeros(shape, dtype=dtype)
     # The map holds the file open; the system frees it with the last reference.
     with tempfile.TemporaryFile(prefix="sa_plugin-") as file:
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

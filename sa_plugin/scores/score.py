@@ -13,7 +13,7 @@ A histogram's bins are the high 16 bits of a float32, so a threshold is known to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, overload
@@ -23,28 +23,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Batch, BulkHost, Host, HostInfo, Reduce, Site
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.passes.run import (
-    BATCH_TOKENS,
-    Layout,
-    allocate,
-    compact,
-    lay_out,
-    rows_kept_in,
-    sink_rule,
-    sink_sites,
-    token_table,
-    walk,
-)
+from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
+from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, rows_kept_in, token_table
+from sa_plugin.passes.run import MEMORY_BUDGET, Job, Keep, Sinks, run, sink_rule
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.streaming import to_values
-
-MEMORY_BUDGET = 1 << 30
 
 
 @overload
@@ -109,7 +96,7 @@ def score(
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
-    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, "scores", keep_of)
+    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, keep_of)
     return tables[0] if isinstance(bank, ConceptBank) else tables
 
 
@@ -128,7 +115,7 @@ def score_samples(
         ValueError: As `score`.
     """
     none = [""] * len(samples)
-    return _score(host, samples, none, [bank], batch_tokens, memory_budget, progress, "scores")[0]
+    return _score(host, samples, none, [bank], batch_tokens, memory_budget, progress)[0]
 
 
 class OtherPrecisionWarning(UserWarning):
@@ -197,7 +184,6 @@ def _score(
     batch_tokens: int,
     budget: int,
     progress: bool,
-    description: str,
     keep_of: TokenTable | None = None,
 ) -> list[ScoreTable]:
     if not banks:
@@ -212,82 +198,29 @@ def _score(
         )
     concepts = banks[0].concepts
     layout = lay_out(host, samples, concepts, batch_tokens=batch_tokens)
-    stores = [_Store.of(bank, layout, len(samples), budget) for bank in banks]
-    sites = sink_sites(banks[0].sink_layers)
-    sites += [Site(at, bank.hook_point) for bank in banks for at in bank.layers]
-    sites = sorted(set(sites))
-    keep = np.zeros(layout.n_rows, dtype=bool)
-    frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
-    reducer = _reducer(banks, host.info, layout, frozen)
-    for batch, got in walk(host, layout, sites, reducer, description=description, progress=progress):
-        rows = layout.rows(batch)
-        keep[rows] = got["keep"].numpy()[batch.valid.numpy()]
-        for k, store in enumerate(stores):
-            store.write(rows, batch, {name: got.get(f"{name} {k}") for name in _PARTS})
-    tokens = token_table(layout, keep, samples, split_of, concepts)
-    return [
-        ScoreTable(tokens, bank, compact(one.scores, keep), one.permuted_max, one.pooled, one.cls)
-        for bank, one in zip(banks, stores, strict=True)
-    ]
-
-
-_PARTS = ("scores", "permuted_max", "pooled", "cls")
-
-
-class _Store:
-    """Arrays that one bank's results are written into."""
-
-    def __init__(
-        self,
-        scores: np.ndarray,
-        permuted_max: np.ndarray | None,
-        pooled: np.ndarray | None,
-        cls_scores: np.ndarray | None,
-    ) -> None:
-        self.scores, self.permuted_max = scores, permuted_max
-        self.pooled, self.cls = pooled, cls_scores
-
-    @classmethod
-    def of(cls, bank: ConceptBank, layout: Layout, n_samples: int, budget: int) -> _Store:
-        layers, units, _ = bank.token.shape
-
-        def by_sample(vectors: VectorSet | None) -> np.ndarray | None:
-            if vectors is None:
-                return None
-            return np.empty((n_samples, layers, vectors.shape[1]), dtype=np.float32)
-
-        scores = allocate((layout.n_rows, layers, units), np.float32, budget)
-        return cls(scores, *map(by_sample, (bank.permuted, bank.pooled, bank.cls)))
-
-    def write(self, rows: np.ndarray, batch: Batch, got: Mapping[str, Tensor | None]) -> None:
-        scores = got["scores"]
-        assert scores is not None
-        self.scores[rows] = scores[batch.valid].numpy()
-        by_sample = (self.permuted_max, self.pooled, self.cls)
-        for store, part in zip(by_sample, _PARTS[1:], strict=True):
-            value = got[part]
-            if store is not None and value is not None:
-                store[batch.rows.numpy()] = value.numpy()
-
-
-def _reducer(
-    banks: Sequence[ConceptBank], info: HostInfo, layout: Layout, frozen: Bool[np.ndarray, " row"] | None
-) -> Callable[[Batch], Reduce]:
-    """For each batch a function of the residuals that keeps scores alone."""
-    sinks = sink_rule(info, banks[0].sink_layers, banks[0].origin.sinks)
     plain = tuple((bank.layers, bank.hook_point, bank.plain_sets) for bank in banks)
 
-    def for_batch(batch: Batch) -> Reduce:
-        return partial(
-            reducers.scores,
-            valid=batch.valid,
-            sinks=sinks,
-            banks=plain,
-            frozen=None if frozen is None else layout.mask(batch, frozen),
-            class_index=batch.class_index,
-        )
+    def reducer(batch: Batch) -> Keep:
+        return partial(reducers.scores, valid=batch.valid, banks=plain, class_index=batch.class_index)
 
-    return for_batch
+    job = Job({Site(at, bank.hook_point) for bank in banks for at in bank.layers}, reducer, budget=budget)
+    rule = sink_rule(host.info, banks[0].sink_layers, banks[0].origin.sinks)
+    frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
+    sinks = rule if frozen is None else frozen
+    (kept,) = run(host, layout, [job], sinks, description="scores", progress=progress)
+    tokens = token_table(layout, kept.keep, samples, split_of, concepts)
+    found = kept.samples
+    return [
+        ScoreTable(
+            tokens,
+            bank,
+            kept.rows[k],
+            found.get(("permuted", k)),
+            found.get(("pooled", k)),
+            found.get(("cls", k)),
+        )
+        for k, bank in enumerate(banks)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,27 +277,22 @@ def sample_maxima(
     """
     if top < 1:
         raise ValueError(f"top is {top}: give 1 or more.")
-    layout, sites, bound = _begin(host, samples, bank, batch_tokens)
-    shape = (len(samples), top, len(bank.layers), bank.token.shape[1])
-    best = np.full(shape, -np.inf, dtype=np.float32)
-    position = np.full(shape, -1, dtype=np.int64) if positions else None
-    kept = np.zeros(len(samples), dtype=np.int64)
+    layout, rule, bound = _begin(host, samples, bank, batch_tokens)
 
-    def reducer(batch: Batch) -> Reduce:
-        return partial(reducers.maxima, valid=batch.valid, top=top, places=positions, **bound)
+    def reducer(batch: Batch) -> Keep:
+        return partial(reducers.maxima, top=top, places=positions, **bound)
 
-    for batch, got in walk(host, layout, sites, reducer, description="maxima", progress=progress):
-        rows = batch.rows.numpy()
-        best[rows], kept[rows] = got["best"].numpy(), got["count"].numpy()
-        if position is not None:
-            position[rows] = _input_position(batch, got["place"]).numpy()
-    if not kept.all():
+    job = Job(_sites(bank), reducer)
+    (kept,) = run(host, layout, [job], rule, description="maxima", progress=progress)
+    count = kept.samples["count"]
+    if not count.all():
         raise ValueError(
-            f"sample {samples[int(np.argmin(kept))].id!r} has no token left once special tokens "
+            f"sample {samples[int(np.argmin(count))].id!r} has no token left once special tokens "
             "and attention sinks are dropped: give a longer text, or leave it out."
         )
+    position = _input_positions(layout, kept.samples["place"]) if positions else None
     names = tuple(sample.id for sample in samples)
-    return SampleMaxima(names, bank.layers, bank.units, best, position, kept)
+    return SampleMaxima(names, bank.layers, bank.units, kept.samples["best"], position, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -444,43 +372,43 @@ def tail_histogram(
             "them: use a supervised kind, or score(...) and calibrate(...)."
         )
     rows = samples.samples if isinstance(samples, Split) else samples
-    layout, sites, bound = _begin(host, rows, bank, batch_tokens)
-    total: Tensor | None = None
+    layout, rule, bound = _begin(host, rows, bank, batch_tokens)
 
-    def reducer(batch: Batch) -> Reduce:
+    def reducer(batch: Batch) -> Keep:
         labels = torch.zeros(*batch.valid.shape, len(bank.concepts), dtype=torch.bool)
         labels[batch.valid] = torch.from_numpy(layout.labels[layout.rows(batch)])
-        return partial(reducers.histogram, valid=batch.valid, labels=labels, **bound)
+        return partial(reducers.histogram, labels=labels, **bound)
 
-    for _, got in walk(host, layout, sites, reducer, description="histogram", progress=progress):
-        if "+bins" in got:
-            total = got["+bins"] if total is None else total + got["+bins"]
-    assert total is not None
-    return _by_column(bank, total.coalesce())
+    job = Job(_sites(bank), reducer)
+    (kept,) = run(host, layout, [job], rule, description="histogram", progress=progress)
+    return _by_column(bank, kept.sums["bins"].coalesce())
+
+
+def _sites(bank: ConceptBank) -> set[Site]:
+    return {Site(at, bank.hook_point) for at in bank.layers}
 
 
 def _begin(
     host: Host, samples: Sequence[Sample], bank: ConceptBank, batch_tokens: int
-) -> tuple[Layout, list[Site], dict[str, Any]]:
+) -> tuple[Layout, Sinks, dict[str, Any]]:
     check_origin(bank, host)
     layout = lay_out(host, samples, bank.concepts, batch_tokens=batch_tokens)
-    sites = {*sink_sites(bank.sink_layers), *(Site(at, bank.hook_point) for at in bank.layers)}
-    bound: dict[str, Any] = {
-        "sinks": sink_rule(host.info, bank.sink_layers, bank.origin.sinks),
-        "layers": bank.layers,
-        "point": bank.hook_point,
-        "vectors": bank.token.plain,
-    }
-    return layout, sorted(sites), bound
+    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    bound = {"layers": bank.layers, "point": bank.hook_point, "vectors": bank.token.plain}
+    return layout, rule, bound
 
 
-def _input_position(batch: Batch, place: Int[Tensor, ...]) -> Int[Tensor, ...]:
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return place.long()
-    order = mask.long().cumsum(-1) - 1
-    flat = place.long().flatten(1)
-    return order.gather(1, flat).reshape(place.shape)
+def _input_positions(layout: Layout, place: Int[np.ndarray, "sample ..."]) -> Int[np.ndarray, "sample ..."]:
+    """Places in a padded batch as places in the model's input sequence."""
+    out = place.astype(np.int64)
+    for batch in layout.batches:
+        mask = batch.inputs.get("attention_mask")
+        if mask is not None:
+            order = (mask.long().cumsum(-1) - 1).cpu().numpy()
+            rows = batch.rows.numpy()
+            flat = np.take_along_axis(order, out[rows].reshape(len(rows), -1), axis=1)
+            out[rows] = flat.reshape(out[rows].shape)
+    return out
 
 
 def _edges(bins: Int[np.ndarray, " bin"]) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:

@@ -25,7 +25,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores
 from sa_plugin.host.protocol import Host, HostInfo, layers_of
-from sa_plugin.passes.run import lay_out
+from sa_plugin.passes.layout import lay_out
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents

@@ -30,11 +30,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.host.protocol import Batch, Host, Point, Site
-from sa_plugin.passes.run import Layout, kept, sink_sites, walk
+from sa_plugin.host.protocol import Batch, Host, HostInfo, Point, Site
+from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.passes.layout import Layout
+from sa_plugin.passes.run import Job, Keep, Name, run, sink_rule
 from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
 
 RESOLUTION = 1e-4
+# Added up over samples: with an axis of heads they would be the largest of what is kept.
+BY_HEAD = tuple(f"head {end} {side}" for end in ("top", "bottom") for side in ("plus", "minus"))
 TENTHS = 10
 
 
@@ -439,67 +443,55 @@ def run_pass(
     Raises:
         ValueError: The heads' writes as the weights say are not what the attention layer added.
     """
+
+    def closes(batch: Batch, found: Mapping[Name, np.ndarray]) -> None:
+        if "closes" in found:
+            _check_closes(host, float(found["closes"].max()))
+
     sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
-    sites |= set(sink_sites(bank.sink_layers))
-    n = len(layout.bounds) - 1
-    values: dict[str, np.ndarray] = {}
-    heads: dict[str, np.ndarray] = {}
-    measured = np.zeros(n, dtype=bool)
-    closes_to = 0.0 if paths is not None else float("nan")
-    reducer = _reducer(host, bank, directions, paths, tail)
-    for batch, got in walk(host, layout, sorted(sites), reducer, description="theory", progress=progress):
-        rows = batch.rows.numpy()
-        measured[rows] = got.pop("measured").numpy()
-        missed = float(got.pop("closes").max())
-        _check_closes(host, missed)
-        closes_to = max(closes_to, missed) if paths is not None else closes_to
-        for name, tensor in got.items():
-            into = heads if name.startswith("head ") else values
-            part = tensor.numpy()
-            if into is heads:
-                heads[name] = heads.get(name, 0.0) + part.sum(0)
-            else:
-                values.setdefault(name, np.zeros((n, *part.shape[1:])))[rows] = part
-    return Sums(values, heads, measured, closes_to)
+    job = Job(sites, _reducer(host.info, directions, paths, tail), each=closes)
+    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    (kept,) = run(host, layout, [job], rule, description="theory", progress=progress)
+    values = {str(name): array for name, array in kept.samples.items()}
+    measured = values.pop("measured")
+    closes_to = values.pop("closes", np.zeros(1)).max() if paths is not None else np.nan
+    heads = {str(name): total.numpy() for name, total in kept.sums.items()}
+    return Sums(values, heads, measured, float(closes_to))
 
 
 _POINTS: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "pattern")
 
 
 def _reducer(
-    host: Host, bank: ConceptBank, directions: Directions, paths: Sequence[Path] | None, tail: float
-) -> Callable[[Batch], Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]]:
-    info = host.info
-
-    def for_batch(batch: Batch) -> Callable[[Mapping[Site, Tensor]], dict[str, Tensor]]:
+    info: HostInfo, directions: Directions, paths: Sequence[Path] | None, tail: float
+) -> Callable[[Batch], Keep]:
+    def for_batch(batch: Batch) -> Keep:
         mask = batch.inputs.get("attention_mask")
         attended = torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
-        def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-            keep = kept(read, batch.valid, info, bank.sink_layers, bank.origin.sinks)
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
             rows: list[dict[str, Tensor]] = []
+            # One sample and block at a time: each makes tokens^2 x columns numbers.
             for row in range(len(keep)):
                 inputs = attended[row].to(keep.device)
                 tokens = keep[row][inputs]
-                enough = int(tokens.sum()) >= LEAST_TOKENS
-                blocks = (
-                    [
-                        _block(
-                            {p: read[Site(layer, p)][row] for p in _POINTS},
-                            inputs,
-                            tokens,
-                            k,
-                            directions,
-                            None if paths is None else paths[k],
-                            tail,
-                            info.causal,
-                        )
-                        for k, layer in enumerate(directions.layers)
-                    ]
-                    if enough
-                    else []
-                )
-                rows.append(_stacked(blocks))
+                if int(tokens.sum()) < LEAST_TOKENS:
+                    rows.append({})
+                    continue
+                blocks = [
+                    _block(
+                        {p: read[Site(layer, p)][row] for p in _POINTS},
+                        inputs,
+                        tokens,
+                        k,
+                        directions,
+                        None if paths is None else paths[k],
+                        tail,
+                        info.causal,
+                    )
+                    for k, layer in enumerate(directions.layers)
+                ]
+                rows.append({name: torch.stack([one[name] for one in blocks]) for name in blocks[0]})
             return _batched(rows)
 
         return reduce
@@ -507,20 +499,17 @@ def _reducer(
     return for_batch
 
 
-def _stacked(blocks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if not blocks:
-        return {}
-    return {name: torch.stack([one[name] for one in blocks]) for name in blocks[0]}
-
-
-def _batched(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    found = {"measured": torch.tensor([bool(row) for row in rows])}
+def _batched(rows: Sequence[dict[str, Tensor]]) -> Parts:
+    """Sums of each sample, 0 for those with too few tokens; attention by head over all of them."""
+    samples = {"measured": torch.tensor([bool(row) for row in rows])}
+    sums: dict[str, Tensor] = {}
     filled = [row for row in rows if row]
-    if not filled:
-        return found | {"closes": torch.zeros(1, dtype=torch.float64)}
-    empty = {name: torch.zeros_like(value) for name, value in filled[0].items()}
-    names = list(filled[0])
-    return found | {n: torch.stack([(row or empty)[n] for row in rows]).cpu() for n in names}
+    for name, like in filled[0].items() if filled else ():
+        if name in BY_HEAD:
+            sums[name] = sum((row[name] for row in filled), torch.zeros((), dtype=like.dtype))
+        else:
+            samples[name] = torch.stack([row.get(name, torch.zeros_like(like)) for row in rows])
+    return keeping(sums=sums, samples=samples)
 
 
 def _block(

@@ -123,10 +123,12 @@ def test_a_job_that_the_server_has_lost_is_sent_anew(tmp_path):
 def test_the_journal_keeps_sparse_and_dense_tensors_and_no_part_files(tmp_path):
     sparse = torch.sparse_coo_tensor(torch.tensor([[1, 5]]), torch.tensor([2, 3]), (9,)).coalesce()
     journal = Journal(tmp_path)
-    journal.store("a" * 64, [{"x": torch.arange(3)}, {"+bins": sparse, "y z": torch.ones(2, 2)}])
+    journal.store(
+        "a" * 64, [{"x": torch.arange(3)}, {("sums", 0, ("b", 3)): sparse, "y z": torch.ones(2, 2)}]
+    )
     first, second = journal.result("a" * 64)
     assert first["x"].equal(torch.arange(3))
-    assert second["+bins"].to_dense().equal(sparse.to_dense())
+    assert second["sums", 0, ("b", 3)].to_dense().equal(sparse.to_dense())
     assert second["y z"].equal(torch.ones(2, 2))
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
     assert Journal(None).result("a" * 64) is None

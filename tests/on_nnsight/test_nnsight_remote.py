@@ -49,10 +49,11 @@ def test_missing_attention_probabilities_are_an_error():
 
 
 def test_kinds_that_need_activations_are_refused_before_anything_is_sent():
-    rows = partial(reducers.train, stored=torch.ones(3, dtype=torch.bool))
+    rows = partial(reducers.reduce, jobs=(partial(reducers.train, stored=torch.ones(3, dtype=torch.bool)),))
     with pytest.raises(ValueError, match=r"do not leave the server.*'prototype' and 'lda'"):
         refuse_rows([rows])
-    refuse_rows([partial(reducers.train, stored=None), partial(reducers.maxima)])
+    others = partial(reducers.train, stored=None), partial(reducers.maxima)
+    refuse_rows([partial(reducers.reduce, jobs=others), reducers.pick])
 
 
 def test_bytecode_is_refused_here_before_it_ends_a_process_there():
@@ -89,34 +90,34 @@ import functools, sys, torch, tiny
 import nnsight.modeling.huggingface as huggingface
 from nnsight import TransformersModel
 from nnsight.schema.request import RequestModel
-from sa_nnsight import session, wire
+from sa_nnsight import remote, wire
 from sa_nnsight.paths import locate
 from sa_nnsight.places import tap_of
-from sa_plugin import reducers
+from sa_plugin.host import reducers
 
 folder = sys.argv[1]
 tiny.hf_model("llama").save_pretrained(folder)
 tiny.tokenizer("llama").save_pretrained(folder)
 huggingface._ID_CACHE[folder] = folder
 model = TransformersModel(folder, task="text-generation")
-session.register()
+remote.register()
 taps = [((k, "resid_post"), tap_of(model, locate(model._module, None), k, "resid_post"))
         for k in range(3)]
 ids = torch.tensor([[0, 5, 6]])
 valid = torch.ones_like(ids, dtype=torch.bool)
 vectors = (torch.ones(3, 2, 32), torch.zeros(3, 32), torch.ones(3), False)
-job = functools.partial(reducers.maxima, valid=valid, sinks=((0, 1, 2), "drop", False),
-                        layers=(0, 1, 2), point="resid_post", vectors=vectors)
+one = functools.partial(reducers.maxima, layers=(0, 1, 2), point="resid_post", vectors=vectors)
+job = functools.partial(reducers.reduce, valid=valid, sinks=((0, 1, 2), "drop", False), frozen=None, jobs=(one,))
 sent = {}
 
 class Backend:
     def __call__(self, tracer):
         sent["blob"] = RequestModel.serialize(tracer, False)
 
-session.submit_reads(model, Backend(), [{"input_ids": ids}], taps, [job], 4, early=True)
+remote.submit_reads(model, Backend(), [{"input_ids": ids}], taps, [job], 4, early=True)
 wire.refuse_bytecode(sent["blob"])
-assert b"sa_plugin.host" not in sent["blob"] and b"jaxtyping" not in sent["blob"]
-assert b"def maxima" in sent["blob"] and b"def kept" in sent["blob"]
+assert b"sa_plugin.host.protocol" not in sent["blob"] and b"jaxtyping" not in sent["blob"]
+assert b"def maxima" in sent["blob"] and b"def evidence" in sent["blob"]
 assert len(sent["blob"]) < 60_000, len(sent["blob"])
 """
 

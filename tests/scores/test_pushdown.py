@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from fake_host import FakeHost
+from fake_host import Elsewhere, FakeHost
 from word_data import word_data
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Host, reducers
-from sa_plugin.passes import walk
 from sa_plugin.scores import sample_maxima, score, tail_histogram
 from sa_plugin.statistics import to_keys
 
@@ -27,19 +26,6 @@ def data():
 @pytest.fixture(scope="module")
 def bank(host, data):
     return fit(host, data, "prototype", progress=False)
-
-
-class Elsewhere(FakeHost):
-    """A host that is given all batches at once and hands sums over with the last of three."""
-
-    def read_many(self, batches, sites, reducer):
-        for start in range(0, len(batches), 3):
-            part = batches[start : start + 3]
-            results = [super(Elsewhere, self).read(b, sites, reducer(b)) for b in part]
-            yield from zip(part, reducers.gather(results), strict=True)
-
-    def read(self, batch, sites, reduce):
-        raise AssertionError("a bulk host is asked for many batches at once")
 
 
 def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
@@ -134,15 +120,6 @@ def test_scores_and_histograms_of_a_host_elsewhere(host, data, bank):
         np.testing.assert_array_equal(one.counts[key], other.counts[key])
 
 
-def test_gather_adds_in_float64_and_leaves_the_rest():
-    parts = [{"a": torch.tensor([k]), "+s": torch.tensor([0.1])} for k in range(3)]
-    out = reducers.gather(parts)
-    assert [int(one["a"]) for one in out] == [0, 1, 2]
-    assert ["+s" in one for one in out] == [False, False, True]
-    assert out[-1]["+s"].dtype == torch.float64
-    assert float(out[-1]["+s"]) == pytest.approx(3 * float(torch.tensor(0.1).double()), rel=1e-15)
-
-
 def test_refusals(host, data, bank):
     with pytest.raises(ValueError, match=r"top is 0: give 1 or more"):
         sample_maxima(host, data.test.samples, bank, top=0)
@@ -157,19 +134,3 @@ def test_refusals(host, data, bank):
         host, data.cal, ConceptBank.from_vectors({k: v for k, v in vectors.items() if k[0] == "animal"})
     )
     assert other.total(True, 1, "animal") > 0
-
-
-def test_the_walk_shows_a_result_for_each_batch(host, data, bank):
-    from sa_plugin.host import Site
-    from sa_plugin.passes import lay_out
-
-    layout = lay_out(host, data.cal.samples, data.concepts, batch_tokens=40)
-    site = Site(0, "resid_post")
-
-    def reducer(batch):
-        return lambda read: {"n": torch.tensor(len(read[site]))}
-
-    for one in (host, Elsewhere()):
-        found = list(walk(one, layout, [site], reducer, description="x", progress=False))
-        assert [b is c for (b, _), c in zip(found, layout.batches, strict=True)]
-        assert sum(int(got["n"]) for _, got in found) == len(data.cal)
