@@ -340,7 +340,7 @@ def _block_sums(
         "cross": found.cross[:, :, :n_concepts],
         "square": found.square,
         **{f"mass {name}": value for name, value in mass._asdict().items()},
-        "pairs": torch.stack([lost, pairs], -1),
+        "pairs": torch.stack([lost, pairs], -1).float(),
         **_activation_sums(a[..., :n_concepts], keep),
         **_writes(plan, k, read, keep),
     }
@@ -355,7 +355,7 @@ def _block_sums(
 def _activation_sums(
     a: Float[Tensor, "batch token concept"], keep: Bool[Tensor, "batch token"]
 ) -> dict[str, Tensor]:
-    return {"activation": torch.stack([a.sum(1), a.square().sum(1)], -1), "tokens": keep.sum(1)}
+    return {"activation": torch.stack([a.sum(1), a.square().sum(1)], -1), "tokens": keep.sum(1).float()}
 
 
 def _writes(
