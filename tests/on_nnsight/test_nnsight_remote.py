@@ -107,7 +107,8 @@ ids = torch.tensor([[0, 5, 6]])
 valid = torch.ones_like(ids, dtype=torch.bool)
 vectors = (torch.ones(3, 2, 32), torch.zeros(3, 32), torch.ones(3), False)
 one = functools.partial(reducers.maxima, layers=(0, 1, 2), point="resid_post", vectors=vectors)
-job = functools.partial(reducers.reduce, valid=valid, sinks=((0, 1, 2), "drop", False), frozen=None, jobs=(one,))
+job = functools.partial(reducers.reduce, valid=valid, sinks=((0, 1, 2), "drop", False), frozen=None,
+                        jobs=(one,))
 sent = {}
 
 class Backend:
