@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); fi
 	$(PIP) pip setuptools hatchling editables
-	$(PIP) -e '.[all,dev,demo]'
+	$(PIP) -e '.[all,dev]'
 	@touch $@
 
 weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), into ~/.cache/sa_plugin
@@ -67,10 +67,11 @@ demo: $(STAMP) ## the whole method on a real model, into demo_out
 bench: weights ## tests/benchmarks; BENCH_ARGS= is passed on
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
-lint: $(STAMP) ## ruff and mypy, as CI runs them
+lint: $(STAMP) ## ruff, mypy and the contracts on imports, as CI runs them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --contract layers --contract hosts --contract adapters
 
 docs: $(STAMP) ## the documentation site, into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

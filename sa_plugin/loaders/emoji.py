@@ -254,7 +254,7 @@ def _pen(font: Path) -> Callable[[str], UInt8[np.ndarray, "rows columns 4"]]:
         ValueError: The font has no bitmaps of that size.
     """
     image, draw, fonts = (
-        require(f"PIL.{name}", "demo", "emoji scenes") for name in ("Image", "ImageDraw", "ImageFont")
+        require(f"PIL.{name}", "images", "emoji scenes") for name in ("Image", "ImageDraw", "ImageFont")
     )
     try:
         face = fonts.truetype(str(font), _NATIVE_POINTS)
@@ -403,7 +403,7 @@ def _scaled(placed: Placed, size: int) -> UInt8[np.ndarray, "rows columns 4"]:
 
     Less two pixels, so that no rounding takes it out of its square.
     """
-    pillow = require("PIL.Image", "demo", "emoji scenes")
+    pillow = require("PIL.Image", "images", "emoji scenes")
     rgba = placed.glyph.rgba
     factor = (placed.side * size - 2) / max(rgba.shape[:2])
     rows, columns = (max(1, int(side * factor)) for side in rgba.shape[:2])

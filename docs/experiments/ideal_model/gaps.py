@@ -20,8 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ideal_model.dynamics import as_activations
 from jaxtyping import Float, Float64
+
+from ideal_model.dynamics import as_activations
 
 RESOLUTION = 1e-6
 

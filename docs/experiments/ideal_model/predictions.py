@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from ideal_model.dynamics import IdealModel, Trajectory, as_activations, attention
-from ideal_model.gaps import check_gaps
 from jaxtyping import Bool, Float, Float64
 
+from ideal_model.dynamics import IdealModel, Trajectory, as_activations, attention
+from ideal_model.gaps import check_gaps
 from sa_plugin.statistics import skewness
 
 _NEAR = 1e-5
