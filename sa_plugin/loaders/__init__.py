@@ -18,7 +18,6 @@ from sa_plugin.loaders.emoji import (
     render_emoji,
 )
 from sa_plugin.loaders.files import fit_mask
-from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import published_split
 from sa_plugin.loaders.registry import LOADERS, READERS, load, options_of
@@ -64,16 +63,13 @@ __all__ = [
     "emoji_scenes",
     "fit_mask",
     "foreground",
-    "from_dataset",
     "load",
     "masks_by_concept",
     "options_of",
     "place_squares",
     "plan_emoji",
     "published_split",
-    "read_csv",
     "read_glyphs",
-    "read_jsonl",
     "read_supersense",
     "regions_of",
     "render_emoji",

@@ -109,7 +109,7 @@ def load_authors_texts(reading: Reading) -> ConceptData:
     Args:
         reading: The root holds the three files and the texts. "published" takes the column
             `split`, "plain" divides anew, repeated texts sharing a document. Concepts are columns
-            of the paragraph file, of the paper's data sets by default the paper's.
+            of the paragraph file, by default the paper's, or those that the word file has too.
 
     Raises:
         FileNotFoundError: A file is not there.
@@ -120,7 +120,11 @@ def load_authors_texts(reading: Reading) -> ConceptData:
     rows = read_table(root / "metadata.csv", ["split"], fix=_TEXT_LAYOUT)
     paragraphs = _paragraphs(root, rows)
     columns = [c for c in paragraphs[0].values if c not in _NOT_OF_TEXTS]
-    wanted = reading.wanted(columns, PAPER_CONCEPTS.get(reading.name))
+    default = PAPER_CONCEPTS.get(reading.name)
+    if default is None:
+        labelled = read_table(_only(root, "word_level_*.csv"))[0].values
+        default = tuple(c for c in columns if c in labelled)
+    wanted = reading.wanted(columns, default)
     words = _words(root, len(rows), wanted)
     kept = reading.drawn(len(rows), "paragraphs")
     texts = [_text(root, rows[k], paragraphs[k]) for k in kept]

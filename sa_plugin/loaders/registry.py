@@ -95,8 +95,10 @@ def load(
             "held_out_lemma" (supersense) has no labelled lemma of test in train or cal. By default
             "plain" for names and folders; your own files and datasets are divided as they say.
         seed: Seed of the division and of what is drawn or rendered.
-        **options: Of the data set, such as `concepts=` or `limit=`; of a dataset, those of
-            `sa_plugin.loaders.from_dataset`.
+        **options: Of a name or folder, such as `concepts=` or `limit=` (docs/data.md). Of a dataset:
+            `columns`, role to column, one of "text", "tokens" or "image", its labels ("spans",
+            "tags", "mask") and perhaps "label", "document" and "id"; `names`, role to names of class
+            numbers where the dataset has none; `concepts` and `name`.
 
     Returns:
         The data; `skipped` says what was left out and why.

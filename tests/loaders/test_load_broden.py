@@ -154,6 +154,15 @@ def test_the_authors_format(tmp_path):
     }
 
 
+def test_a_folder_with_masks_needs_no_name(tmp_path):
+    authors(tmp_path, [{"material::wood": torch.as_tensor(left(1))}] * 12)
+    data = load(tmp_path, split="published")
+    assert data.concepts == ("material::fabric", "material::wood")
+    named = load("opensurfaces", tmp_path, split="published")
+    assert data.hash == named.hash
+    assert data.name == f"{tmp_path.name}/published"
+
+
 def test_a_positive_row_without_a_mask_stays_positive(tmp_path):
     authors(tmp_path, [{"material::wood": torch.as_tensor(left(1))}] * 12)
     data = load("opensurfaces", tmp_path, split="published")

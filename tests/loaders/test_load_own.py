@@ -1,4 +1,6 @@
-"""A user's own data: CSV of texts or words, Hugging Face datasets by duck typing."""
+"""A user's own data: JSONL, CSV of texts or words, Hugging Face datasets by duck typing."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,7 +8,98 @@ from load_cases import disc, write_csv
 from PIL import Image
 
 from sa_plugin.data import ConceptData
-from sa_plugin.loaders import from_dataset, read_csv
+from sa_plugin.loaders import load
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def line_rows(n=12):
+    return [
+        {"text": f"{k:02} a cat sat", "labels": [[3, 4, "x"]] if k % 2 else [], "document": f"d{k}"}
+        for k in range(n)
+    ]
+
+
+def test_a_jsonl_file_becomes_data(tmp_path):
+    data = load(write_lines(tmp_path / "a.jsonl", line_rows()))
+    assert [s.document for s in data.samples] == [f"d{k}" for k in range(12)]
+    assert data.concepts == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"document": None}, r"line 3: 'document' is missing, other lines have it"),
+        ({"lables": []}, r"line 3: key 'lables' is unknown; known: text"),
+        ({"labels": None}, r"line 3: expected an object with 'text' and 'labels'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, change, message):
+    changed = line_rows()
+    changed[2] = {k: v for k, v in {**changed[2], **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        load(write_lines(tmp_path / "a.jsonl", changed))
+
+
+LABEL = r"two integers and a string"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"x": [0, 1]}}, r"line 3: 'labels' is \{'x': .*expected \[\[start, end, concept"),
+        ({"labels": "x"}, r"line 3: 'labels' is 'x': expected"),
+        ({"labels": [0, 4, "x"]}, rf"line 3: label 0 is not .*{LABEL}"),
+        ({"labels": [[0, 4]]}, rf"line 3: label \[0, 4\] is not .*{LABEL}"),
+        ({"labels": [[0, 4, "x", 1]]}, rf"line 3: label \[0, 4, 'x', 1\] is not .*{LABEL}"),
+        ({"labels": [None]}, rf"line 3: label None is not .*{LABEL}"),
+        ({"labels": [["0", 4, "x"]]}, rf"line 3: label .* is not .*{LABEL}"),
+        ({"labels": [[0.0, 4, "x"]]}, rf"line 3: label .* is not .*{LABEL}"),
+        ({"labels": [[0, True, "x"]]}, rf"line 3: label .* is not .*{LABEL}"),
+        ({"labels": [[0, 4, None]]}, rf"line 3: label .* is not .*{LABEL}"),
+        ({"labels": [[0, 99, "x"]]}, "line 3: label .* does not lie in a text of 12 characters"),
+        ({"labels": [[4, 3, "x"]]}, "line 3: label .* does not lie in a text"),
+        ({"labels": [[2, 3, "x"]]}, "line 3: label .* covers only white space"),
+        ({"text": 7}, "line 3: 'text' is 7: expected a string that is not empty"),
+        ({"text": "  "}, "line 3: 'text' is '  ': expected a string that is not empty"),
+        ({"document": ["d"]}, r"line 3: 'document' is \['d'\]: expected a string or an integer"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(tmp_path, change, message):
+    changed = line_rows()
+    changed[2] = {**changed[2], **change}
+    with pytest.raises(ValueError, match=message):
+        load(write_lines(tmp_path / "a.jsonl", changed))
+
+
+@pytest.mark.parametrize("labels", ["null", '[[0, 4, "x"]'])
+def test_null_and_broken_json_name_the_line(tmp_path, labels):
+    path = write_lines(tmp_path / "a.jsonl", line_rows())
+    path.write_text(path.read_text() + f'\n\n{{"text": "a cat", "labels": {labels}}}')
+    with pytest.raises(ValueError, match=r"line 14: (no JSON in UTF-8 .*write one|'labels' is None)"):
+        load(path)
+
+
+def test_undecodable_bytes_name_the_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a cat", "labels": []}\n{"text": "caf\xe9", "labels": []}\n')
+    with pytest.raises(ValueError, match="line 2: no JSON in UTF-8"):
+        load(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="has no lines: write one object"):
+        load(path)
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
+    changed = line_rows()
+    changed[0]["text"] = "00 a\u2028cat"
+    path = tmp_path / "a.jsonl"
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in changed)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [s.text for s in load(path).samples] == [row["text"] for row in changed]
 
 
 def texts(path, n=12):
@@ -16,7 +109,7 @@ def texts(path, n=12):
 
 
 def test_a_csv_of_texts(tmp_path):
-    data = read_csv(texts(tmp_path / "a.csv"))
+    data = load(texts(tmp_path / "a.csv"))
     assert data.concepts == ("animal", "weather")
     assert data.samples[3].text == "3 a cat, and\nrain"
     assert data.samples[3].positive == {"animal", "weather"}
@@ -33,7 +126,7 @@ def words(path, n=12):
 
 
 def test_a_csv_of_words_is_from_words(tmp_path):
-    data = read_csv(words(tmp_path / "w.csv"))
+    data = load(words(tmp_path / "w.csv"))
     expected = ConceptData.from_words(
         [["a", "cat", f"sat{k}"] for k in range(12)],
         [[[], ["animal", "pet"], []]] * 12,
@@ -65,21 +158,22 @@ def test_a_csv_refuses_with_its_line(tmp_path, make, old, new, message):
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=rf"x.csv {message}"):
-        read_csv(path)
+        load(path)
 
 
 def test_a_csv_that_is_no_csv(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no.csv does not exist: give a CSV file of label"):
-        read_csv(tmp_path / "no.csv")
-    with pytest.raises(ValueError, match="is a folder, not a file: give a CSV file of labelled te"):
-        read_csv(tmp_path)
+        load(tmp_path / "no.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"metadata.csv does not exist: a folder is read by its"):
+        load(tmp_path / "folder.csv")
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,x\na cat,1\ncaf\xe9,0\n")
     with pytest.raises(ValueError, match=r"a.csv line 3: not UTF-8 .*save it as UTF-8"):
-        read_csv(path)
+        load(path)
     path.write_text("text,x\n")
     with pytest.raises(ValueError, match=r"a.csv has no rows"):
-        read_csv(path)
+        load(path)
 
 
 class Names:
@@ -101,12 +195,12 @@ def test_tokens_and_tags_by_number():
     rows = [{"tokens": ["Ann", "Lee", "left", f"Rome{k}"], "ner_tags": [1, 2, 0, 3]} for k in range(12)]
     features = {"ner_tags": Names(None, feature=Names(names))}
     columns = {"tokens": "tokens", "tags": "ner_tags"}
-    data = from_dataset(Rows(rows, features), columns)
+    data = load(Rows(rows, features), columns=columns)
     assert data.concepts == ("LOC", "PER")
     assert [tuple(s) for s in data.samples[0].spans] == [(0, 3, "PER"), (4, 7, "PER"), (13, 18, "LOC")]
-    assert from_dataset(Rows(rows), columns, names={"tags": names}).hash == data.hash
+    assert load(Rows(rows), columns=columns, names={"tags": names}).hash == data.hash
     with pytest.raises(ValueError, match=r"row 0: ValueError: class 1 has no name: give names="):
-        from_dataset(Rows(rows), columns)
+        load(Rows(rows), columns=columns)
 
 
 def test_text_with_spans_labels_and_parts():
@@ -125,14 +219,14 @@ def test_text_with_spans_labels_and_parts():
         )
 
     parts = {part: rows(part) for part in ("train", "validation", "test")}
-    data = from_dataset(parts, {"text": "sentence", "spans": "marks", "label": "kind", "document": "book"})
+    data = load(parts, columns={"text": "sentence", "spans": "marks", "label": "kind", "document": "book"})
     assert data.split_of == ("train",) * 8 + ("cal",) * 8 + ("test",) * 8
     sample = data.samples[1]
     assert sample.text[slice(*sample.spans[0][:2])] == "cat"
     assert sample.positive == {"animal", "wild"}
     assert data.samples[0].document == sample.document == "train0"
     with pytest.raises(ValueError, match="split 'trian' is unknown: did you mean 'train'"):
-        from_dataset({"trian": rows("x")}, {"text": "sentence"})
+        load({"trian": rows("x")}, columns={"text": "sentence"})
 
 
 @pytest.mark.parametrize("as_plane", [True, False])
@@ -146,8 +240,8 @@ def test_images_with_masks(as_plane):
         }
         for k in range(12)
     ]
-    data = from_dataset(
-        Rows(rows), {"image": "image", "mask": "annotation"}, names={"mask": ["", "cat", "dog"]}
+    data = load(
+        Rows(rows), columns={"image": "image", "mask": "annotation"}, names={"mask": ["", "cat", "dog"]}
     )
     assert data.concepts == ("cat", "dog")
     np.testing.assert_array_equal(data.samples[3].image.masks["dog"], two)
@@ -171,7 +265,7 @@ def test_a_dataset_refuses(columns, message):
     labels = {"hot": [0, 0, 1], "flags": [True, False], "share": 0.7}
     rows = Rows([{"t": "a cat", "s": [[2, 5, "x"]], **labels}, {"t": "a dog", "s": [[2, 5]], **labels}])
     with pytest.raises(ValueError, match=message):
-        from_dataset(rows, columns, names={"label": ["a", "b", "c"]})
+        load(rows, columns=columns, names={"label": ["a", "b", "c"]})
 
 
 def test_spans_as_one_dict_of_lists_are_the_spans():
@@ -180,12 +274,12 @@ def test_spans_as_one_dict_of_lists_are_the_spans():
     columns = {"text": "t", "spans": "s"}
     one = Rows([{"t": f"a cat {k}", "s": spans} for k in range(12)])
     other = Rows([{"t": f"a cat {k}", "s": {"start": start, "end": end, "label": label}} for k in range(12)])
-    assert from_dataset(other, columns).hash == from_dataset(one, columns).hash
+    assert load(other, columns=columns).hash == load(one, columns=columns).hash
 
 
 def test_not_a_dataset():
     with pytest.raises(TypeError, match="dataset is a list, not rows with column_names"):
-        from_dataset([{"text": "a"}], {"text": "text"})
+        load({"train": [{"text": "a"}]}, columns={"text": "text"})
 
 
 def test_a_real_dataset_is_read():
@@ -196,6 +290,6 @@ def test_a_real_dataset_is_read():
         {"words": [["a", f"cat{k}"] for k in range(12)], "tags": [[0, 1]] * 12},
         features=datasets.Features(column),
     )
-    data = from_dataset(made, {"tokens": "words", "tags": "tags"})
+    data = load(made, columns={"tokens": "words", "tags": "tags"})
     assert data.concepts == ("animal",)
     assert data.samples[2].text == "a cat2"

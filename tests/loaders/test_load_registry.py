@@ -1,4 +1,4 @@
-"""Data sets by name: names, roots, options, splits, and what was skipped."""
+"""The one door to data: names, roots, paths, options, splits, and what was skipped."""
 
 import numpy as np
 import pytest
@@ -94,3 +94,55 @@ def test_nothing_positive_is_refused_with_what_was_skipped(tmp_path):
         (tmp_path / f"{part}.tsv").write_text(f"a {part}\t1\t{part}\n")
     with pytest.raises(ValueError, match=r"nothing to learn from in 1 samples .*skipped: .*wan"):
         load("goemotions", tmp_path, parts=["train"])
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("browm", ValueError, "data set 'browm' is unknown: did you mean 'brown'.*; or a path: a .jso"),
+        ("mine.jsnl", ValueError, "mine.jsnl: suffix '.jsnl' is unknown: did you mean '.jsonl'. Known: "),
+        ("data.parquet", ValueError, "suffix '.parquet' is unknown.*a Hugging Face dataset is given as"),
+        ("./nowhere/data", FileNotFoundError, "nowhere/data does not exist: give one of supersense, "),
+        (7, TypeError, "source is a int, not a name, a path or rows with column_names: give one of"),
+        ([{"text": "a"}], TypeError, "source is a list, not a name, a path or rows with column_names"),
+        ({"train": []}, ValueError, r"a dataset needs columns=, role to column, such as"),
+    ],
+)
+def test_what_is_no_source_is_refused(source, error, message):
+    with pytest.raises(error, match=message):
+        load(source)
+
+
+def test_a_root_or_an_option_that_a_file_does_not_take(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,animal\n" + "".join(f"a cat {k},1\na car {k},0\n" for k in range(6)))
+    assert load(path).hash == load(str(path), seed=0).hash
+    with pytest.raises(ValueError, match=r"root is for data sets by name .*: leave it out"):
+        load(path, tmp_path)
+    with pytest.raises(ValueError, match=r"option of mine.csv 'limit' is unknown: it takes none but spl"):
+        load(path, limit=3)
+    with pytest.raises(ValueError, match=r"option of a dataset 'column' is unknown: did you mean 'colum"):
+        load({"train": []}, columns={"text": "text"}, column="x")
+
+
+def test_own_splits_are_taken_divided_anew_or_asked_for(tmp_path):
+    path, parts = tmp_path / "mine.csv", ("train", "cal", "test") * 4
+    path.write_text("text,animal,split\n" + "".join(f"a {k},1,{part}\n" for k, part in enumerate(parts)))
+    assert load(path).split_of == load(path, split="published").split_of == parts
+    assert load(path, split="plain", seed=3).split_of != parts
+    with pytest.raises(ValueError, match="split 'publish' is unknown: did you mean 'published'"):
+        load(path, split="publish")
+    path.write_text("text,animal\n" + "".join(f"a {k},1\n" for k in range(12)))
+    with pytest.raises(ValueError, match=r"mine.csv says no split of its samples: give each its 'spli"):
+        load(path, split="published")
+
+
+def test_a_folder_that_cannot_be_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a folder is read by its metadata.csv, or by a name, "):
+        load(tmp_path)
+    (tmp_path / "metadata.csv").write_text("image_path,split,cat\na.png,train,1\n")
+    with pytest.raises(FileNotFoundError, match=r"neither segmentations.pt nor instances_\*.json, so th"):
+        load(tmp_path)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is a saved Hugging Face dataset: give load the object, load\("):
+        load(tmp_path)

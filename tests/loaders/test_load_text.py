@@ -191,6 +191,15 @@ def test_the_authors_text_format(tmp_path):
     assert len(data.samples) == 12
 
 
+def test_a_folder_of_the_authors_layout_needs_no_name(tmp_path):
+    folder = authors(tmp_path / "mine")
+    data = load(folder, split="published")
+    assert (data.name, data.concepts) == ("mine/published", ("sarcasm",))
+    assert data.samples == load("sarcasm", folder, split="published").samples
+    limited = load(folder, split="published", concepts=["sarcasm"], limit=11)
+    assert limited.skipped == {"paragraphs beyond limit=11": 1}
+
+
 def change(path, old, new, count=1):
     text = path.read_text()
     assert old in text
