@@ -77,7 +77,7 @@ class Reading:
             ValueError: `limit` is below 1.
         """
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit {self.limit} must be 1 or more.")
+            raise ValueError(f"limit {self.limit} must be 1 or more, or None for every sample.")
         if self.limit is None or self.limit >= n:
             return list(range(n))
         self.skipped[f"{what} beyond limit={self.limit}"] += n - self.limit
