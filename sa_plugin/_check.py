@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SHOWN = 12
+_SHOWN = 12
 
 
 def require_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -35,7 +35,7 @@ def require_known(what: str, name: str, known: Iterable[str]) -> None:
     if name in names:
         return
     hint = did_you_mean(name, names)
-    shown = f" Known: {', '.join(names)}." if len(names) <= SHOWN else f" {len(names)} are known."
+    shown = f" Known: {', '.join(names)}." if len(names) <= _SHOWN else f" {len(names)} are known."
     raise ValueError(f"{what} {name!r} is unknown{hint}{shown}")
 
 
@@ -50,7 +50,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]!r}?" if near else "."
 
 
-def place(name: str, known: Sequence[str], where: str = "the concepts") -> int:
+def position_of(name: str, known: Sequence[str], where: str = "the concepts") -> int:
     """Position of a name.
 
     Raises:

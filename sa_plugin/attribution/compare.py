@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import place, require, require_known
+from sa_plugin._check import position_of, require, require_known
 from sa_plugin.attribution.attribute import METHODS, PRESETS
 from sa_plugin.attribution.coalitions import COALITION_METHODS
 from sa_plugin.attribution.explained import Attribution, heat_map
@@ -347,7 +347,7 @@ def compare(
     _check(methods, objectives, preset)
     names = tuple(detector.concepts if concepts is None else concepts)
     for concept in names:
-        place(concept, detector.concepts)
+        position_of(concept, detector.concepts)
     check_unseen(data.test, detector.seen)
     steps = N_STEPS[preset] if n_steps is None else n_steps
     plan = Plan(

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
@@ -97,7 +97,7 @@ def calibrate(
     check_bank_data(bank, data)
     table = _cal_scores(host, data, bank, scores)
     grid = tuple(sorted({float(d) for d in deltas}))
-    columns = [place(c, table.tokens.concepts, "the labelled concepts") for c in bank.concepts]
+    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in bank.concepts]
     token_labels = table.tokens.labels[:, columns]
     sample_labels = table.tokens.sample_labels[:, columns]
     tail = _calibrate_tail(table, token_labels, sample_labels, grid)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin._check import place, require_type
+from sa_plugin._check import position_of, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.saved import bank_of, bank_parts, read, require_hook_point, write
 from sa_plugin.data.concept_data import Split
@@ -160,7 +160,7 @@ class Detector:
         Raises:
             ValueError: Unknown concept; the text names the nearest.
         """
-        k = place(concept, self.concepts)
+        k = position_of(concept, self.concepts)
         return Choice(
             concept,
             self.layer[concept],

@@ -48,7 +48,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.find import sample_max
 from sa_plugin.detection.guard import check_unseen, document_names
@@ -562,7 +562,7 @@ class Evaluation:
         """
         if method in self.missing:
             raise ValueError(f"{method} was not fitted: {self.missing[method]}.")
-        return self.methods[place(method, [m.method for m in self.methods], "the methods")]
+        return self.methods[position_of(method, [m.method for m in self.methods], "the methods")]
 
     def table(self) -> Any:
         """One row a method: a pandas DataFrame where pandas is installed."""
@@ -625,7 +625,7 @@ def labels_of(
     table: ScoreTable, concepts: tuple[str, ...]
 ) -> tuple[Bool[np.ndarray, "token concept"], Bool[np.ndarray, "sample concept"]]:
     """Token and sample labels, columns in the detector's order."""
-    columns = [place(c, table.tokens.concepts, "the labelled concepts") for c in concepts]
+    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in concepts]
     return table.tokens.labels[:, columns], table.tokens.sample_labels[:, columns]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Host
@@ -105,7 +105,7 @@ class Detection:
         Raises:
             ValueError: Unknown sample; the text names the nearest.
         """
-        n = place(sample, self.samples, "the samples")
+        n = position_of(sample, self.samples, "the samples")
         return tuple(c for c, here in zip(self.concepts, self.present[n], strict=True) if here)
 
     def table(self) -> Any:
@@ -148,7 +148,7 @@ def find(
     detector: Detector, samples: Samples, concepts: Sequence[str] | None, scores: ScoreTable | None
 ) -> list[SuperActivator]:
     """See `Detector.find`."""
-    wanted = [place(c, detector.concepts) for c in concepts or detector.concepts]
+    wanted = [position_of(c, detector.concepts) for c in concepts or detector.concepts]
     table = detector.scores_of(as_split(samples, detector.concepts), scores)
     at = detector.token_scores(table)
     tau = detector.tail.chosen_threshold

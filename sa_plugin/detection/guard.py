@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.sample import Sample
@@ -118,7 +118,7 @@ def check_bank_data(bank: ConceptBank, data: ConceptData) -> None:
         ValueError: A concept is not among the data's; the text names the nearest.
     """
     for concept in bank.concepts:
-        place(concept, data.concepts, "the concepts of the data")
+        position_of(concept, data.concepts, "the concepts of the data")
     fitted = bank.origin.data_hash
     if fitted and fitted != data.hash:
         warnings.warn(
@@ -149,7 +149,7 @@ def check_scores(table: ScoreTable, bank: ConceptBank, concepts: Sequence[str]) 
             f"{(len(table.tokens), len(bank.layers), len(bank.units))}."
         )
     for concept in concepts:
-        place(concept, table.tokens.concepts, "the labelled concepts of the scores")
+        position_of(concept, table.tokens.concepts, "the labelled concepts of the scores")
     empty = np.flatnonzero(np.diff(table.tokens.bounds) == 0)
     if len(empty):
         name = table.tokens.samples[empty[0]].id

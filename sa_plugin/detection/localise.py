@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.find import as_split, sample_max
@@ -101,7 +101,7 @@ class Localisation:
         Raises:
             ValueError: Unknown concept; the text names the nearest.
         """
-        rows = np.flatnonzero(self.mask[:, place(concept, self.concepts)])
+        rows = np.flatnonzero(self.mask[:, position_of(concept, self.concepts)])
         return [
             (self.tokens.samples[self.tokens.sample_of[row]].id, *map(int, self.tokens.offsets[row]))
             for row in rows

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin._check import place, require_known
+from sa_plugin._check import position_of, require_known
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -366,7 +366,7 @@ class Ablation:
             values = np.where(np.isfinite(other), before if when == "before" else after, np.nan)
         if concept is None:
             return mean_over_concepts(values)
-        return np.asarray(values[place(concept, self.concepts)])
+        return np.asarray(values[position_of(concept, self.concepts)])
 
     def interval(self, metric: str, when: str, concept: str | None = None) -> Interval:
         """A metric with its interval over documents."""
@@ -541,6 +541,6 @@ def _by_concept(
     if isinstance(heads, Mapping):
         if not heads:
             raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")
-        return {place(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
+        return {position_of(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
     chosen = check_heads(host.info, heads)
     return dict.fromkeys(range(len(detector.concepts)), chosen)

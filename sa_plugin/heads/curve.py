@@ -47,7 +47,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from sa_plugin._check import place, require_known
+from sa_plugin._check import position_of, require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import interval_of
@@ -479,7 +479,7 @@ class CrossAblation:
         require_known("which", which, ("own", "others", "own - others"))
         own, others = [], []
         for concept in self.runs:
-            changes, k = self._changes(metric, concept), place(concept, self.concepts)
+            changes, k = self._changes(metric, concept), position_of(concept, self.concepts)
             rest = np.delete(changes, k, axis=0)
             own.append(changes[k])
             # A concept that a draw leaves undefined is left out of its mean.
@@ -565,7 +565,7 @@ def cross_ablation(
         raise ValueError("heads is empty, and ablating nothing changes nothing: name a concept.")
     if len(detector.concepts) < 2:
         raise ValueError("the detector has one concept: there are no others to compare it with.")
-    chosen = {place(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
+    chosen = {position_of(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
     base = baseline(
         host, data, detector, split=split, scores=scores, draws=draws, seed=seed, batch_tokens=batch_tokens
     )

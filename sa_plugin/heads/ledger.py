@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
-from sa_plugin._check import place, require_type
+from sa_plugin._check import position_of, require_type
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import PermutedPass, refit_kind
 from sa_plugin.data.concept_data import ConceptData
@@ -389,7 +389,7 @@ def _check_types(host: object, data: object, source: object, scores: object) -> 
 
 def detector_column(detector: Detector, concept: str) -> Column:
     """A concept at the layer, unit and threshold its detector chose."""
-    place(concept, detector.concepts)
+    position_of(concept, detector.concepts)
     unit = detector.bank.unit(detector.unit[concept])
     return Column(concept, detector.layer[concept], unit, detector.threshold[concept])
 
@@ -431,7 +431,7 @@ def columns_of(
             )
         columns = [detector_column(source, c) for c in concepts or source.concepts]
     for column in columns:
-        place(column.concept, data.concepts, f"the concepts of {data.name!r}")
+        position_of(column.concept, data.concepts, f"the concepts of {data.name!r}")
     if not columns:
         raise ValueError("concepts is empty: name at least one, or None for all.")
     return columns

@@ -66,7 +66,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.methods import column_scores
@@ -353,7 +353,7 @@ class DirectTotal:
 
         NaN where the concept has no tail.
         """
-        k = place(concept, self.concepts)
+        k = position_of(concept, self.concepts)
         guess = self.direct if which == "direct" else self.attribution
         if guess is None:
             raise ValueError("the host gives no gradients, so there is no attribution to compare.")

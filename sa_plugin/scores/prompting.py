@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import place
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.scores.table import ScoreTable
@@ -131,7 +131,7 @@ def with_answers(scores: ScoreTable, *answers: PromptAnswers) -> ScoreTable:
     p_yes, said = np.full((2, *shape), np.nan)
     for one in answers:
         rows = _rows(scores, one.samples)
-        at = [place(c, one.concepts, "the concepts asked about") for c in scores.tokens.concepts]
+        at = [position_of(c, one.concepts, "the concepts asked about") for c in scores.tokens.concepts]
         p_yes[rows] = one.p_yes[:, at]
         if one.replies:
             said[rows] = one.said_yes[:, at]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sa_plugin._check import place, require_known, require_type
+from sa_plugin._check import position_of, require_known, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -273,7 +273,7 @@ def _chosen(
             raise ValueError("a detector has chosen each concept's layer: give detector.bank to fix another.")
         wanted = list(source.concepts if concepts is None else concepts)
         for concept in wanted:
-            place(concept, source.concepts)
+            position_of(concept, source.concepts)
         found = {c: (source.layer[c], source.bank.unit(source.unit[c])) for c in wanted}
     else:
         if not source.supervised:
@@ -288,7 +288,7 @@ def _chosen(
     if not found:
         raise ValueError("concepts is empty: name at least one, or None for all.")
     for concept in found:
-        place(concept, data.concepts, f"the concepts of {data.name!r}")
+        position_of(concept, data.concepts, f"the concepts of {data.name!r}")
     return found
 
 
