@@ -13,7 +13,7 @@ from collections.abc import Iterable
 GROUPS = {
     "A model and data": ("attach", "Host", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
-    "The tail, detection, localisation": ("calibrate", "Detector"),
+    "The tail, detection, localisation": ("calibrate", "Detector", "Resampling"),
     "How the tail forms": ("trace", "check_theory"),
     "Heads": (
         "head_ledger",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sa_plugin.host import Host, attach, check
     from sa_plugin.loaders import load
     from sa_plugin.scores import ScoreTable, score
+    from sa_plugin.statistics import Resampling
     from sa_plugin.theory import check_theory
     from sa_plugin.tracing import trace
 
@@ -36,6 +37,7 @@ __all__ = [
     "Detector",
     "Host",
     "Objective",
+    "Resampling",
     "ScoreTable",
     "ablate_heads",
     "ablation_curve",
@@ -74,6 +76,7 @@ _ROOMS = {
     "host": ("Host", "attach", "check"),
     "loaders": ("load",),
     "scores": ("ScoreTable", "score"),
+    "statistics": ("Resampling",),
     "theory": ("check_theory",),
     "tracing": ("trace",),
 }

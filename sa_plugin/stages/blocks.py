@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,8 +22,8 @@ from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localised import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.report.schema import Choice, Detection, Fractions, LocalisationRow, RateRow, Sparsity, Trace
-from sa_plugin.statistics.drawn import Drawn, Interval, percentile_bounds
-from sa_plugin.tracing.trace import TailTrace
+from sa_plugin.statistics.drawn import Drawn, Interval
+from sa_plugin.tracing.tail_trace import TailTrace
 
 _MEASURES = {
     "auroc": "auroc",
@@ -43,45 +44,35 @@ def record(trace: TailTrace) -> dict[str, Any]:
     """The measures a report draws, by concept and as weighted mean, and the densities.
 
     `skewness` and `l_skewness` are those of the in-concept scores; NaN stands for what is not
-    defined. `TailTrace.rows()` has every measure.
+    defined. `TailTrace.table()` has every measure.
 
     Returns:
         A dictionary with the keys of `sa_plugin.report.schema.Trace`.
     """
     return {
         "layers": list(trace.layers),
-        "concepts": {name: _series(trace, k) for k, name in enumerate(trace.concepts)},
-        "mean": _mean(trace),
+        "concepts": {c: _series(trace.measures, concept=c) for c in trace.concepts},
+        "mean": _series(trace.means),
         "fpr": trace.settings.fpr,
         "delta": trace.settings.delta,
-        "draws": trace.settings.draws,
+        "draws": trace.settings.resampling.draws,
         "fixed_on": trace.settings.fixed_on,
         "distributions": _distributions(trace),
     }
 
 
-def _series(trace: TailTrace, concept: int) -> dict[str, Any]:
+def _series(measures: Mapping[str, Drawn], **labels: str) -> dict[str, Any]:
     series: dict[str, Any] = {}
     for key, name in _MEASURES.items():
-        value, low, high = (array[:, concept] for array in trace[name])
-        series[key] = value.tolist()
-        series[f"{key}_interval"] = np.stack([low, high], axis=1).tolist()
-    return series
-
-
-def _mean(trace: TailTrace) -> dict[str, Any]:
-    series: dict[str, Any] = {}
-    for key, name in _MEASURES.items():
-        drawn = trace.layer_means[name]
-        bounds = percentile_bounds(drawn[:, 1:], trace.settings.level)
-        series[key] = drawn[:, 0].tolist()
-        series[f"{key}_interval"] = np.stack(bounds, axis=1).tolist()
+        drawn = measures[name].sel(**labels)
+        series[key] = drawn.estimate.tolist()
+        series[f"{key}_interval"] = np.stack(drawn.bounds, axis=1).tolist()
     return series
 
 
 def _distributions(trace: TailTrace) -> dict[str, Any]:
     densities = trace.common
-    mean, sd = trace["mean_out"].value, trace["sd_out"].value
+    mean, sd = trace["mean_out"].estimate, trace["sd_out"].estimate
     with np.errstate(divide="ignore", invalid="ignore"):
         threshold = (trace.fixed["threshold"] - mean) / sd
     return {
@@ -236,7 +227,7 @@ def localisation(metrics: LocalisationMetrics) -> list[LocalisationRow]:
 def trace(found: TailTrace, detector: Detector) -> Trace:
     """Every layer, with the detector's own thresholds drawn: one delta a concept at all layers."""
     block: dict[str, Any] = record(found)
-    tail, centre, spread = detector.tail, found["mean_out"].value, found["sd_out"].value
+    tail, centre, spread = detector.tail, found["mean_out"].estimate, found["sd_out"].estimate
     for c, concept in enumerate(found.concepts):
         cut = (tail.thresholds[:, tail.delta[c], c] - centre[:, c]) / spread[:, c]
         block["distributions"]["concepts"][concept]["threshold"] = [number(t) for t in cut]

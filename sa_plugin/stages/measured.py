@@ -43,7 +43,7 @@ measures a separation, not a precision: rare concepts have few in-concept tokens
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,10 @@ from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import plain
+from sa_plugin.show.result import clean
 from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
-from sa_plugin.statistics.drawn import Interval, percentile_bounds
-from sa_plugin.tracing.trace import TailTrace
+from sa_plugin.statistics.drawn import Interval
+from sa_plugin.tracing.tail_trace import TailTrace
 
 SMALL, LARGE = 0.1, 0.3
 
@@ -223,15 +223,7 @@ def separation(found: TailTrace, layer: int) -> dict[str, Any]:
     Raises:
         ValueError: The layer was not traced.
     """
-    parts: dict[str, Any] = {
-        name: found.interval(name, layer)
-        for name in ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
-    }
-    at, means = found.layers.index(layer), found.layer_means
-    drawn = means["coverage"][at] - means["negative_coverage"][at]
-    level, n = found.settings.level, found.settings.n_documents
-    low, high = percentile_bounds(drawn[1:], level)
-    parts["coverage_difference"] = Interval(
-        float(drawn[0]), float(low), float(high), level, int(np.isfinite(drawn[1:]).sum()), n_units=n
-    )
-    return {"layer": layer, **{k: dict(plain(asdict(v))) for k, v in parts.items()}}
+    names = ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
+    parts = {name: found.means[name].sel(layer=layer) for name in names}
+    parts["coverage_difference"] = parts["coverage"] - parts["negative_coverage"]
+    return {"layer": layer, **{name: clean(drawn.to_dict()) for name, drawn in parts.items()}}

@@ -30,7 +30,8 @@ from sa_plugin.show.result import clean
 from sa_plugin.stages import blocks
 from sa_plugin.stages.blocks import machine, versions
 from sa_plugin.stages.passages import passages, pictures
-from sa_plugin.tracing.trace import trace
+from sa_plugin.statistics.drawn import Resampling
+from sa_plugin.tracing.tail_trace import trace
 
 Explain = Callable[[Host, ConceptData, Detector, ScoreTable, int], Explained | None]
 
@@ -233,7 +234,7 @@ def _evaluate(
     title = f"{detector.bank.kind}: {detector.bank.token.scoring} scores"
     text = [f"## {title}\n{evaluation}", f"{detector!s}", f"{curve}", f"{metrics}"]
     if detector.bank.supervised:
-        found = trace(scores=table, draws=min(settings.draws, 200), seed=settings.seed, progress=progress)
+        found = trace(scores=table, resampling=Resampling(min(settings.draws, 200), settings.seed))
         block["trace"] = blocks.trace(found, detector)
         text.append(found.summary())
     else:

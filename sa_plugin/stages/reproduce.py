@@ -44,7 +44,8 @@ from sa_plugin.stages.figures import draw_figures
 from sa_plugin.stages.measured import delta_peaks, density, separation, tokens_per_positive
 from sa_plugin.stages.published import cell_markdown, findings, published_of
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
-from sa_plugin.tracing.trace import trace
+from sa_plugin.statistics.drawn import Resampling
+from sa_plugin.tracing.tail_trace import trace
 
 TRACE_DRAWS = 200
 # Raised when what the detection stage measures changes.
@@ -263,9 +264,7 @@ class Work:
         found = trace(
             scores=self.table(kind),
             columns=detector.tail.unit,
-            seed=run.seed,
-            draws=min(run.draws, TRACE_DRAWS),
-            progress=self.progress,
+            resampling=Resampling(min(run.draws, TRACE_DRAWS), run.seed),
         )
         best = detector.bank.layers[int(detector.tail.f1.mean(-1).max(1).argmax())]
         return clean({"trace": blocks.trace(found, detector), "separation": separation(found, best)})

@@ -1,23 +1,21 @@
 """How the tail forms: in- and out-of-concept scores layer by layer."""
 
-from sa_plugin.tracing.measures import Group, joint_edges, overlap
-from sa_plugin.tracing.trace import (
-    Columns,
-    Densities,
-    Estimates,
+from sa_plugin.tracing.cells import Columns, Densities, cuts
+from sa_plugin.tracing.measures import ScoreGroup, joint_edges, overlap
+from sa_plugin.tracing.tail_trace import (
     TailTrace,
+    TraceOptions,
     TraceSettings,
     UndefinedMeasureWarning,
-    cuts,
     trace,
 )
 
 __all__ = [
     "Columns",
     "Densities",
-    "Estimates",
-    "Group",
+    "ScoreGroup",
     "TailTrace",
+    "TraceOptions",
     "TraceSettings",
     "UndefinedMeasureWarning",
     "cuts",

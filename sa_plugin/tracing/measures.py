@@ -31,13 +31,14 @@ In-mass is no precision: with few positives most tokens above q may still be neg
 fitted anew at each layer, so scores of two layers share no unit; compare the measures without unit.
 Tokens of one sample are not independent: intervals resample source documents.
 
-Every function returns one value a draw; draw 0 is the data as they are.
+Every function returns one value a column; column 0 is the data as they are, the others a resample each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -47,36 +48,47 @@ from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.ranking import resampled_auroc
 from sa_plugin.statistics.shape import resampled_l_skewness, resampled_quantiles, skewness_of_sums
 
-BINS = 50
+OVERLAP_BINS = 50
 TAIL_LEVEL = 0.995
-Drawn = Float64[np.ndarray, " draw"]
+Values = Float64[np.ndarray, " column"]
+"""One value on the data (column 0) and one a resample."""
+
+
+class Cut(NamedTuple):
+    """Scores fixed before measuring, of one concept at one layer.
+
+    Attributes:
+        threshold: tau.
+        background: q over tokens.
+        background_of_maxima: q over the maxima of negative samples.
+    """
+
+    threshold: float
+    background: float
+    background_of_maxima: float
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class ScoreGroup:
     """Scores of some tokens or samples, with the draws over them."""
 
     values: Float[np.ndarray, " row"]
     resamples: Resamples
 
-    def sums(self, weights: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"]) -> Drawn:
+    def sums(self, weights: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"]) -> Values:
         """Sum of something over the rows of each draw."""
         r = self.resamples
         by_document = np.bincount(r.document, weights=weights, minlength=r.n_documents)
         drawn: np.ndarray = r.weights @ by_document.astype(np.float64)
         return drawn
 
-    def share(self, chosen: Bool[np.ndarray, " row"]) -> Drawn:
+    def share(self, chosen: Bool[np.ndarray, " row"]) -> Values:
         """Share of rows that are chosen."""
         return ratio(self.sums(chosen), self.sums(np.ones(len(chosen))), empty=np.nan)
 
-    def few(self, draws: int) -> Group:
-        """The same rows with fewer draws, the data included."""
-        return Group(self.values, self.resamples.first(1 + draws))
-
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class ConceptScores:
     """What is measured of one concept at one layer.
 
     Attributes:
@@ -84,25 +96,24 @@ class Cell:
             the tokens of negative samples.
         tokens, labels: Scores and labels of all tokens.
         positive_maxima, negative_maxima: Highest score of each positive and negative sample.
-        threshold: tau.
-        background, background_of_maxima: q over tokens, and over negative samples' maxima.
+        cut: Fixed beforehand.
         frozen_sd: Deviation of the negatives' scores to divide the gap by, or None for their own.
     """
 
-    inside: Group
-    outside: Group
-    negatives: Group
-    tokens: Group
+    inside: ScoreGroup
+    outside: ScoreGroup
+    negatives: ScoreGroup
+    tokens: ScoreGroup
     labels: Bool[np.ndarray, " token"]
-    positive_maxima: Group
-    negative_maxima: Group
-    threshold: float
-    background: float
-    background_of_maxima: float
+    positive_maxima: ScoreGroup
+    negative_maxima: ScoreGroup
+    cut: Cut
     frozen_sd: float | None = None
 
 
-def measure(cell: Cell, delta: float, quantile_draws: int) -> Mapping[str, Float64[np.ndarray, " _draw"]]:
+def measures_of(
+    cell: ConceptScores, delta: float, quantile_draws: int
+) -> dict[str, Float64[np.ndarray, " _column"]]:
     """Every measure of a cell, on the data and on every draw.
 
     Args:
@@ -110,26 +121,26 @@ def measure(cell: Cell, delta: float, quantile_draws: int) -> Mapping[str, Float
         delta: Share of the in-concept tokens that count as tail.
         quantile_draws: Draws for the L-skewness, whose cost is tokens times draws.
     """
-    inside, outside = moments(cell.inside), moments(cell.outside)
+    inside, outside = _moments(cell.inside), _moments(cell.outside)
     pooled = np.sqrt((inside["sd"] ** 2 + outside["sd"] ** 2) / 2)
     return {
         "overlap": overlap(cell.inside, cell.outside),
-        "auroc": auroc(cell.inside, cell.outside),
-        "in_mass_at_fpr": cell.inside.share(cell.inside.values > cell.background),
-        "realised_fpr": cell.outside.share(cell.outside.values > cell.background),
+        "auroc": _auroc(cell.inside, cell.outside),
+        "in_mass_at_fpr": cell.inside.share(cell.inside.values > cell.cut.background),
+        "realised_fpr": cell.outside.share(cell.outside.values > cell.cut.background),
         **_coverage(cell),
-        "precision": precision(cell),
-        "tail_gap": tail_gap(cell, delta),
+        "precision": _precision(cell),
+        "tail_gap": _tail_gap(cell, delta),
         "cohens_d": ratio(inside["mean"] - outside["mean"], pooled, empty=np.nan),
         **{f"{name}_in": drawn for name, drawn in inside.items()},
         **{f"{name}_out": drawn for name, drawn in outside.items()},
-        "l_skewness_in": l_skewness(cell.inside.few(quantile_draws)),
-        "l_skewness_out": l_skewness(cell.outside.few(quantile_draws)),
+        "l_skewness_in": _l_skewness(cell.inside, quantile_draws),
+        "l_skewness_out": _l_skewness(cell.outside, quantile_draws),
     }
 
 
 def joint_edges(
-    inside: Float[np.ndarray, " in_row"], outside: Float[np.ndarray, " out_row"], bins: int = BINS
+    inside: Float[np.ndarray, " in_row"], outside: Float[np.ndarray, " out_row"], bins: int = OVERLAP_BINS
 ) -> Float64[np.ndarray, " edge"]:
     """Edges of equal bins that span both groups."""
     low = float(min(inside.min(), outside.min()))
@@ -144,7 +155,7 @@ def bin_of(values: Float[np.ndarray, " row"], edges: Float64[np.ndarray, " edge"
     return inside
 
 
-def overlap(inside: Group, outside: Group, bins: int = BINS) -> Drawn:
+def overlap(inside: ScoreGroup, outside: ScoreGroup, bins: int = OVERLAP_BINS) -> Values:
     """Histogram intersection with joint edges, those of the data in every draw.
 
     Two samples of one law do not overlap fully, and resamples, whose tokens repeat, still less: the
@@ -155,46 +166,50 @@ def overlap(inside: Group, outside: Group, bins: int = BINS) -> Drawn:
     edges = joint_edges(inside.values, outside.values, bins)
     shares = [_binned(group, edges) for group in (inside, outside)]
     drawn: np.ndarray = np.minimum(*shares).sum(axis=1)
+    # The resamples' mean lies below the data's own value: the bias is taken off, the spread stays.
     if len(drawn) > 1 and not np.isnan(drawn[1:]).all():
         drawn[1:] += drawn[0] - np.nanmean(drawn[1:])
     return drawn
 
 
-def _binned(group: Group, edges: Float64[np.ndarray, " edge"]) -> Float64[np.ndarray, "draw bin"]:
+def _binned(group: ScoreGroup, edges: Float64[np.ndarray, " edge"]) -> Float64[np.ndarray, "draw bin"]:
     bins, r = len(edges) - 1, group.resamples
+    # Counts by document first: every resample is then one row of a matrix product.
     cell = r.document * bins + bin_of(group.values, edges)
     counts = np.bincount(cell, minlength=r.n_documents * bins).reshape(-1, bins)
     drawn = r.weights.astype(np.float64) @ counts.astype(np.float64)
     return ratio(drawn, drawn.sum(axis=1, keepdims=True), empty=np.nan)
 
 
-def auroc(inside: Group, outside: Group) -> Drawn:
+def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> Values:
     """Chance that an in-concept token scores above an out-of-concept one."""
     scores = np.concatenate([inside.values, outside.values])
     labels = np.arange(len(scores)) < len(inside.values)
     a, b = inside.resamples, outside.resamples
+    # Both groups come from the same draws of documents, so their weights are one matrix.
     both = Resamples(np.concatenate([a.document, b.document]), a.weights, a.seed)
     return resampled_auroc(scores, labels, both) if len(scores) else _undefined(inside)
 
 
-def precision(cell: Cell) -> Drawn:
+def _precision(cell: ConceptScores) -> Values:
     """Share of tokens at or above the threshold that are labelled."""
-    fired = cell.tokens.values >= cell.threshold
+    fired = cell.tokens.values >= cell.cut.threshold
     return ratio(cell.tokens.sums(fired & cell.labels), cell.tokens.sums(fired), empty=np.nan)
 
 
-def tail_gap(cell: Cell, delta: float) -> Drawn:
+def _tail_gap(cell: ConceptScores, delta: float) -> Values:
     """Distance of the in-concept tail from the negatives' tail, in deviations of the negatives."""
     tail = resampled_quantiles(cell.inside.values, [1 - delta], cell.inside.resamples)[0]
     rest = resampled_quantiles(cell.negatives.values, [TAIL_LEVEL], cell.negatives.resamples)[0]
-    sd = moments(cell.negatives)["sd"] if cell.frozen_sd is None else np.asarray(cell.frozen_sd)
+    sd = _moments(cell.negatives)["sd"] if cell.frozen_sd is None else np.asarray(cell.frozen_sd)
     return ratio(tail - rest, np.broadcast_to(sd, tail.shape), empty=np.nan)
 
 
-def moments(group: Group) -> dict[str, Drawn]:
+def _moments(group: ScoreGroup) -> dict[str, Values]:
     """Mean, standard deviation (divided by n) and skewness of every draw."""
     if not len(group.values):
         return dict.fromkeys(("mean", "sd", "skewness"), _undefined(group))
+    # Sums of powers cancel badly far from zero; means and moments are shifted back afterwards.
     centre = float(group.values.mean(dtype=np.float64))
     x = group.values.astype(np.float64) - centre
     n, first, second, third = (group.sums(x**k) for k in range(4))
@@ -204,16 +219,15 @@ def moments(group: Group) -> dict[str, Drawn]:
     return {"mean": mean + centre, "sd": np.sqrt(variance), "skewness": skew}
 
 
-def l_skewness(group: Group) -> Drawn:
-    """L-skewness of every draw."""
-    return resampled_l_skewness(group.values, group.resamples)
+def _l_skewness(group: ScoreGroup, draws: int) -> Float64[np.ndarray, " _column"]:
+    return resampled_l_skewness(group.values, group.resamples.first(1 + draws))
 
 
-def _coverage(cell: Cell) -> dict[str, Drawn]:
+def _coverage(cell: ConceptScores) -> dict[str, Values]:
     above: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "coverage": lambda top: top > cell.background,
-        "coverage_at_maxima": lambda top: top > cell.background_of_maxima,
-        "tail_coverage": lambda top: top >= cell.threshold,
+        "coverage": lambda top: top > cell.cut.background,
+        "coverage_at_maxima": lambda top: top > cell.cut.background_of_maxima,
+        "tail_coverage": lambda top: top >= cell.cut.threshold,
     }
     shares = {}
     for name, reached in above.items():
@@ -222,5 +236,5 @@ def _coverage(cell: Cell) -> dict[str, Drawn]:
     return shares
 
 
-def _undefined(group: Group) -> Drawn:
+def _undefined(group: ScoreGroup) -> Values:
     return np.full(group.resamples.draws, np.nan)

@@ -17,7 +17,7 @@ from sa_plugin.concepts import sae as encode
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.host import Site
 from sa_plugin.scores import score, score_samples
-from sa_plugin.statistics import FewTokensWarning, InactiveConceptWarning, tail_thresholds_cross
+from sa_plugin.statistics import FewTokensWarning, InactiveConceptWarning, Resampling, tail_thresholds_cross
 from sa_plugin.tracing import Columns, cuts, trace
 
 LOOSE = Pruning(dead=2, ubiquitous=0.6, weak=20.0)
@@ -195,7 +195,7 @@ def test_a_concept_without_activations_never_fires_and_is_named():
     assert (found[:, 1] == 1.0).all()
 
 
-@pytest.mark.filterwarnings("ignore::sa_plugin.tail.FewTokensWarning")
+@pytest.mark.filterwarnings("ignore::sa_plugin.statistics.FewTokensWarning")
 def test_a_silent_concept_goes_through_to_the_table(host, data, bank, tmp_path):
     table = score(host, data, bank, progress=False)
     scores = table.scores.copy()
@@ -248,12 +248,12 @@ def test_a_trace_fixes_thresholds_on_active_tokens(host, data, bank):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         column = calibrate(host, data, bank, scores=table).tail.unit
-        found = trace(scores=table, columns=column, delta=0.3, draws=20, quantile_draws=10, progress=False)
+        found = trace(scores=table, columns=column, delta=0.3, resampling=Resampling(20))
     cal = table.split("cal")
     cut = cuts(Columns(cal, column, "negative"), 0, 0.3)
     for c in range(len(data.concepts)):
         inside = cal.scores[cal.tokens.labels[:, c], 0, column[0, c]].astype(np.float64)
-        assert cut.threshold[c] == np.quantile(inside[inside > 0], 0.7)
+        assert cut[c].threshold == np.quantile(inside[inside > 0], 0.7)
     assert found.layers == bank.layers
 
 

@@ -15,7 +15,7 @@ from sa_plugin.concepts import sae as latents
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.scores import score
 
-pytestmark = pytest.mark.filterwarnings("ignore::sa_plugin.tail.FewTokensWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sa_plugin.statistics.FewTokensWarning")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from sa_plugin.host import Site, attach, check, find_folder
 from sa_plugin.host import protocol as hosting
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 from sa_transformer_lens import accept as accept_bridge
 from sa_transformer_lens.host import load_bridge
@@ -166,6 +167,6 @@ def test_the_whole_job(ours, data, detectors, monkeypatch):
     host = attach(ours.model)
     detector = detectors[1]
     assert len(detector.evaluate(data.test, draws=10).concepts) == 3
-    assert trace(host, data, detector.bank, draws=10).concepts == data.concepts
+    assert trace(host, data, detector.bank, resampling=Resampling(10)).concepts == data.concepts
     found = ablate_heads(host, data, detector, heads=[(LAYER, 3)], draws=10)
     assert (found.change > 0).all()

@@ -15,6 +15,7 @@ from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.show import Result, as_html
+from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -63,7 +64,7 @@ def shown(case, detector, model):
         "Evaluation": detector.evaluate(case.data.test, **given),
         "SparsityCurve": detector.sweep(case.data.test, **given),
         "LocalisationMetrics": detector.localise(case.data.test, scores=case.table).metrics(),
-        "TailTrace": trace(scores=case.table, quantile_draws=10, **FEW),
+        "TailTrace": trace(scores=case.table, resampling=Resampling(40)),
         "HeadLedger": head_ledger(*model, **FEW),
     }
 

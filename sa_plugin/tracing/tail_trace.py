@@ -1,0 +1,453 @@
+"""How a concept's tail forms, layer by layer.
+
+At every layer of a bank the scores of in-concept and out-of-concept tokens are compared on the test
+split: `sa_plugin.tracing.measures` defines what is measured and what it does not show. Thresholds
+and background quantiles are fixed on the calibration split before. Intervals resample source
+documents and are conditional on the vectors and on those cuts: another train or calibration split
+would move them too.
+
+A mean over concepts weights each by its positive samples, in every resample by that resample's own:
+
+    mean = sum_c n_c m_c / sum_c n_c,   concepts whose m_c is not defined left out
+
+Means keep their resamples, so that two layers (or two measures) are compared draw by draw,
+`trace.means["tail_gap"].sel(layer=9) - trace.means["tail_gap"].sel(layer=3)`; numbers of single
+concepts are too many and keep their intervals only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Int
+from tqdm.auto import tqdm
+
+from sa_plugin._check import did_you_mean, require_type
+from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.detection.guard import document_names
+from sa_plugin.host.protocol import Host
+from sa_plugin.scores.score import score
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, exact, short
+from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
+from sa_plugin.statistics.drawn import Drawn, Resampling, stack
+from sa_plugin.statistics.quantile import EmptyConceptWarning, FewTokensWarning, check_finite, tail_levels
+from sa_plugin.tracing.cells import (
+    Binned,
+    Columns,
+    Densities,
+    Out,
+    binned,
+    concept_scores,
+    cuts,
+    densities_of,
+)
+from sa_plugin.tracing.measures import TAIL_LEVEL, Cut, measures_of
+
+SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "tail_gap")
+_OUT = {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}
+MEAN = "(weighted mean)"
+"""Stands for the concept where the long table has a mean over concepts."""
+
+
+@dataclass(frozen=True, eq=False)
+class TraceOptions:
+    """How measures are taken.
+
+    Attributes:
+        out: Out-of-concept tokens: "negative" takes those of negative samples, "all" every unlabelled
+            token.
+        frozen_sd: Deviations of the negatives' scores that tail gaps are divided by, such as
+            `trace(...)["sd_out"].estimate` of the unablated run; by default their own.
+        quantile_draws: At most so many resamples for the L-skewness, whose cost is tokens times draws.
+    """
+
+    out: Out = "negative"
+    frozen_sd: Float[np.ndarray, "layer concept"] | None = None
+    quantile_draws: int = 200
+
+    def __post_init__(self) -> None:
+        if self.out not in _OUT:
+            raise ValueError(f"out {self.out!r} is unknown: use 'negative' or 'all'.")
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """How a trace was made.
+
+    Attributes:
+        split: Split the measures are of.
+        fixed_on: Split that thresholds and background quantiles were fixed on: "cal", or `split`
+            itself when no calibration split was scored (then they are mildly optimistic).
+        out: "negative" (tokens of negative samples) or "all" (all unlabelled tokens).
+        delta: Share of in-concept tokens that count as tail.
+        fpr: Share of out-of-concept tokens above the background quantile on `fixed_on`; on `split`
+            it is the measure `realised_fpr`.
+        quantile_draws: Resamples of the L-skewness.
+        resampling: Of all other measures.
+        n_documents: Documents resampled.
+    """
+
+    split: str
+    fixed_on: str
+    out: str
+    delta: float
+    fpr: float
+    quantile_draws: int
+    resampling: Resampling
+    n_documents: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TailTrace(Result):
+    """How a concept's tail forms by layer; `trace["auroc"]` is one measure over layer and concept.
+
+    Attributes:
+        measures: By name, over layer and concept; `sa_plugin.tracing.measures` defines them.
+        means: The same, as mean over concepts weighted by positive samples, over layer, with resamples.
+        fixed: "threshold", "background" and "background_of_maxima" by layer and concept.
+        counts: Tokens and samples behind each concept's measures.
+        densities: With the joint edges of the overlap.
+        common: With one axis for all layers and concepts, for plots.
+        settings: How it was made.
+    """
+
+    measures: Mapping[str, Drawn]
+    means: Mapping[str, Drawn]
+    fixed: Mapping[str, Float64[np.ndarray, "layer concept"]]
+    counts: Mapping[str, Int[np.ndarray, " concept"]]
+    densities: Densities
+    common: Densities
+    settings: TraceSettings
+
+    about: ClassVar[str] = (
+        "Coverage of positives alone means nothing: read it beside that of negatives. AUROC and overlap "
+        "describe the bulk, a tail of 2 % hardly moves them. In-mass is no precision. Scores of two layers "
+        "share no unit: compare the measures without unit. Intervals are conditional on the vectors and cuts."
+    )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Block indices."""
+        return tuple(self.means["auroc"].axes["layer"])
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(self.measures["auroc"].axes["concept"])
+
+    def __getitem__(self, name: str) -> Drawn:
+        """One measure over layer and concept.
+
+        Raises:
+            KeyError: Unknown; the text names the nearest.
+        """
+        if name not in self.measures:
+            hint = did_you_mean(name, self.measures)
+            raise KeyError(f"{name!r} is no measure of a trace{hint}")
+        return self.measures[name]
+
+    def headline(self) -> str:
+        """What was traced."""
+        s = self.settings
+        return (
+            f"{len(self.concepts)} concepts, layers {list(self.layers)}, {s.split} split, "
+            f"delta {s.delta:g}, {s.n_documents} documents"
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Weighted means over concepts with intervals, a line a layer."""
+        s, r = self.settings, self.settings.resampling
+        title = (
+            f"{s.split}: {len(self.concepts)} concepts, means weighted by positive samples; "
+            f"{100 * r.level:g} % intervals from {r.draws} resamples of {s.n_documents} documents. "
+            f"Out of concept: {_OUT[s.out]}. Cuts fixed on {s.fixed_on}: delta {s.delta:g}, "
+            f"false-positive rate {s.fpr:g}; {self._realised()}."
+        )
+        lines = [
+            [str(layer), *(short(self.means[name].sel(layer=layer)) for name in SUMMARY)]
+            for layer in self.layers
+        ]
+        return (Sheet(["layer", *SUMMARY], lines, title),)
+
+    def _realised(self) -> str:
+        rates, means = self["realised_fpr"].estimate, self.means["realised_fpr"].estimate
+        known = rates[np.isfinite(rates)]
+        if not len(known):
+            return "the realised one is not defined"
+        return (
+            f"realised on {self.settings.split} {np.nanmean(means):.4f} in the mean over layers, "
+            f"{known.min():.4f} to {known.max():.4f} by concept and layer"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every measure by layer and concept, its weighted mean, and what was fixed beforehand."""
+        rows = [row for name, drawn in self.measures.items() for row in drawn.rows(name)]
+        for name, drawn in self.means.items():
+            rows += [{"layer": row["layer"], "concept": MEAN, **row} for row in drawn.rows(name)]
+        rows += [
+            exact(name, values[at, c], layer=layer, concept=concept)
+            for name, values in self.fixed.items()
+            for at, layer in enumerate(self.layers)
+            for c, concept in enumerate(self.concepts)
+        ]
+        return rows
+
+    def plot(self, concept: str | None = None) -> Any:
+        """One panel a question over layers, with the intervals as bands.
+
+        Args:
+            concept: Only this; by default the mean over concepts, weighted by positive samples.
+
+        Raises:
+            ValueError: Unknown concept; the text names the nearest.
+        """
+        shown, who = self.means, f"mean of {len(self.concepts)} concepts, weighted by positive samples"
+        if concept is not None:
+            shown, who = {name: one.sel(concept=concept) for name, one in self.measures.items()}, concept
+        figure, axes = plots.new_figure(9.5, 5.4, rows=2, columns=3)
+        for ax, (title, unit, lines) in zip(np.ravel(axes), _panels(self.settings), strict=True):
+            for (name, label), colour in zip(lines.items(), _COLOURS, strict=False):
+                plots.line(ax, shown[name], label=label, colour=colour)
+            if "auroc" in lines:
+                plots.zero(ax, upright=False, at=0.5)
+            if len(lines) > 1:
+                plots.legend(ax, outside=False)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            plots.words(ax, title=title, x="layer", y=unit)
+        s = self.settings
+        plots.note(
+            figure,
+            f"{who}, {s.split} split; cuts fixed on {s.fixed_on}. Bands: {100 * s.resampling.level:g} % "
+            f"over {s.n_documents} documents, conditional on vectors and cuts.\nAUROC and overlap describe "
+            "the bulk, not the tail; coverage of positives means nothing without that of negatives; in-mass "
+            "is no precision.",
+        )
+        return figure
+
+
+_COLOURS = (plots.TAIL_COLOUR, plots.TEXT_COLOUR)
+
+
+def _panels(settings: TraceSettings) -> tuple[tuple[str, str, Mapping[str, str]], ...]:
+    """Title, unit, and measure to label of each panel."""
+    above = f"{100 * (1 - settings.fpr):g} % quantile of out"
+    return (
+        ("in against out of concept", "AUROC", {"auroc": ""}),
+        ("overlap of in and out", "shared mass", {"overlap": ""}),
+        (
+            f"tokens above the {above}",
+            "share of tokens",
+            {"in_mass_at_fpr": "in concept", "realised_fpr": "out of concept"},
+        ),
+        (
+            "samples with a token above it",
+            "share of samples",
+            {"coverage": "positive", "negative_coverage": "negative"},
+        ),
+        ("tail against the negatives' tail", "gap, sd of negatives", {"tail_gap": ""}),
+        (f"tokens above tau, delta {settings.delta:g}", "precision", {"precision": ""}),
+    )
+
+
+class UndefinedMeasureWarning(UserWarning):
+    """A concept lacks tokens or samples for some measures, which are NaN."""
+
+
+def trace(
+    host: Host | None = None,
+    data: ConceptData | None = None,
+    bank: ConceptBank | None = None,
+    *,
+    scores: ScoreTable | None = None,
+    split: str = "test",
+    delta: float = 0.05,
+    columns: Int[np.ndarray, "*layer concept"] | None = None,
+    options: TraceOptions = TraceOptions(),
+    resampling: Resampling = Resampling(),
+) -> TailTrace:
+    """Measure in- against out-of-concept scores at every layer of a bank.
+
+    Costs no forward pass when `scores` is given; otherwise one for each sample of the calibration
+    and measured splits.
+
+    Args:
+        host: An attached model; only without `scores`, like `data` and `bank`.
+        data: Labelled samples.
+        bank: Concept vectors.
+        scores: The shared score table, with the measured split and, for cuts that are fixed
+            beforehand, the calibration split.
+        split: Split to measure.
+        delta: Share of the in-concept tokens that count as tail.
+        columns: Unit of each concept, for unsupervised banks: `[concept]`, or `[layer, concept]`
+            when each layer was matched by itself.
+        options: Which tokens are out of concept, and what tail gaps are divided by.
+        resampling: Of source documents.
+
+    Returns:
+        Measures by layer and concept.
+
+    Raises:
+        TypeError: `scores` is no ScoreTable, or one is given as the host.
+        ValueError: Neither scores nor host, data and bank are given; units are not concepts and no
+            columns are given; the split was not scored or has one document; NaN or Inf scores.
+
+    Warns:
+        UndefinedMeasureWarning: A concept has no in-concept token, or no positive or no negative
+            sample; its measures are NaN.
+
+    Example:
+        >>> trace(scores=table).means["auroc"].sel(layer=9)  # doctest: +SKIP
+    """
+    table = _table(host, data, bank, scores, split)
+    tail_levels([delta])
+    column = _columns(table, columns)
+    here = Columns(table.split(split), column, options.out)
+    fixed_on = "cal" if "cal" in table.tokens.split_of else split
+    there = here if fixed_on == split else Columns(table.split(fixed_on), column, options.out)
+    if options.frozen_sd is not None and np.shape(options.frozen_sd) != column.shape:
+        raise ValueError(f"frozen_sd {np.shape(options.frozen_sd)} must be [layer, concept] {column.shape}.")
+    counts = _counts(here)
+    _warn_undefined(here.table.tokens.concepts, counts)
+    drawn = resample_documents(
+        document_names(here.table.tokens), draws=resampling.draws, seed=resampling.seed
+    )
+    settings = TraceSettings(
+        split,
+        fixed_on,
+        options.out,
+        delta,
+        round(1 - TAIL_LEVEL, 6),
+        min(options.quantile_draws, resampling.draws),
+        resampling,
+        drawn.n_documents,
+    )
+    silent = host is not None and not host.progress
+    bar = tqdm(range(len(table.bank.layers)), desc="trace", disable=silent or None, leave=False)
+    found = [_layer(here, there, at, drawn.with_data(), options, settings) for at in bar]
+    joint, common = densities_of([one.bins for one in found])
+    return TailTrace(
+        _by_layer(table, [one.measures for one in found]),
+        _by_layer(table, [one.means for one in found]),
+        {name: np.array([[getattr(c, name) for c in one.cut] for one in found]) for name in Cut._fields},
+        counts,
+        joint,
+        common,
+        settings,
+    )
+
+
+class _Layer(NamedTuple):
+    cut: tuple[Cut, ...]
+    measures: dict[str, Drawn]
+    means: dict[str, Drawn]
+    bins: list[Binned]
+
+
+def _layer(
+    here: Columns,
+    there: Columns,
+    at: int,
+    resamples: Resamples,
+    options: TraceOptions,
+    settings: TraceSettings,
+) -> _Layer:
+    """Cuts from `there`, measures and densities from `here`, at one layer."""
+    tokens, layers = here.table.tokens, here.table.bank.layers
+    check_finite(here.scores(at), f"scores at layer {layers[at]}")
+    cut = _quiet_cuts(there, at, settings.delta)
+    measured, bins = [], []
+    for cell in concept_scores(here, at, cut, resamples, options.frozen_sd):
+        measured.append(measures_of(cell, settings.delta, settings.quantile_draws))
+        bins.append(binned(cell))
+    level, positives = settings.resampling.level, resampled_sums(tokens.sample_labels.T, resamples)
+    measures, means = {}, {}
+    for name in measured[0]:
+        drawn = resamples.drawn(np.stack([one[name] for one in measured]), level, concept=tokens.concepts)
+        # The L-skewness has only the first resamples: its weights are theirs.
+        means[name] = drawn.mean("concept", positives[:, : drawn.values.shape[-1]])
+        measures[name] = drawn.freeze()
+    return _Layer(cut, measures, means, bins)
+
+
+def _by_layer(table: ScoreTable, found: Sequence[Mapping[str, Drawn]]) -> dict[str, Drawn]:
+    return {
+        name: stack(dict(zip(table.bank.layers, (one[name] for one in found), strict=True)), "layer")
+        for name in found[0]
+    }
+
+
+def _table(
+    host: Host | None,
+    data: ConceptData | None,
+    bank: ConceptBank | None,
+    scores: ScoreTable | None,
+    split: str,
+) -> ScoreTable:
+    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
+    if isinstance(host, ScoreTable):
+        require_type("host", host, Host, "pass scores=")
+    if scores is not None:
+        return scores
+    if host is None or data is None or bank is None:
+        raise ValueError("give scores=score(host, data, bank), or host, data and bank.")
+    return score(host, data, bank, splits=list(dict.fromkeys(["cal", split])))
+
+
+def _columns(
+    table: ScoreTable, columns: Int[np.ndarray, "*layer concept"] | None
+) -> Int[np.ndarray, "layer concept"]:
+    bank, concepts = table.bank, table.tokens.concepts
+    shape = (len(bank.layers), len(concepts))
+    if columns is None:
+        missing = [c for c in concepts if c not in bank.units]
+        if missing:
+            raise ValueError(
+                f"the bank's {len(bank.units)} units ({bank.kind!r}) are not the concepts (no "
+                f"{missing[0]!r}): match them on the calibration split and give columns, the unit "
+                "of each concept."
+            )
+        columns = np.array([bank.units.index(c) for c in concepts])
+    unit = np.asarray(columns)
+    if unit.shape not in (shape, shape[1:]) or not np.issubdtype(unit.dtype, np.integer):
+        raise ValueError(f"columns {unit.shape} must be whole numbers [concept] or {shape}.")
+    if unit.min(initial=0) < 0 or unit.max(initial=0) >= len(bank.units):
+        raise ValueError(f"columns must name units 0 to {len(bank.units) - 1} of the bank.")
+    return np.broadcast_to(unit, shape)
+
+
+def _quiet_cuts(columns: Columns, layer: int, delta: float) -> tuple[Cut, ...]:
+    """Cuts with the count warnings at the first layer only: labels are the same at all."""
+    with warnings.catch_warnings():
+        if layer:
+            warnings.simplefilter("ignore", FewTokensWarning)
+            warnings.simplefilter("ignore", EmptyConceptWarning)
+        return cuts(columns, layer, delta)
+
+
+def _counts(here: Columns) -> dict[str, Int[np.ndarray, " concept"]]:
+    positive = here.table.tokens.sample_labels
+    return {
+        "in_concept_tokens": here.inside.sum(axis=1),
+        "out_of_concept_tokens": here.outside.sum(axis=1),
+        "positive_samples": positive.sum(axis=0),
+        "negative_samples": (~positive).sum(axis=0),
+    }
+
+
+def _warn_undefined(concepts: Sequence[str], counts: Mapping[str, Int[np.ndarray, " concept"]]) -> None:
+    for what, values in counts.items():
+        lacking = [c for c, n in zip(concepts, values, strict=True) if n == 0]
+        if lacking:
+            warnings.warn(
+                f"no {what.replace('_', ' ')} for {', '.join(map(repr, lacking))} in the split: "
+                "what needs them is NaN and is left out of means over concepts.",
+                UndefinedMeasureWarning,
+                stacklevel=3,
+            )
