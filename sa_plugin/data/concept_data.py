@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -34,6 +34,8 @@ from sa_plugin.data.build import (
 from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.sample import SPLITS, Sample
 from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Split:
         return np.array(rows, dtype=bool).reshape(len(self.samples), len(self.concepts))
 
 
-@dataclass(frozen=True)
-class ConceptData:
+@dataclass(frozen=True, repr=False)
+class ConceptData(Shown):
     """Labelled samples with a fixed split by source document.
 
     Build one with `from_words`, `from_spans`, `from_token_masks` or `from_masks`;
@@ -74,16 +76,12 @@ class ConceptData:
     seed: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict, compare=False)
 
+    about: ClassVar[str] = (
+        "Samples of one document are not independent: intervals shrink with documents, not with samples."
+    )
+
     def __post_init__(self) -> None:
         validate(self.samples, self.split_of, self.concepts)
-
-    def __repr__(self) -> str:
-        sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-        return (
-            f"ConceptData({self.name!r}, {len(self.concepts)} concepts, train / cal / test = "
-            f"{sizes} samples, hash {self.hash[:8]}{left_out and f'; skipped: {left_out}'})"
-        )
 
     @property
     def train(self) -> Split:
@@ -330,3 +328,71 @@ class ConceptData:
             samples=tuple(self.samples[i] for i in keep),
             split_of=tuple(self.split_of[i] for i in keep),
         )
+
+    def headline(self) -> str:
+        """Name, sizes and hash, and what was skipped."""
+        sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+        return (
+            f"{self.name!r}, {len(self.concepts)} concepts, train / cal / test = {sizes} samples, "
+            f"hash {self.hash[:8]}{left_out and f'; skipped: {left_out}'}"
+        )
+
+    def sheets(self) -> Sequence[Sheet]:
+        """Positive samples and their documents, by concept and split."""
+        counts = self._counts()
+        rows = [
+            [concept or "all samples", *("{} ({})".format(*counts[concept, split]) for split in SPLITS)]
+            for concept in (None, *self.concepts)
+        ]
+        title = "Positive samples of each concept, and in brackets the documents that they lie in."
+        left_out = [f"Left out: {count} {reason}." for reason, count in self.skipped.items()]
+        return [Sheet(("concept", *SPLITS), rows, title, left_out)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Counts by split and concept; a row without a concept counts all samples of a split."""
+        return [
+            exact(measure, float(count), split=split, concept=concept)
+            for (concept, split), found in self._counts().items()
+            for measure, count in zip(("samples", "documents"), found, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, hash and counts, without the samples."""
+        facts = {"name": self.name, "hash": self.hash, "seed": self.seed, "concepts": list(self.concepts)}
+        counts = [{key: row[key] for key in ("split", "concept", "measure", "value")} for row in self.rows()]
+        return {
+            "format": FORMAT,
+            "kind": "ConceptData",
+            **facts,
+            "skipped": dict(self.skipped),
+            "counts": counts,
+        }
+
+    def plot(self) -> Any:
+        """Positive samples (filled) and their documents (hollow) of every concept, by split."""
+        counts = self._counts()
+        figure, ax = plots.new_figure(7.0, 1.2 + 0.24 * len(self.concepts))
+        for (split, (colour, _)), offset in zip(plots.styles(SPLITS).items(), (-0.2, 0.0, 0.2), strict=True):
+            at = [k + offset for k, _ in enumerate(self.concepts)]
+            samples, documents = zip(*(counts[concept, split] for concept in self.concepts), strict=True)
+            ax.plot(samples, at, "o", color=colour, ms=4.5, label=split)
+            ax.plot(documents, at, "o", color=colour, ms=4.5, mfc="none")
+        # Rare concepts and those without a positive stay readable beside frequent ones.
+        ax.set_xscale("symlog", linthresh=10)
+        ax.set_xlim(left=-1)
+        plots.rows(ax, self.concepts)
+        plots.words(ax, title=self.name, x="positive samples (filled), documents that they lie in (hollow)")
+        plots.legend(ax)
+        plots.note(figure, self.about)
+        return figure
+
+    def _counts(self) -> dict[tuple[str | None, str], tuple[int, int]]:
+        """Samples and documents by concept (None: whatever their labels) and split."""
+        found: dict[tuple[str | None, str], tuple[int, int]] = {}
+        for split in SPLITS:
+            part = self.split(split).samples
+            for concept in (None, *self.concepts):
+                homes = [s.document for s in part if concept is None or concept in s.positive]
+                found[concept, split] = len(homes), len(set(homes))
+        return found

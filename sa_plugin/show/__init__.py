@@ -1,7 +1,7 @@
 """How numbers are shown: results, tables, pages."""
 
 from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, number, side_of_zero
-from sa_plugin.show.result import Result, Sheet, as_html, clean, long_frame
+from sa_plugin.show.result import Result, Sheet, Shown, as_html, clean, long_frame
 from sa_plugin.show.tokens import shade, tokens
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Markup",
     "Result",
     "Sheet",
+    "Shown",
     "as_html",
     "clean",
     "el",

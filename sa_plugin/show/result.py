@@ -66,8 +66,8 @@ class Sheet:
         return el("div", *parts)
 
 
-class Result:
-    """Base of every result; see the module's text.
+class Shown:
+    """Base of all that shows itself, results and what they are made from alike: data, banks, scores.
 
     Attributes:
         about: What the numbers do not show, in sentences.
@@ -84,8 +84,38 @@ class Result:
         """The tables that people read."""
 
     @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `table`."""
+
+    @abstractmethod
     def plot(self) -> Any:
-        """The picture of this result, as a matplotlib figure."""
+        """The picture of this, as a matplotlib figure."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The facts that are shown, JSON-ready; what is not defined is None."""
+
+    def table(self) -> Any:
+        """Every number in long form, as a DataFrame: labels, measure, value, low, high."""
+        return long_frame(self.rows())
+
+    def summary(self) -> str:
+        """The sheets as text, and what they do not show."""
+        return "\n".join([*(sheet.text() for sheet in self.sheets()), *_wrapped([self.about])])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.headline()})"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        notes = [el("p", self.about, style="margin:.3em 0;opacity:.8")] if self.about else []
+        return str(el("div", el("strong", repr(self)), *(sheet.html() for sheet in self.sheets()), *notes))
+
+
+class Result(Shown):
+    """Base of every result: a frozen dataclass of `Drawn` numbers and settings, see the module's text."""
 
     def numbers(self) -> Mapping[str, Drawn]:
         """Every `Drawn` by name: those of the fields, and of mappings in fields."""
@@ -102,14 +132,6 @@ class Result:
         """The rows of `table`."""
         return [row for name, drawn in self.numbers().items() for row in drawn.rows(name)]
 
-    def table(self) -> Any:
-        """Every number in long form, as a DataFrame: labels, measure, value, low, high."""
-        return long_frame(self.rows())
-
-    def summary(self) -> str:
-        """The sheets as text, and what they do not show."""
-        return "\n".join([*(sheet.text() for sheet in self.sheets()), *_wrapped([self.about])])
-
     def to_dict(self) -> dict[str, Any]:
         """Every number and setting, JSON-ready; what is not defined is None."""
         content = {one.name: _content(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
@@ -120,16 +142,6 @@ class Result:
         path = Path(path)
         path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return path
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.headline()})"
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        notes = [el("p", self.about, style="margin:.3em 0;opacity:.8")] if self.about else []
-        return str(el("div", el("strong", repr(self)), *(sheet.html() for sheet in self.sheets()), *notes))
 
 
 def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:

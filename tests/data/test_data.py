@@ -1,5 +1,6 @@
 """Laws of labelled data: alignment, splits, hashes, and what is refused."""
 
+import json
 import warnings
 
 import numpy as np
@@ -214,3 +215,32 @@ def test_concepts_given_as_a_string_are_refused(concept):
 def test_no_labels_at_all_are_refused():
     with pytest.raises(ValueError, match="no sample has a label, so there is no concept: give"):
         ConceptData.from_spans(["a cat", "a dog"] * 6, [[]] * 12)
+
+
+def test_data_show_their_counts_in_every_form():
+    made = data(documents=[f"d{k // 4}" for k in range(60)], splits=Splits(seed=2), name="animals")
+    assert "\n" not in repr(made)
+    assert repr(made).startswith("ConceptData('animals', 2 concepts, train / cal / test = ")
+    table = made.table()
+    assert list(table.columns) == ["split", "concept", "measure", "value", "low", "high"]
+    assert len(table) == 3 * (1 + 2) * 2
+    for split in ("train", "cal", "test"):
+        for concept in made.concepts:
+            homes = [s.document for s in made.split(split).samples if concept in s.positive]
+            rows = table[(table.split == split) & (table.concept == concept)].set_index("measure")
+            assert rows.value.to_dict() == {"samples": len(homes), "documents": len(set(homes))}
+            assert f"{len(homes)} ({len(set(homes))})" in str(made)
+    assert str(made).endswith("intervals shrink with documents, not with samples.")
+    assert made._repr_html_().count("<table") == 1
+    found = made.to_dict()
+    assert (found["hash"], len(found["counts"])) == (made.hash, len(table))
+    assert "the cat sat" not in json.dumps(found)
+
+
+def test_data_draw_every_concept_and_split():
+    matplotlib = pytest.importorskip("matplotlib")
+    figure = data().plot()
+    assert isinstance(figure, matplotlib.figure.Figure)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["animal", "weather"]
+    assert [label.get_text() for label in ax.get_legend().get_texts()] == ["train", "cal", "test"]
