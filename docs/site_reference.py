@@ -39,7 +39,7 @@ ADAPTERS = {
         "trace_setup",
     ),
 }
-ALSO = {"sa_plugin.loaders": ("emoji", "shape_scenes")}
+ALSO = {"sa_plugin.datasets": ("emoji", "shapes")}
 # The builder of the embedded data set is not in the wheel.
 NOT_SHIPPED = ("supersense",)
 

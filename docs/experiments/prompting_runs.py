@@ -143,10 +143,13 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
         for sample, name in zip(data.samples, data.split_of, strict=True)
         if name == "train" or sample.id in wanted
     ]
-    return ConceptData.from_samples(
-        [s for s, _ in rows],
-        data.concepts,
-        [name for _, name in rows],
+    return ConceptData.from_spans(
+        [s.text for s, _ in rows],
+        [list(s.spans) for s, _ in rows],
+        concepts=data.concepts,
+        documents=[s.document for s, _ in rows],
+        ids=[s.id for s, _ in rows],
+        splits=[name for _, name in rows],
         name="supersense, passages asked about",
     )
 
@@ -189,7 +192,7 @@ def detect(arguments: argparse.Namespace) -> None:
 def summed_up(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted metrics of every method, and its difference to SuperActivators."""
     rows = {}
-    for one in evaluation.methods:
+    for one in map(evaluation.of, evaluation.methods):
         f1, by = one.weighted["f1"], one.difference.get("f1")
         rows[one.method] = {
             "f1": [f1.estimate, f1.low, f1.high],
@@ -222,10 +225,10 @@ def _by_concept(evaluation: Evaluation, answers: PromptAnswers) -> list[dict[str
     return [
         {
             "concept": c,
-            "positive": int(evaluation.n_positive[k]),
+            "positive": evaluation.n_positive[c],
             "p_yes": float(answers.p_yes[:, answers.concepts.index(c)].mean()),
-            "auroc": asked.concept["auroc"][k].estimate,
-            "tail_auroc": tail.concept["auroc"][k].estimate,
+            "auroc": asked.concept["auroc"].estimate[k],
+            "tail_auroc": tail.concept["auroc"].estimate[k],
         }
         for k, c in enumerate(evaluation.concepts)
     ]

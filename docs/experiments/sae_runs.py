@@ -31,6 +31,7 @@ from sa_plugin.host import Host, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import ScoreTable, score
 from sa_plugin.stages import markdown
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/experiments/sae_runs.py tables -->"
@@ -118,7 +119,14 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
 def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
     """Kept tokens' activations of one split, half precision."""
     samples = list(data.split(name).samples)
-    one = ConceptData.from_samples(samples, data.concepts, ["train"] * len(samples))
+    one = ConceptData.from_spans(
+        [s.text for s in samples],
+        [list(s.spans) for s in samples],
+        concepts=data.concepts,
+        documents=[s.document for s in samples],
+        ids=[s.id for s in samples],
+        splits=["train"] * len(samples),
+    )
     found = collect(host, one, layers=[LAYER], need=("means", "rows"), progress=False)
     rows = found.token[0].rows
     assert rows is not None
@@ -183,13 +191,13 @@ def best_tokens(detector: Detector, cal: ScoreTable, concept: str, n: int = 6) -
 def summed_up(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted F1 and AUROC of every method, and its difference to SuperActivators."""
     found = {}
-    for one in evaluation.methods:
+    for one in map(evaluation.of, evaluation.methods):
         f1, by = one.weighted["f1"], one.difference.get("f1")
         found[one.method] = {
             "f1": [f1.estimate, f1.low, f1.high],
             "auroc": one.weighted["auroc"].estimate,
             "difference": [by.estimate, by.low, by.high] if by else None,
-            "candidates": one.candidates,
+            "candidates": one.chosen.candidates,
         }
     return found
 
@@ -222,11 +230,13 @@ def detect(arguments: argparse.Namespace) -> None:
         record["kinds"][name] = summed_up(found)
         detectors.append(detector)
     chosen, cal = detectors[2], tables[2].split("cal")
-    result = chosen.evaluate(data.test, scores=tables[2], draws=200).of("SuperActivators")
+    result = chosen.evaluate(data.test, scores=tables[2], resampling=Resampling(draws=200)).of(
+        "SuperActivators"
+    )
     record["units"] = [
         {
             **vars(chosen.choice(c)),
-            "test_f1": result.concept["f1"][k].estimate,
+            "test_f1": result.concept["f1"].estimate[k],
             "tokens": best_tokens(chosen, cal, c),
         }
         for k, c in enumerate(chosen.concepts)

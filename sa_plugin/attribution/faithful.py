@@ -48,7 +48,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
 from sa_plugin.statistics.confusion import ratio
-from sa_plugin.statistics.drawn import Interval
+from sa_plugin.statistics.drawn import Interval, Resampling
 from sa_plugin.statistics.ranking import (
     auroc,
     average_precision,
@@ -230,7 +230,7 @@ def _value(one: Measured, metric: str) -> float:
 def _resamples(documents: Sequence[str], draws: int, seed: int) -> Resamples | None:
     """None for one document, which leaves nothing to resample."""
     names = np.array(documents)
-    return resample_documents(names, draws=draws, seed=seed) if len(set(documents)) > 1 else None
+    return resample_documents(names, Resampling(draws, seed)) if len(set(documents)) > 1 else None
 
 
 def _drawn(found: Sequence[Measured], metric: str, resamples: Resamples | None) -> Float[np.ndarray, " draw"]:

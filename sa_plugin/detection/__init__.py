@@ -1,22 +1,25 @@
 """Scores to decisions: calibration, detection and localisation beside every baseline."""
 
 from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.detection.detector import Choice, Detector
-from sa_plugin.detection.evaluate import Evaluation, MethodResult, mean_auroc, outcomes
+from sa_plugin.detection.calibration import Calibration, Choice
+from sa_plugin.detection.detector import Detector
+from sa_plugin.detection.evaluate import Evaluation, Ground, MethodResult, outcomes
 from sa_plugin.detection.find import Detection, SuperActivator, as_split
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
-from sa_plugin.detection.localise import Localisation
-from sa_plugin.detection.localised import LocalisationMetrics
+from sa_plugin.detection.localise import Localisation, LocalisationMetrics
+from sa_plugin.detection.measures import mean_auroc
 from sa_plugin.detection.methods import STATISTICS, column_scores, max_token, random_rows, statistic_of
 from sa_plugin.detection.search import search_matched, search_own
 from sa_plugin.detection.sweep import SparsityCurve, best_layer
 
 __all__ = [
     "STATISTICS",
+    "Calibration",
     "Choice",
     "Detection",
     "Detector",
     "Evaluation",
+    "Ground",
     "Localisation",
     "LocalisationMetrics",
     "MethodResult",

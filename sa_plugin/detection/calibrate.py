@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int
 from sa_plugin._check import position_of
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.detection.calibration import token_cuts
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import Seen, check_bank_data, check_finite, check_scores, rows_of_samples
-from sa_plugin.detection.localise import token_cuts
 from sa_plugin.detection.methods import (
     ALWAYS,
     CLS,

@@ -1,13 +1,6 @@
-"""A calibrated detector: for each concept a layer, a unit, a delta and a threshold.
+"""A detector: a calibration with a host to score samples with, and the doors to every question.
 
-`Y[n, c] = 1 iff max_t s[t, c] >= tau_c`: a sample has a concept iff it holds at least one
-SuperActivator, a token whose score reaches the threshold (arXiv 2512.05038, sections 3 and 4).
-
-A SuperActivator need not lie inside the concept: it is a token that the in-concept tail of the
-calibration split is made of. Precision of the rule is measured by `evaluate`, never assumed.
-
-A detector on disk and back: `artefact.py`'s two files, checked against the host that loads it.
-
+On disk it is `tensors.safetensors` and `artefact.json`, checked against the host that loads it.
 Thresholds and calibration tables are stored as float64, so a loaded detector decides to the bit as
 the saved one did.
 """
@@ -15,166 +8,116 @@ the saved one did.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin._check import position_of, require_type
-from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin._check import require_type
 from sa_plugin.concepts.saved import bank_of, bank_parts, read, require_hook_point, write
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
+from sa_plugin.detection.calibration import Calibration, TokenCuts, sample_max
 from sa_plugin.detection.evaluate import Evaluation, evaluate
-from sa_plugin.detection.find import Detection, SuperActivator, detect, find
-from sa_plugin.detection.guard import Seen, check_finite, check_scores, rows_of_samples
-from sa_plugin.detection.localise import Localisation, TokenCuts, localise
-from sa_plugin.detection.methods import column_scores
+from sa_plugin.detection.find import (
+    Detection,
+    Samples,
+    SuperActivator,
+    as_split,
+    detect,
+    find,
+    highest_scores,
+)
+from sa_plugin.detection.guard import Seen, check_unseen
+from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
-from sa_plugin.scores.score import check_origin
+from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import aligned, as_html, frame, number
-
-Samples = str | Sample | Split | Sequence[str | Sample]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What calibration chose for one concept.
-
-    Attributes:
-        concept: Name.
-        layer: Block index.
-        unit: Name of the vector: the concept's own, or the matched unit's.
-        delta: Share of in-concept calibration tokens at or above the threshold.
-        threshold: Score from which a token is a SuperActivator; +inf never fires.
-        cal_f1: Detection F1 on calibration, optimistic.
-        candidates: Number of (layer, delta, unit) it was chosen from.
-        n_cal_tokens: In-concept calibration tokens behind the threshold.
-    """
-
-    concept: str
-    layer: int
-    unit: str
-    delta: float
-    threshold: float
-    cal_f1: float
-    candidates: int
-    n_cal_tokens: int
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
+from sa_plugin.statistics.drawn import Resampling
 
 
-@dataclass(frozen=True, eq=False)
-class Detector:
-    """Thresholds, deltas and layers of every concept, with every baseline calibrated beside them.
-
-    Made by `calibrate`.
+@dataclass(frozen=True, eq=False, repr=False)
+class Detector(Shown, Calibration):
+    """A calibration with a host. Made by `calibrate`.
 
     Attributes:
-        concepts: What it detects.
-        bank: The vectors.
-        tail: SuperActivators: the whole calibration table and the choices.
-        baselines: The same for every baseline; one entry a draw for RandTok.
-        missing: Baselines that could not be calibrated, with the reason.
-        cuts: Token thresholds for localisation and the raw comparison.
-        seen: What vectors and thresholds have seen.
-        seed: Of RandTok's draws and of the permuted matching.
-        host: For scoring samples; methods given `scores=` do without.
+        host: For scoring samples; questions given `scores=` do without.
     """
 
-    concepts: tuple[str, ...]
-    bank: ConceptBank
-    tail: Calibrated
-    baselines: Mapping[str, tuple[Calibrated, ...]]
-    missing: Mapping[str, str]
-    cuts: TokenCuts
-    seen: Seen
-    seed: int = 0
-    host: Host | None = field(default=None, repr=False)
+    host: Host | None = field(default=None)
 
-    def __repr__(self) -> str:
-        layers = sorted(set(self.layer.values()))
-        deltas = sorted(set(self.delta.values()))
+    about: ClassVar[str] = (
+        "Calibration F1 is optimistic: thresholds and choices rest on the same samples. "
+        "Detector.evaluate reads held-out ones."
+    )
+
+    def headline(self) -> str:
+        """What was chosen, over concepts."""
+        layers, deltas = sorted(set(self.layer.values())), sorted(set(self.delta.values()))
         return (
-            f"Detector({self.bank.kind!r}, {len(self.concepts)} concepts, layers {layers}, deltas "
-            f"{deltas}, mean cal F1 {self.tail.chosen_f1.mean():.3f}, each the best of "
-            f"{self.tail.candidates})"
+            f"{self.bank.kind!r}, {len(self.concepts)} concepts, layers {layers}, deltas {deltas}, "
+            f"mean cal F1 {self.tail.chosen_f1.mean():.3f}, each the best of {self.tail.candidates}"
         )
 
-    def __str__(self) -> str:
+    def sheets(self) -> tuple[Sheet, ...]:
+        """The choices, one row a concept."""
         header = ["concept", "layer", "unit", "delta", "threshold", "cal F1", "cal tokens"]
         lines = []
         for concept in self.concepts:
             one = self.choice(concept)
             cells = [concept, str(one.layer), one.unit, f"{one.delta:g}", number(one.threshold, 4)]
             lines.append([*cells, number(one.cal_f1), str(one.n_cal_tokens)])
-        return "\n".join(
-            [
-                aligned(header, lines),
-                f"Chosen on calibration by F1, each the best of {self.tail.candidates} (layer, "
-                "delta, unit); calibration F1 is optimistic.",
-            ]
+        note = f"Chosen on calibration by F1, each the best of {self.tail.candidates} (layer, delta, unit)."
+        return (Sheet(header, lines, "", [note]),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The choices; labels are concept, layer and unit."""
+        found = []
+        for concept in self.concepts:
+            one = asdict(self.choice(concept))
+            labels = {name: one.pop(name) for name in ("concept", "layer", "unit")}
+            found += [exact(name, value, **labels) for name, value in one.items()]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choices and what they rest on; vectors and tables are in `save_pretrained`."""
+        found = {
+            "bank": {name: getattr(self.bank, name) for name in ("kind", "layers", "hook_point", "concepts")},
+            "choices": [self.choice(concept) for concept in self.concepts],
+            "missing": self.missing,
+            "data_hash": self.data_hash,
+            "seed": self.seed,
+        }
+        return {"format": FORMAT, "kind": "Detector", **clean(found)}
+
+    def plot(self) -> Any:
+        """Calibration F1 by concept and layer at each layer's best delta, and the chosen deltas."""
+        best = self.tail.f1.max(1).T
+        names, layers = self.concepts, self.bank.layers
+        width = 2.4 + min(0.3 * len(layers), 5.0)
+        figure, (left, right) = plots.new_figure(width + 3.0, 1.6 + 0.3 * len(names), columns=2)
+        plots.heat(left, best, names, layers, limit=1.0)
+        left.plot(self.tail.layer, range(len(names)), "o", mfc="none", mec=plots.TEXT_COLOUR, ms=6)
+        plots.words(left, title="calibration F1 at the best delta (ring: chosen layer)", x="layer")
+        right.plot(self.tail.chosen_delta, range(len(names)), "o", color=plots.TAIL_COLOUR, ms=5)
+        right.set_xscale("log")
+        shown = [d for d in self.tail.deltas if d in plots.SHOWN_DELTAS] or list(self.tail.deltas)
+        right.set_xticks(shown, [f"{d:g}" for d in shown])
+        right.minorticks_off()
+        plots.rows(right, [""] * len(names))
+        plots.words(right, title="chosen delta", x="delta")
+        plots.note(
+            figure,
+            f"Each the best of {self.tail.candidates} on calibration: optimistic, and a delta at the "
+            "edge of the grid says that the optimum may lie beyond it.",
         )
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
-
-    @property
-    def layer(self) -> dict[str, int]:
-        """Block index of each concept."""
-        return {c: self.bank.layers[at] for c, at in self._with(self.tail.layer)}
-
-    @property
-    def unit(self) -> dict[str, str]:
-        """Name of each concept's vector."""
-        return {c: self.bank.units[at] for c, at in self._with(self.tail.chosen_unit)}
-
-    @property
-    def delta(self) -> dict[str, float]:
-        """Delta of each concept."""
-        return {c: float(d) for c, d in self._with(self.tail.chosen_delta)}
-
-    @property
-    def threshold(self) -> dict[str, float]:
-        """Threshold of each concept."""
-        return {c: float(t) for c, t in self._with(self.tail.chosen_threshold)}
-
-    @property
-    def cal_f1(self) -> dict[str, float]:
-        """Calibration F1 of each concept, optimistic."""
-        return {c: float(f) for c, f in self._with(self.tail.chosen_f1)}
-
-    @property
-    def data_hash(self) -> str:
-        """Hash of the data calibrated on."""
-        return self.seen.data_hash
-
-    def choice(self, concept: str) -> Choice:
-        """What was chosen for one concept.
-
-        Raises:
-            ValueError: Unknown concept; the text names the nearest.
-        """
-        k = position_of(concept, self.concepts)
-        return Choice(
-            concept,
-            self.layer[concept],
-            self.unit[concept],
-            self.delta[concept],
-            self.threshold[concept],
-            self.cal_f1[concept],
-            self.tail.candidates,
-            int(self.cuts.n_tokens[k]),
-        )
-
-    def table(self) -> Any:
-        """The choices, one row a concept: a pandas DataFrame where pandas is installed."""
-        return frame([vars(self.choice(concept)) for concept in self.concepts])
+        return figure
 
     def scores_of(self, split: Split, scores: ScoreTable | None = None) -> ScoreTable:
         """The scores of a split's samples: picked from `scores`, or from one pass over the host.
@@ -189,23 +132,8 @@ class Detector:
                     "this detector has no host to score samples with: give scores=, or load it "
                     "with one (Detector.from_pretrained(path, host=host))."
                 )
-            from sa_plugin.scores.score import score_samples
-
             scores = score_samples(self.host, split.samples, self.bank)
-        check_scores(scores, self.bank, self.concepts)
-        rows = rows_of_samples(scores, split.samples)
-        everything = np.array_equal(rows, np.arange(scores.tokens.n_samples))
-        table = scores if everything else scores.select(rows)
-        check_finite(table)
-        return table
-
-    def token_scores(self, table: ScoreTable) -> Float[np.ndarray, "token concept"]:
-        """Each token's score at each concept's own layer and unit, as float64."""
-        return column_scores(table, self.tail.layer, self.tail.chosen_unit).astype(np.float64)
-
-    def superactivators(self, table: ScoreTable) -> Bool[np.ndarray, "token concept"]:
-        """Which tokens are SuperActivators of which concept."""
-        return self.token_scores(table) >= self.tail.chosen_threshold
+        return self.pick(scores, split)
 
     def find(
         self, samples: Samples, *, concepts: Sequence[str] | None = None, scores: ScoreTable | None = None
@@ -227,7 +155,7 @@ class Detector:
             >>> detector.find("The whale rose beside the boat.")[0].text  # doctest: +SKIP
             ' whale'
         """
-        return find(self, samples, concepts, scores)
+        return find(self, self.scores_of(as_split(samples, self.concepts), scores), concepts)
 
     def detect(self, samples: Samples, *, scores: ScoreTable | None = None) -> Detection:
         """Which samples have which concepts.
@@ -239,7 +167,11 @@ class Detector:
         Raises:
             ValueError: Scores of another bank, or no host.
         """
-        return detect(self, samples, scores)
+        split = as_split(samples, self.concepts)
+        if scores is None and self.host is not None:
+            return detect(self, split, highest_scores(self, split, self.host))
+        table = self.scores_of(split, scores)
+        return detect(self, split, sample_max(self.token_scores(table), table.tokens.bounds))
 
     def localise(self, samples: Samples, *, scores: ScoreTable | None = None) -> Localisation:
         """Which tokens carry which concept, in two stages: detected samples, then their tokens.
@@ -251,33 +183,46 @@ class Detector:
         Raises:
             ValueError: Scores of another bank, or no host.
         """
-        return localise(self, samples, scores)
+        return localise(self, self.scores_of(as_split(samples, self.concepts), scores))
 
     def evaluate(
-        self,
-        split: Split,
-        *,
-        scores: ScoreTable | None = None,
-        draws: int = 1000,
-        seed: int = 0,
-        level: float = 0.95,
-        progress: bool = False,
+        self, split: Split, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
     ) -> Evaluation:
         """Detection metrics of every method on held-out samples, with intervals.
 
         Args:
             split: `data.test`; train rows are refused.
             scores: Scores that hold the split; else one forward pass a sample.
-            draws: Bootstrap resamples of source documents.
-            seed: Of the resamples.
-            level: Of the intervals.
-            progress: Whether to show a bar over methods.
+            resampling: Of source documents.
 
         Raises:
             ValueError: The split holds samples the vectors were fitted on, the scores are of
                 another bank, or there is no host.
         """
-        return evaluate(self, split, scores=scores, draws=draws, seed=seed, level=level, progress=progress)
+        check_unseen(split, self.seen)
+        return evaluate(self, split, self.scores_of(split, scores), resampling)
+
+    def evaluate_tokens(
+        self, samples: Samples, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
+    ) -> LocalisationMetrics:
+        """Agreement of `localise` with the token labels, raw scores beside it, with intervals.
+
+        Args:
+            samples: `data.test`, or samples with token labels; train rows are refused.
+            scores: Scores that hold the samples; else one forward pass a sample.
+            resampling: Of source documents.
+
+        Raises:
+            ValueError: The samples are plain texts without labels, or vectors were fitted on one.
+        """
+        loose = [samples] if isinstance(samples, str | Sample) else samples
+        if not isinstance(loose, Split) and any(isinstance(one, str) for one in loose):
+            raise ValueError(
+                "plain texts have no token labels to compare with: give data.test, or Samples with spans."
+            )
+        split = as_split(samples, self.concepts)
+        check_unseen(split, self.seen)
+        return localisation_metrics(localise(self, self.scores_of(split, scores)), split, resampling)
 
     def sweep(
         self,
@@ -285,9 +230,7 @@ class Detector:
         *,
         scores: ScoreTable | None = None,
         layer: int | None = None,
-        draws: int = 1000,
-        seed: int = 0,
-        level: float = 0.95,
+        resampling: Resampling = Resampling(),
     ) -> SparsityCurve:
         """Weighted F1 against delta at one layer and one delta for all concepts.
 
@@ -295,14 +238,13 @@ class Detector:
             split: `data.test`; train rows are refused.
             scores: Scores that hold the split; else one forward pass a sample.
             layer: Block index; by default that of the best mean calibration F1.
-            draws: Bootstrap resamples of source documents.
-            seed: Of the resamples.
-            level: Of the intervals.
+            resampling: Of source documents.
 
         Raises:
             ValueError: As `evaluate`; or the bank has no such layer.
         """
-        return sweep(self, split, scores=scores, layer=layer, draws=draws, seed=seed, level=level)
+        check_unseen(split, self.seen)
+        return sweep(self, split, self.scores_of(split, scores), layer, resampling)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write vectors, thresholds, choices, baselines and provenance: safetensors and JSON.
@@ -340,9 +282,6 @@ class Detector:
         """
         require_type("host", host, Host, "attach(bridge) first", optional=True)
         return load_detector(cls, folder, host, hook_point, sae)
-
-    def _with(self, array: np.ndarray) -> list[tuple[str, Any]]:
-        return list(zip(self.concepts, array.tolist(), strict=True))
 
 
 ARRAYS = ("thresholds", "f1", "unit", "layer", "delta")

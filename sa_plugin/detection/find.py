@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,13 +12,13 @@ from jaxtyping import Bool, Float
 from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
+from sa_plugin.detection.calibration import Calibration
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.score import sample_maxima
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import frame
 
-if TYPE_CHECKING:
-    from sa_plugin.detection.detector import Detector, Samples
+Samples = str | Sample | Split | Sequence[str | Sample]
 
 
 @dataclass(frozen=True)
@@ -145,36 +144,29 @@ def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
 
 
 def find(
-    detector: Detector, samples: Samples, concepts: Sequence[str] | None, scores: ScoreTable | None
+    calibration: Calibration, table: ScoreTable, concepts: Sequence[str] | None = None
 ) -> list[SuperActivator]:
-    """See `Detector.find`."""
-    wanted = [position_of(c, detector.concepts) for c in concepts or detector.concepts]
-    table = detector.scores_of(as_split(samples, detector.concepts), scores)
-    at = detector.token_scores(table)
-    tau = detector.tail.chosen_threshold
+    """List the SuperActivators of some samples; see `Detector.find`."""
+    wanted = [position_of(c, calibration.concepts) for c in concepts or calibration.concepts]
+    at = calibration.token_scores(table)
+    tau = calibration.tail.chosen_threshold
     hits = [(int(row), k) for k in wanted for row in np.flatnonzero(at[:, k] >= tau[k])]
     # By sample, then concept in the order asked for, then token.
     order = {k: n for n, k in enumerate(wanted)}
     hits.sort(key=lambda hit: (table.tokens.sample_of[hit[0]], order[hit[1]], hit[0]))
-    return [_record(detector, table, row, k, at[row, k]) for row, k in hits]
+    return [_record(calibration, table, row, k, at[row, k]) for row, k in hits]
 
 
-def detect(detector: Detector, samples: Samples, scores: ScoreTable | None) -> Detection:
-    """See `Detector.detect`."""
-    split = as_split(samples, detector.concepts)
-    if scores is None and detector.host is not None:
-        highest = _maxima(detector, split, detector.host)
-    else:
-        table = detector.scores_of(split, scores)
-        highest = sample_max(detector.token_scores(table), table.tokens.bounds)
-    tau = detector.tail.chosen_threshold
+def detect(calibration: Calibration, split: Split, highest: Float[np.ndarray, "sample concept"]) -> Detection:
+    """Decide from the highest score of each sample; see `Detector.detect`."""
+    tau = calibration.tail.chosen_threshold
     ids = tuple(s.id for s in split.samples)
-    return Detection(ids, detector.concepts, highest >= tau, highest - tau)
+    return Detection(ids, calibration.concepts, highest >= tau, highest - tau)
 
 
-def _maxima(detector: Detector, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:
+def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:
     """Highest score of each sample; no token score leaves the host."""
-    bank, tail = detector.bank, detector.tail
+    bank, tail = calibration.bank, calibration.tail
     layers, layer = np.unique(tail.layer, return_inverse=True)
     units, unit = np.unique(tail.chosen_unit, return_inverse=True)
     found = sample_maxima(host, split.samples, bank.only(layers.tolist(), units.tolist()))
@@ -182,29 +174,22 @@ def _maxima(detector: Detector, split: Split, host: Host) -> Float[np.ndarray, "
     if not np.isfinite(highest).all():
         n, k = (int(i) for i in np.argwhere(~np.isfinite(highest))[0])
         raise ValueError(
-            f"the highest score of {detector.concepts[k]!r} in sample {split.samples[n].id!r} is "
+            f"the highest score of {calibration.concepts[k]!r} in sample {split.samples[n].id!r} is "
             f"{highest[n, k]}: activations hold NaN or Inf; load the model in float32 or bfloat16."
         )
     return highest
 
 
-def sample_max(
-    scores: Float[np.ndarray, "token concept"], bounds: np.ndarray
-) -> Float[np.ndarray, "sample concept"]:
-    """Highest score of each sample."""
-    return np.stack([scores[a:b].max(0) for a, b in pairwise(bounds)])
-
-
-def _record(detector: Detector, table: ScoreTable, row: int, k: int, score: float) -> SuperActivator:
+def _record(calibration: Calibration, table: ScoreTable, row: int, k: int, score: float) -> SuperActivator:
     tokens = table.tokens
     return SuperActivator(
         sample=tokens.samples[tokens.sample_of[row]].id,
-        concept=detector.concepts[k],
+        concept=calibration.concepts[k],
         row=row,
         position=int(tokens.position[row]),
         text=tokens.text(row),
         edges=tuple(float(edge) for edge in tokens.offsets[row]),
-        layer=detector.bank.layers[detector.tail.layer[k]],
+        layer=calibration.bank.layers[calibration.tail.layer[k]],
         score=float(score),
-        threshold=float(detector.tail.chosen_threshold[k]),
+        threshold=float(calibration.tail.chosen_threshold[k]),
     )

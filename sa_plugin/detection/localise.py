@@ -1,14 +1,24 @@
-"""Localisation: which tokens carry a concept, in the paper's two stages.
+"""Localisation: which tokens carry a concept, in the paper's two stages, and how well they agree.
 
     detected[n, c] = max_t s[t, c] >= tau_c(delta*)
     token t carries c  iff  its sample is detected and s[t, c] >= tau_c(p_inv),   p_inv >= delta*
 
 with p_inv chosen from the grid by token F1 on the calibration split, ties to the smaller
-(arXiv 2512.05038, direct alignment with the global vector). Metrics count all tokens of the split
-together, for each concept; concepts are averaged with the number of in-concept tokens as weights.
+(arXiv 2512.05038, direct alignment with the global vector). Beside it, at the same layer and unit:
+`raw`, the threshold from the same grid with the best calibration token F1, without gating by
+detection; the SuperActivators alone; all-positive.
 
-Beside it, at the same layer and unit: `raw`, the threshold from the same grid with the best
-calibration token F1, without gating by detection; the SuperActivators alone; all-positive.
+Agreement with token labels, each way to mark tokens with the tokens it leaves standing as
+candidates:
+
+    raw              scores at or above the raw threshold; all tokens stand
+    SuperActivators  scores at or above the detection threshold; only those tokens stand
+    localised        the two-stage rule; tokens of detected samples stand
+    all-positive     every token; none stands out
+
+F1 is that of the marks. Average precision and AUROC rank standing tokens by their score above all
+others, which tie. Every token of the split counts, for each concept; means over concepts weigh by
+in-concept tokens. A concept without in-concept tokens is not defined and left out.
 
 F1 against labels of a dictionary says how well tokens agree with the dictionary, not where the
 model's evidence lies: a SuperActivator beside a labelled word counts as an error.
@@ -16,44 +26,28 @@ model's evidence lies: a SuperActivator beside a labelled word counts as an erro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
-from sa_plugin.data.sample import Sample
-from sa_plugin.detection.find import as_split, sample_max
-from sa_plugin.detection.guard import Seen, check_unseen
-from sa_plugin.detection.localised import LocalisationMetrics, localisation_metrics
-from sa_plugin.detection.methods import column_scores
-from sa_plugin.detection.search import Calibrated
+from sa_plugin.detection.calibration import Calibration, sample_max
+from sa_plugin.detection.evaluate import Ground
+from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.measures import averaged, counted, f1_of, positives_of
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.statistics.confusion import confusion, f1
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, signed
+from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.statistics.drawn import Drawn, Resampling, stack
+from sa_plugin.statistics.ranking import auroc, average_precision
 
-if TYPE_CHECKING:
-    from sa_plugin.detection.detector import Detector, Samples
-
-
-@dataclass(frozen=True, eq=False)
-class TokenCuts:
-    """Token thresholds at each concept's chosen layer, from the calibration split.
-
-    Attributes:
-        midpoint: Halfway between the mean in-concept and the mean out-of-concept token score;
-            a sample with a token above it fires by the raw rule. +inf without in-concept tokens.
-        located: Place of p_inv in the grid of deltas.
-        raw: Place of the delta whose threshold has the best token F1 without gating.
-        n_tokens: In-concept calibration tokens behind the thresholds: of latents, those above zero.
-    """
-
-    midpoint: Float[np.ndarray, " concept"]
-    located: Int[np.ndarray, " concept"]
-    raw: Int[np.ndarray, " concept"]
-    n_tokens: Int[np.ndarray, " concept"]
+RAW, MARKED, LOCALISED, EVERY = "raw", "SuperActivators", "localised", "all-positive"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +61,6 @@ class Localisation:
         mask: Tokens that carry the concept by the two-stage rule.
         superactivators: Tokens at or above the detection threshold.
         raw: Tokens at or above the raw threshold.
-        split: Where the samples are from.
-        seen: What vectors and thresholds have seen.
-        labelled: Whether labels are known, which plain texts' are not.
     """
 
     tokens: TokenTable
@@ -78,9 +69,6 @@ class Localisation:
     mask: Bool[np.ndarray, "token concept"]
     superactivators: Bool[np.ndarray, "token concept"]
     raw: Bool[np.ndarray, "token concept"]
-    split: Split
-    seen: Seen
-    labelled: bool
 
     def __repr__(self) -> str:
         return (
@@ -107,73 +95,163 @@ class Localisation:
             for row in rows
         ]
 
-    def metrics(self, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> LocalisationMetrics:
-        """Agreement with the token labels, raw scores beside the detector.
 
-        Args:
-            draws: Bootstrap resamples of source documents.
-            seed: Of the resamples.
-            level: Of the intervals.
-
-        Raises:
-            ValueError: The samples are plain texts without labels, or vectors were fitted on one.
-        """
-        if not self.labelled:
-            raise ValueError(
-                "plain texts have no token labels to compare with: localise data.test, or Samples with spans."
-            )
-        check_unseen(self.split, self.seen)
-        return localisation_metrics(self, draws=draws, seed=seed, level=level)
-
-
-def token_cuts(tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "token concept"]) -> TokenCuts:
-    """Token thresholds from calibration scores.
-
-    Args:
-        tail: The calibrated SuperActivators.
-        table: Scores of the calibration split.
-        labels: Their token labels, columns as the detector's concepts.
-    """
-    scores = column_scores(table, tail.layer, tail.chosen_unit).astype(np.float64)
-    detected = sample_max(scores, table.tokens.bounds) >= tail.chosen_threshold
-    candidate = detected[table.tokens.sample_of]
-    concepts = len(tail.layer)
-    gated, free = np.zeros((2, len(tail.deltas), concepts))
-    for d in range(len(tail.deltas)):
-        above = scores >= tail.thresholds[tail.layer, d, np.arange(concepts)]
-        free[d] = f1(confusion(above.T, labels.T))
-        gated[d] = np.where(d >= tail.delta, f1(confusion((above & candidate).T, labels.T)), -1.0)
-    n_in = labels.sum(0)
-    # Zero is no activation of a latent, and no threshold rests on it.
-    active = labels & (scores > 0) if table.bank.token.scoring == "latent" else labels
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_in = np.where(labels, scores, 0.0).sum(0) / n_in
-        mean_out = np.where(labels, 0.0, scores).sum(0) / (len(labels) - n_in)
-    midpoint = (mean_in + mean_out) / 2
-    midpoint = np.where(np.isnan(midpoint), np.inf, midpoint)
-    return TokenCuts(midpoint, gated.argmax(0), free.argmax(0), active.sum(0))
-
-
-def localise(detector: Detector, samples: Samples, scores: ScoreTable | None) -> Localisation:
-    """See `Detector.localise`."""
-    split = as_split(samples, detector.concepts)
-    table = detector.scores_of(split, scores)
-    at = detector.token_scores(table)
-    tail, cuts = detector.tail, detector.cuts
-    detected = sample_max(at, table.tokens.bounds) >= tail.chosen_threshold
-    column = np.arange(len(detector.concepts))
-    located = at >= tail.thresholds[tail.layer, cuts.located, column]
-    plain_texts = isinstance(samples, str) or (
-        not isinstance(samples, Sample | Split) and any(isinstance(s, str) for s in samples)
-    )
+def localise(calibration: Calibration, table: ScoreTable) -> Localisation:
+    """Mark tokens; see `Detector.localise`."""
+    at, cuts, tau = calibration.token_scores(table), calibration.cuts, calibration.tail.chosen_threshold
+    detected = sample_max(at, table.tokens.bounds) >= tau
     return Localisation(
         tokens=table.tokens,
-        concepts=detector.concepts,
+        concepts=calibration.concepts,
         scores=at,
-        mask=located & detected[table.tokens.sample_of],
-        superactivators=at >= tail.chosen_threshold,
-        raw=at >= tail.thresholds[tail.layer, cuts.raw, column],
-        split=split,
-        seen=detector.seen,
-        labelled=not plain_texts,
+        mask=(at >= calibration.threshold_at(cuts.located)) & detected[table.tokens.sample_of],
+        superactivators=at >= tau,
+        raw=at >= calibration.threshold_at(cuts.raw),
     )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LocalisationMetrics(Result):
+    """Token-level metrics of every way to mark tokens.
+
+    Attributes:
+        f1: Weighted over concepts, by method.
+        concept_f1: By method and concept.
+        average_precision, auroc: By method to their values by concept.
+        weighted: "average_precision" and "auroc" by method, weighted over concepts.
+        n_tokens: In-concept tokens of each concept; concepts with none are left out of means.
+        ground: Split, counts, resampling.
+    """
+
+    f1: Drawn
+    concept_f1: Drawn
+    average_precision: Mapping[str, Float[np.ndarray, " concept"]]
+    auroc: Mapping[str, Float[np.ndarray, " concept"]]
+    weighted: Mapping[str, Mapping[str, float]]
+    n_tokens: Mapping[str, int]
+    ground: Ground
+
+    about: ClassVar[str] = (
+        "Labels of a dictionary or a mask say what agrees with them, not where the model's evidence lies: a "
+        "SuperActivator beside a labelled token counts as an error. Intervals are conditional on train and "
+        "calibration."
+    )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Ways to mark tokens."""
+        return tuple(self.f1.axes["method"])
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(self.n_tokens)
+
+    @property
+    def difference(self) -> Drawn:
+        """Weighted F1 of every other method minus that of raw scores, paired."""
+        raw = self.f1.sel(method=RAW)
+        return stack({name: self.f1.sel(method=name) - raw for name in self.methods if name != RAW}, "method")
+
+    def headline(self) -> str:
+        """The split and token F1 of every method."""
+        f1 = zip(self.methods, self.f1.estimate, strict=True)
+        return (
+            f"{self.ground.split!r}, token F1: {', '.join(f'{name} {number(value)}' for name, value in f1)}"
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """One row a method."""
+        level = f"{100 * self.ground.resampling.level:g} % interval"
+        by = self.difference
+        lines = []
+        for name in self.methods:
+            f1 = self.f1.sel(method=name)
+            areas = (self.weighted[part][name] for part in ("average_precision", "auroc"))
+            cells = [name, number(f1.estimate), bounds_text(f1), *map(number, areas)]
+            if name == RAW:
+                cells += ["", ""]
+            else:
+                one = by.sel(method=name)
+                cells += [signed(one.estimate), bounds_text(one, sign=True)]
+            lines.append(cells)
+        skipped = [concept for concept, n in self.n_tokens.items() if not n]
+        notes = [f"Weighted by in-concept tokens; {self.ground.made}"]
+        if skipped:
+            notes.append(f"Left out, no in-concept token: {', '.join(skipped)}.")
+        return (Sheet(["tokens", "F1", level, "AP", "AUROC", "F1 - raw", "interval"], lines, "", notes),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Weighted means, paired differences, and every concept's metrics."""
+        found = [*self.f1.rows("weighted f1"), *self.difference.rows("weighted f1 minus raw")]
+        for part, by_method in self.weighted.items():
+            found += [exact(f"weighted {part}", value, method=name) for name, value in by_method.items()]
+        found += self.concept_f1.rows("f1")
+        for part in ("average_precision", "auroc"):
+            found += [
+                exact(part, value, method=name, concept=concept)
+                for name, each in getattr(self, part).items()
+                for concept, value in zip(self.concepts, each, strict=True)
+            ]
+        return found + [exact("in-concept tokens", n, concept=name) for name, n in self.n_tokens.items()]
+
+    def plot(self) -> Any:
+        """Token F1 of raw scores and of the two-stage rule, concept by concept."""
+        known = [name for name, n in self.n_tokens.items() if n] or list(self.concepts)
+        figure, ax = plots.new_figure(6.5, 1.4 + 0.34 * len(known))
+        for name, colour, offset in ((RAW, plots.IN_COLOUR, -0.14), (LOCALISED, plots.TAIL_COLOUR, 0.14)):
+            one = self.concept_f1.sel(method=name, concept=known)
+            plots.whiskers(ax, one, colours=colour, offset=offset, label=name)
+        plots.words(ax, title=f"{self.ground.split}: tokens against labels", x="token F1")
+        plots.legend(ax)
+        plots.note(
+            figure,
+            f"Bars: {100 * self.ground.resampling.level:g} % over documents, conditional on train and "
+            "calibration. Agreement with labels is not evidence.",
+        )
+        return figure
+
+
+def localisation_metrics(
+    found: Localisation, split: Split, resampling: Resampling = Resampling()
+) -> LocalisationMetrics:
+    """Agreement with the token labels, raw scores beside the detector; see `Detector.evaluate_tokens`."""
+    columns = [found.tokens.concepts.index(c) for c in found.concepts]
+    labels = found.tokens.labels[:, columns]
+    resamples = resample_documents(document_names(found.tokens), resampling)
+    of_tokens = resamples.of(found.tokens.sample_of)
+    positives = positives_of(labels, of_tokens)
+    masks = _masks(found)
+    f1 = {name: f1_of(counted(mask.T, labels.T, of_tokens)) for name, (mask, _) in masks.items()}
+    areas: dict[str, dict[str, np.ndarray]] = {"average_precision": {}, "auroc": {}}
+    for name, (_, standing) in masks.items():
+        # Tokens that do not stand share one score below all others: they tie at the end.
+        value = np.where(standing, found.scores, found.scores.min(0) - 1.0)
+        areas["average_precision"][name] = average_precision(value, labels)
+        areas["auroc"][name] = auroc(value, labels)
+    weighted = np.stack([averaged(value, positives, "weighted") for value in f1.values()])
+    return LocalisationMetrics(
+        resamples.drawn(weighted, method=tuple(f1)),
+        resamples.drawn(np.stack(list(f1.values())), method=tuple(f1), concept=found.concepts),
+        areas["average_precision"],
+        areas["auroc"],
+        {part: {name: _mean(each, positives) for name, each in by.items()} for part, by in areas.items()},
+        dict(zip(found.concepts, labels.sum(0).tolist(), strict=True)),
+        Ground(split.name, split.data_hash, found.tokens.n_samples, resamples.n_documents, resampling),
+    )
+
+
+def _mean(values: Float[np.ndarray, " concept"], positives: Float[np.ndarray, "concept column"]) -> float:
+    return float(averaged(values[:, None], positives[:, :1], "weighted")[0])
+
+
+def _masks(
+    found: Localisation,
+) -> dict[str, tuple[Bool[np.ndarray, "token concept"], Bool[np.ndarray, "token concept"]]]:
+    every = np.ones_like(found.mask)
+    return {
+        RAW: (found.raw, every),
+        MARKED: (found.superactivators, found.superactivators),
+        LOCALISED: (found.mask, found.detected[found.tokens.sample_of]),
+        EVERY: (every, ~every),
+    }

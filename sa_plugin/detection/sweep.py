@@ -7,22 +7,23 @@ F1, averaged over concepts, at its best shared delta (ties to the earlier layer)
 baselines are drawn at the same layer, which need not be their best.
 
 The curve is read off the test split: peaks are picked on test, no estimate of what a delta chosen
-beforehand gives. MaxTok
-thresholds the same statistic at other quantiles, so its curve is the same one, stretched.
+beforehand gives. MaxTok thresholds the same statistic at other quantiles, so its curve is the same
+one, stretched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.evaluate import averaged, counted, f1_of, labels_of, positives_of
-from sa_plugin.detection.guard import check_unseen, document_names
+from sa_plugin.detection.calibration import Calibration
+from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.measures import averaged, counted, f1_of, labels_of, positives_of
 from sa_plugin.detection.methods import ALWAYS, TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
@@ -30,13 +31,7 @@ from sa_plugin.show import plots
 from sa_plugin.show.html import MAXTOK
 from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
-from sa_plugin.statistics.drawn import Drawn
-
-SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
-"""Those with a tick in the picture."""
-
-if TYPE_CHECKING:
-    from sa_plugin.detection.detector import Detector
+from sa_plugin.statistics.drawn import Drawn, Resampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,7 +111,7 @@ class SparsityCurve(Result):
         floor = float(self.always_positive.estimate)
         ax.axhline(floor, color=plots.OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
         ax.set_xscale("log")
-        shown = [d for d in self.deltas if d in SHOWN_DELTAS] or list(self.deltas)
+        shown = [d for d in self.deltas if d in plots.SHOWN_DELTAS] or list(self.deltas)
         ax.set_xticks(shown, [f"{d:g}" for d in shown])
         ax.minorticks_off()
         plots.words(ax, title=f"layer {self.layer}", x="delta", y=f"weighted F1, {self.split}")
@@ -128,38 +123,39 @@ class SparsityCurve(Result):
 
 
 def sweep(
-    detector: Detector,
+    calibration: Calibration,
     split: Split,
-    *,
-    scores: ScoreTable | None,
-    layer: int | None,
-    draws: int,
-    seed: int,
-    level: float,
+    table: ScoreTable,
+    layer: int | None = None,
+    resampling: Resampling = Resampling(),
 ) -> SparsityCurve:
-    """See `Detector.sweep`."""
-    check_unseen(split, detector.seen)
-    place = best_layer(detector.tail) if layer is None else detector.bank.index(layer)
-    table = detector.scores_of(split, scores)
-    _, labels = labels_of(table, detector.concepts)
-    resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
+    """Measure every delta; see `Detector.sweep`.
+
+    Args:
+        calibration: Thresholds of every method.
+        split: What the table's samples are.
+        table: Their scores.
+        layer: Block index; by default that of the best mean calibration F1.
+        resampling: Of source documents.
+    """
+    place = best_layer(calibration.tail) if layer is None else calibration.bank.index(layer)
+    _, labels = labels_of(table, calibration.concepts)
+    resamples = resample_documents(document_names(table.tokens), resampling)
     positives = positives_of(labels, resamples)
-    methods = {TAIL: (detector.tail,), **detector.baselines}
+    methods = calibration.methods
     curves = {
-        name: _curve(each, table, place, labels, positives, resamples, detector.seed)
+        name: _curve(each, table, place, labels, positives, resamples, calibration.seed)
         for name, each in methods.items()
     }
-    grid = {"method": tuple(curves), "delta": detector.tail.deltas}
-    f1 = resamples.drawn(np.stack(list(curves.values())), level, **grid)
     always = f1_of(counted(np.ones_like(labels.T), labels.T, resamples))
     return SparsityCurve(
-        detector.bank.layers[place],
-        f1,
-        resamples.drawn(averaged(always, positives, "weighted"), level),
+        calibration.bank.layers[place],
+        resamples.drawn(np.stack(list(curves.values())), method=tuple(curves), delta=calibration.tail.deltas),
+        resamples.drawn(averaged(always, positives, "weighted")),
         {name: _histogram(each) for name, each in methods.items()},
-        dict(detector.missing),
+        dict(calibration.missing),
         split.name,
-        seed,
+        resampling.seed,
     )
 
 

@@ -36,8 +36,8 @@ from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.evaluate import interval_of
 from sa_plugin.detection.guard import check_scores, check_unseen, document_names, rows_of_samples
+from sa_plugin.detection.measures import interval_of
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.heads.edits import MODES, Head, Reference, check_heads, directions, make_edits, reference
 from sa_plugin.heads.tail_metrics import (
@@ -57,7 +57,7 @@ from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
-from sa_plugin.statistics.drawn import Interval
+from sa_plugin.statistics.drawn import Interval, Resampling
 
 PROBE = 16
 
@@ -141,7 +141,7 @@ def baseline(
         detector.tail.chosen_delta,
         detector.tail.deltas,
         deviations(test.tokens, detector.concepts, columns[1]),
-        resample_documents(document_names(test.tokens), draws=draws, seed=seed),
+        resample_documents(document_names(test.tokens), Resampling(draws, seed)),
     )
     probe = lay_out(host, data.cal.samples[:PROBE], (), batch_tokens=batch_tokens)
     before = measured(frozen, *columns)

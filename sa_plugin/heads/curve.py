@@ -50,7 +50,7 @@ from tqdm.auto import tqdm
 from sa_plugin._check import position_of, require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.evaluate import interval_of
+from sa_plugin.detection.measures import interval_of
 from sa_plugin.heads.ablate import Ablation, Baseline, ablate, baseline, candidates, known_of
 from sa_plugin.heads.edits import MODES, Head, Reference, check_heads
 from sa_plugin.heads.rank import CONTROLS, FAMILIES, Ranking, control_set, head_changes

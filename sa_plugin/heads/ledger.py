@@ -66,6 +66,7 @@ from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import frame
 from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.statistics.drawn import Resampling
 
 PERMUTATIONS = 20
 
@@ -504,7 +505,7 @@ def _result(
     target = plan.target
     lengths = target.lengths.double().numpy()
     documents = np.array([sample.document for sample in samples])
-    resamples = resample_documents(documents, draws=settings["draws"], seed=settings["seed"])
+    resamples = resample_documents(documents, Resampling(settings["draws"], settings["seed"]))
     projection = None
     for scale in reversed(range(len(sums.values))):
         effects, means = effects_of(

@@ -50,7 +50,7 @@ from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
-from sa_plugin.detection.evaluate import counted, f1_of, mean_auroc
+from sa_plugin.detection.measures import counted, f1_of, mean_auroc
 from sa_plugin.detection.methods import max_token
 from sa_plugin.detection.search import search_own
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site

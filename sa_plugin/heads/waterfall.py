@@ -39,6 +39,7 @@ from sa_plugin.passes.layout import BATCH_TOKENS
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show.result import aligned, as_html, frame, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.statistics.drawn import Resampling
 
 LIFTS = ("lift", "in_concept_lift", "strongest_lift")
 _WORDS = {
@@ -311,7 +312,7 @@ def _result(
     settings: Mapping[str, Any],
 ) -> Waterfall:
     documents = np.array([sample.document for sample in samples])
-    resamples = resample_documents(documents, draws=settings["draws"], seed=settings["seed"])
+    resamples = resample_documents(documents, Resampling(settings["draws"], settings["seed"]))
     target = chain.target
     effects, means = effects_of(
         sums,

@@ -23,6 +23,8 @@ TAIL_COLOUR = "#ce5410"
 IN_COLOUR = "#1a6fae"
 OUT_COLOUR = "#a9a79f"
 TEXT_COLOUR = "#1d1d1b"
+# Deltas that get a tick where a whole grid of them would not fit.
+SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
 # Colour and dashes of whatever has no colour of its own, in order.
 OTHERS = (
     ("#0b7d5e", "--"),

@@ -152,7 +152,7 @@ def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     return pandas.DataFrame([dict(row) for row in rows], columns=[*labels, *last])
 
 
-def exact(measure: str, value: float, **labels: Any) -> dict[str, Any]:
+def exact(measure: str, value: float | int | np.number, **labels: Any) -> dict[str, Any]:
     """A row in long form of a number that has no interval."""
     return {**labels, "measure": measure, "value": float(value), "low": math.nan, "high": math.nan}
 
@@ -177,8 +177,6 @@ def _content(value: Any) -> Any:
         return {str(key): _content(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: _content(getattr(value, one.name)) for one in fields(value)}
     return clean(value)
 
 

@@ -19,10 +19,10 @@ import torch
 
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation
-from sa_plugin.detection.localised import LocalisationMetrics
+from sa_plugin.detection.localise import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.report.schema import Choice, Detection, Fractions, LocalisationRow, RateRow, Sparsity, Trace
-from sa_plugin.statistics.drawn import Drawn, Interval
+from sa_plugin.statistics.drawn import Drawn
 from sa_plugin.tracing.tail_trace import TailTrace
 
 _MEASURES = {
@@ -101,15 +101,16 @@ def numbers(values: Any) -> list[float | None]:
     return [number(v) for v in np.asarray(values).ravel()]
 
 
-def bounds(interval: Interval | Drawn | None) -> list[float | None] | None:
+def bounds(interval: Drawn | None) -> list[float | None] | None:
     """`[low, high]`."""
     return None if interval is None else [number(interval.low), number(interval.high)]
 
 
 def detection(evaluation: Evaluation) -> Detection:
     """The detection table and test F1 by concept."""
+    results = [evaluation.of(name) for name in evaluation.methods]
     methods = []
-    for result in evaluation.methods:
+    for result in results:
         by = result.difference.get("f1")
         methods.append(
             {
@@ -123,22 +124,22 @@ def detection(evaluation: Evaluation) -> Detection:
                 "macro_interval": bounds(result.macro["f1"]),
                 "difference": None if by is None else number(by.estimate),
                 "difference_interval": bounds(by),
-                "candidates": result.candidates,
+                "candidates": result.chosen.candidates,
             }
         )
+    f1 = {result.method: result.concept["f1"] for result in results}
     per_concept = [
         {
             "concept": concept,
-            "n_positive": int(evaluation.n_positive[k]),
-            "f1": {m.method: number(m.concept["f1"][k].estimate) for m in evaluation.methods},
-            "interval": {m.method: bounds(m.concept["f1"][k]) for m in evaluation.methods},
+            "n_positive": n,
+            "f1": {name: number(each.sel(concept=concept).estimate) for name, each in f1.items()},
+            "interval": {name: bounds(each.sel(concept=concept)) for name, each in f1.items()},
         }
-        for k, concept in enumerate(evaluation.concepts)
+        for concept, n in evaluation.n_positive.items()
     ]
-    about = evaluation.resampling
     return {
-        "n_samples": about.n_samples,
-        "n_documents": about.n_documents,
+        "n_samples": evaluation.ground.n_samples,
+        "n_documents": evaluation.ground.n_documents,
         "methods": methods,  # type: ignore[typeddict-item]
         "per_concept": per_concept,  # type: ignore[typeddict-item]
     }
@@ -185,12 +186,11 @@ def sparsity(curve: SparsityCurve) -> Sparsity:
 def rates(evaluation: Evaluation) -> list[RateRow]:
     """False fires and misses, raw against SuperActivators."""
     rows = []
-    for one in evaluation.rates:
-        row: dict[str, Any] = {"concept": one.concept}
-        for name in ("raw_false_fire", "raw_miss", "tail_false_fire", "tail_miss"):
-            interval: Interval = getattr(one, name)
-            row[name] = number(interval.estimate)
-            row[f"{name}_interval"] = bounds(interval)
+    for concept in evaluation.concepts:
+        row: dict[str, Any] = {"concept": concept}
+        for name, rate in evaluation.rates.items():
+            row[name] = number(rate.sel(concept=concept).estimate)
+            row[f"{name}_interval"] = bounds(rate.sel(concept=concept))
         rows.append(row)
     return rows  # type: ignore[return-value]
 
@@ -214,13 +214,13 @@ def localisation(metrics: LocalisationMetrics) -> list[LocalisationRow]:
     """The localisation table."""
     return [
         {
-            "method": row.method,
-            "f1": number(row.f1.estimate),
-            "f1_interval": bounds(row.f1),
-            "average_precision": number(row.average_precision),
-            "auroc": number(row.auroc),
+            "method": name,
+            "f1": number(metrics.f1.sel(method=name).estimate),
+            "f1_interval": bounds(metrics.f1.sel(method=name)),
+            "average_precision": number(metrics.weighted["average_precision"][name]),
+            "auroc": number(metrics.weighted["auroc"][name]),
         }
-        for row in metrics.rows
+        for name in metrics.methods
     ]
 
 

@@ -50,14 +50,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.evaluate import averaged, counted, f1_of, interval_of, labels_of, positives_of
 from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.measures import averaged, counted, f1_of, interval_of, labels_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import clean
 from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
-from sa_plugin.statistics.drawn import Interval
+from sa_plugin.statistics.drawn import Interval, Resampling
 from sa_plugin.tracing.tail_trace import TailTrace
 
 SMALL, LARGE = 0.1, 0.3
@@ -118,7 +118,7 @@ def delta_peaks(
             "calibrate with both."
         )
     _, labels = labels_of(table, detector.concepts)
-    resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
+    resamples = resample_documents(document_names(table.tokens), Resampling(draws, seed, level))
     unit, at = tail.at_layer(place)
     value = values(TAIL, table, np.full(len(unit), place), unit).astype(np.float64)
     fired = tail.thresholds[at][..., None] <= value.T
@@ -197,7 +197,7 @@ def density(
 
     inside = total(token_labels)
     counted = labels & (inside > 0)
-    resamples = resample_documents(document_names(table.tokens), draws=draws, seed=seed)
+    resamples = resample_documents(document_names(table.tokens), Resampling(draws, seed, level))
     weights = resamples.with_data()
     n = resampled_sums(counted.T, weights)
     found: dict[str, dict[str, Interval]] = {}

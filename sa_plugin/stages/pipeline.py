@@ -216,10 +216,10 @@ def _fit(
 def _evaluate(
     detector: Detector, data: ConceptData, table: ScoreTable, settings: Settings, progress: bool
 ) -> tuple[KindBlock, list[str]]:
-    options: dict[str, Any] = {"draws": settings.draws, "seed": settings.seed}
-    evaluation = detector.evaluate(data.test, scores=table, progress=progress, **options)
-    curve = detector.sweep(data.test, scores=table, **options)
-    metrics = detector.localise(data.test, scores=table).metrics(**options)
+    resampling = Resampling(settings.draws, settings.seed)
+    evaluation = detector.evaluate(data.test, scores=table, resampling=resampling)
+    curve = detector.sweep(data.test, scores=table, resampling=resampling)
+    metrics = detector.evaluate_tokens(data.test, scores=table, resampling=resampling)
     block: KindBlock = {
         "scoring": detector.bank.token.scoring,
         "layers": list(detector.bank.layers),

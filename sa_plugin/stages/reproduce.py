@@ -231,7 +231,8 @@ class Work:
     def _detection(self, kind: str) -> Any:
         detector, table = self.detector(kind), self.table(kind)
         settings: dict[str, Any] = {"draws": self.cell.run.draws, "seed": self.cell.run.seed}
-        evaluation = detector.evaluate(self.data.test, scores=table, progress=self.progress, **settings)
+        resampling = Resampling(**settings)
+        evaluation = detector.evaluate(self.data.test, scores=table, resampling=resampling)
         test = table.split("test")
         return clean(
             {
@@ -242,13 +243,15 @@ class Work:
                 "detection": blocks.detection(evaluation),
                 "missing": dict(evaluation.missing),
                 "choices": blocks.choices(detector),
-                "sparsity": blocks.sparsity(detector.sweep(self.data.test, scores=table, **settings)),
+                "sparsity": blocks.sparsity(
+                    detector.sweep(self.data.test, scores=table, resampling=resampling)
+                ),
                 "tokens_per_positive": tokens_per_positive(table.split("cal")),
                 "peaks": asdict(delta_peaks(detector, test, **settings)),
                 "fractions": blocks.fractions(evaluation),
                 "density": density(detector, test, **settings),
                 "localisation": blocks.localisation(
-                    detector.localise(self.data.test, scores=table).metrics(**settings)
+                    detector.evaluate_tokens(self.data.test, scores=table, resampling=resampling)
                 ),
             }
         )

@@ -9,34 +9,38 @@ the same function of the weighted document sums:
 so all draws, concepts and deltas are one matrix product [draw, document] x [document, column].
 Passages of one document resemble each other: resampling passages or tokens would make intervals too
 narrow. Two methods are compared by their difference on the same draws: give both the same
-`Resamples` and take the interval of the difference.
+`Resamples` and subtract what they drew.
+
+A measure of several concepts is averaged over them, weighted by their positive samples P_c as the
+paper reports it, or plainly:
+
+    weighted = sum_c P_c m_c / sum_c P_c,      macro = mean of m_c
+
+In a draw, P_c are the draw's own positives, and a concept without any is left out (its F1 is not
+defined). Frequent concepts dominate the weighted mean, rare ones the macro mean's spread; report
+both.
 
 What the interval does not show: see `sa_plugin.statistics.drawn`.
-
-F1 of every concept and its mean over concepts, with intervals and paired differences.
-
-    weighted F1 = sum_c P_c F1_c / sum_c P_c,  P_c the positive samples of concept c
-    macro F1    = mean of F1_c
-
-The paper reports the weighted mean. In a draw, P_c are the draw's own positives, and a concept
-without any is left out (its F1 is not defined). Frequent concepts
-dominate the weighted mean, rare ones the macro mean's spread; report both.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
-from sa_plugin.statistics.confusion import Confusion, check_samples, confusion, f1, ratio
-from sa_plugin.statistics.drawn import Drawn, Interval, interval, percentile_bounds
+from sa_plugin.statistics.confusion import Confusion, check_samples, ratio
+from sa_plugin.statistics.drawn import Drawn, Interval, Resampling, interval
 
-Statistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
+SumsStatistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Sums by term to a statistic, elementwise over draws."""
+Average = Literal["weighted", "macro"]
+# Counts below this are exact in float32, whose products take half the time.
 _EXACT_FLOAT32 = 1 << 24
 
 
@@ -47,17 +51,17 @@ class Resamples:
     Attributes:
         document: Document of each sample, as a number from 0.
         weights: How often each draw takes each document.
-        seed: Seed of the draws.
+        resampling: How the draws were made, and the level of intervals of them.
     """
 
     document: Int64[np.ndarray, " sample"]
     weights: Int64[np.ndarray, "draw document"]
-    seed: int
+    resampling: Resampling = Resampling()
 
     def __repr__(self) -> str:
         return (
             f"Resamples({self.draws} draws of {self.n_documents} documents, "
-            f"{len(self.document)} samples, seed {self.seed})"
+            f"{len(self.document)} samples, seed {self.resampling.seed})"
         )
 
     @property
@@ -75,24 +79,27 @@ class Resamples:
         """How often each draw takes each sample."""
         return self.weights[:, self.document]
 
+    @cached_property
+    def digest(self) -> int:
+        """By which draws are known to be the same."""
+        return zlib.crc32(self.weights.tobytes())
+
     def of(self, rows: Int[np.ndarray, " row"]) -> Resamples:
         """The same draws for other rows, such as tokens, given the sample of each."""
-        return Resamples(self.document[rows], self.weights, self.seed)
+        return replace(self, document=self.document[rows])
 
     def first(self, draws: int) -> Resamples:
         """The first draws only, for statistics that cost more."""
-        return Resamples(self.document, self.weights[:draws], self.seed)
+        return replace(self, weights=self.weights[:draws])
 
     def with_data(self) -> Resamples:
         """The draws with the data as they are put first, as draw 0."""
         one = np.ones((1, self.n_documents), dtype=self.weights.dtype)
-        return Resamples(self.document, np.concatenate([one, self.weights]), self.seed)
+        return replace(self, weights=np.concatenate([one, self.weights]))
 
-    def drawn(
-        self, values: Float[np.ndarray, "*axes column"], level: float = 0.95, **axes: Sequence[Any]
-    ) -> Drawn:
+    def drawn(self, values: Float[np.ndarray, "*axes column"], **axes: Sequence[Any]) -> Drawn:
         """A statistic of these resamples, column 0 the data; `axes` label the others."""
-        return Drawn(values, axes, self.n_documents, level)
+        return Drawn(values, axes, self.n_documents, self.resampling.level, drawn_from=self.digest)
 
     def interval(
         self, estimate: float | np.floating, drawn: Float[np.ndarray, " draw"], level: float = 0.95
@@ -102,20 +109,19 @@ class Resamples:
 
 
 def resample_documents(
-    documents: Shaped[np.ndarray, " sample"], *, draws: int = 1000, seed: int = 0
+    documents: Shaped[np.ndarray, " sample"], resampling: Resampling = Resampling()
 ) -> Resamples:
     """Draw documents with replacement.
 
     Args:
         documents: Source document of each sample: numbers or names.
-        draws: Number of draws.
-        seed: Seed of the draws.
+        resampling: Number and seed of the draws, level of the intervals.
 
     Raises:
-        ValueError: There are fewer than two documents, or no draws.
+        ValueError: There are fewer than two documents.
 
     Example:
-        >>> resample_documents(np.array(["a", "a", "b"]), draws=10)
+        >>> resample_documents(np.array(["a", "a", "b"]), Resampling(draws=10))
         Resamples(10 draws of 2 documents, 3 samples, seed 0)
     """
     names, document = np.unique(np.asarray(documents), return_inverse=True)
@@ -125,12 +131,11 @@ def resample_documents(
             f"{len(document)} samples come from {n} document: an interval over documents needs at "
             "least two. Name the source of each sample in ConceptData(documents=...)."
         )
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: ask for at least one, such as 1000.")
-    taken = np.random.default_rng(seed).integers(n, size=(draws, n))
-    taken += n * np.arange(draws)[:, None]
-    weights = np.bincount(taken.ravel(), minlength=draws * n).reshape(draws, n)
-    return Resamples(document.reshape(-1), weights, seed)
+    taken = np.random.default_rng(resampling.seed).integers(n, size=(resampling.draws, n))
+    # Documents of draw b are shifted by b * n, so that one bincount counts all draws at once.
+    taken += n * np.arange(resampling.draws)[:, None]
+    weights = np.bincount(taken.ravel(), minlength=resampling.draws * n).reshape(resampling.draws, n)
+    return Resamples(document.reshape(-1), weights, resampling)
 
 
 def document_sums(
@@ -206,11 +211,9 @@ def bootstrap_mean(
     documents: Shaped[np.ndarray, " sample"] | Resamples,
     *,
     per: Real[np.ndarray, " sample"] | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of a mean over samples, or of a ratio of two sums.
+    resampling: Resampling = Resampling(),
+) -> Drawn:
+    """A mean over samples, or a ratio of two sums, with its resamples.
 
     A difference of two methods is the mean of their paired differences.
 
@@ -218,55 +221,37 @@ def bootstrap_mean(
         values: One value a sample.
         documents: Source document of each sample, or draws to share.
         per: Denominator of each sample, for the ratio `sum(values) / sum(per)`; by default 1.
-        draws: Number of new draws.
-        seed: Seed of new draws.
-        level: Of the interval.
+        resampling: Of new draws.
 
     Example:
-        >>> bootstrap_mean(np.ones(6), np.arange(6), draws=100)
+        >>> bootstrap_mean(np.ones(6), np.arange(6), resampling=Resampling(draws=100))
         1.000 [1.000, 1.000] (95 %, 100 draws of 6 documents)
     """
     per = np.ones(len(values)) if per is None else per
+    terms = np.stack([np.asarray(values, np.float64), np.asarray(per, np.float64)])
     return bootstrap_statistic(
-        lambda sums: ratio(sums[0], sums[1], empty=np.nan),
-        np.stack([np.asarray(values, np.float64), np.asarray(per, np.float64)]),
-        documents,
-        draws=draws,
-        seed=seed,
-        level=level,
+        lambda sums: ratio(sums[0], sums[1], empty=np.nan), terms, documents, resampling=resampling
     )
 
 
 def bootstrap_statistic(
-    statistic: Statistic,
+    statistic: SumsStatistic,
     values: Real[np.ndarray, "term sample"],
     documents: Shaped[np.ndarray, " sample"] | Resamples,
     *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of any function of sums over samples.
+    resampling: Resampling = Resampling(),
+) -> Drawn:
+    """Any function of sums over samples, with its resamples.
 
     Args:
         statistic: Sums by term to the statistic, elementwise over draws.
         values: The terms of each sample.
         documents: Source document of each sample, or draws to share.
-        draws: Number of new draws.
-        seed: Seed of new draws.
-        level: Of the interval.
+        resampling: Of new draws.
     """
-    resamples = (
-        documents
-        if isinstance(documents, Resamples)
-        else resample_documents(documents, draws=draws, seed=seed)
-    )
-    drawn = statistic(resampled_sums(values, resamples))
-    estimate = float(statistic(values.sum(axis=-1)))
-    return resamples.interval(estimate, drawn, level)
-
-
-Average = Literal["weighted", "macro"]
+    resamples = documents if isinstance(documents, Resamples) else resample_documents(documents, resampling)
+    sums = np.concatenate([values.sum(axis=-1)[:, None], resampled_sums(values, resamples)], axis=1)
+    return resamples.drawn(np.asarray(statistic(sums), dtype=np.float64))
 
 
 def mean_over_concepts(
@@ -285,102 +270,3 @@ def mean_over_concepts(
     weights = np.where(np.isnan(values), 0.0, weights)
     total = (weights * np.nan_to_num(values)).sum(axis=-1)
     return ratio(total, weights.sum(axis=-1), empty=np.nan)
-
-
-def f1_over_concepts(
-    counts: Confusion, average: Average = "weighted", axis: int = -2
-) -> Float64[np.ndarray, "*shape"]:
-    """Mean F1 over the concept axis of counts `[..., concept, draw]`.
-
-    A concept without positive samples in a draw is left out of that draw.
-    """
-    positives = np.moveaxis(np.asarray(counts.tp + counts.fn), axis, -1)
-    values = np.where(positives > 0, np.moveaxis(f1(counts), axis, -1), np.nan)
-    return mean_over_concepts(values, positives, average)
-
-
-@dataclass(frozen=True, eq=False)
-class F1Draws:
-    """F1 by concept and over concepts, on the data and on every draw.
-
-    Attributes:
-        f1: By concept.
-        low, high: Percentile bounds by concept.
-        weighted, macro: Means over concepts with intervals.
-        weighted_draws, macro_draws: Their values on each draw, for paired differences.
-        resamples: The draws.
-    """
-
-    f1: Float64[np.ndarray, " concept"]
-    low: Float64[np.ndarray, " concept"]
-    high: Float64[np.ndarray, " concept"]
-    weighted: Interval
-    macro: Interval
-    weighted_draws: Float64[np.ndarray, " draw"]
-    macro_draws: Float64[np.ndarray, " draw"]
-    resamples: Resamples
-
-    def __repr__(self) -> str:
-        return f"F1Draws({len(self.f1)} concepts, weighted {self.weighted}, macro {self.macro})"
-
-    def minus(self, other: F1Draws, average: Average = "weighted") -> Interval:
-        """Paired difference to another method on the same draws.
-
-        Raises:
-            ValueError: The other's draws are not the same.
-        """
-        if not same_draws(self.resamples, other.resamples):
-            raise ValueError("a paired difference needs the same Resamples for both methods.")
-        ours, theirs = getattr(self, average), getattr(other, average)
-        drawn = getattr(self, f"{average}_draws") - getattr(other, f"{average}_draws")
-        return self.resamples.interval(ours.estimate - theirs.estimate, drawn, ours.level)
-
-
-def bootstrap_f1(
-    predicted: Bool[np.ndarray, "concept sample"],
-    labels: Bool[np.ndarray, "concept sample"],
-    documents: Shaped[np.ndarray, " sample"] | Resamples,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> F1Draws:
-    """F1 of fixed decisions with intervals over documents.
-
-    Args:
-        predicted: Decisions.
-        labels: Truth.
-        documents: Source document of each sample, or draws shared with other methods.
-        draws: Number of new draws.
-        seed: Seed of new draws.
-        level: Of the intervals.
-
-    Example:
-        >>> labels = np.array([[True, False, True, False]])
-        >>> bootstrap_f1(labels, labels, np.arange(4), draws=200).f1
-        array([1.])
-    """
-    resamples = (
-        documents
-        if isinstance(documents, Resamples)
-        else resample_documents(documents, draws=draws, seed=seed)
-    )
-    counts, drawn = confusion(predicted, labels), resampled_confusion(predicted, labels, resamples)
-    low, high = percentile_bounds(f1(drawn), level)
-    weighted, macro = (f1_over_concepts(drawn, a) for a in ("weighted", "macro"))
-    estimates = [f1_over_concepts(counts, a, axis=-1) for a in ("weighted", "macro")]
-    return F1Draws(
-        f1(counts),
-        low,
-        high,
-        resamples.interval(float(estimates[0]), weighted, level),
-        resamples.interval(float(estimates[1]), macro, level),
-        weighted,
-        macro,
-        resamples,
-    )
-
-
-def same_draws(a: Resamples, b: Resamples) -> bool:
-    """Whether two resamples take the same samples equally often."""
-    return a is b or (np.array_equal(a.document, b.document) and np.array_equal(a.weights, b.weights))

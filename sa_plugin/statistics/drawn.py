@@ -95,6 +95,7 @@ class Drawn:
         level: Of the intervals.
         rule: How the columns become an interval.
         kept: The interval itself, where the resamples were too many to keep; see `freeze`.
+        drawn_from: Digest of the resamples; 0 where nobody said.
     """
 
     values: Float[np.ndarray, "*axes column"]
@@ -103,6 +104,7 @@ class Drawn:
     level: float = 0.95
     rule: Rule = percentile_rule
     kept: Bounds | None = None
+    drawn_from: int = 0
 
     def __post_init__(self) -> None:
         shape = tuple(len(labels) for labels in self.axes.values())
@@ -176,9 +178,11 @@ class Drawn:
                     "the resamples of this number were not kept, only its interval, so it has no paired "
                     "difference: subtract before freezing."
                 )
-        if self.values.shape != other.values.shape or list(self.axes) != list(other.axes):
+        others = self.drawn_from and other.drawn_from and self.drawn_from != other.drawn_from
+        if others or self.values.shape != other.values.shape or list(self.axes) != list(other.axes):
             raise ValueError(
-                f"{self!r} and {other!r} have other axes or resamples: a paired difference needs the same."
+                f"{self!r} and {other!r} have other axes or resamples: a paired difference needs the same, "
+                "drawn from one Resamples."
             )
         return self.like(self.values - other.values)
 

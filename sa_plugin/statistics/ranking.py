@@ -23,6 +23,7 @@ number of rows. Draws without a positive or without a negative are NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -192,4 +193,4 @@ def _parts(resamples: Resamples, rows: int) -> list[Resamples]:
     """The draws in groups whose [draw, row] tables stay small."""
     step = max(1, _CHUNK // max(1, rows))
     starts = range(0, resamples.draws, step)
-    return [Resamples(resamples.document, resamples.weights[a : a + step], resamples.seed) for a in starts]
+    return [replace(resamples, weights=resamples.weights[a : a + step]) for a in starts]

@@ -29,6 +29,7 @@ from sa_plugin.passes.layout import lay_out
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
+from sa_plugin.statistics.drawn import Resampling
 from sa_plugin.theory.measures import KINDS, Quantity, draw
 from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
 from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
@@ -225,7 +226,7 @@ def check_theory(
     paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
     if scores is not None:
         _check_scored(scores, bank, list(chosen), chosen_samples)
-    resamples = resample_documents(np.array([s.document for s in chosen_samples]), draws=draws, seed=seed)
+    resamples = resample_documents(np.array([s.document for s in chosen_samples]), Resampling(draws, seed))
     sums = run_pass(host, layout, bank, directions, paths, tail, progress=progress)
     counted = {concept: _counted(chosen_samples, concept, which) for concept in chosen}
     settings = {

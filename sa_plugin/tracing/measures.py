@@ -37,7 +37,7 @@ Every function returns one value a column; column 0 is the data as they are, the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -187,7 +187,7 @@ def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> Values:
     labels = np.arange(len(scores)) < len(inside.values)
     a, b = inside.resamples, outside.resamples
     # Both groups come from the same draws of documents, so their weights are one matrix.
-    both = Resamples(np.concatenate([a.document, b.document]), a.weights, a.seed)
+    both = replace(a, document=np.concatenate([a.document, b.document]))
     return resampled_auroc(scores, labels, both) if len(scores) else _undefined(inside)
 
 

@@ -315,9 +315,7 @@ def trace(
         raise ValueError(f"frozen_sd {np.shape(options.frozen_sd)} must be [layer, concept] {column.shape}.")
     counts = _counts(here)
     _warn_undefined(here.table.tokens.concepts, counts)
-    drawn = resample_documents(
-        document_names(here.table.tokens), draws=resampling.draws, seed=resampling.seed
-    )
+    drawn = resample_documents(document_names(here.table.tokens), resampling)
     settings = TraceSettings(
         split,
         fixed_on,
@@ -366,10 +364,10 @@ def _layer(
     for cell in concept_scores(here, at, cut, resamples, options.frozen_sd):
         measured.append(measures_of(cell, settings.delta, settings.quantile_draws))
         bins.append(binned(cell))
-    level, positives = settings.resampling.level, resampled_sums(tokens.sample_labels.T, resamples)
+    positives = resampled_sums(tokens.sample_labels.T, resamples)
     measures, means = {}, {}
     for name in measured[0]:
-        drawn = resamples.drawn(np.stack([one[name] for one in measured]), level, concept=tokens.concepts)
+        drawn = resamples.drawn(np.stack([one[name] for one in measured]), concept=tokens.concepts)
         # The L-skewness has only the first resamples: its weights are theirs.
         means[name] = drawn.mean("concept", positives[:, : drawn.values.shape[-1]])
         measures[name] = drawn.freeze()

@@ -14,6 +14,7 @@ import numpy as np
 from sa_plugin.statistics import (
     Confusion,
     Resamples,
+    Resampling,
     confusion,
     f1_over_concepts,
     percentile_bounds,
@@ -57,7 +58,7 @@ def intervals(counts: Confusion) -> np.ndarray:
 def run() -> dict[str, object]:
     """Both sides on the same draws, interleaved."""
     predicted, labels, documents = sweep()
-    resamples = resample_documents(documents, draws=DRAWS)
+    resamples = resample_documents(documents, Resampling(draws=DRAWS))
     sides = {"ours": ours, "loop": loop}
     counts = {name: side(predicted, labels, resamples) for name, side in sides.items()}
     equal = all(np.array_equal(a, b) for a, b in zip(counts["ours"], counts["loop"], strict=True))
@@ -67,7 +68,7 @@ def run() -> dict[str, object]:
             if name == "loop" and k >= 2:
                 continue
             start = time.perf_counter()
-            drawn = resample_documents(documents, draws=DRAWS)
+            drawn = resample_documents(documents, Resampling(draws=DRAWS))
             intervals(side(predicted, labels, drawn))
             times[name].append(time.perf_counter() - start)
     ours_s, loop_s = min(times["ours"]), min(times["loop"])

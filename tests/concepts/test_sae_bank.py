@@ -170,8 +170,8 @@ def test_calibration_equals_plain_loops(host, data, bank):
         assert one.cal_f1 == pytest.approx(f1)
         inside = cal.scores[cal.tokens.labels[:, c], 0, unit]
         assert one.n_cal_tokens == (inside > 0).sum()
-    found = detector.evaluate(data.test, scores=table, draws=20)
-    assert {m.method for m in found.methods} >= {"SuperActivators", "MaxTok", "MaxTok permuted"}
+    found = detector.evaluate(data.test, scores=table, resampling=Resampling(draws=20))
+    assert set(found.methods) >= {"SuperActivators", "MaxTok", "MaxTok permuted"}
     assert "pooled" in found.missing
 
 
@@ -206,8 +206,8 @@ def test_a_silent_concept_goes_through_to_the_table(host, data, bank, tmp_path):
     name = data.concepts[0]
     assert detector.threshold[name] == np.inf
     assert detector.choice(name).n_cal_tokens == 0
-    found = detector.evaluate(data.test, scores=silent, draws=20).of("SuperActivators")
-    assert found.concept["recall"][0].estimate == found.concept["f1"][0].estimate == 0
+    found = detector.evaluate(data.test, scores=silent, resampling=Resampling(draws=20)).of("SuperActivators")
+    assert found.concept["recall"].estimate[0] == found.concept["f1"].estimate[0] == 0
     assert not detector.detect(data.test, scores=silent).present[:, 0].any()
     detector.save_pretrained(tmp_path / "saved")
     loaded = Detector.from_pretrained(tmp_path / "saved", sae=bank.token.sources[0].sae)

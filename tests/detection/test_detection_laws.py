@@ -9,6 +9,8 @@ from detection_cases import make_case, with_scores
 
 from sa_plugin.detection import STATISTICS, calibrate, search_matched, search_own
 from sa_plugin.passes import TokenTable
+from sa_plugin.show import clean
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ORDERLESS = {"LastTok", "RandTok"}
@@ -20,21 +22,15 @@ def case():
 
 
 def everything(case, table, skip=()):
-    """All numbers that calibration and evaluation give, as nested dicts."""
+    """All numbers that calibration and evaluation give, in long form."""
     detector = calibrate(None, case.data, table.bank, scores=table)
-    found = detector.evaluate(case.data.test, scores=table, draws=50).to_dict()
-    found["methods"] = {k: v for k, v in found["methods"].items() if k not in skip}
-    found.pop("verdict")
-    localisation = detector.localise(case.data.test, scores=table).metrics(draws=50).to_dict()
-    curve = detector.sweep(case.data.test, scores=table, draws=50).to_dict()
-    kept = [name for name in curve["f1"]["axes"]["method"] if name not in skip]
-    curve["f1"] = {
-        name: curve["f1"]["estimate"][k]
-        for k, name in enumerate(curve["f1"]["axes"]["method"])
-        if name in kept
-    }
-    curve["chosen"] = {k: v for k, v in curve["chosen"].items() if k not in skip}
-    return {"evaluation": found, "localisation": localisation, "curve": curve}
+    given = {"scores": table, "resampling": Resampling(draws=50)}
+    found = [
+        getattr(detector, name)(case.data.test, **given) for name in ("evaluate", "evaluate_tokens", "sweep")
+    ]
+    rows = [clean(row) for one in found for row in one.rows() if row.get("method") not in skip]
+    chosen = [{k: clean(v) for k, v in one.chosen.items() if k not in skip} for one in (found[0], found[2])]
+    return rows, chosen
 
 
 @pytest.mark.parametrize("factor", [2.0**-7, 2.0**9])
@@ -141,19 +137,19 @@ def test_a_statistic_added_by_name_is_calibrated_and_evaluated(case, monkeypatch
 
     monkeypatch.setitem(STATISTICS, "MinTok", min_token)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
-    found = detector.evaluate(case.data.test, scores=case.table, draws=20)
-    assert found.methods[-1].method == "MinTok"
+    found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+    assert found.methods[-1] == "MinTok"
     monkeypatch.delitem(STATISTICS, "MinTok")
     with pytest.raises(ValueError, match=r"statistic 'MinTok' is unknown.*STATISTICS again"):
-        detector.evaluate(case.data.test, scores=case.table, draws=20)
+        detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
 
 
 def test_randtok_follows_its_seed(case):
     def f1(seed):
         detector = calibrate(None, case.data, case.bank, scores=case.table, seed=seed)
         assert len(detector.baselines["RandTok"]) == 20
-        found = detector.evaluate(case.data.test, scores=case.table, draws=20)
-        return found.of("RandTok").weighted["f1"]
+        found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+        return found.of("RandTok").weighted["f1"].values.tolist()
 
     assert f1(1) == f1(1)
     assert f1(1) != f1(2)

@@ -9,6 +9,7 @@ from detection_cases import make_case
 from sklearn.metrics import roc_auc_score
 
 from sa_plugin.detection import calibrate
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DELTAS = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
@@ -89,7 +90,7 @@ METHODS = ("SuperActivators", "MaxTok", "MeanTok", "LastTok", "Top10%", "pooled"
 def test_every_method_equals_the_slow_oracle(units, rounded):
     case = make_case(seed=3, n=80, units=units, rounded=rounded)
     detector = calibrate(None, case.data, case.bank, scores=case.table, deltas=DELTAS)
-    evaluation = detector.evaluate(case.data.test, scores=case.table, draws=10)
+    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
     table = case.table
     test = [n for n, of in enumerate(table.tokens.split_of) if of == "test"]
     for method in (*METHODS, "length-only", *(["MaxTok permuted"] if units is None else [])):
@@ -109,14 +110,14 @@ def test_every_method_equals_the_slow_oracle(units, rounded):
             f1s.append(f1([v >= threshold for v in values], labels))
             weights.append(sum(labels))
             result = evaluation.of(method).concept
-            assert result["f1"][c].estimate == pytest.approx(f1s[-1])
-            assert result["auroc"][c].estimate == pytest.approx(roc_auc_score(labels, values))
+            assert result["f1"].estimate[c] == pytest.approx(f1s[-1])
+            assert result["auroc"].estimate[c] == pytest.approx(roc_auc_score(labels, values))
         weighted = sum(f * w for f, w in zip(f1s, weights, strict=True)) / sum(weights)
         assert evaluation.of(method).weighted["f1"].estimate == pytest.approx(weighted)
         assert evaluation.of(method).macro["f1"].estimate == pytest.approx(np.mean(f1s))
         layers = 1 if method == "length-only" else table.scores.shape[1]
         expected = layers * len(DELTAS) * len(list(allowed))
-        assert evaluation.of(method).candidates == expected
+        assert evaluation.of(method).chosen.candidates == expected
 
 
 def test_intervals_equal_a_loop_over_resamples():
@@ -124,14 +125,14 @@ def test_intervals_equal_a_loop_over_resamples():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = calibrate(None, case.data, case.bank, scores=case.table)
-    evaluation = detector.evaluate(case.data.test, scores=case.table, draws=50, seed=4)
+    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=50, seed=4))
     from sa_plugin.detection import outcomes
     from sa_plugin.statistics import resample_documents
 
     test = detector.scores_of(case.data.test, case.table)
     labels = test.tokens.sample_labels
     names = [s.document for s in test.tokens.samples]
-    resamples = resample_documents(np.array(names), draws=50, seed=4)
+    resamples = resample_documents(np.array(names), Resampling(draws=50, seed=4))
     said = outcomes(detector, test)
     drawn = {}
     for method in ("SuperActivators", "MeanTok", "RandTok", "always-positive"):
@@ -164,7 +165,7 @@ def test_mean_auroc_is_the_mean_over_draws(documents):
     rng = np.random.default_rng(0)
     values = np.round(rng.normal(size=(4, 60)), 1)
     labels = rng.random(60) < 0.3
-    resamples = resample_documents(np.arange(60) % documents, draws=40, seed=1)
+    resamples = resample_documents(np.arange(60) % documents, Resampling(draws=40, seed=1))
     found = mean_auroc(values, labels, resamples)
     drawn = [resampled_auroc(v, labels, resamples) for v in values]
     np.testing.assert_allclose(found[1:], np.mean(drawn, axis=0))

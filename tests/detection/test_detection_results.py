@@ -10,6 +10,7 @@ from detection_cases import make_case
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from sa_plugin.detection import calibrate
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -26,7 +27,7 @@ def detector(case):
 
 @pytest.fixture(scope="module")
 def evaluation(case, detector):
-    return detector.evaluate(case.data.test, scores=case.table, draws=300)
+    return detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=300))
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +58,16 @@ def test_detect_agrees_with_find_and_with_evaluation(case, detector, test_table,
         assert found.present[n, k] == (found.margin[n, k] >= 0)
     assert found.of(found.samples[0]) == tuple(c for c in found.concepts if (found.samples[0], c) in marked)
     labels = test_table.tokens.sample_labels
-    for k, one in enumerate(evaluation.of("SuperActivators").concept["f1"]):
-        assert one.estimate == pytest.approx(f1_score(labels[:, k], found.present[:, k]))
+    for k, one in enumerate(evaluation.of("SuperActivators").concept["f1"].estimate):
+        assert one == pytest.approx(f1_score(labels[:, k], found.present[:, k]))
     assert len(found.table()) == found.present.size
 
 
 def test_rates_are_counted_at_the_midpoint_and_at_the_threshold(case, detector, test_table, evaluation):
     cal = case.table.split("cal")
     labels = test_table.tokens.sample_labels
-    for k, one in enumerate(evaluation.rates):
+    for k in range(len(case.bank.concepts)):
+        one = {name: rate.estimate[k] for name, rate in evaluation.rates.items()}
         at, unit = detector.tail.layer[k], detector.tail.chosen_unit[k]
         scores = cal.scores[:, at, unit].astype(np.float64)
         inside = cal.tokens.labels[:, k]
@@ -76,10 +78,10 @@ def test_rates_are_counted_at_the_midpoint_and_at_the_threshold(case, detector, 
         raw = np.array(best) > middle
         tail = np.array(best, dtype=np.float64) >= detector.tail.chosen_threshold[k]
         y = labels[:, k]
-        assert one.raw_false_fire.estimate == pytest.approx(raw[~y].mean())
-        assert one.raw_miss.estimate == pytest.approx((~raw)[y].mean())
-        assert one.tail_false_fire.estimate == pytest.approx(tail[~y].mean())
-        assert one.tail_miss.estimate == pytest.approx((~tail)[y].mean())
+        assert one["raw_false_fire"] == pytest.approx(raw[~y].mean())
+        assert one["raw_miss"] == pytest.approx((~raw)[y].mean())
+        assert one["tail_false_fire"] == pytest.approx(tail[~y].mean())
+        assert one["tail_miss"] == pytest.approx((~tail)[y].mean())
 
 
 def test_fractions_in_both_definitions(detector, test_table, evaluation):
@@ -109,8 +111,7 @@ def test_fractions_in_both_definitions(detector, test_table, evaluation):
 
 
 def test_the_table_holds_every_method_in_order(evaluation):
-    methods = [m.method for m in evaluation.methods]
-    assert methods == [
+    assert list(evaluation.methods) == [
         "SuperActivators",
         "MaxTok",
         "MeanTok",
@@ -122,9 +123,11 @@ def test_the_table_holds_every_method_in_order(evaluation):
         "length-only",
         "MaxTok permuted",
     ]
-    assert list(evaluation.table()["method"]) == methods
-    assert len(evaluation.concept_table()) == 3 * len(methods)
-    assert evaluation.of("RandTok").delta.shape == (20, 3)
+    table = evaluation.table()
+    for measure, count in (("weighted f1", 10), ("macro auroc", 10), ("f1", 30), ("raw miss", 3)):
+        assert (table["measure"] == measure).sum() == count
+    assert (table["measure"] == "weighted f1 minus SuperActivators").sum() == 9
+    assert evaluation.of("RandTok").chosen.delta.shape == (20, 3)
     assert evaluation.of("always-positive").weighted["recall"].estimate == 1
     assert evaluation.of("always-positive").weighted["auroc"].estimate == 0.5
 
@@ -132,36 +135,37 @@ def test_the_table_holds_every_method_in_order(evaluation):
 def test_the_verdict_follows_the_paired_intervals(evaluation):
     verdict = evaluation.verdict()
     beat, _, rest = verdict.partition("; tie with ")
-    for one in evaluation.methods[1:]:
-        by = one.difference["f1"]
+    for name in evaluation.methods[1:]:
+        by = evaluation.of(name).difference["f1"]
         where = beat if by.high < 0 else rest
-        assert f"{one.method} ({by.estimate:+.3f} [{by.low:+.3f}, {by.high:+.3f}])" in where
+        assert f"{name} ({by.estimate:+.3f} [{by.low:+.3f}, {by.high:+.3f}])" in where
     assert "no proof of equality" in verdict
     text = " ".join(str(evaluation).split())
     assert "conditional on the train and calibration splits" in text
-    assert "300 draws, seed 0" in text
+    assert "300 draws of 60 documents, seed 0" in text
 
 
 def test_a_concept_without_positives_is_left_out_of_every_average(case, detector):
     """Macro precision and macro F1 average the same concepts."""
     samples = [s for s in case.data.test.samples if "food" not in s.positive]
     test = replace(case.data.test, samples=tuple(samples))
-    found = detector.evaluate(test, scores=case.table, draws=20)
+    found = detector.evaluate(test, scores=case.table, resampling=Resampling(draws=20))
     k = case.bank.concepts.index("food")
-    assert found.n_positive[k] == 0
-    for one in found.methods:
+    assert found.n_positive["food"] == 0
+    n_positive = list(found.n_positive.values())
+    for one in map(found.of, found.methods):
         for metric in ("precision", "recall", "f1"):
-            values = [i.estimate for i in one.concept[metric]]
+            values = one.concept[metric].estimate
             assert np.isnan(values[k])
             kept = np.delete(values, k)
             assert one.macro[metric].estimate == pytest.approx(kept.mean())
-            weighted = np.average(kept, weights=np.delete(found.n_positive, k))
+            weighted = np.average(kept, weights=np.delete(n_positive, k))
             assert one.weighted[metric].estimate == pytest.approx(weighted)
     assert "both leave out concepts without any" in " ".join(str(found).split())
 
 
 def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
-    curve = detector.sweep(case.data.test, scores=case.table, draws=20)
+    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=20))
     assert "(picked on test)" in repr(curve)
     text = " ".join(str(curve).split())
     best = max(curve.f1.sel(method="MaxTok").estimate)
@@ -172,30 +176,30 @@ def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
 def test_few_documents_are_called_few():
     case = make_case(documents=12)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
-    found = detector.evaluate(case.data.test, scores=case.table, draws=10)
+    found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
     assert "Only 2 documents: percentile intervals over so few are too narrow" in " ".join(str(found).split())
 
 
 def test_results_are_json(case, detector, evaluation):
-    localisation = detector.localise(case.data.test, scores=case.table).metrics(draws=20)
-    curve = detector.sweep(case.data.test, scores=case.table, draws=20)
+    localisation = detector.evaluate_tokens(
+        case.data.test, scores=case.table, resampling=Resampling(draws=20)
+    )
+    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=20))
     for found in (evaluation, localisation, curve):
         text = json.dumps(found.to_dict(), allow_nan=False)
         assert json.loads(text)
         assert "\n" not in repr(found)
-    assert evaluation.to_dict()["resampling"] == {
+    assert evaluation.to_dict()["ground"] == {
         "split": "test",
         "data_hash": case.data.hash,
         "n_samples": len(case.data.test),
         "n_documents": len({s.document for s in case.data.test.samples}),
-        "draws": 300,
-        "seed": 0,
-        "level": 0.95,
+        "resampling": {"draws": 300, "seed": 0, "level": 0.95},
     }
 
 
 def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
-    curve = detector.sweep(case.data.test, scores=case.table, draws=50)
+    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=50))
     place = case.bank.layers.index(curve.layer)
     shared = detector.tail.f1.mean(-1).max(1)
     assert place == int(np.argmax(shared))
@@ -212,7 +216,9 @@ def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
     assert last == pytest.approx(curve.always_positive.estimate, abs=0.1)
     assert curve.chosen["SuperActivators"].sum() == 3
     assert curve.chosen["RandTok"].sum() == 60
-    assert detector.sweep(case.data.test, scores=case.table, layer=9, draws=10).layer == 9
+    assert (
+        detector.sweep(case.data.test, scores=case.table, layer=9, resampling=Resampling(draws=10)).layer == 9
+    )
     assert len(curve.table()) == 12 * 9 + 1
 
 
@@ -254,28 +260,28 @@ def test_token_cuts_maximise_calibration_token_f1(case, detector):
 
 def test_localisation_metrics_equal_scikit_learn(case, detector, test_table):
     found = detector.localise(case.data.test, scores=case.table)
-    metrics = found.metrics(draws=50)
+    metrics = detector.evaluate_tokens(case.data.test, scores=case.table, resampling=Resampling(draws=50))
     labels = test_table.tokens.labels
-    rows = {row.method: row for row in metrics.rows}
     masks = {
         "raw": (found.raw, np.ones_like(found.raw)),
         "SuperActivators": (found.superactivators, found.superactivators),
         "localised": (found.mask, found.detected[test_table.tokens.sample_of]),
         "all-positive": (np.ones_like(found.raw), np.zeros_like(found.raw)),
     }
-    assert list(rows) == list(masks)
+    assert metrics.methods == tuple(masks)
     for name, (mask, standing) in masks.items():
         f1 = [f1_score(labels[:, c], mask[:, c]) for c in range(3)]
         value = np.where(standing, found.scores, -1e6)
         ap = [average_precision_score(labels[:, c], value[:, c]) for c in range(3)]
         area = [roc_auc_score(labels[:, c], value[:, c]) for c in range(3)]
         weights = labels.sum(0)
-        assert rows[name].f1.estimate == pytest.approx(np.average(f1, weights=weights))
-        assert rows[name].average_precision == pytest.approx(np.average(ap, weights=weights))
-        assert rows[name].auroc == pytest.approx(np.average(area, weights=weights))
-        assert rows[name].f1.low <= rows[name].f1.estimate <= rows[name].f1.high
-    assert rows["raw"].difference is None
-    assert rows["all-positive"].difference.high < 0
+        mean = metrics.f1.sel(method=name)
+        assert mean.estimate == pytest.approx(np.average(f1, weights=weights))
+        assert metrics.weighted["average_precision"][name] == pytest.approx(np.average(ap, weights=weights))
+        assert metrics.weighted["auroc"][name] == pytest.approx(np.average(area, weights=weights))
+        assert mean.low <= mean.estimate <= mean.high
+    assert metrics.difference.axes["method"] == ("SuperActivators", "localised", "all-positive")
+    assert metrics.difference.sel(method="all-positive").high < 0
 
 
 def test_choices_name_layer_unit_and_candidates(case, detector):
@@ -284,5 +290,7 @@ def test_choices_name_layer_unit_and_candidates(case, detector):
     assert (one.unit, one.candidates) == ("food", 36)
     assert "each the best of 36" in repr(detector)
     assert "each the best of 36 (layer, delta, unit)" in str(detector)
-    assert list(detector.table()["concept"]) == list(case.bank.concepts)
+    table = detector.table()
+    assert list(table[table["measure"] == "delta"]["concept"]) == list(case.bank.concepts)
+    assert dict(zip(table["concept"], table["layer"], strict=True)) == detector.layer
     assert detector.data_hash == case.data.hash

@@ -26,7 +26,7 @@ from sa_plugin.heads import (
 )
 from sa_plugin.host import Site
 from sa_plugin.scores import score
-from sa_plugin.statistics import resample_documents
+from sa_plugin.statistics import Resampling, resample_documents
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -83,7 +83,7 @@ def test_the_tail_objective_is_a_loops_and_the_ledgers_lift(gpt2, data):
     np.testing.assert_allclose(got, objective_by_loop(gpt2.detector, gpt2.table, gpt2.table))
     ledger = head_ledger(gpt2.host, data, gpt2.detector, split="cal", draws=1, progress=False)
     np.testing.assert_allclose(got, ledger.lift.total.value, rtol=1e-4)
-    resamples = resample_documents(np.array([s.document for s in data.cal.samples]), draws=5)
+    resamples = resample_documents(np.array([s.document for s in data.cal.samples]), Resampling(draws=5))
     columns = gpt2.objective.columns(gpt2.objective.clean[None], resamples)[0]
     np.testing.assert_allclose(columns[:, 0], got)
     rows = np.repeat(np.arange(len(data.cal.samples)), resamples.sample_weights[3])

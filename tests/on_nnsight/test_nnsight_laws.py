@@ -24,6 +24,7 @@ from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host, Site
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = (*tiny.ARCHITECTURES, "vit")
@@ -167,7 +168,7 @@ def test_thresholds_and_decisions(name):
 
 
 def test_evaluations(name):
-    found = [d.evaluate(data_of(name).test, draws=10).table() for d in detectors(name)]
+    found = [d.evaluate(data_of(name).test, resampling=Resampling(draws=10)).table() for d in detectors(name)]
     for table in found[:2]:
         pandas.testing.assert_frame_equal(table, found[2], rtol=1e-2, atol=1e-2)
 

@@ -59,7 +59,14 @@ def data():
     concepts = ("person", "time", "artifact")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:60]
-    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts, name="sixty passages")
+    return ConceptData.from_spans(
+        [s.text for s in samples],
+        [[span for span in s.spans if span.concept in concepts] for s in samples],
+        concepts=concepts,
+        documents=[s.document for s in samples],
+        ids=[s.id for s in samples],
+        name="sixty passages",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +166,7 @@ def test_the_whole_job(ours, data, detectors, monkeypatch):
     monkeypatch.setattr(hosting, "entry_points", lambda group: points)
     host = attach(ours.model)
     detector = detectors[1]
-    assert len(detector.evaluate(data.test, draws=10).concepts) == 3
+    assert len(detector.evaluate(data.test, resampling=Resampling(10)).concepts) == 3
     assert trace(host, data, detector.bank, resampling=Resampling(10)).concepts == data.concepts
     found = ablate_heads(host, data, detector, heads=[(LAYER, 3)], draws=10)
     assert (found.change > 0).all()

@@ -17,7 +17,7 @@ CHAT = (
 WORDS = {"yes": YES, "no": NO, "progress": False}
 TEMPLATE = "{text} of {concepts}? {concept}!"
 
-pytestmark = pytest.mark.filterwarnings("ignore::sa_plugin.prompting.AnswerMassWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sa_plugin.scores.AnswerMassWarning")
 
 
 def tokenizer(architecture):

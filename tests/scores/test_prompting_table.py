@@ -8,10 +8,10 @@ from detection_cases import CONCEPTS, make_case
 from sklearn.metrics import f1_score
 
 from sa_plugin.detection import Detector, calibrate, max_token
-from sa_plugin.detection import evaluate as summary
 from sa_plugin.scores import PROMPT, PROMPT_P, TEMPLATE, PromptAnswers, ScoreTable, with_answers
+from sa_plugin.statistics import Resampling
 
-DRAWS = {"draws": 60}
+DRAWS = {"resampling": Resampling(draws=60)}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,13 @@ def test_a_statistic_equal_to_maxtok_gets_maxtoks_numbers(one_layer):
         np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
     found = detector.evaluate(one_layer.data.test, scores=table, **DRAWS)
     a, b = found.of("mine"), found.of("MaxTok")
-    assert (a.weighted, a.concept, a.difference) == (b.weighted, b.concept, b.difference)
-    assert a.layer.size == 0
-    assert a.candidates == len(detector.tail.deltas)
+    for part in ("weighted", "concept", "difference"):
+        for metric, drawn in getattr(a, part).items():
+            np.testing.assert_array_equal(drawn.values, getattr(b, part)[metric].values)
+    assert a.chosen.layer.size == 0
+    assert a.chosen.candidates == len(detector.tail.deltas)
     curve = detector.sweep(one_layer.data.test, scores=table, **DRAWS)
-    assert curve.f1["mine"] == curve.f1["MaxTok"]
+    assert curve.f1.sel(method="mine").values.tolist() == curve.f1.sel(method="MaxTok").values.tolist()
 
 
 def test_a_settled_threshold_is_not_searched_and_differences_are_paired(one_layer):
@@ -63,9 +65,8 @@ def test_a_settled_threshold_is_not_searched_and_differences_are_paired(one_laye
     found = detector.evaluate(one_layer.data.test, scores=table, **DRAWS)
     by = found.of("same").difference["f1"]
     assert (by.estimate, by.low, by.high) == (0.0, 0.0, 0.0)
-    assert found.of("same").candidates == 0
-    notes = {row["method"]: row["note"] for row in summary.rows(found)}
-    assert notes["same"] == notes["always-positive"] == "no search"
+    assert found.of("same").chosen.candidates == 0
+    assert found.of("always-positive").chosen.candidates == 0
     assert "same" in found.summary()
 
 
@@ -91,14 +92,14 @@ def test_answers_reach_the_table_whatever_their_order(one_layer):
         truth = [concept in s.positive for s in data.test.samples]
         column = turned.index(concept)
         said = test.said_yes[:, column]
-        assert found.of(PROMPT).concept["f1"][k].estimate == pytest.approx(f1_score(truth, said))
+        assert found.of(PROMPT).concept["f1"].estimate[k] == pytest.approx(f1_score(truth, said))
         (one,) = detector.baselines[PROMPT_P]
         fired = test.p_yes[:, column] >= one.chosen_threshold[k]
-        assert found.of(PROMPT_P).concept["f1"][k].estimate == pytest.approx(f1_score(truth, fired))
+        assert found.of(PROMPT_P).concept["f1"].estimate[k] == pytest.approx(f1_score(truth, fired))
         inside = [concept in s.positive for s in cal.samples]
         expected = np.quantile(cal.p_yes[inside, k], 1 - one.chosen_delta[k])
         assert one.chosen_threshold[k] == pytest.approx(expected)
-    names = [m.method for m in found.methods]
+    names = list(found.methods)
     assert names.index("SuperActivators") == 0
     assert {PROMPT, PROMPT_P} <= set(names)
 
@@ -109,7 +110,7 @@ def test_a_detector_with_a_statistic_is_saved_and_asks_for_it_again(tmp_path, on
     calibrated(one_layer, table).save_pretrained(tmp_path / "saved")
     loaded = Detector.from_pretrained(tmp_path / "saved")
     found = loaded.evaluate(data.test, scores=table, **DRAWS)
-    assert PROMPT_P in [m.method for m in found.methods]
+    assert PROMPT_P in list(found.methods)
     with pytest.raises(ValueError, match=r"'Prompt p\(yes\)' is unknown to these scores: give them"):
         loaded.evaluate(data.test, scores=one_layer.table, **DRAWS)
 

@@ -58,12 +58,12 @@ def model():
 @pytest.fixture(scope="module")
 def shown(case, detector, model):
     """Everything that is shown by its text."""
-    given = {"scores": case.table, "draws": 40}
+    given = {"scores": case.table, "resampling": Resampling(draws=40)}
     return {
         "Detector": detector,
         "Evaluation": detector.evaluate(case.data.test, **given),
         "SparsityCurve": detector.sweep(case.data.test, **given),
-        "LocalisationMetrics": detector.localise(case.data.test, scores=case.table).metrics(),
+        "LocalisationMetrics": detector.evaluate_tokens(case.data.test, scores=case.table),
         "TailTrace": trace(scores=case.table, resampling=Resampling(40)),
         "HeadLedger": head_ledger(*model, **FEW),
     }
@@ -102,8 +102,8 @@ def test_html_is_escaped():
 def test_localisation_metrics_repr_has_plain_numbers(shown):
     metrics = shown["LocalisationMetrics"]
     assert "'0." not in repr(metrics)
-    for row in metrics.rows:
-        assert f"{row.method} {row.f1.estimate:.3f}" in repr(metrics)
+    for name in metrics.methods:
+        assert f"{name} {metrics.f1.sel(method=name).estimate:.3f}" in repr(metrics)
 
 
 def test_sample_repr():

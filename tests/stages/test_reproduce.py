@@ -33,6 +33,7 @@ from sa_plugin.stages import (
     write_scores,
 )
 from sa_plugin.stages import store as store_module
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 KINDS = {"kmeans": {"k": 6}, "kmeans_separator": {"k": 6}}
@@ -224,7 +225,9 @@ def test_density_equals_a_loop_and_the_distribution():
     test = case.table.split("test")
     found = density(detector, test, draws=30)
     tail, tokens = detector.superactivators(test), test.tokens
-    fractions = detector.evaluate(case.data.test, scores=case.table, draws=20).fractions
+    fractions = detector.evaluate(
+        case.data.test, scores=case.table, resampling=Resampling(draws=20)
+    ).fractions
     for part in ("all", "inside"):
         for x in (0.1, 0.2, 0.5):
             shares = []

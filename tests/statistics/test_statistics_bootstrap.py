@@ -1,5 +1,7 @@
 """The cluster bootstrap against a loop over draws, and against scipy."""
 
+import inspect
+
 import numpy as np
 import pytest
 from jaxtyping import config
@@ -7,14 +9,14 @@ from scipy import stats
 
 from sa_plugin.statistics import (
     Interval,
-    bootstrap_f1,
+    Resampling,
     bootstrap_mean,
     bootstrap_statistic,
     confusion,
     document_sums,
     f1,
-    f1_over_concepts,
     interval,
+    mean_over_concepts,
     percentile_bounds,
     resample_documents,
     resampled_confusion,
@@ -39,15 +41,15 @@ def decisions(concepts=4, samples=90, documents=17, seed=0):
 
 
 def test_a_draw_takes_as_many_documents_as_there_are():
-    resamples = resample_documents(np.arange(30) % 7, draws=500, seed=3)
+    resamples = resample_documents(np.arange(30) % 7, Resampling(draws=500, seed=3))
     assert (resamples.weights.sum(axis=1) == 7).all()
     assert resamples.weights.mean(axis=0) == pytest.approx(np.ones(7), abs=0.2)
-    again = resample_documents(np.arange(30) % 7, draws=500, seed=3)
+    again = resample_documents(np.arange(30) % 7, Resampling(draws=500, seed=3))
     assert np.array_equal(again.weights, resamples.weights)
 
 
 def test_weights_are_multinomial():
-    weights = resample_documents(np.arange(5), draws=20_000, seed=0).weights
+    weights = resample_documents(np.arange(5), Resampling(draws=20_000, seed=0)).weights
     observed = np.bincount(weights[:, 0], minlength=6)
     expected = 20_000 * stats.binom.pmf(np.arange(6), 5, 0.2)
     assert stats.chisquare(observed, expected).pvalue > 1e-3
@@ -56,7 +58,7 @@ def test_weights_are_multinomial():
 
 def test_documents_may_be_names_in_any_order():
     names = np.array(["z", "a", "m", "a", "z"])
-    resamples = resample_documents(names, draws=50)
+    resamples = resample_documents(names, Resampling(draws=50))
     assert resamples.n_documents == 3
     for weights in resamples.sample_weights:
         assert weights[0] == weights[4]
@@ -65,7 +67,7 @@ def test_documents_may_be_names_in_any_order():
 
 def test_confusion_of_every_draw_is_that_of_the_copied_samples():
     predicted, labels, documents = decisions()
-    resamples = resample_documents(documents, draws=60, seed=1)
+    resamples = resample_documents(documents, Resampling(draws=60, seed=1))
     drawn = resampled_confusion(predicted, labels, resamples)
     for b, weights in enumerate(resamples.sample_weights):
         rows = np.repeat(np.arange(labels.shape[1]), weights)
@@ -75,44 +77,58 @@ def test_confusion_of_every_draw_is_that_of_the_copied_samples():
 
 def test_confusion_carries_leading_axes():
     predicted, labels, documents = decisions()
-    resamples = resample_documents(documents, draws=20)
+    resamples = resample_documents(documents, Resampling(draws=20))
     both = resampled_confusion(np.stack([predicted, ~predicted]), labels, resamples)
     for k, said in enumerate((predicted, ~predicted)):
         one = resampled_confusion(said, labels, resamples)
         assert all(np.array_equal(a[k], b) for a, b in zip(both, one, strict=True))
 
 
-def test_f1_over_concepts_equals_a_loop_over_draws():
+def drawn_f1(predicted, labels, resamples, average="weighted"):
+    """Mean F1 over concepts, on the data and on every draw."""
+    both = resamples.with_data()
+    counts = resampled_confusion(predicted, labels, both)
+    positives = (counts.tp + counts.fn).T
+    values = np.where(positives > 0, f1(counts).T, np.nan)
+    return resamples.drawn(mean_over_concepts(values, positives, average))
+
+
+def test_mean_f1_equals_a_loop_over_draws():
     predicted, labels, documents = decisions()
-    found = bootstrap_f1(predicted, labels, documents, draws=80, seed=5)
-    weighted, macro, each = [], [], []
-    for weights in found.resamples.sample_weights:
+    resamples = resample_documents(documents, Resampling(draws=80, seed=5))
+    weighted, macro = [], []
+    for weights in resamples.sample_weights:
         rows = np.repeat(np.arange(labels.shape[1]), weights)
         counts = confusion(predicted[:, rows], labels[:, rows])
-        each.append(f1(counts))
         weighted.append(np.average(f1(counts), weights=labels[:, rows].sum(axis=1)))
         macro.append(f1(counts).mean())
-    assert found.weighted_draws == pytest.approx(weighted, abs=1e-12)
-    assert found.macro_draws == pytest.approx(macro, abs=1e-12)
-    assert found.low == pytest.approx(np.quantile(each, 0.025, axis=0))
-    assert found.weighted.low == pytest.approx(np.quantile(weighted, 0.025))
-    assert found.macro.high == pytest.approx(np.quantile(macro, 0.975))
-    assert found.weighted.estimate == pytest.approx(f1_over_concepts(confusion(predicted, labels), axis=-1))
+    for average, each in (("weighted", weighted), ("macro", macro)):
+        found = drawn_f1(predicted, labels, resamples, average)
+        assert found.values[1:] == pytest.approx(each, abs=1e-12)
+        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
+    counts = confusion(predicted, labels)
+    weights = labels.sum(axis=1)
+    assert drawn_f1(predicted, labels, resamples).estimate == pytest.approx(
+        np.average(f1(counts), weights=weights)
+    )
 
 
 def test_paired_differences_use_the_same_draws():
     predicted, labels, documents = decisions()
-    resamples = resample_documents(documents, draws=300)
-    ours = bootstrap_f1(predicted, labels, resamples)
-    theirs = bootstrap_f1(np.ones_like(labels), labels, resamples)
-    paired = ours.minus(theirs)
-    assert paired.estimate == pytest.approx(ours.weighted.estimate - theirs.weighted.estimate)
-    drawn = ours.weighted_draws - theirs.weighted_draws
+    resamples = resample_documents(documents, Resampling(draws=300))
+    ours = drawn_f1(predicted, labels, resamples)
+    theirs = drawn_f1(np.ones_like(labels), labels, resamples)
+    paired = ours - theirs
+    assert paired.estimate == pytest.approx(ours.estimate - theirs.estimate)
+    drawn = ours.values[1:] - theirs.values[1:]
     assert (paired.low, paired.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-    same = ours.minus(ours, "macro")
-    assert (same.estimate, same.low, same.high, same.excludes_zero) == (0, 0, 0, False)
-    with pytest.raises(ValueError, match="the same Resamples for both"):
-        ours.minus(bootstrap_f1(predicted, labels, documents, draws=300, seed=9))
+    same = drawn_f1(predicted, labels, resamples, "macro")
+    assert ((same - same).estimate, (same - same).low, (same - same).excludes_zero) == (0, 0, False)
+    other = resample_documents(documents, Resampling(draws=300, seed=9))
+    with pytest.raises(ValueError, match="needs the same, drawn from one Resamples"):
+        ours - drawn_f1(predicted, labels, other)
+    with pytest.raises(ValueError, match="average 'mean' is unknown: use 'weighted' or 'macro'"):
+        inspect.unwrap(mean_over_concepts)(np.ones(2), np.ones(2), "mean")
 
 
 def scipy_interval(statistic, *data, paired=False):
@@ -137,7 +153,7 @@ def agree(ours, bounds):
 
 def test_intervals_of_means_agree_with_scipy():
     x = np.random.default_rng(1).gamma(1, size=60)
-    agree(bootstrap_mean(x, np.arange(60), draws=20_000), scipy_interval(np.mean, x))
+    agree(bootstrap_mean(x, np.arange(60), resampling=Resampling(draws=20_000)), scipy_interval(np.mean, x))
 
 
 def test_intervals_of_ratios_agree_with_scipy():
@@ -147,7 +163,7 @@ def test_intervals_of_ratios_agree_with_scipy():
     def ratio(a, b, axis=-1):
         return a.sum(axis=axis) / b.sum(axis=axis)
 
-    ours = bootstrap_mean(x, np.arange(60), per=y, draws=20_000)
+    ours = bootstrap_mean(x, np.arange(60), per=y, resampling=Resampling(draws=20_000))
     agree(ours, scipy_interval(ratio, x, y, paired=True))
 
 
@@ -157,15 +173,16 @@ def test_intervals_of_f1_agree_with_scipy():
     def f1_of(y, p, axis=-1):
         return 2 * (y & p).sum(axis=axis) / (y.sum(axis=axis) + p.sum(axis=axis))
 
-    ours = bootstrap_f1(predicted, labels, np.arange(120), draws=20_000)
-    agree(ours.weighted, scipy_interval(f1_of, labels[0], predicted[0], paired=True))
+    ours = drawn_f1(predicted, labels, resample_documents(np.arange(120), Resampling(draws=20_000)))
+    agree(ours, scipy_interval(f1_of, labels[0], predicted[0], paired=True))
 
 
 def test_intervals_of_medians_agree_with_scipy():
     x = np.random.default_rng(3).standard_normal(80)
-    resamples = resample_documents(np.arange(80), draws=20_000)
-    drawn = resampled_quantiles(x, [0.5], resamples)[0]
-    agree(resamples.interval(np.median(x), drawn), scipy_interval(np.median, x))
+    resamples = resample_documents(np.arange(80), Resampling(draws=20_000))
+    drawn = resampled_quantiles(x, [0.5], resamples.with_data())[0]
+    assert drawn[0] == np.median(x)
+    agree(resamples.drawn(drawn), scipy_interval(np.median, x))
 
 
 def test_clusters_widen_the_interval():
@@ -184,7 +201,7 @@ def test_any_function_of_sums():
     def variance(s):
         return s[2] / s[0] - (s[1] / s[0]) ** 2
 
-    ours = bootstrap_statistic(variance, values, np.arange(50), draws=20_000)
+    ours = bootstrap_statistic(variance, values, np.arange(50), resampling=Resampling(draws=20_000))
     assert ours.estimate == pytest.approx(x.var())
     agree(ours, scipy_interval(np.var, x))
 
@@ -192,7 +209,7 @@ def test_any_function_of_sums():
 def test_sums_by_document_and_draw():
     rng = np.random.default_rng(6)
     values, documents = rng.standard_normal((2, 3, 40)), rng.integers(9, size=40)
-    resamples = resample_documents(documents, draws=30)
+    resamples = resample_documents(documents, Resampling(draws=30))
     for d in range(resamples.n_documents):
         expected = values[..., resamples.document == d].sum(axis=-1)
         assert document_sums(values, resamples)[..., d] == pytest.approx(expected)
@@ -201,7 +218,7 @@ def test_sums_by_document_and_draw():
 
 
 def test_a_subset_may_miss_documents():
-    resamples = resample_documents(np.arange(10), draws=25)
+    resamples = resample_documents(np.arange(10), Resampling(draws=25))
     some = resamples.of(np.array([7, 2, 2]))
     expected = resamples.weights[:, [7, 2, 2]] @ np.array([1.0, 10, 100])
     assert resampled_sums(np.array([1.0, 10, 100]), some) == pytest.approx(expected)
@@ -209,7 +226,7 @@ def test_a_subset_may_miss_documents():
 
 def test_large_counts_stay_exact():
     values = np.full(3, (1 << 24) + 1)
-    resamples = resample_documents(np.arange(3), draws=10)
+    resamples = resample_documents(np.arange(3), Resampling(draws=10))
     expected = resamples.weights @ values
     assert np.array_equal(resampled_sums(values, resamples), expected)
 
@@ -236,7 +253,7 @@ def test_bad_arguments_say_what_was_expected(as_shipped):
     with pytest.raises(ValueError, match=r"9 samples come from 1 document: .* at least two"):
         resample_documents(np.zeros(9))
     with pytest.raises(ValueError, match="draws is 0"):
-        resample_documents(np.arange(4), draws=0)
+        resample_documents(np.arange(4), Resampling(draws=0))
     with pytest.raises(ValueError, match="level 95 must lie between 0 and 1"):
         percentile_bounds(np.zeros(4), 95)
     with pytest.raises(ValueError, match="5 samples in their last axis, the resamples 4"):

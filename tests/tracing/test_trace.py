@@ -142,7 +142,7 @@ def test_every_draw_equals_a_trace_of_copied_samples(table, traced):
     """Bounds of the weighted means against traces whose samples are copied draw by draw."""
     part, cal = table.split("test"), np.flatnonzero(np.array(table.tokens.split_of) == "cal")
     names = np.array([sample.document for sample in part.tokens.samples])
-    resamples = resample_documents(names, draws=60, seed=0)
+    resamples = resample_documents(names, Resampling(draws=60, seed=0))
     tests = np.flatnonzero(np.array(table.tokens.split_of) == "test")
     names = ("auroc", "in_mass_at_fpr", "coverage", "precision", "tail_gap", "cohens_d")
     names += ("skewness_out", "l_skewness_in", "l_skewness_out", "sd_in")
@@ -281,7 +281,7 @@ def test_densities_integrate_to_one_and_match_numpy(table, traced):
 
 def test_overlap_of_one_law_says_so_within_its_bias():
     rng = np.random.default_rng(0)
-    resamples = resample_documents(np.arange(3000) % 50, draws=100).with_data()
+    resamples = resample_documents(np.arange(3000) % 50, Resampling(draws=100)).with_data()
     a, b = (ScoreGroup(rng.standard_normal(3000).astype(np.float32), resamples) for _ in range(2))
     drawn = overlap(a, b)
     assert drawn[0] > 0.9

@@ -1,0 +1,238 @@
+"""Detection metrics of one method on a split and on every resample of its documents.
+
+Per concept: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2TP / (2TP + FP + FN), and
+the AUROC of what the method thresholds. A concept without positive samples has none of them (NaN),
+one without negative samples no AUROC; precision is 0 where nothing fires on a concept that has
+positives. Averages over concepts leave out what is not defined, weighted and macro alike, so that
+all metrics but AUROC average the same concepts:
+
+    weighted = sum_c n_c m_c / sum_c n_c,  n_c = positive samples,      macro = mean_c m_c
+
+Column 0 of every array is the split itself, the others are its resamples. All methods share the
+resamples, so differences are paired. A method with several draws (RandTok) is averaged over them
+within each column.
+
+Two tables beside them compare SuperActivators with a raw reading and with the concept's extent:
+
+    false fire = share of negative samples that fire,   miss = share of positive ones that do not
+
+Raw: a sample fires when any token lies above the midpoint between the calibration means of its
+in-concept and its out-of-concept token scores, at the same layer and unit. It is one rule among
+many, not the best raw one. And of a positive sample with |in| > 0 in-concept tokens (arXiv
+2512.05038; the published axis counts all SuperActivators, its caption those inside):
+
+    r_all = |SA| / |in|  (may exceed 1),      r_in = |SA and in| / |in|  (at most 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sa_plugin._check import position_of
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.bootstrap import (
+    Average,
+    Resamples,
+    document_sums,
+    mean_over_concepts,
+    resampled_confusion,
+)
+from sa_plugin.statistics.confusion import Confusion, confusion, f1, precision, ratio, recall
+from sa_plugin.statistics.drawn import Interval, percentile_bounds
+
+METRICS = ("precision", "recall", "f1", "auroc")
+GRID: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one method, or one draw of it, said of every sample.
+
+    Attributes:
+        fired: Whether it fires.
+        values: What it thresholds.
+    """
+
+    fired: Bool[np.ndarray, "sample concept"]
+    values: Float[np.ndarray, "sample concept"]
+
+
+def method_metrics(
+    outcomes: Sequence[Outcome], labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
+) -> dict[str, Float[np.ndarray, "concept column"]]:
+    """Every metric of a method, averaged over its draws.
+
+    Args:
+        outcomes: One a draw.
+        labels: Sample labels.
+        resamples: Draws of documents.
+
+    Returns:
+        Metric to `[concept, 1 + draws]`; column 0 is the split itself.
+    """
+    each = []
+    for outcome in outcomes:
+        counts = counted(outcome.fired.T, labels.T, resamples)
+        each.append(tuple(_defined(m(counts), counts) for m in (precision, recall, f1)))
+    found = dict(zip(METRICS, np.mean(each, axis=0), strict=False))
+    values = np.stack([outcome.values for outcome in outcomes])
+    columns = [mean_auroc(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]
+    return {**found, "auroc": np.stack(columns)}
+
+
+def counted(
+    fired: Bool[np.ndarray, "*shape sample"], labels: Bool[np.ndarray, "*#shape sample"], resamples: Resamples
+) -> Confusion:
+    """Outcome counts `[*shape, 1 + draws]`; column 0 is the split itself."""
+    here, drawn = confusion(fired, labels), resampled_confusion(fired, labels, resamples)
+    pairs = [np.broadcast_arrays(a[..., None], b) for a, b in zip(here, drawn, strict=True)]
+    return Confusion(*(np.concatenate([a[..., :1], b], axis=-1) for a, b in pairs))
+
+
+def f1_of(counts: Confusion) -> Float[np.ndarray, "*shape"]:
+    """F1, not defined where there is no positive sample."""
+    return _defined(f1(counts), counts)
+
+
+def _defined(metric: Float[np.ndarray, "*shape"], counts: Confusion) -> Float[np.ndarray, "*shape"]:
+    return np.where(np.asarray(counts.tp + counts.fn) > 0, metric, np.nan)
+
+
+def positives_of(
+    labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
+) -> Float[np.ndarray, "concept column"]:
+    """Positive samples of each concept."""
+    counts = counted(labels.T, labels.T, resamples)
+    return np.asarray(counts.tp, dtype=np.float64)
+
+
+def averaged(
+    metric: Float[np.ndarray, "*shape concept column"],
+    positives: Float[np.ndarray, "concept column"],
+    average: Average,
+) -> Float[np.ndarray, "*shape column"]:
+    """Mean over concepts of every column."""
+    return mean_over_concepts(np.moveaxis(metric, -2, -1), positives.T, average)
+
+
+def interval_of(columns: Float[np.ndarray, " column"], resamples: Resamples, level: float) -> Interval:
+    """The estimate of column 0 with the percentile interval of the others that are defined."""
+    drawn = columns[1:]
+    low, high = percentile_bounds(drawn[None], level)
+    defined = int(np.isfinite(drawn).sum())
+    return Interval(
+        float(columns[0]), float(low[0]), float(high[0]), level, defined, n_units=resamples.n_documents
+    )
+
+
+def mean_auroc(
+    values: Float[np.ndarray, "draw sample"], labels: Bool[np.ndarray, " sample"], resamples: Resamples
+) -> Float[np.ndarray, " column"]:
+    """AUROC of one concept, averaged over a method's draws; NaN where a class is empty.
+
+    The number of pairs does not depend on the draw, so the mean is one quadratic form in the
+    document weights: draws add up in `wins` before anything is resampled.
+    """
+    one = np.ones((1, resamples.n_documents))
+    weights = np.concatenate([one, resamples.weights])
+    positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
+    wins = np.zeros((len(positive), len(negative)))
+    for value in values:
+        up, down = value[positive][:, None], value[negative]
+        wins += (up > down) + 0.5 * (up == down)
+    # Wins by document of the positive and of the negative: a matrix of documents, far smaller
+    # than that of samples, and the same for every column of weights.
+    of_negative = document_sums(wins, resamples.of(negative))
+    by_document = document_sums(of_negative.T, resamples.of(positive)).T
+    # Documents without a positive have empty rows, those without a negative empty columns.
+    rows, columns = np.unique(resamples.document[labels]), np.unique(resamples.document[~labels])
+    left, right = weights[:, rows], weights[:, columns]
+    total = ((left @ by_document[np.ix_(rows, columns)]) * right).sum(1)
+    counts = document_sums(np.stack([labels, ~labels]), resamples) @ weights.T
+    return ratio(total, len(values) * counts[0] * counts[1], empty=np.nan)
+
+
+def labels_of(
+    table: ScoreTable, concepts: tuple[str, ...]
+) -> tuple[Bool[np.ndarray, "token concept"], Bool[np.ndarray, "sample concept"]]:
+    """Token and sample labels, columns in the detector's order."""
+    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in concepts]
+    return table.tokens.labels[:, columns], table.tokens.sample_labels[:, columns]
+
+
+def firing_rates(
+    raw: Bool[np.ndarray, "sample concept"],
+    tail: Bool[np.ndarray, "sample concept"],
+    labels: Bool[np.ndarray, "sample concept"],
+    resamples: Resamples,
+) -> dict[str, Float[np.ndarray, "concept column"]]:
+    """False-fire and miss rates of both rules; NaN without negative or positive samples."""
+    found = {}
+    for name, fired in (("raw", raw), ("tail", tail)):
+        counts = counted(fired.T, labels.T, resamples)
+        found[f"{name}_false_fire"] = ratio(counts.fp, np.asarray(counts.fp + counts.tn), np.nan)
+        found[f"{name}_miss"] = ratio(counts.fn, np.asarray(counts.tp + counts.fn), np.nan)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Fractions:
+    """Distribution of the SuperActivator fraction over positive samples.
+
+    Attributes:
+        grid: Fractions.
+        all: Share of samples with r_all at most each grid value; NaN for a concept without any.
+        inside: The same of r_in.
+        above_one: Share of samples with r_all > 1.
+        n: Samples counted: positive with at least one in-concept token.
+        skipped: Positive samples without in-concept token.
+    """
+
+    grid: tuple[float, ...]
+    all: Float[np.ndarray, "concept grid"]
+    inside: Float[np.ndarray, "concept grid"]
+    above_one: Float[np.ndarray, " concept"]
+    n: Int[np.ndarray, " concept"]
+    skipped: Int[np.ndarray, " concept"]
+
+    def __repr__(self) -> str:
+        at = self.grid.index(0.2)
+        with np.errstate(invalid="ignore"):
+            share = [float(np.nanmean(a[:, at])) if self.n.any() else np.nan for a in (self.all, self.inside)]
+        return (
+            f"Fractions(r <= .2 in {share[0]:.0%} of positive samples (all) and {share[1]:.0%} "
+            f"(inside), mean over {len(self.n)} concepts)"
+        )
+
+
+def superactivator_fractions(
+    superactivators: Bool[np.ndarray, "token concept"],
+    inside: Bool[np.ndarray, "token concept"],
+    sample_of: Int[np.ndarray, " token"],
+    labels: Bool[np.ndarray, "sample concept"],
+) -> Fractions:
+    """The distribution of both fractions over positive samples."""
+    n_samples, concepts = labels.shape
+
+    def per_sample(mask: Bool[np.ndarray, "token concept"]) -> Int[np.ndarray, "sample concept"]:
+        out = np.zeros((n_samples, concepts), dtype=np.int64)
+        np.add.at(out, sample_of, mask)
+        return out
+
+    n_in, n_all = per_sample(inside), per_sample(superactivators)
+    n_both = per_sample(superactivators & inside)
+    counted_samples = labels & (n_in > 0)
+    n = counted_samples.sum(0)
+    # In tenths and integers, so that 3 of 10 is at most .3.
+    tenths = np.arange(1, 11)[:, None, None]
+
+    def cdf(part: Int[np.ndarray, "sample concept"]) -> Float[np.ndarray, "concept grid"]:
+        below = (10 * part <= tenths * n_in) & counted_samples
+        return ratio(below.sum(1), n, empty=np.nan).T
+
+    above = ((n_all > n_in) & counted_samples).sum(0)
+    return Fractions(GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n)
