@@ -9,9 +9,10 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterable
+from functools import cache
 
 GROUPS = {
-    "A model and data": ("attach", "Host", "ConceptData", "check"),
+    "A model and data": ("attach", "Host", "load", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
     "The tail, detection, localisation": ("calibrate", "Detector", "Resampling"),
     "How the tail forms": ("trace", "check_theory"),
@@ -25,23 +26,11 @@ GROUPS = {
     ),
     "Explaining the tail": ("Objective", "objective", "register_objective", "attribute", "compare"),
 }
-# Modules that users import from although their room exports nothing of them.
+# Modules of adapters that users import from; their other modules show what the adapter exports.
 ADAPTERS = {
-    "sa_transformer_lens": ("ablate", "clip", "host", "load", "prefix", "towers", "vision"),
-    "sa_nnsight": (
-        "attach",
-        "capabilities",
-        "load",
-        "paths",
-        "remote",
-        "session",
-        "trace_ops",
-        "trace_setup",
-    ),
+    "sa_transformer_lens": ("edits", "host", "mllama", "prefix", "towers"),
+    "sa_nnsight": ("host", "paths", "proofs", "remote", "trace_ops"),
 }
-ALSO = {"sa_plugin.datasets": ("emoji", "shapes")}
-# The builder of the embedded data set is not in the wheel.
-NOT_SHIPPED = ("supersense",)
 
 
 def rooms():
@@ -49,21 +38,17 @@ def rooms():
     import sa_plugin
 
     found = [m.name for m in pkgutil.iter_modules(sa_plugin.__path__, "sa_plugin.") if m.ispkg]
-    return [name for name in found if name not in NOT_SHIPPED] + list(ADAPTERS)
+    return found + list(ADAPTERS)
 
 
 def modules(package):
-    """The public modules of a package, deeper ones of public packages included, in order."""
+    """The public modules of a package that are no rooms, in order."""
     found = importlib.import_module(package)
     names = []
     for module in pkgutil.iter_modules(found.__path__, f"{package}."):
         private = module.name.rpartition(".")[2].startswith("_")
-        if private or module.name in NOT_SHIPPED:
-            continue
-        if package == "sa_plugin" and module.ispkg:
-            continue
-        names.append(module.name)
-        names += modules(module.name) if module.ispkg else []
+        if not private and not module.ispkg:
+            names.append(module.name)
     return names
 
 
@@ -104,8 +89,6 @@ def room_page(package):
         lines += [f"## `{name}`", ""]
         shown = exported(package, name)
         options = [f"   :members: {', '.join(shown)}"] if shown else []
-        # `sa_plugin.passes.run` is a module and, as an attribute, the function of that name.
-        options += ["   :no-index:"] if name in also_functions() else []
         lines += wrapped(f".. automodule:: {name}", *options)
         homes = public_homes()
         taken = [f"{{py:obj}}`sa_plugin.{homes[key]}`" for key in homes if key[0] == name]
@@ -114,8 +97,8 @@ def room_page(package):
 
 
 def exported(package, module):
-    """The functions and classes of a module to show: what its room exports, or all of them."""
-    found, room = importlib.import_module(module), importlib.import_module(package)
+    """The functions and classes of a module to show: what a room exports, or all of them."""
+    found = importlib.import_module(module)
     own = [
         name
         for name, obj in vars(found).items()
@@ -124,17 +107,17 @@ def exported(package, module):
         and obj.__module__ == module
         and (module, name) not in public_homes()
     ]
-    listed = module.rpartition(".")[2] in (ADAPTERS | ALSO).get(package, ())
-    if listed or package == "sa_plugin" or not hasattr(room, "__all__"):
+    if module.rpartition(".")[2] in ADAPTERS.get(package, ()) or package == "sa_plugin":
         return own
-    return [name for name in own if getattr(room, name, None) is getattr(found, name)]
+    return [name for name in own if (module, name) in faces()]
 
 
-def also_functions():
-    """Modules that share their full name with a public function."""
-    import sa_plugin
-
-    return {f"sa_plugin.{name}" for name in sa_plugin.__all__}
+@cache
+def faces():
+    """Where the functions and classes are defined that rooms and adapters export."""
+    packages = [importlib.import_module(name) for name in rooms()]
+    found = [getattr(package, name) for package in packages for name in package.__all__]
+    return {(obj.__module__, obj.__name__) for obj in found if callable(obj)}
 
 
 def own_names(package):
