@@ -626,7 +626,7 @@ def check(results: Mapping[str, Any]) -> Results:
     problems = list(_problems(results, Results, "results")) or list(length_problems(results))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{problems[0]}{more}; the schema is in sa_plugin/results/schema.py.")
+        raise ValueError(f"{problems[0]}{more}; the schema is in sa_plugin/report/schema.py.")
     return cast(Results, results)
 
 
@@ -692,8 +692,10 @@ def _dict_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield f"{where} is {value!r:.60}: expected {kind.__name__}, a dict"
         return
-    hints = get_type_hints(kind)
-    for key in sorted(kind.__required_keys__ - set(value)):
+    hints = get_type_hints(kind, include_extras=True)
+    # Annotations are strings here, so the class itself does not know which are NotRequired.
+    optional = {key for key, hint in hints.items() if get_origin(hint) is NotRequired}
+    for key in sorted(kind.__required_keys__ - optional - set(value)):
         yield f"{where} lacks {key!r} ({kind.__name__})"
     for key, item in value.items():
         if key in hints:

@@ -10,7 +10,7 @@ import pytest
 from sa_plugin.host import protocol as hosting
 from sa_plugin.loaders import EMOJI_FONT, EMOJI_TABLE
 
-HERE = docs_setup.ROOT / "tests"
+HERE = docs_setup.ROOT / "tests" / "docs"
 RUN_HERE = [
     page
     for page in docs_setup.pages()
