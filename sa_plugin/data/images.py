@@ -114,6 +114,7 @@ class Geometry:
     def boxes(self) -> Float[np.ndarray, "patch 4"]:
         """Top, left, bottom, right of every patch, in image pixels, row by row."""
         rows, columns = self.grid
+        # The transform inverted at the patch borders, axis by axis: image = (input - shift) / scale.
         edges = [
             (np.arange(n + 1) * self.patch - shift) / scale
             for n, shift, scale in zip((rows, columns), self.shift, self.scale, strict=True)
@@ -134,12 +135,14 @@ def coverage(
     mask: Bool[np.ndarray, "height width"], boxes: Float[np.ndarray, "patch 4"]
 ) -> Float[np.ndarray, " patch"]:
     """Share of each box's pixels that are in the mask; 0 for a box outside the image."""
+    # Summed-area table: mask pixels above and left of each corner, so that any box costs four look-ups.
     total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int64)
     total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
     top, bottom = _pixels(boxes[:, 0], boxes[:, 2], mask.shape[0])
     left, right = _pixels(boxes[:, 1], boxes[:, 3], mask.shape[1])
     inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
     area = (bottom - top) * (right - left)
+    # Boxes of padding alone have no area and keep the share 0.
     share: Float[np.ndarray, " patch"] = np.zeros(len(boxes))
     np.divide(inside, area, out=share, where=area > 0)
     return share
@@ -152,6 +155,7 @@ def _pixels(
     # Rounding hides that float edges such as 14 / 0.7 miss the half by an ulp.
     first = np.ceil(np.round(low - 0.5, 9)).astype(np.int64)
     after = np.ceil(np.round(high - 0.5, 9)).astype(np.int64)
+    # A box smaller than a pixel may hold no centre: it takes the pixel that holds its own centre.
     middle = np.floor((low + high) / 2).astype(np.int64)
     small = after <= first
     first, after = np.where(small, middle, first), np.where(small, middle + 1, after)

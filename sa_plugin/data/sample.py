@@ -99,6 +99,7 @@ class Sample:
             return labels
         for start, end, concept in self.spans:
             if concept in column:
+                # Half-open intervals overlap when each begins before the other ends.
                 overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
                 labels[overlap, column[concept]] = True
         return labels

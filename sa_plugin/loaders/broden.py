@@ -93,6 +93,8 @@ def _masks_of(
     for category in sorted({category for category, _ in names}):
         for cell in filter(None, row[category].split(";")):
             numbers = _plane(root, row, category, cell)
+            # Checked before it is asked whether the concept is wanted: a number that label.csv lacks means
+            # that the files do not belong together.
             for number in np.unique(numbers[numbers > 0]):
                 if (category, int(number)) not in names:
                     raise row.refusal(

@@ -117,6 +117,7 @@ def brown_concepts_of(tag: str) -> list[str]:
         ['proper noun', 'foreign word', 'title word']
     """
     parts = {re.sub(r"^fw-|(-(tl|hl|nc))+$", "", part).rstrip("*$") for part in tag.split("+")}
+    # A second time: "*" and "$" may stand before the marks and after them.
     parts = {re.sub(r"(-(tl|hl|nc))+$", "", part).rstrip("*$") for part in parts}
     found = [concept for concept, tags in _TAGS_OF_CONCEPT.items() if parts & set(tags)]
     foreign = ["foreign word"] if "fw-" in tag else []

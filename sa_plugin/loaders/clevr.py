@@ -91,6 +91,7 @@ def regions_of(
     # scipy is imported by those who read CLEVR, not by everyone who opens a loader.
     from scipy import ndimage
 
+    # Numbers from 1 for each 4-connected region; two objects in one region cannot be told apart.
     region, _ = ndimage.label(coloured)
     found: list[int] = []
     for x, y in centres:

@@ -298,6 +298,7 @@ def deal_decks(
                 f"concept {concept!r} has {len(own)} glyphs in this font and table; each split "
                 "needs one: is this Noto Color Emoji with Unicode's emoji-test.txt?"
             )
+        # Rounded shares, then clipped so that no split is left without a glyph.
         cuts = np.round(np.cumsum(fractions)[:2] * len(own)).astype(int)
         first = int(np.clip(cuts[0], 1, len(own) - 2))
         second = int(np.clip(cuts[1], first + 1, len(own) - 1))
@@ -326,6 +327,7 @@ def plan_emoji(
     for s, split in enumerate(SPLITS):
         shown: dict[str, int] = {}
         for k in range(ends[s + 1] - ends[s]):
+            # Scene k of a split depends on seed, split and k: more scenes leave the first as they are.
             rng = np.random.default_rng([seed, s, k])
             number = k % len(decks[split])
             scene = _draw_emoji(rng, decks[split][number], shown, objects)
@@ -349,6 +351,7 @@ def render_emoji(scene: EmojiScene, size: int) -> tuple[Pixels, Owner]:
         top = math.ceil(placed.centre[0] * size - rows / 2)
         left = math.ceil(placed.centre[1] * size - columns / 2)
         where = (slice(top, top + rows), slice(left, left + columns))
+        # Blending with the background; the mask is where the glyph is at least half of the pixel.
         alpha = rgba[..., 3:].astype(np.float32) / 255
         picture[where] += alpha * (rgba[..., :3] - picture[where])
         owner[where][rgba[..., 3] >= 128] = number
@@ -364,6 +367,7 @@ def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> l
     decks: list[list[Glyph]] = [[] for _ in range(count)]
     for concept in rng.permutation(len(of_concept)):
         for turn in range(0, len(of_concept[concept]), count):
+            # lexsort orders by its last key first: cards held, then chance.
             held = np.array([len(deck) for deck in decks])
             order = np.lexsort((rng.random(count), held))
             for deck, glyph in zip(order, of_concept[concept][turn : turn + count], strict=False):

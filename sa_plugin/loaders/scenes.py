@@ -60,6 +60,8 @@ def place_squares(
     Returns:
         One centre a square. Equal squares are exchangeable.
     """
+    # Squares overlap when both axes are closer than the sum of their half sides: the larger of the two
+    # distances decides. Whole arrangements are rejected, so those that fit stay equally likely.
     first, second = np.triu_indices(len(half), 1)
     needed = apart * (half[first] + half[second])
     while True:
@@ -84,6 +86,7 @@ def texture(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size
     if kind == 2:
         across = np.sin(waves * _axes(size, angle + np.pi / 2) + phase[1])
         return np.asarray(0.5 + 0.5 * across * np.sin(waves * along + phase[0]))
+    # Clouds: a coarse grid of noise, interpolated along rows and along columns.
     blend = _interpolation(size)
     return np.asarray(blend @ clouds @ blend.T)
 
@@ -95,6 +98,7 @@ def lit(
     size = len(picture)
     gain = light.exposure * (1 + light.slope * _axes(size, np.arctan2(*light.towards[1::-1])))
     picture = picture * np.array(light.tint, np.float32) * gain[..., None]
+    # Raw bytes as signed numbers are uniform noise at a fraction of the cost of drawing floats.
     noise = np.frombuffer(rng.bytes(size * size), np.int8).reshape(size, size, 1)
     picture += noise * np.float32(grain / 128)
     np.clip(picture, 0, 255, out=picture)
@@ -122,6 +126,7 @@ def masks_by_concept(
     for objects in map(tuple, of_concept.values()):
         if objects not in masks:
             masks[objects] = np.logical_or.reduce([owner == k for k in objects])
+            # Concepts share the array: who wrote into one mask would change another.
             masks[objects].flags.writeable = False
     found = {concept: masks[tuple(objects)] for concept, objects in of_concept.items()}
     return {concept: mask for concept, mask in found.items() if mask.any()}
@@ -151,6 +156,7 @@ def window(
         np.arange(max(int((c - half) * size), 0), min(int((c + half) * size) + 2, size))
         for c in (float(v) for v in centre)
     )
+    # A pixel stands for its centre, half a pixel from its upper left corner.
     where = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     dy, dx = ((ks + 0.5) / size - c for ks, c in zip((rows, columns), centre, strict=True))
     return where, dy.astype(np.float32)[:, None], dx.astype(np.float32)[None, :]

@@ -161,6 +161,7 @@ def render_shapes(scene: ShapeScene, size: int) -> tuple[Pixels, Owner]:
     rng = np.random.default_rng(scene.seed)
     picture = _floor(rng, size)
     owner = np.zeros((size, size), np.uint8)
+    # All shadows before any object, so that they fall on the floor only.
     for thing in scene.things:
         _shade_floor(picture, thing, scene.light)
     for number, thing in enumerate(scene.things, start=1):
@@ -204,6 +205,7 @@ def _surface(
     shape: str, dx: Float[np.ndarray, "1 columns"], dy: Float[np.ndarray, "rows 1"]
 ) -> tuple[Bool[np.ndarray, "rows columns"], Float[np.ndarray, "3 rows columns"]]:
     """Silhouette and unit normals (right, down, towards the viewer) of a unit shape."""
+    # Inside a unit square; normals decide the shading, so flat faces have one and round ones bend.
     if shape == "sphere":
         squared = dx**2 + dy**2
         return squared < 1, _stack(dx, dy, np.sqrt(np.clip(1 - squared, 0, 1)))
@@ -214,6 +216,7 @@ def _surface(
         round_ = np.clip(dx / 0.75, -1, 1)
         side = _stack(round_, 0 * dy, np.sqrt(1 - round_**2))
         return top | body | foot, np.where(top, _UP, side)
+    # A cube seen from above and the right: a square front, and two faces slanted by 45 degrees.
     above, beside = -0.5 - dy, dx - 0.5
     front = (np.abs(dx + 0.175) < 0.675) & (np.abs(dy - 0.175) < 0.675)
     top = (above >= 0) & (above < 0.35) & (np.abs(dx - above + 0.175) < 0.675)
@@ -249,11 +252,13 @@ def _paint(
     """Phong shading; metal has a small highlight, more contrast and a reflected streak."""
     towards = np.array(light.towards, np.float32)
     half = towards + np.array([0, 0, 1], np.float32)
+    # Blinn's half vector between light and viewer stands in for the mirrored ray.
     half /= np.linalg.norm(half)
     facing, mirror = (np.clip(_dot(vector, normal), 0, 1) for vector in (towards, half))
     colour = _colour(thing)
     if thing.material == "rubber":
         return np.asarray(colour * (0.5 + 0.6 * facing)[..., None] + (12 * mirror**4)[..., None])
+    # A bright band that follows the surface, as of a window mirrored in metal.
     streak = np.exp(-(((normal[0] + 0.6 * normal[1] + 0.7 * (dx + dy)) / 0.2) ** 2))
     shine = 165 * mirror**40 + 65 * streak
     return np.asarray(colour * (0.25 + 0.85 * facing)[..., None] + shine[..., None])
@@ -263,5 +268,7 @@ def _colour(thing: Thing) -> Float[np.ndarray, " 3"]:
     """Hue and saturation of the palette; brightness drawn towards a common middle."""
     colour = np.array(SHAPE_COLOURS[thing.colour])
     luma = colour @ LUMA
+    # Palettes differ in brightness by nature; the power draws them together, so that brightness alone
+    # does not tell the colour.
     wanted = _MIDDLE_LUMA * (luma / _MIDDLE_LUMA) ** 0.35 * thing.brightness
     return np.asarray(colour * (wanted / luma), np.float32)
