@@ -177,6 +177,8 @@ def _content(value: Any) -> Any:
         return {str(key): _content(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _content(getattr(value, one.name)) for one in fields(value)}
     return clean(value)
 
 

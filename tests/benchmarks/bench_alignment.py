@@ -53,7 +53,7 @@ def compare(host: Any) -> dict[str, object]:
     batches = host.batches(samples)
 
     def ours() -> Any:
-        return head_alignment(host, data, bank, statistics=statistics, progress=False)
+        return head_alignment(host, data, bank, statistics=statistics)
 
     def opponent() -> None:
         for batch in batches:
@@ -78,7 +78,7 @@ def compare(host: Any) -> dict[str, object]:
         "aim": "none stated",
         "equal": same_gains(host, bank, found),
         "note": f"{found.aligned[..., 0].size} heads, {len(found.nulls)} nulls x "
-        f"{found.settings['draws']} refits; {len(samples)} passages, {len(statistics.tokens)} "
+        f"{found.settings['refits']} refits; {len(samples)} passages, {len(statistics.tokens)} "
         f"train tokens; {torch.get_num_threads()} threads; seconds of CPU",
     }
 

@@ -112,7 +112,7 @@ class TestFinalNorm:
         with pytest.raises(NotImplementedError, match=r"final_norm=True.*no sum of what the model"):
             head_ledger(host, data, bank, layers=2, **options)
         with pytest.raises(NotImplementedError, match=r"vectors of block 2 live behind the final"):
-            head_alignment(host, data, bank, progress=False)
+            head_alignment(host, data, bank)
 
     def test_a_bank_of_the_one_is_none_of_the_other(self, attach):
         bank = fit(attach("llama", final_norm=True), data_of("gemma2"), "lda", progress=False)
