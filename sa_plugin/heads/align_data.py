@@ -458,11 +458,7 @@ class DataSide:
 
 
 def data_side(
-    sums: DataSums,
-    resamples: Resamples,
-    n_control: int,
-    blocks: Sequence[int],
-    concepts: Sequence[str],
+    sums: DataSums, resamples: Resamples, n_control: int, blocks: Sequence[int], concepts: Sequence[str]
 ) -> DataSide:
     """Estimates and intervals, block by block.
 
