@@ -78,13 +78,10 @@ def passages(concepts: tuple[str, ...]) -> ConceptData:
     full = load("supersense")
     concepts = concepts or full.concepts
     rows = [(sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [[span for span in s.spans if span.concept in concepts] for s, _ in rows],
-        concepts=concepts,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
+    return ConceptData.from_samples(
+        [s.only(concepts) for s, _ in rows],
+        concepts,
+        [name for _, name in rows],
         name=f"supersense, {len(rows)} passages",
     )
 

@@ -143,13 +143,10 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
         for sample, name in zip(data.samples, data.split_of, strict=True)
         if name == "train" or sample.id in wanted
     ]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [list(s.spans) for s, _ in rows],
-        concepts=data.concepts,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
+    return ConceptData.from_samples(
+        [s for s, _ in rows],
+        data.concepts,
+        [name for _, name in rows],
         name="supersense, passages asked about",
     )
 

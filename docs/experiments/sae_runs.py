@@ -119,14 +119,7 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
 def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
     """Kept tokens' activations of one split, half precision."""
     samples = list(data.split(name).samples)
-    one = ConceptData.from_spans(
-        [s.text for s in samples],
-        [list(s.spans) for s in samples],
-        concepts=data.concepts,
-        documents=[s.document for s in samples],
-        ids=[s.id for s in samples],
-        splits=["train"] * len(samples),
-    )
+    one = ConceptData.from_samples(samples, data.concepts, ["train"] * len(samples))
     found = collect(host, one, layers=[LAYER], need=("means", "rows"), progress=False)
     rows = found.token[0].rows
     assert rows is not None

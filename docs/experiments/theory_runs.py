@@ -8,7 +8,6 @@ python docs/experiments/theory_runs.py vit prototype  other vectors than separat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -45,18 +44,9 @@ def scenes() -> ConceptData:
 
 def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]) -> ConceptData:
     """The same samples with fewer concepts."""
-
-    def reduced(sample: Sample) -> Sample:
-        spans = tuple(span for span in sample.spans if span.concept in concepts)
-        image = sample.image
-        if image is not None:
-            image = replace(image, masks={c: image.masks[c] for c in concepts if c in image.masks})
-        positive = sample.positive & set(concepts)
-        return replace(sample, spans=spans, positive=positive, image=image)
-
     return ConceptData(
         tuple(concepts),
-        tuple(reduced(sample) for sample, _ in picked),
+        tuple(sample.only(concepts) for sample, _ in picked),
         tuple(split for _, split in picked),
         name=full.name,
     )

@@ -44,14 +44,7 @@ def passages() -> ConceptData:
         for name, n in (("train", 60), ("cal", 8), ("test", 16))
         for sample in sorted(full.split(name).samples, key=lambda s: -len(s.positive))[:n]
     ]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [[span for span in s.spans if span.concept in CONCEPTS] for s, _ in rows],
-        concepts=CONCEPTS,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s, _ in rows], CONCEPTS, [name for _, name in rows])
 
 
 def run() -> list[dict[str, object]]:

@@ -35,13 +35,7 @@ def passages() -> ConceptData:
     full = load("supersense")
     samples = [s for s in full.samples if s.positive & set(CONCEPTS)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:PASSAGES]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in CONCEPTS] for s in samples],
-        concepts=CONCEPTS,
-        documents=[s.document for s in samples],
-        name="passages",
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s in samples], CONCEPTS, name="passages")
 
 
 def run() -> list[dict[str, object]]:

@@ -20,22 +20,12 @@ def passages():
     concepts = ("person", "time")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:30]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in concepts] for s in samples],
-        concepts=concepts,
-        documents=[s.document for s in samples],
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts)
 
 
 def scenes():
     found, concepts = shapes(24, seed=3), ("red", "sphere")
-    return ConceptData.from_masks(
-        [s.image.pixels for s in found.samples],
-        [{c: m for c, m in s.image.masks.items() if c in concepts} for s in found.samples],
-        concepts=concepts,
-        splits=found.split_of,
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in found.samples], concepts, found.split_of)
 
 
 @pytest.fixture(scope="module", params=["smollm2", "minilm", "vit"])

@@ -25,12 +25,7 @@ def host():
 @pytest.fixture(scope="module")
 def data():
     scenes = shapes(60, seed=3)
-    return ConceptData.from_masks(
-        [s.image.pixels for s in scenes.samples],
-        [{c: m for c, m in s.image.masks.items() if c in CONCEPTS} for s in scenes.samples],
-        concepts=CONCEPTS,
-        splits=scenes.split_of,
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s in scenes.samples], CONCEPTS, scenes.split_of)
 
 
 @pytest.fixture(scope="module")

@@ -59,14 +59,7 @@ def data():
     concepts = ("person", "time", "artifact")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:60]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in concepts] for s in samples],
-        concepts=concepts,
-        documents=[s.document for s in samples],
-        ids=[s.id for s in samples],
-        name="sixty passages",
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts, name="sixty passages")
 
 
 @pytest.fixture(scope="module")
