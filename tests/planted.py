@@ -140,8 +140,8 @@ def _maps(directions, n_planted, gains, generator, rng):
 def align(one: World, kind: str = "prototype", concepts=None, **test):
     """Fit and align, on one null unless told otherwise; `test` is for `WeightTest`."""
     need = ("means", "gram", "rows")
-    statistics = collect(one.host, one.data, need=need, progress=False)
-    bank = fit(one.host, one.data, kind, statistics=statistics, controls=False, progress=False)
+    statistics = collect(one.host, one.data, need=need)
+    bank = fit(one.host, one.data, kind, statistics=statistics, controls=False)
     return head_alignment(
         one.host,
         one.data,

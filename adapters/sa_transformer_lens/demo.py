@@ -197,7 +197,7 @@ def demo(model: str | Path, size: str, split: str, out: Path, *, seed: int = 0) 
             f"The full setting takes about {FULL_MINUTES[name]} minutes on two idle cores "
             "(extrapolated from the default one)."
         )
-    host = attach(load_bridge(model))
+    host = attach(load_bridge(model), batch_tokens=1024)
     images = isinstance(host, TransformerLensVisionHost)
     data = scenes(size, seed) if images else passages(size, split, seed)
     settings = demo_settings(host.info.n_layers, size, seed, images=images)
@@ -259,7 +259,7 @@ def run(
         ValueError: A line lacks a key; the text names the line.
     """
     texts = load(data, seed=seed)
-    host = attach(load_bridge(model))
+    host = attach(load_bridge(model), batch_tokens=1024)
     blocks = tuple(layers) if layers else tuple(range(host.info.n_layers))
     settings = Settings({"prototype": blocks, "separator": blocks}, seed=seed)
     return _run(host, texts, settings, out, Path(model).name)

@@ -47,15 +47,13 @@ def main() -> None:
     given = parser.parse_args()
     host = sa.attach(load_bridge(given.model))
     data = scenes() if given.model == "vit" else passages(given.train)
-    statistics = sa.collect(
-        host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9, progress=False
-    )
+    statistics = sa.collect(host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9)
     tokens = statistics.token[0].positive_count.tolist()
     counts = dict(zip(data.concepts, tokens, strict=True))
     frequent = sorted(counts, key=lambda concept: -counts[concept])[: given.most]
     concepts = [c for c in data.concepts if c in frequent and counts[c] >= LEAST]
     print(counts, f"{len(statistics.tokens):,} train tokens", flush=True)
-    bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False, progress=False)
+    bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False)
     found = sa.head_alignment(
         host,
         data,

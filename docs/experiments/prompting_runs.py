@@ -159,10 +159,10 @@ def detect(arguments: argparse.Namespace) -> None:
     answers = [one for one, _ in found]
     data = asked_about(full, answers)
     host = attach(load_bridge("smollm2"))
-    statistics = collect(host, data, layers=[LAYER], progress=False)
-    banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS]
+    statistics = collect(host, data, layers=[LAYER])
+    banks = [fit(host, data, kind, statistics=statistics) for kind in KINDS]
     record: dict[str, Any] = {"kinds": {}}
-    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks, progress=False), strict=True):
+    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks), strict=True):
         table = with_answers(scores, *answers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

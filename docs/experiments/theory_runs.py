@@ -54,8 +54,8 @@ def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Se
 
 def banks(host: Host, data: ConceptData, kinds: Sequence[str]) -> dict[str, ConceptBank]:
     """Vectors of every kind at every layer, from one pass."""
-    statistics = collect(host, data, progress=False)
-    return {kind: fit(host, data, kind, statistics=statistics, progress=False) for kind in kinds}
+    statistics = collect(host, data)
+    return {kind: fit(host, data, kind, statistics=statistics) for kind in kinds}
 
 
 def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[str, TheoryReport]]:
@@ -63,7 +63,7 @@ def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[s
     for kind, bank in banks(host, data, kinds).items():
         detector = calibrate(host, data, bank)
         start = time.process_time()
-        report = check_theory(host, data, detector, progress=False)
+        report = check_theory(host, data, detector)
         print(f"{kind}: {time.process_time() - start:.0f} s of one thread", file=sys.stderr)
         yield kind, report
 

@@ -31,7 +31,7 @@ from sa_plugin._check import require_known
 from sa_plugin.attribution import gradients
 from sa_plugin.attribution.coalitions import COALITION_METHODS, explain_coalitions
 from sa_plugin.attribution.explained import Attribution, Explained
-from sa_plugin.attribution.game import BATCH_TOKENS, CoalitionGame, coalition_game
+from sa_plugin.attribution.game import CoalitionGame, coalition_game
 from sa_plugin.attribution.gradients import direct_alignment, full_grad, grad_cam
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.data.sample import Sample
@@ -71,7 +71,6 @@ def attribute(
     baseline: str | Tensor | None = None,
     players: str | Int[np.ndarray, " token"] = "token",
     rivals: Sequence[Objective] = (),
-    batch_tokens: int = BATCH_TOKENS,
     **options: Any,
 ) -> Attribution:
     """Importance of each token or patch of a sample for one objective.
@@ -87,7 +86,6 @@ def attribute(
         players: "token", "word", "kept" (attention sinks are never masked) or a number for each
             token: what is masked and shown together.
         rivals: For mfaba: objectives of other concepts on the same sample.
-        batch_tokens: At most this many tokens a pass (one row at least).
         **options: Of the method's own function, such as `n_steps`, `n_samples` or `seed`.
 
     Returns:
@@ -105,9 +103,7 @@ def attribute(
     """
     require_known("method", method, METHODS)
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
-    game = coalition_game(
-        host, text, [objective], baseline=baseline, players=players, batch_tokens=batch_tokens
-    )
+    game = coalition_game(host, text, [objective], baseline=baseline, players=players)
     if method == "mfaba" and rivals:
         options["rivals"] = coalition_game(host, text, list(rivals), players=players)
     if method == "integrated_gradients" and baseline is not None:

@@ -406,7 +406,6 @@ def explain_coalitions(
     preset: str = "paper",
     n_coalitions: int | None = None,
     seed: int = 0,
-    progress: bool = False,
     **options: Any,
 ) -> Float[np.ndarray, "player objective"]:
     """Importance of every player for every objective of a game.
@@ -419,7 +418,6 @@ def explain_coalitions(
         preset: "paper" or "fast".
         n_coalitions: Instead of the preset's.
         seed: Of the coalitions.
-        progress: Show a bar.
         **options: Of the method's own function: `alpha` and `width` of `lime`, `order` of
             `shap_iq`.
 
@@ -433,16 +431,11 @@ def explain_coalitions(
         (14, 2)
     """
     plan = plan_for(method, game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
-    return estimate(method, plan, game(plan.coalitions, progress=progress), **options)
+    return estimate(method, plan, game(plan.coalitions), **options)
 
 
 def explain_pairs(
-    game: CoalitionGame,
-    *,
-    preset: str = "paper",
-    n_coalitions: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    game: CoalitionGame, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0
 ) -> Float[np.ndarray, "player player objective"]:
     """SHAP-IQ of order 2: the interaction of every pair of players for every objective of a game.
 
@@ -453,7 +446,6 @@ def explain_pairs(
         preset: "paper" or "fast".
         n_coalitions: Instead of the preset's.
         seed: Of the coalitions.
-        progress: Show a bar.
 
     Raises:
         ValueError: As `shap_iq_pairs`.
@@ -463,7 +455,7 @@ def explain_pairs(
         (14, 14, 2)
     """
     plan = plan_for("shap_iq", game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
-    return shap_iq_pairs(plan.coalitions, plan.weights, game(plan.coalitions, progress=progress))
+    return shap_iq_pairs(plan.coalitions, plan.weights, game(plan.coalitions))
 
 
 def estimate(

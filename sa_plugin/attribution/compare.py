@@ -42,7 +42,6 @@ from sa_plugin.attribution.faithful import (
     measure,
     rows_of,
 )
-from sa_plugin.attribution.game import BATCH_TOKENS
 from sa_plugin.attribution.yardsticks import N_STEPS, PRIMARY, Probe, later_probes, usable
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.detection.detector import Detector
@@ -297,11 +296,9 @@ def compare(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     probe: bool = True,
     n_steps: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    progress: bool = True,
 ) -> Comparison:
     """Explain the same samples with several objectives, and measure.
 
@@ -327,11 +324,9 @@ def compare(
         options: By method, for its own function.
         probe: Whether to fit the third yardstick.
         n_steps: Of insertion and deletion; by default 50, or 12 for the fast preset.
-        batch_tokens: At most this many tokens a pass (one row at least).
         draws: Bootstrap resamples of source documents.
         seed: Of sampling, explainers and resamples.
         level: Of the intervals.
-        progress: Show a bar over samples.
 
     Returns:
         Metrics with paired differences, curves and examples.
@@ -359,7 +354,6 @@ def compare(
         baseline,
         players,
         _seeded(methods, options or {}, seed),
-        batch_tokens,
         steps,
     )
     probes = later_probes(host, data, detector, names) if probe else {}
@@ -367,7 +361,7 @@ def compare(
     found = Found()
     coverage = []
     total = sum(min(n_test, len(test[c][0])) + min(n_cal, len(cal[c][0])) for c in names)
-    with tqdm(total=total, desc="explaining", disable=not progress) as bar:
+    with tqdm(total=total, desc="explaining", disable=not host.progress) as bar:
         for concept in names:
             if not test[concept][0] or not cal[concept][0]:
                 coverage.append(_covered(plan, concept, test, [], [], {}, probes))

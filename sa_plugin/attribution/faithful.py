@@ -295,7 +295,6 @@ class Plan:
     baseline: str | Tensor | None
     players: Players
     options: Mapping[str, Mapping[str, Any]]
-    batch_tokens: int
     n_steps: int
 
 
@@ -433,14 +432,7 @@ def _objectives(plan: Plan, concept: str, sample: Sample) -> list[Objective]:
 
 def _game(plan: Plan, sample: Sample, readouts: Sequence[Readout]) -> CoalitionGame:
     chosen = plan.players if isinstance(plan.players, str) else plan.players(plan.host, sample)
-    return coalition_game(
-        plan.host,
-        sample,
-        list(readouts),
-        baseline=plan.baseline,
-        players=chosen,
-        batch_tokens=plan.batch_tokens,
-    )
+    return coalition_game(plan.host, sample, list(readouts), baseline=plan.baseline, players=chosen)
 
 
 def _explained(

@@ -318,7 +318,6 @@ class CoalitionGame:
         player_of: The player of each token, -1 for tokens never masked.
         objectives: Columns of the values.
         sites: Where each objective reads.
-        batch_tokens: At most this many tokens a pass (one row at least).
         known: Values of coalitions evaluated so far, by their bits.
     """
 
@@ -329,7 +328,6 @@ class CoalitionGame:
     player_of: Int[np.ndarray, " token"]
     objectives: tuple[Readout, ...]
     sites: tuple[Site, ...]
-    batch_tokens: int = BATCH_TOKENS
     known: dict[bytes, Float[np.ndarray, " objective"]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -344,13 +342,12 @@ class CoalitionGame:
         return int(self.player_of.max()) + 1
 
     def __call__(
-        self, coalitions: Shaped[np.ndarray, "*any_shape"], *, progress: bool = False
+        self, coalitions: Shaped[np.ndarray, "*any_shape"]
     ) -> Float[np.ndarray, "coalition objective"]:
         """The objectives of each coalition, in order; repeated ones are computed once.
 
         Args:
             coalitions: Booleans `[coalition, player]`; True keeps a player.
-            progress: Show a bar.
 
         Raises:
             ValueError: Another shape than `[coalition, player]` or no booleans, or an objective
@@ -360,9 +357,9 @@ class CoalitionGame:
         keys = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
         new = {key: k for k, key in enumerate(keys) if key not in self.known}
         chosen = coalitions[sorted(new.values())]
-        step = max(1, self.batch_tokens // len(self.player_of))
+        step = max(1, self.host.batch_tokens // len(self.player_of))
         starts = range(0, len(chosen), step)
-        for start in tqdm(starts, desc="masked passes", disable=not progress):
+        for start in tqdm(starts, desc="masked passes", disable=not self.host.progress):
             part = chosen[start : start + step]
             for row, value in zip(np.packbits(part, axis=1), self._run(part), strict=True):
                 self.known[row.tobytes()] = value
@@ -404,7 +401,6 @@ def coalition_game(
     *,
     baseline: str | Tensor | None = None,
     players: str | Int[np.ndarray, " token"] = "token",
-    batch_tokens: int = BATCH_TOKENS,
 ) -> CoalitionGame:
     """Lay out one sample's coalition game; no pass beyond the embedding is made yet.
 
@@ -415,7 +411,6 @@ def coalition_game(
         baseline: See `maskers`: by default "mean" for texts, "zero" for images.
         players: "token", "word", "kept" (the tokens that the objectives count: attention sinks stay
             in every coalition), or the player of each token; see `players`.
-        batch_tokens: At most this many tokens a pass (one row at least); it bounds the memory.
 
     Returns:
         The game: call it with coalitions.
@@ -434,8 +429,6 @@ def coalition_game(
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
     if not objectives:
         raise ValueError("objectives is empty: give one at least.")
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}: give a positive number.")
     (batch,) = model.batches([text])
     if isinstance(players, str) and players == "kept":
         players = counted([getattr(f, "mask", None) for f in objectives])
@@ -450,7 +443,6 @@ def coalition_game(
             players_of(text, batch, players),
             tuple(objectives),
             sites,
-            batch_tokens,
         )
 
 

@@ -177,7 +177,7 @@ def gradients(
 
 def chunks(game: CoalitionGame, n: int) -> Iterator[slice]:
     """Parts of `n` rows that keep a pass within the game's number of tokens."""
-    step = max(1, game.batch_tokens // len(game.player_of))
+    step = max(1, game.host.batch_tokens // len(game.player_of))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
@@ -240,7 +240,7 @@ def smooth_grad(game: CoalitionGame, *, n_samples: int = 50, noise: float = 0.15
         raise ValueError(f"n_samples is {n_samples}, noise {noise}: both must be positive.")
     attr = _captum()
     spread = noise * float(game.values.float().amax() - game.values.float().amin())
-    rows = max(1, game.batch_tokens // len(game.player_of))
+    rows = max(1, game.host.batch_tokens // len(game.player_of))
 
     def one(f: ForwardFunc) -> Tensor:
         # captum draws from the global generator.
@@ -273,7 +273,7 @@ def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> E
         baseline: See `maskers`; by default the game's own.
     """
     attr = _captum()
-    rows = max(1, game.batch_tokens // len(game.player_of))
+    rows = max(1, game.host.batch_tokens // len(game.player_of))
     alone = game.n_players == int((game.player_of >= 0).sum())
 
     def one(f: ForwardFunc) -> Tensor:

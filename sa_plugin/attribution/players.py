@@ -256,9 +256,7 @@ def make_baseline(
     return _tiled(_patches(values, grid)[shown].mean(0), grid)
 
 
-def train_mean(
-    host: DifferentiableHost, samples: Sequence[Sample], *, batch_tokens: int = 2048
-) -> Float[Tensor, " d_embed"]:
+def train_mean(host: DifferentiableHost, samples: Sequence[Sample]) -> Float[Tensor, " d_embed"]:
     """Mean input embedding over all valid tokens of some texts: a baseline for other samples.
 
     Cost: one pass over the embedding layer for each batch.
@@ -267,7 +265,7 @@ def train_mean(
         ValueError: The samples are images, or there are none.
     """
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for batch in host.batches(samples, batch_tokens=batch_tokens):
+    for batch in host.batches(samples):
         values = host.input_values(batch)
         if values.ndim != 3:
             raise ValueError("the samples are images: a mean embedding is for texts; use 'mean'.")

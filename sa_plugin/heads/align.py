@@ -47,7 +47,7 @@ from sa_plugin.heads.align_weights import (
     weigh,
 )
 from sa_plugin.host.protocol import FINAL_NORM, DescribedHost, Host, require_described
-from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, lay_out
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, clean, number, signed
@@ -106,8 +106,8 @@ RULE = (
 
 
 # Where no detector brings its deltas; permuted-label directions of the data side; refits of a null,
-# fewer where each is an iterative fit; tokens in a batch of which every pattern is read.
-DELTA, N_CONTROL, REFITS, SEPARATOR_REFITS, PATTERN_TOKENS = 0.05, 19, 400, 100, 512
+# fewer where each is an iterative fit.
+DELTA, N_CONTROL, REFITS, SEPARATOR_REFITS = 0.05, 19, 400, 100
 SHOWN_HEADS = 10
 
 
@@ -474,7 +474,7 @@ def head_alignment(
             seed=resampling.seed + k,
             tail=test.tail,
             keep=0 if k else N_CONTROL,
-            progress=host.progress,
+            quiet=not host.progress,
         )
         control = control or kept
     deltas = _deltas(source, names, delta)
@@ -506,8 +506,8 @@ def head_alignment(
 def _measured(
     plan: DataPlan, samples: Sequence[Sample], concepts: tuple[str, ...], resampling: Resampling
 ) -> DataSide:
-    layout = lay_out(plan.host, samples, (), batch_tokens=PATTERN_TOKENS)
-    sums = data_sums(plan, layout, progress=plan.host.progress)
+    layout = lay_out(plan.host, samples, (), at_most=PATTERN_BATCH_TOKENS)
+    sums = data_sums(plan, layout)
     documents = np.array([sample.document for sample in samples])
     resamples = resample_documents(documents, resampling)
     blocks = tuple(block.index for block in plan.blocks)
@@ -609,7 +609,6 @@ def _collect(host: Host, data: ConceptData, bank: ConceptBank) -> TrainStatistic
         sinks=bank.origin.sinks,
         normaliser=options.get("normaliser", "rms"),
         max_rows_per_class=10**9,
-        progress=host.progress,
     )
 
 

@@ -279,7 +279,7 @@ class DataSums:
     of_control: Mapping[str, np.ndarray]
 
 
-def data_sums(plan: DataPlan, layout: Layout, *, progress: bool) -> DataSums:
+def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
     """Run the samples once.
 
     Memory: a batch's patterns of every block, and `samples x blocks x heads x concepts x 12`
@@ -288,11 +288,10 @@ def data_sums(plan: DataPlan, layout: Layout, *, progress: bool) -> DataSums:
     Args:
         plan: What to measure.
         layout: Of the samples.
-        progress: Whether to show a bar.
     """
     job = Job(plan.sites, lambda batch: _reducer(plan, batch))
     rule = sink_rule(plan.host.info, plan.bank.sink_layers, plan.bank.origin.sinks)
-    (kept,) = run(plan.host, layout, [job], rule, description="attention", progress=progress)
+    (kept,) = run(plan.host, layout, [job], rule, description="attention")
     return DataSums(
         {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},
         {str(name): total.numpy() for name, total in kept.sums.items()},

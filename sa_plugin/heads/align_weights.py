@@ -339,7 +339,7 @@ def weigh(
     seed: int,
     tail: str,
     keep: int = 0,
-    progress: bool = True,
+    quiet: bool = False,
 ) -> tuple[Tested, dict[int, Float[Tensor, "kept concept d_model"]]]:
     """Hold the observed forms against one null.
 
@@ -352,7 +352,7 @@ def weigh(
         seed: Of the draws.
         tail: "exponential" or "empirical", see `align_null`.
         keep: Draws whose directions are returned, for the data side.
-        progress: Whether to show a bar.
+        quiet: Show no bar.
 
     Returns:
         The p-values, and the first `keep` draws' directions by layer.
@@ -360,7 +360,7 @@ def weigh(
     layers = sorted({end for b in blocks for end in (b.source, b.index)})
     at = {b.index: b for b in blocks}
     vectors = null_vectors(refit, null, layers, draws, seed)
-    bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=not progress, leave=False)
+    bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=quiet, leave=False)
     kept: dict[int, Tensor] = {}
     last: dict[int, Tensor] = {}
     p: list[tuple[np.ndarray, np.ndarray]] = []

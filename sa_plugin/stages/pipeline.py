@@ -45,7 +45,6 @@ class Settings:
         primary: Kind that the ledger, the passages and the explanation use.
         draws: Bootstrap resamples of source documents.
         seed: Of every random choice.
-        batch_tokens: Tokens in a batch, padding included.
         options: Kind to options of its fit, e.g. `{"kmeans": {"k": 100}}`.
     """
 
@@ -53,7 +52,6 @@ class Settings:
     primary: str = "separator"
     draws: int = 1000
     seed: int = 0
-    batch_tokens: int = 1024
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,7 +107,6 @@ def analyse(
     settings: Settings,
     *,
     explain: Explain | None = None,
-    progress: bool = True,
     say: Callable[[str], None] = lambda stage: None,
 ) -> Analysis:
     """Run the whole method.
@@ -122,7 +119,6 @@ def analyse(
         data: Labelled samples.
         settings: What to run.
         explain: Explains one passage with objectives; adapters bring one.
-        progress: Whether to show bars.
         say: Called with the name of each stage.
 
     Raises:
@@ -133,11 +129,9 @@ def analyse(
         warnings.simplefilter("always")
         # What was said when the data were made belongs in the results too.
         validate(data.samples, data.split_of, data.concepts)
-        banks = _fit(host, data, settings, clock, progress)
+        banks = _fit(host, data, settings, clock)
         with clock("score pass"):
-            scored = score(
-                host, data, list(banks.values()), batch_tokens=settings.batch_tokens, progress=progress
-            )
+            scored = score(host, data, list(banks.values()))
         tables = dict(zip(banks, scored, strict=True))
         detectors: dict[str, Detector] = {}
         found: dict[str, KindBlock] = {}
@@ -145,7 +139,7 @@ def analyse(
         for kind, table in tables.items():
             with clock(f"calibrate and evaluate {kind}"):
                 detectors[kind] = calibrate(host, data, banks[kind], scores=table)
-                found[kind], said = _evaluate(detectors[kind], data, table, settings, progress)
+                found[kind], said = _evaluate(detectors[kind], data, table, settings)
                 text += said if kind == settings.primary else said[:1]
         primary, table = detectors[settings.primary], tables[settings.primary]
         test = table.split("test")
@@ -183,20 +177,10 @@ def analyse(
     return Analysis(check(clean(results)), detectors, tables, text)
 
 
-def _fit(
-    host: Host, data: ConceptData, settings: Settings, clock: Clock, progress: bool
-) -> dict[str, ConceptBank]:
+def _fit(host: Host, data: ConceptData, settings: Settings, clock: Clock) -> dict[str, ConceptBank]:
     need: tuple[Need, ...] = tuple(dict.fromkeys(kind_of(kind).need for kind in settings.kinds))
     with clock("train pass"):
-        statistics = collect(
-            host,
-            data,
-            layers=settings.layers,
-            need=("means", *need),
-            seed=settings.seed,
-            batch_tokens=settings.batch_tokens,
-            progress=progress,
-        )
+        statistics = collect(host, data, layers=settings.layers, need=("means", *need), seed=settings.seed)
     banks = {}
     for kind, layers in settings.kinds.items():
         with clock(f"fit {kind}"):
@@ -207,14 +191,13 @@ def _fit(
                 layers=layers,
                 statistics=statistics,
                 seed=settings.seed,
-                progress=progress,
                 options=settings.options.get(kind),
             )
     return banks
 
 
 def _evaluate(
-    detector: Detector, data: ConceptData, table: ScoreTable, settings: Settings, progress: bool
+    detector: Detector, data: ConceptData, table: ScoreTable, settings: Settings
 ) -> tuple[KindBlock, list[str]]:
     resampling = Resampling(settings.draws, settings.seed)
     evaluation = detector.evaluate(data.test, scores=table, resampling=resampling)

@@ -61,14 +61,12 @@ class Work:
         data: Labelled samples.
         cell: The configuration.
         store: Where results lie.
-        progress: Whether to show bars.
     """
 
     host: Host
     data: ConceptData
     cell: CellConfig
     store: Store
-    progress: bool = True
     _banks: dict[str, ConceptBank] = field(default_factory=dict)
     _tables: dict[str, ScoreTable] = field(default_factory=dict)
     _detectors: dict[str, Detector] = field(default_factory=dict)
@@ -97,7 +95,7 @@ class Work:
             "data": self.data.hash,
             "processor": repr(getattr(self.host, "processor", None)),
             "seed": run.seed,
-            "batch_tokens": run.batch_tokens,
+            "batch_tokens": self.host.batch_tokens,
         }
 
     def fit_stage(self, kind: str) -> Stage:
@@ -145,15 +143,7 @@ class Work:
     def statistics(self) -> TrainStatistics:
         """The train pass, run when the first kind has to be fitted."""
         run = self.cell.run
-        return collect(
-            self.host,
-            self.data,
-            layers=self.all_layers,
-            need=self.needs,
-            seed=run.seed,
-            batch_tokens=run.batch_tokens,
-            progress=self.progress,
-        )
+        return collect(self.host, self.data, layers=self.all_layers, need=self.needs, seed=run.seed)
 
     def bank(self, kind: str) -> ConceptBank:
         """Vectors of one kind."""
@@ -171,7 +161,6 @@ class Work:
             layers=self.layers[kind],
             statistics=self.statistics,
             seed=self.cell.run.seed,
-            progress=self.progress,
             options=self.cell.kinds.get(kind),
         )
 
@@ -189,13 +178,7 @@ class Work:
 
     def _score(self, kind: str) -> ScoreTable:
         kinds = [k for k in self.cell.run.kinds if not self.store.has(self.score_stage(k))]
-        found = score(
-            self.host,
-            self.data,
-            [self.bank(k) for k in kinds],
-            batch_tokens=self.cell.run.batch_tokens,
-            progress=self.progress,
-        )
+        found = score(self.host, self.data, [self.bank(k) for k in kinds])
         tables = dict(zip(kinds, found, strict=True))
         for other in kinds:
             if other != kind:
@@ -306,7 +289,6 @@ class Work:
             n_steps=part.n_steps,
             draws=run.draws,
             seed=run.seed,
-            progress=self.progress,
         )
         return dict(clean({**found.to_dict(), "concepts": concepts, "text": found.text()}))
 
@@ -347,7 +329,6 @@ def reproduce(
     data: ConceptData | None = None,
     figures: bool = True,
     say: Callable[[str], None] = lambda line: None,
-    progress: bool = True,
 ) -> Cell:
     """Run a cell, or continue one.
 
@@ -361,7 +342,6 @@ def reproduce(
         data: The data; by default loaded as the configuration says.
         figures: Whether to draw, where matplotlib is installed.
         say: Called with one line a stage: kept, or computed and why.
-        progress: Whether to show bars.
 
     Raises:
         FileNotFoundError: The model's folder or the data are not there.
@@ -374,7 +354,7 @@ def reproduce(
     data = load_data(config) if data is None else data
     host = load_host(config) if host is None else host
     say(f"{config.title}\n{host!r}\n{data!r}")
-    work = Work(host, data, config, open_store(folder, say), progress)
+    work = Work(host, data, config, open_store(folder, say))
     record = clean(_record(work))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, folder / "cell.json")
@@ -399,7 +379,7 @@ def load_host(config: CellConfig) -> Host:
             "downloaded: give the folder of your copy, sa-plugin reproduce "
             f"{config.name} --model FOLDER."
         )
-    options: dict[str, Any] = dict(part.attach)
+    options: dict[str, Any] = {"batch_tokens": config.run.batch_tokens, **part.attach}
     return open_folder(
         part.folder, part.host, dtype=getattr(torch, part.dtype), tower=part.tower or None, **options
     )

@@ -27,7 +27,7 @@ from sa_plugin.attribution import (
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
 
-QUICK = {"n_test": 4, "n_cal": 3, "n_steps": 3, "draws": 20, "progress": False}
+QUICK = {"n_test": 4, "n_cal": 3, "n_steps": 3, "draws": 20}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "vit"])
@@ -175,7 +175,7 @@ def test_explainers_stop_at_the_objectives_layer():
     host, data = Watched(), cases.make_data(120)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[0], progress=False)
+        bank = fit(host, data, "prototype", layers=[0])
         detector = calibrate(host, data, bank, deltas=(0.5, 0.9))
     host.passes.clear()
     compare(host, data, detector, methods=["rise"], **QUICK)

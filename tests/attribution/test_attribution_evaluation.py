@@ -228,7 +228,6 @@ def comparison():
         n_test=8,
         n_cal=6,
         draws=50,
-        progress=False,
     )
 
 
@@ -289,7 +288,6 @@ def full(host, data, detector):
         n_steps=2,
         draws=10,
         probe=False,
-        progress=False,
     )
 
 
@@ -325,7 +323,6 @@ def test_compare_skips_what_mfaba_refuses_and_counts_it():
         n_steps=2,
         draws=10,
         probe=False,
-        progress=False,
     )
     (coverage,) = found.coverage
     assert coverage.refused == {"mfaba": 3, "direct_alignment": 0}
@@ -343,4 +340,4 @@ def test_compare_refuses():
         compare(host, data, detector, concepts=["animals"])
     never = replace(detector, tail=replace(detector.tail, thresholds=detector.tail.thresholds + 100))
     with pytest.raises(ValueError, match="no sample could be compared"):
-        compare(host, data, never, methods=["direct_alignment"], probe=False, progress=False)
+        compare(host, data, never, methods=["direct_alignment"], probe=False)

@@ -47,8 +47,8 @@ def letters() -> ConceptData:
 def compare(host: Any) -> dict[str, object]:
     """Both sides in turn, seconds of CPU."""
     data = letters()
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     samples = [*data.train.samples, *data.cal.samples]
     batches = host.batches(samples)
 

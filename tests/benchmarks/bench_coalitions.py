@@ -204,7 +204,7 @@ def memory(new: Callable[[], CoalitionGame]) -> dict[str, object]:
         "aim": "flat (~1)",
         "equal": equal,
         "note": f"peak anonymous memory grows by {small / 2**20:.1f} MiB at 400 coalitions, by "
-        f"{large / 2**20:.1f} MiB at 3,200; batch of {game.batch_tokens} tokens",
+        f"{large / 2**20:.1f} MiB at 3,200; batch of {game.host.batch_tokens} tokens",
     }
 
 

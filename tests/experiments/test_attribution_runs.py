@@ -13,7 +13,7 @@ from sa_plugin.attribution import compare
 def test_tables_from_files_equal_the_comparison(tmp_path):
     """Two groups of methods in two files are one run; controls, in both, count once."""
     host, data, detector = cases.planted()
-    options = {"n_test": 5, "n_cal": 3, "n_steps": 3, "progress": False}
+    options = {"n_test": 5, "n_cal": 3, "n_steps": 3}
     about = {
         "model": "minilm",
         "kind": "prototype",

@@ -33,8 +33,8 @@ def found(one):
 
 def fitted(world, kind="prototype", **options):
     need = ("means", "gram", "rows")
-    statistics = collect(world.host, world.data, need=need, progress=False, **options)
-    bank = fit(world.host, world.data, kind, statistics=statistics, controls=False, progress=False)
+    statistics = collect(world.host, world.data, need=need, **options)
+    bank = fit(world.host, world.data, kind, statistics=statistics, controls=False)
     return statistics, bank
 
 
@@ -137,7 +137,7 @@ def test_maps_are_drawn(found):
 
 def test_a_detector_brings_its_deltas(one):
     statistics, bank = fitted(one)
-    scores = score(one.host, one.data, bank, progress=False)
+    scores = score(one.host, one.data, bank)
     detector = calibrate(one.host, one.data, bank, scores=scores)
     got = head_alignment(
         one.host,
@@ -167,8 +167,8 @@ def test_a_subset_of_concepts_has_the_same_gains(one, found):
 
 def fitted_on(host):
     data = animals()
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     return statistics, bank
 
 
@@ -214,8 +214,8 @@ def test_images_are_measured(kind):
     """A ViT through both hosts: the same forms, p-values of its own null, no rotary."""
     data, got = image_data(), {}
     for host in (tiny.vision_host("vit"), tiny.nnsight_vision_host("vit")):
-        statistics = collect(host, data, need=("means", "rows"), progress=False)
-        bank = fit(host, data, kind, statistics=statistics, controls=False, progress=False)
+        statistics = collect(host, data, need=("means", "rows"))
+        bank = fit(host, data, kind, statistics=statistics, controls=False)
         one = head_alignment(host, data, bank, statistics=statistics, **FEW)
         assert np.isfinite(one.data.correlation).all()
         assert min(one.offsets) == -max(one.offsets)
@@ -231,8 +231,8 @@ def test_images_are_measured(kind):
 
 def test_a_null_that_changes_no_label_is_refused():
     data, host = image_data(move=False), tiny.vision_host("vit")
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     says = "100% of the permutations of null 'across' leave the labels of 'square' as they are"
     with pytest.raises(ValueError, match=says):
         head_alignment(host, data, bank, statistics=statistics, **FEW)
@@ -336,13 +336,13 @@ def test_banks_that_have_no_null_are_refused(one):
     few, _ = fitted(one, max_rows_per_class=100)
     with pytest.raises(ValueError, match=r"needs the row of every train token, .* hold [\d,]+ of"):
         head_alignment(host, data, bank, statistics=few)
-    means = collect(host, data, progress=False)
+    means = collect(host, data)
     with pytest.raises(ValueError, match="kind 'lda' needs 'gram'"):
         head_alignment(host, data, other, statistics=means)
-    gaps = fit(host, data, "prototype", layers=(2,), progress=False)
+    gaps = fit(host, data, "prototype", layers=(2,))
     with pytest.raises(ValueError, match=r"layers \[2\], no two of them neighbours"):
         head_alignment(host, data, gaps)
-    early = fit(host, data, "prototype", hook_point="attn_out", progress=False)
+    early = fit(host, data, "prototype", hook_point="attn_out")
     with pytest.raises(ValueError, match=r"lives at 'attn_out': heads read and write"):
         head_alignment(host, data, early)
 

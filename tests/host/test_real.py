@@ -43,7 +43,7 @@ def data():
 @pytest.fixture(scope="module")
 def found(host, name, data):
     settings = Settings({"separator": LAYERS[name]}, draws=100)
-    return analyse(host, data, settings, explain=explain_passage, progress=False)
+    return analyse(host, data, settings, explain=explain_passage)
 
 
 def test_activations_equal_plain_transformers(host, name, data):

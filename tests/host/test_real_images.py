@@ -30,7 +30,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def found(host, data):
-    return analyse(host, data, Settings({"separator": (3, 9)}, draws=100), progress=False)
+    return analyse(host, data, Settings({"separator": (3, 9)}, draws=100))
 
 
 def test_activations_equal_plain_transformers(host, data):

@@ -31,7 +31,7 @@ def setup(architecture):
     host = tiny.host(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[1], progress=False)
+        bank = fit(host, data, "prototype", layers=[1])
         detector = calibrate(host, data, bank, deltas=(0.9,))
     f = objective(
         "superactivator",

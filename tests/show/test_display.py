@@ -19,7 +19,7 @@ from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-FEW = {"draws": 40, "progress": False}
+FEW = {"draws": 40}
 
 
 class TransformerBridge:
@@ -51,7 +51,7 @@ def model():
     words = [list(rng.choice(["cat", "sat", "ran", "blue", "over"], 5)) for _ in range(60)]
     labels = [["animal" if w == "cat" else None for w in row] for row in words]
     host, data = FakeHost(), ConceptData.from_words(words, labels, splits=Splits(seed=1))
-    found = calibrate(host, data, fit(host, data, "prototype", progress=False), deltas=(0.1, 0.5))
+    found = calibrate(host, data, fit(host, data, "prototype"), deltas=(0.1, 0.5))
     return host, data, found
 
 

@@ -235,7 +235,7 @@ def squares(n=60):
 
 def test_a_run_on_images_has_pictures_and_no_passages():
     settings = Settings({"separator": (0, 2)}, draws=20)
-    found = analyse(FakeEyes(), squares(), settings, progress=False)
+    found = analyse(FakeEyes(), squares(), settings)
     assert "passages" not in found.results
     drawn = found.results["pictures"]
     assert {p["concept"] for p in drawn} == {"red", "blue"}

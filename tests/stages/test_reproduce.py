@@ -48,13 +48,7 @@ def data():
 def run(cell, folder, data, host=None, **options):
     said = []
     found = reproduce(
-        cell,
-        folder,
-        host=host or FakeHost(),
-        data=data,
-        say=said.append,
-        progress=False,
-        **{"figures": False, **options},
+        cell, folder, host=host or FakeHost(), data=data, say=said.append, **{"figures": False, **options}
     )
     return found, said
 

@@ -113,7 +113,7 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_runs_to_its_tables(name, folders, tmp_path):
     cell = small(name, folders(key_of(PAPER[name])), CELLS[name](tmp_path / "data"))
-    found = reproduce(cell, tmp_path / "out", figures=False, progress=False)
+    found = reproduce(cell, tmp_path / "out", figures=False)
     assert list(found.record["kinds"]) == list(PAPER_KINDS)
     assert found.record["meta"]["host"] == cell.model.host
     samples = found.record["meta"]["samples"]
