@@ -285,7 +285,7 @@ def test_resid_pre_ends_before_its_block():
 
 
 def test_a_leaf_hook_gives_gradients(case):
-    """What `sa_transformer_lens.demo` does: differentiate by the residual entering block 0."""
+    """What `sa_transformer_lens.explain` does: differentiate by the residual entering block 0."""
     host, f, clean, _, inputs = case
     view, box = prefix_view(host, f, **inputs), {}
 
