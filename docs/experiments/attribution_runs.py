@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import sa_plugin as sa
-from sa_plugin.attribution import Attribution, Comparison, superpatches
+from sa_plugin.attribution import Attribution, Comparison, Design, superpatches
 from sa_plugin.loaders import emoji_scenes
 from sa_transformer_lens.host import load_bridge
 
@@ -104,7 +104,7 @@ def run(given: argparse.Namespace) -> None:
     if left:
         given.out.mkdir(parents=True, exist_ok=True)
         host, data = sa.attach(load_bridge(given.model)), data_of(given.model)
-        bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False)
+        bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False, progress=False)
         detector = sa.calibrate(host, data, bank)
     for chunk in left:
         if time.time() - began > 60 * given.minutes:
@@ -153,12 +153,13 @@ def _compared(
         methods=methods,
         objectives=objectives,
         concepts=[concept],
-        n_test=setting.n_test,
-        n_cal=setting.n_cal,
-        preset="fast",
-        options={m: options[m] for m in methods if m in options},
-        n_steps=setting.curve,
-        players=blocks if image else players,
+        design=Design(
+            setting.n_test,
+            setting.n_cal,
+            options={m: options[m] for m in methods if m in options},
+            n_steps=setting.curve,
+            players=blocks if image else players,
+        ),
     )
 
 
@@ -172,14 +173,14 @@ def packed(found: Comparison) -> dict[str, Any]:
             "labels": one.labels.tolist(),
             "areas": dict(one.areas),
         }
-        for one in found.measured
+        for one in found.trials
     ]
-    curves = [[*key, np.asarray(line).tolist()] for key, line in found.curves.items()]
+    curves = [[*key, np.asarray(line.estimate).tolist()] for key, line in found.curves.items()]
     return {
         "coverage": [asdict(one) for one in found.coverage],
         "measured": measured,
         "curves": curves,
-        "grid": np.asarray(found.grid).tolist(),
+        "grid": list(found.shares),
         "examples": [_example(one) for one in found.examples],
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from between_markers import put
 
-from sa_plugin.attribution import Measured, Row, SampleScores, control_rows, rows_of
+from sa_plugin.attribution import Contrast, SampleScores, Trial, contrasts_of, controls_of
 from sa_plugin.stages import markdown
 
 BEGIN = "<!-- tables: written by docs/experiments/attribution_runs.py tables -->"
@@ -56,13 +56,13 @@ def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
-def measured(files: Sequence[dict[str, Any]]) -> list[Measured]:
+def measured(files: Sequence[dict[str, Any]]) -> list[Trial]:
     """Every sample's numbers; controls, which every file repeats, once."""
-    found: dict[tuple[str, ...], Measured] = {}
+    found: dict[tuple[str, ...], Trial] = {}
     for file in files:
         for one in file["measured"]:
             key = (one["concept"], one["sample"], one["method"], one["objective"])
-            found[key] = Measured(
+            found[key] = Trial(
                 one["concept"],
                 one["sample"],
                 one["document"],
@@ -76,7 +76,7 @@ def measured(files: Sequence[dict[str, Any]]) -> list[Measured]:
     return list(found.values())
 
 
-def overall(rows: Sequence[Row]) -> list[Row]:
+def overall(rows: Sequence[Contrast]) -> list[Contrast]:
     """Rows over all concepts; of one concept its own."""
     every = [row for row in rows if row.concept == "all"]
     return every or list(rows)
@@ -87,7 +87,7 @@ def report(name: str, files: Sequence[dict[str, Any]]) -> str:
     about = files[0]["about"]
     base, other = about["objectives"][0], about["objectives"][1]
     samples = measured(files)
-    rows = overall(rows_of(samples, [base, other]))
+    rows = overall(contrasts_of(samples, [base, other]))
     by = {(row.method, row.metric): row for row in rows}
     done = [m for m in METHODS if (m, "f1") in by]
     sinks = ", sinks never masked" * (about.get("players") == "kept")
@@ -106,7 +106,7 @@ def report(name: str, files: Sequence[dict[str, Any]]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
+def _about(files: Sequence[dict[str, Any]], samples: Sequence[Trial]) -> str:
     about = files[0]["about"]
     cover = {c["concept"]: c for file in files for c in file["coverage"]}
     refused: dict[str, int] = {}
@@ -136,14 +136,14 @@ def _about(files: Sequence[dict[str, Any]], samples: Sequence[Measured]) -> str:
 
 
 def _metrics(
-    by: dict[tuple[str, str], Row], done: Sequence[str], metrics: Sequence[str], base: str, other: str
+    by: dict[tuple[str, str], Contrast], done: Sequence[str], metrics: Sequence[str], base: str, other: str
 ) -> str:
     rows = [[_plain(m), *(_cell(by.get((m, one)), base, other) for one in metrics)] for m in done]
     return markdown(["method", *metrics], rows) + "\n"
 
 
-def _controls(samples: Sequence[Measured]) -> str:
-    rows = {row.metric: row for row in overall(control_rows(samples))}
+def _controls(samples: Sequence[Trial]) -> str:
+    rows = {row.metric: row for row in overall(controls_of(samples))}
     if not rows:
         return ""
     cells = [f"{m} {_cell(rows[m], 'random', 'labelled first')}" for m in FAITHFUL if m in rows]
@@ -174,26 +174,30 @@ def _ends(files: Sequence[dict[str, Any]]) -> str:
     return f"Everything masked, and nothing: {'; '.join(cells)}.\n"
 
 
-def _completeness(by: dict[tuple[str, str], Row], base: str, other: str) -> str:
+def _completeness(by: dict[tuple[str, str], Contrast], base: str, other: str) -> str:
     row = by.get(("integrated_gradients", "completeness_error"))
     if row is None:
         return ""
     return (
         "Integrated gradients miss completeness by "
-        f"{row.values[base].estimate:.1%} ({base}) and {row.values[other].estimate:.1%} ({other}) "
+        f"{_at(row, base):.1%} ({base}) and {_at(row, other):.1%} ({other}) "
         "of the difference, mean over samples.\n"
     )
 
 
-def _cell(row: Row | None, base: str, other: str) -> str:
+def _cell(row: Contrast | None, base: str, other: str) -> str:
     """Both values, the paired difference with its interval, and the verdict."""
     if row is None:
         return "-"
-    d, verdict = row.differences[other], {"better": " **better**", "worse": " *worse*"}
+    d, verdict = row.differences.sel(objective=other), {"better": " **better**", "worse": " *worse*"}
     return (
-        f"{_n(row.values[base].estimate)} to {_n(row.values[other].estimate)} "
-        f"[{_n(d.low, '+')}, {_n(d.high, '+')}]{verdict.get(row.wins[other], '')}"
+        f"{_n(_at(row, base))} to {_n(_at(row, other))} "
+        f"[{_n(d.low, '+')}, {_n(d.high, '+')}]{verdict.get(row.verdicts[other], '')}"
     )
+
+
+def _at(row: Contrast, objective: str) -> float:
+    return float(row.values.sel(objective=objective).estimate)
 
 
 def _n(value: float, sign: str = "") -> str:
@@ -213,7 +217,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
     lines.append("|---" * (len(head) + 1) + "|")
     found = {}
     for name in names:
-        rows = overall(rows_of(measured(runs[name]), ["global", "superactivator"]))
+        rows = overall(contrasts_of(measured(runs[name]), ["global", "superactivator"]))
         found[name] = {(row.method, row.metric): row for row in rows}
     for method in METHODS:
         cells = [
@@ -234,19 +238,19 @@ def _title(name: str) -> str:
     return f"{MODELS[model]}, {kind}s" + ", sinks kept" * (rest == ["kept"])
 
 
-def _verdict(row: Row | None) -> str:
+def _verdict(row: Contrast | None) -> str:
     if row is None:
         return "-"
-    mark = {"better": "**", "worse": "*"}.get(row.wins["superactivator"], "")
-    return f"{mark}{row.differences['superactivator'].estimate:+.3f}{mark}"
+    mark = {"better": "**", "worse": "*"}.get(row.verdicts["superactivator"], "")
+    return f"{mark}{row.differences.sel(objective='superactivator').estimate:+.3f}{mark}"
 
 
-def _count(title: str, names: Sequence[str], found: dict[str, dict[tuple[str, str], Row]]) -> str:
+def _count(title: str, names: Sequence[str], found: dict[str, dict[tuple[str, str], Contrast]]) -> str:
     cells = []
     for name in names:
         parts = []
         for metric in ("f1", *PRIMARY):
-            wins = [row.wins["superactivator"] for (_, m), row in found[name].items() if m == metric]
+            wins = [row.verdicts["superactivator"] for (_, m), row in found[name].items() if m == metric]
             parts.append("-".join(str(wins.count(w)) for w in ("better", "open", "worse")))
         cells.append(" / ".join(parts))
     return f"| {title} | " + " | ".join(cells) + " | all five better |"

@@ -5,10 +5,31 @@ hands an objective to captum or anything else that wants inputs -> `[row]`, and 
 runs masked inputs for explainers of the user's own.
 """
 
-from sa_plugin.attribution.attribute import METHODS, attribute, run
+from sa_plugin.attribution.attribute import METHODS, attribute, explain
 from sa_plugin.attribution.coalitions import (
+    CoalitionPlan,
+    bernoulli,
+    deletion,
+    enumerated,
+    insertion,
+    leave_one_out,
+    shapley,
+)
+from sa_plugin.attribution.compare import Design, compare
+from sa_plugin.attribution.comparison import (
+    CONTROL,
+    MICRO,
+    ORDERS,
+    Comparison,
+    Contrast,
+    Coverage,
+    Trial,
+    contrasts_of,
+    controls_of,
+)
+from sa_plugin.attribution.estimators import (
     COALITION_METHODS,
-    WIDTH,
+    KERNEL_WIDTH,
     estimate,
     explain_coalitions,
     explain_pairs,
@@ -21,32 +42,26 @@ from sa_plugin.attribution.coalitions import (
     shap_iq,
     shap_iq_pairs,
 )
-from sa_plugin.attribution.compare import Comparison, compare
-from sa_plugin.attribution.explained import Attribution, heat_map
-from sa_plugin.attribution.faithful import MICRO, ORDERS, Measured, Row, control_rows, rows_of
+from sa_plugin.attribution.explained import Attribution, Explanation, heat_map
 from sa_plugin.attribution.game import (
     CoalitionGame,
-    bernoulli,
     coalition_game,
-    deletion,
-    enumerated,
     forward_func,
     function_of,
-    insertion,
-    leave_one_out,
-    shapley,
     without_players,
 )
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import (
+    CleanRun,
     NoSuperActivator,
     Objective,
+    concept_score,
     cosine,
-    mean_over,
     objective,
     objective_names,
     register_objective,
     together,
+    token_mean,
 )
 from sa_plugin.attribution.players import (
     blurred,
@@ -61,7 +76,7 @@ from sa_plugin.attribution.players import (
 )
 from sa_plugin.attribution.yardsticks import (
     SampleScores,
-    area,
+    area_under,
     choose_level,
     curves,
     later_probes,
@@ -74,32 +89,41 @@ from sa_plugin.attribution.yardsticks import (
 
 __all__ = [
     "COALITION_METHODS",
+    "CONTROL",
+    "KERNEL_WIDTH",
     "METHODS",
     "MICRO",
     "ORDERS",
-    "WIDTH",
     "Attribution",
+    "CleanRun",
     "CoalitionGame",
+    "CoalitionPlan",
     "Comparison",
+    "Contrast",
+    "Coverage",
     "Degenerate",
-    "Measured",
+    "Design",
+    "Explanation",
     "NoSuperActivator",
     "Objective",
-    "Row",
     "SampleScores",
-    "area",
+    "Trial",
+    "area_under",
     "attribute",
     "bernoulli",
     "blurred",
     "choose_level",
     "coalition_game",
     "compare",
-    "control_rows",
+    "concept_score",
+    "contrasts_of",
+    "controls_of",
     "cosine",
     "curves",
     "deletion",
     "enumerated",
     "estimate",
+    "explain",
     "explain_coalitions",
     "explain_pairs",
     "forward_func",
@@ -114,7 +138,6 @@ __all__ = [
     "lime",
     "make_baseline",
     "masked",
-    "mean_over",
     "objective",
     "objective_names",
     "on_grid",
@@ -124,8 +147,6 @@ __all__ = [
     "rank_share",
     "register_objective",
     "rise",
-    "rows_of",
-    "run",
     "sample_scores",
     "shap_iq",
     "shap_iq_pairs",
@@ -134,6 +155,7 @@ __all__ = [
     "to_tokens",
     "together",
     "token_embedding",
+    "token_mean",
     "top_fraction",
     "train_mean",
     "without_players",

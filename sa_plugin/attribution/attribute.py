@@ -2,18 +2,19 @@
 
 | method | cost in rows (forward, backward) | sign | source |
 |---|---|---|---|
-| direct_alignment | 1, 0 | yes | ours, see `direct` |
-| integrated_gradients | 65, 65 | yes | ours, see `integrated` |
+| direct_alignment | 1, 0 | yes | ours |
+| integrated_gradients | 65, 65 | yes | ours |
 | saliency, input_x_gradient | 1, 1 | no, yes | captum |
 | smooth_grad | 50, 50 | no | captum |
 | occlusion | tokens, 0 | yes | captum |
 | grad_cam, full_grad | 1, 1 | yes | ours |
 | mfaba | 50, 50 | no | ours |
-| lime, kernel_shap, rise, shap_iq | see `coalition_methods` | yes; rise: see there | ours |
+| lime, kernel_shap, rise, shap_iq | see `estimators` | yes; rise: see there | ours |
 
-`preset="paper"` has the numbers of the authors' code for arXiv 2512.05038 where it gives them, and
-else of each method's paper; `preset="fast"` takes 16 intervals for integrated gradients, 10 copies
-for SmoothGrad, 10 steps for MFABA and fewer coalitions, and is otherwise the same.
+The formulas stand in `gradients` and `estimators`. `preset="paper"` has the numbers of the authors'
+code for arXiv 2512.05038 where it gives them, and else of each method's paper; `preset="fast"`
+takes 16 intervals for integrated gradients, 10 copies for SmoothGrad, 10 steps for MFABA and fewer
+coalitions, and is otherwise the same.
 
 No explainer is right by construction: judge them by `compare`.
 """
@@ -29,36 +30,36 @@ from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.attribution import gradients
-from sa_plugin.attribution.coalitions import COALITION_METHODS, explain_coalitions
-from sa_plugin.attribution.explained import Attribution, Explained
+from sa_plugin.attribution.estimators import COALITION_METHODS, explain_coalitions
+from sa_plugin.attribution.explained import Attribution, Explanation
 from sa_plugin.attribution.game import CoalitionGame, coalition_game
-from sa_plugin.attribution.gradients import direct_alignment, full_grad, grad_cam
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Host
 
-Explainer = Callable[..., Explained]
+Explainer = Callable[..., Explanation]
 EXPLAINERS: dict[str, Explainer] = {
-    "direct_alignment": direct_alignment,
+    "direct_alignment": gradients.direct_alignment,
     "integrated_gradients": gradients.integrated_gradients,
     "saliency": gradients.saliency,
     "input_x_gradient": gradients.input_x_gradient,
     "smooth_grad": gradients.smooth_grad,
     "occlusion": gradients.occlusion,
-    "grad_cam": grad_cam,
-    "full_grad": full_grad,
+    "grad_cam": gradients.grad_cam,
+    "full_grad": gradients.full_grad,
     "mfaba": gradients.mfaba,
 }
 METHODS = (*EXPLAINERS, *COALITION_METHODS)
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     name: {
-        "integrated_gradients": {"n_steps": gradients.N_STEPS[name]},
-        "smooth_grad": {"n_samples": gradients.N_SAMPLES[name]},
-        "mfaba": {"n_steps": gradients.N_STEPS_MFABA[name]},
+        "integrated_gradients": {"n_steps": gradients.PATH_INTERVALS[name]},
+        "smooth_grad": {"n_samples": gradients.NOISY_COPIES[name]},
+        "mfaba": {"n_steps": gradients.ADVERSARIAL_STEPS[name]},
         **{method: {"preset": name} for method in COALITION_METHODS},
     }
     for name in ("paper", "fast")
 }
+"""Options of each method, by preset."""
 
 
 def attribute(
@@ -81,7 +82,7 @@ def attribute(
         sample: The sample, or its text.
         method: One of the table above.
         preset: "paper" or "fast".
-        baseline: What a masked token or patch becomes, see `maskers`. By default "mean" for texts;
+        baseline: What a masked token or patch becomes, see `players`. By default "mean" for texts;
             for images "zero", and "mean" for integrated gradients.
         players: "token", "word", "kept" (attention sinks are never masked) or a number for each
             token: what is masked and shown together.
@@ -106,13 +107,15 @@ def attribute(
     game = coalition_game(host, text, [objective], baseline=baseline, players=players)
     if method == "mfaba" and rivals:
         options["rivals"] = coalition_game(host, text, list(rivals), players=players)
+    # The path's own default is the mean for images too, so the game's baseline is passed on only where
+    # it was asked for.
     if method == "integrated_gradients" and baseline is not None:
         options["baseline"] = baseline
-    found = run(game, method, preset=preset, **options)
-    return attributions(game, text, method, found, preset=preset, **options)[0]
+    found = explain(game, method, preset=preset, **options)
+    return as_results(game, text, method, found, preset=preset, **options)[0]
 
 
-def run(game: CoalitionGame, method: str, *, preset: str = "paper", **options: Any) -> Explained:
+def explain(game: CoalitionGame, method: str, *, preset: str = "paper", **options: Any) -> Explanation:
     """One explainer on all objectives of a game.
 
     Args:
@@ -128,12 +131,12 @@ def run(game: CoalitionGame, method: str, *, preset: str = "paper", **options: A
     require_known("preset", preset, PRESETS)
     settings = PRESETS[preset].get(method, {}) | options
     if method in COALITION_METHODS:
-        return Explained(explain_coalitions(game, method, **settings), {})
+        return Explanation(explain_coalitions(game, method, **settings), {})
     return EXPLAINERS[method](game, **settings)
 
 
-def attributions(
-    game: CoalitionGame, sample: Sample, method: str, found: Explained, **settings: Any
+def as_results(
+    game: CoalitionGame, sample: Sample, method: str, found: Explanation, **settings: Any
 ) -> list[Attribution]:
     """What an explainer found, one result an objective of the game."""
     shown = {name: value for name, value in settings.items() if name != "rivals"}

@@ -1,470 +1,213 @@
-"""KernelSHAP: Shapley values as a weighted least squares problem.
+"""Which coalitions of players to evaluate, and how much each counts.
 
-    minimise  sum_T w(T) (v(T) - v(none) - phi . z_T)^2   subject to  sum_i phi_i = v(all) - v(none)
+A coalition is a row of booleans, one a player: True keeps the player, False masks it.
 
-over the coalitions of `coalitions.shapley` (Lundberg and Lee 2017, arXiv 1705.07874, theorem 2).
-With all 2^n coalitions phi are the Shapley values, to rounding. The constraint is exact, by
-elimination; captum's `KernelShap` approximates it by two rows of weight 1e6, draws without pairs,
-and repeats its passes for every objective. shap's KernelExplainer, which the code for
-arXiv 2512.05038 calls with 500 samples, enumerates and pairs as we do; it may keep only some
-features by an L1 penalty, which we never do.
+`bernoulli` keeps each player with probability p, independently (LIME, RISE). `shapley` gives each
+coalition T with 0 < t = |T| < n the weight w(T) of the Shapley kernel
 
-What the values do not show: their sampling error. A pair T and its complement is one equation, so
-there must be more than n - 1 of them, and near that number errors are large: take a budget of
-several times 2 n and compare seeds.
+    mu(T) = (n - 1) / (C(n, t) t (n - t)),
 
-LIME: the slopes of a linear model of the value, fitted near the unmasked sample.
+for KernelSHAP and SHAP-IQ. When 2^n fits the budget all coalitions are there and w = mu. Otherwise
+sizes t and n - t are enumerated, from the outside in, as long as their share of the budget covers
+all of theirs (as shap's KernelExplainer does); the rest of the budget draws pairs of T and its
+complement, t in proportion to the kernel's mass and T uniformly, and w(T) is the mass not
+enumerated times T's share of the draws. So sum_T w(T) g(T) estimates sum_T mu(T) g(T) without bias
+for every g, whatever the budget. The empty and the full coalition are always there; their kernel
+weight is infinite.
 
-    minimise  sum_T pi(T) (v(T) - b - w . z_T)^2 + alpha |w|^2,   importance of player i = w_i,
-    pi(T) = exp(-d(T)^2 / (2 width^2)),   d(T) = 1 - sqrt(|T| / n), the cosine distance of z_T to
-    the vector of ones (Ribeiro et al. 2016, arXiv 1602.04938, and the authors' package `lime`,
-    whose kernel is this one with width 0.25, and whose surrogate is ridge with alpha 1).
-
-The code for arXiv 2512.05038 fits another thing under this name: no weights pi, but columns
-z_i omega_i with omega_i = exp(-|E_i - E_i0|^2 / 2 sigma^2), how far masking moved patch i's own
-embedding, so its "weights" rescale features and not samples, by gradient descent. Its masks are
-ours: 1000 Bernoulli ones of probability 0.5, alpha 1. `width=None` drops pi.
-
-captum's `Lime` runs one explanation of one objective over passes of its own and weighs by distances
-of embeddings; given our coalitions, kernel and ridge it gives the same slopes (tested).
-
-What the slopes do not show: interactions, which they average over the coalitions drawn, and their
-own error: two seeds differ, compare them.
-
-RISE: the mean value of the coalitions that keep a player.
-
-    importance of player i = sum_T v(T) z_Ti / sum_T z_Ti   (Petsiuk et al. 2018, arXiv 1806.07421),
-
-with masks at the resolution of the players, neither upsampled nor shifted, as in the code for
-arXiv 2512.05038, which normalises by mask counts too (the paper: by their expected number N p).
-
-captum has no RISE. What the number does not show: a sign. It is a mean value, not a difference: a
-player of no effect gets the mean of all coalitions, so only differences between players tell. With
-`keep` near 0 or 1, or few coalitions, the noise of the other players dominates.
-
-SHAP-IQ: the Shapley interaction index of orders 1 and 2 from one weighted sum over coalitions.
-
-    phi_S = sum_T v0(T) gamma(|T|, |T n S|),   v0 = v - v(none),   s = |S|,
-    gamma(t, a) = (-1)^(s - a) / ((n - s + 1) C(n - s, t - a))
-
-(Fumagalli et al. 2023, arXiv 2303.01179; the index: Grabisch and Roubens 1999). Order 1 is the
-Shapley value. With plan weights w(T) that stand for the Shapley kernel mu (`coalitions.shapley`)
-gamma / mu has no binomials left, and every |S| is estimated from the same values, without bias:
-
-    order 1:  n (z_i - t / n) / (n - 1)
-    order 2:  n (n - t) / ((n - 1) (t - 1))  with both players in,  -n / (n - 1)  with one,
-              n t / ((n - 1) (n - t - 1))  with none;
-
-the full coalition adds v0(all) / (n - s + 1). The sum is exact when all coalitions are given.
-`k_sii` makes of both orders an explanation that adds up: players and pairs sum to v0(all)
-(Lundberg et al. 2020; Bordt and von Luxburg 2023).
-
-Control variate: of order 2 the estimator's noise is that of the whole value, though pairs are
-small. `shap_iq_pairs` subtracts the additive game with KernelSHAP's values first, of which every
-true interaction is zero; `control=False` does not. The bias that comes from fitting it on the same
-coalitions vanishes as they grow. With it order 1 would be KernelSHAP itself, whose normal equations
-say that what its fit leaves over has the sum 0; so `shap_iq` is the plain sum.
-
-Why ours: shapiq's approximators draw coalitions of their own for each index and objective, so no
-pass could be shared; the exact values are the same (tested where shapiq is installed). The code for
-arXiv 2512.05038 uses order 1, budget 512, and sets values below 1e-5 to 0, which we do not.
-
-What the numbers do not show: their sampling error, much larger than KernelSHAP's at equal budget
-(table in `coalition_methods`), and larger at order 2. Compare seeds before reading a pair.
-
-LIME, KernelSHAP, RISE and SHAP-IQ by name, on one game, with stated numbers of passes.
-
-| preset | LIME, RISE | KernelSHAP | SHAP-IQ | passes of all four where draws nest |
-|---|---|---|---|---|
-| "paper" | 1000 | 500 | 512 | 1512, or 1000 + 4 a player |
-| "fast" | 256 | 256 | 256 | 512, or 256 + 4 a player |
-
-"paper" has the numbers in the code for arXiv 2512.05038, with one difference: KernelSHAP and
-SHAP-IQ read at least 4 coalitions a player. For 256 patches the authors' 500 are 249 pairs, fewer
-than the 255 that Shapley values take at least; shap's KernelExplainer can still answer by an L1
-penalty, which we do not use. `n_coalitions` overrules both numbers.
-
-With one seed LIME and RISE read the same coalitions, and SHAP-IQ's contain KernelSHAP's where both
-enumerate the same sizes. Draws that repeat are read once.
-
-How far to trust "paper": correlation with the Shapley values of a saturating game with pairs
-(tests/attribution_toy.py, `smooth_game`), mean over five seeds:
-
-| players | LIME | KernelSHAP | RISE | SHAP-IQ |
-|---|---|---|---|---|
-| 40 | .99 | 1.00 | .97 | .85 |
-| 256 | .93 | .93 | .84 | .49 |
-
-So for images SHAP-IQ's sum is mostly noise at such budgets: raise `n_coalitions`, or group patches
-(`players.superpatches`).
+A smaller number of Bernoulli coalitions is the beginning of a larger one of the same seed, so that
+methods that share a seed share passes; so are Shapley draws where the same sizes are enumerated.
+`insertion` and `deletion` are the coalitions of one order, not drawn at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from itertools import combinations
+from math import comb, inf
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
-from sklearn.linear_model import Ridge
+from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import require_known
-from sa_plugin.attribution.game import CoalitionGame, Plan, bernoulli, check_values, ends, shapley
+Coalitions = Bool[np.ndarray, "coalition player"]
+MOST_LISTED = 20
+"""Players of which all coalitions are listed, a million of them."""
 
 
-def kernel_shap(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-) -> Float[np.ndarray, "player objective"]:
-    """Shapley values, exact when all coalitions are given, else estimated.
+class CoalitionPlan(NamedTuple):
+    """Coalitions to evaluate and the weight of each."""
 
-    Args:
-        coalitions: Rows of `coalitions.shapley`, the empty and the full one among them.
-        weights: `[coalition]`, of the same plan.
-        values: `[coalition, objective]`, what the game returned for them.
+    coalitions: Bool[np.ndarray, "coalition player"]
+    weights: Float[np.ndarray, " coalition"]
 
-    Returns:
-        Values that add up to v(all) - v(none).
+
+def bernoulli(n_players: int, n_coalitions: int, *, seed: int, keep: float = 0.5) -> CoalitionPlan:
+    """Coalitions that keep each player with probability `keep`; all weigh 1.
 
     Raises:
-        ValueError: Values or weights of other coalitions, no empty or no full coalition, or too
-            few coalitions to tell the players apart.
+        ValueError: A number below 1, or a probability that is not inside (0, 1).
 
     Example:
-        >>> z = np.array([[0, 0], [1, 1], [0, 1], [1, 0]], dtype=bool)
-        >>> v = np.array([[0.0], [4.0], [1.0], [1.0]])
-        >>> kernel_shap(z, np.array([np.inf, np.inf, 0.5, 0.5]), v).round(6).ravel()
-        array([2., 2.])
+        >>> bernoulli(4, 3, seed=0).coalitions.shape
+        (3, 4)
     """
-    check_values(coalitions, values)
-    none, full = ends(coalitions, values)
-    z, w, v = interior(coalitions, weights, values)
-    n = coalitions.shape[1]
-    share = (full - none) / n
-    if n == 1:
-        return np.asarray(share[None])
-    # phi = share + basis @ psi meets the constraint for every psi.
-    basis = np.linalg.qr(np.concatenate([np.ones((n, 1)), np.eye(n)[:, :-1]], axis=1))[0][:, 1:]
-    root = np.sqrt(w)[:, None]
-    target = v - none - z.sum(1, keepdims=True) * share
-    psi, _, rank, _ = np.linalg.lstsq(root * (z @ basis), root * target, rcond=1e-10)
-    if rank < n - 1:
-        raise ValueError(
-            f"{len(z)} coalitions tell apart {rank} of the {n - 1} differences between {n} "
-            f"players: raise the budget, to 4 n = {4 * n} or more, or group the players."
-        )
-    phi: Float[np.ndarray, "player objective"] = share + basis @ psi
-    return phi
+    _positive(n_players=n_players, n_coalitions=n_coalitions)
+    if not 0 < keep < 1:
+        raise ValueError(f"keep is {keep}: give a probability above 0 and below 1.")
+    draws = np.random.default_rng(seed).random((n_coalitions, n_players))
+    return CoalitionPlan(draws < keep, np.ones(n_coalitions))
 
 
-def interior(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-) -> tuple[
-    Float[np.ndarray, "inner player"], Float[np.ndarray, " inner"], Float[np.ndarray, "inner objective"]
-]:
-    """Coalitions that are neither empty nor full, as numbers, with weights and values.
-
-    Raises:
-        ValueError: Another number of weights, or one that is not positive and finite.
-    """
-    if weights.shape != (len(coalitions),):
-        raise ValueError(f"{len(weights)} weights for {len(coalitions)} coalitions: give one each.")
-    size = coalitions.sum(1)
-    inner = (size > 0) & (size < coalitions.shape[1])
-    w = weights[inner].astype(np.float64)
-    if not (np.isfinite(w) & (w > 0)).all():
-        raise ValueError(
-            "weights between the empty and the full coalition must be positive and finite: give "
-            "those of coalitions.shapley."
-        )
-    return coalitions[inner].astype(np.float64), w, values[inner].astype(np.float64)
-
-
-WIDTH = 0.25
-
-
-def lime(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    alpha: float | int = 1.0,
-    width: float | None = WIDTH,
-) -> Float[np.ndarray, "player objective"]:
-    """Slopes of the weighted ridge regression, the intercept not penalised.
+def shapley(n_players: int, budget: int, *, seed: int) -> CoalitionPlan:
+    """Coalitions with weights of the Shapley kernel, the empty and the full one first.
 
     Args:
-        coalitions: Rows of `coalitions.bernoulli`.
-        values: `[coalition, objective]`, what the game returned for them.
-        alpha: Penalty; 0 for none.
-        width: Of the kernel in cosine distance; None weighs all coalitions alike.
-
-    Raises:
-        ValueError: Values of other coalitions, a player never masked or never kept, a negative
-            penalty, or a width that is not positive.
-
-    Example:
-        >>> z = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=bool)
-        >>> lime(z, (z @ np.array([[2.0], [-1.0]])), alpha=0.0).round(6).ravel()
-        array([ 2., -1.])
-    """
-    check_values(coalitions, values)
-    if not alpha >= 0:
-        raise ValueError(f"alpha is {alpha}: give 0 or more.")
-    weights = np.ones(len(coalitions)) if width is None else kernel(coalitions, width)
-    model = Ridge(alpha=alpha).fit(coalitions.astype(np.float64), values, sample_weight=weights)
-    slopes: Float[np.ndarray, "player objective"] = np.reshape(model.coef_, (values.shape[1], -1)).T
-    return slopes
-
-
-def kernel(coalitions: Bool[np.ndarray, "coalition player"], width: float) -> Float[np.ndarray, " coalition"]:
-    """Weight of each coalition by its cosine distance to the full one.
-
-    Raises:
-        ValueError: The width is not positive.
-    """
-    if not width > 0:
-        raise ValueError(f"width is {width}: give a positive number, or None for no kernel.")
-    distance = 1 - np.sqrt(coalitions.mean(1))
-    return np.asarray(np.exp(-(distance**2) / (2 * width**2)))
-
-
-def rise(
-    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
-) -> Float[np.ndarray, "player objective"]:
-    """Mean value of the coalitions that keep each player.
-
-    Args:
-        coalitions: Rows of `coalitions.bernoulli`.
-        values: `[coalition, objective]`, what the game returned for them.
-
-    Raises:
-        ValueError: Values of other coalitions, or a player never masked or never kept.
-
-    Example:
-        >>> rise(np.array([[True, False], [False, True]]), np.array([[3.0], [5.0]])).ravel()
-        array([3., 5.])
-    """
-    check_values(coalitions, values)
-    z = coalitions.astype(np.float64)
-    mean: Float[np.ndarray, "player objective"] = (z.T @ values) / z.sum(0)[:, None]
-    return mean
-
-
-def shap_iq(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    order: int = 1,
-) -> Float[np.ndarray, "player objective"]:
-    """Shapley values, by the sum; they need not add up unless all coalitions are given.
-
-    Args:
-        coalitions: Rows of `coalitions.shapley`, the empty and the full one among them.
-        weights: `[coalition]`, of the same plan.
-        values: `[coalition, objective]`, what the game returned for them.
-        order: 1, or 2 for the main effects beside the pairs of `shap_iq_pairs` (`k_sii`).
-
-    Raises:
-        ValueError: Values or weights of other coalitions, no empty or no full coalition, or
-            another order.
-
-    Example:
-        >>> z = np.array([[0, 0], [1, 1], [0, 1], [1, 0]], dtype=bool)
-        >>> v = np.array([[0.0], [4.0], [1.0], [1.0]])
-        >>> shap_iq(z, np.array([np.inf, np.inf, 0.5, 0.5]), v).ravel()
-        array([2., 2.])
-    """
-    if order not in (1, 2):
-        raise ValueError(f"order is {order}: give 1, or 2 for main effects beside pairs.")
-    if order == 2:
-        pairs = shap_iq_pairs(coalitions, weights, values)
-        return k_sii(shap_iq(coalitions, weights, values), pairs)
-    check_values(coalitions, values)
-    none, full = ends(coalitions, values)
-    z, w, v = interior(coalitions, weights, values)
-    n = coalitions.shape[1]
-    if n == 1:
-        return np.asarray((full - none)[None])
-    t = z.sum(1, keepdims=True)
-    gamma = w[:, None] * (n * z - t) / (n - 1)
-    phi: Float[np.ndarray, "player objective"] = (full - none) / n + gamma.T @ (v - none)
-    return phi
-
-
-def shap_iq_pairs(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    control: bool = True,
-) -> Float[np.ndarray, "player player objective"]:
-    """Order 2: the interaction index of every pair; symmetric, the diagonal zero.
-
-    Args:
-        coalitions: Rows of `coalitions.shapley`, the empty and the full one among them.
-        weights: `[coalition]`, of the same plan.
-        values: `[coalition, objective]`, what the game returned for them.
-        control: Subtract the additive game of KernelSHAP's values first.
-
-    Raises:
-        ValueError: As `shap_iq`, fewer than two players, or, with the control, as `kernel_shap`.
-    """
-    n = coalitions.shape[1]
-    if n < 2:
-        raise ValueError(f"{n} player has no pairs: give two at least.")
-    check_values(coalitions, values)
-    if control:
-        additive = kernel_shap(coalitions, weights, values)
-        values = values - coalitions.astype(np.float64) @ additive
-    none, full = ends(coalitions, values)
-    z, w, v = interior(coalitions, weights, values)
-    t = z.sum(1)
-    # Where a case cannot occur its denominator is 0; 1 stands in and no pair meets it.
-    both = n * (n - t) / ((n - 1) * np.maximum(t - 1, 1))
-    one = np.full(len(t), -n / (n - 1))
-    neither = n * t / ((n - 1) * np.maximum(n - t - 1, 1))
-    pairs = np.empty((n, n, values.shape[1]))
-    for k in range(values.shape[1]):
-        out, worth = 1 - z, w * (v[:, k] - none[k])
-        cross = z.T @ ((one * worth)[:, None] * out)
-        pairs[:, :, k] = z.T @ ((both * worth)[:, None] * z) + cross + cross.T
-        pairs[:, :, k] += out.T @ ((neither * worth)[:, None] * out) + (full - none)[k] / (n - 1)
-    pairs[np.arange(n), np.arange(n)] = 0.0
-    return pairs
-
-
-def k_sii(
-    singles: Float[np.ndarray, "player objective"], pairs: Float[np.ndarray, "_ _ _"]
-) -> Float[np.ndarray, "player objective"]:
-    """Main effects that with the pairs add up: phi_i - sum_j phi_ij / 2 (k-SII of order 2).
-
-    Args:
-        singles: Of `shap_iq` or `kernel_shap`.
-        pairs: `[player, player, objective]`, of `shap_iq_pairs`.
-
-    Raises:
-        ValueError: Of other players or objectives.
-    """
-    n, k = singles.shape
-    if pairs.shape != (n, n, k):
-        raise ValueError(
-            f"pairs have shape {list(pairs.shape)}, singles [{n}, {k}]: give pairs [{n}, {n}, {k}]."
-        )
-    main: Float[np.ndarray, "player objective"] = singles - pairs.sum(1) / 2
-    return main
-
-
-COALITION_METHODS = ("lime", "kernel_shap", "rise", "shap_iq")
-BERNOULLI = ("lime", "rise")
-PER_PLAYER = 4
-
-
-class Preset(NamedTuple):
-    """How many coalitions each method may read."""
-
-    lime: int
-    kernel_shap: int
-    rise: int
-    shap_iq: int
-
-
-PRESETS: Mapping[str, Preset] = {"paper": Preset(1000, 500, 1000, 512), "fast": Preset(256, 256, 256, 256)}
-
-
-def plan_for(
-    method: str, n_players: int, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0
-) -> Plan:
-    """The coalitions a method reads.
-
-    Args:
-        method: One of `COALITION_METHODS`.
-        n_players: Of the game.
-        preset: "paper" or "fast".
-        n_coalitions: Instead of the preset's.
+        n_players: Number of players.
+        budget: At most so many coalitions; all of them when 2^n_players are no more.
         seed: Of the draws.
 
     Raises:
-        ValueError: An unknown method or preset, or what `bernoulli` and `shapley` raise.
-    """
-    require_known("method", method, COALITION_METHODS)
-    require_known("preset", preset, PRESETS)
-    count = getattr(PRESETS[preset], method) if n_coalitions is None else n_coalitions
-    if method in BERNOULLI:
-        return bernoulli(n_players, count, seed=seed)
-    least = PER_PLAYER * n_players if n_coalitions is None else 0
-    return shapley(n_players, max(count, least), seed=seed)
-
-
-def explain_coalitions(
-    game: CoalitionGame,
-    method: str,
-    *,
-    preset: str = "paper",
-    n_coalitions: int | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Float[np.ndarray, "player objective"]:
-    """Importance of every player for every objective of a game.
-
-    Cost: one pass for each coalition of the plan that the game does not know yet.
-
-    Args:
-        game: Of `coalition_game`.
-        method: "lime", "kernel_shap", "rise" or "shap_iq".
-        preset: "paper" or "fast".
-        n_coalitions: Instead of the preset's.
-        seed: Of the coalitions.
-        **options: Of the method's own function: `alpha` and `width` of `lime`, `order` of
-            `shap_iq`.
-
-    Raises:
-        TypeError: The method has no such option.
-        ValueError: An unknown name, or too few coalitions for so many players.
+        ValueError: No player, or a budget below 4.
 
     Example:
-        >>> game = coalition_game(host, sample, [f, g])  # doctest: +SKIP
-        >>> explain_coalitions(game, "rise", preset="fast").shape  # doctest: +SKIP
-        (14, 2)
+        >>> len(shapley(8, 300, seed=0).coalitions)
+        256
     """
-    plan = plan_for(method, game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
-    return estimate(method, plan, game(plan.coalitions), **options)
+    _positive(n_players=n_players)
+    if budget < 4:
+        raise ValueError(f"budget is {budget}: give 4 coalitions at least.")
+    if n_players <= MOST_LISTED and 2**n_players <= budget:
+        return enumerated(n_players)
+    # Two of the budget are the empty and the full coalition.
+    sizes, left = _enumerated_sizes(n_players, budget - 2)
+    rows, weights = [np.zeros((1, n_players), bool), np.ones((1, n_players), bool)], [inf, inf]
+    for size in sizes:
+        found = _subsets(n_players, size)
+        # All coalitions of a size share its mass: mass / C(n, t) is the kernel mu itself.
+        rows.append(found)
+        weights += [_mass(n_players, size) / len(found)] * len(found)
+    others = np.array([t for t in range(1, n_players) if t not in sizes])
+    if len(others):
+        # A complement has the kernel weight of its coalition, so a pair costs two of the budget and
+        # cancels what odd terms of the value would add to the error.
+        drawn, counts = _pairs(n_players, others, left // 2, seed)
+        rows.append(drawn)
+        total = sum(_mass(n_players, int(t)) for t in others)
+        # Drawn with probability mu / total, so the share of draws times the total estimates mu.
+        weights += list(total * counts / counts.sum())
+    return CoalitionPlan(np.concatenate(rows), np.array(weights, dtype=np.float64))
 
 
-def explain_pairs(
-    game: CoalitionGame, *, preset: str = "paper", n_coalitions: int | None = None, seed: int = 0
-) -> Float[np.ndarray, "player player objective"]:
-    """SHAP-IQ of order 2: the interaction of every pair of players for every objective of a game.
-
-    Cost: none where the game knows the coalitions of "shap_iq" with the same settings.
-
-    Args:
-        game: Of `coalition_game`.
-        preset: "paper" or "fast".
-        n_coalitions: Instead of the preset's.
-        seed: Of the coalitions.
+def enumerated(n_players: int) -> CoalitionPlan:
+    """All 2^n coalitions with the weights of the Shapley kernel.
 
     Raises:
-        ValueError: As `shap_iq_pairs`.
+        ValueError: No player, or more than 20.
+    """
+    if not 1 <= n_players <= MOST_LISTED:
+        raise ValueError(
+            f"{n_players} players: all coalitions are listed for 1 to {MOST_LISTED}; for more use "
+            "shapley(n_players, budget, seed=...)."
+        )
+    # Row k is k in binary: bit i says whether player i is kept.
+    rows = (np.arange(2**n_players)[:, None] >> np.arange(n_players)) & 1 == 1
+    weights = [
+        _mass(n_players, int(t)) / comb(n_players, int(t)) if 0 < t < n_players else inf for t in rows.sum(1)
+    ]
+    return CoalitionPlan(rows, np.array(weights, dtype=np.float64))
+
+
+def leave_one_out(n_players: int) -> Coalitions:
+    """The full coalition, then the full one without each player in turn."""
+    _positive(n_players=n_players)
+    return np.concatenate([np.ones((1, n_players), bool), ~np.eye(n_players, dtype=bool)])
+
+
+def insertion(order: Int[np.ndarray, " player"], n_steps: int | None = None) -> Coalitions:
+    """None, then more and more of the first players of an order, up to all.
+
+    Args:
+        order: Every player once, the most important first.
+        n_steps: Number of steps, as equal as whole players allow; by default one a player and 50
+            at most.
+
+    Returns:
+        `n_steps + 1` coalitions; after k steps round(k n / n_steps) players are in.
+
+    Raises:
+        ValueError: The order is no permutation, or the steps are not 1 to the number of players.
 
     Example:
-        >>> explain_pairs(game).shape  # doctest: +SKIP
-        (14, 14, 2)
+        >>> insertion(np.array([2, 0, 1])).sum(1)
+        array([0, 1, 2, 3])
     """
-    plan = plan_for("shap_iq", game.n_players, preset=preset, n_coalitions=n_coalitions, seed=seed)
-    return shap_iq_pairs(plan.coalitions, plan.weights, game(plan.coalitions))
+    n = len(order)
+    if not np.array_equal(np.sort(order), np.arange(n)) or not n:
+        raise ValueError(f"order {order.tolist()} is no permutation of the {n} players.")
+    steps = min(n, 50) if n_steps is None else n_steps
+    if not 1 <= steps <= n:
+        raise ValueError(f"n_steps is {steps}: give 1 to {n}, the number of players.")
+    # The inverse of a permutation: rank[player] is the player's place in the order.
+    rank = np.empty(n, dtype=np.int64)
+    rank[order] = np.arange(n)
+    # Halves up, where round() would take neighbouring steps to the same even number.
+    taken = (2 * np.arange(steps + 1) * n + steps) // (2 * steps)
+    chosen: Coalitions = rank[None] < taken[:, None]
+    return chosen
 
 
-def estimate(
-    method: str, plan: Plan, values: Float[np.ndarray, "coalition objective"], **options: Any
-) -> Float[np.ndarray, "player objective"]:
-    """A method's importances from the values of its plan; see `explain_coalitions`."""
-    require_known("method", method, COALITION_METHODS)
-    if method in BERNOULLI:
-        slopes: Callable[..., Any] = {"lime": lime, "rise": rise}[method]
-        return np.asarray(slopes(plan.coalitions, values, **options))
-    weighted: Callable[..., Any] = {"kernel_shap": kernel_shap, "shap_iq": shap_iq}[method]
-    return np.asarray(weighted(plan.coalitions, plan.weights, values, **options))
+def deletion(order: Int[np.ndarray, " player"], n_steps: int | None = None) -> Coalitions:
+    """All, then fewer and fewer: the first players of an order leave first; see `insertion`."""
+    return ~insertion(order, n_steps)
+
+
+def _mass(n: int, size: int) -> float:
+    """The Shapley kernel's mass on all coalitions of one size."""
+    return (n - 1) / (size * (n - size))
+
+
+def _enumerated_sizes(n: int, left: int) -> tuple[set[int], int]:
+    """Sizes of which every coalition is taken, and what they leave of the budget."""
+    sizes: set[int] = set()
+    rest = sum(_mass(n, t) for t in range(1, n))
+    # From the outside in: small and large coalitions have most mass and are fewest.
+    for small in range(1, n // 2 + 1):
+        pair = {small, n - small}
+        count = sum(comb(n, t) for t in pair)
+        mass = sum(_mass(n, t) for t in pair)
+        # Rounding must not turn a share that fits exactly into one that does not.
+        if count > left * mass / rest * (1 + 1e-9):
+            break
+        sizes, left, rest = sizes | pair, left - count, rest - mass
+    return sizes, left
+
+
+def _subsets(n: int, size: int) -> Coalitions:
+    members = np.array(list(combinations(range(n), size)))
+    rows = np.zeros((len(members), n), dtype=bool)
+    np.put_along_axis(rows, members, True, axis=1)
+    return rows
+
+
+def _pairs(
+    n: int, sizes: Int[np.ndarray, " size"], count: int, seed: int
+) -> tuple[Coalitions, Int[np.ndarray, " coalition"]]:
+    """Distinct coalitions of drawn pairs in order of their first draw, and how often each came."""
+    # Two streams, or a larger count would change the first draws.
+    size_rng, member_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
+    mass = np.array([_mass(n, int(t)) for t in sizes])
+    drawn = size_rng.choice(sizes, size=count, p=mass / mass.sum())
+    # The rank of each player in a uniform permutation: those below t are a uniform set of t.
+    order = member_rng.random((count, n)).argsort(1).argsort(1)
+    rows = order < drawn[:, None]
+    both = np.stack([rows, ~rows], axis=1).reshape(2 * count, n)
+    # `unique` sorts; the order of first draws comes back, so that a larger budget continues a smaller.
+    _, first, counts = np.unique(np.packbits(both, axis=1), axis=0, return_index=True, return_counts=True)
+    chronological = np.argsort(first)
+    return both[first[chronological]], counts[chronological]
+
+
+def _positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}: give 1 or more.")

@@ -1,32 +1,33 @@
-"""Importance of a sample's tokens or patches for one objective.
+"""What an explainer found on one sample, as numbers, a shaded text or picture, and a chart.
 
-Heat maps of one sample: texts with shaded tokens, images with shaded patches, side by side.
-
-Shades are shares of each map's own largest |importance|, because units differ between methods;
-positive and negative differ in hue and negative ones are underlined, so that colour is not alone.
-RISE has no zero point, so its mean is taken off. Labelled tokens are outlined. The page needs no
-script and no network.
+Shades are shares of each map's own largest |importance|, because units differ between methods: they
+compare the tokens of one map, not two maps. RISE has no zero point, so its mean is taken off.
+Labelled tokens are outlined.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
-from sa_plugin._check import require
 from sa_plugin.attribution.players import to_tokens
 from sa_plugin.data.sample import Sample
-from sa_plugin.show.html import Child, Markup, el, escape, join
-from sa_plugin.show.tokens import tokens
+from sa_plugin.show import plots
+from sa_plugin.show.html import Markup, el, join
+from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact
+from sa_plugin.show.tokens import MAP_STYLE, shaded_picture, shaded_text
+
+_SHOWN = 10
+"""Tokens in the printed table."""
+_INCHES_PER_TOKEN = 0.22
 
 
-class Explained(NamedTuple):
+class Explanation(NamedTuple):
     """What an explainer finds for all objectives of a game.
 
     Attributes:
@@ -38,8 +39,8 @@ class Explained(NamedTuple):
     notes: Mapping[str, Float[np.ndarray, " objective"]]
 
 
-@dataclass(frozen=True, eq=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Result):
     """Importance of a sample's tokens or patches for one objective; made by `attribute`.
 
     Attributes:
@@ -59,18 +60,24 @@ class Attribution:
     objective: str
     concept: str
     layer: int
-    sample: Sample = field(repr=False)
+    sample: Sample
     importance: Float[np.ndarray, " player"]
     player_of: Int[np.ndarray, " token"]
     offsets: Real[np.ndarray, "token edge"]
     notes: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
+    about: ClassVar[str] = (
+        "No explainer is right by construction: importance is relative to the baseline and to the method's "
+        "units, and one sample is an anecdote. Judge explainers by compare."
+    )
+
+    def headline(self) -> str:
+        """Method, objective, sample, and what the method says of itself."""
         notes = "".join(f", {name} {value:.3g}" for name, value in self.notes.items())
         return (
-            f"Attribution({self.method!r}, {self.objective!r} of {self.concept!r}, sample "
-            f"{self.sample.id!r}, {len(self.importance)} players{notes})"
+            f"{self.method!r}, {self.objective!r} of {self.concept!r}, sample "
+            f"{self.sample.id!r}, {len(self.importance)} players{notes}"
         )
 
     @property
@@ -84,18 +91,96 @@ class Attribution:
         order = np.argsort(-shown, kind="stable")[: min(n, int((self.player_of >= 0).sum()))]
         return [(self.sample.token_text(self.offsets[t]), float(shown[t])) for t in order]
 
-    def _repr_html_(self) -> str:
+    def sheets(self) -> tuple[Sheet, ...]:
+        """The most important tokens or patches."""
+        kind = "token" if self.sample.image is None else "patch"
+        lines = [[words.strip(), f"{value:.4g}"] for words, value in self.top(_SHOWN)]
+        title = (
+            f"The most important of {len(self._map.values)} by {self.method}, objective "
+            f"{self.objective!r} of {self.concept!r} at layer {self.layer}."
+        )
+        return (Sheet([kind, "importance"], lines, title),)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every token or patch in the order of the input."""
+        same = {"concept": self.concept, "method": self.method, "objective": self.objective}
+        shown = self._map
+        return [
+            exact("importance", value, **same, position=int(at), token=words, labelled=bool(label))
+            for at, words, label, value in zip(
+                shown.position, shown.words, shown.labels, shown.values, strict=True
+            )
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sample by its id; every token's characters, or the patch's box, and its importance."""
+        shown = self._map
+        return {
+            "format": FORMAT,
+            "kind": type(self).__name__,
+            **{name: getattr(self, name) for name in ("method", "objective", "concept", "layer")},
+            "sample": self.sample.id,
+            "position": clean(shown.position),
+            "offsets": clean(self.offsets[shown.position]),
+            "tokens": list(shown.words),
+            "labels": clean(shown.labels),
+            "importance": clean(shown.values),
+            "notes": clean(self.notes),
+            "settings": {name: _plain(value) for name, value in self.settings.items()},
+        }
+
+    def plot(self) -> Any:
+        """Importance as bars along the text, or as shades on the picture."""
+        shown, image = self._map, self.sample.image
+        if image is None:
+            width = min(max(_INCHES_PER_TOKEN * len(shown.values) + 1, 5.0), 18.0)
+            figure, ax = plots.new_figure(width, 3.0)
+            plots.word_bars(ax, shown.words, shown.values, shown.labels)
+            plots.words(ax, title=self._title, y=f"importance ({self.method})")
+        else:
+            figure, ax = plots.new_figure(4.0, 4.4)
+            plots.patch_map(ax, image.pixels, self.offsets[shown.position], shown.shares, shown.labels)
+            plots.words(ax, title=self._title)
+        lines = ["Framed: labelled. Units are the method's;", "importance is relative to the baseline."]
+        if self.method == "rise":
+            lines.append("RISE has no zero point: only differences between tokens tell.")
+        plots.note(figure, "\n".join(lines))
+        return figure
+
+    def _repr_html_(self) -> str:
         return heat_map([self])
 
+    @property
+    def _title(self) -> str:
+        return f"{self.method}, {self.objective}: {self.concept}"
 
-_STYLE = (
-    ".sa-maps{display:flex;flex-wrap:wrap;gap:1rem;font-family:sans-serif;line-height:1.7}"
-    ".sa-maps figure{margin:0;max-width:30rem}.sa-maps figcaption{font-weight:600}"
-    ".sa-maps .lab{outline:1px solid #555;outline-offset:1px}"
-    ".sa-maps .neg{text-decoration:underline dotted}"
-)
-_HUES = {True: "230,110,0", False: "30,110,220"}
+    @cached_property
+    def _map(self) -> _Map:
+        values = self.of_token
+        position = np.flatnonzero(~np.isnan(values))
+        values, offsets = values[position], self.offsets[position]
+        level = values - values.mean() if self.method == "rise" else values
+        limit = float(np.abs(level).max(initial=0.0)) or 1.0
+        words = tuple(self.sample.token_text(one) for one in offsets)
+        labels = self.sample.token_labels(offsets, [self.concept])[:, 0]
+        return _Map(position, words, values, level / limit, labels)
+
+    def _shaded(self) -> Markup:
+        shown, image = self._map, self.sample.image
+        offsets, tips = self.offsets[shown.position], [f"{value:.4g}" for value in shown.values]
+        if image is None:
+            return shaded_text(self.sample.text, offsets, shown.shares, shown.labels, tips)
+        return shaded_picture(image.pixels, offsets, shown.shares, shown.labels, tips, title=self._title)
+
+
+class _Map(NamedTuple):
+    """The tokens that have a player: place in the input, characters, importance, shade and label."""
+
+    position: Int[np.ndarray, " kept"]
+    words: tuple[str, ...]
+    values: Float[np.ndarray, " kept"]
+    shares: Float[np.ndarray, " kept"]
+    labels: Bool[np.ndarray, " kept"]
 
 
 def heat_map(shown: Sequence[Attribution]) -> str:
@@ -113,55 +198,10 @@ def heat_map(shown: Sequence[Attribution]) -> str:
         raise ValueError(
             f"heat_map shows one sample, these attributions are of {sorted(samples)}: give those of one."
         )
-    figures = [el("figure", el("figcaption", f"{one.method}: {one.objective}"), _map(one)) for one in shown]
-    return str(join([el("style", Markup(_STYLE)), el("div", *figures, class_="sa-maps")]))
+    figures = [el("figure", el("figcaption", f"{o.method}: {o.objective}"), o._shaded()) for o in shown]
+    return str(join([MAP_STYLE, el("div", *figures, class_="sa-maps")]))
 
 
-def _map(one: Attribution) -> Markup:
-    values, offsets = one.of_token, one.offsets
-    kept = np.flatnonzero(~np.isnan(values))
-    shown = values[kept]
-    shown = shown - shown.mean() if one.method == "rise" else shown
-    limit = float(np.abs(shown).max(initial=0.0)) or 1.0
-    labels = one.sample.token_labels(offsets[kept], [one.concept])[:, 0]
-    shares = shown / limit
-    tips = [f"{value:.4g}" for value in values[kept]]
-    if one.sample.image is not None:
-        return _picture(one, offsets[kept], shares, labels, tips)
-
-    def render(n: int, words: str) -> Markup:
-        kind = " ".join(word for word, on in (("neg", shares[n] < 0), ("lab", labels[n])) if on)
-        colour = f"background:rgba({_HUES[bool(shares[n] >= 0)]},{0.7 * abs(shares[n]):.2f})"
-        return el("span", words, style=colour, title=tips[n], class_=kind or None)
-
-    edges = [[int(start), int(stop)] for start, stop in offsets[kept]]
-    return el("p", tokens(one.sample.text, edges, render))
-
-
-def _picture(
-    one: Attribution, boxes: np.ndarray, shares: np.ndarray, labels: np.ndarray, tips: Sequence[str]
-) -> Markup:
-    assert one.sample.image is not None
-    height, width = one.sample.image.pixels.shape[:2]
-    data = io.BytesIO()
-    require("PIL.Image", "images", "drawing images").fromarray(one.sample.image.pixels).save(data, "PNG")
-    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    # Grey, or shades would mix with the picture's own colours.
-    grey = "filter:grayscale(1)"
-    drawn: list[Child] = [el("image", href=source, width=width, height=height, style=grey)]
-    for (top, left, bottom, right), share, label, tip in zip(boxes, shares, labels, tips, strict=True):
-        drawn.append(
-            el(
-                "rect",
-                el("title", tip),
-                x=f"{left:g}",
-                y=f"{top:g}",
-                width=f"{right - left:g}",
-                height=f"{bottom - top:g}",
-                fill=f"rgb({_HUES[bool(share >= 0)]})",
-                fill_opacity=f"{0.75 * abs(share):.2f}",
-                stroke="#555" if label else "none",
-            )
-        )
-    name = escape(f"{one.method}, {one.objective}: {one.concept}")
-    return el("svg", el("title", name), *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img")
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; a tensor or a function by its type alone."""
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__

@@ -12,16 +12,15 @@ What an objective does not show: which of them is the better evidence. "superact
 maximised by tokens that resemble this sample's tail, "global" by tokens that resemble the concept's
 vector; compare explanations by localisation and faithfulness, not by the objective's value.
 
-Objectives of several samples as one metric of a batch, a row each.
+`together` makes one metric of a batch from objectives of several samples, a row each:
 
     f(resid)_k = f_k(resid_k, the tokens of sample k)
 
 Patching tools keep per-example values (`reduce="none"` of `transformer_lens.patching`) and take
 intervals and p-values over the batch. Copies of one sample tell nothing about others: put samples
-in the rows. Each row keeps its own target, mask and length, and rows do not touch.
-
-What an interval over rows does not show: anything about samples unlike these; and those without a
-SuperActivator are not among them (see `Objective.coverage` and `NoSuperActivator`).
+in the rows. Each row keeps its own target, mask and length, and rows do not touch. An interval over
+rows says nothing about samples unlike these; and those without a SuperActivator are not among them
+(see `Objective.coverage` and `NoSuperActivator`).
 """
 
 from __future__ import annotations
@@ -248,7 +247,7 @@ def register_objective(name: str) -> Callable[[_MakerT], _MakerT]:
     Example:
         >>> @register_objective("top_score")
         ... def top_score(clean: CleanRun) -> Measure:
-        ...     return lambda x, mask: score(clean.vectors, x).masked_fill(~mask, -9).amax(1)
+        ...     return lambda x, mask: concept_score(clean.vectors, x).masked_fill(~mask, -9).amax(1)
     """
     if name in _REGISTRY:
         raise ValueError(f"objective {name!r} is registered already: choose another name.")
@@ -266,7 +265,9 @@ def objective_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_REGISTRY, *others)))
 
 
-def score(vectors: VectorSet, x: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
+def concept_score(
+    vectors: VectorSet, x: Float[Tensor, "batch token d_model"]
+) -> Float[Tensor, "batch token"]:
     """The concept's score of activations that are normalised already."""
     v = vectors.vectors[0].to(x.device)
     if vectors.scoring == "cosine":
@@ -295,7 +296,7 @@ def cosine(
     return dots / sizes.clamp_min(_SMALL)
 
 
-def mean_over(
+def token_mean(
     values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, " batch"]:
     """Mean over the tokens of a mask."""
@@ -306,7 +307,7 @@ def mean_over(
 def superactivator(clean: CleanRun) -> Measure:
     """Mean cosine of all valid tokens with the mean of the sample's own SuperActivators."""
     target = clean.x[clean.tail].mean(0, keepdim=True).detach()
-    return lambda x, mask: mean_over(cosine(x, target.to(x.device)), mask)
+    return lambda x, mask: token_mean(cosine(x, target.to(x.device)), mask)
 
 
 @register_objective("superactivator_tokens")
@@ -319,7 +320,7 @@ def superactivator_tokens(clean: CleanRun) -> Measure:
         chosen = mask & clean.tail.to(x.device)
         if not chosen.any(dim=1).all():
             raise ValueError("the mask leaves a row without any SuperActivator to average over.")
-        return mean_over(score(clean.vectors, x), chosen)
+        return token_mean(concept_score(clean.vectors, x), chosen)
 
     return measure
 
@@ -327,7 +328,7 @@ def superactivator_tokens(clean: CleanRun) -> Measure:
 @register_objective("global")
 def global_(clean: CleanRun) -> Measure:
     """Mean score of all valid tokens with the concept's vector: the conventional target."""
-    return lambda x, mask: mean_over(score(clean.vectors, x), mask)
+    return lambda x, mask: token_mean(concept_score(clean.vectors, x), mask)
 
 
 def _maker(name: str) -> Maker:

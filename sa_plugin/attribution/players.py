@@ -1,4 +1,4 @@
-"""Players of a coalition game: which input tokens, or patches, are kept or masked together.
+"""Players of a coalition game, and what stands in for one that is masked.
 
 `player_of[token]` is the number of the player a token belongs to, 0 to n - 1, or -1 for a token
 that no coalition ever masks (padding, special tokens, a class token). A player's importance is
@@ -9,9 +9,9 @@ out of their means, so a sink's importance is what it does to the other tokens. 
 BOS that can drown all else: with its sink masked, another token becomes the sink, and every token's
 residual changes. `players="kept"` leaves sinks in every coalition, as it does special tokens.
 
-What a masked token or patch becomes: a baseline of the input, taken where a player is out.
+A masked token or patch becomes a baseline of the input,
 
-masked = keep * input + (1 - keep) * baseline, per token of a text, per patch of an image.
+    masked = keep * input + (1 - keep) * baseline,   per token of a text, per patch of an image.
 
 | name | texts (token embeddings, before positions) | images (the model's pixel input) |
 |---|---|---|
@@ -38,17 +38,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch, DifferentiableHost
 
-GROUPS = ("token", "word", "kept")
+PLAYERS = ("token", "word", "kept")
+TEXT_BASELINES = ("mean", "zero", "pad")
+IMAGE_BASELINES = ("mean", "zero", "blur")
+_DEFAULT_BASELINES = {"text": "mean", "image": "zero"}
 
 
-class Grid(NamedTuple):
+class PatchGrid(NamedTuple):
     """Where patches lie: token `n_special + k` is patch k, row by row."""
 
     n_special: int
@@ -56,8 +59,13 @@ class Grid(NamedTuple):
     rows: int
     columns: int
 
+    def on_pixels(self, of_token: Shaped[Tensor, "row token"]) -> Shaped[Tensor, "row one height width"]:
+        """A number of each patch at each of its pixels."""
+        plane = of_token[:, self.n_special :].reshape(len(of_token), 1, self.rows, self.columns)
+        return plane.repeat_interleave(self.side, 2).repeat_interleave(self.side, 3)
 
-def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> Grid:
+
+def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> PatchGrid:
     """The patches of an input plane, from the number of its tokens: the finest grid they fill.
 
     Args:
@@ -69,6 +77,7 @@ def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> Gr
         ValueError: No square patch divides the plane into so many tokens, or a token before the
             first patch counts as valid.
     """
+    # The smallest side whose patches are no more than the tokens: what tokens are left stand in front.
     sides = [p for p in range(1, min(height, width) + 1) if not height % p and not width % p]
     side = next((p for p in sides if (height // p) * (width // p) <= len(valid)), 0)
     if not side:
@@ -81,7 +90,14 @@ def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> Gr
             f"side {side} leave {n_special} special tokens in front, but some of those are valid. "
             "The host must put special tokens first and mark them invalid."
         )
-    return Grid(n_special, side, rows, columns)
+    return PatchGrid(n_special, side, rows, columns)
+
+
+def grid_of(values: Float[Tensor, "one token_or_channel *rest"], batch: Batch) -> PatchGrid | None:
+    """The patches of a sample's input; None where it is a text."""
+    if values.ndim == 3:
+        return None
+    return patch_grid(batch.valid[0].cpu().numpy(), values.shape[2], values.shape[3])
 
 
 def players_of(
@@ -103,7 +119,7 @@ def players_of(
     valid = batch.valid[0].cpu().numpy()
     if not isinstance(players, str):
         return _checked(players, valid, sample)
-    require_known("players", players, GROUPS)
+    require_known("players", players, PLAYERS)
     if players == "kept":
         raise ValueError("players='kept' is known to a game's objectives alone: use coalition_game.")
     if players == "token":
@@ -113,7 +129,7 @@ def players_of(
     return _checked(_words(sample.text, valid, batch.offsets[0].cpu().numpy()), valid, sample)
 
 
-def counted(masks: Sequence[Bool[Tensor, "one token"] | None]) -> Int[np.ndarray, " token"]:
+def counted_tokens(masks: Sequence[Bool[Tensor, "one token"] | None]) -> Int[np.ndarray, " token"]:
     """Each token that the objectives of a game count, by itself.
 
     Args:
@@ -151,6 +167,7 @@ def superpatches(host: DifferentiableHost, sample: Sample, *, block: int) -> Int
         raise ValueError(f"sample {sample.id!r} is a text, it has no patches: use players='word'.")
     valid = batch.valid[0].cpu().numpy()
     grid = patch_grid(valid, *size)
+    # A block is named by its corner: only which patches share a name counts.
     row, column = np.divmod(np.arange(grid.rows * grid.columns), grid.columns)
     name = (row // block) * grid.columns + column // block
     full = np.concatenate([np.full(grid.n_special, -1), name])
@@ -161,6 +178,7 @@ def to_tokens(
     importance: Float[np.ndarray, "player ..."], player_of: Int[np.ndarray, " token"]
 ) -> Float[np.ndarray, "token ..."]:
     """Each token gets its player's importance; NaN where it has no player."""
+    # A row of NaN at the end, which player -1 points to.
     blank = np.full((1, *importance.shape[1:]), np.nan)
     shown: Float[np.ndarray, "token ..."] = np.concatenate([importance, blank])[player_of]
     return shown
@@ -170,10 +188,12 @@ def _words(
     text: str, valid: Bool[np.ndarray, " token"], offsets: Int[np.ndarray, "token edge"]
 ) -> Int[np.ndarray, " token"]:
     """Tokens by the word of their first letter; a token of white space alone stands alone."""
+    # The number of words begun up to each character; a word begins behind white space.
     word_at = np.cumsum([k == 0 or text[k - 1].isspace() for k in range(len(text))])
     name = np.full(len(valid), -1)
     for token in np.flatnonzero(valid):
         start, end = (int(edge) for edge in offsets[token])
+        # A token may begin with the space before its word.
         letter = next((k for k in range(start, end) if not text[k].isspace()), None)
         name[token] = len(text) + 1 + token if letter is None else word_at[letter]
     return _numbered(name)
@@ -213,11 +233,6 @@ def _checked(
     return player_of.astype(np.int64)
 
 
-TEXT_BASELINES = ("mean", "zero", "pad")
-IMAGE_BASELINES = ("mean", "zero", "blur")
-DEFAULTS = {"text": "mean", "image": "zero"}
-
-
 def make_baseline(
     host: DifferentiableHost,
     batch: Batch,
@@ -238,22 +253,24 @@ def make_baseline(
         ValueError: An unknown name, a tensor of another shape or not finite, or a tokenizer
             without padding token.
     """
-    image = values.ndim == 4
+    grid = grid_of(values, batch)
     if isinstance(how, Tensor):
-        return _given(how, values, batch)
-    how = DEFAULTS["image" if image else "text"] if how is None else how
-    require_known("baseline", how, IMAGE_BASELINES if image else TEXT_BASELINES)
+        return _given(how, values, grid)
+    how = _DEFAULT_BASELINES["image" if grid else "text"] if how is None else how
+    require_known("baseline", how, IMAGE_BASELINES if grid else TEXT_BASELINES)
     if how == "zero":
         return torch.zeros_like(values)
     if how == "pad":
         return token_embedding(host, batch, _pad_id(host)).expand_as(values)
-    if not image:
+    if grid is None:
         return values[0, batch.valid[0].to(values.device)].mean(0).expand_as(values)
-    grid = _grid(values, batch)
     if how == "blur":
         return blurred(values, sigma=float(grid.side))
     shown = batch.valid[0, grid.n_special :].to(values.device)
-    return _tiled(_patches(values, grid)[shown].mean(0), grid)
+    # [channel, row, side, column, side] to a row a patch, so that those with padding can be left out.
+    cut = values[0].reshape(-1, grid.rows, grid.side, grid.columns, grid.side)
+    patches = cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    return _tiled(patches[shown].mean(0), grid)
 
 
 def train_mean(host: DifferentiableHost, samples: Sequence[Sample]) -> Float[Tensor, " d_embed"]:
@@ -270,6 +287,7 @@ def train_mean(host: DifferentiableHost, samples: Sequence[Sample]) -> Float[Ten
         if values.ndim != 3:
             raise ValueError("the samples are images: a mean embedding is for texts; use 'mean'.")
         kept = values[batch.valid.to(values.device)]
+        # In float64, so that the order of batches does not show.
         total, count = total + kept.double().sum(0).cpu(), count + len(kept)
     if not count:
         raise ValueError("there is no valid token to average over: give texts.")
@@ -299,7 +317,7 @@ def masked(
     values: Float[Tensor, "one token_or_channel *rest"],
     baseline: Float[Tensor, "one token_or_channel *rest"],
     keep: Bool[Tensor, "row token"],
-    grid: Grid | None = None,
+    grid: PatchGrid | None = None,
 ) -> Float[Tensor, "row token_or_channel *rest"]:
     """Copies of one input, the baseline in place of what is not kept.
 
@@ -311,9 +329,7 @@ def masked(
     """
     if grid is None:
         return torch.where(keep[..., None], values, baseline)
-    plane = keep[:, grid.n_special :].reshape(len(keep), 1, grid.rows, grid.columns)
-    pixels = plane.repeat_interleave(grid.side, 2).repeat_interleave(grid.side, 3)
-    return torch.where(pixels, values, baseline)
+    return torch.where(grid.on_pixels(keep), values, baseline)
 
 
 def blurred(
@@ -326,12 +342,14 @@ def blurred(
     """
     if not sigma > 0:
         raise ValueError(f"sigma is {sigma}: give a positive number of pixels.")
+    # A Gaussian in the plane is one down the columns, then one along the rows.
     reach = math.ceil(3 * sigma)
     at = torch.arange(-reach, reach + 1, dtype=torch.float32)
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(pixels.device)
     n, channels, height, width = pixels.shape
     flat = pixels.float().reshape(n * channels, 1, height, width)
+    # Channels are blurred one by one, as a batch of grey images.
     wide = torch.nn.functional.pad(flat, (reach, reach, reach, reach), mode="replicate")
     down = torch.nn.functional.conv2d(wide, kernel[None, None, :, None])
     both = torch.nn.functional.conv2d(down, kernel[None, None, None])
@@ -339,7 +357,7 @@ def blurred(
 
 
 def _given(
-    how: Tensor, values: Float[Tensor, "one token_or_channel *rest"], batch: Batch
+    how: Tensor, values: Float[Tensor, "one token_or_channel *rest"], grid: PatchGrid | None
 ) -> Float[Tensor, "one token_or_channel *rest"]:
     if not torch.isfinite(how).all():
         raise ValueError("the baseline holds NaN or infinite values: give finite ones.")
@@ -347,15 +365,12 @@ def _given(
     shapes = [tuple(values.shape), tuple(values.shape[1:])]
     if tuple(how.shape) in shapes:
         return how.reshape(values.shape)
-    if values.ndim == 3:
-        small: tuple[int, ...] = (values.shape[-1],)
-    else:
-        grid = _grid(values, batch)
-        small = (values.shape[1], grid.side, grid.side)
+    # One embedding, or one patch, stands for every token.
+    small = (values.shape[-1],) if grid is None else (values.shape[1], grid.side, grid.side)
     if tuple(how.shape) != small:
         wanted = ", ".join(str(list(shape)) for shape in [small, *reversed(shapes)])
         raise ValueError(f"the baseline has shape {list(how.shape)}; give one of {wanted}.")
-    return how.expand_as(values) if values.ndim == 3 else _tiled(how, grid)
+    return how.expand_as(values) if grid is None else _tiled(how, grid)
 
 
 def _pad_id(host: DifferentiableHost) -> int:
@@ -368,18 +383,7 @@ def _pad_id(host: DifferentiableHost) -> int:
     return int(pad)
 
 
-def _grid(values: Tensor, batch: Batch) -> Grid:
-    return patch_grid(batch.valid[0].cpu().numpy(), values.shape[2], values.shape[3])
-
-
-def _patches(
-    values: Float[Tensor, "one channel height width"], grid: Grid
-) -> Float[Tensor, "patch channel side side"]:
-    cut = values[0].reshape(-1, grid.rows, grid.side, grid.columns, grid.side)
-    return cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
-
-
 def _tiled(
-    patch: Float[Tensor, "channel side side"], grid: Grid
+    patch: Float[Tensor, "channel side side"], grid: PatchGrid
 ) -> Float[Tensor, "one channel height width"]:
     return patch.repeat(1, grid.rows, grid.columns)[None]

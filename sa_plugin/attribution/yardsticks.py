@@ -1,18 +1,7 @@
-"""Insertion and deletion: does the model agree with the order of importance?
+"""How an explanation is judged: against the labels, and against the model.
 
-Players are put into the empty input, or taken out of the full one, in equal blocks, the most
-important first; after each block a yardstick q of the clean model reads the masked input.
-
-    area = integral_0^1 q(share of players in, or taken out) d share      (trapezoid)
-
-Insertion: higher is better. Deletion: lower. (Petsiuk et al. 2018; arXiv 2512.05038 reports areas,
-without a protocol.) q is the same whatever objective made the order, see `yardsticks`. Areas depend
-on the baseline that stands in for masked players, so only areas with one baseline compare. Ties in
-importance are broken by position.
-
-Do important tokens carry the label? Pure functions of importance and labels.
-
-For one sample with importance a_t and labels y_t over its kept tokens:
+**Against the labels** (localisation): do important tokens carry the label? For one sample with
+importance a_t and labels y_t over its kept tokens:
 
 - AUROC and average precision of a against y; per sample, and micro: all samples' tokens together,
   each token's a replaced by the share of its sample's tokens at or below it, because units differ
@@ -26,7 +15,16 @@ For one sample with importance a_t and labels y_t over its kept tokens:
 Only samples with labelled and unlabelled tokens enter. Agreement with labels is not faithfulness: a
 model may find a concept beside the labelled word, and then a right explanation scores low here.
 
-Three yardsticks of a masked input, none of them an explainer's objective for both arms.
+**Against the model** (insertion and deletion): players are put into the empty input, or taken out
+of the full one, in equal blocks, the most important first; after each block a yardstick q of the
+clean model reads the masked input.
+
+    area = integral_0^1 q(share of players in, or taken out) d share      (trapezoid)
+
+Insertion: higher is better. Deletion: lower. (Petsiuk et al. 2018; arXiv 2512.05038 reports areas,
+without a protocol.) q is the same whatever objective made the order. Areas depend on the baseline
+that stands in for masked players, so only areas with one baseline compare. Ties in importance are
+broken by position. Three yardsticks, none of them an explainer's objective for both arms:
 
 - "mean_alignment", the primary one, stated in advance: mean over kept tokens of cos(x_t, v_c) with
   the global vector (arXiv 2512.05038, as far as its text goes). It is the "global" objective itself
@@ -53,8 +51,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from sa_plugin.attribution.game import CoalitionGame, deletion, insertion
-from sa_plugin.attribution.objective import Objective, cosine, mean_over, score
+from sa_plugin.attribution.coalitions import deletion, insertion
+from sa_plugin.attribution.game import CoalitionGame
+from sa_plugin.attribution.objective import Objective, concept_score, cosine, token_mean
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -67,8 +66,15 @@ from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc, average_precision
 
-KINDS = ("insertion", "deletion")
-N_STEPS = {"paper": 50, "fast": 12}
+CURVES = ("insertion", "deletion")
+CURVE_STEPS = {"paper": 50, "fast": 12}
+"""Blocks of players of insertion and deletion at most, by preset."""
+YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
+PRIMARY = "mean_alignment"
+_LEAST_SCALE = 1e-6
+"""Added to a feature's deviation, which may be zero."""
+# Samples of a list differ in length, so the axis has no name.
+ImportanceAndLabels = tuple[Float[np.ndarray, " _"], Bool[np.ndarray, " _"]]
 
 
 class Curves(NamedTuple):
@@ -106,18 +112,19 @@ def curves(game: CoalitionGame, importance: Float[np.ndarray, " player"], *, n_s
     order = np.argsort(-importance, kind="stable")
     steps = min(n_steps, game.n_players)
     chosen = insertion(order, steps)
+    # One call, so that rows of both orders fill the passes together.
     found = game(np.concatenate([chosen, deletion(order, steps)]))
     share = chosen.mean(1, dtype=np.float64)
     return Curves(share, found[: steps + 1], found[steps + 1 :])
 
 
-def area(
+def area_under(
     share: Float[np.ndarray, " step"], curve: Float[np.ndarray, "step yardstick"]
 ) -> Float64[np.ndarray, " yardstick"]:
     """Area under each yardstick's curve.
 
     Example:
-        >>> area(np.array([0.0, 0.5, 1.0]), np.array([[0.0], [1.0], [1.0]]))
+        >>> area_under(np.array([0.0, 0.5, 1.0]), np.array([[0.0], [1.0], [1.0]]))
         array([0.75])
     """
     return np.asarray(np.trapezoid(curve, share, axis=0), dtype=np.float64)
@@ -128,11 +135,6 @@ def on_grid(
 ) -> Float64[np.ndarray, " point"]:
     """A curve at common shares, so that samples of different lengths can be averaged."""
     return np.asarray(np.interp(grid, share, curve), dtype=np.float64)
-
-
-# Samples of a list differ in length, so the axis has no name.
-Importance = Float[np.ndarray, " _"]
-Labels = Bool[np.ndarray, " _"]
 
 
 class SampleScores(NamedTuple):
@@ -165,10 +167,11 @@ def sample_scores(
         >>> sample_scores(np.array([3.0, 1.0, 0.0]), np.array([True, False, False]), 0.3).pointing
         1.0
     """
-    check(importance, labels)
+    _check_scorable(importance, labels)
     a = importance.astype(np.float64)
     marked = top_fraction(a, level)
     hits = float((marked & labels).sum())
+    # Several may tie for the highest: pointing is then the share of them that are labelled.
     best = a == a.max()
     above = np.maximum(a - a.mean(), 0.0)
     return SampleScores(
@@ -197,7 +200,7 @@ def top_fraction(importance: Float[np.ndarray, " token"], level: float) -> Bool[
     return np.asarray(importance >= least)
 
 
-def choose_level(samples: Sequence[tuple[Importance, Labels]], grid: Sequence[float] = DELTAS) -> float:
+def choose_level(samples: Sequence[ImportanceAndLabels], grid: Sequence[float] = DELTAS) -> float:
     """The level with the best micro F1 on calibration samples, ties to the smaller.
 
     Raises:
@@ -213,6 +216,7 @@ def choose_level(samples: Sequence[tuple[Importance, Labels]], grid: Sequence[fl
         sums = np.zeros(3)
         for importance, labels in samples:
             marked = top_fraction(importance, level)
+            # Counts add up over samples, so that long ones weigh more: micro.
             sums += (marked & labels).sum(), marked.sum(), labels.sum()
         found.append(micro_f1(sums))
     return sorted(grid)[int(np.argmax(np.array(found)))]
@@ -225,6 +229,7 @@ def micro_f1(sums: Float64[np.ndarray, term * draw]) -> Float64[np.ndarray, "*dr
 
 def rank_share(importance: Float[np.ndarray, " token"]) -> Float64[np.ndarray, " token"]:
     """The share of a sample's tokens at or below each token; ties share the middle."""
+    # Half of a tie counts below it, half above.
     ordered = np.sort(importance)
     below = np.searchsorted(ordered, importance, side="left")
     upto = np.searchsorted(ordered, importance, side="right")
@@ -236,7 +241,7 @@ def usable(labels: Bool[np.ndarray, " token"]) -> bool:
     return bool(labels.any() and not labels.all())
 
 
-def check(importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " token"]) -> None:
+def _check_scorable(importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " token"]) -> None:
     """Refuse what cannot be scored.
 
     Raises:
@@ -249,10 +254,6 @@ def check(importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " to
             f"{int(labels.sum())} of {len(labels)} tokens are labelled: localisation needs some "
             "that are and some that are not."
         )
-
-
-YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
-PRIMARY = "mean_alignment"
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,24 +275,25 @@ class Yardstick:
     mask: Bool[Tensor, "one token"]
     vectors: VectorSet | None = None
     threshold: float = 0.0
-    probe: Probe | None = None
+    probe: LaterProbe | None = None
 
     def __call__(self, resid: Float[Tensor, "row token d_model"]) -> Float[Tensor, " row"]:
         """The yardstick of each row."""
         mask = self.mask.to(resid.device).expand(len(resid), -1)
         if self.probe is not None:
-            return self.probe(mean_direction(resid, mask))
+            return self.probe(_mean_direction(resid, mask))
         assert self.vectors is not None
         device = resid.device
+        # Normalised as the detector does, then what the concept's vector says of it.
         x = (resid.float() - self.vectors.mean[0].to(device)) / float(self.vectors.scale[0])
         if self.name == "mean_alignment":
-            return mean_over(cosine(x, self.vectors.vectors[0].to(device)), mask)
-        scores = score(self.vectors, x).masked_fill(~mask, -torch.inf)
+            return token_mean(cosine(x, self.vectors.vectors[0].to(device)), mask)
+        scores = concept_score(self.vectors, x).masked_fill(~mask, -torch.inf)
         return scores.amax(1) - self.threshold
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class LaterProbe:
     """A logistic regression on mean directions of one block.
 
     Attributes:
@@ -310,14 +312,14 @@ class Probe:
     shared_layer: bool = False
 
     def __repr__(self) -> str:
-        return f"Probe({self.concept!r}, layer {self.layer}, cal AUROC {self.cal_auroc:.3f})"
+        return f"LaterProbe({self.concept!r}, layer {self.layer}, cal AUROC {self.cal_auroc:.3f})"
 
     def __call__(self, mean: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
         """Logits."""
         return mean @ self.weight.to(mean.device) + self.bias
 
 
-def mean_direction(
+def _mean_direction(
     resid: Float[Tensor, "row token d_model"], mask: Bool[Tensor, "row token"]
 ) -> Float[Tensor, "row d_model"]:
     """Mean over the tokens of a mask of each token's direction; 0 where there is none."""
@@ -327,7 +329,7 @@ def mean_direction(
 
 
 def yardsticks(
-    host: Host, detector: Detector, objective: Objective, probe: Probe | None
+    host: Host, detector: Detector, objective: Objective, probe: LaterProbe | None
 ) -> tuple[Yardstick, ...]:
     """The yardsticks of one sample and concept.
 
@@ -348,8 +350,8 @@ def yardsticks(
 
 def later_probes(
     host: Host, data: ConceptData, detector: Detector, concepts: Sequence[str], *, ahead: int | None = None
-) -> dict[str, Probe]:
-    """Probes of later blocks.
+) -> dict[str, LaterProbe]:
+    """LaterProbes of later blocks.
 
     Cost: one forward pass over the train and calibration splits.
 
@@ -378,7 +380,7 @@ def later_probes(
             weight, bias = _logistic(train[layer[concept]], y)
             logits = cal[layer[concept]] @ weight + bias
             known = float(auroc(logits, held))
-            probes[concept] = Probe(
+            probes[concept] = LaterProbe(
                 concept,
                 layer[concept],
                 torch.from_numpy(weight).float(),
@@ -395,12 +397,12 @@ def _means(
     sites = {layer: Site(layer, "resid_post") for layer in layers}
 
     def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
-        return keeping(samples={at: mean_direction(read[site], keep) for at, site in sites.items()})
+        return keeping(samples={at: _mean_direction(read[site], keep) for at, site in sites.items()})
 
     layout = lay_out(host, samples, ())
     job = Job(sites.values(), lambda batch: reduce)
     rule = sink_rule(host.info, detector.bank.sink_layers, detector.bank.origin.sinks)
-    (kept,) = run(host, layout, [job], rule, description="sample means")
+    (kept,) = run(host, layout, [job], rule, description="sample means", progress=False)
     return {layer: kept.samples[layer].astype(np.float64) for layer in layers}
 
 
@@ -410,8 +412,9 @@ def _logistic(
     """On standardised features, classes balanced; folded back to the features themselves."""
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = x.mean(0), x.std(0) + 1e-6
+    mean, scale = x.mean(0), x.std(0) + _LEAST_SCALE
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
     model.fit((x - mean) / scale, y)
+    # w . (x - mean) / scale + b  =  (w / scale) . x + (b - (w / scale) . mean)
     weight = model.coef_[0] / scale
     return weight, float(model.intercept_[0] - mean @ weight)

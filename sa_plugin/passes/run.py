@@ -99,6 +99,7 @@ def run(
     sinks: Sinks | Bool[np.ndarray, " row"],
     *,
     description: str,
+    progress: bool,
 ) -> tuple[Kept, ...]:
     """Run every batch once, for several jobs.
 
@@ -111,6 +112,7 @@ def run(
         sinks: How tokens are judged (`sink_rule`); or the rows of an earlier run that are evidence
             whatever this run's norms, since an intervention must not change which tokens are sinks.
         description: Of the bar.
+        progress: Whether to show a bar.
 
     Returns:
         For each job what it kept.
@@ -134,7 +136,7 @@ def run(
 
     keep = np.zeros(layout.n_rows, dtype=bool)
     stores = [_Store(job, layout, Kept(keep)) for job in jobs]
-    for batch, got in _walk(host, layout, sorted(sites), reducer, description):
+    for batch, got in _walk(host, layout, sorted(sites), reducer, description, progress):
         rows = layout.rows(batch)
         keep[rows] = got.pop(reducers.KEEP).numpy()
         for k, store in enumerate(stores):
@@ -143,10 +145,15 @@ def run(
 
 
 def _walk(
-    host: Host, layout: Layout, sites: Sequence[Site], reducer: Callable[[Batch], Reduce], description: str
+    host: Host,
+    layout: Layout,
+    sites: Sequence[Site],
+    reducer: Callable[[Batch], Reduce],
+    description: str,
+    progress: bool,
 ) -> Iterator[tuple[Batch, dict[reducers.Key, Tensor]]]:
-    quiet = not host.progress
-    with tqdm(total=len(layout.batches), desc=description, unit="batch", disable=quiet, leave=False) as bar:
+    bar = tqdm(total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False)
+    with bar:
         if isinstance(host, BulkHost):
             found = host.read_many(layout.batches, sites, reducer)
         else:

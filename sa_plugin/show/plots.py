@@ -191,6 +191,49 @@ def heat(
     rows(ax, row_labels)
 
 
+def word_bars(ax: Any, tokens: Sequence[str], values: np.ndarray, outlined: np.ndarray) -> None:
+    """A number of each token as bars along the text, orange above zero and blue below.
+
+    Args:
+        ax: Where.
+        tokens: Characters of each token, in the text's order.
+        values: Of each token.
+        outlined: Which bars have a frame and their token in bold.
+    """
+    colours = [TAIL_COLOUR if value >= 0 else IN_COLOUR for value in values]
+    frames = [TEXT_COLOUR if one else "none" for one in outlined]
+    ax.bar(range(len(values)), values, color=colours, edgecolor=frames, lw=1)
+    ax.axhline(0, color=TEXT_COLOUR, lw=0.6)
+    ax.set_xticks(range(len(values)), [one.strip() for one in tokens], rotation=90, fontsize=8)
+    ax.set_xlim(-0.7, len(values) - 0.3)
+    for tick, bold in zip(ax.get_xticklabels(), outlined, strict=True):
+        tick.set_parse_math(False)
+        tick.set_fontweight("bold" if bold else "normal")
+
+
+def patch_map(
+    ax: Any, pixels: np.ndarray, boxes: np.ndarray, shares: np.ndarray, outlined: np.ndarray
+) -> None:
+    """A picture in grey with its patches shaded, orange above zero and blue below.
+
+    Args:
+        ax: Where.
+        pixels: Height, width, colour.
+        boxes: Top, left, bottom and right of each patch, in pixels.
+        shares: Of each patch, -1 to 1.
+        outlined: Which patches have a frame.
+    """
+    patches = require("matplotlib.patches", "plot", "plots")
+    ax.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=255)
+    for (top, left, bottom, right), share, frame in zip(boxes, shares, outlined, strict=True):
+        corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+        colour = TAIL_COLOUR if share >= 0 else IN_COLOUR
+        ax.add_patch(patches.Rectangle(corner, *size, facecolor=colour, alpha=0.75 * abs(float(share)), lw=0))
+        if frame:
+            ax.add_patch(patches.Rectangle(corner, *size, fill=False, edgecolor=TEXT_COLOUR, lw=1))
+    ax.set_axis_off()
+
+
 _used = 0
 
 

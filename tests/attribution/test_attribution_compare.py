@@ -12,22 +12,25 @@ from attribution_toy import SAMPLE, Readout, ToyHost, draw
 
 from sa_plugin.attribution import (
     ORDERS,
-    area,
+    Design,
+    area_under,
     attribute,
     coalition_game,
     compare,
     cosine,
     curves,
+    explain,
     explain_pairs,
-    mean_over,
     objective,
-    run,
     superpatches,
+    token_mean,
 )
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
+from sa_plugin.statistics import Resampling
 
-QUICK = {"n_test": 4, "n_cal": 3, "n_steps": 3, "draws": 20}
+QUICK = Design(n_test=4, n_cal=3, n_steps=3, probe=False)
+DRAWS = Resampling(20)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "vit"])
@@ -37,7 +40,7 @@ def test_occlusion_of_groups_is_the_fall_of_the_objective(name):
     groups = np.where(valid, game.player_of // 3, -1)
     game = replace(game, player_of=groups, known={})
     expected = game(np.ones((1, game.n_players), bool)) - game(~np.eye(game.n_players, dtype=bool))
-    np.testing.assert_allclose(run(game, "occlusion").importance, expected, atol=2e-5)
+    np.testing.assert_allclose(explain(game, "occlusion").importance, expected, atol=2e-5)
 
 
 def test_order_two_of_shap_iq_adds_up_with_its_pairs():
@@ -64,11 +67,10 @@ def test_compare_takes_superpatches():
         data,
         detector,
         methods=["rise", "occlusion", "input_x_gradient"],
-        probe=False,
-        players=partial(superpatches, block=2),
-        **QUICK,
+        design=replace(QUICK, players=partial(superpatches, block=2)),
+        resampling=DRAWS,
     )
-    by_token = compare(host, data, detector, methods=["input_x_gradient"], probe=False, **QUICK)
+    by_token = compare(host, data, detector, methods=["input_x_gradient"], design=QUICK, resampling=DRAWS)
     sizes = {len(one.importance) for one in found.examples}
     assert sizes == {len(by_token.examples[0].importance) // 4}
     whole = np.nansum(by_token.examples[0].of_token)
@@ -77,7 +79,9 @@ def test_compare_takes_superpatches():
 
 def test_compare_takes_words():
     host, data, detector = cases.case("gpt2")
-    found = compare(host, data, detector, methods=["rise"], probe=False, players="word", **QUICK)
+    found = compare(
+        host, data, detector, methods=["rise"], design=replace(QUICK, players="word"), resampling=DRAWS
+    )
     assert found.settings["players"] == "word"
     one = found.examples[0]
     assert len(one.importance) < (one.player_of >= 0).sum()
@@ -117,7 +121,9 @@ def test_maps_of_rise_have_both_signs():
 @pytest.fixture(scope="module")
 def planted():
     host, data, detector = cases.planted()
-    return compare(host, data, detector, methods=["rise"], **{**QUICK, "n_test": 8})
+    return compare(
+        host, data, detector, methods=["rise"], design=replace(QUICK, n_test=8, probe=True), resampling=DRAWS
+    )
 
 
 def test_controls_test_the_yardsticks(planted):
@@ -129,32 +135,32 @@ def test_controls_test_the_yardsticks(planted):
         for stick in ("mean_alignment", "max_margin", "later_probe")
     }
     for row in rows.values():
-        assert row.wins == {"labelled first": "better"}
+        assert row.verdicts == {"labelled first": "better"}
         assert row.n_samples == 8
     assert "Do not judge by these" not in str(planted)
     swapped = [
         replace(m, objective=ORDERS[1 - ORDERS.index(m.objective)]) if m.method == "control" else m
-        for m in planted.measured
+        for m in planted.trials
     ]
-    told = str(replace(planted, measured=tuple(swapped)))
+    told = " ".join(str(replace(planted, trials=tuple(swapped))).split())
     assert "order here: insertion/mean_alignment, insertion/max_margin" in told
 
 
 def test_controls_equal_a_loop(planted):
     host, _, detector = cases.planted()
-    one = next(m for m in planted.measured if m.objective == "labelled first")
+    one = next(m for m in planted.trials if m.objective == "labelled first")
     sample = next(s for s in cases.make_data(120).test.samples if s.id == one.sample)
     f = objective("global", detector=detector, concept="animal", sample=sample)
     game = coalition_game(host, sample, [f])
     # The objective "global" of a prototype is the yardstick "mean_alignment".
     found = curves(game, one.labels + 1e-9 * rank_of(planted, one), n_steps=3)
-    expected = area(found.share, found.insertion)[0]
+    expected = area_under(found.share, found.insertion)[0]
     assert one.areas["insertion/mean_alignment"] == pytest.approx(expected, abs=1e-5)
 
 
 def rank_of(found, one):
     """The random order of the same sample, as shares."""
-    other = next(m for m in found.measured if m.sample == one.sample and m.objective == ORDERS[0])
+    other = next(m for m in found.trials if m.sample == one.sample and m.objective == ORDERS[0])
     return other.ranks
 
 
@@ -175,10 +181,10 @@ def test_explainers_stop_at_the_objectives_layer():
     host, data = Watched(), cases.make_data(120)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[0])
+        bank = fit(host, data, "prototype", layers=[0], progress=False)
         detector = calibrate(host, data, bank, deltas=(0.5, 0.9))
     host.passes.clear()
-    compare(host, data, detector, methods=["rise"], **QUICK)
+    compare(host, data, detector, methods=["rise"], design=replace(QUICK, probe=True), resampling=DRAWS)
     deep = [n for n, layer in host.passes if layer > 0]
     shallow = [n for n, layer in host.passes if layer == 0]
     # RISE's 256 draws hold some 100 different coalitions of 7 words or so.
@@ -210,4 +216,4 @@ def test_mfaba_is_as_blind_to_planted_tokens_as_saliency(name):
 
 def towards(seed):
     direction = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
-    return lambda x, mask: mean_over(cosine(x, direction), mask)
+    return lambda x, mask: token_mean(cosine(x, direction), mask)

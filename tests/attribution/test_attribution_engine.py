@@ -2,14 +2,12 @@
 
 import importlib
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from attribution_toy import SAMPLE, ManySitesHost, Readout, ToyHost, draw
-from fake_host import in_batches
 
 from sa_plugin.attribution import (
     COALITION_METHODS,
@@ -62,9 +60,9 @@ def _mask(x, values, valid, token, n_tokens):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_equals_masked_passes_of_transformers_on_texts(name):
-    host, sample = tiny.host(name), tiny.samples()[0]
+    host, sample = tiny.host(name, batch_tokens=40), tiny.samples()[0]
     objectives = readouts(host, sample)
-    game = coalition_game(in_batches(host, 40), sample, objectives)
+    game = coalition_game(host, sample, objectives)
     (batch,) = host.batches([sample])
     z = bernoulli(game.n_players, 12, seed=0).coalitions
     model = tiny.hf_model(name)
@@ -82,7 +80,7 @@ def test_equals_masked_passes_of_transformers_on_texts(name):
 def test_equals_masked_passes_of_transformers_on_images(name):
     host, sample = tiny.vision_host(name), tiny.images()[0]
     objectives = readouts(host, sample)
-    game = coalition_game(in_batches(host, 40), sample, objectives)
+    game = coalition_game(host, sample, objectives)
     (batch,) = host.batches([sample])
     z = bernoulli(game.n_players, 6, seed=0).coalitions
     pixels = batch.inputs["pixel_values"]
@@ -93,11 +91,11 @@ def test_equals_masked_passes_of_transformers_on_images(name):
     np.testing.assert_allclose(game(z), expected, rtol=1e-4, atol=1e-4)
 
 
-def planted(host=None, **options):
+def planted(host=None):
     """Layer 0's entry is the embeddings: a linear game with slopes known in advance."""
     host = ToyHost() if host is None else host
     f = Readout(draw(7))
-    game = coalition_game(host, SAMPLE, [f], baseline="zero", **options)
+    game = coalition_game(host, SAMPLE, [f], baseline="zero")
     slopes = (host.input_values(game.batch)[0] @ f.direction).numpy() / len(game.player_of)
     return game, slopes[:, None].astype(np.float64)
 
@@ -146,8 +144,9 @@ def test_together_equals_one_objective_at_a_time():
 
 @pytest.mark.parametrize("batch_tokens", [1, 8, 17, 64, 100_000])
 def test_memory_is_bounded_and_batching_changes_nothing(batch_tokens):
-    game, slopes = planted()
-    game = replace(game, host=in_batches(game.host, batch_tokens))
+    host = ToyHost()
+    host.batch_tokens = batch_tokens
+    game, slopes = planted(host)
     z = bernoulli(8, 30, seed=0).coalitions
     np.testing.assert_allclose(game(z), z @ slopes, atol=1e-6)
     assert game.host.largest <= max(8, batch_tokens)
@@ -204,7 +203,7 @@ def test_a_real_objective_and_its_own_sample():
     data, host = objectives_test.make_data(), tiny.host("gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[1])
+        bank = fit(host, data, "prototype", layers=[1], progress=False)
         detector = calibrate(host, data, bank, deltas=(0.3, 0.6))
     sample = next(s for s in data.test.samples if detector.find(s))
     make = importlib.import_module("sa_plugin.attribution.objective").objective

@@ -10,23 +10,25 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from sa_plugin.attribution import (
     MICRO,
-    Measured,
-    area,
+    Design,
+    Trial,
+    area_under,
     choose_level,
     coalition_game,
     compare,
+    contrasts_of,
     curves,
+    explain,
     later_probes,
     objective,
     on_grid,
     rank_share,
-    rows_of,
-    run,
     sample_scores,
     top_fraction,
     yardsticks,
 )
 from sa_plugin.host import Site
+from sa_plugin.statistics import Resampling
 
 DOCUMENTS = [f"d{k % 7}" for k in range(30)]
 
@@ -98,7 +100,7 @@ def test_what_cannot_be_scored_is_refused():
 def measured(name, seed, k):
     a, y = drawn(100 * seed + k)
     better = a + 2 * y if name == "superactivator" else a
-    return Measured(
+    return Trial(
         "c" if k % 2 else "d",
         str(k),
         DOCUMENTS[k],
@@ -113,7 +115,7 @@ def measured(name, seed, k):
 
 def test_paired_rows_equal_loops_over_documents():
     found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
-    rows = {(r.concept, r.metric): r for r in rows_of(found, cases.BOTH, draws=200, seed=5)}
+    rows = {(r.concept, r.metric): r for r in contrasts_of(found, cases.BOTH, Resampling(200, 5))}
     row = rows["all", "f1"]
     rng = np.random.default_rng(5)
     names = sorted(set(DOCUMENTS))
@@ -131,18 +133,20 @@ def test_paired_rows_equal_loops_over_documents():
         }
         differences.append(f1(arms["superactivator"]) - f1(arms["global"]))
     low, high = np.quantile(differences, [0.025, 0.975])
-    difference = row.differences["superactivator"]
+    difference = row.differences.sel(objective="superactivator")
     assert (difference.low, difference.high) == pytest.approx((low, high))
     whole = {n: [s for s in found if s.objective == n] for n in cases.BOTH}
-    assert row.values["global"].estimate == pytest.approx(f1(whole["global"]))
-    assert row.wins == {"superactivator": "better"}
-    assert rows["all", "deletion/mean_alignment"].wins == {"superactivator": "worse"}
+    assert row.values.sel(objective="global").estimate == pytest.approx(f1(whole["global"]))
+    assert row.verdicts == {"superactivator": "better"}
+    assert rows["all", "deletion/mean_alignment"].verdicts == {"superactivator": "worse"}
     for metric in MICRO:
         assert rows["c", metric].n_samples == 15
     ranks = np.concatenate([s.ranks for s in whole["global"]])
     labels = np.concatenate([s.labels for s in whole["global"]])
-    assert rows["all", "auroc_micro"].values["global"].estimate == pytest.approx(roc_auc_score(labels, ranks))
-    assert rows["all", "auroc"].values["global"].estimate == pytest.approx(
+    assert rows["all", "auroc_micro"].values.sel(objective="global").estimate == pytest.approx(
+        roc_auc_score(labels, ranks)
+    )
+    assert rows["all", "auroc"].values.sel(objective="global").estimate == pytest.approx(
         np.mean([s.scores.auroc for s in whole["global"]])
     )
 
@@ -150,12 +154,12 @@ def test_paired_rows_equal_loops_over_documents():
 def test_a_sample_missing_in_one_arm_is_left_out_of_both():
     found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
     fewer = [s for s in found if not (s.sample == "4" and s.objective == "global")]
-    rows = [r for r in rows_of(fewer, cases.BOTH, draws=20) if r.concept == "all"]
+    rows = [r for r in contrasts_of(fewer, cases.BOTH, Resampling(20)) if r.concept == "all"]
     assert {r.n_samples for r in rows} == {29}
     one = [s for s in found if s.document == "d1" and s.concept == "c"]
-    (row, *_) = rows_of(one, cases.BOTH)
-    assert np.isnan(row.values["global"].low)
-    assert row.wins == {"superactivator": "open"}
+    (row, *_) = contrasts_of(one, cases.BOTH)
+    assert np.isnan(row.values.sel(objective="global").low)
+    assert row.verdicts == {"superactivator": "open"}
 
 
 def test_curves_equal_a_loop_of_masked_inputs():
@@ -177,7 +181,7 @@ def test_curves_equal_a_loop_of_masked_inputs():
                 assert float(stick(h)) == pytest.approx(value, abs=1e-5)
     np.testing.assert_allclose(found.share, np.arange(game.n_players + 1) / game.n_players)
     mean = np.mean((found.insertion[1:] + found.insertion[:-1]) / 2, axis=0)
-    np.testing.assert_allclose(area(found.share, found.insertion), mean)
+    np.testing.assert_allclose(area_under(found.share, found.insertion), mean)
     grid = on_grid(found.share, found.insertion[:, 0], found.share)
     np.testing.assert_allclose(grid, found.insertion[:, 0])
     with pytest.raises(ValueError, match="give one finite number a player"):
@@ -225,23 +229,22 @@ def comparison():
         data,
         detector,
         methods=["direct_alignment", "integrated_gradients", "rise"],
-        n_test=8,
-        n_cal=6,
-        draws=50,
+        design=Design(n_test=8, n_cal=6),
+        resampling=Resampling(50),
     )
 
 
 def test_compare_finds_planted_tokens(comparison):
-    rows = {(r.method, r.metric): r for r in comparison.rows}
+    rows = {(r.method, r.metric): r for r in comparison.contrasts}
     for method in comparison.methods:
-        for name in comparison.objectives:
-            assert rows[method, "auroc"].values[name].estimate > 0.95
-            assert rows[method, "pointing"].values[name].estimate == 1.0
-            insertion = rows[method, "insertion/max_margin"].values[name].estimate
-            assert insertion > rows[method, "deletion/max_margin"].values[name].estimate + 0.2
+        assert rows[method, "auroc"].values.axes == {"objective": comparison.objectives}
+        assert (rows[method, "auroc"].values.estimate > 0.95).all()
+        assert (rows[method, "pointing"].values.estimate == 1.0).all()
+        insertion = rows[method, "insertion/max_margin"].values.estimate
+        assert (insertion > rows[method, "deletion/max_margin"].values.estimate + 0.2).all()
     error = rows["integrated_gradients", "completeness_error"]
     assert error.better == "lower"
-    assert 0 <= error.values["global"].estimate < 0.05
+    assert 0 <= error.values.sel(objective="global").estimate < 0.05
     assert ("rise", "completeness_error") not in rows
     (coverage,) = comparison.coverage
     assert coverage.compared == 8
@@ -261,15 +264,15 @@ def test_compare_equals_its_parts(comparison):
     values = []
     for sample in [s for s in data.test.samples if s.id in ids]:
         game = coalition_game(host, sample, made_for(detector, sample))
-        found = run(game, "integrated_gradients", preset="fast").importance
+        found = explain(game, "integrated_gradients", preset="fast").importance
         values.append([roc_auc_score(labels_of(table, sample), found[:, k]) for k in range(2)])
     (row,) = [
         r
-        for r in full(host, data, detector).rows
+        for r in full(host, data, detector).contrasts
         if r.method == "integrated_gradients" and r.metric == "auroc"
     ]
     assert row.n_samples == len(values)
-    np.testing.assert_allclose([row.values[name].estimate for name in cases.BOTH], np.mean(values, axis=0))
+    np.testing.assert_allclose(row.values.estimate, np.mean(values, axis=0))
 
 
 def labels_of(table, sample):
@@ -283,11 +286,8 @@ def full(host, data, detector):
         data,
         detector,
         methods=["integrated_gradients"],
-        n_test=999,
-        n_cal=3,
-        n_steps=2,
-        draws=10,
-        probe=False,
+        design=Design(n_test=999, n_cal=3, n_steps=2, probe=False),
+        resampling=Resampling(10),
     )
 
 
@@ -296,7 +296,17 @@ def test_a_comparison_prints_and_draws(comparison):
     assert "superactivator - global" in text
     assert "paired, not adjusted for the number of rows" in text
     assert repr(comparison).startswith("Comparison(['global', 'superactivator'], 3 methods")
-    assert len(comparison.table()) == len(comparison.rows)
+    assert "*: the interval excludes zero. 95 % intervals over documents" in text
+    assert "The comparison holds for this model, data, baseline and detector." in text
+    table = comparison.table()
+    assert list(table)[-4:] == ["measure", "value", "low", "high"]
+    # Each objective, and the difference of the second.
+    assert len(table) == 3 * len(comparison.contrasts)
+    one = comparison.contrasts[-1]
+    last = table.iloc[-1]
+    assert (last["objective"], last["minus"], last["measure"]) == ("superactivator", "global", one.metric)
+    assert last["verdict"] == one.verdicts["superactivator"]
+    assert last["value"] == one.values.estimate[1] - one.values.estimate[0]
     found = comparison.to_dict()
     assert found["settings"]["primary_yardstick"] == "mean_alignment"
     assert len(found["curves"]) == (3 * 2 + 2) * 2 * 3
@@ -304,11 +314,55 @@ def test_a_comparison_prints_and_draws(comparison):
     assert html.count("<figure>") == 6
     with pytest.raises(ValueError, match="concept 'animals' is unknown"):
         comparison.heat_map("animals")
-    pytest.importorskip("matplotlib").use("Agg")
-    assert len(comparison.plot("f1").patches) == 6
-    assert len(comparison.plot_curves("rise").lines) == 2
     with pytest.raises(ValueError, match="metric 'f2' is unknown"):
-        comparison.plot("f2")
+        comparison.plot(["f2"])
+    with pytest.raises(ValueError, match="method 'ris' is unknown"):
+        comparison.plot_curves(["ris"])
+
+
+def test_pictures_draw_what_the_tables_hold(comparison):
+    """A panel a metric with a point a method; curves with both objectives and both controls."""
+    panels = comparison.plot(["f1", "deletion/max_margin"]).axes
+    for ax, metric in zip(panels, ("f1", "deletion/max_margin"), strict=True):
+        points = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
+        drawn = [c.differences.estimate[0] for c in comparison.contrasts if c.metric == metric]
+        np.testing.assert_allclose(points, drawn)
+    (insertion, _), found = comparison.plot_curves(["rise"]).axes, comparison.curves
+    drawn = {line.get_label(): line.get_ydata() for line in insertion.lines}
+    assert set(drawn) == {*cases.BOTH, "random", "labelled first"}
+    for name in cases.BOTH:
+        curve = found["rise", name, "insertion", "mean_alignment"]
+        np.testing.assert_array_equal(drawn[name], curve.estimate)
+        areas = [t.areas["insertion/mean_alignment"] for t in comparison.trials if t.objective == name]
+        of_rise = [
+            t.areas["insertion/mean_alignment"]
+            for t in comparison.trials
+            if (t.method, t.objective) == ("rise", name)
+        ]
+        assert len(of_rise) < len(areas)
+        # The grid is finer than the steps of these short texts, so areas are those of the mean curve.
+        assert area_under(np.array(comparison.shares), curve.estimate[:, None])[0] == pytest.approx(
+            np.mean(of_rise), abs=5e-3
+        )
+        assert (curve.low <= curve.estimate).all()
+        assert (curve.estimate <= curve.high).all()
+
+
+def test_known_scores_save_the_passes(comparison):
+    host, data, detector = cases.planted()
+    both = [*data.cal.samples, *data.test.samples]
+    again = compare(
+        host,
+        data,
+        replace(detector, host=None),
+        methods=["direct_alignment"],
+        scores=detector.scores_of(replace(data.test, samples=tuple(both))),
+        design=Design(n_test=8, n_cal=6),
+        resampling=Resampling(50),
+    )
+    first = {c.metric: c for c in comparison.contrasts if c.method == "direct_alignment"}
+    for one in again.contrasts:
+        np.testing.assert_allclose(one.values.values, first[one.metric].values.values, atol=1e-9)
 
 
 def test_compare_skips_what_mfaba_refuses_and_counts_it():
@@ -318,15 +372,12 @@ def test_compare_skips_what_mfaba_refuses_and_counts_it():
         data,
         detector,
         methods=["mfaba", "direct_alignment"],
-        n_test=3,
-        n_cal=2,
-        n_steps=2,
-        draws=10,
-        probe=False,
+        design=Design(n_test=3, n_cal=2, n_steps=2, probe=False),
+        resampling=Resampling(10),
     )
     (coverage,) = found.coverage
     assert coverage.refused == {"mfaba": 3, "direct_alignment": 0}
-    assert {r.method for r in found.rows} == {"direct_alignment"}
+    assert {r.method for r in found.contrasts} == {"direct_alignment"}
     assert "refused by mfaba" in str(found)
 
 
@@ -340,4 +391,4 @@ def test_compare_refuses():
         compare(host, data, detector, concepts=["animals"])
     never = replace(detector, tail=replace(detector.tail, thresholds=detector.tail.thresholds + 100))
     with pytest.raises(ValueError, match="no sample could be compared"):
-        compare(host, data, never, methods=["direct_alignment"], probe=False)
+        compare(host, data, never, methods=["direct_alignment"], design=Design(probe=False))

@@ -7,7 +7,6 @@ import pytest
 import tiny
 import torch
 from attribution_toy import SAMPLE, ToyHost
-from fake_host import in_batches
 
 from sa_plugin.attribution import (
     blurred,
@@ -64,7 +63,7 @@ def test_train_mean_is_the_mean_over_all_valid_tokens(text):
     for sample in tiny.samples():
         one, x = laid_out(host, sample)
         rows.append(x[0][one.valid[0]])
-    mean = train_mean(in_batches(host, 40), tiny.samples())
+    mean = train_mean(replace(host, batch_tokens=40), tiny.samples())
     torch.testing.assert_close(mean, torch.cat(rows).mean(0))
     torch.testing.assert_close(make_baseline(host, batch, values, mean)[0, 4], mean)
 

@@ -12,6 +12,7 @@ import torch
 from sa_plugin.attribution import (
     NoSuperActivator,
     Objective,
+    concept_score,
     cosine,
     objective,
     objective_names,
@@ -46,7 +47,7 @@ def detector(request, data):
     host = tiny.host("gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, request.param, layers=[1, 2])
+        bank = fit(host, data, request.param, layers=[1, 2], progress=False)
         return calibrate(host, data, bank, deltas=(0.3, 0.6))
 
 
@@ -218,7 +219,7 @@ def test_registered_objectives_are_found(detector, sample, monkeypatch):
 
     @register_objective("largest")
     def largest(run):
-        return lambda x, mask: module.score(run.vectors, x).masked_fill(~mask, -9.0).amax(1)
+        return lambda x, mask: concept_score(run.vectors, x).masked_fill(~mask, -9.0).amax(1)
 
     assert "largest" in objective_names()
     resid = clean(detector, sample)

@@ -14,7 +14,7 @@ from captum._utils.models.linear_model import SkLearnLinearRegression
 from plug_cases import EVERY, pair, sample_of
 from transformer_lens import patching
 
-from sa_plugin.attribution import attribute, forward_func, objective, register_objective
+from sa_plugin.attribution import attribute, concept_score, forward_func, objective, register_objective
 from sa_transformer_lens.prefix import prefix_view
 
 module = importlib.import_module("sa_plugin.attribution.objective")
@@ -193,7 +193,7 @@ def test_a_registered_objective_goes_through_every_plug(by_entry_point, monkeypa
     monkeypatch.setattr(module, "_REGISTRY", dict(module._REGISTRY))
 
     def top_score(clean):
-        return lambda x, mask: module.score(clean.vectors, x).masked_fill(~mask, -9.0).amax(1)
+        return lambda x, mask: concept_score(clean.vectors, x).masked_fill(~mask, -9.0).amax(1)
 
     if by_entry_point:
         point = type("Point", (), {"name": "top_score", "load": staticmethod(lambda: top_score)})

@@ -23,7 +23,7 @@ from captum.attr import KernelShap, Lime
 
 from sa_plugin.attribution import (
     COALITION_METHODS,
-    WIDTH,
+    KERNEL_WIDTH,
     CoalitionGame,
     bernoulli,
     coalition_game,
@@ -124,7 +124,7 @@ def _captum(game: CoalitionGame, forward: Any, method: str, plan: Any, rows: int
         explainer = Lime(
             forward,
             interpretable_model=SkLearnRidge(alpha=1.0),
-            similarity_func=lambda _x, _y, z, **_: torch.tensor(kernel(z.numpy() > 0, WIDTH)),
+            similarity_func=lambda _x, _y, z, **_: torch.tensor(kernel(z.numpy() > 0, KERNEL_WIDTH)),
         )
 
     def draw_given(*_: Any, **__: Any) -> Any:

@@ -65,7 +65,7 @@ def run() -> list[dict[str, object]]:
 def _alone(game: CoalitionGame, k: int, method: str) -> Any:
     import shapiq
 
-    rows = game.host.batch_tokens // len(game.player_of)
+    rows = game.rows_a_pass
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

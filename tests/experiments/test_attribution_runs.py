@@ -7,13 +7,13 @@ import attribution_runs
 import attribution_tables as tables
 import pytest
 
-from sa_plugin.attribution import compare
+from sa_plugin.attribution import Design, compare
 
 
 def test_tables_from_files_equal_the_comparison(tmp_path):
     """Two groups of methods in two files are one run; controls, in both, count once."""
     host, data, detector = cases.planted()
-    options = {"n_test": 5, "n_cal": 3, "n_steps": 3}
+    design = Design(n_test=5, n_cal=3, n_steps=3)
     about = {
         "model": "minilm",
         "kind": "prototype",
@@ -26,22 +26,21 @@ def test_tables_from_files_equal_the_comparison(tmp_path):
         "curve": 3,
     }
     for name in ("rise", "direct_alignment"):
-        found = compare(host, data, detector, methods=[name], **options)
+        found = compare(host, data, detector, methods=[name], design=design)
         text = json.dumps(attribution_runs.packed(found) | {"about": about})
         (tmp_path / f"minilm_prototype_animal_{name}.json").write_text(text)
-    whole = compare(host, data, detector, methods=["rise", "direct_alignment"], **options)
+    whole = compare(host, data, detector, methods=["rise", "direct_alignment"], design=design)
     ((key, files),) = tables.load(tmp_path).items()
     assert key == "minilm_prototype"
     measured = tables.measured(files)
-    assert len(measured) == len(whole.measured)
-    again = tables.rows_of(measured, whole.objectives)
-    expected = {(r.method, r.metric): r for r in whole.rows}
+    assert len(measured) == len(whole.trials)
+    again = tables.contrasts_of(measured, whole.objectives)
+    expected = {(r.method, r.metric): r for r in whole.contrasts}
     assert len(again) == len(expected)
     for row in again:
         other = expected[row.method, row.metric]
-        for name in whole.objectives:
-            assert row.values[name].estimate == pytest.approx(other.values[name].estimate, abs=1e-5)
-        assert row.wins == other.wins
+        assert row.values.estimate == pytest.approx(other.values.estimate, abs=1e-5)
+        assert row.verdicts == other.verdicts
     page = tmp_path / "page.md"
     page.write_text(f"before\n{tables.BEGIN}\nstale words\n{tables.END}\nafter\n")
     tables.show(tmp_path, page)

@@ -1,0 +1,503 @@
+"""What comparing objectives found: every metric of both, and their paired difference.
+
+Both objectives explain the same samples of the same concept by the same method; the difference is
+taken sample by sample (or, for micro metrics, within each draw), and source documents are
+resampled. A sample where either is not defined is left out of both. Two orders that no explainer
+made are measured beside them as controls of the yardsticks: the labelled tokens first, and a random
+order. A yardstick by which the labelled tokens are no better than a random order tells nothing on
+these data.
+
+What the intervals do not show: another draw of vectors, thresholds and the level of F1, on which
+they are conditional, nor how many rows were looked at, for which they are not adjusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from sa_plugin._check import require_known
+from sa_plugin.attribution.explained import Attribution, heat_map
+from sa_plugin.attribution.yardsticks import CURVES, PRIMARY, SampleScores, micro_f1
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Result, Sheet, bounds_text, clean, number, signed
+from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
+from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.drawn import Drawn, Resampling, stack
+from sa_plugin.statistics.ranking import (
+    auroc,
+    average_precision,
+    resampled_auroc,
+    resampled_average_precision,
+)
+
+CurveKey = tuple[str, str, str, str]
+"""Method, objective, "insertion" or "deletion", yardstick."""
+PER_SAMPLE = ("f1_sample", "auroc", "average_precision", "pointing", "mass_inside")
+MICRO = ("f1", "auroc_micro", "average_precision_micro")
+HEADLINE = ("f1", "average_precision", "pointing", "insertion/mean_alignment", "deletion/mean_alignment")
+CONTROL = "control"
+"""In place of a method: orders that no explainer made, to test the yardsticks themselves."""
+ORDERS = ("random", "labelled first")
+_ALL = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One sample explained by one method with one objective, and measured.
+
+    Attributes:
+        concept, sample, document, method, objective: What and where.
+        scores: Localisation.
+        ranks: Share of the sample's tokens at or below each kept token.
+        labels: Of the same tokens.
+        areas: By name, such as "insertion/mean_alignment", and what the method says of itself:
+            "completeness_error", as a share.
+    """
+
+    concept: str
+    sample: str
+    document: str
+    method: str
+    objective: str
+    scores: SampleScores
+    ranks: Float[np.ndarray, " token"]
+    labels: Bool[np.ndarray, " token"]
+    areas: Mapping[str, float]
+
+    def value(self, metric: str) -> float:
+        """A metric of this sample alone; NaN where it is not defined."""
+        if metric in self.areas:
+            return self.areas[metric]
+        return float(getattr(self.scores, metric.removesuffix("_sample")))
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One metric of one method and concept for every objective.
+
+    Attributes:
+        concept: Name, or "all": every sample of every concept.
+        method: Explainer.
+        metric: Name.
+        n_samples: Samples behind it.
+        values: Over the objectives; the first is what the others are compared with.
+    """
+
+    concept: str
+    method: str
+    metric: str
+    n_samples: int
+    values: Drawn
+
+    @property
+    def better(self) -> str:
+        """Whether "higher" or "lower" values of the metric are better."""
+        return "lower" if self.metric.startswith(("deletion", "completeness")) else "higher"
+
+    @cached_property
+    def differences(self) -> Drawn:
+        """Over the later objectives, minus the first; paired."""
+        names = self.values.axes["objective"][1:]
+        return self.values.like(self.values.values[1:] - self.values.values[:1], objective=names)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """For each later objective "better", "worse" or "open" (the interval holds zero)."""
+        good, bad = ("better", "worse") if self.better == "higher" else ("worse", "better")
+        names, away, low = self.differences.axes["objective"], *_sides(self.differences)
+        return {name: "open" if not away[k] else good if low[k] > 0 else bad for k, name in enumerate(names)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Long form: each objective, then each difference with its verdict."""
+        base = self.values.axes["objective"][0]
+        same = {"concept": self.concept, "method": self.method}
+        about = {"better": self.better, "n_samples": self.n_samples}
+        return [
+            {
+                **same,
+                **row,
+                "minus": minus,
+                "verdict": self.verdicts[row["objective"]] if minus else "",
+                **about,
+            }
+            for drawn, minus in ((self.values, ""), (self.differences, base))
+            for row in drawn.rows(self.metric)
+        ]
+
+    def flat(self) -> dict[str, Any]:
+        """One record with a key for each number."""
+        found: dict[str, Any] = {
+            "concept": self.concept,
+            "method": self.method,
+            "metric": self.metric,
+            "better": self.better,
+            "n_samples": self.n_samples,
+        }
+        for ending, drawn in (("", self.values), ("_difference", self.differences)):
+            for row in drawn.rows(self.metric):
+                name = f"{row['objective']}{ending}"
+                found |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+        return found | {f"{name}_is": verdict for name, verdict in self.verdicts.items()}
+
+
+def _sides(drawn: Drawn) -> tuple[Bool[np.ndarray, " objective"], Float[np.ndarray, " objective"]]:
+    return np.asarray(drawn.excludes_zero), np.asarray(drawn.low)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which samples could be compared for one concept.
+
+    Attributes:
+        concept: Name.
+        layer: Block its objectives read.
+        positive: Test samples with labelled and unlabelled tokens.
+        covered: Those with a SuperActivator; the others are skipped.
+        compared: Those drawn for the comparison.
+        cal: Calibration samples that the level of F1 was chosen on.
+        refused: By method, samples it refused.
+        probe: AUROC of the later probe on calibration; None without one.
+    """
+
+    concept: str
+    layer: int
+    positive: int
+    covered: int
+    compared: int
+    cal: int
+    refused: Mapping[str, int]
+    probe: float | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
+    """Objectives side by side; made by `compare`.
+
+    Attributes:
+        methods: Explainers.
+        objectives: The first is what the others are compared with.
+        contrasts: Every metric by concept and method, with paired differences.
+        coverage: By concept.
+        curves: Mean curves over the share of the players, over all samples of all concepts.
+        examples: One sample of each concept, every method and objective.
+        settings: What it ran with, the primary yardstick among them.
+        trials: What the contrasts are made of, sample by sample, controls among them.
+    """
+
+    methods: tuple[str, ...]
+    objectives: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    coverage: tuple[Coverage, ...]
+    curves: Mapping[CurveKey, Drawn]
+    examples: tuple[Attribution, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+
+    about: ClassVar[str] = (
+        "The comparison holds for this model, data, baseline and detector. A method may localise better and "
+        "be no more faithful, or the other way round."
+    )
+
+    def headline(self) -> str:
+        """What was compared, and on how much."""
+        samples = sum(one.compared for one in self.coverage)
+        return (
+            f"{list(self.objectives)}, {len(self.methods)} methods, "
+            f"{len(self.coverage)} concepts, {samples} samples"
+        )
+
+    def sheets(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> tuple[Sheet, ...]:
+        """Method x metric x objective, an asterisk where the difference's interval excludes zero.
+
+        Args:
+            metrics: Which.
+            concept: By default all concepts together.
+        """
+        concept = self._overall if concept is None else concept
+        first, *others = self.objectives
+        header = ["method", "metric", first, *others, *(f"{o} - {first}" for o in others), "n"]
+        lines = []
+        for one in self._chosen(metrics, concept):
+            cells = [one.method, f"{one.metric} ({one.better})"]
+            cells += [number(one.values.sel(objective=o).estimate) for o in self.objectives]
+            for name in others:
+                d = one.differences.sel(objective=name)
+                mark = "*" if d.excludes_zero else " "
+                cells.append(f"{signed(d.estimate)}{mark} {bounds_text(d, sign=True)}")
+            lines.append([*cells, str(one.n_samples)])
+        return (Sheet(header, lines, notes=self._notes(concept)),)
+
+    def _chosen(self, metrics: Sequence[str], concept: str) -> list[Contrast]:
+        return [one for one in self.contrasts if one.concept == concept and one.metric in metrics]
+
+    def _notes(self, concept: str) -> list[str]:
+        notes = [
+            f"{c.concept}: {c.compared} of {c.covered} samples with a SuperActivator compared, "
+            f"{c.positive - c.covered} of {c.positive} skipped without one."
+            for c in self.coverage
+            if concept in (c.concept, _ALL)
+        ]
+        refused = {m for c in self.coverage for m, n in c.refused.items() if n}
+        if refused:
+            notes.append(f"Some samples were refused by {', '.join(sorted(refused))}.")
+        mine = [one for one in self.controls if one.concept == concept]
+        blind = [one.metric for one in mine if one.verdicts[ORDERS[1]] != "better"]
+        if blind:
+            notes.append(
+                "Do not judge by these, which do not prefer the labelled tokens to a random order "
+                f"here: {', '.join(blind)}."
+            )
+        level = f"{100 * float(self.settings.get('level', Resampling.level)):g} % intervals over documents"
+        notes.append(f"*: the interval excludes zero. {level}, paired, not adjusted for the number of rows.")
+        return notes
+
+    @cached_property
+    def controls(self) -> tuple[Contrast, ...]:
+        """The labelled tokens first against a random order, by yardstick; see `controls_of`."""
+        asked = {name: self.settings[name] for name in ("draws", "seed", "level") if name in self.settings}
+        return tuple(controls_of(self.trials, Resampling(**asked)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every contrast: a row an objective, and a row a difference, with its verdict."""
+        return [row for one in self.contrasts for row in one.rows()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number but those of single samples; what is not defined is None."""
+        curves = [
+            {
+                "method": m,
+                "objective": o,
+                "kind": k,
+                "yardstick": y,
+                "values": clean(one.estimate),
+                "low": clean(one.low),
+                "high": clean(one.high),
+            }
+            for (m, o, k, y), one in self.curves.items()
+        ]
+        return {
+            "format": FORMAT,
+            "kind": type(self).__name__,
+            "settings": clean(self.settings),
+            "rows": [clean(one.flat()) for one in self.contrasts],
+            "coverage": [clean(asdict(one)) for one in self.coverage],
+            "grid": clean(self.shares),
+            "curves": curves,
+        }
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the players in, or taken out: where the curves have their points."""
+        return tuple(next(iter(self.curves.values())).axes["share"])
+
+    def heat_map(self, concept: str | None = None) -> str:
+        """Side-by-side maps of one sample, as HTML.
+
+        Args:
+            concept: By default the first.
+
+        Raises:
+            ValueError: Unknown concept.
+        """
+        known = list(dict.fromkeys(one.concept for one in self.examples))
+        concept = known[0] if concept is None else concept
+        require_known("concept", concept, known)
+        return heat_map([one for one in self.examples if one.concept == concept])
+
+    def plot(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> Any:
+        """A panel a metric: each later objective minus the first by method, with intervals.
+
+        Args:
+            metrics: Which.
+            concept: By default all concepts together.
+
+        Raises:
+            ValueError: Unknown metric or concept.
+        """
+        concept = self._overall if concept is None else concept
+        require_known("concept", concept, dict.fromkeys(one.concept for one in self.contrasts))
+        for metric in metrics:
+            require_known("metric", metric, dict.fromkeys(one.metric for one in self.contrasts))
+        first, *others = self.objectives
+        figure, axes = plots.new_figure(
+            2.0 + 2.4 * len(metrics), 1.6 + 0.3 * len(self.methods) * len(others), columns=len(metrics)
+        )
+        style = plots.styles(others)
+        for k, (ax, metric) in enumerate(zip(np.ravel(axes), metrics, strict=True)):
+            found = self._chosen([metric], concept)
+            for at, name in enumerate(others):
+                verdicts = [one.verdicts[name] for one in found]
+                single = [_VERDICT_COLOURS[verdict] for verdict in verdicts]
+                # Methods may have other samples and so other resamples: only intervals are put together.
+                parts = {one.method: one.differences.sel(objective=name).freeze() for one in found}
+                plots.whiskers(
+                    ax,
+                    stack(parts, "method"),
+                    colours=single if len(others) == 1 else style[name][0],
+                    offset=0.2 * (at - (len(others) - 1) / 2),
+                    label=f"{name} - {first}" if len(others) > 1 else "",
+                )
+            plots.zero(ax)
+            plots.words(ax, title=metric, x=f"difference ({found[0].better} is better)")
+            if k:
+                ax.set_yticklabels([])
+        if len(others) > 1:
+            plots.legend(np.ravel(axes)[-1])
+        else:
+            figure.suptitle(f"{others[0]} - {first}, {concept}", fontsize=10, parse_math=False)
+        level = f"{100 * float(self.settings.get('level', Resampling.level)):g} %"
+        colours = "" if len(others) > 1 else "Orange: better, blue: worse, grey: open. "
+        plots.note(figure, f"{colours}{level} over documents, paired, not adjusted for the number of rows.")
+        return figure
+
+    def plot_curves(self, methods: Sequence[str] | None = None, yardstick: str = PRIMARY) -> Any:
+        """Mean insertion curves above, deletion below, a column a method, the controls dashed.
+
+        Args:
+            methods: Explainers, by default all.
+            yardstick: What is read.
+
+        Raises:
+            ValueError: There is no such curve.
+        """
+        known = dict.fromkeys(key[0] for key in self.curves if key[0] != CONTROL)
+        methods = list(known if methods is None else methods)
+        for method in methods:
+            require_known("method", method, known)
+        require_known("yardstick", yardstick, dict.fromkeys(key[3] for key in self.curves))
+        figure, axes = plots.new_figure(2.0 + 2.4 * len(methods), 4.6, rows=len(CURVES), columns=len(methods))
+        looks = {self.objectives[0]: (plots.IN_COLOUR, "-"), self.objectives[-1]: (plots.TAIL_COLOUR, "-")}
+        style = plots.styles(self.objectives, looks)
+        for row, kind in zip(np.reshape(axes, (len(CURVES), -1)), CURVES, strict=True):
+            for ax, method in zip(row, methods, strict=True):
+                for name, dashes in zip(ORDERS, (":", "--"), strict=True):
+                    control = self.curves[CONTROL, name, kind, yardstick]
+                    plots.line(ax, control, label=name, colour=plots.OUT_COLOUR, dashes=dashes, band=False)
+                for name in self.objectives:
+                    colour, dashes = style[name]
+                    curve = self.curves[method, name, kind, yardstick]
+                    plots.line(ax, curve, label=name, colour=colour, dashes=dashes)
+                share = "share of tokens put in" if kind == "insertion" else "share taken out"
+                plots.words(ax, title=f"{method}, {kind}", x=share, y=yardstick if ax is row[0] else "")
+        plots.legend(np.ravel(axes)[len(methods) - 1])
+        plots.note(
+            figure, "Means over samples, bands over documents. Insertion: higher is better; deletion: lower."
+        )
+        return figure
+
+    @property
+    def _overall(self) -> str:
+        return _ALL if len(self.coverage) > 1 else self.coverage[0].concept
+
+
+_VERDICT_COLOURS = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR, "open": plots.OUT_COLOUR}
+
+
+def contrasts_of(
+    trials: Sequence[Trial], objectives: Sequence[str], resampling: Resampling = Resampling()
+) -> list[Contrast]:
+    """Every metric of every method, concept by concept and over all of them.
+
+    Args:
+        trials: Of all samples, methods and objectives.
+        objectives: The first is what the others are compared with.
+        resampling: Of source documents.
+    """
+    found = []
+    for method in dict.fromkeys(one.method for one in trials):
+        mine = [one for one in trials if one.method == method]
+        concepts = list(dict.fromkeys(one.concept for one in mine))
+        for concept in [*concepts, *([_ALL] if len(concepts) > 1 else [])]:
+            groups = _complete([one for one in mine if concept in (one.concept, _ALL)], objectives)
+            metrics = [*MICRO, *PER_SAMPLE, *groups[0][0].areas] if groups else []
+            for metric in metrics:
+                # A sample on which one arm's metric is not defined is left out of both.
+                used = [g for g in groups if all(_defined(one, metric) for one in g)]
+                if used:
+                    values = _values(used, objectives, metric, resampling)
+                    found.append(Contrast(concept, method, metric, len(used), values))
+    return found
+
+
+def controls_of(trials: Sequence[Trial], resampling: Resampling = Resampling()) -> list[Contrast]:
+    """Insertion and deletion of labelled tokens first, against a random order, by yardstick.
+
+    A yardstick that does not prefer the labelled tokens here cannot tell explainers apart on these
+    data, or the model does not use the labelled tokens.
+
+    Args:
+        trials: As for `contrasts_of`.
+        resampling: Of source documents.
+    """
+    mine = [one for one in trials if one.method == CONTROL]
+    return [one for one in contrasts_of(mine, ORDERS, resampling) if "/" in one.metric]
+
+
+def _complete(trials: Sequence[Trial], objectives: Sequence[str]) -> list[list[Trial]]:
+    """Samples that every objective was measured on, a trial for each objective in order."""
+    by_sample: dict[tuple[str, str], dict[str, Trial]] = {}
+    for one in trials:
+        by_sample.setdefault((one.concept, one.sample), {})[one.objective] = one
+    return [[group[o] for o in objectives] for group in by_sample.values() if set(objectives) <= set(group)]
+
+
+def _defined(one: Trial, metric: str) -> bool:
+    return metric in MICRO or bool(np.isfinite(one.value(metric)))
+
+
+def _values(
+    groups: Sequence[Sequence[Trial]], objectives: Sequence[str], metric: str, resampling: Resampling
+) -> Drawn:
+    """A metric of every objective, on the same draws of documents."""
+    resamples = resamples_of([arms[0].document for arms in groups], resampling)
+    columns = [_columns([arms[k] for arms in groups], metric, resamples) for k in range(len(objectives))]
+    documents = 1 if resamples is None else resamples.n_documents
+    return Drawn(np.stack(columns), {"objective": tuple(objectives)}, documents, resampling.level)
+
+
+def resamples_of(documents: Sequence[str], resampling: Resampling) -> Resamples | None:
+    """Draws of the documents; None for one document, which leaves nothing to resample."""
+    if len(set(documents)) < 2:
+        return None
+    return resample_documents(np.array(documents), resampling)
+
+
+def _columns(
+    trials: Sequence[Trial], metric: str, resamples: Resamples | None
+) -> Float[np.ndarray, " column"]:
+    """The metric on the data first, then on every draw."""
+    if metric in ("auroc_micro", "average_precision_micro"):
+        return _ranked(trials, metric, resamples)
+    if metric == "f1":
+        terms = np.array([[s.scores.true_positives, s.scores.marked, s.scores.labelled] for s in trials]).T
+        of = micro_f1
+    else:
+        # A mean is the ratio of two sums: the values, and how many samples a draw holds.
+        terms = np.array([[s.value(metric), 1.0] for s in trials]).T
+
+        def of(sums: np.ndarray) -> np.ndarray:
+            return ratio(sums[0], sums[1], empty=np.nan)
+
+    own = of(terms.sum(1, keepdims=True))
+    return own if resamples is None else np.concatenate([own, of(resampled_sums(terms, resamples))])
+
+
+def _ranked(
+    trials: Sequence[Trial], metric: str, resamples: Resamples | None
+) -> Float[np.ndarray, " column"]:
+    ranks = np.concatenate([s.ranks for s in trials])
+    labels = np.concatenate([s.labels for s in trials])
+    is_auroc = metric == "auroc_micro"
+    own = np.atleast_1d((auroc if is_auroc else average_precision)(ranks, labels))
+    if resamples is None:
+        return own
+    # Documents are drawn, tokens ranked: each token goes with its sample's document.
+    home = np.repeat(np.arange(len(trials)), [len(s.ranks) for s in trials])
+    drawn = (resampled_auroc if is_auroc else resampled_average_precision)(ranks, labels, resamples.of(home))
+    return np.concatenate([own, drawn])
