@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sa_plugin.host import Host, attach, check
     from sa_plugin.loaders import load
     from sa_plugin.scores import ScoreTable, score
+    from sa_plugin.stages import Plan, study
     from sa_plugin.statistics import Resampling
     from sa_plugin.theory import check_theory
     from sa_plugin.tracing import trace
@@ -37,6 +38,7 @@ __all__ = [
     "Detector",
     "Host",
     "Objective",
+    "Plan",
     "Resampling",
     "ScoreTable",
     "ablate_heads",
@@ -56,6 +58,7 @@ __all__ = [
     "rank_heads",
     "register_objective",
     "score",
+    "study",
     "tail_waterfall",
     "trace",
 ]
@@ -76,6 +79,7 @@ _ROOMS = {
     "host": ("Host", "attach", "check"),
     "loaders": ("load",),
     "scores": ("ScoreTable", "score"),
+    "stages": ("Plan", "study"),
     "statistics": ("Resampling",),
     "theory": ("check_theory",),
     "tracing": ("trace",),

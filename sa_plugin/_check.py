@@ -1,7 +1,7 @@
-"""Errors for a name that is not known and an argument of another type, said the same way always.
+"""What every room asks first: is the name known, the type right, the package there, the folder found.
 
-The one place where an optional package is imported, so that its absence names the extra, and the
-one that knows where files of the user's are kept that a bare name stands for.
+Each refusal is worded here once, so that it says the same everywhere: the value, what was expected
+and the fix. An optional package is imported through `require` alone, which names the extra.
 """
 
 from __future__ import annotations

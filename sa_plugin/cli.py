@@ -1,20 +1,30 @@
 """The command `sa-plugin`: demo, run, reproduce, check, report.
 
-Nothing here computes anything.
+Nothing here computes anything, and nothing heavy is imported before a command needs it: `--help`
+answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sa_plugin import __version__
+if TYPE_CHECKING:
+    from sa_plugin.stages.study import Study
 
 MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
+DATA = "what `sa_plugin.load` reads: a data set's name, a .jsonl or .csv file, a folder with a metadata.csv"
+# Written out: importing the modules that own these names would import torch.
 HOSTS = ("transformer_lens", "nnsight")
+DTYPES = ("float32", "float16", "bfloat16")
+# Two cores, idle, extrapolated from the default setting; the command says so before it starts.
+FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
+BATCH_TOKENS = 1024
 DESCRIPTION = (
     "Find concepts in a transformer's activations by their extreme high tail, and write what was "
     "found as results.json and report.html."
@@ -41,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sa-plugin", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=version("sa_plugin"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="the whole method on real weights and real text")
@@ -50,22 +60,23 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", action="store_true", help="every passage, layer and kind")
     size.add_argument("--small", action="store_true", help="the smallest setting, for CI")
     demo.add_argument("--split", choices=("plain", "held_out_lemma"), default="plain")
-    _add_output(demo)
+    _add_common(demo)
     demo.set_defaults(command=_demo)
 
     run = commands.add_parser(
         "run",
-        help="the same on a model folder and a JSONL file of yours",
-        description="The method on your model and your texts, one JSON object a line.",
-        epilog=f"One line of the data, labels as [start, end, concept], end exclusive:\n{LINE}",
+        help="the same on a model and data of yours",
+        description="The method on your model and your data.",
+        epilog=f"One line of a .jsonl file, labels as [start, end, concept], end exclusive:\n{LINE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("--model", required=True, help=MODEL)
-    run.add_argument(
-        "--data", type=Path, required=True, help="JSONL: text, labels; id, document, split if you have them"
-    )
+    run.add_argument("--data", required=True, help=DATA)
+    run.add_argument("--root", help="folder of your copy, for data that are named")
+    run.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
+    run.add_argument("--limit", type=int, default=0, help="at most so many samples, rare concepts first")
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
-    _add_output(run)
+    _add_common(run)
     run.set_defaults(command=_run)
 
     cell = commands.add_parser(
@@ -81,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     cell.add_argument("--limit", type=int, help="at most so many samples, rare concepts first")
     cell.set_defaults(command=_reproduce)
 
-    check = commands.add_parser("check", help="run the adapter's laws on a model folder of yours")
+    check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
     check.add_argument("folder", help=MODEL)
-    check.add_argument("--host", choices=HOSTS, default="transformer_lens")
+    check.add_argument("--host", choices=HOSTS, default=HOSTS[0])
     check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
 
@@ -94,21 +105,70 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="the library that runs the model")
+    parser.add_argument("--kind", action="append", help="a concept kind; give it again for several")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    from sa_plugin.stages.config import CellConfig, ModelPart, RunPart
+    from sa_plugin.stages.demo import demo_passages, demo_plan, demo_scenes
+    from sa_plugin.stages.reproduce import open_host, run
+
     size = "full" if arguments.full else "small" if arguments.small else "default"
-    demo = import_module("sa_transformer_lens.demo")
-    demo.demo(arguments.model, size, arguments.split, arguments.out, seed=arguments.seed)
-    return 0
+    name = Path(arguments.model).name
+    if size == "full" and name in FULL_MINUTES:
+        print(f"The full setting takes about {FULL_MINUTES[name]} minutes on two idle cores (extrapolated).")
+    model = ModelPart(arguments.model, host=arguments.host, dtype=arguments.dtype)
+    config = CellConfig(
+        "demo", f"{name}, {size} setting", model=model, run=RunPart(batch_tokens=BATCH_TOKENS)
+    )
+    host = open_host(config)
+    images = getattr(host, "processor", None) is not None
+    seed = arguments.seed
+    data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
+    plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
+    return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    demo = import_module("sa_transformer_lens.demo")
-    demo.run(arguments.model, arguments.data, arguments.out, layers=arguments.layers, seed=arguments.seed)
+    from sa_plugin.stages.config import CellConfig, DataPart, ModelPart, RunPart
+    from sa_plugin.stages.plan import Plan
+    from sa_plugin.stages.reproduce import open_data, open_host, run
+    from sa_plugin.statistics.drawn import Resampling
+
+    seed = arguments.seed
+    config = CellConfig(
+        "run",
+        arguments.model,
+        model=ModelPart(
+            arguments.model, host=arguments.host, tower=arguments.tower or "", dtype=arguments.dtype
+        ),
+        data=DataPart(arguments.data, root=arguments.root or "", limit=arguments.limit),
+        run=RunPart(seed=seed, batch_tokens=BATCH_TOKENS),
+    )
+    kinds = arguments.kind or ("prototype", "separator")
+    plan = Plan(kinds, arguments.layers or (), resampling=Resampling(seed=seed), seed=seed)
+    data = open_data(config)
+    host = open_host(config)
+    return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
+
+
+def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
+    """Run, saying how long each stage took, and print everything that was found."""
+    from sa_plugin.stages.examples import marked
+
+    begun = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - begun:5.0f} s] {line}", flush=True)
+
+    found = work(say)
+    print(f"\n{found}\n\n{marked(found.record)}")
+    print(f"\n{time.perf_counter() - begun:.0f} s. {out / 'results.json'}, {out / 'report.html'}")
     return 0
 
 

@@ -72,8 +72,8 @@ class Standard(NamedTuple):
 @cache
 def standard():
     fake, data = EditableFake(), make_data()
-    bank = fit(fake, data, "lda", layers=[1, 2], progress=False)
-    scores = score(fake, data, bank, progress=False)
+    bank = fit(fake, data, "lda", layers=[1, 2])
+    scores = score(fake, data, bank)
     detector = calibrate(fake, data, bank, scores=scores, deltas=(0.1, 0.3, 0.5))
     return Standard(fake, data, scores, detector)
 

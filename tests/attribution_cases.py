@@ -50,7 +50,7 @@ def case(name, kind="prototype", layer=1):
     data = image_data() if image else make_data()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, kind, layers=[layer], progress=False)
+        bank = fit(host, data, kind, layers=[layer])
         return host, data, calibrate(host, data, bank, deltas=(0.3, 0.6))
 
 
@@ -111,5 +111,5 @@ def planted(kind="prototype"):
     host, data = PlantedHost(), make_data(120)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, kind, layers=[2], progress=False)
+        bank = fit(host, data, kind, layers=[2])
         return host, data, calibrate(host, data, bank, deltas=(0.5, 0.9))

@@ -102,13 +102,13 @@ def make_host() -> Any:
 def make_bank() -> Any:
     from sa_plugin.concepts import fit
 
-    return fit(made("host"), made("data"), "prototype", layers=[0, 1], progress=False)
+    return fit(made("host"), made("data"), "prototype", layers=[0, 1])
 
 
 def make_scores() -> Any:
     from sa_plugin.scores import score
 
-    return score(made("host"), made("data"), made("bank"), progress=False)
+    return score(made("host"), made("data"), made("bank"))
 
 
 def make_detector() -> Any:

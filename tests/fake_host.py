@@ -5,6 +5,7 @@ through two heads and a nonlinear map, so parts add up to the residual exactly a
 transformer.
 """
 
+import copy
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,6 +111,13 @@ class FakeHost:
 
     def output_projection(self, layer: int) -> OutputProjection:
         return OutputProjection(self.w_o[layer], self.b_o[layer])
+
+
+def in_batches(host, batch_tokens):
+    """The same host with batches of another size."""
+    other = copy.copy(host)
+    object.__setattr__(other, "batch_tokens", batch_tokens)
+    return other
 
 
 class Elsewhere(FakeHost):

@@ -21,12 +21,12 @@ def make_data(n=80, documents=40, seed=0):
 def detector_of(host, data, kind, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, kind, progress=False, **options)
+        bank = fit(host, data, kind, **options)
         return calibrate(host, data, bank, deltas=FEW)
 
 
 def ledger(host, data, source, **options):
-    return head_ledger(host, data, source, **{"progress": False, "draws": 200, **options})
+    return head_ledger(host, data, source, **{"draws": 200, **options})
 
 
 def kept_rows(host, samples, layers):

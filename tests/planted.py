@@ -17,8 +17,9 @@ from fake_host import FakeHost
 
 from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import head_alignment
+from sa_plugin.heads import WeightTest, head_alignment
 from sa_plugin.host import AttentionWeights, BlockNorms, HostInfo, OutputProjection, Site
+from sa_plugin.statistics import Resampling
 
 BLOCKS, HEADS, WIDTH, D_HEAD = 3, 4, 96, 8
 CONCEPTS = ("red", "round", "loud", "warm")
@@ -136,13 +137,20 @@ def _maps(directions, n_planted, gains, generator, rng):
     return maps, truth
 
 
-def align(one: World, kind: str = "prototype", **options):
-    """Fit and align, on few draws unless told otherwise."""
+def align(one: World, kind: str = "prototype", concepts=None, **test):
+    """Fit and align, on one null unless told otherwise; `test` is for `WeightTest`."""
     need = ("means", "gram", "rows")
-    statistics = collect(one.host, one.data, need=need, progress=False)
-    bank = fit(one.host, one.data, kind, statistics=statistics, controls=False, progress=False)
-    options = {"nulls": ("across",), "resamples": 60, "draws": 400} | options
-    return head_alignment(one.host, one.data, bank, statistics=statistics, progress=False, **options)
+    statistics = collect(one.host, one.data, need=need)
+    bank = fit(one.host, one.data, kind, statistics=statistics, controls=False)
+    return head_alignment(
+        one.host,
+        one.data,
+        bank,
+        statistics=statistics,
+        concepts=concepts,
+        test=WeightTest(**{"nulls": ("across",)} | test),
+        resampling=Resampling(draws=60),
+    )
 
 
 def outcome(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, bool]:
@@ -168,7 +176,7 @@ def realised(scenario: str, kind: str, seeds: range, q: float = 0.05, **options)
         kind: Of the concept vectors.
         seeds: One world each.
         q: Level.
-        **options: For `head_alignment`.
+        **options: For `WeightTest`.
 
     Returns:
         Means over the worlds: `power`, `power_aligned`, `false_share` with its standard error

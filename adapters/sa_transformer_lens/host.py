@@ -28,7 +28,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require
@@ -48,6 +50,7 @@ from sa_plugin.host.protocol import (
     Edit,
     HostInfo,
     OutputProjection,
+    Owed,
     Point,
     Reduce,
     Site,
@@ -178,6 +181,20 @@ class BridgeHost:
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Query, key and value maps of one block, proved on a short input."""
         return places.attention_weights(self, layer)
+
+    def explain(
+        self,
+        objective: Any,
+        sample: Sample,
+        replaced: Bool[np.ndarray, " token"],
+        mean_embedding: Float[Tensor, " d_model"] | None,
+        *,
+        seed: int = 0,
+    ) -> Owed:
+        """What an objective owes to tokens and heads; see `sa_plugin.host.protocol.ExplainingHost`."""
+        from sa_transformer_lens.explain import explain
+
+        return explain(self, objective, sample, replaced, mean_embedding, seed=seed)
 
     def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
         """Replace `z` in every pass inside; see `sa_plugin.host.protocol.EditableHost`."""

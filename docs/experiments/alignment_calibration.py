@@ -51,7 +51,7 @@ def main() -> None:
     )
     print(HEADER, flush=True)
     for kind in given.kinds:
-        options = {"draws": 60} if kind == "separator" else {}
+        options = {"refits": 60} if kind == "separator" else {}
         for scenario in planted.SCENARIOS:
             worlds = range(given.worlds)
             print(line(planted.realised(scenario, kind, worlds, given.q, **options)), flush=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 import sa_plugin as sa
-from sa_plugin.heads import HeadAlignment, call
+from sa_plugin.heads import HeadAlignment, WeightTest, call
 from sa_plugin.loaders import emoji_scenes
 from sa_transformer_lens.host import load_bridge
 
@@ -41,32 +41,28 @@ def main() -> None:
     parser.add_argument("model", choices=["smollm2", "minilm", "vit"])
     parser.add_argument("--kind", default="prototype")
     parser.add_argument("--train", type=int, default=200)
-    parser.add_argument("--draws", type=int, help="by default 400, and 100 for separators")
+    parser.add_argument("--refits", type=int, help="by default 400, and 100 for separators")
     parser.add_argument("--nulls", nargs="+", default=["across", "within"])
     parser.add_argument("--most", type=int, help="only the concepts with the most train tokens")
     given = parser.parse_args()
     host = sa.attach(load_bridge(given.model))
     data = scenes() if given.model == "vit" else passages(given.train)
-    statistics = sa.collect(
-        host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9, progress=False
-    )
+    statistics = sa.collect(host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9)
     tokens = statistics.token[0].positive_count.tolist()
     counts = dict(zip(data.concepts, tokens, strict=True))
     frequent = sorted(counts, key=lambda concept: -counts[concept])[: given.most]
     concepts = [c for c in data.concepts if c in frequent and counts[c] >= LEAST]
     print(counts, f"{len(statistics.tokens):,} train tokens", flush=True)
-    bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False, progress=False)
+    bank = sa.fit(host, data, given.kind, statistics=statistics, controls=False)
     found = sa.head_alignment(
         host,
         data,
         bank,
         statistics=statistics,
         concepts=concepts,
-        draws=given.draws,
-        nulls=given.nulls,
-        progress=False,
+        test=WeightTest(nulls=given.nulls, refits=given.refits),
     )
-    print(found.summary(25))
+    print("\n".join(sheet.text() for sheet in found.sheets(25)))
     print("\n".join(beside(found)))
 
 
@@ -81,7 +77,7 @@ def beside(found: HeadAlignment) -> list[str]:
             f"{int((low & on_data).sum())} of them on data too, {low.mean() * on_data.sum():.1f} "
             "if independent"
         )
-    share = np.nanmedian(found.data.write_share.value.sum(1), 1)
+    share = np.nanmedian(found.data.write_share.estimate.sum(1), 1)
     by_concept = dict(zip(found.concepts, on_data.sum((0, 1)).tolist(), strict=True))
     return [
         *lines,

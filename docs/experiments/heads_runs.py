@@ -78,13 +78,10 @@ def passages(concepts: tuple[str, ...]) -> ConceptData:
     full = load("supersense")
     concepts = concepts or full.concepts
     rows = [(sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [[span for span in s.spans if span.concept in concepts] for s, _ in rows],
-        concepts=concepts,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
+    return ConceptData.from_samples(
+        [s.only(concepts) for s, _ in rows],
+        concepts,
+        [name for _, name in rows],
         name=f"supersense, {len(rows)} passages",
     )
 
@@ -93,8 +90,8 @@ def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
     """Attach, fit separators at one layer, score and calibrate."""
     host = attach(load_bridge(name))
     data = emoji_scenes(200) if name == "vit" else passages(concepts)
-    bank = fit(host, data, "separator", layers=[LAYER[name]], progress=False)
-    scores = score(host, data, bank, progress=False)
+    bank = fit(host, data, "separator", layers=[LAYER[name]])
+    scores = score(host, data, bank)
     return Trial(name, host, data, scores, calibrate(host, data, bank, scores=scores))
 
 
@@ -107,7 +104,6 @@ def ranked(trial: Trial, by: str, permutations: int | None = None) -> Ranking:
         by=by,
         permutations=permutations,
         scores=None if by == "ledger" else trial.scores,
-        progress=False,
     )
 
 
@@ -219,7 +215,7 @@ def total(arguments: argparse.Namespace) -> dict[str, Any]:
     """Direct against total effects of every head."""
     began = time.time()
     trial = prepare(arguments.model, tuple(arguments.concepts or ()))
-    found = compare_direct_total(trial.host, trial.data, trial.detector, scores=trial.scores, progress=False)
+    found = compare_direct_total(trial.host, trial.data, trial.detector, scores=trial.scores)
     print(found.summary(), flush=True)
     return {
         "kind": "total",

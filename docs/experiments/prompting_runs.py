@@ -143,13 +143,10 @@ def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
         for sample, name in zip(data.samples, data.split_of, strict=True)
         if name == "train" or sample.id in wanted
     ]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [list(s.spans) for s, _ in rows],
-        concepts=data.concepts,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
+    return ConceptData.from_samples(
+        [s for s, _ in rows],
+        data.concepts,
+        [name for _, name in rows],
         name="supersense, passages asked about",
     )
 
@@ -162,10 +159,10 @@ def detect(arguments: argparse.Namespace) -> None:
     answers = [one for one, _ in found]
     data = asked_about(full, answers)
     host = attach(load_bridge("smollm2"))
-    statistics = collect(host, data, layers=[LAYER], progress=False)
-    banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in KINDS]
+    statistics = collect(host, data, layers=[LAYER])
+    banks = [fit(host, data, kind, statistics=statistics) for kind in KINDS]
     record: dict[str, Any] = {"kinds": {}}
-    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks, progress=False), strict=True):
+    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks), strict=True):
         table = with_answers(scores, *answers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

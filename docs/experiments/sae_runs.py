@@ -119,15 +119,8 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
 def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
     """Kept tokens' activations of one split, half precision."""
     samples = list(data.split(name).samples)
-    one = ConceptData.from_spans(
-        [s.text for s in samples],
-        [list(s.spans) for s in samples],
-        concepts=data.concepts,
-        documents=[s.document for s in samples],
-        ids=[s.id for s in samples],
-        splits=["train"] * len(samples),
-    )
-    found = collect(host, one, layers=[LAYER], need=("means", "rows"), progress=False)
+    one = ConceptData.from_samples(samples, data.concepts, ["train"] * len(samples))
+    found = collect(host, one, layers=[LAYER], need=("means", "rows"))
     rows = found.token[0].rows
     assert rows is not None
     return np.asarray(rows.stored)
@@ -207,14 +200,14 @@ def detect(arguments: argparse.Namespace) -> None:
     began = time.time()
     host, data = attach(load_bridge("smollm2")), load("supersense")
     sae = load_sae(arguments.sae)
-    statistics = collect(host, data, layers=[LAYER], progress=False)
+    statistics = collect(host, data, layers=[LAYER])
     names = ["prototype", "separator"]
-    banks = [fit(host, data, kind, statistics=statistics, progress=False) for kind in names]
+    banks = [fit(host, data, kind, statistics=statistics) for kind in names]
     # Latents whose sinks are decided as the other kinds' are: the same layer.
     for rule in ("adaptive", "none"):
-        banks.append(sae_bank(host, data, {LAYER: sae}, pruning=rule, progress=False))
+        banks.append(sae_bank(host, data, {LAYER: sae}, pruning=rule))
         names.append(f"sae, {rule}")
-    tables = score(host, data, banks, progress=False)
+    tables = score(host, data, banks)
     record: dict[str, Any] = {"kinds": {}, "pruning": {}}
     for name, bank in zip(names[2:], banks[2:], strict=True):
         about = bank.origin.options

@@ -8,7 +8,6 @@ python docs/experiments/theory_runs.py vit prototype  other vectors than separat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -45,18 +44,9 @@ def scenes() -> ConceptData:
 
 def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]) -> ConceptData:
     """The same samples with fewer concepts."""
-
-    def reduced(sample: Sample) -> Sample:
-        spans = tuple(span for span in sample.spans if span.concept in concepts)
-        image = sample.image
-        if image is not None:
-            image = replace(image, masks={c: image.masks[c] for c in concepts if c in image.masks})
-        positive = sample.positive & set(concepts)
-        return replace(sample, spans=spans, positive=positive, image=image)
-
     return ConceptData(
         tuple(concepts),
-        tuple(reduced(sample) for sample, _ in picked),
+        tuple(sample.only(concepts) for sample, _ in picked),
         tuple(split for _, split in picked),
         name=full.name,
     )
@@ -64,8 +54,8 @@ def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Se
 
 def banks(host: Host, data: ConceptData, kinds: Sequence[str]) -> dict[str, ConceptBank]:
     """Vectors of every kind at every layer, from one pass."""
-    statistics = collect(host, data, progress=False)
-    return {kind: fit(host, data, kind, statistics=statistics, progress=False) for kind in kinds}
+    statistics = collect(host, data)
+    return {kind: fit(host, data, kind, statistics=statistics) for kind in kinds}
 
 
 def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[str, TheoryReport]]:
@@ -73,7 +63,7 @@ def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[s
     for kind, bank in banks(host, data, kinds).items():
         detector = calibrate(host, data, bank)
         start = time.process_time()
-        report = check_theory(host, data, detector, progress=False)
+        report = check_theory(host, data, detector)
         print(f"{kind}: {time.process_time() - start:.0f} s of one thread", file=sys.stderr)
         yield kind, report
 

@@ -35,7 +35,7 @@ from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_of
-from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, token_table
+from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
 from sa_plugin.passes.run import Job, Keep, Kept, NonFiniteRowError, run, sink_rule
 
 
@@ -223,8 +223,6 @@ def collect(
     seed: int = 0,
     max_rows_per_class: int = MAX_ROWS_PER_CLASS,
     memory_budget: int = MEMORY_BUDGET,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> TrainStatistics:
     """Run the train split once.
 
@@ -239,8 +237,6 @@ def collect(
         seed: Of the label permutation and of the draw of rows.
         max_rows_per_class: Rows kept of a concept's tokens, and of the other tokens.
         memory_budget: Bytes of rows above which they lie in a temporary file.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         Statistics for `fit(..., statistics=...)`.
@@ -256,13 +252,13 @@ def collect(
         require_known("need", name, get_args(Need))
     blocks = layers_of(host.info, layers)
     split = data.train
-    layout = lay_out(host, split.samples, data.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, split.samples, data.concepts)
     point = cast(HookPoint, hook_point)
     plan = _Plan.of(host, layout, split, blocks, point, need, seed, max_rows_per_class)
     rule = sink_rule(host.info, blocks, cast(SinkRule, sinks))
     job = Job(plan.sites, plan.reducer, plan.chosen, memory_budget // max(1, len(blocks)))
     try:
-        (kept,) = run(host, layout, [job], rule, description="train pass", progress=progress)
+        (kept,) = run(host, layout, [job], rule, description="train pass")
     except NonFiniteRowError as error:
         raise OverflowError(
             f"an activation at block {error.name} exceeds half precision (65,504), in "

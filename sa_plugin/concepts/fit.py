@@ -30,7 +30,6 @@ def fit(
     statistics: TrainStatistics | None = None,
     controls: bool = True,
     seed: int = 0,
-    progress: bool = True,
     options: Mapping[str, Any] | None = None,
     **pass_options: Any,
 ) -> ConceptBank:
@@ -48,7 +47,6 @@ def fit(
         controls: Also fit on permuted labels, on mean-pooled samples and on class tokens, for the
             baselines.
         seed: Of the fit, and of the pass when it is run here.
-        progress: Whether to show bars.
         options: For the kind's own function, e.g. `{"k": 100}` or `{"lam": 1e-3}`.
         **pass_options: For `collect`.
 
@@ -69,7 +67,6 @@ def fit(
             hook_point=hook_point,
             need=("means", chosen.need),
             seed=seed,
-            progress=progress,
             **pass_options,
         )
     _check_statistics(statistics, host, data, kind, chosen, blocks)
@@ -86,7 +83,7 @@ def fit(
         if name in ("pooled", "cls") and not chosen.supervised:
             extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
         sets[name], record[f"{name}_fit"] = _fit_layers(
-            chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, progress, extra
+            chosen, chosen_layers, blocks, data.concepts, f"{kind} {name}", seed, extra, not host.progress
         )
     units = data.concepts
     if not chosen.supervised:
@@ -128,12 +125,12 @@ def _fit_layers(
     concepts: Sequence[str],
     description: str,
     seed: int,
-    progress: bool,
     options: Mapping[str, Any],
+    quiet: bool,
 ) -> tuple[VectorSet, list[Mapping[str, Any]]]:
     vectors: list[Float[Tensor, "unit d_model"]] = []
     records = []
-    bar = tqdm(statistics, desc=f"fit {description}", disable=not progress, leave=False)
+    bar = tqdm(statistics, desc=f"fit {description}", disable=quiet, leave=False)
     for block, one in zip(blocks, bar, strict=True):
         _check_concepts(one, concepts, block, description)
         fitted, record = kind.fit(one, seed=seed, **options)

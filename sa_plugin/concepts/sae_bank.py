@@ -55,7 +55,7 @@ from sa_plugin.concepts.sae import (
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Batch, BulkHost, Host, SinkRule, Site, layers_of
 from sa_plugin.host.reducers import Parts, keeping
-from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, token_table
+from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
 from sa_plugin.passes.run import Job, Keep, run, sink_rule
 from sa_plugin.statistics.quantile import quantiles_sorted
 
@@ -218,8 +218,6 @@ def sae_bank(
     hook_point: str = "resid_post",
     pruning: str | Pruning = "adaptive",
     sinks: str = "drop",
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> ConceptBank:
     """Latents of an SAE as the units of a concept bank.
 
@@ -236,8 +234,6 @@ def sae_bank(
         pruning: "adaptive" and "plain" (the top of this module), "none" (drops dead latents),
             or limits of your own.
         sinks: "drop" leaves attention sinks out.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         A bank whose units are named "latent 17". A unit that was kept at one layer only scores 0
@@ -268,11 +264,11 @@ def sae_bank(
     widths = {at: width_of(saes[at], at, host.info.d_model) for at in blocks}
     hashes = {at: hash_of(saes[at]) for at in blocks}
     samples = data.cal.samples
-    layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, samples, data.concepts)
     point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
     count = _Count(layout, saes, widths, point, pruning)
     sinks_of = sink_rule(host.info, blocks, rule)
-    (kept,) = run(host, layout, [count.job], sinks_of, description="sae", progress=progress)
+    (kept,) = run(host, layout, [count.job], sinks_of, description="sae")
     tokens = token_table(layout, kept.keep, samples, ["cal"] * len(samples), data.concepts)
     limits = count.limits(tokens.labels)
     found = {at: prune(count.activity[at], limits, len(tokens)) for at in blocks}

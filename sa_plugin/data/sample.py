@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -56,6 +56,18 @@ class Sample:
     def content(self) -> str:
         """The text, or the hash of an image's pixels: equal contents, equal inputs."""
         return self.text if self.image is None else self.image.pixel_digest
+
+    def only(self, concepts: Collection[str]) -> Sample:
+        """The same sample with the labels of these concepts alone."""
+        spans = tuple(span for span in self.spans if span.concept in concepts)
+        tokens, image = self.token_mask, self.image
+        if tokens is not None:
+            tokens = {concept: mask for concept, mask in tokens.items() if concept in concepts}
+        if image is not None:
+            image = replace(image, masks={c: mask for c, mask in image.masks.items() if c in concepts})
+        return replace(
+            self, spans=spans, positive=self.positive & set(concepts), token_mask=tokens, image=image
+        )
 
     def token_text(self, edges: Real[np.ndarray, " edge"]) -> str:
         """The characters of one token, or where a patch lies: rows and columns of its pixels."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from sa_plugin.data.sample import SPLITS, Sample, SplitName
 
-Fractions = tuple[float, float, float]
+_Fractions = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Splits:
     """
 
     of: Sequence[str] | None = None
-    fractions: Fractions = (0.6, 0.2, 0.2)
+    fractions: _Fractions = (0.6, 0.2, 0.2)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
 from sa_plugin.heads.ablate import PROBE, Ablation, ablate_heads, baseline, candidates, in_order, known_of
-from sa_plugin.heads.align import RULE, HeadAlignment, adjusted, call, head_alignment
+from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, adjusted, call, head_alignment
 from sa_plugin.heads.align_data import DataPlan, attention_mass, moments, place_terms, slopes, top_tokens
 from sa_plugin.heads.align_null import LEVELS, Refit, calibration, null_vectors, p_values, permutations, unit
 from sa_plugin.heads.align_weights import (
@@ -55,6 +55,7 @@ __all__ = [
     "Refit",
     "TokenLedger",
     "Waterfall",
+    "WeightTest",
     "ablate_heads",
     "ablation_curve",
     "adjusted",

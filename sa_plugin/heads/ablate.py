@@ -51,7 +51,7 @@ from sa_plugin.heads.tail_metrics import (
 )
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site, require_editable
 from sa_plugin.host.reducers import Parts, keeping
-from sa_plugin.passes.layout import BATCH_TOKENS, Layout, lay_out, rows_kept_in
+from sa_plugin.passes.layout import Layout, lay_out, rows_kept_in
 from sa_plugin.passes.run import Job, Keep, run
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
@@ -87,7 +87,6 @@ class Baseline:
         tokens: Rows of the unablated run, both splits.
         frozen: What the ablated runs are measured with.
         before: Metrics of the unablated run.
-        batch_tokens: Tokens in a batch.
         probe: The samples on which changes are measured.
         clean: Their unablated residual at each layer, kept tokens only.
         output: What the change of the model's own output is measured with, if it is.
@@ -100,7 +99,6 @@ class Baseline:
     tokens: ScoreTable
     frozen: Frozen
     before: Mapping[str, Float[np.ndarray, "concept column"]]
-    batch_tokens: int
     probe: Layout
     clean: Mapping[int, Float[Tensor, "token d_model"]]
     output: OutputProbe | None = None
@@ -115,7 +113,6 @@ def baseline(
     scores: ScoreTable | None,
     draws: int,
     seed: int,
-    batch_tokens: int = BATCH_TOKENS,
     output: Output | str | None = None,
 ) -> Baseline:
     """Score without ablation, or take scores as given, and freeze what must not move.
@@ -129,7 +126,7 @@ def baseline(
     check_unseen(data.split(split), detector.seen)
     names = tuple(dict.fromkeys(("cal", split)))
     if scores is None:
-        scores = score(host, data, detector.bank, splits=names, batch_tokens=batch_tokens, progress=False)
+        scores = score(host, data, detector.bank, splits=names)
     check_scores(scores, detector.bank, detector.concepts)
     cal, test = (in_order(scores, data.split(name).samples) for name in ("cal", split))
     columns = [detector.token_scores(table) for table in (cal, test)]
@@ -143,14 +140,14 @@ def baseline(
         deviations(test.tokens, detector.concepts, columns[1]),
         resample_documents(document_names(test.tokens), Resampling(draws, seed)),
     )
-    probe = lay_out(host, data.cal.samples[:PROBE], (), batch_tokens=batch_tokens)
+    probe = lay_out(host, data.cal.samples[:PROBE], ())
     before = measured(frozen, *columns)
     looked = None
     if output is not None:
         chosen = data.split(split).samples
         looked = output_probe(able, chosen, scores.tokens, output, frozen.resamples)
         before[looked.metric] = np.tile(looked.before, (len(detector.concepts), 1))
-    made = Baseline(able, data, detector, split, scores, frozen, before, batch_tokens, probe, {}, looked)
+    made = Baseline(able, data, detector, split, scores, frozen, before, probe, {}, looked)
     return replace(made, clean=_residual(made, layers_of_concepts(detector)))
 
 
@@ -255,8 +252,6 @@ def run_groups(
                 base.data,
                 slim,
                 splits=tuple(dict.fromkeys(("cal", base.split))),
-                batch_tokens=base.batch_tokens,
-                progress=False,
                 keep_of=base.tokens.tokens,
             )
         with base.host.edited(edits_of(base, group, mode, known)):
@@ -293,7 +288,7 @@ def _residual(base: Baseline, layers: Sequence[int]) -> dict[int, Tensor]:
         return reduce
 
     job = Job(sites.values(), reducer)
-    (kept,) = run(base.host, base.probe, [job], frozen, description="probe", progress=False)
+    (kept,) = run(base.host, base.probe, [job], frozen, description="probe")
     # The mean over these tokens is in float32, so their order is that of the batches.
     order = base.probe.run_order(kept.keep)
     return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
@@ -431,7 +426,6 @@ def ablate_heads(
     output: Output | str | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> Ablation:
     """Ablate heads and measure every concept's tail and detection again.
 
@@ -455,7 +449,6 @@ def ablate_heads(
             stream; see `output.py`.
         draws: Resamples of source documents.
         seed: Of the resamples and of the donors.
-        batch_tokens: Tokens in a batch, padding included.
 
     Returns:
         Metrics before and after, by concept.
@@ -475,17 +468,7 @@ def ablate_heads(
         every = candidates(host, detector)
         chosen = {k: _others(every, kept) for k, kept in chosen.items()}
     groups(detector, chosen, one_by_one=False)
-    base = baseline(
-        host,
-        data,
-        detector,
-        split=split,
-        scores=scores,
-        draws=draws,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        output=output,
-    )
+    base = baseline(host, data, detector, split=split, scores=scores, draws=draws, seed=seed, output=output)
     return ablate(base, chosen, mode, seed)
 
 

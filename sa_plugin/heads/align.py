@@ -1,4 +1,9 @@
-"""Which of many tests to call: Benjamini and Hochberg, or Benjamini and Yekutieli.
+"""Which heads read and write along concepts: called by their weights, checked on data.
+
+For every head and concept two sides are measured: the forms of the head's weights along the
+concept's directions, held against the same estimator refitted on labels that mean nothing
+(`align_weights`, `align_null`), and what the head does with real tokens (`align_data`). `RULE` says
+how the two become one word, "concept-aligned"; its error control is that of the weights alone:
 
 BH (J. R. Stat. Soc. B 57, 1995) rejects the k smallest p-values, k the largest with
 `p_(k) <= q k / m`; the expected share of false calls among all calls is then at most q if the tests
@@ -6,21 +11,16 @@ are independent or positively dependent. BY (Ann. Stat. 29, 2001) divides q by
 `1 + 1/2 + ... + 1/m` and needs no assumption. If nothing is true, both make any call with
 probability at most q.
 
-What neither bounds: the share of false calls in a selection from the calls.
-
-Alignment as rows and as text.
-
-What `head_alignment` returns: the rule, the calls, tables and maps.
-
-`head_alignment`: both sides for every head of every block and every concept.
+What this does not show: neither bounds the share of false calls in a selection from the calls.
+Alignment is no effect (ablate), and its null is labels without meaning: a head that serves every
+real concept is called for every concept.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import TrainStatistics, collect
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
-from sa_plugin.heads.align_null import NULLS, Refit, check_kind, check_tail
+from sa_plugin.heads.align_null import NULLS, TAILS, Refit, check_draws, check_kind
 from sa_plugin.heads.align_weights import (
     Block,
     Observed,
@@ -46,11 +47,12 @@ from sa_plugin.heads.align_weights import (
     weigh,
 )
 from sa_plugin.host.protocol import FINAL_NORM, DescribedHost, Host, require_described
-from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, lay_out
 from sa_plugin.scores.score import check_origin
-from sa_plugin.show.result import aligned, as_html, frame, number, signed
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, clean, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
-from sa_plugin.statistics.drawn import Resampling
+from sa_plugin.statistics.drawn import Drawn, Resampling
 
 CORRECTIONS = ("BH", "BY")
 
@@ -93,117 +95,6 @@ def call(p: Float[np.ndarray, "*cell"], q: float, correction: str = "BH") -> Boo
     return np.asarray(adjusted(p, correction) <= q)
 
 
-def rows(found: HeadAlignment) -> list[dict[str, Any]]:
-    """One row a head and concept, smallest p first."""
-    arrays = columns(found)
-    order = np.argsort(found.tested.p, axis=None, kind="stable")
-    out = []
-    for at in order:
-        k, h, c = np.unravel_index(at, found.tested.p.shape)
-        row: dict[str, Any] = {"concept": found.concepts[c], "block": found.blocks[k], "head": int(h)}
-        for name, array in arrays.items():
-            row[name] = array[k, h, c].item()
-        out.append(row)
-    return out
-
-
-def columns(found: HeadAlignment) -> dict[str, np.ndarray]:
-    """Every array of the result by the name of its column."""
-    data, weights = found.data, found.weights
-    out = {
-        "aligned": found.aligned,
-        "called": found.called,
-        "on_data": found.on_data,
-        "p": found.tested.p,
-        "p_adjusted": found.p_adjusted,
-    }
-    for name, null in found.nulls.items():
-        out |= {f"p_ov_{name}": null.p_ov, f"p_qk_{name}": null.p_qk}
-    out |= {
-        "gamma": found.gamma,
-        "ov_cosine": weights.ov_cosine,
-        "beta": found.beta,
-        "qk_cosine": weights.qk_cosine,
-        "slope": data.slope.value,
-        "slope_low": data.slope.low,
-        "slope_high": data.slope.high,
-        "partial_r2": data.correlation**2,
-        "correlation": data.correlation,
-        "p_control": data.p_control,
-    }
-    for name, by_sign in (("lift", data.lift), ("lift_whole", data.lift_whole)):
-        for sign, estimate in by_sign.items():
-            parts = zip(("", "_low", "_high"), estimate, strict=True)
-            out |= {f"{name}_{sign}{end}": values for end, values in parts}
-    share = data.write_share
-    return out | {"write_share": share.value, "write_share_low": share.low, "write_share_high": share.high}
-
-
-def summary(found: HeadAlignment, n: int) -> str:
-    """Counts, how the null held, and the strongest aligned heads."""
-    chosen = [row for row in found.rows() if row["aligned"]]
-    parts = [repr(found), _counts(found), _wrapped(_null_words(found))]
-    if chosen:
-        parts.append(_heads(chosen[:n]))
-    shared = found.shared_heads()
-    if shared:
-        named = "; ".join(f"{head} ({len(serves)})" for head, serves in shared[:n])
-        parts.append(_wrapped(f"Heads aligned with several concepts: {named}."))
-    parts += [_wrapped(limit) for limit in found.limits]
-    return "\n\n".join(parts)
-
-
-def _counts(found: HeadAlignment) -> str:
-    header = ["concept", *(f"called {name}" for name in found.nulls), "on data", "aligned", "blocks with one"]
-    by_null = [found.called_by(name) for name in found.nulls]
-    text = [
-        [
-            concept,
-            *(str(int(calls[..., c].sum())) for calls in by_null),
-            str(int(found.on_data[..., c].sum())),
-            str(int(found.aligned[..., c].sum())),
-            f"{found.layers_by_concept[concept]} of {len(found.blocks)}",
-        ]
-        for c, concept in enumerate(found.concepts)
-    ]
-    return aligned(header, text)
-
-
-def _null_words(found: HeadAlignment) -> str:
-    words = [
-        f"{name}: " + ", ".join(f"{share:.2g} at {level}" for level, share in null.calibration.items())
-        for name, null in found.nulls.items()
-        if null.calibration
-    ]
-    return (
-        f"{found.tested.p.size:,} tests, {found.settings['draws']} refits of each null. Share of "
-        f"held-out refits below each level ({'; '.join(words)}): at most the level is right."
-    )
-
-
-def _heads(chosen: list[dict[str, Any]]) -> str:
-    header = ["aligned", "p", "gamma", "OV cos", "beta", "slope", "partial R2", "lift", "share"]
-    text = [
-        [
-            f"L{row['block']}H{row['head']} {row['concept']}",
-            f"{row['p']:.1e}",
-            signed(row["gamma"]),
-            signed(row["ov_cosine"], 2),
-            f"{row['beta']:+.1e}",
-            signed(row["slope"]),
-            number(row["partial_r2"]),
-            signed(row["lift_positive"]),
-            signed(row["write_share"]),
-        ]
-        for row in chosen
-    ]
-    return aligned(header, text)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 110, break_on_hyphens=False)
-
-
 RULE = (
     "A head is concept-aligned if all three hold. (1) Weights: p = max(p of OV, p of QK) against "
     "labels permuted across samples is called at level q over all heads x concepts. (2) Logits: "
@@ -214,21 +105,56 @@ RULE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class HeadAlignment:
-    """Which heads read and write along concepts, by their weights and on data.
+# Where no detector brings its deltas; permuted-label directions of the data side; refits of a null,
+# fewer where each is an iterative fit.
+DELTA, N_CONTROL, REFITS, SEPARATOR_REFITS = 0.05, 19, 400, 100
+SHOWN_HEADS = 10
 
-    What it does not show: alignment is no effect (ablate), and its null is labels without meaning:
-    a head that serves every real concept is called for every concept. See `weights.py`, `null.py`.
+
+@dataclass(frozen=True)
+class WeightTest:
+    """How heads are called by their weights.
+
+    Attributes:
+        nulls: What the weights are held against, see `align_null`; calls rest on the first.
+        refits: Of each null; by default 400, and 100 for separators.
+        tail: "exponential" or "empirical", see `align_null`.
+        q: Level: bound on the expected share of false calls.
+        correction: "BH" or "BY", over all heads x concepts.
+
+    Raises:
+        ValueError: A name is unknown, or q no share.
+    """
+
+    nulls: Sequence[str] = ("across", "within")
+    refits: int | None = None
+    tail: str = "exponential"
+    q: float = 0.05
+    correction: str = "BH"
+
+    def __post_init__(self) -> None:
+        require_known("correction", self.correction, CORRECTIONS)
+        require_known("tail", self.tail, TAILS)
+        call(np.zeros(0), self.q)
+        if not self.nulls:
+            raise ValueError("nulls is empty: name 'across' at least.")
+        for null in self.nulls:
+            require_known("null", null, NULLS)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadAlignment(Result):
+    """Which heads read and write along concepts, by their weights and on data.
 
     Attributes:
         concepts: Columns.
         blocks: Block indices, rows of every array `[block, head, concept]`.
         weights: Forms and cosines at the concepts' directions, without the norms' scales.
-        nulls: By name, "across" first: what the calls rest on.
+        nulls: By name: what the calls rest on first.
         data: The data side.
         offsets: How often each offset, query minus key, was seen among kept train tokens.
-        settings: Level, correction, draws, seed, splits, counts, and what was chosen beforehand.
+        settings: Level, correction, refits, draws, seed, splits, counts, and what was chosen
+            beforehand.
         limits: What this architecture's numbers leave out.
     """
 
@@ -241,24 +167,15 @@ class HeadAlignment:
     settings: Mapping[str, Any]
     limits: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        aligned, s = self.aligned, self.settings
-        return (
-            f"HeadAlignment({len(self.concepts)} concepts x {aligned[..., 0].size} heads: "
-            f"{int(self.called.sum())} called by weights ({s['correction']}, q = {s['q']:g}), "
-            f"{int(aligned.sum())} concept-aligned; at least one in {self.layers_with_one} of "
-            f"{len(self.blocks)} blocks)"
-        )
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
+    about: ClassVar[str] = (
+        "Alignment is no effect: ablate to see one. The null is labels without meaning: a head that serves "
+        "every real concept is called for every concept. No bound on false calls holds in a selection from "
+        "the calls."
+    )
 
     @property
     def gamma(self) -> Float64[np.ndarray, "block head concept"]:
-        """OV gain, with the norms' mean scales: see `weights.py`."""
+        """OV gain, with the norms' mean scales: see `align_weights`."""
         read, write = self.data.scales.T
         return np.asarray(self.weights.ov / (read * write)[:, None, None])
 
@@ -303,7 +220,7 @@ class HeadAlignment:
         """Parts (2) and (3) of the rule."""
         data, least = self.data, 1 / (1 + self.settings["n_control"])
         logits = (data.slope.low > 0) & (data.p_control <= least + 1e-12)
-        return np.asarray(logits & (data.lift["positive"].low > 0))
+        return np.asarray(logits & (data.lift.sel(keys="kept", sign="positive").low > 0))
 
     @property
     def aligned(self) -> Bool[np.ndarray, "block head concept"]:
@@ -335,26 +252,150 @@ class HeadAlignment:
         ]
         return sorted(heads, key=lambda one: -len(one[1]))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a head and concept, smallest p first."""
-        return rows(self)
+    def numbers(self) -> dict[str, Drawn]:
+        """Every measure over blocks, heads and concepts; those without draws have no interval."""
+        data, weights = self.data, self.weights
+        exact = {
+            "aligned": self.aligned,
+            "called": self.called,
+            "on_data": self.on_data,
+            "p": self.tested.p,
+            "p_adjusted": self.p_adjusted,
+            **{f"p_ov_{name}": null.p_ov for name, null in self.nulls.items()},
+            **{f"p_qk_{name}": null.p_qk for name, null in self.nulls.items()},
+            "gamma": self.gamma,
+            "ov_cosine": weights.ov_cosine,
+            "beta": self.beta,
+            "qk_cosine": weights.qk_cosine,
+            "correlation": data.correlation,
+            "partial_r2": data.correlation**2,
+            "p_control": data.p_control,
+        }
+        axes = data.slope.axes
+        found = {name: Drawn(array[..., None].astype(np.float64), axes) for name, array in exact.items()}
+        return found | {"slope": data.slope, "lift": data.lift, "write_share": data.write_share}
 
-    def table(self) -> Any:
-        """The rows: a pandas DataFrame where pandas is installed."""
-        return frame(self.rows())
+    def to_dict(self) -> dict[str, Any]:
+        """Both sides, and what the rule makes of them."""
+        made = ("gamma", "beta", "p_adjusted", "called", "on_data", "aligned")
+        return super().to_dict() | {name: clean(getattr(self, name)) for name in made}
 
-    def summary(self, n: int = 10) -> str:
-        """Counts, how the null held, and the `n` strongest aligned heads, as text."""
-        return summary(self, n)
+    def headline(self) -> str:
+        """How many heads are called and how many aligned."""
+        s, aligned = self.settings, self.aligned
+        return (
+            f"{len(self.concepts)} concepts x {aligned[..., 0].size} heads: "
+            f"{int(self.called.sum())} called by weights ({s['correction']}, q = {s['q']:g}), "
+            f"{int(aligned.sum())} concept-aligned; at least one in {self.layers_with_one} of "
+            f"{len(self.blocks)} blocks"
+        )
 
-    def plot(self, concept: str | None = None, ax: Any = None) -> Any:
-        """Map of the heads; see `plot.plot_alignment`."""
-        from sa_plugin.heads.plots import plot_alignment
+    def sheets(self, n: int = SHOWN_HEADS) -> tuple[Sheet, ...]:
+        """Counts, how the null held, and the strongest aligned heads.
 
-        return plot_alignment(self, concept, ax)
+        Args:
+            n: Heads shown.
+        """
+        header = ["concept", *(f"called {name}" for name in self.nulls), "on data", "aligned"]
+        by_null = [self.called_by(name) for name in self.nulls]
+        lines = [
+            [
+                concept,
+                *(str(int(calls[..., c].sum())) for calls in (*by_null, self.on_data, self.aligned)),
+                f"{self.layers_by_concept[concept]} of {len(self.blocks)}",
+            ]
+            for c, concept in enumerate(self.concepts)
+        ]
+        shared = [f"{head} ({len(serves)})" for head, serves in self.shared_heads()[:n]]
+        notes = [self._null_words(), *self.limits]
+        if shared:
+            notes.insert(1, f"Heads aligned with several concepts: {'; '.join(shared)}.")
+        counts = Sheet([*header, "blocks with one"], lines, f"{self.headline()}.", notes)
+        return (counts, self._strongest(n)) if self.aligned.any() else (counts,)
 
+    def _null_words(self) -> str:
+        words = [
+            f"{name}: " + ", ".join(f"{share:.2g} at {level}" for level, share in null.calibration.items())
+            for name, null in self.nulls.items()
+            if null.calibration
+        ]
+        return (
+            f"{self.tested.p.size:,} tests, {self.settings['refits']} refits of each null. Share of "
+            f"held-out refits below each level ({'; '.join(words)}): at most the level is right."
+        )
 
-DELTA, N_CONTROL, SEPARATOR_DRAWS, DRAWS = 0.05, 19, 100, 400
+    def _strongest(self, n: int) -> Sheet:
+        data, p = self.data, self.tested.p
+        cells = [tuple(map(int, at)) for at in np.argwhere(self.aligned)]
+        header = ["aligned", "p", "gamma", "OV cos", "beta", "slope", "partial R2", "lift", "share"]
+        lift = data.lift.sel(keys="kept", sign="positive").estimate
+        lines = [
+            [
+                f"{self._head(at)} {self.concepts[at[2]]}",
+                f"{p[at]:.1e}",
+                signed(self.gamma[at]),
+                signed(self.weights.ov_cosine[at], 2),
+                f"{self.beta[at]:+.1e}",
+                signed(data.slope.estimate[at]),
+                number(data.correlation[at] ** 2),
+                signed(lift[at]),
+                signed(data.write_share.estimate[at]),
+            ]
+            for at in sorted(cells, key=lambda cell: float(p[cell]))[:n]
+        ]
+        return Sheet(header, lines, "Concept-aligned heads, smallest p first.")
+
+    def _head(self, at: tuple[int, ...]) -> str:
+        return f"L{self.blocks[at[0]]}H{at[1]}"
+
+    def plot(self, concept: str | None = None) -> Any:
+        """The map of the heads, and their writing (OV) against their reading (QK).
+
+        Filled dots are concept-aligned heads, rings those called by their weights alone.
+
+        Args:
+            concept: Only this one; by default all, counted on the map.
+
+        Raises:
+            ValueError: Unknown concept.
+        """
+        if concept is not None:
+            require_known("concept", concept, self.concepts)
+        columns = [c for c, name in enumerate(self.concepts) if concept in (None, name)]
+        called, aligned = self.called[..., columns], self.aligned[..., columns]
+        p_ov, p_qk = self.tested.p_ov[..., columns], self.tested.p_qk[..., columns]
+        n_heads = aligned.shape[1]
+        figure, (left, right) = plots.new_figure(10.5, max(3.4, 0.14 * n_heads + 1.2), columns=2)
+        shade = aligned.sum(-1) if concept is None else -np.log10(np.maximum(p_ov, p_qk)[..., 0])
+        plots.heat(left, shade.T.astype(np.float64), range(n_heads), self.blocks)
+        what = "concepts aligned" if concept is None else "-log10 p of the weights"
+        plots.words(left, title=f"shade: {what}", x="block", y="head")
+        cells = np.stack([-np.log10(p_ov), -np.log10(p_qk)])
+        rest = ~called
+        right.scatter(*cells[:, rest], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")
+        for where, face, label in (
+            (called & ~aligned, "none", "called by weights alone"),
+            (aligned, plots.TAIL_COLOUR, "concept-aligned"),
+        ):
+            dots = {"s": 16, "facecolors": face, "edgecolors": plots.TEXT_COLOUR, "linewidths": 0.8}
+            right.scatter(*cells[:, where], label=label, **dots)
+            filled = {"facecolors": plots.TEXT_COLOUR} if face != "none" else {}
+            left.scatter(*np.nonzero(where.any(-1)), **dots | filled)
+        largest = self.tested.p[self.called].max() if self.called.any() else None
+        if largest is not None:
+            # A head passes where both p-values lie below the largest that was called.
+            for upright in (True, False):
+                plots.zero(right, upright=upright, at=float(-np.log10(largest)))
+        title = concept or f"{len(self.concepts)} concepts"
+        plots.words(right, title=title, x="-log10 p, writes along it (OV)", y="-log10 p, reads it (QK)")
+        plots.legend(right)
+        s = self.settings
+        plots.note(
+            figure,
+            f"Null: labels permuted {next(iter(self.nulls))} samples; calls: {s['correction']} at q = "
+            f"{s['q']:g} over all heads and concepts. Alignment is no effect: ablate to see one.",
+        )
+        return figure
 
 
 def head_alignment(
@@ -365,22 +406,15 @@ def head_alignment(
     statistics: TrainStatistics | None = None,
     concepts: Sequence[str] | None = None,
     split: str = "cal",
-    q: float = 0.05,
-    correction: str = "BH",
-    nulls: Sequence[str] = ("across", "within"),
-    draws: int | None = None,
-    tail: str = "exponential",
     delta: float | Mapping[str, float] | None = None,
-    resamples: int = 200,
-    seed: int = 0,
-    batch_tokens: int = 512,
-    progress: bool = True,
+    test: WeightTest = WeightTest(),
+    resampling: Resampling = Resampling(draws=200),
 ) -> HeadAlignment:
     """Which heads read and write along concepts, by their weights and on data.
 
     Costs one forward pass a sample of the split, one a train sample if no statistics are given,
-    and `draws` refits of the estimator for each null, concept and layer: one product with the train
-    rows for prototype and lda, an iterative fit for separators.
+    and `test.refits` refits of the estimator for each null, concept and layer: one product with the
+    train rows for prototype and lda, an iterative fit for separators.
 
     Args:
         host: An attached model that hands out its weights
@@ -392,26 +426,19 @@ def head_alignment(
         concepts: Only these; all by default.
         split: Where the data side is measured. By default calibration, so that heads chosen here
             can be ablated on test.
-        q: Level: bound on the expected share of false calls.
-        correction: "BH" or "BY", over all heads x concepts.
-        nulls: What to hold the weights against, see `null.py`; calls rest on the first.
-        draws: Refits of each null; by default 400, and 100 for separators.
-        tail: "exponential" or "empirical", see `tails.py`.
         delta: Share of a sample's tokens that is its top, or one for each concept; by default the
             detector's, else 0.05.
-        resamples: Draws of documents for intervals.
-        seed: Of null and intervals.
-        batch_tokens: Tokens in a batch of the data side; it reads every pattern.
-        progress: Whether to show bars.
+        test: Nulls and level of the calls.
+        resampling: Of documents, for the data side's intervals; its seed is that of the nulls too.
 
     Returns:
-        Forms, gains, p-values, the data side, and calls by the rule in `result.RULE`.
+        Forms, gains, p-values, the data side, and calls by `RULE`.
 
     Raises:
         TypeError: The host does not hand out its weights, or an argument is of another type.
         ValueError: A bank of another model, at another hook point, of a kind that cannot be
             refitted, or not the one the statistics give; statistics without every row; no two
-            neighbouring layers; too few draws; unknown names.
+            neighbouring layers; too few refits; unknown names.
 
     Source: the assumption of aligned heads of arXiv 2512.05038; estimators and null are ours.
 
@@ -424,72 +451,70 @@ def head_alignment(
     _check_bank(bank, host)
     check_kind(bank)
     names = _names(bank, concepts)
-    n_draws = draws or (SEPARATOR_DRAWS if kind_of(bank.kind).need == "rows" else DRAWS)
-    _check_options(bank, nulls, n_draws, tail, correction, q, split)
-    statistics = statistics or _collect(host, data, bank, progress)
+    refits = test.refits or (SEPARATOR_REFITS if kind_of(bank.kind).need == "rows" else REFITS)
+    _check_options(bank, test, refits, split)
+    statistics = statistics or _collect(host, data, bank)
     _check_statistics(statistics, host, data)
     refit = Refit(bank, [bank.unit(name) for name in names], statistics)
     offsets = offsets_seen(statistics.tokens, causal=host.info.causal)
     blocks = describe_blocks(described, bank.layers, offsets)
-    heads = len(blocks) * host.info.n_heads
-    check_tail(tail, n_draws, heads * len(names), q)
-    ends = sorted({end for b in blocks for end in (b.source, b.index)})
-    vectors = concept_vectors(refit, ends)
+    check_draws(test.tail, refits, len(blocks) * host.info.n_heads * len(names), test.q)
+    vectors = concept_vectors(refit, sorted({end for b in blocks for end in (b.source, b.index)}))
     observed = observe(blocks, vectors, offsets)
-    tested: dict[str, Tested] = {}
+    nulls: dict[str, Tested] = {}
     control: dict[int, Tensor] = {}
-    for k, null in enumerate(nulls):
-        tested[null], kept = weigh(
+    for k, null in enumerate(test.nulls):
+        nulls[null], kept = weigh(
             blocks,
             refit,
             observed,
             null,
-            draws=n_draws,
-            seed=seed + k,
-            tail=tail,
+            draws=refits,
+            # Each null has draws of its own; the data side's control is the first one's.
+            seed=resampling.seed + k,
+            tail=test.tail,
             keep=0 if k else N_CONTROL,
-            progress=progress,
+            quiet=not host.progress,
         )
         control = control or kept
     deltas = _deltas(source, names, delta)
     plan = _plan(described, bank, blocks, vectors, control, deltas)
     samples = data.split(split).samples
-    layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
-    sums = data_sums(plan, layout, progress=progress)
-    documents = resample_documents(
-        np.array([sample.document for sample in samples]), Resampling(resamples, seed)
-    )
-    measured = data_side(sums, documents, N_CONTROL)
+    measured = _measured(plan, samples, names, resampling)
     settings = {
-        "q": q,
-        "correction": correction,
-        "draws": n_draws,
-        "tail": tail,
+        "q": test.q,
+        "correction": test.correction,
+        "refits": refits,
+        "tail": test.tail,
         "signs": (1, 1),
-        "seed": seed,
+        "seed": resampling.seed,
         "split": split,
         "n_samples": len(samples),
         "n_tokens": measured.n_tokens,
         "delta": dict(zip(names, deltas.tolist(), strict=True)),
         "n_control": N_CONTROL,
-        "resamples": resamples,
+        "draws": resampling.draws,
         "kind": bank.kind,
         "model": host.info.model,
         "data_hash": data.hash,
     }
-    return HeadAlignment(
-        names,
-        tuple(b.index for b in blocks),
-        observed,
-        tested,
-        measured,
-        offsets,
-        settings,
-        limits(described, blocks, measured.underflow),
-    )
+    limits = _limits(described, blocks, measured.underflow)
+    indices = tuple(b.index for b in blocks)
+    return HeadAlignment(names, indices, observed, nulls, measured, offsets, settings, limits)
 
 
-def limits(host: DescribedHost, blocks: Sequence[Block], underflow: float) -> tuple[str, ...]:
+def _measured(
+    plan: DataPlan, samples: Sequence[Sample], concepts: tuple[str, ...], resampling: Resampling
+) -> DataSide:
+    layout = lay_out(plan.host, samples, (), at_most=PATTERN_BATCH_TOKENS)
+    sums = data_sums(plan, layout)
+    documents = np.array([sample.document for sample in samples])
+    resamples = resample_documents(documents, resampling)
+    blocks = tuple(block.index for block in plan.blocks)
+    return data_side(sums, resamples, N_CONTROL, blocks, concepts)
+
+
+def _limits(host: DescribedHost, blocks: Sequence[Block], underflow: float) -> tuple[str, ...]:
     """What this architecture's numbers leave out, in words."""
     attention = [b.attention for b in blocks]
     found = []
@@ -543,22 +568,15 @@ def _check_bank(bank: ConceptBank, host: Host) -> None:
         )
 
 
-def _check_options(
-    bank: ConceptBank, nulls: Sequence[str], draws: int, tail: str, correction: str, q: float, split: str
-) -> None:
-    require_known("correction", correction, CORRECTIONS)
+def _check_options(bank: ConceptBank, test: WeightTest, refits: int, split: str) -> None:
     require_known("split", split, ("cal", "test"))
-    call(np.zeros(0), q)
-    if not nulls:
-        raise ValueError("nulls is empty: name 'across' at least.")
-    for null in nulls:
-        require_known("null", null, NULLS)
-    if "covariance" in nulls and bank.kind != "prototype":
+    if "covariance" in test.nulls and bank.kind != "prototype":
         raise ValueError(
             f"null 'covariance' draws random directions, which is no null for kind {bank.kind!r}: "
             "permuted-label vectors pass it too often. Use 'across'."
         )
-    check_tail(tail, draws, 0, q)
+    # Before any pass: what is too few for a single test is too few for all.
+    check_draws(test.tail, refits, 0, test.q)
 
 
 def _check_statistics(statistics: TrainStatistics, host: Host, data: ConceptData) -> None:
@@ -580,7 +598,7 @@ def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]
     return names
 
 
-def _collect(host: Host, data: ConceptData, bank: ConceptBank, progress: bool) -> TrainStatistics:
+def _collect(host: Host, data: ConceptData, bank: ConceptBank) -> TrainStatistics:
     options: Mapping[str, Any] = bank.origin.options
     return collect(
         host,
@@ -591,7 +609,6 @@ def _collect(host: Host, data: ConceptData, bank: ConceptBank, progress: bool) -
         sinks=bank.origin.sinks,
         normaliser=options.get("normaliser", "rms"),
         max_rows_per_class=10**9,
-        progress=progress,
     )
 
 

@@ -1,45 +1,38 @@
-"""Attention on the tokens with the highest activations, beyond their share of the keys.
+"""The data side of alignment: what heads do with real tokens, from one forward pass a sample.
 
-For each query i with t_i of its n_i keys among the sample's top delta of tokens, 0 < t_i < n_i,
+*Slope.* For head h, query i and the keys j it may see, `log p_ij = logit_ij - log sum_j exp(logit_ij)`,
+so with one intercept a query log-attention is the logit. The model of one head and one concept is
+
+    log p_ij = c_i + slope * a_i a_j + b_1 a_j + b_2 |i - j| + b_3 log(1 + |i - j|) + b_4 [i = j]
+
+fitted by least squares over all queries of all samples; a the activations at the block's input, a_i
+itself part of c_i. The partial R^2 of the product is the share of what the others leave that it
+explains. Everything is a function of sums of products of variables centred over each query's keys,
+which samples and batches add up. Adding a constant to all activations changes neither.
+
+*Lift.* Attention on the tokens with the highest activations, beyond their share of the keys: for
+each query i with t_i of its n_i keys among the sample's top delta of tokens, 0 < t_i < n_i,
 
     lift_i = (attention of i on them) / (attention of i on kept tokens) - t_i / n_i
 
 split by the sign of the query's own activation: an aligned head moves attention to the highest
-tokens where the query is positive, and to the lowest where it is negative. `whole` is the same with
+tokens where the query is positive, and to the lowest where it is negative. "whole" is the same with
 attention sinks and special tokens left in the denominator and among the keys: where a sink takes
 nearly everything it is near `-t_i / n_i` whatever the head does with the rest.
 
-What it does not show: whether the head looks for the concept or for what stands next to it. Tokens
-close by resemble each other and are attended to for being close.
-
-Attention logits regressed on the product of the two tokens' activations, in sums.
-
-For head h, query i and the keys j it may see, `log p_ij = logit_ij - log sum_j exp(logit_ij)`, so
-with one intercept a query log-attention is the logit. The model of one head and one concept is
-
-    log p_ij = c_i + slope * a_i a_j + b_1 a_j + b_2 |i - j| + b_3 log(1 + |i - j|) + b_4 [i = j]
-
-fitted by least squares over all queries of all samples; a_i itself is part of c_i. The partial R^2
-of the product is the share of what the others leave that it explains. Everything is a function of
-sums of products of variables centred over each query's keys, which samples and batches add up.
-Adding a constant to all activations changes neither the slope nor the partial R^2.
-
-What it does not show: attention to what goes along with the concept looks the same as attention to
-the concept. A logit that underflowed to probability 0 is taken at the smallest positive number.
-
-The data side: what heads do with real tokens, from one forward pass a sample.
-
-Slope of the logits and attention on the top tokens: `moments.py`, `mass.py`. Share of the update:
-with u_t what the head writes along the output direction at token t and U_t how much the block
-changes the residual stream along it,
+*Share of the update.* With u_t what the head writes along the output direction at token t and U_t
+how much the block changes the residual stream along it,
 
     share = Cov(u, U) / Var(U)  over kept tokens,
 
 which adds up to 1 over all that writes in a pre-norm block. Norms behind attention are frozen at
 each token's own scale; in a post_ln block, where they scale the old residual too, shares need not
-add up. Nothing here is causal, and nothing is compared with labels: only the directions know them.
+add up.
 
-From the sums of the pass to numbers with intervals over source documents.
+What it does not show: anything causal; only the directions know the labels. Attention to what goes
+along with the concept looks the same as attention to the concept, and tokens close by resemble each
+other and are attended to for being close. A logit that underflowed to probability 0 is taken at the
+smallest positive number.
 """
 
 from __future__ import annotations
@@ -55,13 +48,12 @@ from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.heads.align_weights import Block, write_norms
-from sa_plugin.heads.sums import Estimate
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Keep, run, sink_rule
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
-from sa_plugin.statistics.drawn import percentile_bounds
+from sa_plugin.statistics.drawn import Drawn, stack
 
 
 class Mass(NamedTuple):
@@ -77,6 +69,7 @@ def top_tokens(
 ) -> Bool[Tensor, "batch token column"]:
     """The highest `ceil(delta * n)` of each sample's n kept tokens."""
     n = keep.sum(-1)[:, None, None]
+    # Ties go to the earlier token: two stable sorts turn activations into ranks.
     masked = a.masked_fill(~keep[..., None], -torch.inf)
     rank = masked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (rank < (delta.to(a) * n).ceil()) & keep[..., None]
@@ -101,9 +94,11 @@ def attention_mass(
     chosen, kept = top.float(), keep.float()
     on_top = torch.einsum("bhqk,bku->bhqu", pattern, chosen)
     on_kept = torch.einsum("bhqk,bk->bhq", pattern, kept)[..., None]
+    # How many of a query's keys are top tokens, kept ones, all: products with the pairs it may see.
     m = seen.float()
     t = m @ chosen
     n_kept, n_all = m @ kept[..., None], m.sum(-1, keepdim=True)
+    # Where none or all of the keys are top tokens, attention on them says nothing.
     counted = (t > 0) & (t < n_kept) & keep[..., None]
     by_sign = torch.stack([counted & (a > 0), counted & (a <= 0)], dim=-1).float()
     lift = on_top / on_kept.clamp_min(1e-12) - (t / n_kept.clamp_min(1.0))[:, None]
@@ -157,10 +152,13 @@ def moments(
     count = m.sum(-1, keepdim=True).clamp_min(1.0)
     logs = _centred(pattern.clamp_min(SMALLEST).log(), m[:, None], count[:, None])
     place = _centred(places, m, count)
+    # Sums over a query's keys of a_j centred: spread = sum (a_j - mean)^2 for each query.
     mean = m @ a / count
     spread = m @ a.square() - count * mean.square()
     along = torch.einsum("pbqk,bku->pbqu", place, a)
     seen = torch.einsum("bhqk,bku->bhqu", logs, a)
+    # Terms 0 and 1 are a_i a_j and a_j, the others places. a_i is constant over a query's keys, so
+    # it leaves every sum over them as a factor and no product of pairs is ever formed.
     size = 2 + len(places)
     gram = a.new_zeros(len(a), a.shape[-1], size, size)
     gram[..., 0, 0] = (a.square() * spread).sum(1)
@@ -169,6 +167,7 @@ def moments(
     gram[..., 0, 2:] = (a * along).sum(2).permute(1, 2, 0)
     gram[..., 1, 2:] = along.sum(2).permute(1, 2, 0)
     gram[..., 2:, 2:] = torch.einsum("pbqk,rbqk->bpr", place, place)[:, None]
+    # Only one half was filled.
     lower = torch.arange(size)[:, None] > torch.arange(size)
     gram = torch.where(lower.to(gram.device), gram.mT, gram)
     with_places = torch.einsum("bhqk,pbqk->bhp", logs, place)
@@ -219,12 +218,14 @@ def slopes(
     # A term that is constant (no token sees itself) must not make the system singular.
     scaled = scaled + 1e-9 * np.eye(scaled.shape[-1])
     y = cross / size[..., None, :, :]
+    # Frisch-Waugh-Lovell: what the other terms leave of the product, and of log-attention.
     others = np.linalg.inv(scaled[..., 1:, 1:])
     weights = np.einsum("...uk,...ukl->...ul", scaled[..., 0, 1:], others)
     left = scaled[..., 0, 0] - np.einsum("...uk,...uk->...u", weights, scaled[..., 0, 1:])
     own = y[..., 0] - np.einsum("...uk,...huk->...hu", weights, y[..., 1:])
     explained = np.einsum("...huk,...ukl,...hul->...hu", y[..., 1:], others, y[..., 1:])
     rest = square.astype(np.float64)[..., None] - explained
+    # The product is a combination of the others (constant activations): it has no slope.
     left = np.where(left > 1e-7, left, np.nan)[..., None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = own / np.sqrt(left * np.where(rest > 0, rest, np.nan))
@@ -278,7 +279,7 @@ class DataSums:
     of_control: Mapping[str, np.ndarray]
 
 
-def data_sums(plan: DataPlan, layout: Layout, *, progress: bool) -> DataSums:
+def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
     """Run the samples once.
 
     Memory: a batch's patterns of every block, and `samples x blocks x heads x concepts x 12`
@@ -287,11 +288,10 @@ def data_sums(plan: DataPlan, layout: Layout, *, progress: bool) -> DataSums:
     Args:
         plan: What to measure.
         layout: Of the samples.
-        progress: Whether to show a bar.
     """
     job = Job(plan.sites, lambda batch: _reducer(plan, batch))
     rule = sink_rule(plan.host.info, plan.bank.sink_layers, plan.bank.origin.sinks)
-    (kept,) = run(plan.host, layout, [job], rule, description="attention", progress=progress)
+    (kept,) = run(plan.host, layout, [job], rule, description="attention")
     return DataSums(
         {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},
         {str(name): total.numpy() for name, total in kept.sums.items()},
@@ -328,6 +328,7 @@ def _block_sums(
     n_concepts = len(plan.v_out[k])
     a = (before - plan.mean[k].to(device)) @ plan.v_in[k].to(device).T
     a = a * keep[..., None]
+    # A pair that no head attends to is one that the mask hides.
     seen = (pattern > 0).any(1) & known.to(device)[:, None]
     allowed = seen & keep[:, None] & keep[..., None]
     found = moments(pattern, a, allowed, place_terms(distance.to(device)))
@@ -366,6 +367,7 @@ def _writes(
     at, device = block.index, keep.device
     before, after, z = (read[Site(at, p)].float() for p in ("resid_pre", "resid_post", "z"))
     v_out = plan.v_out[k].to(device)
+    # W_O onto each direction first: d_head numbers a head and concept in place of d_model a token.
     onto = torch.einsum("hed,ud->heu", block.maps.output.to(device), v_out)
     behind = _write_scale(plan, k, read)
     wrote = torch.einsum("bthe,heu->bthu", z, onto) / behind[..., None, None]
@@ -390,6 +392,7 @@ def _write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[T
         weight, bias = plan.host.output_projection(at)
         raw = torch.einsum("bthe,hed->btd", z, weight.to(z.device))
         return token_scale(norms[0], raw if bias is None else raw + bias.to(z.device))
+    # A post_ln block norms the stream twice; both scales are each token's own.
     added = before + read[Site(at, "attn_out")].float()
     first = token_scale(norms[0], added)
     middle = _normed(norms[0], added) + read[Site(at, "mlp_out")].float()
@@ -422,18 +425,19 @@ def token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:
 
 
 SIGNS = ("positive", "negative")
+KEYS = ("kept", "whole")
 
 
 @dataclass(frozen=True, eq=False)
 class DataSide:
-    """What heads do with real tokens; arrays `[block, head, concept]`.
+    """What heads do with real tokens; arrays and axes `[block, head, concept]`, see the module.
 
     Attributes:
-        slope: Logit for one standard deviation of each token's activation, see `moments.py`.
+        slope: Logit for one standard deviation of each token's activation.
         correlation: Partial correlation of logit and product; squared it is the partial R^2.
         p_control: Share of permuted-label directions with at least this correlation.
-        lift: Attention on the top tokens beyond chance, by the query's sign, sinks left out.
-        lift_whole: The same with sinks and special tokens in.
+        lift: Attention on the top tokens beyond chance, by which keys count ("kept" without sinks
+            and special tokens, "whole" with them) and by the query's sign.
         write_share: Share of the block's update along the concept that the head wrote.
         deviation: Standard deviation of the activations, `[block, concept]`.
         scales: Mean scale of the norm before, and of the norms behind attention, `[block, 2]`.
@@ -441,43 +445,50 @@ class DataSide:
         n_tokens: Kept tokens.
     """
 
-    slope: Estimate
+    slope: Drawn
     correlation: Float64[np.ndarray, "block head concept"]
     p_control: Float64[np.ndarray, "block head concept"]
-    lift: Mapping[str, Estimate]
-    lift_whole: Mapping[str, Estimate]
-    write_share: Estimate
+    lift: Drawn
+    write_share: Drawn
     deviation: Float64[np.ndarray, "block concept"]
     scales: Float64[np.ndarray, "block 2"]
     underflow: float
     n_tokens: int
 
 
-def data_side(sums: DataSums, resamples: Resamples, n_control: int) -> DataSide:
+def data_side(
+    sums: DataSums, resamples: Resamples, n_control: int, blocks: Sequence[int], concepts: Sequence[str]
+) -> DataSide:
     """Estimates and intervals, block by block.
 
     Args:
         sums: Of the pass.
         resamples: Draws of documents, over the samples of the pass.
         n_control: Permuted-label directions a concept.
+        blocks: Their indices.
+        concepts: Their names.
     """
-    found, n_blocks = sums.of_samples, len(sums.of_samples["gram"])
+    found = sums.of_samples
     n = found["tokens"][0].astype(np.float64).sum()
     total = found["activation"].astype(np.float64).sum(1)
     mean = total[..., 0] / n
     deviation = np.sqrt(np.maximum(total[..., 1] / n - mean**2, 0.0))
     drawn = resamples.with_data()
-    rows = [_measures_block(found, k, drawn, deviation[k]) for k in range(n_blocks)]
-    estimates = {name: _joined([row[name] for row in rows]) for name in rows[0]}
+    measures: dict[str, dict[int, Drawn]] = {"slope": {}, "share": {}, "lift": {}}
+    for k, block in enumerate(blocks):
+        for name, values in _measures_block(found, k, drawn, deviation[k]).items():
+            heads = {"head": tuple(range(values.shape[-3])), "concept": tuple(concepts)}
+            axes = {"keys": KEYS, "sign": SIGNS, **heads} if name == "lift" else heads
+            # Draws of every head, concept and block at once would be too many to keep.
+            measures[name][block] = resamples.drawn(values, **axes).freeze()
     own = slopes(*(found[name].sum(1) for name in ("gram", "cross", "square"))).correlation
     lost, pairs = found["pairs"].astype(np.float64).sum((0, 1))
     return DataSide(
-        estimates["slope"],
+        stack(measures["slope"], "block"),
         own,
         _beside_control(own, sums, n_control),
-        {sign: estimates[f"kept {sign}"] for sign in SIGNS},
-        {sign: estimates[f"whole {sign}"] for sign in SIGNS},
-        estimates["share"],
+        stack(measures["lift"], "block"),
+        stack(measures["share"], "block"),
         deviation,
         found["scales"].astype(np.float64).sum(1) / n,
         float(lost / pairs) if pairs else 0.0,
@@ -497,8 +508,8 @@ def _beside_control(
 
 def _measures_block(
     found: Mapping[str, np.ndarray], k: int, resamples: Resamples, deviation: Float64[np.ndarray, " concept"]
-) -> dict[str, Float64[np.ndarray, "draw head concept"]]:
-    """Every statistic of one block in every draw; draw 0 is the data as they are."""
+) -> dict[str, Float64[np.ndarray, "*by head concept column"]]:
+    """Every statistic of one block in every draw; column 0 is the data as they are."""
     names = (
         "gram",
         "cross",
@@ -511,20 +522,22 @@ def _measures_block(
         "tokens",
     )
     drawn = {name: _resampled(found[name][k], resamples) for name in names}
-    fitted: Slope = slopes(drawn["gram"], drawn["cross"], drawn["square"])
-    out = {"slope": fitted.slope * deviation**2, "share": _share(drawn)}
-    for part in ("kept", "whole"):
-        for s, sign in enumerate(SIGNS):
-            queries = drawn["mass queries"][..., s][:, None]
-            lifted = np.where(queries > 0, queries, np.nan)
-            out[f"{part} {sign}"] = drawn[f"mass {part}"][..., s] / lifted
-    return out
+    fitted = slopes(drawn["gram"], drawn["cross"], drawn["square"])
+    queries = drawn["mass queries"][:, None]
+    # Signs are the last axis of the sums; without a query of a sign there is no lift.
+    lift = [drawn[f"mass {keys}"] / np.where(queries > 0, queries, np.nan) for keys in KEYS]
+    return {
+        "slope": np.moveaxis(fitted.slope * deviation**2, 0, -1),
+        "share": np.moveaxis(_share(drawn), 0, -1),
+        "lift": np.moveaxis(np.stack(lift), (1, 4), (-1, 1)),
+    }
 
 
 def _share(drawn: Mapping[str, np.ndarray]) -> Float64[np.ndarray, "draw head concept"]:
     n = drawn["tokens"][:, None]
     wrote, together = drawn["write"][..., 0], drawn["write"][..., 1]
     change, square = drawn["change"][..., 0], drawn["change"][..., 1]
+    # Both over the same tokens, so n cancels.
     covariance = together - wrote * (change / n)[:, None]
     variance = (square - change**2 / n)[:, None]
     return np.asarray(covariance / np.where(variance > 0, variance, np.nan))
@@ -535,13 +548,3 @@ def _resampled(
 ) -> Float64[np.ndarray, "draw ..."]:
     by_document = document_sums(np.moveaxis(values.astype(np.float64), 0, -1), resamples)
     return np.moveaxis(by_document @ resamples.weights.T.astype(np.float64), -1, 0)
-
-
-def _joined(blocks: list[Float64[np.ndarray, "draw head concept"]]) -> Estimate:
-    """Draw 0 as the value, the others as the interval; blocks first."""
-    bounds = [percentile_bounds(np.moveaxis(one[1:], 0, -1)) for one in blocks]
-    return Estimate(
-        np.stack([one[0] for one in blocks]),
-        np.stack([low for low, _ in bounds]),
-        np.stack([high for _, high in bounds]),
-    )

@@ -1,4 +1,4 @@
-"""The null: the same estimator refitted on labels that mean nothing.
+"""The null of alignment: the same estimator on labels that mean nothing, and p-values against it.
 
 *across*: labels of whole samples laid over the tokens in another order of the samples. Their number
 and their clustering stay, their tie to the text is broken. *within*: labels shuffled among the
@@ -10,16 +10,10 @@ three permuted vectors at p < .05.
 A draw uses one permutation at all layers and for all concepts, so that input and output directions
 of a block belong together.
 
-What it does not show: the null is "these labels say nothing about the text". Directions of real
-concepts differ from it as a class; a small p does not say that a head serves this concept and no
-other. Nor does a permutation that lays the same labels over the tokens break any tie: images with a
-concept at the same patches in each, say. Where that happens often the null is refused.
-
-p-values from draws of a null, below what counting draws can reach.
-
-*Exponential tail.* Let u be the (k + 1)-th largest of D draws and x_1 .. x_k the excesses of the k
-larger ones. If the null's upper tail beyond u is exponential, the excesses are independent and
-exponential (Rényi), and a new draw exceeds t > u with probability
+p-values go below what counting draws can reach, by the draws' own tail. *Exponential*: let u be the
+(k + 1)-th largest of D draws and x_1 .. x_k the excesses of the k larger ones. If the null's upper
+tail beyond u is exponential, the excesses are independent and exponential (Rényi), and a new draw
+exceeds t > u with probability
 
     p = (k + 1) / (D + 1) * (1 + (t - u) / sum x)^-k
 
@@ -27,10 +21,14 @@ exactly, the uncertain rate included: no plug-in estimate, no correction. Up to 
 (1 + #{draws >= t}) / (D + 1). Lighter tails (normal, bounded) make p too large, which is safe;
 heavier ones too small. Bilinear forms of directions of unit length are bounded, and sums of
 products of nearly normal variables have exponential tails at the most. Whether it held is measured
-on the draws themselves: `calibration`.
+on the draws themselves: `calibration`. *Empirical*: the count alone, for which a test at level q
+among m needs 20 m / q draws or more. The idea of a fitted tail: Knijnenburg and others,
+Bioinformatics 25 (2009), i161.
 
-*Empirical*: the count alone, for which a test at level q among m needs 20 m / q draws or more.
-The idea of a fitted tail: Knijnenburg and others, Bioinformatics 25 (2009), i161.
+What it does not show: the null is "these labels say nothing about the text". Directions of real
+concepts differ from it as a class; a small p does not say that a head serves this concept and no
+other. Nor does a permutation that lays the same labels over the tokens break any tie: images with a
+concept at the same patches in each, say. Where that happens often the null is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +44,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import LayerStatistics, TrainStatistics
 from sa_plugin.concepts.kinds import kind_of
@@ -54,10 +51,19 @@ from sa_plugin.concepts.separator import NotConvergedWarning
 from sa_plugin.passes.layout import TokenTable
 
 NULLS = ("across", "within", "covariance")
-REFIT = ("prototype", "lda", "separator", "separator_adam")
-SAME = 0.99
-UNCHANGED = 0.1
-CHUNK_VALUES = 1 << 25
+TAILS = ("exponential", "empirical")
+LEVELS = (0.05, 0.01, 1e-3, 1e-4, 1e-5)
+"""At which `calibration` is measured."""
+
+_REFIT_KINDS = ("prototype", "lda", "separator", "separator_adam")
+# Least cosine of a refit on the true labels with the bank's own vector.
+_SAME = 0.99
+# Largest share of permutations that may leave a concept's labels as they are.
+_UNCHANGED = 0.1
+_LEAST_DRAWS, _LEAST_EXCESSES = 60, 25
+# Labels of one batch of refits; and the share of labelled tokens below which adding up the few
+# labelled rows is faster than a product with all.
+_CHUNK_VALUES = 1 << 25
 SPARSE = 0.03
 
 
@@ -94,7 +100,7 @@ class Refit:
     """
 
     def __init__(self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics) -> None:
-        check_refit(bank, statistics)
+        _check_refit(bank, statistics)
         self.bank, self.statistics = bank, statistics
         self.columns = list(columns)
         self.kind = kind_of(bank.kind)
@@ -117,7 +123,7 @@ class Refit:
         labels = self.statistics.tokens.labels[:, self.columns]
         if self.kind.need != "rows" and labels.mean() < SPARSE:
             return unit(self._from_means(one, *_gathered(one, labels, order)))
-        most = max(1, CHUNK_VALUES // max(1, labels.size))
+        most = max(1, _CHUNK_VALUES // max(1, labels.size))
         with warnings.catch_warnings():
             # Whether refits converged is of no use to the reader, one by one.
             warnings.simplefilter("ignore", NotConvergedWarning)
@@ -130,6 +136,7 @@ class Refit:
         """Unit directions with the covariance of tokens, the same for every concept."""
         rows = self._at(layer).rows
         assert rows is not None
+        # Sum over tokens of e_t x_t, rows already centred and scaled as they are stored.
         total = sum((weights[:, part] @ x for part, x in rows.chunks()), torch.zeros(()))
         return unit(total[:, None].expand(-1, len(self.columns), -1))
 
@@ -139,9 +146,11 @@ class Refit:
     def _fit(
         self, one: LayerStatistics, labels: Bool[np.ndarray, "draw token concept"]
     ) -> Float[Tensor, "draw concept d_model"]:
+        # Every draw of every concept is one more label of the same rows: one fit for all.
         flat = labels.transpose(1, 0, 2).reshape(labels.shape[1], -1)
         counts = torch.from_numpy(flat.sum(0))
         if self.kind.need == "rows":
+            # A separator looks at rows and labels alone, but its statistics have means.
             unused = one.mean.expand(len(counts), -1)
             changed = replace(one, positive_count=counts, positive_mean=unused, labels=flat)
         else:
@@ -166,6 +175,7 @@ def _means(
     y = torch.from_numpy(labels)
     parts = (y[part].T.float() @ x for part, x in one.rows.chunks())
     total = sum(parts, torch.zeros(()))
+    # Rows are stored normalised; estimators take raw means.
     return (total.double() / counts[:, None]) * one.scale + one.mean.double()
 
 
@@ -179,6 +189,7 @@ def _gathered(
     went = np.empty_like(order)
     np.put_along_axis(went, order, np.arange(order.shape[1], dtype=order.dtype)[None], axis=1)
     counts = np.bincount(concept, minlength=labels.shape[1])
+    # One bag a draw and concept: the rows that its labels went to.
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     bags = (np.arange(len(order))[:, None] * len(token) + starts).ravel()
     total = torch.nn.functional.embedding_bag(
@@ -211,14 +222,14 @@ def check_kind(bank: ConceptBank) -> None:
     Raises:
         ValueError: Its kind; the text says which would do.
     """
-    if bank.kind not in REFIT:
+    if bank.kind not in _REFIT_KINDS:
         raise ValueError(
             f"the null refits the bank's estimator on permuted labels; kind {bank.kind!r} has no "
-            f"labels to permute. Use one of {', '.join(REFIT)}."
+            f"labels to permute. Use one of {', '.join(_REFIT_KINDS)}."
         )
 
 
-def check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
+def _check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
     """Refuse a bank whose estimator cannot be run again on these statistics.
 
     Raises:
@@ -250,7 +261,7 @@ def check_reproduced(
         ValueError: A cosine is below .99: the null would be of another estimator.
     """
     cosine = torch.cosine_similarity(refitted, vectors, dim=-1)
-    if not (cosine >= SAME).all():
+    if not (cosine >= _SAME).all():
         raise ValueError(
             f"refitted on the true labels at block {layer}, a vector has cosine "
             f"{float(cosine.min()):.3f} with the bank's: the null would be of another estimator. "
@@ -258,7 +269,7 @@ def check_reproduced(
         )
 
 
-def check_permuted(
+def _check_permuted(
     labels: Bool[np.ndarray, "token concept"],
     order: Int[np.ndarray, "draw token"],
     null: str,
@@ -269,9 +280,10 @@ def check_permuted(
     Raises:
         ValueError: More than one draw in ten does, for some concept.
     """
+    # Equal labels at every token: the permutation might as well not have been made.
     same = np.array([(labels[one] == labels).all(0) for one in order]).mean(0)
     worst = int(same.argmax())
-    if same[worst] > UNCHANGED:
+    if same[worst] > _UNCHANGED:
         raise ValueError(
             f"{same[worst]:.0%} of the permutations of null {null!r} leave the labels of "
             f"{concepts[worst]!r} as they are: its samples are labelled alike, so this null cannot "
@@ -291,28 +303,22 @@ def null_vectors(
         return
     order = permutations(tokens, null, draws, seed)
     names = [refit.bank.concepts[k] for k in refit.columns]
-    check_permuted(tokens.labels[:, refit.columns], order, null, names)
+    _check_permuted(tokens.labels[:, refit.columns], order, null, names)
     yield from (refit.vectors(layer, order) for layer in layers)
 
 
-TAILS = ("exponential", "empirical")
-LEAST_DRAWS, LEAST_EXCESSES = 60, 25
-LEVELS = (0.05, 0.01, 1e-3, 1e-4, 1e-5)
-
-
-def check_tail(tail: str, draws: int, tests: int, q: float) -> None:
-    """Refuse too few draws.
+def check_draws(tail: str, refits: int, tests: int, q: float) -> None:
+    """Refuse too few draws of a null.
 
     Raises:
-        ValueError: Unknown tail, or draws below what it needs; the text says how many.
+        ValueError: Refits below what the tail needs; the text says how many.
     """
-    require_known("tail", tail, TAILS)
-    if draws < LEAST_DRAWS:
-        raise ValueError(f"draws is {draws}: the null needs {LEAST_DRAWS} at least, such as 400.")
+    if refits < _LEAST_DRAWS:
+        raise ValueError(f"refits is {refits}: the null needs {_LEAST_DRAWS} at least, such as 400.")
     needed = int(np.ceil(20 * tests / q))
-    if tail == "empirical" and draws < needed:
+    if tail == "empirical" and refits < needed:
         raise ValueError(
-            f"draws is {draws}: counting draws needs 20 m / q = {needed:,} of them for {tests:,} "
+            f"refits is {refits}: counting draws needs 20 m / q = {needed:,} of them for {tests:,} "
             f"tests at level {q}. Ask for as many, for fewer concepts or layers, or for "
             "tail='exponential'."
         )
@@ -337,22 +343,24 @@ def p_values(
 
 def _upper(draws: Float[np.ndarray, "draw ..."]) -> tuple[np.ndarray, np.ndarray]:
     """The (k + 1)-th largest draw, and the sum of the excesses over it."""
-    first = len(draws) - excesses(len(draws)) - 1
+    # A partition is enough: the largest k + 1, the smallest of them first.
+    first = len(draws) - _excesses(len(draws)) - 1
     top = np.partition(draws.astype(np.float64), first, axis=0)[first:]
     return top[0], (top[1:] - top[0]).sum(0)
 
 
 def _beyond(observed: np.ndarray, u: np.ndarray, total: np.ndarray, draws: int) -> np.ndarray:
     """The extrapolated p-value; NaN up to u, and where all draws are alike."""
-    k = excesses(draws)
+    k = _excesses(draws)
+    # (t - u) / sum x of the formula above; undefined up to u, and where no draw exceeds it.
     beyond = observed - u
     ratio = np.divide(beyond, total, out=np.full(beyond.shape, np.nan), where=(beyond > 0) & (total > 0))
     return np.asarray((k + 1) / (draws + 1) * (1 + ratio) ** -float(k))
 
 
-def excesses(draws: int) -> int:
+def _excesses(draws: int) -> int:
     """How many of the draws the tail is fitted on: a tenth, 25 at least."""
-    return max(LEAST_EXCESSES, draws // 10)
+    return max(_LEAST_EXCESSES, draws // 10)
 
 
 def calibration(draws: Float[np.ndarray, "draw ..."], tail: str) -> dict[str, float]:
@@ -365,7 +373,7 @@ def calibration(draws: Float[np.ndarray, "draw ..."], tail: str) -> dict[str, fl
         tail: "exponential" or "empirical".
     """
     half = len(draws) // 2
-    if half < LEAST_DRAWS // 2:
+    if half < _LEAST_DRAWS // 2:
         return {}
     fitted, held_out = draws[:half], draws[half : 2 * half]
     p = np.stack([(1.0 + (fitted >= one).sum(0)) / (half + 1) for one in held_out])

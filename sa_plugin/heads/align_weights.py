@@ -1,28 +1,26 @@
-"""Rotary embeddings in a bilinear form of one direction with itself, averaged over offsets.
+"""What a head's weights do along a concept's direction: its OV and QK forms, beside their null.
 
-With q and k the maps of a direction, z_j = q_j + i q_{j + width/2} and w_j the same of k, a query
-at position m and a key at position n have
-
-    q^T R_{m-n} k = sum_j Re(z_j conj(w_j) exp(i theta_j (m - n))) + the dimensions not turned
-
-so the average over offsets needs only the mean of cos(theta_j offset) and sin(theta_j offset):
-averaging costs nothing. The average weights an offset by how often the data have it, not by how
-much attention it gets, and over long texts high frequencies average out: a head that looks for the
-concept at one distance only has a small average. The form at single offsets stands beside it.
-
-The weights side: what a head reads along a concept, and what it then writes along it.
-
-With the norm before attention folded in (gain g, centring C for LayerNorms, and r its mean scale
-over kept tokens), v_in the unit concept direction at the block's input, v_out at its output:
+With v_in the unit concept direction at the block's input, v_out at its output, C the centring and g
+the gain of the norm before attention, r its mean scale:
 
     OV gain   gamma = v_in  C diag(g) W_V W_O  v_out / r
     QK gain   beta  = v_in  C diag(g) W_Q R W_K^T diag(g) C  v_in * scale / r^2
 
 gamma is by how much a token's activation grows for each unit of activation it attends to, beta by
 how much a logit grows for each unit of the product of two tokens' activations (arXiv 2512.05038
-assumes both for an idealised head; the formulas are ours). R is the rotary embedding averaged over
-the offsets seen (`rotary.py`). A norm behind attention (Gemma-2, BERT) is folded into W_O with its
-gain, its centring and its mean scale.
+assumes both for an idealised head; the formulas are ours). A norm behind attention (Gemma-2, BERT)
+is folded into W_O with its gain, its centring and its mean scale.
+
+R is the rotary embedding averaged over the offsets seen. With q and k the maps of a direction,
+z_j = q_j + i q_{j + width/2} and w_j the same of k, a query at position m and a key at position n
+have
+
+    q^T R_{m-n} k = sum_j Re(z_j conj(w_j) exp(i theta_j (m - n))) + the dimensions not turned
+
+so the average over offsets needs only the mean of cos(theta_j offset) and sin(theta_j offset). It
+weights an offset by how often the data have it, not by how much attention it gets, and over long
+texts high frequencies average out: a head that looks for the concept at one distance only has a
+small average. The form at single offsets stands beside it.
 
 The cosines of `v_in W_OV` with v_out and of the query of v_in with its key are shown and not
 tested: a head of rank one has cosine 1 or -1 whatever the direction.
@@ -31,9 +29,7 @@ What the numbers do not show: attention and scales are those of no token in part
 terms linear in one token's activation that are left out; a soft cap bends large logits; a norm over
 each head's queries and keys (Qwen3) leaves beta its sign only. A direction at the output contains
 what the head wrote there, so a head that writes much looks a little aligned with any concept; the
-null of `null.py` has this too, for labels without meaning.
-
-Every head's OV and QK forms at the concept directions, beside those at the null's directions.
+null has this too, for labels without meaning.
 """
 
 from __future__ import annotations
@@ -103,6 +99,7 @@ def mean_turn(rotary: Rotary | None, offsets: Mapping[int, int]) -> Turn | None:
     offset = torch.tensor(list(offsets), dtype=torch.float64)
     weight = torch.tensor(list(offsets.values()), dtype=torch.float64)
     angle = offset[:, None] * rotary.inverse_frequency.double()
+    # Queries and keys are each scaled once (YaRN), so their product twice.
     share = (weight / weight.sum())[:, None] * rotary.scaling**2
     cos, sin = ((share * part).sum(0).float() for part in (angle.cos(), angle.sin()))
     return Turn(cos, sin, rotary.width)
@@ -115,9 +112,11 @@ def turned_product(
     if turn is None:
         return (query * key).sum(-1)
     half = turn.width // 2
+    # Dimension j turns with j + half: z = q1 + i q2, and Re(z conj(w) e^{i angle}) written out.
     q1, q2 = query[..., :half], query[..., half : turn.width]
     k1, k2 = key[..., :half], key[..., half : turn.width]
     pairs = (q1 * k1 + q2 * k2) * turn.cos + (q1 * k2 - q2 * k1) * turn.sin
+    # Partial rotary leaves the dimensions behind the width as they are.
     rest = (query[..., turn.width :] * key[..., turn.width :]).sum(-1)
     total: Tensor = pairs.sum(-1) + rest
     return total
@@ -141,7 +140,7 @@ class HeadMaps(NamedTuple):
     scale: float
 
 
-def head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputProjection) -> HeadMaps:
+def _head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputProjection) -> HeadMaps:
     """Fold a block's norms into its maps.
 
     Args:
@@ -153,6 +152,8 @@ def head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputPr
         _read_through(weights.norm, part) for part in (weights.query, weights.key, weights.value)
     )
     output = projection.weight
+    # Behind attention: centring and gain of each norm act on what the head writes, in order; what
+    # they divide by is a token's own and stands in `DataSide.scales`.
     for norm in write_norms(norms):
         output = (output - output.mean(-1, keepdim=True) if norm.centred else output) * norm.gain
     return HeadMaps(query, key, value, output, weights.scale)
@@ -172,6 +173,7 @@ def _read_through(norm: Norm | None, weight: Tensor) -> Tensor:
     if norm is None:
         return weight
     folded = norm.gain[:, None] * weight
+    # x centred, times W, is x times W with its column means taken out.
     return folded - folded.mean(1, keepdim=True) if norm.centred else folded
 
 
@@ -191,16 +193,17 @@ def qk_form(
     return turned_product(query, key, turn) * maps.scale
 
 
-def ov_cosine(
+def _ov_cosine(
     maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], v_out: Float[Tensor, "direction d_model"]
 ) -> Float[Tensor, "direction head"]:
     """Cosine of what a head writes for v_in with v_out."""
+    # Here the write itself is needed, for its length; `ov_form` never forms it.
     written = torch.einsum("nhe,hed->nhd", _through(v_in, maps.value), maps.output)
     out: Tensor = torch.cosine_similarity(written, v_out[:, None], dim=-1)
     return out
 
 
-def qk_cosine(
+def _qk_cosine(
     maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: Turn | None
 ) -> Float[Tensor, "direction head"]:
     """Averaged product of the query of v_in and its key, over their lengths."""
@@ -257,7 +260,7 @@ class Tested:
     Attributes:
         p_ov, p_qk: One-sided p-values; the alternative, fixed beforehand, is a larger form, which
             amplifies.
-        calibration: Share of held-out draws below each level, see `tails.calibration`.
+        calibration: Share of held-out draws below each level, see `align_null.calibration`.
     """
 
     p_ov: Float64[np.ndarray, "block head concept"]
@@ -288,7 +291,7 @@ def describe_blocks(host: DescribedHost, layers: Sequence[int], offsets: Mapping
         if b and b - 1 not in layers:
             continue
         attention = host.attention_weights(b)
-        maps = head_maps(attention, host.norms(b), host.output_projection(b))
+        maps = _head_maps(attention, host.norms(b), host.output_projection(b))
         turn = mean_turn(attention.rotary, offsets)
         found.append(Block(b, max(0, b - 1), attention, maps, turn))
     if not found:
@@ -312,8 +315,8 @@ def observe(
     return Observed(
         _stack([ov_form(b.maps, v, w) for b, v, w in ends]),
         _stack([qk_form(b.maps, v, b.turn) for b, v, _ in ends]),
-        _stack([ov_cosine(b.maps, v, w) for b, v, w in ends]),
-        _stack([qk_cosine(b.maps, v, b.turn) for b, v, _ in ends]),
+        _stack([_ov_cosine(b.maps, v, w) for b, v, w in ends]),
+        _stack([_qk_cosine(b.maps, v, b.turn) for b, v, _ in ends]),
         profile,
     )
 
@@ -336,7 +339,7 @@ def weigh(
     seed: int,
     tail: str,
     keep: int = 0,
-    progress: bool = True,
+    quiet: bool = False,
 ) -> tuple[Tested, dict[int, Float[Tensor, "kept concept d_model"]]]:
     """Hold the observed forms against one null.
 
@@ -347,9 +350,9 @@ def weigh(
         null: "across", "within" or "covariance".
         draws: Refits.
         seed: Of the draws.
-        tail: See `tails.py`.
+        tail: "exponential" or "empirical", see `align_null`.
         keep: Draws whose directions are returned, for the data side.
-        progress: Whether to show a bar.
+        quiet: Show no bar.
 
     Returns:
         The p-values, and the first `keep` draws' directions by layer.
@@ -357,12 +360,13 @@ def weigh(
     layers = sorted({end for b in blocks for end in (b.source, b.index)})
     at = {b.index: b for b in blocks}
     vectors = null_vectors(refit, null, layers, draws, seed)
-    bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=not progress, leave=False)
+    bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=quiet, leave=False)
     kept: dict[int, Tensor] = {}
     last: dict[int, Tensor] = {}
     p: list[tuple[np.ndarray, np.ndarray]] = []
     checks: list[dict[str, float]] = []
     for layer, drawn in zip(bar, vectors, strict=True):
+        # Layers come in order and a block reads the one before: two are held at a time.
         last = {k: v for k, v in last.items() if k == layer - 1} | {layer: drawn}
         if keep:
             kept[layer] = drawn[:keep].clone()
@@ -379,6 +383,7 @@ def weigh(
 def _forms(
     block: Block, v_in: Float[Tensor, "draw concept d_model"], v_out: Float[Tensor, "draw concept d_model"]
 ) -> tuple[Float[Tensor, "draw head concept"], Float[Tensor, "draw head concept"]]:
+    # Draws of all concepts are so many directions; apart again at the end, heads before concepts.
     flat_in, flat_out, shape = v_in.flatten(0, 1), v_out.flatten(0, 1), v_in.shape[:2]
     ov = ov_form(block.maps, flat_in, flat_out)
     qk = qk_form(block.maps, flat_in, block.turn)
@@ -391,6 +396,7 @@ def concept_vectors(refit: Refit, layers: Sequence[int]) -> dict[int, Float[Tens
     Raises:
         ValueError: It is not.
     """
+    # The permutation that changes nothing: every token keeps its own labels.
     same = np.arange(len(refit.statistics.tokens), dtype=np.int32)[None]
     out = {}
     for layer in layers:

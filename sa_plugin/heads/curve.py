@@ -56,7 +56,6 @@ from sa_plugin.heads.edits import MODES, Head, Reference, check_heads
 from sa_plugin.heads.rank import CONTROLS, FAMILIES, Ranking, control_set, head_changes
 from sa_plugin.heads.tail_metrics import mean_over_concepts
 from sa_plugin.host.protocol import Host, Output
-from sa_plugin.passes.layout import BATCH_TOKENS
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed
 from sa_plugin.statistics.drawn import Interval
@@ -286,8 +285,6 @@ def ablation_curve(
     output: Output | str | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> AblationCurve:
     """Ablate the top k of a ranking and its controls, or all heads but those.
 
@@ -313,8 +310,6 @@ def ablation_curve(
         output: Measures the change of the model's own output.
         draws: Resamples of source documents.
         seed: Of resamples, donors and sets.
-        batch_tokens: Tokens in a batch.
-        progress: Whether to show a bar.
 
     Returns:
         One ablation for each k, control and repetition, with the ranking they were taken from.
@@ -328,17 +323,7 @@ def ablation_curve(
     every = candidates(host, detector)
     order = _order(host, ranking, every, controls)
     _check_ks(ks, order, every, controls, repeats)
-    base = baseline(
-        host,
-        data,
-        detector,
-        split=split,
-        scores=scores,
-        draws=draws,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        output=output,
-    )
+    base = baseline(host, data, detector, split=split, scores=scores, draws=draws, seed=seed, output=output)
     known = known_of(base, mode, {at for at, _ in every}, seed)
     sizes = head_changes(base, mode, known) if "norm_matched" in controls else {}
     ranked = (*order, *(head for head in every if head not in set(order)))
@@ -358,7 +343,7 @@ def ablation_curve(
     if keep:
         sets.append((0, "none", ()))
     runs = []
-    for k, family, heads in tqdm(sets, desc="ablations", disable=not progress, leave=False):
+    for k, family, heads in tqdm(sets, desc="ablations", disable=not base.host.progress, leave=False):
         gone = tuple(head for head in every if head not in set(heads)) if keep else heads
         runs.append(CurveRun(k, family, heads, _ablate(base, gone, mode, seed, known)))
     by = (
@@ -534,7 +519,6 @@ def cross_ablation(
     scores: ScoreTable | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> CrossAblation:
     """Ablate each concept's own heads and measure all concepts.
 
@@ -551,7 +535,6 @@ def cross_ablation(
         scores: Unablated scores of the calibration and the measured split.
         draws: Resamples of source documents.
         seed: Of resamples and donors.
-        batch_tokens: Tokens in a batch.
 
     Raises:
         ValueError: As `ablate_heads`; the detector has only one concept.
@@ -566,9 +549,7 @@ def cross_ablation(
     if len(detector.concepts) < 2:
         raise ValueError("the detector has one concept: there are no others to compare it with.")
     chosen = {position_of(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
-    base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed, batch_tokens=batch_tokens
-    )
+    base = baseline(host, data, detector, split=split, scores=scores, draws=draws, seed=seed)
     known = known_of(base, mode, {at for some in chosen.values() for at, _ in some}, seed)
     everywhere = range(len(detector.concepts))
     runs = {

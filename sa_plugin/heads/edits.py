@@ -128,7 +128,7 @@ def _train_z(
 
     job = Job([Site(at, "z") for at in layers], reducer)
     rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
-    (kept,) = run(host, layout, [job], rule, description="z", progress=False)
+    (kept,) = run(host, layout, [job], rule, description="z")
     if mean:
         n = int(kept.keep.sum())
         return {at: (kept.sums[at] / n).float() for at in layers}

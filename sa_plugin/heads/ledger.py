@@ -60,7 +60,7 @@ from sa_plugin.heads.sums import (
 )
 from sa_plugin.host.protocol import Host, Site, layers_of
 from sa_plugin.host.reducers import evidence
-from sa_plugin.passes.layout import BATCH_TOKENS, Layout, lay_out
+from sa_plugin.passes.layout import Layout, lay_out
 from sa_plugin.passes.run import Job, Kept, run, sink_rule, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
@@ -79,8 +79,6 @@ def permuted_vectors(
     draws: int = PERMUTATIONS,
     layers: Sequence[int] | None = None,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> tuple[VectorSet, ...]:
     """Refit a bank on labels permuted across train samples, many times, in one train pass.
 
@@ -91,8 +89,6 @@ def permuted_vectors(
         draws: Number of permutations.
         layers: Where; all of the bank's by default. Other layers of the result are zero.
         seed: Of the permutations.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         One set a draw, shaped like `bank.token`; for `head_ledger(..., permutations=...)`.
@@ -102,28 +98,19 @@ def permuted_vectors(
     """
     check_origin(bank, host)
     _check_refit(bank, data, draws)
-    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, data.train.samples, bank.concepts)
     part = PermutedPass(bank, layout, layers or bank.layers, draws, seed)
-    (kept,) = _run_train(host, bank, layout, [part.job], progress)
+    (kept,) = _run_train(host, bank, layout, [part.job])
     return part.result(kept)
 
 
-def term_means(
-    host: Host,
-    data: ConceptData,
-    bank: ConceptBank,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
-) -> ScaledMeans:
+def term_means(host: Host, data: ConceptData, bank: ConceptBank) -> ScaledMeans:
     """Train means of every part's contribution at every layer of a bank, in one train pass.
 
     Args:
         host: An attached model.
         data: What the bank was fitted on: its train split is run.
         bank: For its layers, hook point and sink rule.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         For `head_ledger(..., means=...)` and `explain_tokens(..., means=...)`.
@@ -131,10 +118,10 @@ def term_means(
     check_origin(bank, host)
     check_supported(bank.hook_point)
     check_joints(host, bank)
-    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, data.train.samples, bank.concepts)
     depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
     part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
-    (kept,) = _run_train(host, bank, layout, [part.job], progress)
+    (kept,) = _run_train(host, bank, layout, [part.job])
     return part.result(kept)
 
 
@@ -147,8 +134,6 @@ def prepare(
     permutations: int | Sequence[VectorSet],
     *,
     seed: int,
-    batch_tokens: int,
-    progress: bool,
 ) -> tuple[ScaledMeans | None, tuple[VectorSet, ...]]:
     """Means and permuted-label vectors of some columns, from one train pass or none."""
     if means is None and bank.component_means is not None:
@@ -157,7 +142,7 @@ def prepare(
     average = means is None and own and host.info.block != "pre_norm"
     if not average and not isinstance(permutations, int):
         return means, tuple(permutations)
-    layout = lay_out(host, data.train.samples, bank.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, data.train.samples, bank.concepts)
     averaged: MeanPass | None = None
     refitted: PermutedPass | None = None
     if average:
@@ -168,7 +153,7 @@ def prepare(
         layers = sorted({column.layer for column in columns})
         refitted = PermutedPass(bank, layout, layers, permutations, seed)
     jobs = [part.job for part in (averaged, refitted) if part is not None]
-    found = iter(_run_train(host, bank, layout, jobs, progress))
+    found = iter(_run_train(host, bank, layout, jobs))
     if averaged is not None:
         means = averaged.result(next(found))
     draws = permutations if refitted is None else refitted.result(next(found))
@@ -210,11 +195,9 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
         )
 
 
-def _run_train(
-    host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job], progress: bool
-) -> tuple[Kept, ...]:
+def _run_train(host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job]) -> tuple[Kept, ...]:
     rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
-    return run(host, layout, jobs, rule, description="train terms", progress=progress)
+    return run(host, layout, jobs, rule, description="train terms")
 
 
 class NoTailWarning(UserWarning):
@@ -236,8 +219,6 @@ def head_ledger(
     means: ScaledMeans | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> HeadLedger:
     """Decompose concept scores into embedding, heads, MLPs and biases.
 
@@ -268,8 +249,6 @@ def head_ledger(
             from the train split if the bank was fitted on it.
         draws: Resamples of source documents.
         seed: Of the resamples and permutations.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         Centred terms where train means are known, else raw ones. They close to 1e-5 of their summed
@@ -306,11 +285,9 @@ def head_ledger(
         means,
         control_source(bank, data, permutations) if has_tail else (),
         seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
     )
-    asked = asked_of(host, data, bank, columns, chosen, tail, batch_tokens)
-    sums, control = _run(host, asked, plan, nulls, progress)
+    asked = asked_of(host, data, bank, columns, chosen, tail)
+    sums, control = _run(host, asked, plan, nulls)
     _check_scores(scores, bank, chosen, columns, sums.n_tokens)
     if has_tail:
         warn_no_tail(sums, columns)
@@ -344,10 +321,9 @@ def asked_of(
     columns: Sequence[Column],
     samples: Sequence[Sample],
     tail: Tail | None,
-    batch_tokens: int,
 ) -> Asked:
     """Samples laid out, with the labels of each column's concept."""
-    layout = lay_out(host, samples, data.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, samples, data.concepts)
     label = [data.concepts.index(column.concept) for column in columns]
     positive = np.array([[c.concept in s.positive for c in columns] for s in samples])
     return Asked(samples, layout, bank, layout.labels[:, label], positive, tail)
@@ -368,15 +344,13 @@ def _plans(
     return plan, [build_plan(host, bank, columns, draw, means=means, frozen=plan.frozen) for draw in draws]
 
 
-def _run(
-    host: Host, asked: Asked, plan: Plan, nulls: Sequence[Plan], progress: bool
-) -> tuple[GroupSums, ControlSums | None]:
+def _run(host: Host, asked: Asked, plan: Plan, nulls: Sequence[Plan]) -> tuple[GroupSums, ControlSums | None]:
     if not nulls:
-        return sum_groups(host, asked, plan, progress=progress)[0], None
+        return sum_groups(host, asked, plan)[0], None
     # Which tokens a draw chooses is known only once all are scored: one pass more.
-    cuts = tail_cuts(host, asked, plan, nulls, progress=progress)
+    cuts = tail_cuts(host, asked, plan, nulls)
     carried = ControlPass(asked, nulls, cuts, plan.target.lengths)
-    sums, (kept,) = sum_groups(host, asked, plan, [carried.job], progress=progress)
+    sums, (kept,) = sum_groups(host, asked, plan, [carried.job])
     return sums, carried.result(kept)
 
 

@@ -57,7 +57,7 @@ from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.total import TailObjective, attributions, tail_objective, total_effects
 from sa_plugin.host.protocol import Attended, Batch, Edit, Host, Site, ZEdit, apply_edit
 from sa_plugin.host.reducers import keeping
-from sa_plugin.passes.layout import BATCH_TOKENS, rows_kept_in
+from sa_plugin.passes.layout import rows_kept_in
 from sa_plugin.passes.run import Job, Keep, run
 from sa_plugin.scores.table import ScoreTable
 
@@ -137,9 +137,7 @@ def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float
         return lambda read, keep: keeping()
 
     with base.host.edited(looks):
-        (kept,) = run(
-            base.host, base.probe, [Job([site], reducer)], frozen, description="sizes", progress=False
-        )
+        (kept,) = run(base.host, base.probe, [Job([site], reducer)], frozen, description="sizes")
     total = torch.cat([torch.stack(sums).sum(0) for sums in seen.values()])
     return np.asarray((total / int(kept.keep.sum())).numpy())
 
@@ -228,8 +226,6 @@ def rank_heads(
     budget: int | None = None,
     permutations: int | None = None,
     scores: ScoreTable | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> Ranking:
     """Rank heads by their part of the tail on the calibration split.
 
@@ -250,8 +246,6 @@ def rank_heads(
             than a train pass, and for separators the one that the bank holds; more of these cost a
             train pass and as many iterative fits a concept and layer.
         scores: Scores of the calibration split.
-        batch_tokens: Tokens in a batch.
-        progress: Whether to show a bar.
 
     Returns:
         The heads of each concept, the strongest first, with what they were ranked by.
@@ -265,7 +259,7 @@ def rank_heads(
     if by == "ledger":
         if budget is not None:
             raise ValueError("by='ledger' spends no passes on single heads: leave budget out.")
-        return _by_ledger(host, data, detector, size, permutations, scores, batch_tokens)
+        return _by_ledger(host, data, detector, size, permutations, scores)
     if permutations is not None:
         raise ValueError(f"by={by!r} has no control by permuted labels: leave permutations out.")
     every = candidates(host, detector)
@@ -273,22 +267,20 @@ def rank_heads(
     with warnings.catch_warnings():
         # Nothing is reported of the split: it is only chosen on.
         warnings.simplefilter("ignore", SelectionDataWarning)
-        base = baseline(
-            host, data, detector, split="cal", scores=scores, draws=1, seed=0, batch_tokens=batch_tokens
-        )
+        base = baseline(host, data, detector, split="cal", scores=scores, draws=1, seed=0)
     objective = tail_objective(detector, in_order(base.tokens, data.cal.samples))
     known = known_of(base, "mean", {at for at, _ in every}, 0)
     lift = np.abs(objective.value(objective.clean))
 
     def exact(heads: Sequence[Head]) -> Float[np.ndarray, "head concept"]:
-        sums = total_effects(base, objective, heads, "mean", known, progress=progress)
+        sums = total_effects(base, objective, heads, "mean", known)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(objective.value(sums) / lift)
 
     if by == "patching":
         share, verified = exact(every), np.ones(len(every), dtype=bool)
     else:
-        share = _estimated(base, objective, every, known, lift, progress)
+        share = _estimated(base, objective, every, known, lift)
         verified = np.zeros(len(every), dtype=bool)
         for _ in range(min(budget or 0, len(every))):
             value = np.where(verified, -np.inf, _mean(share, size))
@@ -316,9 +308,8 @@ def _estimated(
     every: Sequence[Head],
     known: Reference,
     lift: Float[np.ndarray, " concept"],
-    progress: bool,
 ) -> Float[np.ndarray, "head concept"]:
-    sums = attributions(base, objective, every, known, progress=progress)
+    sums = attributions(base, objective, every, known)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(objective.value(sums) / lift)
 
@@ -330,19 +321,8 @@ def _by_ledger(
     size: bool,
     permutations: int | None,
     scores: ScoreTable | None,
-    batch_tokens: int,
 ) -> Ranking:
-    ledger = head_ledger(
-        host,
-        data,
-        detector,
-        split="cal",
-        scores=scores,
-        permutations=permutations,
-        draws=1,
-        batch_tokens=batch_tokens,
-        progress=False,
-    )
+    ledger = head_ledger(host, data, detector, split="cal", scores=scores, permutations=permutations, draws=1)
     name = ledger.headline
     rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
     heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))

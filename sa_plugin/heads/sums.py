@@ -180,7 +180,6 @@ def sum_groups(
     also: Sequence[Job] = (),
     *,
     description: str = "head ledger",
-    progress: bool = False,
 ) -> tuple[GroupSums, tuple[Kept, ...]]:
     """Run every batch once.
 
@@ -190,7 +189,6 @@ def sum_groups(
         plan: What to decompose, and how.
         also: What else is kept of the same pass.
         description: Of the bar.
-        progress: Whether to show a bar.
 
     Raises:
         LedgerError: A token's terms do not add up to its score.
@@ -207,7 +205,7 @@ def sum_groups(
 
     job = Job(plan.sites, reducer, each=closes)
     sinks = asked.sinks(host)
-    own, *others = run(host, asked.layout, [job, *also], sinks, description=description, progress=progress)
+    own, *others = run(host, asked.layout, [job, *also], sinks, description=description)
     found = own.samples
     return GroupSums(
         # The scale is no axis of samples, so it travels behind them.
@@ -326,7 +324,7 @@ class ControlSums:
 
 
 def tail_cuts(
-    host: Host, asked: Asked, plan: Plan, draws: Sequence[Plan], *, progress: bool
+    host: Host, asked: Asked, plan: Plan, draws: Sequence[Plan]
 ) -> Float[np.ndarray, "draw column"]:
     """The score that as many tokens reach, under each draw, as the concept has SuperActivators.
 
@@ -348,7 +346,7 @@ def tail_cuts(
 
     job = Job(plan.target.sites, reducer)
     sinks = asked.sinks(host)
-    (found,) = run(host, asked.layout, [job], sinks, description="control scores", progress=progress)
+    (found,) = run(host, asked.layout, [job], sinks, description="control scores")
     return _cuts(found.rows["null"], found.sums["n tail"].numpy())
 
 

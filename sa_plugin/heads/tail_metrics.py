@@ -65,6 +65,7 @@ from sa_plugin.tracing.measures import TAIL_LEVEL
 KL, COSINE = "output_kl", "output_cosine"
 HIDDEN = "hidden"
 OUTPUT_SAMPLES = 16
+# Logits of every token are held twice, before and after: a vocabulary is 10^5 numbers a token.
 LOGIT_BATCH_TOKENS = 512
 CACHE_BYTES = 1 << 28
 
@@ -117,7 +118,7 @@ def output_probe(
     if isinstance(output, str):
         require_known("output", output, (HIDDEN,))
     chosen = tuple(samples[:OUTPUT_SAMPLES])
-    layout = lay_out(host, chosen, (), batch_tokens=LOGIT_BATCH_TOKENS)
+    layout = lay_out(host, chosen, (), at_most=LOGIT_BATCH_TOKENS)
     given = None if isinstance(output, str) else output
     probe = OutputProbe(given, layout, rows_kept_in(tokens, layout, chosen), (), resamples)
     clean: list[Tensor] = []

@@ -94,7 +94,7 @@ from sa_plugin.host.protocol import (
     ZEdit,
     require_differentiable,
 )
-from sa_plugin.passes.layout import BATCH_TOKENS, TokenTable, lay_out, rows_kept_in
+from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import aligned, frame, number, signed
@@ -169,12 +169,7 @@ def tail_objective(detector: Detector, table: ScoreTable) -> TailObjective:
 
 
 def attributions(
-    base: Baseline,
-    objective: TailObjective,
-    heads: Sequence[Head],
-    known: Reference,
-    *,
-    progress: bool = True,
+    base: Baseline, objective: TailObjective, heads: Sequence[Head], known: Reference
 ) -> Float[np.ndarray, "head sample concept"]:
     """First-order total effects of mean ablation, sample by sample.
 
@@ -183,7 +178,6 @@ def attributions(
         objective: Of that split.
         heads: Which; their number costs nothing.
         known: Train means of z.
-        progress: Whether to show a bar.
 
     Returns:
         Sums like those of `total_effects`.
@@ -194,12 +188,12 @@ def attributions(
     host = require_differentiable(base.host)
     n_concepts = objective.clean.shape[1]
     samples = base.data.split(base.split).samples
-    layout = lay_out(host, samples, (), batch_tokens=base.batch_tokens)
+    layout = lay_out(host, samples, ())
     weights = np.zeros((layout.n_rows, n_concepts))
     weights[rows_kept_in(objective.tokens, layout, samples)] = objective.weights
     found = np.zeros((len(heads), len(samples), n_concepts))
     layers = layers_of_concepts(base.detector)
-    for batch in tqdm(layout.batches, desc="gradients", disable=not progress, leave=False):
+    for batch in tqdm(layout.batches, desc="gradients", disable=not base.host.progress, leave=False):
         dense = torch.zeros(*batch.valid.shape, n_concepts)
         dense[batch.valid] = torch.from_numpy(weights[layout.rows(batch)]).float()
         for layer in sorted(set(layers)):
@@ -259,13 +253,7 @@ def reach_offset(base: Baseline) -> int:
 
 
 def total_effects(
-    base: Baseline,
-    objective: TailObjective,
-    heads: Sequence[Head],
-    mode: str,
-    known: Reference,
-    *,
-    progress: bool = True,
+    base: Baseline, objective: TailObjective, heads: Sequence[Head], mode: str, known: Reference
 ) -> Float[np.ndarray, "head sample concept"]:
     """What each sample loses of the tail objective when one head is ablated.
 
@@ -275,7 +263,6 @@ def total_effects(
         heads: One pass each.
         mode: Any but "directional", which is defined for one concept at a time.
         known: Means or donors.
-        progress: Whether to show a bar.
 
     Returns:
         Sums, for `TailObjective.value` and `.columns`; 0 for concepts the head cannot reach.
@@ -291,19 +278,11 @@ def total_effects(
     detector, depths = base.detector, reach(base.detector)
     layers = layers_of_concepts(detector)
     found = np.zeros((len(heads), *objective.clean.shape))
-    for i, head in enumerate(tqdm(heads, desc="heads", disable=not progress, leave=False)):
+    for i, head in enumerate(tqdm(heads, desc="heads", disable=not base.host.progress, leave=False)):
         places = [k for k, depth in enumerate(depths) if head[0] < depth]
         slim = at_layers(detector.bank, sorted({layers[k] for k in places}))
         with base.host.edited(edits_of(base, Group(tuple(places), (head,)), mode, known)):
-            scored = score(
-                base.host,
-                base.data,
-                slim,
-                splits=(base.split,),
-                batch_tokens=base.batch_tokens,
-                progress=False,
-                keep_of=base.tokens.tokens,
-            )
+            scored = score(base.host, base.data, slim, splits=(base.split,), keep_of=base.tokens.tokens)
         part = in_order(scored, base.data.split(base.split).samples)
         at = np.array([slim.layers.index(layers[k]) for k in places])
         scores = np.zeros((len(part.tokens), len(layers)), dtype=np.float32)
@@ -459,8 +438,6 @@ def compare_direct_total(
     scores: ScoreTable | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> DirectTotal:
     """Ledger, mean ablation of every single head, and attribution patching, on one tail.
 
@@ -475,8 +452,6 @@ def compare_direct_total(
         scores: Unablated scores of the calibration split and of this one.
         draws: Resamples of source documents.
         seed: Of the resamples.
-        batch_tokens: Tokens in a batch.
-        progress: Whether to show a bar.
 
     Raises:
         TypeError: The host cannot edit.
@@ -486,21 +461,17 @@ def compare_direct_total(
     Example:
         >>> compare_direct_total(host, data, detector).agreement()  # doctest: +SKIP
     """
-    ledger = head_ledger(
-        host, data, detector, split=split, scores=None, draws=1, batch_tokens=batch_tokens, progress=False
-    )
-    base = baseline(
-        host, data, detector, split=split, scores=scores, draws=draws, seed=seed, batch_tokens=batch_tokens
-    )
+    ledger = head_ledger(host, data, detector, split=split, scores=None, draws=1)
+    base = baseline(host, data, detector, split=split, scores=scores, draws=draws, seed=seed)
     every = candidates(host, detector)
     objective = tail_objective(detector, in_order(base.tokens, data.split(split).samples))
     known = known_of(base, "mean", {at for at, _ in every}, seed)
-    sums = total_effects(base, objective, every, "mean", known, progress=progress)
+    sums = total_effects(base, objective, every, "mean", known)
     behind = np.array([[at >= depth for depth in reach(detector)] for at, _ in every])
     low, high = percentile_bounds(objective.columns(sums, base.frozen.resamples)[..., 1:])
     first = None
     if isinstance(host, DifferentiableHost):
-        estimate = attributions(base, objective, every, known, progress=progress)
+        estimate = attributions(base, objective, every, known)
         first = _masked(objective.value(estimate), behind)
     rows = {(c.block, c.head): i for i, c in enumerate(ledger.components) if c.kind == "heads"}
     direct = ledger.lift.terms.value[[rows[head] for head in every]]

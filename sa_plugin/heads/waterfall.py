@@ -35,7 +35,6 @@ from sa_plugin.heads.ledger import asked_of, columns_of, held_out, warn_no_tail
 from sa_plugin.heads.norms import STEP_KINDS, Column, Component, check_joints
 from sa_plugin.heads.sums import Effect, Estimate, GroupSums, Tail, effects_of, sum_groups
 from sa_plugin.host.protocol import Host
-from sa_plugin.passes.layout import BATCH_TOKENS
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show.result import aligned, as_html, frame, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -214,8 +213,6 @@ def tail_waterfall(
     tail: Tail | None = None,
     draws: int = 1000,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> Waterfall:
     """Follow the tail's lift from the embedding to the score, block by block.
 
@@ -237,8 +234,6 @@ def tail_waterfall(
         tail: With a bank, as in `head_ledger`.
         draws: Resamples of source documents.
         seed: Of the resamples.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         Heights with document-level intervals.
@@ -264,8 +259,8 @@ def tail_waterfall(
     refitted = [way == "refitted" for way in ways for _ in columns]
     chain = build_chain(host, bank, columns * len(ways), refitted, equal_lengths=equal_lengths)
     repeated = None if tail is None else [np.tile(mask, (1, len(ways))) for mask in tail]
-    asked = asked_of(host, data, bank, columns * len(ways), chosen, repeated, batch_tokens)
-    sums, _ = sum_groups(host, asked, chain, description="waterfall", progress=progress)
+    asked = asked_of(host, data, bank, columns * len(ways), chosen, repeated)
+    sums, _ = sum_groups(host, asked, chain, description="waterfall")
     warn_no_tail(sums, chain.target.columns)
     settings = {
         "split": split if samples is None else "samples",

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
@@ -539,3 +540,43 @@ def uniform_attention(z: Tensor, heads: Tensor, attended: Attended) -> Tensor:
     z = z.clone()
     z[:, :, heads] = torch.where(count[..., None] > 0, mean, z[:, :, heads].float()).to(z.dtype)
     return z
+
+
+class Owed(NamedTuple):
+    """What an objective owes to tokens and heads of one passage.
+
+    Attributes:
+        value: The objective on the passage.
+        corrupted: The objective on the corrupted passage.
+        tokens: Of every token of the model's input.
+        heads: Of every head up to the objective's layer.
+    """
+
+    value: float
+    corrupted: float
+    tokens: Float[np.ndarray, " token"]
+    heads: Float[np.ndarray, "block head"]
+
+
+@runtime_checkable
+class ExplainingHost(Protocol):
+    """A host with a first-order explainer of its own library for tokens and heads."""
+
+    def explain(
+        self,
+        objective: Any,
+        sample: Sample,
+        replaced: Bool[np.ndarray, " token"],
+        mean_embedding: Float[Tensor, " d_model"] | None,
+        *,
+        seed: int = 0,
+    ) -> Owed:
+        """Attribute one objective to the tokens and heads of one sample.
+
+        Args:
+            objective: Made for this sample.
+            sample: The passage.
+            replaced: Positions of the model's input that the corrupted passage replaces.
+            mean_embedding: Mean train residual that enters block 0; None for that of the passage.
+            seed: Of the draw of replacements.
+        """

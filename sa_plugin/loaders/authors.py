@@ -44,15 +44,15 @@ from sa_plugin.data.build import mask_sample, span_samples
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.loaders.clevr import foreground
-from sa_plugin.loaders.coco import Picture, masks_of_picture, read_instances, require_size
-from sa_plugin.loaders.files import Row, fit_mask, read_picture, read_table, read_text, require_path
+from sa_plugin.loaders.coco import CocoPicture, masks_of_picture, read_instances, require_size
+from sa_plugin.loaders.files import TableRow, fit_mask, read_picture, read_table, read_text, require_path
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading, one_document_a_text
 
 _Pixels = UInt8[np.ndarray, "height width 3"]
 _Masks = Mapping[str, Bool[np.ndarray, "height width"]]
 # Place of the row, the row, its picture and the wanted concepts, to masks.
-_MaskReader = Callable[[int, Row, _Pixels, Sequence[str]], _Masks]
+_MaskReader = Callable[[int, TableRow, _Pixels, Sequence[str]], _Masks]
 _NOT_OF_IMAGES = ("image_path", "text_path", "split", "class", "")
 _NOT_OF_TEXTS = ("paragraph_id", "word", "text", "text_path", "split", "sentiment_label", "")
 _IMAGE_LAYOUT = "give the folder that holds metadata.csv and the pictures it names"
@@ -159,7 +159,7 @@ def _mask_reader(reading: Reading) -> _MaskReader:
     return _by_row(root)
 
 
-def _by_colour(_: int, row: Row, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
+def _by_colour(_: int, row: TableRow, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
     _require_one_object(row)
     return dict.fromkeys(wanted, foreground(pixels))
 
@@ -174,11 +174,11 @@ def _by_instance(root: Path, files: Sequence[Path]) -> _MaskReader:
         require_path(root / "instances_val2017.json", "put COCO's annotation file there")
     of_name = {p.file_name: p for file in files for p in read_instances(file)}
 
-    def read(_: int, row: Row, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
+    def read(_: int, row: TableRow, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
         name = Path(row["image_path"]).name
         if name not in of_name:
             raise row.refusal(f"{name} is in none of {', '.join(map(str, files))}.")
-        picture: Picture = of_name[name]
+        picture: CocoPicture = of_name[name]
         require_size(root / row["image_path"], pixels.shape[:2], picture)
         return masks_of_picture(picture, wanted)
 
@@ -206,7 +206,7 @@ def _by_row(root: Path) -> _MaskReader:
             "order, since masks belong to rows by their order alone."
         )
 
-    def read(k: int, row: Row, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
+    def read(k: int, row: TableRow, pixels: _Pixels, wanted: Sequence[str]) -> _Masks:
         if not isinstance(entries[k], Mapping):
             raise row.refusal(f"{path} has no masks at position {k}: expected one dict a row.")
         size = pixels.shape[:2]
@@ -217,7 +217,9 @@ def _by_row(root: Path) -> _MaskReader:
     return read
 
 
-def _fitted(row: Row, concept: str, mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+def _fitted(
+    row: TableRow, concept: str, mask: Any, size: tuple[int, int]
+) -> Bool[np.ndarray, "height width"]:
     plane = np.asarray(mask > 0)
     turned = size[0] != size[1] and plane.shape == size[::-1]
     if plane.ndim != 2 or not plane.size or turned:
@@ -228,13 +230,13 @@ def _fitted(row: Row, concept: str, mask: Any, size: tuple[int, int]) -> Bool[np
     return fit_mask(plane, size)
 
 
-def _split_of_row(row: Row) -> str:
+def _split_of_row(row: TableRow) -> str:
     if row["split"] not in SPLITS:
         raise row.refusal(f"split {row['split']!r} is not one of {SPLITS}.")
     return row["split"]
 
 
-def _require_one_object(row: Row) -> None:
+def _require_one_object(row: TableRow) -> None:
     """Refuse a scene of several objects: one mask by colour would stand for all of them."""
     columns = [column for column in row.values if column not in _NOT_OF_IMAGES]
     for kind in (PAPER_CONCEPTS["clevr"][:3], PAPER_CONCEPTS["clevr"][3:]):
@@ -251,7 +253,9 @@ def _concept(column: str) -> str:
     return column.removeprefix("color::").removeprefix("shape::")
 
 
-def _word_label_spans(text: str, rows: Sequence[Row], concepts: Sequence[str]) -> list[tuple[int, int, str]]:
+def _word_label_spans(
+    text: str, rows: Sequence[TableRow], concepts: Sequence[str]
+) -> list[tuple[int, int, str]]:
     """Spans of a text's labelled words; rows and words are matched by order and compared.
 
     Raises:
@@ -282,7 +286,7 @@ def same_word(one: str, other: str) -> bool:
     return one.strip() == other or (bool(bare) and bare == other.strip(_AROUND_WORDS))
 
 
-def _paragraphs(root: Path, rows: Sequence[Row]) -> list[Row]:
+def _paragraphs(root: Path, rows: Sequence[TableRow]) -> list[TableRow]:
     """The paragraph rows, in the order of metadata.csv.
 
     Raises:
@@ -301,8 +305,8 @@ def _paragraphs(root: Path, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _words(root: Path, paragraphs: int, concepts: Sequence[str]) -> Mapping[int, list[Row]]:
-    of: dict[int, list[Row]] = defaultdict(list)
+def _words(root: Path, paragraphs: int, concepts: Sequence[str]) -> Mapping[int, list[TableRow]]:
+    of: dict[int, list[TableRow]] = defaultdict(list)
     path = _only(root, "word_level_*.csv")
     for row in read_table(path, ["paragraph_id", "word", *concepts]):
         number = row.whole("paragraph_id")
@@ -312,7 +316,7 @@ def _words(root: Path, paragraphs: int, concepts: Sequence[str]) -> Mapping[int,
     return of
 
 
-def _text(root: Path, row: Row, paragraph: Row) -> str:
+def _text(root: Path, row: TableRow, paragraph: TableRow) -> str:
     if "text_path" in row.values:
         return read_text(root / row["text_path"], f"{row.path} line {row.line} names it")
     if "text" in paragraph.values:

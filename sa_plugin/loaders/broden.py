@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.files import Row, fit_mask, read_picture, read_table
+from sa_plugin.loaders.files import TableRow, fit_mask, read_picture, read_table
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading
 
@@ -82,7 +82,7 @@ def _read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int],
 
 
 def _masks_of(
-    root: Path, row: Row, names: Mapping[tuple[str, int], str], wanted: set[str], size: tuple[int, int]
+    root: Path, row: TableRow, names: Mapping[tuple[str, int], str], wanted: set[str], size: tuple[int, int]
 ) -> dict[str, _Mask]:
     """One mask for each wanted concept that the picture shows.
 
@@ -108,7 +108,7 @@ def _masks_of(
     return masks
 
 
-def _plane(root: Path, row: Row, category: str, cell: str) -> Int[np.ndarray, "rows columns"]:
+def _plane(root: Path, row: TableRow, category: str, cell: str) -> Int[np.ndarray, "rows columns"]:
     """Label numbers of one cell: a picture's R + 256 G, or one number everywhere."""
     if cell.isdecimal():
         return np.full((1, 1), int(cell), dtype=np.int64)

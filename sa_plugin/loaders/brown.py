@@ -32,7 +32,7 @@ from pathlib import Path
 from sa_plugin._check import cache_folder
 from sa_plugin.data.build import span_samples
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.files import read_json, read_text, require_path
+from sa_plugin.loaders.files import read_json_object, read_text, require_path
 from sa_plugin.loaders.reading import Reading
 
 _TAGS_OF_CONCEPT = {
@@ -94,7 +94,7 @@ def brown_folder() -> Path:
     """
     folder = cache_folder() / "brown"
     manifest = folder / "manifest.json"
-    sizes = read_json(manifest, ["files"])["files"] if manifest.exists() else {}
+    sizes = read_json_object(manifest, ["files"])["files"] if manifest.exists() else {}
     cut = [name for name, size in sizes.items() if not _has_size(folder / name, size)]
     if cut or not folder.is_dir():
         raise FileNotFoundError(

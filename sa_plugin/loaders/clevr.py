@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int, UInt8
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
-from sa_plugin.loaders.files import json_entry, read_json, read_picture
+from sa_plugin.loaders.files import json_entry, read_json_object, read_picture
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading
 
@@ -114,7 +114,7 @@ def _read_scenes(root: Path, part: str) -> list[ClevrScene]:
         raise ValueError(f"part {part!r} is not one of {tuple(_SPLIT_OF_PART)}: only these have scenes.")
     path = root / "scenes" / f"CLEVR_{part}_scenes.json"
     scenes = []
-    for k, scene in enumerate(read_json(path, ["scenes"], _LAYOUT)["scenes"]):
+    for k, scene in enumerate(read_json_object(path, ["scenes"], _LAYOUT)["scenes"]):
         where = f"scenes[{k}]"
         objects = json_entry(path, where, scene, "objects", _EXPECTED)
         centres = [json_entry(path, where, o, "pixel_coords", _EXPECTED) for o in objects]

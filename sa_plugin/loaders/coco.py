@@ -22,7 +22,7 @@ from jaxtyping import Bool
 from sa_plugin._check import require
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.files import json_entry, read_json, read_picture
+from sa_plugin.loaders.files import json_entry, read_json_object, read_picture
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading
 
@@ -34,7 +34,7 @@ _LAYOUT = (
 
 
 @dataclass(frozen=True)
-class Instance:
+class CocoInstance:
     """One annotation: its concepts, its `segmentation` as published, and where it stands."""
 
     concepts: tuple[str, ...]
@@ -43,12 +43,12 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CocoPicture:
     """One image with its annotations; a picture without any is a negative."""
 
     file_name: str
     size: tuple[int, int]
-    instances: tuple[Instance, ...]
+    instances: tuple[CocoInstance, ...]
 
 
 def load_coco(
@@ -93,7 +93,7 @@ def _annotation_file(root: Path, part: str) -> Path:
     return root / "annotations" / f"instances_{part}.json"
 
 
-def read_instances(path: Path) -> list[Picture]:
+def read_instances(path: Path) -> list[CocoPicture]:
     """The pictures of an `instances_*.json`, in file order.
 
     Raises:
@@ -101,7 +101,7 @@ def read_instances(path: Path) -> list[Picture]:
         ValueError: A key is missing, or an annotation is of an image or a category that the file
             does not have.
     """
-    found = read_json(path, ["images", "annotations", "categories"], _LAYOUT)
+    found = read_json_object(path, ["images", "annotations", "categories"], _LAYOUT)
 
     def values(listed: str, k: int, *keys: str) -> list[Any]:
         entry, where = found[listed][k], f"{listed}[{k}]"
@@ -112,7 +112,7 @@ def read_instances(path: Path) -> list[Picture]:
         category_id, *both = values("categories", k, "id", "name", "supercategory")
         # "person" is the name of a category and of its supercategory: one concept.
         names[category_id] = tuple(dict.fromkeys(both))
-    of_image: dict[Any, list[Instance]] = {
+    of_image: dict[Any, list[CocoInstance]] = {
         values("images", k, "id")[0]: [] for k in range(len(found["images"]))
     }
     for k, one in enumerate(found["annotations"]):
@@ -124,15 +124,17 @@ def read_instances(path: Path) -> list[Picture]:
             raise ValueError(f"{where}: category_id {category_id!r} is not in the file.")
         if image_id not in of_image:
             raise ValueError(f"{where}: image_id {image_id!r} is not in the file: is it cut off?")
-        of_image[image_id].append(Instance(names[category_id], segmentation, where))
+        of_image[image_id].append(CocoInstance(names[category_id], segmentation, where))
     pictures = []
     for k, image in enumerate(found["images"]):
         file_name, height, width = values("images", k, "file_name", "height", "width")
-        pictures.append(Picture(file_name, (height, width), tuple(of_image[image["id"]])))
+        pictures.append(CocoPicture(file_name, (height, width), tuple(of_image[image["id"]])))
     return pictures
 
 
-def masks_of_picture(picture: Picture, wanted: Sequence[str]) -> dict[str, Bool[np.ndarray, "height width"]]:
+def masks_of_picture(
+    picture: CocoPicture, wanted: Sequence[str]
+) -> dict[str, Bool[np.ndarray, "height width"]]:
     """One mask for each wanted concept that the picture has an instance of.
 
     Raises:
@@ -184,7 +186,7 @@ def _require_polygons(found: list[Any]) -> None:
             raise ValueError(f"{polygon!r:.60} is no polygon of three points or more")
 
 
-def require_size(path: Path, size: tuple[int, ...], picture: Picture) -> None:
+def require_size(path: Path, size: tuple[int, ...], picture: CocoPicture) -> None:
     """Refuse a picture of another size than its annotations: it was resized.
 
     Raises:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.files import Row, read_table, read_text, require_path
+from sa_plugin.loaders.files import TableRow, read_table, read_text, require_path
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading, one_document_a_text, whole_text_samples
 
@@ -218,7 +218,7 @@ def _read_ratings(folder: Path, min_raters: int, skipped: Counter[str]) -> tuple
     return comments, emotions
 
 
-def _emotions(row: Row, emotions: Sequence[str]) -> tuple[str, ...]:
+def _emotions(row: TableRow, emotions: Sequence[str]) -> tuple[str, ...]:
     numbers = row["labels"].split(",")
     for number in numbers:
         if not number.isdecimal() or int(number) >= len(emotions):

@@ -22,7 +22,7 @@ _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "tru
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table, and where it stands."""
 
     path: Path
@@ -68,7 +68,7 @@ def read_table(
     names: Sequence[str] | None = None,
     delimiter: str = ",",
     fix: str = "",
-) -> list[Row]:
+) -> list[TableRow]:
     """The rows of a CSV or TSV file in UTF-8.
 
     Args:
@@ -95,7 +95,7 @@ def read_table(
                         f"{path} line {start}: {len(fields)} fields, expected {len(header)} "
                         f"({', '.join(header[:6])}...): is a quote or a separator missing?"
                     )
-                rows.append(Row(path, start, dict(zip(header, fields, strict=True))))
+                rows.append(TableRow(path, start, dict(zip(header, fields, strict=True))))
             start = lines.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path} line {start}: no CSV ({error}).") from error
@@ -133,7 +133,7 @@ def read_text(path: Path, fix: str = "") -> str:
         raise ValueError(f"{path} line {line}: not UTF-8 ({error}): save it as UTF-8.") from error
 
 
-def read_json(path: Path, keys: Sequence[str], fix: str = "") -> dict[str, Any]:
+def read_json_object(path: Path, keys: Sequence[str], fix: str = "") -> dict[str, Any]:
     """An object of a JSON file, which has all of `keys`.
 
     Raises:

@@ -39,7 +39,7 @@ import numpy as np
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
-from sa_plugin.loaders.files import Row, read_table
+from sa_plugin.loaders.files import TableRow, read_table
 
 _LINE_KEYS = ("text", "labels", "id", "document", "split")
 _NO_CONCEPT = ("text", "id", "document", "split")
@@ -187,11 +187,11 @@ def read_csv(path: Path | str, *, split: str | None = None, seed: int = 0) -> Co
     )
 
 
-def _words_of_rows(path: Path, rows: Sequence[Row], split: str | None, seed: int) -> ConceptData:
+def _words_of_rows(path: Path, rows: Sequence[TableRow], split: str | None, seed: int) -> ConceptData:
     for needed in ("sample", "label"):
         if needed not in rows[0].values:
             raise ValueError(f"{path} line 1: column {needed!r} is missing beside 'word'.")
-    of_sample: dict[str, list[Row]] = {}
+    of_sample: dict[str, list[TableRow]] = {}
     for row, before in zip(rows, [rows[0], *rows[:-1]], strict=True):
         if not row["word"] or any(character.isspace() for character in row["word"]):
             raise row.refusal(f"word {row['word']!r} is empty or holds white space.")
@@ -209,11 +209,11 @@ def _words_of_rows(path: Path, rows: Sequence[Row], split: str | None, seed: int
     )
 
 
-def _row_labels(row: Row) -> list[str]:
+def _row_labels(row: TableRow) -> list[str]:
     return [label.strip() for label in row["label"].split(";") if label.strip()]
 
 
-def _column(rows: Sequence[Row], name: str) -> list[str] | None:
+def _column(rows: Sequence[TableRow], name: str) -> list[str] | None:
     if name not in rows[0].values:
         return None
     for row in rows:
@@ -223,7 +223,7 @@ def _column(rows: Sequence[Row], name: str) -> list[str] | None:
     return [row[name] for row in rows]
 
 
-def _shared(groups: Sequence[Sequence[Row]], name: str) -> list[str] | None:
+def _shared(groups: Sequence[Sequence[TableRow]], name: str) -> list[str] | None:
     """The one value that the words of each sample have."""
     if _column([row for group in groups for row in group], name) is None:
         return None

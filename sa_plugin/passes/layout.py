@@ -19,9 +19,10 @@ from jaxtyping import Bool, Int, Real
 from torch import Tensor
 
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.protocol import BATCH_TOKENS as BATCH_TOKENS
 from sa_plugin.host.protocol import Batch, Host
 
+# Where a batch holds the patterns of every block, layers x heads x tokens^2 numbers a sample.
+PATTERN_BATCH_TOKENS = 512
 # Share of labelled tokens that may be sinks without a word; the count is in `dropped` in any case.
 LOST = 0.05
 
@@ -73,16 +74,23 @@ class Layout:
 
 
 def lay_out(
-    host: Host, samples: Sequence[Sample], concepts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS
+    host: Host, samples: Sequence[Sample], concepts: Sequence[str], *, at_most: int | None = None
 ) -> Layout:
     """Tokenise samples, group them into batches, and label their tokens.
+
+    Args:
+        host: An attached model; its `batch_tokens` bounds the batches.
+        samples: Texts or images.
+        concepts: Columns of the labels.
+        at_most: Tokens a batch where a question needs smaller ones than the host's.
 
     Raises:
         ValueError: There are no samples, or what `Host.batches` and `Sample.token_labels` raise.
     """
     if not samples:
         raise ValueError("there are no samples to run: the split or the list is empty.")
-    batches = tuple(host.batches(samples, batch_tokens=batch_tokens))
+    size = host.batch_tokens if at_most is None else min(at_most, host.batch_tokens)
+    batches = tuple(host.batches(samples, batch_tokens=size))
     counts = np.zeros(len(samples), dtype=np.int64)
     attended = 0
     for batch in batches:

@@ -99,7 +99,6 @@ def run(
     sinks: Sinks | Bool[np.ndarray, " row"],
     *,
     description: str,
-    progress: bool,
 ) -> tuple[Kept, ...]:
     """Run every batch once, for several jobs.
 
@@ -112,7 +111,6 @@ def run(
         sinks: How tokens are judged (`sink_rule`); or the rows of an earlier run that are evidence
             whatever this run's norms, since an intervention must not change which tokens are sinks.
         description: Of the bar.
-        progress: Whether to show a bar.
 
     Returns:
         For each job what it kept.
@@ -136,7 +134,7 @@ def run(
 
     keep = np.zeros(layout.n_rows, dtype=bool)
     stores = [_Store(job, layout, Kept(keep)) for job in jobs]
-    for batch, got in _walk(host, layout, sorted(sites), reducer, description, progress):
+    for batch, got in _walk(host, layout, sorted(sites), reducer, description):
         rows = layout.rows(batch)
         keep[rows] = got.pop(reducers.KEEP).numpy()
         for k, store in enumerate(stores):
@@ -145,15 +143,10 @@ def run(
 
 
 def _walk(
-    host: Host,
-    layout: Layout,
-    sites: Sequence[Site],
-    reducer: Callable[[Batch], Reduce],
-    description: str,
-    progress: bool,
+    host: Host, layout: Layout, sites: Sequence[Site], reducer: Callable[[Batch], Reduce], description: str
 ) -> Iterator[tuple[Batch, dict[reducers.Key, Tensor]]]:
-    bar = tqdm(total=len(layout.batches), desc=description, unit="batch", disable=not progress, leave=False)
-    with bar:
+    quiet = not host.progress
+    with tqdm(total=len(layout.batches), desc=description, unit="batch", disable=quiet, leave=False) as bar:
         if isinstance(host, BulkHost):
             found = host.read_many(layout.batches, sites, reducer)
         else:

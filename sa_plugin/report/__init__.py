@@ -1,6 +1,6 @@
 """One HTML page of a run."""
 
-from sa_plugin.heads.plots import plot_alignment, plot_waterfall
+from sa_plugin.heads.plots import plot_waterfall
 from sa_plugin.report.heads import mean_grid, relative
 from sa_plugin.report.page import render_report, verdict, write_report
 from sa_plugin.report.schema import (
@@ -30,7 +30,6 @@ __all__ = [
     "mean_grid",
     "nice",
     "path_data",
-    "plot_alignment",
     "plot_quantity",
     "plot_tenths",
     "plot_theory",

@@ -240,7 +240,7 @@ def verdict(results: Mapping[str, Any]) -> str:
     far into the tail the chosen deltas lie, and what the intervals do not cover.
 
     Args:
-        results: The results dictionary, see `sa_plugin.results`.
+        results: The results dictionary, see `sa_plugin.report.schema`.
 
     Returns:
         The paragraph, or why there is none.
@@ -360,7 +360,7 @@ def page(results: Mapping[str, Any]) -> str:
     """The report as one HTML document.
 
     Args:
-        results: Cleaned and checked results, see `sa_plugin.results`.
+        results: Cleaned and checked results, see `sa_plugin.report.schema`.
     """
     kind = primary_kind(results)
     view = View(results, kind, results.get("kinds", {}).get(kind, {}))
@@ -564,7 +564,7 @@ def render_report(results: Mapping[str, Any]) -> str:
     """The report as a string.
 
     Args:
-        results: What a run found, see `sa_plugin.results`; every block may be missing.
+        results: What a run found, see `sa_plugin.report.schema`; every block may be missing.
 
     Returns:
         An HTML document.
@@ -579,7 +579,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
     """Write the report.
 
     Args:
-        results: What a run found, see `sa_plugin.results`; every block may be missing.
+        results: What a run found, see `sa_plugin.report.schema`; every block may be missing.
         path: Where to; its folder is made.
 
     Returns:

@@ -1,6 +1,6 @@
 """Plots for notebooks, of the same blocks of `results.json` that the report draws.
 
-Every function takes a block of the results dictionary (`sa_plugin.results`), draws on `ax` and
+Every function takes a block of the results dictionary (`sa_plugin.report.schema`), draws on `ax` and
 returns it; colours and line styles are the report's. matplotlib is imported when a plot is asked
 for. `show_passages` and `show_pictures` need no matplotlib: they return HTML without network or
 scripts.

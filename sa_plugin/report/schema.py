@@ -21,8 +21,6 @@ candidates so that they can be derived again.
 Turning results into JSON and back, and holding them against the schema.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,6 +187,9 @@ class Meta(TypedDict):
     documents: NotRequired[dict[str, int]]
     tokens_kept: int
     tokens_dropped: dict[str, int]
+    host: NotRequired[str]
+    dtype: NotRequired[str]
+    skipped: NotRequired[dict[str, int]]
     n_blocks: NotRequired[int]
     hook_point: NotRequired[str]
     architecture: NotRequired[str]
@@ -473,7 +474,12 @@ class KindBlock(TypedDict, total=False):
     scoring: str
     layers: list[int]
     note: str
+    units: int
+    tokens: dict[str, int]
+    train_tokens: dict[str, int]
+    hook_point: str
     detection: Detection
+    missing: dict[str, str]
     choices: list[Choice]
     sparsity: Sparsity
     trace: Trace
@@ -481,6 +487,10 @@ class KindBlock(TypedDict, total=False):
     localisation: list[LocalisationRow]
     rates: list[RateRow]
     fractions: Fractions
+    tokens_per_positive: Any
+    peaks: dict[str, Any]
+    density: dict[str, Any]
+    separation: dict[str, Any]
     absent: dict[str, str]
     extra: Any
 
@@ -598,6 +608,7 @@ class Results(TypedDict, total=False):
     passages: list[Passage]
     pictures: list[Picture]
     explained: Explained
+    attribution: dict[str, Any]
     provenance: Provenance
     warnings: list[str]
     extra: Any

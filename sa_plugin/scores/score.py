@@ -28,7 +28,7 @@ from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
-from sa_plugin.passes.layout import BATCH_TOKENS, Layout, TokenTable, lay_out, rows_kept_in, token_table
+from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in, token_table
 from sa_plugin.passes.run import MEMORY_BUDGET, Job, Keep, Sinks, run, sink_rule
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.streaming import to_values
@@ -41,9 +41,7 @@ def score(
     bank: ConceptBank,
     *,
     splits: Sequence[str] = ...,
-    batch_tokens: int = ...,
     memory_budget: int = ...,
-    progress: bool = ...,
     keep_of: TokenTable | None = ...,
 ) -> ScoreTable: ...
 @overload
@@ -53,9 +51,7 @@ def score(
     bank: Sequence[ConceptBank],
     *,
     splits: Sequence[str] = ...,
-    batch_tokens: int = ...,
     memory_budget: int = ...,
-    progress: bool = ...,
     keep_of: TokenTable | None = ...,
 ) -> list[ScoreTable]: ...
 def score(
@@ -64,9 +60,7 @@ def score(
     bank: ConceptBank | Sequence[ConceptBank],
     *,
     splits: Sequence[str] = ("cal", "test"),
-    batch_tokens: int = BATCH_TOKENS,
     memory_budget: int = MEMORY_BUDGET,
-    progress: bool = True,
     keep_of: TokenTable | None = None,
 ) -> ScoreTable | list[ScoreTable]:
     """Score every kept token of some splits under every vector of a bank.
@@ -78,9 +72,7 @@ def score(
         data: Labelled samples.
         bank: Concept vectors, or several banks that share the pass and the sink rule.
         splits: Which splits to score.
-        batch_tokens: Tokens in a batch, padding included.
         memory_budget: Bytes of scores, for each bank, above which they lie in a temporary file.
-        progress: Whether to show a bar.
         keep_of: The table of another run over the same samples, whose rows are kept whatever this
             run's norms: an intervention must not change which tokens are sinks.
 
@@ -96,18 +88,12 @@ def score(
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
-    tables = _score(host, samples, split_of, banks, batch_tokens, memory_budget, progress, keep_of)
+    tables = _score(host, samples, split_of, banks, memory_budget, keep_of)
     return tables[0] if isinstance(bank, ConceptBank) else tables
 
 
 def score_samples(
-    host: Host,
-    samples: Sequence[Sample],
-    bank: ConceptBank,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    memory_budget: int = MEMORY_BUDGET,
-    progress: bool = False,
+    host: Host, samples: Sequence[Sample], bank: ConceptBank, *, memory_budget: int = MEMORY_BUDGET
 ) -> ScoreTable:
     """Score samples that belong to no split, labels unknown or not.
 
@@ -115,7 +101,7 @@ def score_samples(
         ValueError: As `score`.
     """
     none = [""] * len(samples)
-    return _score(host, samples, none, [bank], batch_tokens, memory_budget, progress)[0]
+    return _score(host, samples, none, [bank], memory_budget)[0]
 
 
 class OtherPrecisionWarning(UserWarning):
@@ -181,9 +167,7 @@ def _score(
     samples: Sequence[Sample],
     split_of: Sequence[str],
     banks: Sequence[ConceptBank],
-    batch_tokens: int,
     budget: int,
-    progress: bool,
     keep_of: TokenTable | None = None,
 ) -> list[ScoreTable]:
     if not banks:
@@ -197,7 +181,7 @@ def _score(
             "from the same `collect(...)` statistics, or score them one by one."
         )
     concepts = banks[0].concepts
-    layout = lay_out(host, samples, concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, samples, concepts)
     plain = tuple((bank.layers, bank.hook_point, bank.plain_sets) for bank in banks)
 
     def reducer(batch: Batch) -> Keep:
@@ -207,7 +191,7 @@ def _score(
     rule = sink_rule(host.info, banks[0].sink_layers, banks[0].origin.sinks)
     frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
     sinks = rule if frozen is None else frozen
-    (kept,) = run(host, layout, [job], sinks, description="scores", progress=progress)
+    (kept,) = run(host, layout, [job], sinks, description="scores")
     tokens = token_table(layout, kept.keep, samples, split_of, concepts)
     found = kept.samples
     return [
@@ -251,14 +235,7 @@ class SampleMaxima:
 
 
 def sample_maxima(
-    host: Host,
-    samples: Sequence[Sample],
-    bank: ConceptBank,
-    *,
-    top: int = 1,
-    positions: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = False,
+    host: Host, samples: Sequence[Sample], bank: ConceptBank, *, top: int = 1, positions: bool = False
 ) -> SampleMaxima:
     """Each sample's highest scores, from one forward pass a sample.
 
@@ -268,8 +245,6 @@ def sample_maxima(
         bank: Concept vectors.
         top: How many scores of each sample.
         positions: Whether to say where they stand.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Raises:
         ValueError: `top` is below 1, the bank is of another model, activations are NaN or Inf, or
@@ -277,13 +252,13 @@ def sample_maxima(
     """
     if top < 1:
         raise ValueError(f"top is {top}: give 1 or more.")
-    layout, rule, bound = _begin(host, samples, bank, batch_tokens)
+    layout, rule, bound = _begin(host, samples, bank)
 
     def reducer(batch: Batch) -> Keep:
         return partial(reducers.maxima, top=top, places=positions, **bound)
 
     job = Job(_sites(bank), reducer)
-    (kept,) = run(host, layout, [job], rule, description="maxima", progress=progress)
+    (kept,) = run(host, layout, [job], rule, description="maxima")
     count = kept.samples["count"]
     if not count.all():
         raise ValueError(
@@ -345,22 +320,13 @@ class TailHistogram:
         return float(_edges(bins)[0][low]), float(_edges(bins)[1][high])
 
 
-def tail_histogram(
-    host: Host,
-    samples: Split | Sequence[Sample],
-    bank: ConceptBank,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = False,
-) -> TailHistogram:
+def tail_histogram(host: Host, samples: Split | Sequence[Sample], bank: ConceptBank) -> TailHistogram:
     """Histograms of every concept's scores at every layer, in and out of the concept.
 
     Args:
         host: An attached model.
         samples: Labelled samples.
         bank: Vectors of the labelled concepts (prototype, separator, lda, or given).
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Raises:
         ValueError: The bank's units are not its concepts, it is of another model, or activations
@@ -372,7 +338,7 @@ def tail_histogram(
             "them: use a supervised kind, or score(...) and calibrate(...)."
         )
     rows = samples.samples if isinstance(samples, Split) else samples
-    layout, rule, bound = _begin(host, rows, bank, batch_tokens)
+    layout, rule, bound = _begin(host, rows, bank)
 
     def reducer(batch: Batch) -> Keep:
         labels = torch.zeros(*batch.valid.shape, len(bank.concepts), dtype=torch.bool)
@@ -380,7 +346,7 @@ def tail_histogram(
         return partial(reducers.histogram, labels=labels, **bound)
 
     job = Job(_sites(bank), reducer)
-    (kept,) = run(host, layout, [job], rule, description="histogram", progress=progress)
+    (kept,) = run(host, layout, [job], rule, description="histogram")
     return _by_column(bank, kept.sums["bins"].coalesce())
 
 
@@ -388,11 +354,9 @@ def _sites(bank: ConceptBank) -> set[Site]:
     return {Site(at, bank.hook_point) for at in bank.layers}
 
 
-def _begin(
-    host: Host, samples: Sequence[Sample], bank: ConceptBank, batch_tokens: int
-) -> tuple[Layout, Sinks, dict[str, Any]]:
+def _begin(host: Host, samples: Sequence[Sample], bank: ConceptBank) -> tuple[Layout, Sinks, dict[str, Any]]:
     check_origin(bank, host)
-    layout = lay_out(host, samples, bank.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, samples, bank.concepts)
     rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
     bound = {"layers": bank.layers, "point": bank.hook_point, "vectors": bank.token.plain}
     return layout, rule, bound

@@ -134,7 +134,7 @@ class Result(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Every number and setting, JSON-ready; what is not defined is None."""
-        content = {one.name: _content(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+        content = {one.name: clean(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
         return {"format": FORMAT, "kind": type(self).__name__, **content}
 
     def save(self, path: str | Path) -> Path:
@@ -166,18 +166,6 @@ def bounds_text(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
     """An interval alone as text: "[0.680, 0.778]"."""
     show = signed if sign else number
     return f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
-
-
-def _content(value: Any) -> Any:
-    if isinstance(value, Drawn):
-        return clean(value.to_dict())
-    if isinstance(value, Result):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(key): _content(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_content(item) for item in value]
-    return clean(value)
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:
@@ -223,6 +211,8 @@ def clean(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Drawn | Result):
+        return clean(value.to_dict())
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: clean(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):

@@ -4,16 +4,17 @@ from sa_plugin.stages.blocks import record
 from sa_plugin.stages.config import (
     PAPER_KINDS,
     PARTS,
-    AttributionPart,
     CellConfig,
     DataPart,
+    ModelPart,
     RunPart,
     configurations,
     read_config,
 )
+from sa_plugin.stages.demo import demo_plan
+from sa_plugin.stages.examples import data_uri, marked, mask_outline, passages, pictures, png, shrunk
 from sa_plugin.stages.measured import delta_peaks, density, tokens_per_positive
-from sa_plugin.stages.passages import data_uri, mask_outline, passages, pictures, png, shrunk
-from sa_plugin.stages.pipeline import Settings, analyse
+from sa_plugin.stages.plan import STAGES, AttributionPart, Plan
 from sa_plugin.stages.published import (
     cell_markdown,
     difference,
@@ -24,32 +25,38 @@ from sa_plugin.stages.published import (
     published_of,
     verdict,
 )
-from sa_plugin.stages.reproduce import Cell, load_host, reproduce
+from sa_plugin.stages.reproduce import Cell, open_data, open_host, reproduce, run
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
+from sa_plugin.stages.study import Study, study
 
 __all__ = [
     "PAPER_KINDS",
     "PARTS",
+    "STAGES",
     "AttributionPart",
     "Cell",
     "CellConfig",
     "DataPart",
+    "ModelPart",
+    "Plan",
     "RunPart",
-    "Settings",
     "Stage",
     "Store",
-    "analyse",
+    "Study",
     "cell_markdown",
     "configurations",
     "data_uri",
     "delta_peaks",
+    "demo_plan",
     "density",
     "difference",
     "facts",
     "findings",
-    "load_host",
     "markdown",
+    "marked",
     "mask_outline",
+    "open_data",
+    "open_host",
     "passages",
     "pictures",
     "png",
@@ -60,7 +67,9 @@ __all__ = [
     "read_scores",
     "record",
     "reproduce",
+    "run",
     "shrunk",
+    "study",
     "tokens_per_positive",
     "verdict",
     "write_json",

@@ -22,15 +22,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.host.protocol import layer_of_percent
 from sa_plugin.loaders.registry import LOADERS
+from sa_plugin.stages.plan import STAGES, AttributionPart, Plan
+from sa_plugin.statistics.drawn import Resampling
 
 HOSTS = ("transformer_lens", "nnsight")
-STAGES = ("detection", "trace", "attribution")
 PAPER_KINDS = ("prototype", "separator", "kmeans", "kmeans_separator")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -62,7 +64,7 @@ class DataPart:
     """Which data.
 
     Attributes:
-        name: Of `load`.
+        name: Of `load`: a data set, or the path of a file or folder of yours.
         root: Folder of the data; `--root` takes its place.
         limit: At most so many samples (`ConceptData.subset`, rare concepts first); 0 is all.
         split: Of `load`.
@@ -72,7 +74,7 @@ class DataPart:
     name: str = ""
     root: str = ""
     limit: int = 0
-    split: str = "plain"
+    split: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,8 +118,8 @@ class RunPart:
     Attributes:
         kinds: Concept kinds.
         primary: Kind that figures, findings and attribution show first.
-        stages: "detection" always; "trace" and "attribution" if asked for.
-        draws: Bootstrap resamples of source documents.
+        stages: "detection" always; the others of `plan.STAGES` if asked for.
+        draws: Resamples of source documents.
         seed: Of every random choice.
         batch_tokens: Tokens in a batch, padding included.
     """
@@ -128,28 +130,6 @@ class RunPart:
     draws: int = 1000
     seed: int = 0
     batch_tokens: int = 1024
-
-
-@dataclass(frozen=True)
-class AttributionPart:
-    """A comparison of objectives, see `sa_plugin.attribution.compare`.
-
-    Attributes:
-        methods: Explainers.
-        concepts: How many, those with most positive test samples first.
-        n_test, n_cal: Samples a concept.
-        n_steps: Of insertion and deletion.
-        preset: "fast" or "paper".
-        options: By method.
-    """
-
-    methods: Sequence[str] = ("direct_alignment", "integrated_gradients")
-    concepts: int = 3
-    n_test: int = 8
-    n_cal: int = 4
-    n_steps: int = 6
-    preset: str = "fast"
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +159,22 @@ class CellConfig:
         return (
             f"CellConfig({self.name}: {model} by {self.model.host}, {self.data.name}, "
             f"{len(self.run.kinds)} kinds)"
+        )
+
+    def plan(self, n_layers: int) -> Plan:
+        """What to compute on a model of so many blocks."""
+        run = self.run
+        kinds = {
+            kind: self.layers.resolve(n_layers, supervised=kind_of(kind).supervised) for kind in run.kinds
+        }
+        return Plan(
+            kinds,
+            primary=run.primary,
+            stages=run.stages,
+            resampling=Resampling(run.draws, run.seed),
+            seed=run.seed,
+            options=self.kinds,
+            attribution=self.attribution,
         )
 
     def with_overrides(
@@ -278,8 +274,8 @@ def _check_type(where: str, value: Any, default: Any, key: str) -> None:
         )
         expected = f"a list of {'numbers' if number else 'strings'}"
     else:
-        good = isinstance(value, type(default)) and not isinstance(value, bool)
-        expected = {str: "a string", int: "a whole number"}[type(default)]
+        good = isinstance(value, str if default is None else type(default)) and not isinstance(value, bool)
+        expected = {str: "a string", int: "a whole number", NoneType: "a string"}[type(default)]
     if not good:
         raise ValueError(f"{where} is {value!r:.60}: give {expected}.")
 
@@ -301,7 +297,8 @@ def _check(cell: CellConfig, where: str) -> None:
         )
     if not cell.data.name:
         raise ValueError(f"{where}: [data] has no name: give one of load's.")
-    require_known(f"{where}: data.name", cell.data.name, LOADERS)
+    if "/" not in cell.data.name and "." not in cell.data.name:
+        require_known(f"{where}: data.name", cell.data.name, LOADERS)
     for key in {"name", "root", "split", "seed"} & cell.data.options.keys():
         raise ValueError(
             f"{where}: {key} stands in [data.options]: it is a key of "

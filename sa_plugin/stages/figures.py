@@ -1,7 +1,6 @@
 """A cell's figures, PNG and SVG: the paper's plots of this cell's numbers.
 
-Drawn from `cell.json` alone by matplotlib's object interface: no display, no global state. Without
-matplotlib a cell has its tables and no figures.
+Drawn from `cell.json` alone by matplotlib's object interface: no display, no global state.
 """
 
 from __future__ import annotations
@@ -22,24 +21,17 @@ FORMATS = ("png", "svg")
 DPI = 110
 
 
-def draw_figures(
-    record: Mapping[str, Any], folder: Path, say: Callable[[str], None] = lambda line: None
-) -> tuple[Path, ...]:
+def draw_figures(record: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
     """Draw every figure the record has numbers for.
 
     Args:
         record: `cell.json`.
         folder: Where to put them.
-        say: Called once if matplotlib is missing.
 
     Returns:
         Paths of the PNG files; the SVG files lie beside them.
     """
-    try:
-        figure = require("matplotlib.figure", "plot", "the figures of a cell").Figure
-    except ImportError as missing:
-        say(f"no figures: {missing}")
-        return ()
+    figure = require("matplotlib.figure", "plot", "the figures of a cell").Figure
     folder.mkdir(parents=True, exist_ok=True)
     traced = [k for k, b in record["kinds"].items() if "trace" in b]
     drawings: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
@@ -67,7 +59,7 @@ def draw_figures(
 def draw_detection(figure: Any, record: Mapping[str, Any]) -> None:
     """Weighted F1 of every method with its interval, one panel a kind."""
     blocks = record["kinds"]
-    first = record["config"]["run"]["primary"]
+    first = record["meta"]["primary_kind"]
     order = [row["method"] for row in by_weighted_f1(blocks[first]["detection"]["methods"])]
     figure.set_size_inches(2.6 * len(blocks) + 1.4, 0.3 * len(order) + 1.3)
     axes = figure.subplots(1, len(blocks), sharex=True, sharey=True, squeeze=False)[0]
@@ -93,7 +85,7 @@ def draw_detection(figure: Any, record: Mapping[str, Any]) -> None:
 def draw_deltas(figure: Any, record: Mapping[str, Any]) -> None:
     """Weighted F1 of SuperActivators against delta for every kind, MaxTok dashed for the first."""
     ax = figure.subplots()
-    primary = record["config"]["run"]["primary"]
+    primary = record["meta"]["primary_kind"]
     for colour, (kind, block) in zip(_colours(record), record["kinds"].items(), strict=True):
         found = block["sparsity"]
         curves = {curve["method"]: curve for curve in found["curves"]}
@@ -150,7 +142,7 @@ def draw_peaks(figure: Any, record: Mapping[str, Any]) -> None:
 def draw_density(figure: Any, record: Mapping[str, Any]) -> None:
     """Distribution of SuperActivators over in-concept tokens: all, and those inside."""
     axes = figure.subplots(1, 2, sharey=True)
-    found = record["kinds"][record["config"]["run"]["primary"]]["fractions"]
+    found = record["kinds"][record["meta"]["primary_kind"]]["fractions"]
     titles = {
         "all": "all SuperActivators / in-concept tokens",
         "inside": "SuperActivators inside / in-concept tokens",
@@ -191,7 +183,7 @@ def draw_layers(figure: Any, record: Mapping[str, Any]) -> None:
             if name == "coverage":
                 other = _floats(found["mean"]["negative_coverage"])
                 ax.plot(found["layers"], other, color=colour, ls="--", lw=1, marker="x", ms=3)
-            if kind == record["config"]["run"]["primary"]:
+            if kind == record["meta"]["primary_kind"]:
                 edges = [pair or (None, None) for pair in found["mean"][f"{name}_interval"]]
                 low, high = (_floats(side) for side in zip(*edges, strict=True))
                 ax.fill_between(found["layers"], low, high, color=colour, alpha=0.15, lw=0)
@@ -204,7 +196,7 @@ def draw_layers(figure: Any, record: Mapping[str, Any]) -> None:
 
 def draw_histograms(figure: Any, record: Mapping[str, Any]) -> None:
     """Scores in and out of a few concepts at a few layers, primary kind, the tail marked."""
-    block = record["kinds"][record["config"]["run"]["primary"]]
+    block = record["kinds"][record["meta"]["primary_kind"]]
     found = block["trace"]["distributions"]
     counts = {row["concept"]: row["n_positive"] for row in block["detection"]["per_concept"]}
     concepts = sorted(found["concepts"], key=lambda c: -counts.get(c, 0))[:SHOWN_CONCEPTS]

@@ -43,28 +43,30 @@ measures a separation, not a precision: rare concepts have few in-concept tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import document_names
-from sa_plugin.detection.measures import averaged, counted, f1_of, interval_of, labels_of, positives_of
+from sa_plugin.detection.measures import averaged, counted, f1_of, labels_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import clean
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet
 from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
-from sa_plugin.statistics.drawn import Interval, Resampling
+from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.tracing.tail_trace import TailTrace
 
 SMALL, LARGE = 0.1, 0.3
 
 
-@dataclass(frozen=True, eq=False)
-class DeltaPeaks:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeltaPeaks(Result):
     """Where detection is best along delta, at one layer.
 
     Attributes:
@@ -74,7 +76,8 @@ class DeltaPeaks:
         on_cal: Number of concepts whose calibration F1, at this layer, is best at each delta.
         small_share: Share of concepts whose test peak is at most .1.
         large_share: Share of concepts whose test peak is at least .3.
-        small, large: Best shared delta up to .1 and from .3, by calibration.
+        small: Best shared delta up to .1, by calibration.
+        large: Best shared delta from .3, by calibration.
         gain: Test F1 at `small` minus test F1 at `large`.
     """
 
@@ -82,30 +85,47 @@ class DeltaPeaks:
     deltas: tuple[float, ...]
     on_test: Int[np.ndarray, " delta"]
     on_cal: Int[np.ndarray, " delta"]
-    small_share: Interval
-    large_share: Interval
+    small_share: Drawn
+    large_share: Drawn
     small: float
     large: float
-    gain: Interval
+    gain: Drawn
 
-    def __repr__(self) -> str:
+    about: ClassVar[str] = "Peaks are picked on the samples they are counted on; the gain is not."
+
+    def headline(self) -> str:
+        """Share of small peaks and the gain."""
         return (
-            f"DeltaPeaks(layer {self.layer}, {self.small_share.estimate:.0%} of concepts peak at "
-            f"delta <= {SMALL:g}, F1 at {self.small:g} minus at {self.large:g}: {self.gain})"
+            f"layer {self.layer}, {self.small_share.estimate:.0%} of concepts peak at "
+            f"delta <= {SMALL:g}, F1 at {self.small:g} minus at {self.large:g}: {self.gain}"
         )
 
+    def sheets(self) -> Sequence[Sheet]:
+        """Concepts by the delta of their best F1."""
+        rows = [
+            [f"{d:g}", str(a), str(b)] for d, a, b in zip(self.deltas, self.on_test, self.on_cal, strict=True)
+        ]
+        return [Sheet(["delta", "concepts, test", "concepts, calibration"], rows, self.headline())]
 
-def delta_peaks(
-    detector: Detector, table: ScoreTable, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> DeltaPeaks:
+    def plot(self) -> Any:
+        """Concepts by the delta of their best F1, on test and on calibration."""
+        figure, ax = plots.new_figure(6.0, 3.2)
+        at = np.arange(len(self.deltas))
+        ax.bar(at - 0.2, self.on_test, 0.4, color=plots.TAIL_COLOUR, label="test (picked there)")
+        ax.bar(at + 0.2, self.on_cal, 0.4, color=plots.OUT_COLOUR, label="calibration")
+        ax.set_xticks(at, [f"{d:g}" for d in self.deltas])
+        plots.words(ax, title=f"layer {self.layer}", x="delta of the best F1", y="concepts")
+        plots.legend(ax, outside=False)
+        return figure
+
+
+def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = Resampling()) -> DeltaPeaks:
     """Peaks and the gain of a small delta on held-out samples.
 
     Args:
         detector: Calibrated on a grid with deltas up to .1 and from .3.
         table: Scores of the test split.
-        draws: Bootstrap resamples of source documents.
-        seed: Of the resamples.
-        level: Of the intervals.
+        resampling: How intervals are made.
 
     Raises:
         ValueError: The grid lacks small or large deltas.
@@ -118,7 +138,7 @@ def delta_peaks(
             "calibrate with both."
         )
     _, labels = labels_of(table, detector.concepts)
-    resamples = resample_documents(document_names(table.tokens), Resampling(draws, seed, level))
+    resamples = resample_documents(document_names(table.tokens), resampling)
     unit, at = tail.at_layer(place)
     value = values(TAIL, table, np.full(len(unit), place), unit).astype(np.float64)
     fired = tail.thresholds[at][..., None] <= value.T
@@ -133,11 +153,11 @@ def delta_peaks(
         tail.deltas,
         _histogram(peak[:, 0], tail.deltas),
         np.bincount(tail.f1[at].argmax(0), minlength=len(tail.deltas)),
-        interval_of(_share(peak, peak <= SMALL), resamples, level),
-        interval_of(_share(peak, peak >= LARGE), resamples, level),
+        resamples.drawn(_share(peak, peak <= SMALL)),
+        resamples.drawn(_share(peak, peak >= LARGE)),
         tail.deltas[small],
         tail.deltas[large],
-        interval_of(curve[small] - curve[large], resamples, level),
+        resamples.drawn(curve[small] - curve[large]),
     )
 
 
@@ -175,19 +195,18 @@ def _histogram(peak: Float[np.ndarray, " concept"], deltas: tuple[float, ...]) -
 
 
 AT = (0.1, 0.2, 0.5)
+SEPARATING = ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
 
 
 def density(
-    detector: Detector, table: ScoreTable, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, dict[str, Interval]]:
+    detector: Detector, table: ScoreTable, resampling: Resampling = Resampling()
+) -> dict[str, dict[str, Drawn]]:
     """Shares of positive samples with r <= x, by "all" or "inside" and x.
 
     Args:
         detector: Calibrated.
         table: Scores of the test split.
-        draws: Bootstrap resamples of source documents.
-        seed: Of the resamples.
-        level: Of the intervals.
+        resampling: How intervals are made.
     """
     token_labels, labels = labels_of(table, detector.concepts)
     tail, starts = detector.superactivators(table), table.tokens.bounds[:-1]
@@ -197,10 +216,10 @@ def density(
 
     inside = total(token_labels)
     counted = labels & (inside > 0)
-    resamples = resample_documents(document_names(table.tokens), Resampling(draws, seed, level))
+    resamples = resample_documents(document_names(table.tokens), resampling)
     weights = resamples.with_data()
     n = resampled_sums(counted.T, weights)
-    found: dict[str, dict[str, Interval]] = {}
+    found: dict[str, dict[str, Drawn]] = {}
     for name, marks in (("all", tail), ("inside", tail & token_labels)):
         ratio = total(marks) / np.maximum(inside, 1)
         found[name] = {}
@@ -209,12 +228,12 @@ def density(
             share = np.where(n > 0, hits / np.maximum(n, 1), np.nan)
             known = np.isfinite(share).sum(0)
             mean = np.where(known > 0, np.nansum(share, axis=0) / np.maximum(known, 1), np.nan)
-            found[name][f"{x:g}"] = interval_of(mean, resamples, level)
+            found[name][f"{x:g}"] = resamples.drawn(mean)
     return found
 
 
 def separation(found: TailTrace, layer: int) -> dict[str, Any]:
-    """The measures at one layer, JSON-ready.
+    """The measures at one layer and the coverage of positive minus that of negative samples.
 
     Args:
         found: A trace.
@@ -223,7 +242,6 @@ def separation(found: TailTrace, layer: int) -> dict[str, Any]:
     Raises:
         ValueError: The layer was not traced.
     """
-    names = ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
-    parts = {name: found.means[name].sel(layer=layer) for name in names}
-    parts["coverage_difference"] = parts["coverage"] - parts["negative_coverage"]
-    return {"layer": layer, **{name: clean(drawn.to_dict()) for name, drawn in parts.items()}}
+    means = {name: found.means[name].sel(layer=layer) for name in SEPARATING}
+    parts = means | {"coverage_difference": means["coverage"] - means["negative_coverage"]}
+    return {"layer": layer, **{name: one.to_dict() for name, one in parts.items()}}

@@ -47,7 +47,7 @@ def findings(record: Mapping[str, Any]) -> list[dict[str, str]]:
     Args:
         record: `cell.json` without its findings.
     """
-    kind = record["config"]["run"]["primary"]
+    kind = record["meta"]["primary_kind"]
     block = record["kinds"][kind]
     found = []
     if "separation" in block:
@@ -350,7 +350,7 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
         figures: Paths of the figures, relative to the file; each stands in its section.
         level: Of the title's heading.
     """
-    primary = record["config"]["run"]["primary"]
+    primary = record["meta"]["primary_kind"]
     sections = {
         "What it shows": (claims(record), ()),
         "Detection by method": (f"{detection(record, primary)}\n\n{published_note(record)}", ("detection",)),
@@ -364,9 +364,8 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
         sections["Layers"] = (table, ("layers", "histograms"))
     if "attribution" in record:
         sections["Attribution"] = (attribution(record["attribution"]), ("attribution",))
-    notes = sorted({w for s in record["provenance"]["stages"].values() for w in s["warnings"]})
-    if notes:
-        sections["Warnings of the run"] = ("\n".join(f"- {note}" for note in notes), ())
+    if record["warnings"]:
+        sections["Warnings of the run"] = ("\n".join(f"- {note}" for note in record["warnings"]), ())
     parts = [f"{'#' * level} {record['config']['title']}", facts(record)]
     for title, (text, names) in sections.items():
         parts += [f"{'#' * (level + 1)} {title}", text]
@@ -378,22 +377,25 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
 
 def facts(record: Mapping[str, Any]) -> str:
     """What was run, in one paragraph."""
-    meta, run = record["meta"], record["config"]["run"]
+    meta = record["meta"]
+    draws = meta["intervals"]["draws"]
     splits = ", ".join(
         f"{meta['samples'][name]} {name} samples of {meta['documents'][name]} documents"
         for name in meta["samples"]
     )
-    where = "; ".join(f"{kind} {_listed(at)}" for kind, at in meta["layers"].items())
+    where = "; ".join(
+        f"{kind} {_listed(at)}" for kind, at in record["provenance"]["settings"]["kinds"].items()
+    )
     said = "; ".join(f"{reason}: {count}" for reason, count in meta["skipped"].items())
     left_out = f" The loader's counts of what it left out or changed: {said}." if said else ""
     few = ""
     if meta["documents"]["test"] < FEW_DOCUMENTS:
         few = " So few test documents make percentile intervals too narrow."
-    seconds = sum(stage["seconds"] for stage in record["provenance"]["stages"].values())
+    seconds = sum(record["provenance"]["timings"].values())
     return (
         f"`{meta['model']}` ({meta['architecture']}, {meta['n_blocks']} blocks) by {meta['host']}; "
         f"{meta['data']}: {len(meta['concepts'])} concepts, {splits}.{left_out} Blocks: {where}. "
-        f"Seed {run['seed']}; 95 % intervals from {run['draws']} resamples of source documents, "
+        f"Seed {meta['seed']}; 95 % intervals from {draws} resamples of source documents, "
         f"conditional on the train and calibration splits.{few} {seconds:.0f} s, "
         f"{record['provenance']['machine']}."
     )

@@ -21,7 +21,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,16 +75,18 @@ class Store:
     """A folder of stage results.
 
     Attributes:
-        folder: Made when something is written.
+        folder: Made when something is written; None keeps nothing.
         say: Called with one line a stage.
+        made: File to seconds and warnings of what was made now.
     """
 
-    folder: Path
+    folder: Path | None
     say: Callable[[str], None]
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def has(self, stage: Stage) -> bool:
         """Whether the result is there."""
-        return (self.folder / stage.file).exists()
+        return self.folder is not None and (self.folder / stage.file).exists()
 
     def keep(
         self,
@@ -98,29 +100,30 @@ class Store:
         A result is written under another name and renamed when complete, so that a run that was
         killed leaves nothing half written under a stage's name.
         """
-        path = self.folder / stage.file
-        if path.exists():
+        if self.folder is not None and self.has(stage):
             self.say(f"{stage.name}: kept {stage.file}")
-            return read(path)
+            return read(self.folder / stage.file)
         why = self.changed(stage)
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             made = make()
-        seconds = time.perf_counter() - begun
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # The ending stays last: numpy adds one to names without it.
-        partial = self.folder / f"partial-{stage.file}"
-        _remove(partial)
-        write(made, partial)
-        os.replace(partial, path)
-        self._remember(stage, seconds, _ours(caught))
+        seconds = round(time.perf_counter() - begun, 1)
+        self.made[stage.file] = {"seconds": seconds, "warnings": _ours(caught)}
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # The ending stays last: numpy adds one to names without it.
+            partial = self.folder / f"partial-{stage.file}"
+            _remove(partial)
+            write(made, partial)
+            os.replace(partial, self.folder / stage.file)
+            self._remember(self.folder, stage)
         self.say(f"{stage.name}: computed in {seconds:.0f} s{why}")
         return made
 
     def record(self) -> dict[str, Any]:
-        """File to the seconds and warnings of its making, of every stage ever stored here."""
-        return dict(self._manifest().get("files", {}))
+        """File to the seconds and warnings of its making, of every stage made or ever stored here."""
+        return {**self._manifest().get("files", {}), **self.made}
 
     def changed(self, stage: Stage) -> str:
         """What differs from the last run of this stage, or "" if there was none."""
@@ -133,16 +136,16 @@ class Store:
         return f" ({'; '.join(said) if said else 'its file was gone'})"
 
     def _manifest(self) -> dict[str, Any]:
-        path = self.folder / "stages.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        path = None if self.folder is None else self.folder / "stages.json"
+        return json.loads(path.read_text()) if path is not None and path.exists() else {}
 
-    def _remember(self, stage: Stage, seconds: float, notes: list[str]) -> None:
+    def _remember(self, folder: Path, stage: Stage) -> None:
         known = self._manifest()
         last = {**known.get("last", {}), stage.name: stage.known}
-        made = {"seconds": round(seconds, 1), "warnings": notes}
-        partial = self.folder / "partial-stages.json"
-        write_json({"last": last, "files": {**known.get("files", {}), stage.file: made}}, partial)
-        os.replace(partial, self.folder / "stages.json")
+        files = {**known.get("files", {}), stage.file: self.made[stage.file]}
+        partial = folder / "partial-stages.json"
+        write_json({"format": FORMAT, "last": last, "files": files}, partial)
+        os.replace(partial, folder / "stages.json")
 
 
 @cache

@@ -25,7 +25,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores
 from sa_plugin.host.protocol import Host, HostInfo, layers_of
-from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, lay_out
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
@@ -148,9 +148,6 @@ def _absent(
     return found
 
 
-BATCH_TOKENS = 512
-
-
 def check_theory(
     host: Host,
     data: ConceptData,
@@ -168,8 +165,6 @@ def check_theory(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
 ) -> TheoryReport:
     """Measure every theorem's quantity in every block, beside what the idealised model predicts.
 
@@ -195,8 +190,6 @@ def check_theory(
         draws: Resamples of source documents.
         level: Of the intervals.
         seed: Of the resamples and the random directions.
-        batch_tokens: Tokens in a batch, padding included.
-        progress: Whether to show a bar.
 
     Returns:
         The report. Samples with fewer than ten kept tokens are left out and counted.
@@ -221,13 +214,13 @@ def check_theory(
     chosen = _chosen(source, data, concepts, fixed_at)
     blocks = layers_of(host.info, layers)
     directions = build_directions(bank, host.info, chosen, blocks, n_random, seed)
-    layout = lay_out(host, chosen_samples, data.concepts, batch_tokens=batch_tokens)
+    layout = lay_out(host, chosen_samples, data.concepts, at_most=PATTERN_BATCH_TOKENS)
     lengths = np.diff(layout.bounds).tolist()
     paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
     if scores is not None:
         _check_scored(scores, bank, list(chosen), chosen_samples)
     resamples = resample_documents(np.array([s.document for s in chosen_samples]), Resampling(draws, seed))
-    sums = run_pass(host, layout, bank, directions, paths, tail, progress=progress)
+    sums = run_pass(host, layout, bank, directions, paths, tail)
     counted = {concept: _counted(chosen_samples, concept, which) for concept in chosen}
     settings = {
         "model": host.info.model,

@@ -435,8 +435,6 @@ def run_pass(
     directions: Directions,
     paths: Sequence[Path] | None,
     tail: float,
-    *,
-    progress: bool,
 ) -> Sums:
     """Run every batch once.
 
@@ -451,7 +449,7 @@ def run_pass(
     sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
     job = Job(sites, _reducer(host.info, directions, paths, tail), each=closes)
     rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
-    (kept,) = run(host, layout, [job], rule, description="theory", progress=progress)
+    (kept,) = run(host, layout, [job], rule, description="theory")
     values = {str(name): array for name, array in kept.samples.items()}
     measured = values.pop("measured")
     closes_to = values.pop("closes", np.zeros(1)).max() if paths is not None else np.nan

@@ -44,14 +44,7 @@ def passages() -> ConceptData:
         for name, n in (("train", 60), ("cal", 8), ("test", 16))
         for sample in sorted(full.split(name).samples, key=lambda s: -len(s.positive))[:n]
     ]
-    return ConceptData.from_spans(
-        [s.text for s, _ in rows],
-        [[span for span in s.spans if span.concept in CONCEPTS] for s, _ in rows],
-        concepts=CONCEPTS,
-        documents=[s.document for s, _ in rows],
-        ids=[s.id for s, _ in rows],
-        splits=[name for _, name in rows],
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s, _ in rows], CONCEPTS, [name for _, name in rows])
 
 
 def run() -> list[dict[str, object]]:
@@ -61,7 +54,7 @@ def run() -> list[dict[str, object]]:
     except FileNotFoundError:
         return []
     data = passages()
-    bank = fit(host, data, "lda", layers=[LAYER], progress=False)
+    bank = fit(host, data, "lda", layers=[LAYER])
     detector = calibrate(host, data, bank, deltas=(0.3,))
     return [ledger_row(host, data, detector), watch_row(host, data, detector)]
 
@@ -75,9 +68,9 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
     some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        took, ledger = timed(lambda: head_ledger(host, data, detector, split="test", draws=1, progress=False))
+        took, ledger = timed(lambda: head_ledger(host, data, detector, split="test", draws=1))
         ours.append(took)
-        took, _ = timed(lambda: total_effects(base, objective, some, "mean", known, progress=False))
+        took, _ = timed(lambda: total_effects(base, objective, some, "mean", known))
         theirs.append(took * len(every) / TIMED)
     lift = objective.value(objective.clean)
     return {

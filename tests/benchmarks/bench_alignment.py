@@ -47,13 +47,13 @@ def letters() -> ConceptData:
 def compare(host: Any) -> dict[str, object]:
     """Both sides in turn, seconds of CPU."""
     data = letters()
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     samples = [*data.train.samples, *data.cal.samples]
     batches = host.batches(samples)
 
     def ours() -> Any:
-        return head_alignment(host, data, bank, statistics=statistics, progress=False)
+        return head_alignment(host, data, bank, statistics=statistics)
 
     def opponent() -> None:
         for batch in batches:
@@ -78,7 +78,7 @@ def compare(host: Any) -> dict[str, object]:
         "aim": "none stated",
         "equal": same_gains(host, bank, found),
         "note": f"{found.aligned[..., 0].size} heads, {len(found.nulls)} nulls x "
-        f"{found.settings['draws']} refits; {len(samples)} passages, {len(statistics.tokens)} "
+        f"{found.settings['refits']} refits; {len(samples)} passages, {len(statistics.tokens)} "
         f"train tokens; {torch.get_num_threads()} threads; seconds of CPU",
     }
 

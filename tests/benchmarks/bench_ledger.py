@@ -35,13 +35,7 @@ def passages() -> ConceptData:
     full = load("supersense")
     samples = [s for s in full.samples if s.positive & set(CONCEPTS)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:PASSAGES]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in CONCEPTS] for s in samples],
-        concepts=CONCEPTS,
-        documents=[s.document for s in samples],
-        name="passages",
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s in samples], CONCEPTS, name="passages")
 
 
 def run() -> list[dict[str, object]]:
@@ -49,8 +43,8 @@ def run() -> list[dict[str, object]]:
     warnings.simplefilter("ignore")
     host = attach(load_bridge("smollm2"))
     data = passages()
-    bank = fit(host, data, "lda", layers=[LAYER], progress=False)
-    table = score(host, data, bank, splits=["test"], progress=False)
+    bank = fit(host, data, "lda", layers=[LAYER])
+    table = score(host, data, bank, splits=["test"])
     flat = table.scores[:, 0]
     cut = np.sort(flat, axis=0)[-max(3, round(SHARE * len(flat)))]
     tail = np.split(flat >= cut, table.tokens.bounds[1:-1])
@@ -60,14 +54,14 @@ def run() -> list[dict[str, object]]:
     best = {"ledger": float("inf"), "control": float("inf"), "patching": float("inf")}
     for _ in range(3):
         start = time.process_time()
-        ledger = head_ledger(host, data, bank, tail=tail, permutations=0, progress=False)
+        ledger = head_ledger(host, data, bank, tail=tail, permutations=0)
         best["ledger"] = min(best["ledger"], time.process_time() - start)
         start = time.process_time()
         for head in heads:
             patched(host, batches, bank, head, positions, tail)
         best["patching"] = min(best["patching"], time.process_time() - start)
     start = time.process_time()
-    head_ledger(host, data, bank, tail=tail, permutations=20, progress=False)
+    head_ledger(host, data, bank, tail=tail, permutations=20)
     best["control"] = time.process_time() - start
     n_heads = (LAYER + 1) * host.info.n_heads
     equal = all(_same(host, batches, bank, head, positions, tail, ledger) for head in heads)

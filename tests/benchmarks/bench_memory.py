@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fake_host import FakeHost
+from fake_host import FakeHost, in_batches
 
 from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import Sample
@@ -31,7 +31,7 @@ def peak_growth(n: int) -> tuple[int, float, int]:
     rng = np.random.default_rng(0)
     samples = [Sample(str(k), " ".join(rng.choice(WORDS, 20)), str(k)) for k in range(n)]
     vectors = {(f"c{c}", at): torch.randn(12) for c in range(16) for at in range(24)}
-    bank, host = ConceptBank.from_vectors(vectors), FakeHost(n_layers=24)
+    bank, host = ConceptBank.from_vectors(vectors), in_batches(FakeHost(n_layers=24), 512)
     start, peak, done = anonymous(), [0], threading.Event()
 
     def watch() -> None:
@@ -41,7 +41,7 @@ def peak_growth(n: int) -> tuple[int, float, int]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    table = score_samples(host, samples, bank, memory_budget=1 << 20, batch_tokens=512)
+    table = score_samples(host, samples, bank, memory_budget=1 << 20)
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()

@@ -21,7 +21,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ import tiny
 from bench_forward import bare_forward
 from word_data import word_data
 
-from sa_plugin.attribution import bernoulli, coalition_game, explain, objective
+from sa_plugin.attribution import bernoulli, coalition_game, objective
+from sa_plugin.attribution import run as explain
 from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
@@ -74,16 +74,14 @@ def measure(
 ) -> dict[str, Any]:
     """Everything, as a dictionary ready for JSON."""
     # The oracle has the very weights, rounded to the format asked for, and computes in float32.
-    host = accept(load_model(model, dtype), device=device)
-    oracle = accept(load_model(model, dtype).to(torch.float32))
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
+    host = accept(load_model(model, dtype), device=device, **options)
+    oracle = accept(load_model(model, dtype).to(torch.float32), **options)
     data = make_data(model, samples)
     layers = sorted({host.info.n_layers // 3, host.info.n_layers - 2})
-    bank = quietly(lambda: fit(oracle, data, "prototype", layers=layers, progress=False))
+    bank = quietly(lambda: fit(oracle, data, "prototype", layers=layers))
     equal = agreement(host, oracle, data, bank, dtype)
-    rows = [
-        *passes(host, data, bank, layers, device, rounds, batch_tokens),
-        *explainers(host, data, bank, device, rounds, batch_tokens),
-    ]
+    rows = [*passes(host, data, bank, layers, device, rounds), *explainers(host, data, bank, device, rounds)]
     return {
         "model": host.info.model,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -91,8 +89,8 @@ def measure(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "samples": samples,
-        "batch_tokens": batch_tokens,
         "rounds": rounds,
+        "batch_tokens": batch_tokens,
         **equal,
         "rows": rows,
     }
@@ -120,7 +118,7 @@ def quietly(call: Callable[[], Any]) -> Any:
 
 def agreement(host: Host, oracle: Host, data: ConceptData, bank: ConceptBank, dtype: str) -> dict[str, Any]:
     """Scores of the two models with the same vectors, over the tokens that both keep."""
-    ours, theirs = (quietly(lambda h=h: score(h, data, bank, progress=False)) for h in (host, oracle))
+    ours, theirs = (quietly(lambda h=h: score(h, data, bank)) for h in (host, oracle))
     same = ours.scores.shape == theirs.scores.shape
     worst = None
     if same:
@@ -135,32 +133,18 @@ def agreement(host: Host, oracle: Host, data: ConceptData, bank: ConceptBank, dt
 
 
 def passes(
-    host: Any,
-    data: ConceptData,
-    bank: ConceptBank,
-    layers: list[int],
-    device: str,
-    rounds: int,
-    batch_tokens: int,
+    host: Any, data: ConceptData, bank: ConceptBank, layers: list[int], device: str, rounds: int
 ) -> list[dict[str, Any]]:
     """The fit pass over the train split, the score pass over calibration and test."""
     held_out = [*data.cal.samples, *data.test.samples]
     work: Mapping[str, tuple[Any, Callable[[], Any]]] = {
-        "fit pass, means": (
-            data.train.samples,
-            lambda: collect(
-                host, data, layers=layers, need=("means",), batch_tokens=batch_tokens, progress=False
-            ),
-        ),
-        "fit pass, means and rows": (
-            data.train.samples,
-            lambda: collect(host, data, layers=layers, batch_tokens=batch_tokens, progress=False),
-        ),
-        "score pass": (held_out, lambda: score(host, data, bank, batch_tokens=batch_tokens, progress=False)),
+        "fit pass, means": (data.train.samples, lambda: collect(host, data, layers=layers, need=("means",))),
+        "fit pass, means and rows": (data.train.samples, lambda: collect(host, data, layers=layers)),
+        "score pass": (held_out, lambda: score(host, data, bank)),
     }
     found = []
     for what, (samples, ours) in work.items():
-        batches = host.batches(samples, batch_tokens=batch_tokens)
+        batches = host.batches(samples)
 
         def bare(batches: Any = batches) -> None:
             for batch in batches:
@@ -172,7 +156,7 @@ def passes(
 
 
 def explainers(
-    host: Any, data: ConceptData, bank: ConceptBank, device: str, rounds: int, batch_tokens: int
+    host: Any, data: ConceptData, bank: ConceptBank, device: str, rounds: int
 ) -> list[dict[str, Any]]:
     """Integrated gradients and RISE of one sample, against as many bare rows of it."""
     detector = quietly(lambda: calibrate(host, data, bank))
@@ -183,7 +167,7 @@ def explainers(
 
     # A new game each time: a game remembers the coalitions it has computed.
     def game() -> Any:
-        return coalition_game(replace(host, batch_tokens=batch_tokens), sample, [goal])
+        return coalition_game(host, sample, [goal])
 
     masks = bernoulli(game().n_players, 256, seed=0).coalitions
     work: Mapping[str, tuple[int, Callable[[], Any]]] = {
@@ -192,7 +176,7 @@ def explainers(
     }
     (batch,) = host.batches([sample])
     length = int(batch.valid.sum())
-    size = max(1, batch_tokens // length)
+    size = max(1, host.batch_tokens // length)
     found = []
     for what, (rows, ours) in work.items():
         parts = [size] * (rows // size) + [rows % size] * bool(rows % size)

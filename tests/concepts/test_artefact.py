@@ -26,13 +26,13 @@ def data():
 @pytest.fixture(scope="module")
 def detector(data):
     host = FakeHost()
-    return calibrate(host, data, fit(host, data, "prototype", progress=False))
+    return calibrate(host, data, fit(host, data, "prototype"))
 
 
 def test_a_loaded_detector_decides_the_same(tmp_path, data, detector):
     detector.save_pretrained(tmp_path / "saved")
     loaded = Detector.from_pretrained(tmp_path / "saved", host=FakeHost())
-    scores = score(FakeHost(), data, detector.bank, progress=False)
+    scores = score(FakeHost(), data, detector.bank)
     assert (
         loaded.evaluate(data.test, scores=scores).to_dict()
         == detector.evaluate(data.test, scores=scores).to_dict()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from fake_host import FakeHost
+from fake_host import FakeHost, in_batches
 from word_data import WORDS, word_data
 
 from sa_plugin.concepts import ConceptBank, collect, draw_rows, fit, permute_labels
@@ -36,7 +36,7 @@ def residuals(host, samples, layer):
 
 
 def test_statistics_equal_a_loop_over_samples(host, data):
-    found = collect(host, data, need=("means", "rows", "gram"), progress=False, batch_tokens=40)
+    found = collect(in_batches(host, 40), data, need=("means", "rows", "gram"))
     for k, layer in enumerate(found.layers):
         rows = residuals(host, data.train.samples, layer)
         h = torch.cat(rows).double()
@@ -55,7 +55,7 @@ def test_statistics_equal_a_loop_over_samples(host, data):
 
 
 def test_component_means_add_up_to_the_mean(host, data):
-    found = collect(host, data, need=("means",), progress=False)
+    found = collect(host, data, need=("means",))
     means = found.component_means
     assert means is not None
     for k, layer in enumerate(found.layers):
@@ -68,18 +68,16 @@ def test_component_means_add_up_to_the_mean(host, data):
 
 def test_one_pass_a_sample_whatever_is_fitted(data):
     host = FakeHost()
-    statistics = collect(host, data, progress=False)
+    statistics = collect(host, data)
     assert host.passes == len(data.train)
-    banks = [
-        fit(host, data, kind, statistics=statistics, progress=False) for kind in ("prototype", "separator")
-    ]
-    score(host, data, banks, progress=False)
+    banks = [fit(host, data, kind, statistics=statistics) for kind in ("prototype", "separator")]
+    score(host, data, banks)
     assert host.passes == len(data.samples)
 
 
 def test_scores_equal_a_loop_over_samples(host, data):
-    bank = fit(host, data, "prototype", layers=[0, 2], progress=False)
-    table = score(host, data, bank, progress=False, batch_tokens=30)
+    bank = fit(host, data, "prototype", layers=[0, 2])
+    table = score(in_batches(host, 30), data, bank)
     for k, layer in enumerate(bank.layers):
         rows = residuals(host, table.tokens.samples, layer)
         expected = np.concatenate([bank.token.score(k, h).numpy() for h in rows])
@@ -91,19 +89,19 @@ def test_scores_equal_a_loop_over_samples(host, data):
 
 
 def test_a_memory_map_gives_the_same_scores(host, data):
-    bank = fit(host, data, "prototype", progress=False)
-    inside = score(host, data, bank, progress=False)
-    outside = score(host, data, bank, progress=False, memory_budget=0)
+    bank = fit(host, data, "prototype")
+    inside = score(host, data, bank)
+    outside = score(host, data, bank, memory_budget=0)
     assert isinstance(outside.scores, np.memmap)
     np.testing.assert_array_equal(inside.scores, outside.scores)
-    rows = collect(host, data, progress=False, memory_budget=0).token[0].rows
+    rows = collect(host, data, memory_budget=0).token[0].rows
     assert rows is not None
     assert isinstance(rows.stored, np.memmap)
 
 
 def test_rows_follow_the_data_whatever_the_batches(host, data):
-    bank = fit(host, data, "prototype", progress=False)
-    tables = [score(host, data, bank, progress=False, batch_tokens=n) for n in (1, 37, 4096)]
+    bank = fit(host, data, "prototype")
+    tables = [score(in_batches(host, n), data, bank) for n in (1, 37, 4096)]
     for table in tables[1:]:
         np.testing.assert_allclose(table.scores, tables[0].scores, atol=1e-5)
         np.testing.assert_array_equal(table.tokens.offsets, tables[0].tokens.offsets)
@@ -112,7 +110,7 @@ def test_rows_follow_the_data_whatever_the_batches(host, data):
 
 
 def test_splits_of_a_table(host, data):
-    table = score(host, data, fit(host, data, "prototype", progress=False), progress=False)
+    table = score(host, data, fit(host, data, "prototype"))
     parts = [table.split("cal"), table.split("test")]
     np.testing.assert_array_equal(np.concatenate([p.scores for p in parts]), table.scores)
     assert [s.id for s in parts[1].tokens.samples] == [s.id for s in data.test.samples]
@@ -122,16 +120,16 @@ def test_splits_of_a_table(host, data):
 
 def test_the_first_token_of_a_decoder_without_bos_is_dropped(data):
     host = FakeHost(causal=True)
-    bank = fit(host, data, "prototype", progress=False)
-    table = score(host, data, bank, progress=False)
+    bank = fit(host, data, "prototype")
+    table = score(host, data, bank)
     assert (table.tokens.position > 0).all()
     assert table.tokens.dropped == {
         "special": 0,
         "sink": table.tokens.n_samples,
         "labelled sink": table.tokens.dropped["labelled sink"],
     }
-    kept = fit(host, data, "prototype", sinks="keep", progress=False)
-    assert score(host, data, kept, progress=False).tokens.dropped["sink"] == 0
+    kept = fit(host, data, "prototype", sinks="keep")
+    assert score(host, data, kept).tokens.dropped["sink"] == 0
 
 
 def test_sinks_are_tokens_ten_times_the_median():
@@ -180,25 +178,25 @@ def test_nan_activations_are_refused(data):
     host = FakeHost()
     host.poison = 1
     with pytest.raises(ValueError, match=r"activations at block 1 .* hold NaN or Inf"):
-        fit(host, data, "prototype", progress=False)
+        fit(host, data, "prototype")
 
 
 def test_a_sample_without_tokens_is_refused(data):
     host = FakeHost(causal=True)
-    bank = fit(host, data, "prototype", progress=False)
+    bank = fit(host, data, "prototype")
     with pytest.raises(ValueError, match=r"'one' has 1 token\(s\) and none is left"):
         score_samples(host, [Sample("one", "cat", "one")], bank)
 
 
 def test_names_are_checked(host, data):
     with pytest.raises(ValueError, match="did you mean 'separator'"):
-        fit(host, data, "seperator", progress=False)
+        fit(host, data, "seperator")
     with pytest.raises(ValueError, match=r"layer 7 does not exist: fake has blocks 0 to 2; .* is 2"):
-        fit(host, data, "prototype", layers=[7], progress=False)
+        fit(host, data, "prototype", layers=[7])
     with pytest.raises(ValueError, match="hook_point 'resid' is unknown: did you mean 'resid_p"):
-        fit(host, data, "prototype", hook_point="resid", progress=False)
+        fit(host, data, "prototype", hook_point="resid")
     with pytest.raises(ValueError, match="sinks 'remove' is unknown"):
-        fit(host, data, "prototype", sinks="remove", progress=False)
+        fit(host, data, "prototype", sinks="remove")
 
 
 def test_a_concept_without_train_tokens_is_refused(host, data):
@@ -209,30 +207,30 @@ def test_a_concept_without_train_tokens_is_refused(host, data):
             splits=data.split_of,
         )
     with pytest.raises(ValueError, match="'late' has no positive train rows"):
-        fit(host, lame, "prototype", progress=False)
+        fit(host, lame, "prototype")
 
 
 def test_a_bank_is_refused_on_another_model(data):
-    bank = fit(FakeHost(), data, "prototype", progress=False)
+    bank = fit(FakeHost(), data, "prototype")
     with pytest.raises(ValueError, match="do not carry over to other weights"):
-        score(FakeHost(seed=1), data, bank, progress=False)
+        score(FakeHost(seed=1), data, bank)
     with pytest.raises(ValueError, match="fitted with weight processing 'none'"):
-        score(FakeHost().with_info(processing="compatibility"), data, bank, progress=False)
-    other = fit(FakeHost().with_info(tokenizer="abc"), data, "prototype", progress=False)
+        score(FakeHost().with_info(processing="compatibility"), data, bank)
+    other = fit(FakeHost().with_info(tokenizer="abc"), data, "prototype")
     with pytest.raises(ValueError, match="fitted with tokenizer abc, the attached model has xyz"):
-        score(FakeHost().with_info(tokenizer="xyz"), data, other, progress=False)
+        score(FakeHost().with_info(tokenizer="xyz"), data, other)
     with pytest.warns(OtherPrecisionWarning, match=r"fitted in float32, .* runs in bfloat16"):
-        score(FakeHost().with_info(dtype="bfloat16"), data, bank, progress=False)
+        score(FakeHost().with_info(dtype="bfloat16"), data, bank)
     with pytest.raises(ValueError, match="have 12 dimensions"):
-        score(FakeHost().with_info(d_model=64), data, bank, progress=False)
+        score(FakeHost().with_info(d_model=64), data, bank)
 
 
 def test_statistics_of_other_data_or_without_rows_are_refused(host, data):
-    statistics = collect(host, data, need=("means",), progress=False)
+    statistics = collect(host, data, need=("means",))
     with pytest.raises(ValueError, match="kind 'separator' needs 'rows'"):
-        fit(host, data, "separator", statistics=statistics, progress=False)
+        fit(host, data, "separator", statistics=statistics)
     with pytest.raises(ValueError, match="collect them again"):
-        fit(host, data.subset(60), "prototype", statistics=statistics, progress=False)
+        fit(host, data.subset(60), "prototype", statistics=statistics)
 
 
 def test_vectors_of_the_user():
@@ -268,9 +266,9 @@ def test_a_batch_holds_what_a_host_needs():
 
 def test_a_bank_of_fewer_concepts_scores_the_data(host, data):
     vectors = {("animal", 1): torch.randn(12)}
-    table = score(host, data, ConceptBank.from_vectors(vectors), progress=False)
+    table = score(host, data, ConceptBank.from_vectors(vectors))
     assert table.tokens.labels.shape[1] == 1
-    full = score(host, data, fit(host, data, "prototype", progress=False), progress=False)
+    full = score(host, data, fit(host, data, "prototype"))
     np.testing.assert_array_equal(table.tokens.labels[:, 0], full.tokens.labels[:, 0])
 
 
@@ -282,4 +280,4 @@ def test_labels_lost_to_sinks_are_a_named_warning():
     )
     data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     with pytest.warns(LostLabelWarning, match=r"labelled tokens were dropped as attention sinks"):
-        fit(FakeHost(causal=True), data, "prototype", progress=False)
+        fit(FakeHost(causal=True), data, "prototype")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from fake_host import WIDTH, FakeHost
+from fake_host import WIDTH, FakeHost, in_batches
 from sae_cases import PlainSAE, ReluSAE
 from word_data import word_data
 
@@ -35,7 +35,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def bank(host, data):
-    return sae_bank(host, data, {1: ReluSAE()}, pruning=LOOSE, sinks="keep", progress=False)
+    return sae_bank(host, data, {1: ReluSAE()}, pruning=LOOSE, sinks="keep")
 
 
 def residuals(host, samples, layer):
@@ -92,9 +92,9 @@ def test_no_latent_that_may_stay_is_past_the_bound_of_the_pass(rows):
 def test_scores_are_the_latents_however_they_are_cut(host, data, monkeypatch, bytes_at_once):
     monkeypatch.setattr(encode, "LATENT_BYTES", bytes_at_once)
     sae = ReluSAE(k=6)
-    bank = sae_bank(host, data, {1: sae}, pruning="none", sinks="keep", progress=False)
+    bank = sae_bank(host, data, {1: sae}, pruning="none", sinks="keep")
     sae.rows.clear()
-    table = score(host, data, bank, splits=("cal",), progress=False, batch_tokens=60)
+    table = score(in_batches(host, 60), data, bank, splits=("cal",))
     assert max(sae.rows) * 40 * 4 <= bytes_at_once
     rows = torch.cat(residuals(host, data.cal.samples, 1))
     latents = [int(name.split()[1]) for name in bank.units]
@@ -106,7 +106,7 @@ def test_scores_are_the_latents_however_they_are_cut(host, data, monkeypatch, by
 
 def test_only_the_calibration_split_is_read(data):
     host = FakeHost()
-    sae_bank(host, data, {1: ReluSAE()}, pruning=LOOSE, progress=False)
+    sae_bank(host, data, {1: ReluSAE()}, pruning=LOOSE)
     assert host.passes == len(data.cal)
 
 
@@ -114,20 +114,20 @@ def test_hosts_of_both_libraries_agree(data):
     sae = ReluSAE(tiny.D_MODEL, 24, bias=0.0)
     tables = []
     for host in (tiny.host("llama"), tiny.nnsight_host("llama")):
-        bank = sae_bank(host, data, {1: sae}, pruning="none", progress=False)
-        tables.append(score(host, data, bank, splits=("cal",), progress=False))
+        bank = sae_bank(host, data, {1: sae}, pruning="none")
+        tables.append(score(host, data, bank, splits=("cal",)))
     np.testing.assert_allclose(tables[0].scores, tables[1].scores, atol=1e-3)
     assert tables[0].bank.units == tables[1].bank.units
 
 
 def test_two_layers_share_units_and_prune_apart(host, data):
     saes = {0: ReluSAE(seed=1), 2: ReluSAE(latents=25, seed=2)}
-    both = sae_bank(host, data, saes, pruning=LOOSE, progress=False)
-    table = score(host, data, both, splits=("test",), progress=False)
+    both = sae_bank(host, data, saes, pruning=LOOSE)
+    table = score(host, data, both, splits=("test",))
     for at, layer in enumerate(both.layers):
-        alone = sae_bank(host, data, {layer: saes[layer]}, pruning=LOOSE, progress=False)
+        alone = sae_bank(host, data, {layer: saes[layer]}, pruning=LOOSE)
         # Sinks are decided from the bank's layers; these data have none.
-        one = score(host, data, alone, splits=("test",), progress=False)
+        one = score(host, data, alone, splits=("test",))
         columns = [both.units.index(name) for name in alone.units]
         np.testing.assert_array_equal(table.scores[:, at, columns], one.scores[:, 0])
         others = np.setdiff1d(np.arange(len(both.units)), columns)
@@ -152,7 +152,7 @@ def oracle_detector(table, labels, samples, deltas):
 
 
 def test_calibration_equals_plain_loops(host, data, bank):
-    table = score(host, data, bank, progress=False)
+    table = score(host, data, bank)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = calibrate(host, data, bank, scores=table)
@@ -197,7 +197,7 @@ def test_a_concept_without_activations_never_fires_and_is_named():
 
 @pytest.mark.filterwarnings("ignore::sa_plugin.statistics.FewTokensWarning")
 def test_a_silent_concept_goes_through_to_the_table(host, data, bank, tmp_path):
-    table = score(host, data, bank, progress=False)
+    table = score(host, data, bank)
     scores = table.scores.copy()
     scores[table.tokens.labels[:, 0]] = 0
     silent = replace(table, scores=scores)
@@ -215,7 +215,7 @@ def test_a_silent_concept_goes_through_to_the_table(host, data, bank, tmp_path):
 
 
 def test_thresholds_that_rest_on_few_active_tokens_are_named(host, data, bank):
-    table = score(host, data, bank, progress=False)
+    table = score(host, data, bank)
     scores = np.zeros_like(table.scores)
     inside = np.flatnonzero(
         table.tokens.labels[:, 0] & (np.array(table.tokens.split_of) == "cal")[table.tokens.sample_of]
@@ -231,7 +231,7 @@ def test_detecting_fresh_samples_uses_the_sae(host, data, bank):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = calibrate(host, data, bank)
-    table = score(host, data, bank, splits=("test",), progress=False)
+    table = score(host, data, bank, splits=("test",))
     stored = detector.detect(data.test, scores=table)
     np.testing.assert_array_equal(detector.detect(data.test).present, stored.present)
     one = score_samples(host, data.test.samples[:3], bank)
@@ -239,12 +239,12 @@ def test_detecting_fresh_samples_uses_the_sae(host, data, bank):
     np.testing.assert_allclose(one.scores, table.scores[rows], atol=1e-5)
     picked = bank.only([0], [3, 1])
     assert picked.units == (bank.units[3], bank.units[1])
-    few = score(host, data, picked, splits=("test",), progress=False)
+    few = score(host, data, picked, splits=("test",))
     np.testing.assert_array_equal(few.scores[:, 0], table.scores[:, 0][:, [3, 1]])
 
 
 def test_a_trace_fixes_thresholds_on_active_tokens(host, data, bank):
-    table = score(host, data, bank, progress=False)
+    table = score(host, data, bank)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         column = calibrate(host, data, bank, scores=table).tail.unit
@@ -292,17 +292,17 @@ def test_what_needs_a_vector_is_refused_with_the_fix(host, data, bank):
 )
 def test_a_wrong_sae_is_refused(host, data, sae, error, match):
     with pytest.raises(error, match=match):
-        sae_bank(host, data, sae, layers=1, progress=False)
+        sae_bank(host, data, sae, layers=1)
 
 
 def test_wrong_arguments_are_refused(host, data):
     sae = ReluSAE()
     with pytest.raises(ValueError, match="layers is not given"):
-        sae_bank(host, data, sae, progress=False)
+        sae_bank(host, data, sae)
     with pytest.raises(ValueError, match=r"for layers \[1\], and layers \[1, 2\] are read"):
-        sae_bank(host, data, {1: sae}, layers=[1, 2], progress=False)
+        sae_bank(host, data, {1: sae}, layers=[1, 2])
     with pytest.raises(ValueError, match="pruning 'plane' is unknown: did you mean 'plain'"):
-        sae_bank(host, data, {1: sae}, pruning="plane", progress=False)
+        sae_bank(host, data, {1: sae}, pruning="plane")
     with pytest.raises(ValueError, match="dead must be 1 or more"):
         Pruning(dead=0)
 
@@ -311,7 +311,7 @@ def test_wrong_arguments_are_refused(host, data):
             return h.relu()
 
     with pytest.raises(ValueError, match=r"neither a state_dict\(\) nor attributes"):
-        sae_bank(host, data, {1: Empty()}, progress=False)
+        sae_bank(host, data, {1: Empty()})
     assert WIDTH == 12
 
 
@@ -340,6 +340,6 @@ def test_a_model_on_a_server_is_refused(data, bank):
             raise AssertionError
 
     with pytest.raises(ValueError, match="fake is on a server, and an SAE runs where"):
-        sae_bank(Server(), data, {1: ReluSAE()}, progress=False)
+        sae_bank(Server(), data, {1: ReluSAE()})
     with pytest.raises(ValueError, match="an SAE runs where the activations are"):
-        score(Server(), data, bank, progress=False)
+        score(Server(), data, bank)

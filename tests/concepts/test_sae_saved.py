@@ -25,7 +25,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def bank(data):
-    return sae_bank(FakeHost(), data, {1: ReluSAE(k=6)}, pruning="none", progress=False)
+    return sae_bank(FakeHost(), data, {1: ReluSAE(k=6)}, pruning="none")
 
 
 def test_a_loaded_bank_scores_the_same(tmp_path, data, bank):
@@ -34,7 +34,7 @@ def test_a_loaded_bank_scores_the_same(tmp_path, data, bank):
     assert isinstance(loaded.token, LatentSet)
     assert (loaded.units, loaded.layers, loaded.kind) == (bank.units, bank.layers, "sae")
     assert loaded.token.scores_like(bank.token)
-    one, other = (score(FakeHost(), data, b, progress=False).scores for b in (bank, loaded))
+    one, other = (score(FakeHost(), data, b).scores for b in (bank, loaded))
     np.testing.assert_array_equal(one, other)
     assert load_bank(tmp_path, sae=ReluSAE(k=6)).token.scores_like(bank.token)
 
@@ -77,8 +77,8 @@ def test_a_saved_detector_asks_for_the_sae(tmp_path, data, bank):
 
 
 def test_scores_of_another_sae_are_refused(data, bank):
-    other = sae_bank(FakeHost(), data, {1: ReluSAE(k=6, seed=5)}, pruning="none", progress=False)
-    table = score(FakeHost(), data, other, progress=False)
+    other = sae_bank(FakeHost(), data, {1: ReluSAE(k=6, seed=5)}, pruning="none")
+    table = score(FakeHost(), data, other)
     with pytest.raises(ValueError, match="the scores are of another bank"):
         calibrate(FakeHost(), data, bank, scores=table)
 

@@ -9,6 +9,7 @@ import pytest
 from sa_plugin.data import (
     ConceptData,
     EmptySplitWarning,
+    Image,
     RepeatedTextWarning,
     Sample,
     Span,
@@ -177,6 +178,18 @@ def test_a_span_without_its_sample_label_is_refused():
     bad = Sample("0", "a cat", "0", (Span(2, 5, "animal"),), frozenset())
     with pytest.raises(ValueError, match="has a span of 'animal' but is not positive"):
         ConceptData(("animal",), (bad,), ("train",))
+
+
+def test_a_sample_with_some_concepts_only_has_their_labels_and_no_other():
+    pixels, mask = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool)
+    whole = Sample(
+        "0", "a cat", "d", (Span(0, 1, "x"), Span(2, 5, "y")), frozenset("xy"), {"x": (True,), "y": (False,)}
+    )
+    picture = Sample("1", "", "d", (), frozenset("xy"), None, Image(pixels, {"x": mask, "y": ~mask}, 0.5))
+    assert whole.only(["x"]) == Sample("0", "a cat", "d", (Span(0, 1, "x"),), frozenset("x"), {"x": (True,)})
+    assert picture.only("y").image == Image(pixels, {"y": ~mask}, 0.5)
+    assert whole.only("xy") == whole
+    assert whole.only(()).positive == frozenset()
 
 
 def test_token_masks_tell_samples_apart():

@@ -25,11 +25,11 @@ def data():
 @pytest.fixture(scope="module")
 def detector(data):
     host = FakeHost()
-    return calibrate(host, data, fit(host, data, "separator", progress=False))
+    return calibrate(host, data, fit(host, data, "separator"))
 
 
 def test_scores_given_or_made_give_the_same_numbers(data, detector):
-    table = score(FakeHost(), data, detector.bank, progress=False)
+    table = score(FakeHost(), data, detector.bank)
     again = calibrate(None, data, detector.bank, scores=table)
     assert (again.layer, again.delta) == (detector.layer, detector.delta)
     assert again.threshold["animal"] == pytest.approx(detector.threshold["animal"], rel=1e-5)

@@ -50,9 +50,9 @@ class TestSpecialTokens:
         plain, bare = attach("llama"), attach("llama", add_special_tokens=False)
         assert plain.info.tokenizer != bare.info.tokenizer
         assert plain.info.fingerprint == bare.info.fingerprint
-        bank = fit(bare, data_of("gemma2"), "lda", progress=False)
+        bank = fit(bare, data_of("gemma2"), "lda")
         with pytest.raises(ValueError, match="token"):
-            score(plain, data_of("gemma2"), bank, progress=False)
+            score(plain, data_of("gemma2"), bank)
 
     def test_its_weights_are_in_the_fingerprint(self):
         def both(factor, **options):
@@ -106,18 +106,18 @@ class TestFinalNorm:
 
     def test_no_ledger_of_it(self, attach):
         host, data = attach("llama", final_norm=True), data_of("gemma2")
-        bank = fit(host, data, "lda", progress=False)
-        options = {"permutations": 0, "draws": 10, "progress": False}
+        bank = fit(host, data, "lda")
+        options = {"permutations": 0, "draws": 10}
         assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
         with pytest.raises(NotImplementedError, match=r"final_norm=True.*no sum of what the model"):
             head_ledger(host, data, bank, layers=2, **options)
         with pytest.raises(NotImplementedError, match=r"vectors of block 2 live behind the final"):
-            head_alignment(host, data, bank, progress=False)
+            head_alignment(host, data, bank)
 
     def test_a_bank_of_the_one_is_none_of_the_other(self, attach):
-        bank = fit(attach("llama", final_norm=True), data_of("gemma2"), "lda", progress=False)
+        bank = fit(attach("llama", final_norm=True), data_of("gemma2"), "lda")
         with pytest.raises(ValueError, match="final norm"):
-            score(attach("llama"), data_of("gemma2"), bank, progress=False)
+            score(attach("llama"), data_of("gemma2"), bank)
 
     def test_every_law_holds(self, attach):
         report = check(attach("llama", final_norm=True), tiny.TEXTS[:2])

@@ -27,28 +27,28 @@ def case():
 def test_rows_are_those_of_the_unablated_run(tiny_gpt2, case):
     data = case.data
     host = tiny_gpt2
-    bank = fit(host, data, "prototype", layers=[1], progress=False)
-    clean = score(host, data, bank, progress=False)
+    bank = fit(host, data, "prototype", layers=[1])
+    clean = score(host, data, bank)
 
     def sink(z):
         z[:, 2] = 200.0
         return z
 
     with host.edited({Site(0, "z"): sink}):
-        moved = score(host, data, bank, progress=False)
-        frozen = score(host, data, bank, progress=False, keep_of=clean.tokens)
+        moved = score(host, data, bank)
+        frozen = score(host, data, bank, keep_of=clean.tokens)
     assert len(moved.tokens) < len(clean.tokens)
     np.testing.assert_array_equal(frozen.tokens.position, clean.tokens.position)
     np.testing.assert_array_equal(frozen.tokens.labels, clean.tokens.labels)
     # Row by row: an unedited run under the mask of the edited one is the clean one's part.
-    part = score(host, data, bank, progress=False, keep_of=moved.tokens)
+    part = score(host, data, bank, keep_of=moved.tokens)
     rows = [
         a + int(np.flatnonzero(clean.tokens.position[a:b] == p)[0])
         for n, (a, b) in enumerate(pairwise(clean.tokens.bounds))
         for p in moved.tokens.position[moved.tokens.bounds[n] : moved.tokens.bounds[n + 1]]
     ]
     np.testing.assert_array_equal(part.scores, clean.scores[rows])
-    again = score(host, data, bank, progress=False, keep_of=clean.tokens)
+    again = score(host, data, bank, keep_of=clean.tokens)
     np.testing.assert_array_equal(again.scores, clean.scores)
     for field in ("pooled", "permuted_max"):
         np.testing.assert_array_equal(getattr(again, field), getattr(clean, field))
@@ -57,7 +57,7 @@ def test_rows_are_those_of_the_unablated_run(tiny_gpt2, case):
 def test_a_table_of_other_samples_is_refused(case):
     fake, data, scores, *_ = case
     with pytest.raises(ValueError, match="is not in the table whose rows are to be kept"):
-        score(fake, data, scores.bank, splits=["train"], progress=False, keep_of=scores.tokens)
+        score(fake, data, scores.bank, splits=["train"], keep_of=scores.tokens)
 
 
 # What is measured.
@@ -96,7 +96,7 @@ def test_metrics_equal_loops_before_and_after(case, mode):
     found = ablate_heads(fake, data, detector, heads, mode=mode, scores=scores, draws=50)
     known = reference(fake, data, detector.bank, mode, {0, 1})
     with fake.edited(make_edits(mode, heads, known)):
-        after = score(fake, data, detector.bank, progress=False, keep_of=scores.tokens)
+        after = score(fake, data, detector.bank, keep_of=scores.tokens)
     clean = scores.split("test")
     for table, when in ((scores, found.before), (after, found.after)):
         expected = metrics_by_loop(detector, table.split("cal"), table.split("test"), clean)
@@ -141,7 +141,7 @@ def test_heads_by_concept_and_heads_out_of_reach(case):
     assert apart.heads == {"animal": ((0, 0),), "food": ()}
     assert apart.change[other] == 0
     assert "No head writes before the layer of food" in apart.summary()
-    early = calibrate(fake, data, fit(fake, data, "lda", layers=[0], progress=False))
+    early = calibrate(fake, data, fit(fake, data, "lda", layers=[0]))
     with pytest.raises(ValueError, match="the scores cannot change"):
         ablate_heads(fake, data, early, [(1, 0)], draws=20)
 
@@ -168,7 +168,7 @@ def test_every_block_kind_is_ablated_through(architecture, mode, case):
     host = tiny.host(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[0, 2], progress=False)
+        bank = fit(host, data, "prototype", layers=[0, 2])
         found = ablate_heads(host, data, calibrate(host, data, bank), [(0, 0), (0, 2)], mode=mode, draws=20)
     assert (found.change > 0).all()
     assert "not compared with other heads" in found.summary().lower()

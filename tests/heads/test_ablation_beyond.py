@@ -36,7 +36,7 @@ def case():
 @pytest.fixture(scope="module")
 def gpt2():
     host, data = tiny.host("gpt2"), make_data()
-    bank = fit(host, data, "lda", layers=[1], progress=False)
+    bank = fit(host, data, "lda", layers=[1])
     return host, data, calibrate(host, data, bank, deltas=(0.3,))
 
 
@@ -70,7 +70,6 @@ def test_a_curve_of_kept_heads(case):
         controls=("random", "permuted"),
         scores=case.scores,
         draws=50,
-        progress=False,
     )
     (top,) = curve.of(2, "top")
     kept = ablate_heads(
@@ -101,14 +100,14 @@ def test_a_curve_of_kept_heads(case):
 @pytest.mark.parametrize("kind", ["lda", "separator"])
 def test_each_permutation_of_the_labels_gives_an_order(case, kind):
     """By the ledger's own control: one order a draw; separators have one unless more are asked."""
-    bank = fit(case.fake, case.data, kind, layers=[1, 2], progress=False)
+    bank = fit(case.fake, case.data, kind, layers=[1, 2])
     detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
     ranked = rank_heads(case.fake, case.data, detector)
     assert len(ranked.permuted) == {"lda": 20, "separator": 1}[kind]
     three = rank_heads(case.fake, case.data, detector, permutations=3)
     assert len(three.permuted) == 3
     assert "control of 3 permutations" in repr(three)
-    found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, draws=1, progress=False)
+    found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, draws=1)
     rows = [i for i, c in enumerate(found.components) if c.kind == "heads"]
     heads = [(found.components[i].block, found.components[i].head) for i in rows]
     for draw, order in zip(found.control_by_draw["control"], three.permuted, strict=True):
@@ -122,13 +121,11 @@ def test_each_permutation_of_the_labels_gives_an_order(case, kind):
 
 
 def test_one_permuted_set_is_said_to_be_one(case):
-    bank = fit(case.fake, case.data, "separator", layers=[1, 2], progress=False)
+    bank = fit(case.fake, case.data, "separator", layers=[1, 2])
     detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
     ranked = rank_heads(case.fake, case.data, detector)
     assert "control of 1 permutation:" in repr(ranked)
-    curve = ablation_curve(
-        case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20, progress=False
-    )
+    curve = ablation_curve(case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20)
     assert "It is one permutation's: how far others would differ is not known" in curve.summary()
 
 
@@ -255,7 +252,6 @@ def test_pattern_sizes_and_curves_on_a_real_attention(gpt2):
         mode="pattern",
         controls=("norm_matched",),
         draws=10,
-        progress=False,
     )
     head, site = (0, 2), Site(0, "attn_out")
     total, n = 0.0, 0

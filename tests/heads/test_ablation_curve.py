@@ -33,7 +33,7 @@ def case():
 def test_ranking_is_the_ledgers_on_calibration(case):
     fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
-    ledger = head_ledger(fake, data, detector, split="cal", draws=1, progress=False)
+    ledger = head_ledger(fake, data, detector, split="cal", draws=1)
     share = ledger.excess.terms.value / np.abs(ledger.lift.total.value)
     values = {
         (c.block, c.head): share[i].mean() for i, c in enumerate(ledger.components) if c.kind == "heads"
@@ -83,9 +83,7 @@ def test_sizes_are_direct_changes(case):
 def test_curve(case):
     fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
-    curve = ablation_curve(
-        fake, data, detector, ranked, ks=(1, 2), repeats=2, scores=scores, draws=50, progress=False
-    )
+    curve = ablation_curve(fake, data, detector, ranked, ks=(1, 2), repeats=2, scores=scores, draws=50)
     for k in (1, 2):
         for family in ("random", "layer_matched", "norm_matched"):
             sets = [frozenset(run.heads) for run in curve.of(k, family)]

@@ -25,10 +25,10 @@ def test_mean_is_the_train_mean_of_z_at_every_position(tiny_host, case):
     """The mean by a loop over kept tokens; the bank's own where it has one, else a pass."""
     data = case.data
     host = tiny_host
-    bank = fit(host, data, "prototype", layers=[1], progress=False)
+    bank = fit(host, data, "prototype", layers=[1])
     known = reference(host, data, bank, "mean", {0, 1})
     total, n = 0.0, 0
-    table = score(host, data, bank, splits=["train"], progress=False).tokens
+    table = score(host, data, bank, splits=["train"]).tokens
     for k, sample in enumerate(data.train.samples):
         (batch,) = host.batches([sample])
         z = host.read(batch, [Site(1, "z")], lambda r: {"z": next(iter(r.values()))})["z"]
@@ -66,7 +66,7 @@ def test_directional_makes_the_heads_term_constant(architecture, case):
     """Of the ledger's terms in its block, that head's alone changes: to its train mean."""
     data = case.data
     host = tiny.host(architecture)
-    bank = fit(host, data, "lda", layers=[1], progress=False)
+    bank = fit(host, data, "lda", layers=[1])
     head, sample = (1, 2), data.test.samples[0]
     units = one_direction(host, bank, "animal", None, [head])
     known = reference(host, data, bank, "directional", {1})
@@ -90,7 +90,7 @@ def test_directional_makes_the_heads_term_constant(architecture, case):
 def test_directional_is_refused_behind_a_norm(case):
     data = case.data
     host = tiny.host("bert")
-    bank = fit(host, data, "prototype", layers=[1], progress=False)
+    bank = fit(host, data, "prototype", layers=[1])
     with pytest.raises(NotImplementedError, match="post_ln: a norm stands between"):
         one_direction(host, bank, "animal", 1, [(0, 0)])
 
@@ -101,7 +101,7 @@ def test_ledger_predicts_a_last_block_head_exactly(architecture, case):
     parallel block none does."""
     data = case.data
     host = tiny.host(architecture)
-    bank = fit(host, data, "lda", layers=[2], progress=False)
+    bank = fit(host, data, "lda", layers=[2])
     sample = data.test.samples[0]
     clean = explain_tokens(host, bank, sample, "food")
     edits = make_edits("mean", [(2, 1)], reference(host, data, bank, "mean", {2}))
@@ -120,7 +120,7 @@ def test_ledger_predicts_a_last_block_head_exactly(architecture, case):
 def test_hooks_of_ones_own_runs_do_the_same(tiny_gpt2, case, mode):
     data = case.data
     host = tiny_gpt2
-    bank = fit(host, data, "prototype", layers=[2], progress=False)
+    bank = fit(host, data, "prototype", layers=[2])
     heads = [(0, 1), (2, 0), (2, 3)]
     options = {} if mode == "zero" else {"bank": bank, "data": data, "concept": "animal"}
     hooks = ablation_hooks(host, heads, mode, **options)

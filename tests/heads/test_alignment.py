@@ -12,10 +12,13 @@ import torch
 from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData, Image, Sample
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import RULE, DataPlan, call, describe_blocks, head_alignment
+from sa_plugin.heads import RULE, DataPlan, WeightTest, call, describe_blocks, head_alignment
 from sa_plugin.heads.align_data import _write_scale
 from sa_plugin.host import Site
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
+
+FEW = {"test": WeightTest(refits=60), "resampling": Resampling(draws=20)}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,8 @@ def found(one):
 
 def fitted(world, kind="prototype", **options):
     need = ("means", "gram", "rows")
-    statistics = collect(world.host, world.data, need=need, progress=False, **options)
-    bank = fit(world.host, world.data, kind, statistics=statistics, controls=False, progress=False)
+    statistics = collect(world.host, world.data, need=need, **options)
+    bank = fit(world.host, world.data, kind, statistics=statistics, controls=False)
     return statistics, bank
 
 
@@ -65,7 +68,7 @@ def test_null_models_are_seldom_called(scenario):
 
 
 def test_a_separator_finds_them_too(one):
-    small = planted.align(one, "separator", draws=60)
+    small = planted.align(one, "separator", refits=60)
     assert planted.outcome(small.called, one.truth)[:2] == (1.0, 0.0)
 
 
@@ -91,54 +94,65 @@ def test_gains_are_the_planted_ones(one, found):
 def test_shares_of_the_update_add_up(found):
     """Attention is all there is in the planted model."""
     share = found.data.write_share
-    assert share.value.sum(1) == pytest.approx(np.ones(share.value.shape[::2]), abs=1e-4)
-    assert (share.low <= share.value + 1e-9).all()
+    total = share.estimate.sum(1)
+    assert total == pytest.approx(np.ones(total.shape), abs=1e-4)
+    assert (share.low <= share.estimate + 1e-9).all()
 
 
 def test_results_speak(one, found):
     text = str(found)
     assert "concept-aligned" in repr(found)
-    assert "Block 0 has no block before it" in text
-    assert "held-out refits" in text
-    rows = found.rows()
-    assert len(rows) == found.aligned.size
-    assert rows[0]["p"] == found.tested.p.min()
-    assert {"p_ov_within", "p_qk_covariance", "lift_whole_negative_high"} <= set(rows[0])
-    top = rows[0]
-    at = found.blocks.index(top["block"]), top["head"], found.concepts.index(top["concept"])
-    assert top["gamma"] == found.gamma[at]
-    assert top["partial_r2"] == pytest.approx(found.data.correlation[at] ** 2)
+    for words in ("Block 0 has no block before it", "held-out refits", "Alignment is no effect"):
+        assert words in text.replace("\n", " ")
+    k, h, c = np.argwhere(found.aligned)[0]
+    assert f"L{found.blocks[k]}H{h} {found.concepts[c]}" in text
+    table = found.table().set_index(["measure", "block", "head", "concept"]).sort_index()
+    at = found.blocks[k], h, found.concepts[c]
+    for name, array in (
+        ("gamma", found.gamma),
+        ("p", found.tested.p),
+        ("p_ov_within", found.nulls["within"].p_ov),
+    ):
+        assert table.loc[name].loc[at, "value"].item() == array[k, h, c]
+    assert table.loc["partial_r2"].loc[at, "value"].item() == found.data.correlation[k, h, c] ** 2
+    lift = table.loc["lift"].loc[at].set_index(["keys", "sign"]).loc[("whole", "negative")]
+    assert lift["high"] == found.data.lift.sel(keys="whole", sign="negative").high[k, h, c]
+    assert len(table.loc["aligned"]) == found.aligned.size
+    written = found.to_dict()
+    assert written["aligned"] == found.aligned.tolist()
+    assert written["data"]["slope"]["axes"]["block"] == list(found.blocks)
     assert "three hold" in RULE
 
 
 def test_maps_are_drawn(found):
-    pytest.importorskip("matplotlib").use("Agg")
-    assert found.plot().get_ylabel() == "head"
-    assert found.plot("red").get_title() == "red"
+    for concept in (None, "red"):
+        left, right = found.plot(concept).axes
+        assert left.get_ylabel() == "head"
+        assert right.get_title(loc="left") == (concept or "4 concepts")
+        n_aligned = found.aligned.sum() if concept is None else found.aligned[..., 0].sum()
+        assert len(right.collections[2].get_offsets()) == n_aligned
     with pytest.raises(ValueError, match="concept 'reed' is unknown: did you mean 'red'"):
         found.plot("reed")
 
 
 def test_a_detector_brings_its_deltas(one):
     statistics, bank = fitted(one)
-    scores = score(one.host, one.data, bank, progress=False)
+    scores = score(one.host, one.data, bank)
     detector = calibrate(one.host, one.data, bank, scores=scores)
     got = head_alignment(
         one.host,
         one.data,
         detector,
         statistics=statistics,
-        nulls=("across",),
-        draws=60,
-        resamples=20,
-        progress=False,
+        test=WeightTest(("across",), refits=60),
+        resampling=Resampling(draws=20),
     )
     assert got.settings["delta"] == pytest.approx(detector.delta)
 
 
 def test_without_statistics_they_are_collected(one):
     statistics, bank = fitted(one)
-    options = {"nulls": ("across",), "draws": 60, "resamples": 20, "progress": False}
+    options = {"test": WeightTest(("across",), refits=60), "resampling": Resampling(draws=20)}
     given = head_alignment(one.host, one.data, bank, statistics=statistics, **options)
     alone = head_alignment(one.host, one.data, bank, **options)
     np.testing.assert_array_equal(given.tested.p, alone.tested.p)
@@ -153,8 +167,8 @@ def test_a_subset_of_concepts_has_the_same_gains(one, found):
 
 def fitted_on(host):
     data = animals()
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     return statistics, bank
 
 
@@ -170,8 +184,8 @@ def animals():
 def test_every_architecture_is_measured(architecture):
     host = tiny.host(architecture)
     statistics, bank = fitted_on(host)
-    got = head_alignment(host, animals(), bank, statistics=statistics, draws=60, resamples=20, progress=False)
-    for array in (got.gamma, got.beta, got.tested.p, got.data.write_share.value):
+    got = head_alignment(host, animals(), bank, statistics=statistics, **FEW)
+    for array in (got.gamma, got.beta, got.tested.p, got.data.write_share.estimate):
         assert array.shape == (3, tiny.N_HEADS, 1)
         assert np.isfinite(array).all()
     said = " ".join(got.limits)
@@ -200,9 +214,9 @@ def test_images_are_measured(kind):
     """A ViT through both hosts: the same forms, p-values of its own null, no rotary."""
     data, got = image_data(), {}
     for host in (tiny.vision_host("vit"), tiny.nnsight_vision_host("vit")):
-        statistics = collect(host, data, need=("means", "rows"), progress=False)
-        bank = fit(host, data, kind, statistics=statistics, controls=False, progress=False)
-        one = head_alignment(host, data, bank, statistics=statistics, draws=60, resamples=20, progress=False)
+        statistics = collect(host, data, need=("means", "rows"))
+        bank = fit(host, data, kind, statistics=statistics, controls=False)
+        one = head_alignment(host, data, bank, statistics=statistics, **FEW)
         assert np.isfinite(one.data.correlation).all()
         assert min(one.offsets) == -max(one.offsets)
         assert not one.beta_profile
@@ -217,13 +231,13 @@ def test_images_are_measured(kind):
 
 def test_a_null_that_changes_no_label_is_refused():
     data, host = image_data(move=False), tiny.vision_host("vit")
-    statistics = collect(host, data, need=("means", "rows"), progress=False)
-    bank = fit(host, data, "prototype", statistics=statistics, controls=False, progress=False)
-    options = {"statistics": statistics, "draws": 60, "progress": False}
+    statistics = collect(host, data, need=("means", "rows"))
+    bank = fit(host, data, "prototype", statistics=statistics, controls=False)
     says = "100% of the permutations of null 'across' leave the labels of 'square' as they are"
     with pytest.raises(ValueError, match=says):
-        head_alignment(host, data, bank, **options)
-    found = head_alignment(host, data, bank, nulls=("within",), resamples=20, **options)
+        head_alignment(host, data, bank, statistics=statistics, **FEW)
+    options = FEW | {"test": WeightTest(("within",), refits=60)}
+    found = head_alignment(host, data, bank, statistics=statistics, **options)
     assert list(found.nulls) == ["within"]
 
 
@@ -271,8 +285,8 @@ def test_arguments_that_cannot_be_are_refused(one):
     host, data = one.host, one.data
 
     def align(source=bank, **options):
-        options = {"statistics": statistics, "progress": False} | options
-        return head_alignment(host, data, source, **options)
+        test = WeightTest(**{n: options.pop(n) for n in list(options) if n in WeightTest.__annotations__})
+        return head_alignment(host, data, source, test=test, **{"statistics": statistics} | options)
 
     # The declared types say the same before, in tests.
     bare = inspect.unwrap(head_alignment)
@@ -288,23 +302,23 @@ def test_arguments_that_cannot_be_are_refused(one):
         align(nulls=("random",))
     with pytest.raises(ValueError, match=r"nulls is empty"):
         align(nulls=())
-    with pytest.raises(ValueError, match=r"draws is 9: the null needs 60 at least"):
-        align(draws=9)
+    with pytest.raises(ValueError, match=r"refits is 9: the null needs 60 at least"):
+        align(refits=9)
     with pytest.raises(ValueError, match=r"20 m / q = 19,200 of them for 48 tests at level 0\.05"):
-        align(tail="empirical", draws=100)
+        align(tail="empirical", refits=100)
     moved = replace(statistics, fingerprint="other")
     with pytest.raises(ValueError, match="statistics were collected on another model"):
         align(statistics=moved)
     with pytest.raises(ValueError, match=r"on data other, not on \w{8}: collect them again"):
         align(statistics=replace(statistics, data_hash="other"))
     with pytest.raises(ValueError, match=r"delta of 'red' is 2\.0: give a share"):
-        align(delta=2.0, draws=60)
+        align(delta=2.0, refits=60)
     with pytest.raises(ValueError, match=r"concepts is empty"):
         align(concepts=[])
     with pytest.raises(ValueError, match=r"concept 'rad' is unknown: did you mean 'red'"):
         align(concepts=["rad"])
     with pytest.raises(ValueError, match=r"null 'within' was not drawn: there are across"):
-        planted.align(one, draws=60).called_by("within")
+        planted.align(one, refits=60).called_by("within")
 
 
 def test_banks_that_have_no_null_are_refused(one):
@@ -312,25 +326,25 @@ def test_banks_that_have_no_null_are_refused(one):
     host, data = one.host, one.data
     given = ConceptBank.from_vectors({(c, k): bank.vector(c, k) for c in bank.concepts for k in bank.layers})
     with pytest.raises(ValueError, match=r"kind 'given' has no labels to permute"):
-        head_alignment(host, data, given, statistics=statistics, progress=False)
+        head_alignment(host, data, given, statistics=statistics)
     _, other = fitted(one, "lda")
     with pytest.raises(ValueError, match=r"'covariance' draws random .* no null for kind 'lda'"):
-        head_alignment(host, data, other, statistics=statistics, nulls=("covariance",))
+        head_alignment(host, data, other, statistics=statistics, test=WeightTest(("covariance",)))
     forged = replace(bank, token=replace(bank.token, vectors=bank.token.vectors.flip(1)))
     with pytest.raises(ValueError, match=r"at block 0, a vector has cosine .* another estimator"):
-        head_alignment(host, data, forged, statistics=statistics, draws=60, progress=False)
+        head_alignment(host, data, forged, statistics=statistics, **FEW)
     few, _ = fitted(one, max_rows_per_class=100)
     with pytest.raises(ValueError, match=r"needs the row of every train token, .* hold [\d,]+ of"):
-        head_alignment(host, data, bank, statistics=few, progress=False)
-    means = collect(host, data, progress=False)
+        head_alignment(host, data, bank, statistics=few)
+    means = collect(host, data)
     with pytest.raises(ValueError, match="kind 'lda' needs 'gram'"):
-        head_alignment(host, data, other, statistics=means, progress=False)
-    gaps = fit(host, data, "prototype", layers=(2,), progress=False)
+        head_alignment(host, data, other, statistics=means)
+    gaps = fit(host, data, "prototype", layers=(2,))
     with pytest.raises(ValueError, match=r"layers \[2\], no two of them neighbours"):
-        head_alignment(host, data, gaps, progress=False)
-    early = fit(host, data, "prototype", hook_point="attn_out", progress=False)
+        head_alignment(host, data, gaps)
+    early = fit(host, data, "prototype", hook_point="attn_out")
     with pytest.raises(ValueError, match=r"lives at 'attn_out': heads read and write"):
-        head_alignment(host, data, early, progress=False)
+        head_alignment(host, data, early)
 
 
 def test_a_host_without_weights_is_refused(one):

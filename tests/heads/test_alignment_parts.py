@@ -194,7 +194,7 @@ def test_calls_are_scipys(correction, method):
 @pytest.fixture(scope="module")
 def statistics():
     one = planted.world(3, n_samples=30)
-    return one, collect(one.host, one.data, need=("means", "gram", "rows"), progress=False)
+    return one, collect(one.host, one.data, need=("means", "gram", "rows"))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_refits_are_fits_on_relabelled_tokens(statistics, kind, sparse, monkeypa
     """The fast null against `fit` on statistics whose labels were permuted by hand."""
     monkeypatch.setattr(null, "SPARSE", sparse)
     one, seen = statistics
-    bank = fit(one.host, one.data, kind, statistics=seen, controls=False, progress=False)
+    bank = fit(one.host, one.data, kind, statistics=seen, controls=False)
     refit = Refit(bank, [2, 0], seen)
     order = permutations(seen.tokens, "across", 3, seed=5)
     fast = refit.vectors(1, order)
@@ -216,7 +216,7 @@ def test_refits_are_fits_on_relabelled_tokens(statistics, kind, sparse, monkeypa
         changed = replace(layer, positive_mean=torch.from_numpy(means), labels=labels)
         token = (seen.token[0], changed, seen.token[2])
         slow = fit(
-            one.host, one.data, kind, statistics=replace(seen, token=token), controls=False, progress=False
+            one.host, one.data, kind, statistics=replace(seen, token=token), controls=False
         ).token.vectors[1][[2, 0]]
         cosine = torch.cosine_similarity(fast[draw], slow, dim=-1)
         assert (cosine > 0.9999).all()
@@ -239,7 +239,7 @@ def test_permutations_keep_what_they_should(statistics):
 
 def test_covariance_draws_have_the_covariance(statistics):
     one, seen = statistics
-    bank = fit(one.host, one.data, "prototype", statistics=seen, controls=False, progress=False)
+    bank = fit(one.host, one.data, "prototype", statistics=seen, controls=False)
     refit = Refit(bank, [0, 1], seen)
     drawn = next(null_vectors(refit, "covariance", [0], 4000, 0))
     assert torch.equal(drawn[:, 0], drawn[:, 1])
@@ -249,7 +249,7 @@ def test_covariance_draws_have_the_covariance(statistics):
     # Unit length shrinks the large directions a little.
     assert np.corrcoef(np.diag(true), np.diag(got))[0, 1] > 0.9
     with pytest.raises(ValueError, match="lack layers"):
-        Refit(bank, [0], collect(one.host, one.data, layers=(0, 1), progress=False))
+        Refit(bank, [0], collect(one.host, one.data, layers=(0, 1)))
 
 
 def attention_case(seed=0, batch=2, heads=2, n=7, columns=2):

@@ -41,8 +41,8 @@ class Case:
 
     def __init__(self, name, data, layers=(2,)):
         self.host = with_gradients(tiny.host(name))
-        bank = fit(self.host, data, "lda", layers=list(layers), progress=False)
-        self.scores = score(self.host, data, bank, progress=False)
+        bank = fit(self.host, data, "lda", layers=list(layers))
+        self.scores = score(self.host, data, bank)
         self.detector = calibrate(self.host, data, bank, scores=self.scores, deltas=(0.3,))
         self.base = baseline(
             self.host, data, self.detector, split="cal", scores=self.scores, draws=20, seed=0
@@ -81,7 +81,7 @@ def objective_by_loop(detector, table, clean):
 def test_the_tail_objective_is_a_loops_and_the_ledgers_lift(gpt2, data):
     got = gpt2.objective.value(gpt2.objective.clean)
     np.testing.assert_allclose(got, objective_by_loop(gpt2.detector, gpt2.table, gpt2.table))
-    ledger = head_ledger(gpt2.host, data, gpt2.detector, split="cal", draws=1, progress=False)
+    ledger = head_ledger(gpt2.host, data, gpt2.detector, split="cal", draws=1)
     np.testing.assert_allclose(got, ledger.lift.total.value, rtol=1e-4)
     resamples = resample_documents(np.array([s.document for s in data.cal.samples]), Resampling(draws=5))
     columns = gpt2.objective.columns(gpt2.objective.clean[None], resamples)[0]
@@ -93,17 +93,10 @@ def test_the_tail_objective_is_a_loops_and_the_ledgers_lift(gpt2, data):
 
 def test_total_effects_are_a_loop_of_runs(gpt2, data):
     heads = [(0, 1), (2, 3)]
-    sums = total_effects(gpt2.base, gpt2.objective, heads, "mean", gpt2.known, progress=False)
+    sums = total_effects(gpt2.base, gpt2.objective, heads, "mean", gpt2.known)
     for i, head in enumerate(heads):
         with gpt2.host.edited(make_edits("mean", [head], gpt2.known)):
-            moved = score(
-                gpt2.host,
-                data,
-                gpt2.detector.bank,
-                splits=["cal"],
-                progress=False,
-                keep_of=gpt2.scores.tokens,
-            )
+            moved = score(gpt2.host, data, gpt2.detector.bank, splits=["cal"], keep_of=gpt2.scores.tokens)
         left = objective_by_loop(gpt2.detector, in_order(moved, data.cal.samples), gpt2.table)
         expected = objective_by_loop(gpt2.detector, gpt2.table, gpt2.table) - left
         np.testing.assert_allclose(gpt2.objective.value(sums[i]), expected, atol=1e-5)
@@ -115,7 +108,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
     """(T(0) - T(e)) / e with z replaced by z - e (z - mean), by central differences."""
     case = Case(name, data)
     heads = [(0, 0), (1, 2), (2, 1)]
-    got = case.objective.value(attributions(case.base, case.objective, heads, case.known, progress=False))
+    got = case.objective.value(attributions(case.base, case.objective, heads, case.known))
     for i, (layer, head) in enumerate(heads):
         mean, ends = case.known.means[layer][head], []
         for step in (-0.02, 0.02):
@@ -125,14 +118,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
                 return z
 
             with case.host.edited({Site(layer, "z"): part}):
-                moved = score(
-                    case.host,
-                    data,
-                    case.detector.bank,
-                    splits=["cal"],
-                    progress=False,
-                    keep_of=case.scores.tokens,
-                )
+                moved = score(case.host, data, case.detector.bank, splits=["cal"], keep_of=case.scores.tokens)
             scores = case.detector.token_scores(in_order(moved, data.cal.samples))
             ends.append(case.objective.value(case.objective.sums(scores)))
         slope = (ends[0] - ends[1]) / 0.04
@@ -141,7 +127,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
 
 def test_all_three_agree_where_nothing_follows(neox, data):
     """A head of the last, parallel block: no MLP sees it, so direct, total and slope are one."""
-    found = compare_direct_total(neox.host, data, neox.detector, scores=neox.scores, draws=20, progress=False)
+    found = compare_direct_total(neox.host, data, neox.detector, scores=neox.scores, draws=20)
     last = [i for i, (layer, _) in enumerate(found.heads) if layer == 2]
     np.testing.assert_allclose(found.total[last], found.direct[last], atol=2e-5)
     np.testing.assert_allclose(found.attribution[last], found.direct[last], atol=2e-5)
@@ -170,7 +156,7 @@ def test_agreement_of_known_numbers():
 def test_heads_behind_a_concept_have_no_effect(data):
     case = Case("gpt2", data, layers=(0, 2))
     late = [c for c in case.detector.concepts if case.detector.layer[c] == 0]
-    found = compare_direct_total(case.host, data, case.detector, draws=10, progress=False)
+    found = compare_direct_total(case.host, data, case.detector, draws=10)
     for k, concept in enumerate(found.concepts):
         behind = np.array([layer > case.detector.layer[concept] for layer, _ in found.heads])
         for values in (found.direct, found.total, found.attribution):
@@ -184,8 +170,8 @@ def test_heads_behind_a_concept_have_no_effect(data):
 
 
 def test_patching_ranks_by_mean_share_of_total_effects(gpt2, data):
-    ranked = rank_heads(gpt2.host, data, gpt2.detector, by="patching", scores=gpt2.scores, progress=False)
-    sums = total_effects(gpt2.base, gpt2.objective, gpt2.every, "mean", gpt2.known, progress=False)
+    ranked = rank_heads(gpt2.host, data, gpt2.detector, by="patching", scores=gpt2.scores)
+    sums = total_effects(gpt2.base, gpt2.objective, gpt2.every, "mean", gpt2.known)
     lift = gpt2.objective.value(gpt2.objective.clean)
     share = dict(zip(gpt2.every, (gpt2.objective.value(sums) / lift).mean(1).tolist(), strict=True))
     assert list(ranked.heads) == sorted(share, key=lambda head: -share[head])
@@ -196,7 +182,7 @@ def test_patching_ranks_by_mean_share_of_total_effects(gpt2, data):
 
 
 def test_a_budget_verifies_the_best_until_it_is_spent(gpt2, data):
-    options = {"scores": gpt2.scores, "progress": False}
+    options = {"scores": gpt2.scores}
     exact = rank_heads(gpt2.host, data, gpt2.detector, by="patching", **options)
     known = dict(zip(exact.heads, exact.values, strict=True))
     for budget in (0, 3, len(gpt2.every)):

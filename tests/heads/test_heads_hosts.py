@@ -33,7 +33,7 @@ def pair(name):
         hosts, data = (tiny.vision_host(name), ours), pictures()
     else:
         hosts, data = (tiny.host(name), tiny.nnsight_host(name)), word_data(40, 5)
-    bank = fit(hosts[0], data, "prototype", progress=False)
+    bank = fit(hosts[0], data, "prototype")
     return hosts, data, bank, calibrate(hosts[0], data, bank, deltas=(0.3,))
 
 
@@ -49,7 +49,7 @@ def same(one, two, atol=1e-3):
 def test_ledger_and_waterfall(name):
     hosts, data, _, detector = pair(name)
     for run in (head_ledger, tail_waterfall):
-        lens, ours = (run(host, data, detector, draws=20, progress=False) for host in hosts)
+        lens, ours = (run(host, data, detector, draws=20) for host in hosts)
         assert max(lens.residue, ours.residue) < 1e-5
         assert lens.effects.keys() == ours.effects.keys()
         for effect in lens.effects:
@@ -59,21 +59,21 @@ def test_ledger_and_waterfall(name):
 @pytest.mark.parametrize("name", ["clip_vision", "vit_classifier"])
 def test_ledger_closes_on_other_towers(name):
     host, data = tiny.nnsight_vision_host(name), pictures()
-    bank = fit(host, data, "prototype", progress=False)
-    assert head_ledger(host, data, bank, progress=False, draws=20).residue < 1e-6
+    bank = fit(host, data, "prototype")
+    assert head_ledger(host, data, bank, draws=20).residue < 1e-6
 
 
 def test_dinov2_itself_closes():
     """With its LayerScale as a module, not folded: only nnsight reads it so."""
     host, data = tiny.nnsight_vision_host("dinov2"), pictures()
-    bank = fit(host, data, "lda", progress=False)
-    assert head_ledger(host, data, bank, progress=False, draws=20).residue < 1e-6
+    bank = fit(host, data, "lda")
+    assert head_ledger(host, data, bank, draws=20).residue < 1e-6
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
 def test_theorems(name):
     hosts, data, bank, _ = pair(name)
-    lens, ours = (check_theory(host, data, bank, draws=20, n_random=3, progress=False) for host in hosts)
+    lens, ours = (check_theory(host, data, bank, draws=20, n_random=3) for host in hosts)
     assert lens.quantities.keys() == ours.quantities.keys()
     for key, found in lens.quantities.items():
         assert found.keys() == ours.quantities[key].keys()

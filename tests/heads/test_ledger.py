@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from fake_host import FakeHost
+from fake_host import FakeHost, in_batches
 from ledger_cases import (
     Broken,
     detector_of,
@@ -48,7 +48,7 @@ def host(request):
 
 @pytest.fixture(scope="module", params=["prototype", "lda"])
 def bank(request, host, data):
-    return fit(host, data, request.param, progress=False)
+    return fit(host, data, request.param)
 
 
 @pytest.mark.parametrize("centred", [True, False], ids=["centred", "raw"])
@@ -70,13 +70,13 @@ def test_closes_for_every_token_of_every_pre_norm_model(host, bank, data, centre
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_closes_to_its_rounding(data, dtype):
     half = tiny.host("llama", dtype=dtype)
-    found = ledger(half, data, fit(half, data, "prototype", progress=False))
+    found = ledger(half, data, fit(half, data, "prototype"))
     assert 1e-6 < found.residue < 20 * torch.finfo(dtype).eps
 
 
 def test_terms_are_those_of_hook_result(host, data):
     """Every head's write as TransformerLens forms it, one head and sample at a time."""
-    bank = fit(host, data, "lda", layers=[1], progress=False)
+    bank = fit(host, data, "lda", layers=[1])
     bridge, info = host.bridge, host.info
     names = ["blocks.0.hook_resid_pre", *(f"blocks.{b}.attn.hook_result" for b in range(2))]
     names += [f"blocks.{b}.hook_mlp_out" for b in range(2)]
@@ -174,7 +174,7 @@ def test_parts_add_up(fake, fake_detector, data):
 
 
 def test_cosine_projection_is_the_dot_ledger_of_the_unit_vector(fake, data):
-    bank = fit(fake, data, "prototype", layers=[2], progress=False)
+    bank = fit(fake, data, "prototype", layers=[2])
     unit = bank.token.vectors / bank.token.vectors.norm(dim=-1, keepdim=True)
     dot = replace(bank, token=replace(bank.token, vectors=unit, scoring="dot"), permuted=None)
     rng = np.random.default_rng(3)
@@ -188,7 +188,7 @@ def test_cosine_projection_is_the_dot_ledger_of_the_unit_vector(fake, data):
 
 def test_batches_and_order_change_nothing(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
-    small = ledger(fake, data, fake_detector, batch_tokens=30)
+    small = ledger(in_batches(fake, 30), data, fake_detector)
     reverse = ledger(fake, data, fake_detector, samples=data.test.samples[::-1])
     for other in (small, reverse):
         for name, effect in found.effects.items():
@@ -209,7 +209,7 @@ def test_passes(data, fake_detector):
 
 
 def test_scaling_vectors_scales_dot_terms_and_nothing_else(fake, data):
-    bank = fit(fake, data, "lda", layers=[1], progress=False)
+    bank = fit(fake, data, "lda", layers=[1])
     rng = np.random.default_rng(3)
     tail = [rng.random((len(s.text.split()), 2)) < 0.2 for s in data.test.samples]
     one, two = (ledger(fake, data, b, tail=tail) for b in (bank, bank.scaled(4.0)))
@@ -223,7 +223,7 @@ def test_scaling_vectors_scales_dot_terms_and_nothing_else(fake, data):
 
 
 def test_a_wrong_output_projection_raises(host, data):
-    bank = fit(host, data, "lda", progress=False)
+    bank = fit(host, data, "lda")
     raw = replace(bank, component_means=None)
     with pytest.raises(LedgerError, match=r"block 1: its heads' z W_O \+ b_O miss its attn_out"):
         ledger(Broken(host, factor=1.01), data, raw)
@@ -240,7 +240,7 @@ def test_an_unlisted_write_raises(fake, data):
 
 
 def test_means_of_other_tokens_raise(fake, data):
-    bank = fit(fake, data, "lda", progress=False)
+    bank = fit(fake, data, "lda")
     means = replace(bank.component_means, mlp=bank.component_means.mlp * 1.1)
     with pytest.raises(LedgerError, match="that misses the normaliser's mean"):
         ledger(fake, data, replace(bank, component_means=means))
@@ -258,7 +258,7 @@ def test_other_hook_points_are_refused(fake, data):
 
 
 def test_resid_pre_ends_a_block_earlier(fake, data):
-    bank = fit(fake, data, "lda", layers=[1, 2], hook_point="resid_pre", progress=False)
+    bank = fit(fake, data, "lda", layers=[1, 2], hook_point="resid_pre")
     found = ledger(fake, data, bank)
     assert found.depths == (1, 2, 1, 2)
     assert found.residue < 1e-6

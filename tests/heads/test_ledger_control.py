@@ -43,8 +43,8 @@ def rows_of(host, samples, layer):
 @pytest.mark.parametrize("kind", ["prototype", "lda", "separator"])
 def test_draws_are_refits_on_permuted_labels(fake, data, kind):
     """The estimator's own function on statistics made in memory, one draw at a time."""
-    bank = fit(fake, data, kind, layers=[1, 2], progress=False)
-    draws = permuted_vectors(fake, data, bank, draws=3, layers=[2], seed=5, progress=False)
+    bank = fit(fake, data, kind, layers=[1, 2])
+    draws = permuted_vectors(fake, data, bank, draws=3, layers=[2], seed=5)
     train = data.train.samples
     h = torch.cat(list(rows_of(fake, train, 2))).double()
     labels = [np.array([[w == c for c in data.concepts] for w in labels_of(sample)]) for sample in train]
@@ -75,7 +75,7 @@ def test_draws_are_refits_on_permuted_labels(fake, data, kind):
 
 def test_controls_equal_loops(fake, detector, data):
     bank, samples = detector.bank, data.test.samples
-    draws = permuted_vectors(fake, data, bank, draws=3, progress=False)
+    draws = permuted_vectors(fake, data, bank, draws=3)
     found = ledger(fake, data, detector, permutations=draws)
     for k, column in enumerate(found.columns):
         concept, layer = column.concept, column.layer
@@ -121,7 +121,7 @@ def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector
 
 
 def test_one_draw_given_twice_is_that_draw(fake, detector, data):
-    one = permuted_vectors(fake, data, detector.bank, draws=1, progress=False)
+    one = permuted_vectors(fake, data, detector.bank, draws=1)
     single = ledger(fake, data, detector, permutations=one)
     double = ledger(fake, data, detector, permutations=one * 2)
     for name in ("control", "in_concept_excess", "strongest_control"):
@@ -147,8 +147,8 @@ def test_a_permuted_vector_posing_as_a_concept_is_rarely_beyond_its_control(fake
     """Ranks among exchangeable vectors: p <= .05 in about one in twenty cells."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(fake, data, "lda", layers=[2], progress=False)
-    draws = permuted_vectors(fake, data, bank, draws=100, progress=False)
+        bank = fit(fake, data, "lda", layers=[2])
+    draws = permuted_vectors(fake, data, bank, draws=100)
     share = []
     for k in range(0, 100, 20):
         group = draws[k : k + 20]
@@ -181,7 +181,7 @@ def test_excess_of_random_vectors_is_zero_on_average(fake):
         vectors = torch.randn(1, n_vectors, fake.info.d_model, generator=generator)
         return replace(base.token, vectors=vectors / vectors.norm(dim=-1, keepdim=True))
 
-    base = fit(fake, data, "lda", layers=[2], progress=False)
+    base = fit(fake, data, "lda", layers=[2])
     bank = replace(
         base, concepts=names, units=names, token=draw(), permuted=draw(), pooled=None, origin=Origin()
     )
@@ -190,7 +190,7 @@ def test_excess_of_random_vectors_is_zero_on_average(fake):
         [[(0, 1, name) for name in names if k % 2] for k, _ in enumerate(data.samples)],
         splits=data.split_of,
     )
-    table = score(fake, named, bank, splits=["test"], progress=False)
+    table = score(fake, named, bank, splits=["test"])
     flat = table.scores[:, 0]
     cut = np.sort(flat, axis=0)[-round(0.04 * len(flat))]
     tail = np.split(flat >= cut, table.tokens.bounds[1:-1])

@@ -31,7 +31,7 @@ def host(request):
 
 @pytest.fixture(scope="module")
 def banks(host, data):
-    return {kind: fit(host, data, kind, progress=False) for kind in ("prototype", "lda")}
+    return {kind: fit(host, data, kind) for kind in ("prototype", "lda")}
 
 
 @pytest.mark.parametrize("kind", ["prototype", "lda"])
@@ -108,7 +108,7 @@ def test_terms_are_those_of_vectors_sent_through_the_norms(host, banks, data, la
 @pytest.mark.parametrize("kind", ["prototype", "lda"])
 def test_means_are_those_of_the_train_tokens_terms(host, banks, data, kind):
     bank = banks[kind]
-    means = term_means(host, data, bank, progress=False)
+    means = term_means(host, data, bank)
     dot = replace(bank, token=replace(bank.token, scoring="dot"))
     raw = [explain_tokens(host, dot, s, "food", layer=1) for s in data.train.samples]
     names = [c.name for c in raw[0].components]
@@ -125,9 +125,9 @@ def test_means_are_those_of_the_train_tokens_terms(host, banks, data, kind):
 
 def test_means_of_a_pre_norm_model_are_the_banks(data):
     host = tiny.host("gpt2")
-    bank = fit(host, data, "lda", progress=False)
+    bank = fit(host, data, "lda")
     bare = replace(bank, component_means=None)
-    means = term_means(host, data, bare, progress=False)
+    means = term_means(host, data, bare)
     one, two = ledger(host, data, bank, draws=5), ledger(host, data, bare, draws=5, means=means)
     for a, b in zip(one.contrast.terms, two.contrast.terms, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -137,7 +137,7 @@ def test_means_of_a_pre_norm_model_are_the_banks(data):
 def test_the_control_and_shares_of_a_post_norm_model(host, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", progress=False)
+        bank = fit(host, data, "prototype")
         detector = calibrate(host, data, bank, deltas=(0.1, 0.3, 0.5))
         found = ledger(host, data, detector, permutations=3)
     for effect in found.effects.values():
@@ -193,8 +193,8 @@ def test_closes_on_images(name):
     masks = [{"a": rng.random((40, 52)) < 0.02 * (k % 2)} for k in range(20)]
     images = ConceptData.from_masks(pixels, masks)
     host = tiny.vision_host(name)
-    bank = fit(host, images, "prototype", progress=False)
-    found = head_ledger(host, images, bank, progress=False, draws=20)
+    bank = fit(host, images, "prototype")
+    found = head_ledger(host, images, bank, draws=20)
     assert found.residue < 1e-6
     one = explain_tokens(host, bank, images.test.samples[0], "a", layer=2)
     np.testing.assert_allclose(one.terms.sum(1), one.score, atol=2e-5)
@@ -204,5 +204,5 @@ def test_closes_on_images(name):
 @pytest.mark.parametrize("architecture", LATE_NORMS)
 def test_half_precision_closes_to_its_rounding(architecture, dtype, data):
     half = tiny.host(architecture, dtype=dtype)
-    found = ledger(half, data, fit(half, data, "prototype", progress=False), draws=5)
+    found = ledger(half, data, fit(half, data, "prototype"), draws=5)
     assert 1e-6 < found.residue < 20 * torch.finfo(dtype).eps

@@ -20,30 +20,20 @@ def passages():
     concepts = ("person", "time")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:30]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in concepts] for s in samples],
-        concepts=concepts,
-        documents=[s.document for s in samples],
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts)
 
 
 def scenes():
     found, concepts = shapes(24, seed=3), ("red", "sphere")
-    return ConceptData.from_masks(
-        [s.image.pixels for s in found.samples],
-        [{c: m for c, m in s.image.masks.items() if c in concepts} for s in found.samples],
-        concepts=concepts,
-        splits=found.split_of,
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in found.samples], concepts, found.split_of)
 
 
 @pytest.fixture(scope="module", params=["smollm2", "minilm", "vit"])
 def case(request):
     host = attach(load_bridge(request.param))
     data = scenes() if request.param == "vit" else passages()
-    bank = fit(host, data, "prototype", layers=LAYERS[request.param], progress=False)
-    table = score(host, data, bank, splits=["test"], progress=False)
+    bank = fit(host, data, "prototype", layers=LAYERS[request.param])
+    table = score(host, data, bank, splits=["test"])
     columns = np.concatenate([table.scores[:, :, k] for k in range(2)], axis=1)
     cut = np.sort(columns, axis=0)[-max(4, len(columns) // 20)]
     return host, data, bank, np.split(columns >= cut, table.tokens.bounds[1:-1])
@@ -51,7 +41,7 @@ def case(request):
 
 def test_it_closes_for_every_token(case):
     host, data, bank, tail = case
-    found = head_ledger(host, data, bank, tail=tail, permutations=3, draws=50, progress=False)
+    found = head_ledger(host, data, bank, tail=tail, permutations=3, draws=50)
     assert found.settings["centred"]
     assert found.residue < 1e-5
     assert found.closes_to < 1e-3
@@ -65,7 +55,7 @@ def test_it_closes_for_every_token(case):
 
 def test_one_text_closes_centred(case):
     host, data, bank, _ = case
-    means = None if bank.component_means is not None else term_means(host, data, bank, progress=False)
+    means = None if bank.component_means is not None else term_means(host, data, bank)
     one = explain_tokens(
         host, bank, data.test.samples[0], data.concepts[0], layer=bank.layers[-1], means=means
     )
@@ -75,8 +65,8 @@ def test_one_text_closes_centred(case):
 
 def test_the_waterfall_ends_at_the_ledgers_lift(case):
     host, data, bank, tail = case
-    ledger = head_ledger(host, data, bank, tail=tail, permutations=0, draws=50, progress=False)
-    found = tail_waterfall(host, data, bank, tail=tail, draws=50, progress=False)
+    ledger = head_ledger(host, data, bank, tail=tail, permutations=0, draws=50)
+    found = tail_waterfall(host, data, bank, tail=tail, draws=50)
     assert found.residue < 1e-5
     for k, column in enumerate(ledger.columns):
         total = float(ledger.projection.lift.total.value[k])

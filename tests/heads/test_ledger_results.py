@@ -31,7 +31,7 @@ def fake_detector(request, fake, data):
 
 
 def test_results_are_readable(fake, fake_detector, data):
-    found = ledger(fake, data, fake_detector, scores=score(fake, data, fake_detector.bank, progress=False))
+    found = ledger(fake, data, fake_detector, scores=score(fake, data, fake_detector.bank))
     assert repr(found).startswith("HeadLedger(2 scores, ")
     assert "\n" not in repr(found)
     assert "; control of 20 permutations)" in repr(found)
@@ -118,7 +118,7 @@ def test_no_superactivator_is_a_named_warning(fake, fake_detector, data):
 
 
 def test_one_document_has_no_interval(fake, data):
-    bank = fit(fake, data, "lda", layers=[1], progress=False)
+    bank = fit(fake, data, "lda", layers=[1])
     masks = [np.zeros((len(s.text.split()), 2), dtype=bool) for s in data.test.samples]
     masks[0][1] = True
     masks[1][2, 1] = True
@@ -144,7 +144,7 @@ def test_bad_input(fake, fake_detector, data):
         ledger(fake, data, bank, tail=[np.zeros((1, 1), dtype=bool)] * len(data.test))
     with pytest.raises(ValueError, match="the bank was fitted on"):
         ledger(FakeHost(seed=3), data, fake_detector)
-    other = score(fake, data, bank, splits=["cal"], progress=False)
+    other = score(fake, data, bank, splits=["cal"])
     with pytest.raises(ValueError, match=r"the scores hold 0 of the ledger's"):
         ledger(fake, data, fake_detector, scores=other)
     with pytest.raises(ValueError, match=r"the bank has layers \(0, 1, 2\): name one"):

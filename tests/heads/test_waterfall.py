@@ -15,7 +15,7 @@ from sa_plugin.host import Site
 from sa_plugin.report import plot_waterfall
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-OPTIONS = {"progress": False, "draws": 50}
+OPTIONS = {"draws": 50}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def stream(host, data):
 @pytest.fixture(scope="module", params=["prototype", "lda"])
 def masks(request, host, data, stream):
     """A bank and the tail of each concept's score at layer 2: the six highest tokens."""
-    bank = fit(host, data, request.param, progress=False)
+    bank = fit(host, data, request.param)
     scores = [bank.token.score(2, read[3]).numpy() for _, _, read in stream]
     cut = np.sort(np.concatenate(scores), axis=0)[-6]
     return bank, [one >= cut for one in scores]
@@ -149,7 +149,7 @@ def test_one_layer_has_no_refit_steps(data):
 def test_equal_lengths_take_the_length_out_of_refits(data):
     """Scaling an earlier layer's vector changes its refit steps, unless lengths are made equal."""
     fake = FakeHost()
-    bank = fit(fake, data, "lda", progress=False)
+    bank = fit(fake, data, "lda")
     vectors = bank.token.vectors.clone()
     vectors[0] *= 7
     longer = replace(bank, token=replace(bank.token, vectors=vectors))
@@ -167,7 +167,7 @@ def test_equal_lengths_take_the_length_out_of_refits(data):
 
 def test_resid_pre_and_columns_at_several_layers(data):
     fake = FakeHost()
-    bank = fit(fake, data, "lda", hook_point="resid_pre", progress=False)
+    bank = fit(fake, data, "lda", hook_point="resid_pre")
     rng = np.random.default_rng(0)
     tail = [rng.random((len(s.text.split()), 6)) < 0.2 for s in data.test.samples]
     found = tail_waterfall(fake, data, bank, tail=tail, **OPTIONS)

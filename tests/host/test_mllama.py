@@ -144,24 +144,24 @@ class TestVision:
     def test_without_the_joint_the_ledger_does_not_close(self, hosts, monkeypatch):
         host = hosts("mllama_vision")
         data = data_of("mllama_vision")
-        bank = fit(host, data, "lda", progress=False)
+        bank = fit(host, data, "lda")
         own = type(host).norms
         monkeypatch.setattr(type(host), "norms", lambda self, layer: own(self, layer)._replace(entry=None))
-        options = {"permutations": 0, "draws": 10, "progress": False}
+        options = {"permutations": 0, "draws": 10}
         assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
         with pytest.raises(LedgerError, match=r"add up to|does not close"):
             head_ledger(host, data, bank, layers=3, **options)
 
     def test_a_bank_between_the_joint_and_its_block_is_refused(self, hosts):
         host, data = hosts("mllama_vision"), data_of("mllama_vision")
-        bank = fit(host, data, "lda", hook_point="resid_pre", layers=[2], progress=False)
+        bank = fit(host, data, "lda", hook_point="resid_pre", layers=[2])
         with pytest.raises(NotImplementedError, match=r"resid_pre of block 2 .* joins its two"):
-            head_ledger(host, data, bank, progress=False)
+            head_ledger(host, data, bank)
 
     def test_the_waterfall_has_a_step_for_the_joint(self, hosts):
         host, data = hosts("mllama_vision"), data_of("mllama_vision")
-        detector = calibrate(host, data, fit(host, data, "lda", layers=[3], progress=False))
-        found = tail_waterfall(host, data, detector, draws=10, progress=False)
+        detector = calibrate(host, data, fit(host, data, "lda", layers=[3]))
+        found = tail_waterfall(host, data, detector, draws=10)
         assert found.residue < 1e-6
         names = [step.name for step in found.steps]
         assert names.count("L2 norms") == 1

@@ -30,7 +30,7 @@ def case(request):
 
 @cache
 def bank_of(host, name):
-    return fit(host, data_of(name), "lda", progress=False)
+    return fit(host, data_of(name), "lda")
 
 
 def read(host, batch, sites):
@@ -60,10 +60,10 @@ def test_every_law_of_check_holds(case):
 def test_the_ledger_adds_up(case):
     """`head_ledger` raises where it does not close; a small tolerance is asked for besides."""
     name, host = case
-    ledger = head_ledger(host, data_of(name), bank_of(host, name), permutations=0, draws=20, progress=False)
+    ledger = head_ledger(host, data_of(name), bank_of(host, name), permutations=0, draws=20)
     assert ledger.residue < 1e-6
     assert {c.layer for c in ledger.columns} == set(range(host.info.n_layers))
-    table = score(host, data_of(name), bank_of(host, name), progress=False)
+    table = score(host, data_of(name), bank_of(host, name))
     assert np.isfinite(table.scores).all()
 
 

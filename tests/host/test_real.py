@@ -12,8 +12,8 @@ from sa_plugin.data import ConceptData
 from sa_plugin.host import Site, attach, find_folder
 from sa_plugin.loaders import load
 from sa_plugin.report import check, write_report
-from sa_plugin.stages import Settings, analyse
-from sa_transformer_lens.demo import explain_passage
+from sa_plugin.stages import Plan, study
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
 pytestmark = pytest.mark.real
@@ -37,20 +37,12 @@ def data():
     concepts = ("person", "time", "artifact")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:60]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in concepts] for s in samples],
-        concepts=concepts,
-        documents=[s.document for s in samples],
-        ids=[s.id for s in samples],
-        name="sixty passages",
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts, name="sixty passages")
 
 
 @pytest.fixture(scope="module")
 def found(host, name, data):
-    settings = Settings({"separator": LAYERS[name]}, draws=100)
-    return analyse(host, data, settings, explain=explain_passage, progress=False)
+    return study(host, data, Plan({"separator": LAYERS[name]}, resampling=Resampling(100)))
 
 
 def test_activations_equal_plain_transformers(host, name, data):
@@ -71,7 +63,7 @@ def test_activations_equal_plain_transformers(host, name, data):
 
 
 def test_labels_reach_the_words_they_are_on(found, data):
-    tokens = found.tables["separator"].tokens
+    tokens = found.scores().tokens
     covered = 0
     for row in np.flatnonzero(tokens.labels.any(1)):
         sample = tokens.samples[tokens.sample_of[row]]
@@ -82,23 +74,23 @@ def test_labels_reach_the_words_they_are_on(found, data):
 
 def test_the_tail_says_more_than_its_null(found):
     """Vectors of true labels against vectors of permuted labels, by AUROC of the same statistic."""
-    methods = {m["method"]: m for m in found.results["kinds"]["separator"]["detection"]["methods"]}
+    methods = {m["method"]: m for m in found.record["kinds"]["separator"]["detection"]["methods"]}
     assert methods["SuperActivators"]["auroc"] > methods["MaxTok permuted"]["auroc"] + 0.05
 
 
 def test_the_ledger_closes(found):
-    heads = found.results["kinds"]["separator"]["heads"]
+    heads = found.record["kinds"]["separator"]["heads"]
     assert heads["closes_to"] < 1e-2
     assert len(heads["strongest"]) == 10
 
 
 def test_the_first_token_is_a_sink_of_smollm2_alone(found, name):
-    dropped = found.results["meta"]["tokens_dropped"]
+    dropped = found.record["meta"]["tokens_dropped"]
     assert (dropped["sink"] >= 60) == (name == "smollm2")
 
 
 def test_one_passage_is_explained(found):
-    explained = found.results["explained"]
+    explained = found.record["explained"]
     names = [e["objective"] for e in explained["explanations"]]
     assert names == ["superactivator", "superactivator_tokens", "global"]
     for each in explained["explanations"]:
@@ -108,7 +100,7 @@ def test_one_passage_is_explained(found):
 
 
 def test_results_follow_the_schema_and_become_a_report(found, tmp_path):
-    text = json.dumps(found.results, allow_nan=False)
+    text = json.dumps(found.record, allow_nan=False)
     check(json.loads(text))
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "SuperActivators" in page

@@ -10,7 +10,8 @@ from sa_plugin.data import ConceptData
 from sa_plugin.host import Site, attach, find_folder
 from sa_plugin.loaders import shapes
 from sa_plugin.report import check, write_report
-from sa_plugin.stages import Settings, analyse
+from sa_plugin.stages import Plan, study
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
 pytestmark = pytest.mark.real
@@ -25,17 +26,12 @@ def host():
 @pytest.fixture(scope="module")
 def data():
     scenes = shapes(60, seed=3)
-    return ConceptData.from_masks(
-        [s.image.pixels for s in scenes.samples],
-        [{c: m for c, m in s.image.masks.items() if c in CONCEPTS} for s in scenes.samples],
-        concepts=CONCEPTS,
-        splits=scenes.split_of,
-    )
+    return ConceptData.from_samples([s.only(CONCEPTS) for s in scenes.samples], CONCEPTS, scenes.split_of)
 
 
 @pytest.fixture(scope="module")
 def found(host, data):
-    return analyse(host, data, Settings({"separator": (3, 9)}, draws=100), progress=False)
+    return study(host, data, Plan({"separator": (3, 9)}, resampling=Resampling(100)))
 
 
 def test_activations_equal_plain_transformers(host, data):
@@ -55,16 +51,16 @@ def test_activations_equal_plain_transformers(host, data):
 
 
 def test_the_class_token_is_no_patch_and_has_its_baseline(found):
-    table = found.tables["separator"]
+    table = found.scores()
     assert (np.diff(table.tokens.bounds) == 256).all()
     assert table.tokens.position.min() == 1
     assert table.tokens.dropped["special"] == table.tokens.n_samples
-    methods = [m["method"] for m in found.results["kinds"]["separator"]["detection"]["methods"]]
+    methods = [m["method"] for m in found.record["kinds"]["separator"]["detection"]["methods"]]
     assert "CLS" in methods
 
 
 def test_labels_are_where_the_masks_are(found, data):
-    tokens = found.tables["separator"].tokens
+    tokens = found.scores().tokens
     for n in range(3):
         rows = slice(tokens.bounds[n], tokens.bounds[n + 1])
         mask = tokens.samples[n].image.masks.get("red")
@@ -77,7 +73,7 @@ def test_labels_are_where_the_masks_are(found, data):
 
 
 def test_colours_are_found_and_the_ledger_closes(found):
-    block = found.results["kinds"]["separator"]
+    block = found.record["kinds"]["separator"]
     methods = {m["method"]: m for m in block["detection"]["methods"]}
     assert methods["SuperActivators"]["auroc"] > methods["MaxTok permuted"]["auroc"]
     localised = {row["method"]: row for row in block["localisation"]}
@@ -86,7 +82,7 @@ def test_colours_are_found_and_the_ledger_closes(found):
 
 
 def test_results_become_a_report_with_pictures(found, tmp_path):
-    text = json.dumps(found.results, allow_nan=False)
+    text = json.dumps(found.record, allow_nan=False)
     check(json.loads(text))
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in page
@@ -94,7 +90,7 @@ def test_results_become_a_report_with_pictures(found, tmp_path):
 
 
 def test_superactivators_of_an_image_are_patches(found, data):
-    detector = found.detectors["separator"]
+    detector = found.detector()
     hits = detector.find(data.test)
     assert hits
     assert all(len(hit.edges) == 4 and hit.end - hit.start == 14 for hit in hits)

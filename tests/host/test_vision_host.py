@@ -431,7 +431,7 @@ def explained(vit):
     data = ConceptData(("bright",), tuple(samples), splits)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(vit, data, "prototype", layers=[1], progress=False)
+        bank = fit(vit, data, "prototype", layers=[1])
         detector = calibrate(vit, data, bank, deltas=(0.9,))
     sample = data.test.samples[1]
     goal = objective(
@@ -543,7 +543,7 @@ def test_the_ledger_closes_on_every_tower(name):
     host = tiny.vision_host(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "lda", progress=False)
-        found = head_ledger(host, data, bank, progress=False, draws=50)
+        bank = fit(host, data, "lda")
+        found = head_ledger(host, data, bank, draws=50)
     assert found.residue < 1e-5
     assert bank.cls is not None

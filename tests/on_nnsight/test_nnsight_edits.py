@@ -169,7 +169,7 @@ def test_ablations_equal_those_of_transformer_lens(name):
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in texts]
     data = ConceptData.from_words(texts, labels, splits=Splits(seed=1))
     lens, ours = tiny.host(name), make(name)
-    bank = fit(lens, data, "prototype", layers=[2], progress=False)
+    bank = fit(lens, data, "prototype", layers=[2])
     detector = calibrate(lens, data, bank, deltas=(0.3,))
     modes = ("mean", "zero", "pattern", "directional")
     for mode in modes if ours.info.block == "pre_norm" else modes[:-1]:

@@ -51,13 +51,13 @@ def data_of(name):
 
 @cache
 def banks(name, kind="lda"):
-    return [fit(host, data_of(name), kind, progress=False) for host in hosts(name)]
+    return [fit(host, data_of(name), kind) for host in hosts(name)]
 
 
 @cache
 def detectors(name):
     """One bank, fitted by TransformerLens, calibrated by each host."""
-    bank = fit(hosts(name)[0], data_of(name), "prototype", layers=[1], progress=False)
+    bank = fit(hosts(name)[0], data_of(name), "prototype", layers=[1])
     return [calibrate(host, data_of(name), bank, deltas=(0.3,)) for host in hosts(name)]
 
 
@@ -141,7 +141,7 @@ def test_vectors(name, kind):
 def test_scores_of_a_bank_fitted_on_another_host(name):
     data = data_of(name)
     for bank in banks(name)[1:2]:
-        lens, ours, bare = (score(host, data, bank, progress=False) for host in hosts(name))
+        lens, ours, bare = (score(host, data, bank) for host in hosts(name))
         spread = float(bare.scores.std())
         for found in (lens, ours):
             np.testing.assert_array_equal(found.tokens.offsets, bare.tokens.offsets)
@@ -155,7 +155,7 @@ def test_thresholds_and_decisions(name):
     data = data_of(name)
     choices = [detector.choice("animal") for detector in detectors(name)]
     bank = detectors(name)[0].bank
-    tables = [score(host, data, bank, progress=False) for host in hosts(name)]
+    tables = [score(host, data, bank) for host in hosts(name)]
     spread = float(tables[2].scores.std())
     bare = choices[2]
     safe = np.abs(tables[2].scores[:, 0, 0] - bare.threshold) > BAND * spread
@@ -178,7 +178,7 @@ def test_ledgers(name):
     bank = banks(name)[0]
     # Bare hooks know no norm, so behind one the two hosts are held against each other.
     compared = hosts(name) if name in (*tiny.PRE_NORM, "vit") else hosts(name)[:2]
-    *others, bare = (head_ledger(host, data_of(name), bank, progress=False, draws=20) for host in compared)
+    *others, bare = (head_ledger(host, data_of(name), bank, draws=20) for host in compared)
     assert all(found.residue < 1e-5 for found in (*others, bare))
     for found in others:
         assert found.components == bare.components

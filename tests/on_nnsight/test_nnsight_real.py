@@ -59,24 +59,17 @@ def data():
     concepts = ("person", "time", "artifact")
     samples = [s for s in full.samples if s.positive & set(concepts)][::3]
     samples = sorted(samples, key=lambda s: len(s.text))[:60]
-    return ConceptData.from_spans(
-        [s.text for s in samples],
-        [[span for span in s.spans if span.concept in concepts] for s in samples],
-        concepts=concepts,
-        documents=[s.document for s in samples],
-        ids=[s.id for s in samples],
-        name="sixty passages",
-    )
+    return ConceptData.from_samples([s.only(concepts) for s in samples], concepts, name="sixty passages")
 
 
 @pytest.fixture(scope="module")
 def bank(lens, data):
-    return fit(lens, data, "lda", layers=[LAYER], progress=False)
+    return fit(lens, data, "lda", layers=[LAYER])
 
 
 @pytest.fixture(scope="module")
 def tables(lens, ours, bare, data, bank):
-    return [score(host, data, bank, progress=False) for host in (lens, ours, bare)]
+    return [score(host, data, bank) for host in (lens, ours, bare)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +97,7 @@ def test_the_encoder_of_minilm_is_the_bridges():
 
 
 def test_vectors(ours, data, bank):
-    found = fit(ours, data, "lda", layers=[LAYER], progress=False)
+    found = fit(ours, data, "lda", layers=[LAYER])
     cosines = torch.cosine_similarity(found.token.vectors, bank.token.vectors, dim=-1)
     assert float(cosines.min()) > 1 - 1e-4
     assert_close(found.token.mean, bank.token.mean, rtol=1e-3, atol=1e-3)
@@ -133,7 +126,7 @@ def test_thresholds_and_decisions(detectors, tables, data):
 
 
 def test_ledgers(lens, ours, bare, data, bank):
-    a, b, c = (head_ledger(h, data, bank, progress=False, draws=20) for h in (lens, ours, bare))
+    a, b, c = (head_ledger(h, data, bank, draws=20) for h in (lens, ours, bare))
     assert b.residue < 1e-4
     for found in (a, b):
         value, expected = found.contrast.terms.value, c.contrast.terms.value

@@ -16,7 +16,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
     faithfulness,
 )
 
-from sa_transformer_lens.demo import corrupted, explain
+from sa_transformer_lens.explain import corrupted, explain
 from sa_transformer_lens.prefix import prefix_view
 
 EDGE = EdgeAttributionConfig(granularity="edge")
@@ -177,7 +177,7 @@ def test_the_whole_bridge_has_late_nodes_without_a_gradient():
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_the_report_sums_nodes_by_head(name):
-    """`sa_transformer_lens.demo`, what `sa-plugin demo` runs; post-LN blocks included."""
+    """`sa_transformer_lens.explain`, what `sa-plugin demo` runs; post-LN blocks included."""
     host, made, clean, _, inputs = pair(name)
     replaced = made.tail.numpy()
     words = made.mask[0].numpy()

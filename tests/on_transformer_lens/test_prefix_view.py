@@ -31,7 +31,7 @@ def setup(architecture):
     host = tiny.host(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[1], progress=False)
+        bank = fit(host, data, "prototype", layers=[1])
         detector = calibrate(host, data, bank, deltas=(0.9,))
     f = objective(
         "superactivator",
@@ -285,7 +285,7 @@ def test_resid_pre_ends_before_its_block():
 
 
 def test_a_leaf_hook_gives_gradients(case):
-    """What `sa_transformer_lens.demo` does: differentiate by the residual entering block 0."""
+    """What `sa_transformer_lens.explain` does: differentiate by the residual entering block 0."""
     host, f, clean, _, inputs = case
     view, box = prefix_view(host, f, **inputs), {}
 

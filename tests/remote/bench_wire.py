@@ -33,17 +33,17 @@ def main() -> None:
     maxima = received(host, begun) / PASSAGES
     begun = vars(host.traffic).copy()
     data = load("supersense").subset(PASSAGES)
-    score(host, data, bank, splits=("test",), progress=False)
+    score(host, data, bank, splits=("test",))
     scores = received(host, begun) / len(data.test)
     print("bytes received a sample, compressed, 16 concepts at 30 layers of SmolLM2")
     print(f"  every layer saved      {everything:>12,.0f}")
     print(f"  token scores           {scores:>12,.0f}   {everything / scores:>8,.0f} times fewer")
     print(f"  per-sample maxima      {maxima:>12,.0f}   {everything / maxima:>8,.0f} times fewer")
-    tiny: Any = attach(remote_model("tiny-gpt2"), remote=True, traces=16)
+    tiny: Any = attach(remote_model("tiny-gpt2"), remote=True, traces=16, batch_tokens=64)
     short = [Sample(f"s{k}", "The cat sat on the mat.", f"s{k}") for k in range(SHORT)]
     few = random_bank(tiny)
     start = time.perf_counter()
-    together = sample_maxima(tiny, short, few, batch_tokens=64)
+    together = sample_maxima(tiny, short, few)
     sessions = time.perf_counter() - start
     start = time.perf_counter()
     single = [sample_maxima(tiny, [one], few) for one in short[:ALONE]]

@@ -36,7 +36,7 @@ def case(request):
     labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in words]
     data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     here = attach(remote_model(request.param, load=True))
-    bank = fit(here, data, "prototype", layers=[1], progress=False)
+    bank = fit(here, data, "prototype", layers=[1])
     detector = calibrate(here, data, bank, deltas=(0.5,))
     sample = next(s for s in data.test.samples if detector.find(s))
     made = objective("superactivator", detector=detector, concept="animal", sample=sample)

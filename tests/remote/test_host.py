@@ -26,13 +26,15 @@ def data():
     return ConceptData.from_words(words, labels, splits=Splits(seed=1))
 
 
+# Batches so small that there are several requests.
+SMALL = {"batch_tokens": 64, "progress": False}
 NAMES = ["tiny-gpt2", "tiny-llama"] if MODE == "trusted" else ["tiny-gpt2"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request):
-    here = attach(remote_model(request.param, load=True))
-    return here, attach(remote_model(request.param), remote=True, traces=3)
+    here = attach(remote_model(request.param, load=True), **SMALL)
+    return here, attach(remote_model(request.param), remote=True, traces=3, **SMALL)
 
 
 @pytest.mark.sandboxed
@@ -61,10 +63,10 @@ def test_the_same_model_is_the_same_there(pair):
 def test_scores_and_decisions(pair, data):
     here, there = pair
     few = data if MODE == "trusted" else data.subset(20)
-    bank = fit(here, few, "prototype", progress=False)
+    bank = fit(here, few, "prototype")
     if MODE != "trusted":
-        there = attach(there.model, remote=True, traces=8, fingerprint=bank.origin.fingerprint)
-    ours, theirs = (score(h, few, bank, progress=False, batch_tokens=64) for h in (here, there))
+        there = attach(there.model, remote=True, traces=8, **SMALL, fingerprint=bank.origin.fingerprint)
+    ours, theirs = (score(h, few, bank) for h in (here, there))
     np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-5)
     np.testing.assert_allclose(theirs.pooled, ours.pooled, atol=1e-5)
     np.testing.assert_allclose(theirs.permuted_max, ours.permuted_max, atol=1e-5)
@@ -77,7 +79,7 @@ def test_scores_and_decisions(pair, data):
 
 @pytest.mark.parametrize("kind", ["prototype", "lda"])
 def test_vectors_are_fitted_there(pair, data, kind):
-    here, there = (fit(h, data, kind, progress=False, batch_tokens=64) for h in pair)
+    here, there = (fit(h, data, kind) for h in pair)
     for name in ("token", "permuted", "pooled"):
         torch.testing.assert_close(
             getattr(there, name).vectors, getattr(here, name).vectors, atol=1e-5, rtol=1e-4
@@ -86,7 +88,7 @@ def test_vectors_are_fitted_there(pair, data, kind):
 
 
 def test_maxima_and_histograms(pair, data):
-    bank = fit(pair[0], data, "prototype", progress=False)
+    bank = fit(pair[0], data, "prototype")
     here, there = (sample_maxima(h, data.test.samples, bank, top=2, positions=True) for h in pair)
     np.testing.assert_allclose(there.scores, here.scores, atol=1e-5)
     here, there = (tail_histogram(h, data.cal, bank) for h in pair)
@@ -98,9 +100,9 @@ def test_maxima_and_histograms(pair, data):
 
 def test_a_run_that_was_cut_off_goes_on_and_gives_the_same(data, tmp_path, monkeypatch):
     model = remote_model("tiny-gpt2")
-    options = {"remote": True, "traces": 1, "at_once": 2}
-    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype", progress=False)
-    whole = score(attach(model, **options), data, bank, progress=False, batch_tokens=64)
+    options = {"remote": True, "traces": 1, "at_once": 2, **SMALL}
+    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype")
+    whole = score(attach(model, **options), data, bank)
     cut = attach(model, journal=tmp_path, **options)
     stop, seen = type(cut).read_many, 0
 
@@ -114,34 +116,34 @@ def test_a_run_that_was_cut_off_goes_on_and_gives_the_same(data, tmp_path, monke
 
     monkeypatch.setattr(type(cut), "read_many", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        score(cut, data, bank, progress=False, batch_tokens=64)
+        score(cut, data, bank)
     monkeypatch.undo()
     again = attach(model, journal=tmp_path, **options)
     before = again.traffic.requests
-    resumed = score(again, data, bank, progress=False, batch_tokens=64)
+    resumed = score(again, data, bank)
     assert again.traffic.reused >= 2
     np.testing.assert_array_equal(resumed.scores, whole.scores)
     third = attach(model, journal=tmp_path, **options)
     begun = third.traffic.requests
-    score(third, data, bank, progress=False, batch_tokens=64)
+    score(third, data, bank)
     assert third.traffic.requests == begun
     assert again.traffic.requests > before
 
 
 def test_a_job_that_was_left_is_picked_up(data, tmp_path, monkeypatch):
     model = remote_model("tiny-gpt2")
-    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype", progress=False)
+    bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype")
     left = attach(model, remote=True, journal=tmp_path, traces=64)
     monkeypatch.setattr(type(left.server), "answer", _leave)
     with pytest.raises(KeyboardInterrupt):
-        score(left, data, bank, progress=False)
+        score(left, data, bank)
     monkeypatch.undo()
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
     again = attach(model, remote=True, journal=tmp_path, traces=64)
     before = again.traffic.requests
-    found = score(again, data, bank, progress=False)
+    found = score(again, data, bank)
     assert again.traffic.requests == before
-    here = score(attach(remote_model("tiny-gpt2", load=True)), data, bank, progress=False)
+    here = score(attach(remote_model("tiny-gpt2", load=True)), data, bank)
     np.testing.assert_allclose(found.scores, here.scores, atol=1e-5)
 
 
@@ -159,11 +161,11 @@ def test_output_projections_are_recovered(pair):
 def test_what_needs_activations_or_the_model_here_says_so(pair, data):
     _, there = pair
     with pytest.raises(ValueError, match=r"Kinds that need sums alone work: 'prototype' and 'lda'"):
-        fit(there, data, "separator", progress=False)
-    bank = fit(there, data, "prototype", progress=False)
+        fit(there, data, "separator")
+    bank = fit(there, data, "prototype")
     detector = calibrate(there, data, bank)
     with pytest.raises(TypeError, match="attach it without remote=True"):
-        head_ledger(there, data, detector, progress=False)
+        head_ledger(there, data, detector)
 
 
 @pytest.mark.sandboxed
@@ -177,7 +179,7 @@ def test_vectors_of_the_users_own(pair):
 
 def test_objectives_are_made_there(pair, data):
     here, there = pair
-    bank = fit(here, data, "prototype", layers=[1], progress=False)
+    bank = fit(here, data, "prototype", layers=[1])
     detector = calibrate(here, data, bank, deltas=(0.5,))
     sample = next(s for s in data.cal.samples if detector.find(s))
     for name in ("superactivator", "superactivator_tokens", "global"):
@@ -195,14 +197,11 @@ def test_smollm2_scores_as_it_does_here(tmp_path):
     here = attach(remote_model("smollm2", load=True))
     there = attach(remote_model("smollm2"), remote=True, journal=tmp_path)
     assert here.info == there.info
-    bank = fit(there, data, "lda", layers=[5, 20], progress=False)
+    bank = fit(there, data, "lda", layers=[5, 20])
     torch.testing.assert_close(
-        bank.token.vectors,
-        fit(here, data, "lda", layers=[5, 20], progress=False).token.vectors,
-        atol=1e-4,
-        rtol=1e-3,
+        bank.token.vectors, fit(here, data, "lda", layers=[5, 20]).token.vectors, atol=1e-4, rtol=1e-3
     )
-    theirs, ours = (score(h, data, bank, progress=False) for h in (there, here))
+    theirs, ours = (score(h, data, bank) for h in (there, here))
     spread = ours.scores.std()
     np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-4 * spread, rtol=1e-4)
     detector = calibrate(there, data, bank, scores=theirs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_host import Elsewhere, FakeHost
+from fake_host import Elsewhere, FakeHost, in_batches
 from word_data import word_data
 
 from sa_plugin.concepts import ConceptBank, fit
@@ -25,12 +25,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def bank(host, data):
-    return fit(host, data, "prototype", progress=False)
+    return fit(host, data, "prototype")
 
 
 def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
-    table = score(host, data, bank, splits=("test",), progress=False)
-    found = sample_maxima(host, data.test.samples, bank, top=3, positions=True, batch_tokens=40)
+    table = score(host, data, bank, splits=("test",))
+    found = sample_maxima(in_batches(host, 40), data.test.samples, bank, top=3, positions=True)
     assert found.position is not None
     for n in range(table.tokens.n_samples):
         rows = slice(table.tokens.bounds[n], table.tokens.bounds[n + 1])
@@ -46,7 +46,7 @@ def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
 
 def test_a_detector_decides_the_same_without_token_scores(host, data, bank):
     detector = calibrate(host, data, bank)
-    table = score(host, data, bank, splits=("test",), progress=False)
+    table = score(host, data, bank, splits=("test",))
     fast, slow = detector.detect(data.test), detector.detect(data.test, scores=table)
     assert fast.samples == slow.samples
     np.testing.assert_allclose(fast.margin, slow.margin, atol=1e-5)
@@ -66,8 +66,8 @@ def test_bins_are_the_high_bits_of_the_keys():
 
 
 def test_a_histogram_encloses_thresholds_and_shares(host, data, bank):
-    table = score(host, data, bank, splits=("cal",), progress=False)
-    found = tail_histogram(host, data.cal, bank, batch_tokens=40)
+    table = score(host, data, bank, splits=("cal",))
+    found = tail_histogram(in_batches(host, 40), data.cal, bank)
     for k, layer in enumerate(bank.layers):
         for c, unit in enumerate(bank.units):
             inside = table.tokens.labels[:, c]
@@ -86,9 +86,8 @@ def test_a_histogram_encloses_thresholds_and_shares(host, data, bank):
 
 @pytest.mark.parametrize("kind", ["prototype", "lda", "separator"])
 def test_sums_of_several_batches_fit_the_same_vectors(data, kind):
-    options = {"progress": False, "batch_tokens": 40}
-    here = fit(FakeHost(), data, kind, **options)
-    there = fit(Elsewhere(), data, kind, **options)
+    here = fit(in_batches(FakeHost(), 40), data, kind)
+    there = fit(in_batches(Elsewhere(), 40), data, kind)
     for name in ("token", "permuted", "pooled"):
         torch.testing.assert_close(
             getattr(there, name).vectors, getattr(here, name).vectors, atol=1e-5, rtol=1e-4
@@ -99,8 +98,8 @@ def test_sums_of_several_batches_fit_the_same_vectors(data, kind):
 def test_pooled_sums_equal_pooled_rows(host, data):
     from sa_plugin.concepts import collect
 
-    sums = collect(host, data, need=("means", "gram"), progress=False)
-    rows = collect(host, data, need=("means", "gram", "rows"), progress=False)
+    sums = collect(host, data, need=("means", "gram"))
+    rows = collect(host, data, need=("means", "gram", "rows"))
     for one, other in zip(sums.pooled, rows.pooled, strict=True):
         assert one.scale == pytest.approx(other.scale, rel=1e-6)
         torch.testing.assert_close(one.positive_mean, other.positive_mean, atol=1e-6, rtol=1e-5)
@@ -109,12 +108,12 @@ def test_pooled_sums_equal_pooled_rows(host, data):
 
 
 def test_scores_and_histograms_of_a_host_elsewhere(host, data, bank):
-    there = Elsewhere()
+    host, there = in_batches(host, 40), in_batches(Elsewhere(), 40)
     assert isinstance(there, Host)
-    a = score(host, data, bank, progress=False, batch_tokens=40)
-    b = score(there, data, bank, progress=False, batch_tokens=40)
+    a = score(host, data, bank)
+    b = score(there, data, bank)
     np.testing.assert_array_equal(a.scores, b.scores)
-    one, other = (tail_histogram(h, data.cal, bank, batch_tokens=40) for h in (host, there))
+    one, other = (tail_histogram(h, data.cal, bank) for h in (host, there))
     for key in one.bins:
         np.testing.assert_array_equal(one.bins[key], other.bins[key])
         np.testing.assert_array_equal(one.counts[key], other.counts[key])
@@ -123,7 +122,7 @@ def test_scores_and_histograms_of_a_host_elsewhere(host, data, bank):
 def test_refusals(host, data, bank):
     with pytest.raises(ValueError, match=r"top is 0: give 1 or more"):
         sample_maxima(host, data.test.samples, bank, top=0)
-    clusters = fit(host, data, "kmeans", options={"k": 4}, progress=False)
+    clusters = fit(host, data, "kmeans", options={"k": 4})
     with pytest.raises(ValueError, match="units are no concepts"):
         tail_histogram(host, data.cal, clusters)
     found = tail_histogram(host, data.cal, bank)

@@ -14,12 +14,12 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import head_ledger
-from sa_plugin.show import Result, as_html
+from sa_plugin.show import Shown, as_html
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-FEW = {"draws": 40, "progress": False}
+FEW = {"draws": 40}
 
 
 class TransformerBridge:
@@ -51,7 +51,7 @@ def model():
     words = [list(rng.choice(["cat", "sat", "ran", "blue", "over"], 5)) for _ in range(60)]
     labels = [["animal" if w == "cat" else None for w in row] for row in words]
     host, data = FakeHost(), ConceptData.from_words(words, labels, splits=Splits(seed=1))
-    found = calibrate(host, data, fit(host, data, "prototype", progress=False), deltas=(0.1, 0.5))
+    found = calibrate(host, data, fit(host, data, "prototype"), deltas=(0.1, 0.5))
     return host, data, found
 
 
@@ -60,6 +60,7 @@ def shown(case, detector, model):
     """Everything that is shown by its text."""
     given = {"scores": case.table, "resampling": Resampling(draws=40)}
     return {
+        "ConceptData": case.data,
         "Detector": detector,
         "Evaluation": detector.evaluate(case.data.test, **given),
         "SparsityCurve": detector.sweep(case.data.test, **given),
@@ -70,13 +71,22 @@ def shown(case, detector, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["Detector", "Evaluation", "SparsityCurve", "LocalisationMetrics", "TailTrace", "HeadLedger"]
+    "name",
+    [
+        "ConceptData",
+        "Detector",
+        "Evaluation",
+        "SparsityCurve",
+        "LocalisationMetrics",
+        "TailTrace",
+        "HeadLedger",
+    ],
 )
 def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
     result = shown[name]
     text = str(result)
     assert text.count("\n") > 1
-    if isinstance(result, Result):
+    if isinstance(result, Shown):
         cells = [cell for sheet in result.sheets() for row in sheet.rows for cell in row]
         shown_html = result._repr_html_()
         assert "<table" in shown_html

@@ -6,13 +6,14 @@ import pytest
 from fake_results import small
 
 from sa_plugin.cli import main
-from sa_transformer_lens.demo import demo_settings
+from sa_plugin.stages import demo_plan
 
 
-def test_demo_settings():
-    assert demo_settings(30, "default", 0).layers == tuple(range(1, 29, 3))
-    assert demo_settings(6, "default", 0).layers == tuple(range(6))
-    assert demo_settings(6, "small", 0).layers == (1, 3, 5)
+def test_demo_plan():
+    assert demo_plan(30, "default", 0).kinds["separator"] == tuple(range(1, 29, 3))
+    assert demo_plan(6, "default", 0).kinds["separator"] == tuple(range(6))
+    assert demo_plan(6, "small", 0).kinds["separator"] == (1, 3, 5)
+    assert demo_plan(6, "small", 0).kinds["kmeans"] == (5,)
 
 
 @pytest.mark.parametrize(

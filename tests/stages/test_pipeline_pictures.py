@@ -15,7 +15,8 @@ from sa_plugin.data import ConceptData, Geometry, Image
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Batch
 from sa_plugin.report import render_report
-from sa_plugin.stages import Settings, analyse, data_uri, mask_outline, passages, pictures, png, shrunk
+from sa_plugin.stages import Plan, data_uri, mask_outline, passages, pictures, png, shrunk, study
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -234,14 +235,13 @@ def squares(n=60):
 
 
 def test_a_run_on_images_has_pictures_and_no_passages():
-    settings = Settings({"separator": (0, 2)}, draws=20)
-    found = analyse(FakeEyes(), squares(), settings, progress=False)
-    assert "passages" not in found.results
-    drawn = found.results["pictures"]
+    found = study(FakeEyes(), squares(), Plan({"separator": (0, 2)}, resampling=Resampling(20)))
+    assert "passages" not in found.record
+    drawn = found.record["pictures"]
     assert {p["concept"] for p in drawn} == {"red", "blue"}
     for one in drawn:
         if one["role"] == "true_positive":
             assert one["superactivator"] == one["in_concept"]
-    page = render_report(found.results)
+    page = render_report(found.record)
     assert page.count("<article") == len(drawn)
     assert "assage" not in re.sub(r"<style>.*?</style>|class=\"[^\"]*\"", "", page, flags=re.S)

@@ -48,13 +48,7 @@ def data():
 def run(cell, folder, data, host=None, **options):
     said = []
     found = reproduce(
-        cell,
-        folder,
-        host=host or FakeHost(),
-        data=data,
-        say=said.append,
-        progress=False,
-        **{"figures": False, **options},
+        cell, folder, host=host or FakeHost(), data=data, say=said.append, **{"figures": False, **options}
     )
     return found, said
 
@@ -127,7 +121,7 @@ class TestStages:
 
     def test_warnings_of_a_kept_stage_stay_in_the_record(self, first):
         _, found, _, _ = first
-        notes = [w for s in found.record["provenance"]["stages"].values() for w in s["warnings"]]
+        notes = found.record["warnings"]
         assert any(note.startswith("FewTokensWarning") for note in notes)
 
 
@@ -178,7 +172,7 @@ def test_peaks_and_gain_equal_loops(units):
     case = make_case(units=units, seed=3)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
     test = case.table.split("test")
-    found = delta_peaks(detector, test, draws=50)
+    found = delta_peaks(detector, test, Resampling(50))
     place, deltas = best_layer(detector.tail), detector.tail.deltas
     table = np.array([loop_f1(detector, test, place, d) for d in range(len(deltas))])
     best = [deltas[k] for k in table.argmax(0)]
@@ -223,7 +217,7 @@ def test_density_equals_a_loop_and_the_distribution():
     case = make_case(seed=5)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
     test = case.table.split("test")
-    found = density(detector, test, draws=30)
+    found = density(detector, test, Resampling(30))
     tail, tokens = detector.superactivators(test), test.tokens
     fractions = detector.evaluate(
         case.data.test, scores=case.table, resampling=Resampling(draws=20)

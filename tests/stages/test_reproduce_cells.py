@@ -16,7 +16,7 @@ from sa_plugin.stages import (
     PARTS,
     AttributionPart,
     configurations,
-    load_host,
+    open_host,
     published_of,
     read_config,
     reproduce,
@@ -81,7 +81,7 @@ def test_layers_are_the_papers(name):
 def test_a_tiny_model_attaches_by_the_configured_host(key, folders):
     cell = next(one for one in PAPER.values() if key_of(one) == key)
     ours = cell.with_overrides(model=str(folders(key)))
-    host = load_host(replace(ours, model=replace(ours.model, dtype="float32")))
+    host = open_host(replace(ours, model=replace(ours.model, dtype="float32")))
     assert host.info.host == cell.model.host
     assert host.info.n_layers > 1
     if cell.model.tower != "vision":
@@ -113,7 +113,7 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_runs_to_its_tables(name, folders, tmp_path):
     cell = small(name, folders(key_of(PAPER[name])), CELLS[name](tmp_path / "data"))
-    found = reproduce(cell, tmp_path / "out", figures=False, progress=False)
+    found = reproduce(cell, tmp_path / "out", figures=False)
     assert list(found.record["kinds"]) == list(PAPER_KINDS)
     assert found.record["meta"]["host"] == cell.model.host
     samples = found.record["meta"]["samples"]
@@ -185,7 +185,7 @@ def test_fewer_layers_for_clusters(tmp_path):
 
 def test_a_cell_of_the_paper_asks_for_your_copy():
     with pytest.raises(FileNotFoundError, match="google/gemma-2-9b, which is never downloaded"):
-        load_host(PAPER["paper_gemma_sarcasm"])
+        open_host(PAPER["paper_gemma_sarcasm"])
 
 
 def test_the_documented_configuration_is_one(tmp_path):

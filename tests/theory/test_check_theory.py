@@ -21,7 +21,7 @@ DATA = ideal_data()
 
 def ideal_report(causal=False, noise=0.0, **options):
     host = IdealHost(IdealModel(*TWO, causal), LAYERS, noise=noise)
-    options = {"draws": 200, "progress": False} | options
+    options = {"draws": 200} | options
     return check_theory(host, DATA, ideal_bank(LAYERS), **options)
 
 
@@ -54,7 +54,7 @@ def test_every_verdict_holds_on_the_idealised_model(report):
 
 def test_one_forward_pass_a_sample():
     host = IdealHost(IdealModel(*TWO), 2)
-    check_theory(host, DATA, ideal_bank(2), draws=10, progress=False)
+    check_theory(host, DATA, ideal_bank(2), draws=10)
     assert host.passes == len(DATA.samples)
 
 
@@ -124,7 +124,7 @@ def test_the_regime_ends_in_collapse(report):
     (regime, _) = report.regimes
     assert regime.name == "collapsing"
     assert regime.smallest_spread < 0.05
-    short = check_theory(IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), draws=10, progress=False)
+    short = check_theory(IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), draws=10)
     assert short.regimes[0].name == "separating"
 
 
@@ -159,7 +159,7 @@ def test_prefix_quantities_are_absent_without_a_mask(report):
 def test_a_direction_that_heads_do_not_touch_does_not_hold():
     bank = ideal_bank(LAYERS, direction=torch.eye(WIDTH)[3])
     host = IdealHost(IdealModel(*TWO), LAYERS, noise=0.3)
-    found = check_theory(host, DATA, bank, draws=100, progress=False)
+    found = check_theory(host, DATA, bank, draws=100)
     assert not [v for v in found.verdicts if v.answer == "holds"]
 
 
@@ -208,9 +208,7 @@ def test_random_models_and_directions_rarely_hold():
     answers = [
         verdict.answer
         for seed in range(6)
-        for verdict in check_theory(
-            NoiseHost(seed=seed), noise_data(), noise_bank(seed), draws=100, progress=False
-        ).verdicts
+        for verdict in check_theory(NoiseHost(seed=seed), noise_data(), noise_bank(seed), draws=100).verdicts
         if verdict.claim in ("C1", "C2", "T2", "T1 heads")
     ]
     assert len(answers) == 48
@@ -218,15 +216,13 @@ def test_random_models_and_directions_rarely_hold():
 
 
 def test_without_weights_predictions_are_absent_and_say_why():
-    found = check_theory(NoiseHost(), noise_data(), noise_bank(0), draws=20, progress=False)
+    found = check_theory(NoiseHost(), noise_data(), noise_bank(0), draws=20)
     assert found.quantity("gap_slope", "c").predicted is None
     assert "does not hand out its blocks' weights" in found.absent["predicted"]
     with pytest.raises(ValueError, match="predicted_factor was not measured: the host"):
         found.quantity("predicted_factor", "c")
     causal = NoiseHost(causal=True).with_info(bos=True)
-    verdict = check_theory(causal, noise_data(), noise_bank(0), draws=20, progress=False).verdict(
-        "T1 heads", "c"
-    )
+    verdict = check_theory(causal, noise_data(), noise_bank(0), draws=20).verdict("T1 heads", "c")
     assert (verdict.answer, verdict.because) == (
         "cannot be said",
         "prefix_gap_deviation_ratio needs the heads' weights",
@@ -246,7 +242,7 @@ def test_weights_of_another_model_are_refused():
         layer
     )
     with pytest.raises(ValueError, match=r"miss what the attention layers of ideal added by"):
-        check_theory(host, DATA, ideal_bank(2), draws=10, progress=False)
+        check_theory(host, DATA, ideal_bank(2), draws=10)
 
 
 # What counts, and laws
@@ -262,7 +258,7 @@ def test_samples_without_the_concept_do_not_count():
         DATA.split_of,
     )
     host, bank = IdealHost(IdealModel(*TWO), 3), ideal_bank(3)
-    options = {"draws": 20, "progress": False}
+    options = {"draws": 20}
     positive = check_theory(host, data, bank, **options)
     alone = check_theory(host, data, bank, samples=data.samples[:6], **options)
     everything = check_theory(host, data, bank, which="all", **options)
@@ -276,9 +272,9 @@ def test_short_samples_are_left_out_and_counted():
     short = Sample("short", "only four words here", "d9", positive=frozenset({"c"}))
     data = ConceptData(("c",), (*DATA.samples, short), ("test",) * 9)
     host, bank = IdealHost(IdealModel(*TWO), 2), ideal_bank(2)
-    found = check_theory(host, data, bank, draws=20, progress=False)
+    found = check_theory(host, data, bank, draws=20)
     assert (found.settings["n_samples"], found.settings["left_out"]) == (8, 1)
-    without = check_theory(host, DATA, bank, draws=20, progress=False)
+    without = check_theory(host, DATA, bank, draws=20)
     for name in ("gap_slope", "spread", "top_lift_plus"):
         np.testing.assert_allclose(
             found.quantity(name, "c").value, without.quantity(name, "c").value, rtol=1e-12

@@ -43,7 +43,7 @@ def random_bank(seed=0):
 
 @pytest.fixture(scope="module")
 def report(tiny_host):
-    return check_theory(tiny_host, long_data(), random_bank(), draws=20, progress=False)
+    return check_theory(tiny_host, long_data(), random_bank(), draws=20)
 
 
 def test_every_architecture_is_measured_and_its_weights_close(report, architecture):
@@ -71,8 +71,8 @@ def test_every_architecture_is_measured_and_its_weights_close(report, architectu
 def test_every_supervised_kind_is_checked_both_ways(tiny_gpt2, kind):
     """With the permuted-label vectors of its own kind as control."""
     data = word_data(50, 6)
-    bank = fit(tiny_gpt2, data, kind, progress=False)
-    report = check_theory(tiny_gpt2, data, bank, draws=20, progress=False)
+    bank = fit(tiny_gpt2, data, kind)
+    report = check_theory(tiny_gpt2, data, bank, draws=20)
     assert set(report.quantities) == {
         (concept, direction) for concept in ("animal", "food") for direction in ("fixed", "refitted")
     }

@@ -21,7 +21,7 @@ BANK = ideal_bank(LAYERS)
 
 
 def run(**options):
-    options = {"draws": 50, "progress": False} | options
+    options = {"draws": 50} | options
     return check_theory(HOST, DATA, BANK, **options)
 
 
@@ -188,7 +188,7 @@ def test_swapped_arguments_are_named():
 
 
 def test_scores_of_other_samples_are_refused(report):
-    table = score(HOST, DATA, BANK, splits=["test"], progress=False)
+    table = score(HOST, DATA, BANK, splits=["test"])
     again = run(scores=table)
     np.testing.assert_array_equal(
         again.quantity("gap_slope", "c").value, report.quantity("gap_slope", "c").value

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -245,3 +245,26 @@ def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in parts
     )
+
+
+def marked(record: Mapping[str, Any]) -> str:
+    """The first passage of a record, its SuperActivators in brackets, or where those of a picture lie."""
+    for passage in record.get("passages", []):
+        text, shift = passage["text"], 0
+        for (start, end), on in zip(passage["offsets"], passage["superactivator"], strict=True):
+            if on:
+                a, b = start + shift, end + shift
+                text, shift = f"{text[:a]}[[{text[a:b]}]]{text[b:]}", shift + 4
+        return (
+            f"Passage {passage['id']}, SuperActivators of {passage['concept']!r} at layer "
+            f"{passage['layer']} in [[ ]] ({passage['role'].replace('_', ' ')}):\n{text}"
+        )
+    for picture in record.get("pictures", []):
+        marks = [box for box, on in zip(picture["boxes"], picture["superactivator"], strict=True) if on]
+        places = ", ".join(f"({top:.0f}, {left:.0f})" for top, left, *_ in marks) or "none"
+        return (
+            f"Image {picture['id']}, SuperActivator patches of {picture['concept']!r} at layer "
+            f"{picture['layer']} ({picture['role'].replace('_', ' ')}), top left corners, pixels: "
+            f"{places}. The report shows {len(record['pictures'])} images."
+        )
+    return "No passage to show."

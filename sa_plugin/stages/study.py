@@ -1,0 +1,260 @@
+"""The whole method in one call, on any host.
+
+`study` runs the stages of a plan (`graph`) and returns a `Study`: every result a user would have
+made by hand, what was chosen on the way, and the record that goes into `results.json`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sa_plugin._check import require_known, require_type
+from sa_plugin.data.build import validate
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.sample import SPLITS
+from sa_plugin.detection.detector import Detector
+from sa_plugin.host.protocol import Host
+from sa_plugin.report.page import write_report
+from sa_plugin.report.schema import SCHEMA, Results, check, write_results
+from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.result import Result, Sheet, clean
+from sa_plugin.stages.blocks import machine, versions
+from sa_plugin.stages.graph import Graph
+from sa_plugin.stages.plan import Plan
+from sa_plugin.stages.store import Store
+
+UNTOLD: Callable[[str], None] = lambda line: None  # noqa: E731
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Study(Result):
+    """A study that was run.
+
+    Attributes:
+        record: Every number, as `results.json` holds them (`sa_plugin.report.schema`).
+        graph: The objects behind it, made or read when they are asked for.
+    """
+
+    record: Results
+    graph: Graph
+
+    about: ClassVar[str] = (
+        "Every choice was made on the calibration split, every number is of the test split; intervals are "
+        "conditional on the train and calibration splits."
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Concept kinds, in the plan's order."""
+        return tuple(self.graph.plan.kinds)
+
+    def detector(self, kind: str = "") -> Detector:
+        """The calibrated detector of a kind; the primary one by default."""
+        return self.graph.detector(self._kind(kind))
+
+    def scores(self, kind: str = "") -> ScoreTable:
+        """Scores of a kind on calibration and test; the primary one by default."""
+        return self.graph.table(self._kind(kind))
+
+    def results(self, kind: str = "") -> dict[str, Any]:
+        """The results of a kind by name, each of which shows itself; the primary kind by default.
+
+        A result that was kept by an earlier run is computed again from the kept scores.
+        """
+        kind, graph, stages = self._kind(kind), self.graph, self.graph.plan.stages
+        found: dict[str, Any] = {
+            "evaluation": graph.evaluation(kind),
+            "delta": graph.curve(kind),
+            "localisation": graph.localisation(kind),
+        }
+        if "trace" in stages:
+            found["trace"] = graph.traced(kind)
+        if kind == graph.plan.main:
+            if "heads" in stages and "absent" not in graph.heads_block():
+                found["heads"] = graph.ledger()
+            if "attribution" in stages and "absent" not in graph.attribution_block():
+                found["attribution"] = graph.comparison()
+        return found
+
+    def _kind(self, kind: str) -> str:
+        if kind:
+            require_known("kind of this study", kind, self.kinds)
+        return kind or self.graph.plan.main
+
+    def headline(self) -> str:
+        """Model, data and the primary kind's weighted F1."""
+        meta, kind = self.record["meta"], self.graph.plan.main
+        rows = {row["method"]: row for row in self.record["kinds"][kind]["detection"]["methods"]}
+        own = rows["SuperActivators"]["weighted_f1"]
+        f1 = "not defined" if own is None else f"{own:.3f}"
+        return (
+            f"{meta['model']} on {meta['data']}, {len(self.kinds)} kinds, {len(meta['concepts'])} concepts, "
+            f"SuperActivators' weighted F1 {f1} with {kind}"
+        )
+
+    def sheets(self) -> Sequence[Sheet]:
+        """The sheets of every result of the primary kind, and the evaluation of the others."""
+        found: list[Sheet] = []
+        for kind in self.kinds:
+            results = self.results(kind)
+            shown = results.values() if kind == self.graph.plan.main else [results["evaluation"]]
+            scoring = self.record["kinds"][kind]["scoring"]
+            found.append(Sheet((), (), f"## {kind}: {scoring} scores"))
+            found += [sheet for result in shown for sheet in result.sheets()]
+        notes = [f"warning: {note}" for note in self.record["warnings"]]
+        return [*found, Sheet((), (), notes=notes)] if notes else found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every result's numbers in long form, with its kind and name."""
+        return [
+            {"kind": kind, "result": name, **row}
+            for kind in self.kinds
+            for name, result in self.results(kind).items()
+            for row in result.rows()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return dict(self.record)
+
+    def plot(self, result: str = "evaluation", kind: str = "") -> Any:
+        """The picture of one result.
+
+        Args:
+            result: A name that `results` has.
+            kind: The primary one by default.
+
+        Raises:
+            ValueError: Unknown; the text names the nearest.
+        """
+        found = self.results(kind)
+        require_known("result of this study", result, found)
+        return found[result].plot()
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the HTML report: one file without network or script."""
+        return write_report(self.record, path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything into a folder: results.json, report.html, and each kind's detector."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_results(self.record, folder / "results.json")
+        self.report(folder / "report.html")
+        for kind in self.kinds:
+            self.detector(kind).save_pretrained(folder / "detectors" / kind)
+        return folder
+
+
+def study(
+    host: Host,
+    data: ConceptData,
+    plan: Plan = Plan(),
+    *,
+    folder: str | Path | None = None,
+    say: Callable[[str], None] = UNTOLD,
+) -> Study:
+    """Run the whole method.
+
+    Costs one forward pass for each sample of the data, another for each test sample (the ledger),
+    and what the stage "attribution" costs where it is asked for.
+
+    Args:
+        host: An attached model.
+        data: Labelled samples.
+        plan: What to compute.
+        folder: Where stages are kept; run again with the same folder to continue.
+        say: Called with one line a stage.
+
+    Raises:
+        TypeError: The order is study(host, data, plan).
+        ValueError: As the functions called.
+
+    Example:
+        >>> found = study(host, data, Plan(kinds=["separator"], layers=[4, 12]))  # doctest: +SKIP
+        >>> found.report("report.html")  # doctest: +SKIP
+    """
+    order = "the order is study(host, data, plan)"
+    require_type("host", host, Host, f"attach(model) first; {order}")
+    require_type("data", data, ConceptData, order)
+    require_type("plan", plan, Plan, order)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # What was said when the data were made belongs in the record too.
+        validate(data.samples, data.split_of, data.concepts)
+    graph = Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
+    record = _record(graph, [f"{w.category.__name__}: {w.message}" for w in caught])
+    return Study(check(clean(record)), graph)
+
+
+def _record(graph: Graph, notes: Sequence[str]) -> Results:
+    plan, main = graph.plan, graph.plan.main
+    kinds: dict[str, Any] = {}
+    for kind in plan.kinds:
+        kinds[kind] = dict(graph.detection_block(kind))
+        if "trace" in plan.stages:
+            kinds[kind] |= graph.trace_block(kind)
+    record: dict[str, Any] = {"schema": SCHEMA, "meta": _meta(graph, kinds[main]), "kinds": kinds}
+    absent: dict[str, str] = {}
+    for name in plan.stages:
+        if name == "heads":
+            block = graph.heads_block()
+            absent |= _part(kinds[main], "heads", block)
+        elif name == "examples":
+            record |= graph.examples_block()
+        elif name == "explanation":
+            absent |= _part(record, "explained", graph.explanation_block())
+        elif name == "attribution":
+            absent |= _part(record, "attribution", graph.attribution_block())
+    if absent:
+        kinds[main]["absent"] = absent
+    made = graph.store.record()
+    used = {stage.name: made[stage.file] for stage in graph.stages() if stage.file in made}
+    record["provenance"] = {
+        "versions": versions(),
+        "hashes": {"data": graph.data.hash, "weights": graph.host.info.fingerprint},
+        "settings": clean({**asdict(plan), "kinds": graph.layers, "batch_tokens": graph.host.batch_tokens}),
+        "timings": {name: one["seconds"] for name, one in used.items()},
+        "machine": machine(),
+    }
+    said = {note for one in used.values() for note in one["warnings"]}
+    record["warnings"] = sorted({*notes, *said})
+    return record  # type: ignore[return-value]
+
+
+def _part(block: dict[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    """Put a part where it belongs, or say why it is missing."""
+    if set(found) == {"absent"}:
+        return {name: found["absent"]}
+    block[name] = dict(found)
+    return {}
+
+
+def _meta(graph: Graph, block: Mapping[str, Any]) -> dict[str, Any]:
+    info, data, plan = graph.host.info, graph.data, graph.plan
+    kept, dropped = dict(block["tokens"]), dict(block["train_tokens"])
+    return {
+        "model": info.model,
+        "architecture": info.architecture,
+        "host": info.host,
+        "dtype": info.dtype,
+        "processing": info.processing,
+        "n_blocks": info.n_layers,
+        "hook_point": block["hook_point"],
+        "data": data.name,
+        "data_hash": data.hash,
+        "concepts": list(data.concepts),
+        "layers": list(graph.all_layers),
+        "primary_kind": plan.main,
+        "seed": plan.seed,
+        "samples": {name: len(data.split(name)) for name in SPLITS},
+        "documents": {name: len({s.document for s in data.split(name).samples}) for name in SPLITS},
+        "skipped": dict(data.skipped),
+        "tokens_kept": kept.pop("kept") + dropped.get("kept", 0),
+        "tokens_dropped": {why: n + dropped.get(why, 0) for why, n in kept.items()},
+        "intervals": {"unit": "documents", "draws": plan.resampling.draws, "level": plan.resampling.level},
+    }
