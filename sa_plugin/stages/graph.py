@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from sa_plugin.attribution.compare import Design, compare
+from sa_plugin.attribution.comparison import Comparison
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import Need, TrainStatistics, collect
 from sa_plugin.concepts.fit import fit
@@ -230,22 +231,18 @@ class Graph:
             "heads", self.plan.main, "heads", lambda d, given: head_ledger(self.host, self.data, d, **given)
         )
 
-    def comparison(self) -> Any:
+    def comparison(self) -> Comparison:
         """Whether explaining the tail beats explaining the global vector."""
         return self._ask("attribution", self.plan.main, "attribution", self._compare)
 
-    def _compare(self, detector: Detector, given: Mapping[str, Any]) -> Any:
+    def _compare(self, detector: Detector, given: Mapping[str, Any]) -> Comparison:
         part = self.plan.attribution
+        design = Design(
+            part.n_test, part.n_cal, part.preset, options=part.options, n_steps=part.n_steps, probe=False
+        )
+        concepts = self.compared()
         return compare(
-            self.host,
-            self.data,
-            detector,
-            methods=part.methods,
-            concepts=self.compared(),
-            design=Design(
-                part.n_test, part.n_cal, part.preset, options=part.options, n_steps=part.n_steps, probe=False
-            ),
-            resampling=Resampling(given["draws"], given["seed"]),
+            self.host, self.data, detector, methods=part.methods, concepts=concepts, design=design, **given
         )
 
     def compared(self) -> list[str]:
