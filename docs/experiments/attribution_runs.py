@@ -104,7 +104,7 @@ def run(given: argparse.Namespace) -> None:
     if left:
         given.out.mkdir(parents=True, exist_ok=True)
         host, data = sa.attach(load_bridge(given.model)), data_of(given.model)
-        bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False, progress=False)
+        bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False)
         detector = sa.calibrate(host, data, bank)
     for chunk in left:
         if time.time() - began > 60 * given.minutes:

@@ -402,7 +402,7 @@ def _means(
     layout = lay_out(host, samples, ())
     job = Job(sites.values(), lambda batch: reduce)
     rule = sink_rule(host.info, detector.bank.sink_layers, detector.bank.origin.sinks)
-    (kept,) = run(host, layout, [job], rule, description="sample means", progress=False)
+    (kept,) = run(host, layout, [job], rule, description="sample means")
     return {layer: kept.samples[layer].astype(np.float64) for layer in layers}
 
 

@@ -181,7 +181,7 @@ def test_explainers_stop_at_the_objectives_layer():
     host, data = Watched(), cases.make_data(120)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[0], progress=False)
+        bank = fit(host, data, "prototype", layers=[0])
         detector = calibrate(host, data, bank, deltas=(0.5, 0.9))
     host.passes.clear()
     compare(host, data, detector, methods=["rise"], design=replace(QUICK, probe=True), resampling=DRAWS)

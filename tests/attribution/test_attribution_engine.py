@@ -203,7 +203,7 @@ def test_a_real_objective_and_its_own_sample():
     data, host = objectives_test.make_data(), tiny.host("gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, "prototype", layers=[1], progress=False)
+        bank = fit(host, data, "prototype", layers=[1])
         detector = calibrate(host, data, bank, deltas=(0.3, 0.6))
     sample = next(s for s in data.test.samples if detector.find(s))
     make = importlib.import_module("sa_plugin.attribution.objective").objective

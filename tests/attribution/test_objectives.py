@@ -47,7 +47,7 @@ def detector(request, data):
     host = tiny.host("gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bank = fit(host, data, request.param, layers=[1, 2], progress=False)
+        bank = fit(host, data, request.param, layers=[1, 2])
         return calibrate(host, data, bank, deltas=(0.3, 0.6))
 
 
