@@ -142,7 +142,7 @@ def test_the_verdict_follows_the_paired_intervals(evaluation):
     assert "no proof of equality" in verdict
     text = " ".join(str(evaluation).split())
     assert "conditional on the train and calibration splits" in text
-    assert "300 draws of 60 documents, seed 0" in text
+    assert "300 draws of 12 documents, seed 0" in text
 
 
 def test_a_concept_without_positives_is_left_out_of_every_average(case, detector):
