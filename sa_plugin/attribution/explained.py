@@ -19,8 +19,8 @@ from sa_plugin.attribution.players import to_tokens
 from sa_plugin.data.sample import Sample
 from sa_plugin.show import plots
 from sa_plugin.show.html import Markup, el, join
+from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
 from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact
-from sa_plugin.show.tokens import MAP_STYLE, shaded_picture, shaded_text
 
 _SHOWN = 10
 """Tokens in the printed table."""

@@ -56,6 +56,7 @@ from sa_plugin.show.html import (
     tick,
 )
 from sa_plugin.show.result import clean
+from sa_plugin.show.tokens import passage_rules
 
 
 def other_kinds(kinds: Mapping[str, Mapping[str, Any]], primary: str) -> Markup:
@@ -382,7 +383,9 @@ def page(results: Mapping[str, Any]) -> str:
 
 def stylesheet() -> str:
     """The page's CSS."""
-    return files("sa_plugin.report").joinpath("style.css").read_text(encoding="utf-8")
+    own = files("sa_plugin.report").joinpath("style.css").read_text(encoding="utf-8")
+    # Before the rules of narrow windows and of print, which come last.
+    return own.replace("@media (max-width", passage_rules() + "\n@media (max-width", 1)
 
 
 def _header(title: str) -> Markup:

@@ -1,24 +1,55 @@
-"""A text with its tokens shaded, a picture with its patches.
+"""Texts with their tokens: shaded by a score, and raw activations beside SuperActivators.
 
-Shades are shares of one limit, symmetrical about zero; positive and negative differ in hue and
-negative ones are underlined, so that colour is not alone. Text outside the tokens is what the host
-dropped. `shade` takes its colours from the report's style sheet; `shaded_text` and `shaded_picture`
-stand alone in a notebook, beside `MAP_STYLE`, and need no script and no network.
+Shades are shares of one limit, symmetrical about zero; positive and negative differ in hue and by
+a dotted underline, so that colour is not alone. Text outside the tokens is what the host dropped.
+
+What is drawn of one text under one concept is an `Item`, the record that `results.json` holds too:
+`text`, `offsets`, and by token `scores`, `superactivator`, `in_concept`; `threshold`,
+`raw_threshold` and `positive` of the concept, `concept` and `kind` as names. A score, a threshold
+or a label that is not known is None.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
-from sa_plugin._check import require
-from sa_plugin.show.html import Child, Markup, Real, el, escape, join
+from sa_plugin.show.html import Child, Markup, Real, el, join, number
 
 Render = Callable[[int, str], Markup]
+Item = Mapping[str, Any]
+FRAME = "sa-shown"
+# Colours of the page itself, mixed with nothing: what is drawn follows any theme, light or dark.
+FRAME_RULES = f"""
+.{FRAME} {{
+  --ink: currentColor; --soft: color-mix(in srgb, currentColor 75%, transparent);
+  --faint: color-mix(in srgb, currentColor 55%, transparent);
+  --hair: color-mix(in srgb, currentColor 18%, transparent); --paper: #fff;
+  --own: #d9601f; --own-rgb: 222 98 30; --blue-rgb: 45 125 200; --sans: inherit;
+}}
+.{FRAME} p {{ margin: .3em 0; }}
+.{FRAME} h5 {{ font: 500 .85em/1.35 var(--sans); color: var(--soft); margin: 0 0 .3em; }}
+.{FRAME} .foot, .{FRAME} .verdicts {{ font-size: .85em; color: var(--soft); }}
+.{FRAME} article {{ border-top: 1px solid var(--hair); padding: .6em 0 .3em; }}
+.{FRAME} svg.pixels {{ display: block; max-width: 100%; height: auto; --ink: #1d1d1b; }}
+"""
+
+
+def passage_rules() -> str:
+    """The style of tokens and patches, as a page's style sheet takes it."""
+    return files("sa_plugin.show").joinpath("passages.css").read_text(encoding="utf-8")
+
+
+def framed(*children: Child) -> Markup:
+    """Elements with their own style, which reaches nothing outside them."""
+    bound = re.sub(
+        r"([^{}]+)\{",
+        lambda rule: ", ".join(f".{FRAME} {s.strip()}" for s in rule[1].split(",")) + " {",
+        passage_rules(),
+    )
+    return el("div", el("style", Markup(FRAME_RULES + bound)), *children, class_=FRAME)
 
 
 def tokens(text: str, offsets: Sequence[Sequence[int]], render: Render) -> Markup:
@@ -58,78 +89,102 @@ def shade(words: str, value: Real | None, limit: Real, tip: str, extra: str = ""
     return el("span", words, class_=kind, style=f"--a:{share:.2f}", title=tip)
 
 
-MAP_STYLE = Markup(
-    "<style>"
-    ".sa-maps{display:flex;flex-wrap:wrap;gap:1rem;font-family:sans-serif;line-height:1.7}"
-    ".sa-maps figure{margin:0;max-width:30rem}.sa-maps figcaption{font-weight:600}"
-    ".sa-maps .lab{outline:1px solid #888;outline-offset:1px}"
-    ".sa-maps .neg{text-decoration:underline dotted}"
-    "</style>"
-)
-_HUES = {True: "230,110,0", False: "30,110,220"}
+def limit_of(item: Item, items: Sequence[Item]) -> Real:
+    """Score of the darkest shade: the item's own limit, or the largest |score| of its concept."""
+    if item.get("limit"):
+        return float(item["limit"])
+    same = [i for i in items if (i["concept"], i["kind"]) == (item["concept"], item["kind"])]
+    return max((abs(v) for i in same for v in i["scores"] if v is not None), default=0.0)
 
 
-def shaded_text(
-    text: str, offsets: np.ndarray, shares: np.ndarray, outlined: np.ndarray, tips: Sequence[str]
-) -> Markup:
-    """A text whose tokens are shaded by themselves, for a page without the report's style sheet.
-
-    Args:
-        text: The text.
-        offsets: Start and end of each token.
-        shares: Of each token, -1 to 1.
-        outlined: Which tokens have a frame.
-        tips: What each token says of itself.
-    """
-
-    def render(n: int, words: str) -> Markup:
-        kind = " ".join(word for word, on in (("neg", shares[n] < 0), ("lab", outlined[n])) if on)
-        colour = f"background:rgba({_HUES[bool(shares[n] >= 0)]},{0.7 * abs(shares[n]):.2f})"
-        return el("span", words, style=colour, title=tips[n], class_=kind or None)
-
-    return el("p", tokens(text, [[int(start), int(stop)] for start, stop in offsets], render))
+def text_sides(item: Item, limit: Real) -> Markup:
+    """A text twice: raw activations, and SuperActivators."""
+    raw = tokens(item["text"], item["offsets"], lambda n, words: _raw(item, n, words, limit))
+    tail = tokens(item["text"], item["offsets"], lambda n, words: _tail(item, n, words))
+    return el(
+        "div",
+        side("Raw activations", el("p", raw, class_="reading"), _raw_foot(item, limit)),
+        side(item.get("marks", "SuperActivators"), el("p", tail, class_="reading"), _tail_foot(item)),
+        class_="sides",
+    )
 
 
-def shaded_picture(
-    pixels: np.ndarray,
-    boxes: np.ndarray,
-    shares: np.ndarray,
-    outlined: np.ndarray,
-    tips: Sequence[str],
-    *,
-    title: str,
-) -> Markup:
-    """A picture whose patches are shaded; see `shaded_text`.
+def side(title: str, body: Child, foot: Child) -> Markup:
+    """One half of a picture: its name, what is drawn, and how to read it."""
+    return el("div", el("h5", title), body, foot, class_="side")
 
-    Args:
-        pixels: Height, width, colour.
-        boxes: Top, left, bottom and right of each patch.
-        shares: Of each patch, -1 to 1.
-        outlined: Which patches have a frame.
-        tips: What each patch says of itself.
-        title: What the picture shows, for people who do not see it.
 
-    Raises:
-        ImportError: Pillow is not installed.
-    """
-    height, width = pixels.shape[:2]
-    data = io.BytesIO()
-    require("PIL.Image", "images", "drawing images").fromarray(pixels).save(data, "PNG")
-    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    # Grey, or shades would mix with the picture's own colours.
-    grey = "filter:grayscale(1)"
-    drawn: list[Child] = [el("image", href=source, width=width, height=height, style=grey)]
-    for (top, left, bottom, right), share, label, tip in zip(boxes, shares, outlined, tips, strict=True):
-        place: dict[str, Any] = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-        drawn.append(
-            el(
-                "rect",
-                el("title", tip),
-                **{name: f"{value:g}" for name, value in place.items()},
-                fill=f"rgb({_HUES[bool(share >= 0)]})",
-                fill_opacity=f"{0.75 * abs(share):.2f}",
-                stroke="#555" if label else "none",
-            )
-        )
-    head = el("title", escape(title))
-    return el("svg", head, *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img")
+def _raw(item: Item, n: int, words: str, limit: Real) -> Markup:
+    value = item["scores"][n]
+    bar = item.get("raw_threshold")
+    fires = value is not None and bar is not None and value > bar
+    return shade(words, value, limit, f"score {number(value)}", "fires" if fires else "")
+
+
+def _tail(item: Item, n: int, words: str) -> Markup:
+    inside = " labelled" if item["in_concept"][n] else ""
+    tip = f"score {number(item['scores'][n])}" + (", labelled" if inside else "")
+    if not item["superactivator"][n]:
+        return el("span", words, class_=f"tok{inside}", title=tip)
+    score = el("sup", number(item["scores"][n], 2))
+    return el("mark", words, score, class_=f"tok super{inside}", title=tip)
+
+
+def _raw_foot(item: Item, limit: Real) -> Markup:
+    bar = item.get("raw_threshold")
+    boxed = f" Boxed: above the raw threshold {number(bar)}." if bar is not None else ""
+    ends = [number(-limit, 2), el("span", class_="ramp"), number(limit, 2)]
+    grey = " Grey: dropped by the host, not scored." if _drops(item) else ""
+    return el("p", ends, boxed, " Dotted: negative.", grey, class_="foot")
+
+
+def _drops(item: Item) -> bool:
+    rest = list(item["text"])
+    for start, stop in item["offsets"]:
+        rest[start:stop] = " " * len(rest[start:stop])
+    return bool("".join(rest).strip())
+
+
+def _tail_foot(item: Item) -> Markup:
+    bar = item["threshold"]
+    marked = "no finite threshold" if bar is None else f"score at or above {number(bar)}"
+    labelled = "" if item["positive"] is None else " Underlined: labelled."
+    marks = item.get("marks", "SuperActivators")
+    return el("p", f"Marked: {marks}, {marked}.{labelled}", class_="foot")
+
+
+def verdicts(item: Item) -> Markup:
+    """What the label, the raw rule and the tail say of a sample."""
+    known = item["positive"] is not None
+    parts: list[Child] = []
+    if known:
+        parts += ["Label: ", el("b", "positive" if item["positive"] else "negative"), ". "]
+    bar = item.get("raw_threshold")
+    if bar is not None:
+        fired = any(v is not None and v > bar for v in item["scores"])
+        parts += ["Raw rule: ", _call(fired, item["positive"]), ". "]
+    parts += ["SuperActivators: ", _call(any(item["superactivator"]), item["positive"]), "."]
+    return el("p", parts, class_="verdicts")
+
+
+def _call(fired: bool, positive: bool | None) -> Markup:
+    words = "fires" if fired else "silent"
+    if positive is None:
+        return el("b", words)
+    right = fired == positive
+    verdict = f"{'✓' if right else '✗'} {words}, {'right' if right else 'wrong'}"
+    return el("b", verdict, class_="right" if right else "wrong")
+
+
+def marked_text(item: Item) -> str:
+    """A text for the terminal: «marked tokens» with their scores."""
+    parts, end = [], 0
+    for (start, stop), on, score in zip(item["offsets"], item["superactivator"], item["scores"], strict=True):
+        start = max(start, end)
+        parts.append(item["text"][end:start])
+        words = item["text"][start:stop]
+        bare = words.strip()
+        shown = f"«{bare} {number(score, 2)}»" if on and bare else bare
+        parts.append(words.replace(bare, shown, 1) if bare else words)
+        end = max(end, stop)
+    return "".join([*parts, item["text"][end:]])

@@ -12,7 +12,7 @@ from sa_plugin.stages.config import (
     read_config,
 )
 from sa_plugin.stages.demo import demo_plan
-from sa_plugin.stages.examples import data_uri, marked, mask_outline, passages, pictures, png, shrunk
+from sa_plugin.stages.examples import marked, passages, pictures
 from sa_plugin.stages.measured import delta_peaks, density, tokens_per_positive
 from sa_plugin.stages.plan import STAGES, AttributionPart, Plan
 from sa_plugin.stages.published import (
@@ -45,7 +45,6 @@ __all__ = [
     "Study",
     "cell_markdown",
     "configurations",
-    "data_uri",
     "delta_peaks",
     "demo_plan",
     "density",
@@ -54,12 +53,10 @@ __all__ = [
     "findings",
     "markdown",
     "marked",
-    "mask_outline",
     "open_data",
     "open_host",
     "passages",
     "pictures",
-    "png",
     "published",
     "published_of",
     "read_config",
@@ -68,7 +65,6 @@ __all__ = [
     "record",
     "reproduce",
     "run",
-    "shrunk",
     "study",
     "tokens_per_positive",
     "verdict",

@@ -10,8 +10,8 @@ from fake_results import small
 from test_report import SAFE_TAGS, SECTIONS, parse, section
 
 from sa_plugin.report import plots, read_results, render_report, write_results
-from sa_plugin.report.passages import _rim
-from sa_plugin.stages import data_uri, mask_outline
+from sa_plugin.show import data_uri, mask_outline
+from sa_plugin.show.patches import _rim
 
 EVIL = "</style><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 SIDE, PATCH = 48, 8

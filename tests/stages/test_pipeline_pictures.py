@@ -15,7 +15,8 @@ from sa_plugin.data import ConceptData, Geometry, Image
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Batch
 from sa_plugin.report import render_report
-from sa_plugin.stages import Plan, data_uri, mask_outline, passages, pictures, png, shrunk, study
+from sa_plugin.show import data_uri, mask_outline, png, shrunk
+from sa_plugin.stages import Plan, passages, pictures, study
 from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
