@@ -82,5 +82,5 @@ def shaded_picture(
                 stroke="#555" if label else "none",
             )
         )
-    head = el("title", escape(title))
+    head = el("title", title)
     return el("svg", head, *drawn, viewBox=f"0 0 {width} {height}", width="260", role="img")
