@@ -43,13 +43,7 @@ from sa_plugin.attribution.estimators import (
     shap_iq_pairs,
 )
 from sa_plugin.attribution.explained import Attribution, Explanation, heat_map
-from sa_plugin.attribution.game import (
-    CoalitionGame,
-    coalition_game,
-    forward_func,
-    function_of,
-    without_players,
-)
+from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, coalition_game, forward_func
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import (
     CleanRun,
@@ -104,6 +98,7 @@ __all__ = [
     "Degenerate",
     "Design",
     "Explanation",
+    "ForwardFunc",
     "NoSuperActivator",
     "Objective",
     "SampleScores",
@@ -127,7 +122,6 @@ __all__ = [
     "explain_coalitions",
     "explain_pairs",
     "forward_func",
-    "function_of",
     "heat_map",
     "insertion",
     "k_sii",
@@ -158,6 +152,5 @@ __all__ = [
     "token_mean",
     "top_fraction",
     "train_mean",
-    "without_players",
     "yardsticks",
 ]

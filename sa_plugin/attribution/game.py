@@ -131,6 +131,7 @@ class CoalitionGame:
                 that is not finite or not one number a row.
         """
         self._check(coalitions)
+        # A coalition is known by its bits, so repeated ones within this call count once too.
         keys = [row.tobytes() for row in np.packbits(coalitions, axis=1)]
         new = {key: k for k, key in enumerate(keys) if key not in self.known}
         chosen = coalitions[sorted(new.values())]
@@ -155,6 +156,23 @@ class CoalitionGame:
                 for objective, site in zip(self.objectives, self.sites, strict=True)
             ]
         return np.stack(columns, axis=1)
+
+    def emptied(self, baseline: str | Tensor | None = None) -> Float[Tensor, "one token_or_channel *rest"]:
+        """The input of the empty coalition: a baseline, and the input itself where no player is.
+
+        Args:
+            baseline: See `players`; by default "mean" for texts, "zero" for images.
+        """
+        chosen = make_baseline(self.host, self.batch, self.values, baseline)
+        keep = torch.from_numpy(self.player_of < 0)[None].to(self.values.device)
+        return masked(self.values, chosen, keep, self.grid)
+
+    def spread(self, of_token: Int[Tensor, " token"]) -> Int[Tensor, "one token_or_channel *rest"]:
+        """A number of each token, or patch, at all of its input values."""
+        grid = self.grid
+        if grid is None:
+            return of_token[None, :, None].expand(self.values.shape)
+        return grid.on_pixels(of_token[None]).expand(self.values.shape)
 
     def _check(self, coalitions: Shaped[np.ndarray, "*any_shape"]) -> None:
         right = coalitions.ndim == 2 and coalitions.shape[1] == self.n_players
@@ -242,6 +260,7 @@ def residuals(
     game: CoalitionGame, rows: Tensor, sites: Sequence[Site]
 ) -> Mapping[Site, Float[Tensor, "row token d_model"]]:
     """Activations of masked or moved inputs at some sites, with their graph where gradients are on."""
+    # One pass to the deepest site where the host can, else one for each site.
     distinct = sorted(set(sites))
     if len(distinct) > 1 and isinstance(game.host, ManySites):
         return game.host.forward_sites(rows, game.batch, distinct)
@@ -266,23 +285,15 @@ def _column(objective: Readout, resid: Tensor) -> Float[np.ndarray, " row"]:
 
 @dataclass(frozen=True, eq=False)
 class ForwardFunc:
-    """Input to objective; made by `forward_func`.
+    """One objective of a game as a function of the input; see `forward_func`.
 
     Attributes:
-        host: Of the sample.
-        objective: What is computed.
-        site: Where it reads.
-        batch: The sample alone.
-        inputs: Its embeddings or pixels, one row.
-        player_of: The feature of each token, -1 for tokens that are none.
+        game: Of one sample.
+        column: Which of its objectives.
     """
 
-    host: DifferentiableHost
-    objective: Readout
-    site: Site
-    batch: Batch
-    inputs: Float[Tensor, "one token_or_channel *rest"]
-    player_of: Int[np.ndarray, " token"]
+    game: CoalitionGame
+    column: int = 0
 
     def __repr__(self) -> str:
         return f"ForwardFunc({self.objective!r}, inputs {list(self.inputs.shape)})"
@@ -293,13 +304,29 @@ class ForwardFunc:
         Args:
             inputs: Like `self.inputs`, any number of rows.
         """
-        return self.objective(self.host.forward_from(inputs, self.batch, self.site))
+        site = self.game.sites[self.column]
+        return self.objective(self.game.host.forward_from(inputs, self.game.batch, site))
+
+    @property
+    def objective(self) -> Readout:
+        """What is computed."""
+        return self.game.objectives[self.column]
+
+    @property
+    def inputs(self) -> Float[Tensor, "one token_or_channel *rest"]:
+        """The sample's own embeddings or pixels, one row."""
+        return self.game.values
+
+    @property
+    def player_of(self) -> Int[np.ndarray, " token"]:
+        """The feature of each token, -1 for tokens that are none."""
+        return self.game.player_of
 
     @property
     def feature_mask(self) -> Int[Tensor, "one token_or_channel *rest"]:
         """The feature of every input value, 0 to n - 1, and n for what is never perturbed."""
-        of = np.where(self.player_of < 0, self.player_of.max() + 1, self.player_of)
-        return spread(torch.from_numpy(of), self.inputs, self.batch)
+        of = np.where(self.player_of < 0, self.game.n_players, self.player_of)
+        return self.game.spread(torch.from_numpy(of))
 
     def baseline(self, how: str | Tensor | None = None) -> Float[Tensor, "one token_or_channel *rest"]:
         """What a perturbed feature becomes; special tokens keep their own values.
@@ -307,8 +334,7 @@ class ForwardFunc:
         Args:
             how: See `players`; by default "mean" for texts, "zero" for images.
         """
-        chosen = make_baseline(self.host, self.batch, self.inputs, how)
-        return without_players(self.inputs, chosen, self.player_of, self.batch)
+        return self.game.emptied(how)
 
 
 def forward_func(host: Host, objective: Readout, sample: Sample | str) -> ForwardFunc:
@@ -331,32 +357,4 @@ def forward_func(host: Host, objective: Readout, sample: Sample | str) -> Forwar
         >>> captum.attr.Saliency(f).attribute(f.inputs).shape  # doctest: +SKIP
         torch.Size([1, 14, 768])
     """
-    return function_of(coalition_game(host, sample, [objective]), 0)
-
-
-def function_of(game: CoalitionGame, column: int) -> ForwardFunc:
-    """One objective of a game as a function of the input."""
-    return ForwardFunc(
-        game.host, game.objectives[column], game.sites[column], game.batch, game.values, game.player_of
-    )
-
-
-def without_players(
-    values: Float[Tensor, "one token_or_channel *rest"],
-    baseline: Float[Tensor, "one token_or_channel *rest"],
-    player_of: Int[np.ndarray, " token"],
-    batch: Batch,
-) -> Float[Tensor, "one token_or_channel *rest"]:
-    """The input of the empty coalition: the baseline, and the input where no player is."""
-    keep = torch.from_numpy(player_of < 0)[None].to(values.device)
-    return masked(values, baseline, keep, grid_of(values, batch))
-
-
-def spread(
-    of_token: Int[Tensor, " token"], values: Float[Tensor, "one token_or_channel *rest"], batch: Batch
-) -> Int[Tensor, "one token_or_channel *rest"]:
-    """A number of each token, or patch, at all of its input values."""
-    grid = grid_of(values, batch)
-    if grid is None:
-        return of_token[None, :, None].expand(values.shape)
-    return grid.on_pixels(of_token[None]).expand(values.shape)
+    return ForwardFunc(coalition_game(host, sample, [objective]))

@@ -96,18 +96,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from sa_plugin._check import require
 from sa_plugin.attribution.explained import Explanation
-from sa_plugin.attribution.game import (
-    CoalitionGame,
-    ForwardFunc,
-    ManySites,
-    Readout,
-    function_of,
-    residuals,
-    spread,
-    without_players,
-)
+from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Readout, residuals
 from sa_plugin.attribution.objective import Objective
-from sa_plugin.attribution.players import make_baseline
 from sa_plugin.host.protocol import Site
 
 PlayerValues = Float[np.ndarray, "player objective"]
@@ -181,8 +171,7 @@ def integrated_gradients(
     if n_steps < 1:
         raise ValueError(f"n_steps is {n_steps}: give 1 interval at least, such as 64.")
     x = game.values.float()
-    chosen = make_baseline(game.host, game.batch, game.values, baseline)
-    start = without_players(game.values, chosen, game.player_of, game.batch).float()
+    start = game.emptied(baseline).float()
     at = torch.linspace(0, 1, n_steps + 1, device=x.device)
     # The trapezoid rule: the ends count half, and the weights add up to 1.
     weights = torch.full_like(at, 1 / n_steps)
@@ -384,7 +373,7 @@ def _path(
     size = step * float(high - low)
     # 1 where an input value belongs to a player, 0 where it must not move.
     playing = torch.from_numpy((game.player_of >= 0).astype(np.int64))
-    moves = spread(playing, game.values, game.batch).to(x.device).float()
+    moves = game.spread(playing).to(x.device).float()
     total, first = torch.zeros_like(x[0]), None
     for k in range(n_steps):
         p, slope, best = _probability(game, x, readouts, sites)
@@ -542,7 +531,7 @@ def _captum() -> Any:
 
 
 def _each(game: CoalitionGame, one: Callable[[ForwardFunc], Tensor]) -> Explanation:
-    maps = [one(function_of(game, k)).detach()[0] for k in range(len(game.objectives))]
+    maps = [one(ForwardFunc(game, k)).detach()[0] for k in range(len(game.objectives))]
     return Explanation(_by_player(game, _by_token(game, torch.stack(maps))), {})
 
 

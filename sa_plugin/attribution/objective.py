@@ -361,6 +361,7 @@ def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> 
         )
     # All units at once, as the detector scores them, so that ties with the threshold fall alike.
     scores = bank.token.score(bank.index(choice.layer), h)[:, bank.unit(choice.unit)]
+    # -inf, so that a token that does not count is never the highest.
     scores = scores.masked_fill(~keep, -torch.inf)
     tail = keep & (scores.double() >= choice.threshold)
     found = bool(tail.any())

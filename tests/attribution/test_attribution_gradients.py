@@ -13,13 +13,12 @@ from captum.attr._utils.approximation_methods import approximation_parameters
 from sa_plugin.attribution import (
     METHODS,
     Degenerate,
+    ForwardFunc,
     attribute,
     coalition_game,
     explain,
     forward_func,
-    function_of,
     objective,
-    without_players,
 )
 from sa_plugin.host import Site
 
@@ -44,7 +43,7 @@ def player_sums(game, maps):
 
 
 def pixel_or_token_gradient(game, k, x):
-    f = function_of(game, k)
+    f = ForwardFunc(game, k)
     leaf = x.detach().clone().requires_grad_(True)
     return torch.autograd.grad(f(leaf).sum(), leaf)[0]
 
@@ -71,12 +70,12 @@ def test_integrated_gradients_are_complete_and_equal_captums(name):
     found = explain(game, "integrated_gradients", n_steps=256)
     empty, full = game(np.stack([np.zeros(game.n_players, bool), np.ones(game.n_players, bool)]))
     if name == "vit":
-        whole = replace(game, baseline=function_of(game, 0).baseline("mean"), known={})
+        whole = replace(game, baseline=ForwardFunc(game, 0).baseline("mean"), known={})
         empty = whole(np.zeros((1, game.n_players), bool))[0]
     np.testing.assert_allclose(found.notes["difference"], full - empty, atol=1e-5)
     assert (found.notes["completeness_error"] < 0.02 * abs(full - empty) + 2e-4).all()
     for k in range(2):
-        f = function_of(game, k)
+        f = ForwardFunc(game, k)
         theirs = attr.IntegratedGradients(f).attribute(
             f.inputs, baselines=f.baseline("mean"), n_steps=128, internal_batch_size=64
         )
@@ -175,7 +174,7 @@ def test_full_grad_places_every_bias(name):
     for bias in biases:
         bias.requires_grad_(True)
     for k in range(2):
-        value = function_of(game, k)(game.values).sum()
+        value = ForwardFunc(game, k)(game.values).sum()
         if not biases:
             assert found.notes["biases"][k] == 0
             plain = explain(game, "input_x_gradient").importance[:, k]
@@ -366,9 +365,9 @@ def objective_without(host):
     return attribute(vit, made[0], sample, "saliency")
 
 
-def test_without_players_keeps_special_tokens():
+def test_the_empty_coalition_keeps_special_tokens():
     game = cases.game("bert")
-    start = without_players(game.values, game.baseline, game.player_of, game.batch)
+    start = game.emptied(game.baseline)
     special = game.player_of < 0
     assert special.sum() == 2
     assert torch.equal(start[0, special], game.values[0, special])

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from sa_plugin.attribution import METHODS, coalition_game, explain, function_of, objective
+from sa_plugin.attribution import METHODS, ForwardFunc, coalition_game, explain, objective
 
 pytest.importorskip("nnsight")
 NAMES = ("gpt2", "bert", "vit")
@@ -45,7 +45,7 @@ def test_full_grad_finds_the_same_biases_on_both_hosts(name):
 def test_gradients_of_objectives_equal_finite_differences(name, host):
     game = games(name)[host]
     for k in range(2):
-        f = function_of(game, k)
+        f = ForwardFunc(game, k)
         leaf = game.values.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(f(leaf).sum(), leaf)
         direction = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(k))
