@@ -1,14 +1,24 @@
 """Concept vectors: the kinds, what they are fitted from, and the bank that holds them."""
 
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
-from sa_plugin.concepts.collect import LayerStatistics, Rows, blocks, collect, draw_rows, permute_labels
+from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.fit import fit
 from sa_plugin.concepts.kinds import KINDS, kind_of, lda, prototype
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
+from sa_plugin.concepts.nulls import (
+    StoredRefits,
+    StreamedRefits,
+    isotropic,
+    null_vectors,
+    permutations,
+    permute_labels,
+    unit,
+)
 from sa_plugin.concepts.sae import LatentSet, hash_of
 from sa_plugin.concepts.sae_bank import Activity, Pruning, pruning_of, sae_bank
 from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
+from sa_plugin.concepts.train_statistics import LayerStatistics, Rows, blocks, draw_rows
 
 __all__ = [
     "KINDS",
@@ -22,17 +32,22 @@ __all__ = [
     "Origin",
     "Pruning",
     "Rows",
+    "StoredRefits",
+    "StreamedRefits",
     "VectorSet",
     "blocks",
     "collect",
     "draw_rows",
     "fit",
     "hash_of",
+    "isotropic",
     "kind_of",
     "kmeans",
     "kmeans_separator",
     "lda",
     "load_bank",
+    "null_vectors",
+    "permutations",
     "permute_labels",
     "prototype",
     "pruning_of",
@@ -40,4 +55,5 @@ __all__ = [
     "save_bank",
     "separator",
     "separator_adam",
+    "unit",
 ]

@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
-from sa_plugin.concepts.collect import LayerStatistics, TrainStatistics, collect
+from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import Kind, kind_of
+from sa_plugin.concepts.train_statistics import LayerStatistics, TrainStatistics
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Host, layers_of
 

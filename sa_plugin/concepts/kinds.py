@@ -39,9 +39,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
-from sa_plugin.concepts.collect import LayerStatistics
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
 from sa_plugin.concepts.separator import separator, separator_adam
+from sa_plugin.concepts.train_statistics import LayerStatistics
 
 
 def prototype(

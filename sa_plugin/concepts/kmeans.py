@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from sa_plugin.concepts.collect import MEMORY, LayerStatistics, blocks, stored_rows
 from sa_plugin.concepts.separator import (
     LAM,
     MAX_ITER,
@@ -33,6 +32,7 @@ from sa_plugin.concepts.separator import (
     solve,
     warn_unless_converged,
 )
+from sa_plugin.concepts.train_statistics import MEMORY, LayerStatistics, blocks, stored_rows
 
 MOST_CLUSTERS = 1000
 TOKENS_A_CLUSTER = 50

@@ -1,40 +1,115 @@
-"""Vectors of permuted labels: the estimator of a bank refitted, many times, on one train pass.
+"""Labels that mean nothing, and a bank's own estimator fitted to them: one null for every question.
 
-A draw lays the token labels of whole train samples over the tokens in another order of the samples
-(`permute_labels`): their number and clustering stay, their tie to the text goes. Every draw is then
-fitted by the bank's own kind, with its options and its normaliser. Prototypes and discriminants
-need means (and one second moment) alone; separators need the rows, all draws of a layer being
-solved together.
+| null | labels of the train tokens | what is left of the true ones |
+|---|---|---|
+| across | of whole samples, over the tokens in another order of the samples | their number and clustering |
+| within | shuffled among the tokens of each sample | also which samples a concept is in |
+| covariance | none: `sum_t e_t x_t` with normal e_t | the spread of the tokens alone |
 
-What the draws do not show: they are a null for "this label has nothing to do with the text", not
-for "another concept would do as well".
+A draw uses one permutation for all concepts and layers, so that directions of one draw belong
+together. Beyond *within*, a head knows tokens and not only topics. *Covariance* is for prototypes
+alone: against separators such draws reject one in three permuted vectors at p < .05.
+
+Every draw is fitted by the bank's own kind, with its options and its normaliser:
+
+- The controls of `fit` take one draw, collected in the train pass itself; the highest score of each
+  sample under these vectors is the baseline "permuted MaxTok", and theory follows them as controls.
+- `StreamedRefits` adds up many draws in one pass over the train split, for the ledger: prototypes
+  and discriminants need means (and one second moment) alone, separators the rows.
+- `StoredRefits` has the row of every kept token at hand, for the alignment: hundreds of draws.
+
+What it does not show: the null is "these labels say nothing about the text". Directions of real
+concepts differ from it as a class; a small p does not say that a head serves this concept and no
+other. Nor does a permutation that lays the same labels over the tokens break any tie: images with a
+concept at the same patches in each, say. Where that happens often the null is refused.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
-from sa_plugin.concepts.collect import (
+from sa_plugin.concepts.kinds import KINDS, Kind
+from sa_plugin.concepts.separator import NotConvergedWarning
+from sa_plugin.concepts.train_statistics import (
     MAX_ROWS_PER_CLASS,
     MEMORY_BUDGET,
     LayerStatistics,
     Rows,
+    TrainStatistics,
     draw_rows,
-    permute_labels,
 )
-from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.host.protocol import Batch, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Keep, Kept
+
+NULLS = ("across", "within", "covariance")
+# Least cosine of a refit on the true labels with the bank's own vector.
+_SAME = 0.99
+# Largest share of permutations that may leave a concept's labels as they are.
+_UNCHANGED = 0.1
+# Labels of one batch of refits; and the share of labelled tokens below which adding up the few
+# labelled rows is faster than a product with all.
+_CHUNK_VALUES = 1 << 25
+_SPARSE = 0.03
+
+Bounds = Int[np.ndarray, " sample_and_one"]
+
+
+def across(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+    """For each row the row whose label it gets: whole samples in another order."""
+    order = rng.permutation(len(bounds) - 1)
+    lengths = np.diff(bounds)[order]
+    # Row i of the result lies `i - start` rows into its sample, and the sample at its own bound.
+    start = np.cumsum(lengths) - lengths
+    rows: np.ndarray = np.arange(bounds[-1]) + np.repeat(bounds[:-1][order] - start, lengths)
+    return rows
+
+
+def within(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+    """For each row the row whose label it gets: another one of its sample."""
+    sample_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    # Sorting by sample first, at random inside it, shuffles every sample at once.
+    return np.lexsort((rng.random(len(sample_of)), sample_of))
+
+
+def permute_labels(
+    labels: Shaped[np.ndarray, "row concept"], bounds: Bounds, rng: np.random.Generator
+) -> Shaped[np.ndarray, "row concept"]:
+    """Labels of whole samples laid over the rows in another order of the samples."""
+    permuted: np.ndarray = labels[across(bounds, rng)]
+    return permuted
+
+
+def permutations(bounds: Bounds, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
+    """For each draw the token whose labels every token gets.
+
+    Args:
+        bounds: Where each sample of the train rows starts, and their number.
+        null: "across" or "within".
+        draws: How many.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    draw = across if null == "across" else within
+    return np.stack([draw(bounds, rng).astype(np.int32) for _ in range(draws)])
+
+
+def isotropic(d_model: int, n: int, seed: int) -> list[Float[Tensor, " d_model"]]:
+    """Unit vectors of no preferred direction, in float64: a null that needs no labels."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(d_model, generator=generator, dtype=torch.float64) for _ in range(n)]
+    return [vector / vector.norm() for vector in drawn]
 
 
 def refit_kind(bank: ConceptBank) -> Kind | None:
@@ -43,33 +118,62 @@ def refit_kind(bank: ConceptBank) -> Kind | None:
     return kind if kind is not None and kind.supervised and bank.supervised else None
 
 
-class PermutedPass:
-    """What the refits need of a pass over the train split, and the refits.
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """How a bank was fitted, to be fitted again.
+
+    Attributes:
+        kind: Of the bank.
+        options: It was fitted with, as its origin records them.
+        seed: Of the fit.
+    """
+
+    kind: Kind
+    options: Mapping[str, Any]
+    seed: int
+
+    @classmethod
+    def of(cls, bank: ConceptBank) -> Estimator:
+        """Of a bank whose kind is fitted to labels."""
+        kind = refit_kind(bank)
+        assert kind is not None
+        known = inspect.signature(kind.fit).parameters
+        options = {
+            name: value
+            for name, value in bank.origin.options.items()
+            if name in known and name not in ("statistics", "seed")
+        }
+        return cls(kind, options, bank.origin.seed)
+
+    def vectors(self, statistics: LayerStatistics, n_concepts: int) -> Float[Tensor, "draw concept d_model"]:
+        """Fit labels of all draws at once: every draw of a concept is a label more of the same rows."""
+        fitted, _ = self.kind.fit(statistics, seed=self.seed, **self.options)
+        return fitted.float().cpu().reshape(-1, n_concepts, fitted.shape[-1])
+
+
+class StreamedRefits:
+    """Refits from one pass over the train split, which keeps sums, and rows for separators.
 
     Args:
-        bank: Whose kind, options and normaliser the refits share.
+        bank: Whose estimator.
         layout: Of the train samples, labels of the bank's concepts.
         layers: Block indices to refit at.
-        draws: Number of permutations.
+        draws: Number of permutations, across samples.
         seed: Of the permutations.
     """
 
     def __init__(
         self, bank: ConceptBank, layout: Layout, layers: Sequence[int], draws: int, seed: int
     ) -> None:
-        kind = refit_kind(bank)
-        assert kind is not None
-        self.bank, self.kind, self.layers, self.draws = bank, kind, tuple(layers), draws
-        self.layout = layout
+        self.bank, self.layout, self.layers, self.draws = bank, layout, tuple(layers), draws
+        self.estimator = Estimator.of(bank)
+        # Each draw has a generator of its own: the first ones stay when more are asked for.
+        rngs = [np.random.default_rng([seed, k]) for k in range(draws)]
         self.labels = np.concatenate(
-            [
-                permute_labels(layout.labels, layout.bounds, np.random.default_rng([seed, k]))
-                for k in range(draws)
-            ],
-            axis=1,
+            [permute_labels(layout.labels, layout.bounds, rng) for rng in rngs], axis=1
         )
         self.chosen = np.zeros(0, dtype=np.int64)
-        if kind.need == "rows":
+        if self.estimator.kind.need == "rows":
             most = int(bank.origin.options.get("max_rows_per_class", MAX_ROWS_PER_CLASS))
             self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
 
@@ -91,7 +195,7 @@ class PermutedPass:
             for layer in self.layers:
                 flat = read[Site(layer, self.bank.hook_point)].float()[valid]
                 sums["positive", layer] = labels.to(keep.device).T @ (flat * weight)
-                if self.kind.need == "gram":
+                if self.estimator.kind.need == "gram":
                     sums["gram", layer] = (flat * weight).T @ flat
                 if len(self.chosen):
                     kept_rows[layer] = flat[stored.to(keep.device)].half()
@@ -102,13 +206,9 @@ class PermutedPass:
     def result(self, kept: Kept) -> tuple[VectorSet, ...]:
         """One set a draw, shaped like the bank's; layers that were not refitted are zero."""
         token = self.bank.token
-        n_concepts = len(self.bank.concepts)
         out = torch.zeros(self.draws, *token.vectors.shape)
         for layer in self.layers:
-            fitted, _ = self.kind.fit(
-                self._statistics(layer, kept), seed=self.bank.origin.seed, **fit_options(self.bank, self.kind)
-            )
-            by_draw = fitted.float().cpu().reshape(self.draws, n_concepts, -1)
+            by_draw = self.estimator.vectors(self._statistics(layer, kept), len(self.bank.concepts))
             out[:, self.bank.index(layer)] = by_draw
         return tuple(VectorSet(v, token.mean, token.scale, token.scoring) for v in out)
 
@@ -121,15 +221,213 @@ class PermutedPass:
             rows = Rows(kept.rows[layer], mean, scale)
             labels = self.labels[self.chosen][kept.keep[self.chosen]]
         positive = kept.sums["positive", layer] / torch.from_numpy(counts).clamp_min(1)[:, None]
-        gram = kept.sums["gram", layer] / n if self.kind.need == "gram" else None
+        gram = kept.sums["gram", layer] / n if self.estimator.kind.need == "gram" else None
         return LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
 
 
-def fit_options(bank: ConceptBank, kind: Kind) -> dict[str, Any]:
-    """The options a bank was fitted with, as its origin records them."""
-    known = inspect.signature(kind.fit).parameters
-    return {
-        name: bank.origin.options[name]
-        for name in known
-        if name not in ("statistics", "seed", "memory") and name in bank.origin.options
-    }
+class StoredRefits:
+    """Refits from stored rows, layer by layer.
+
+    Attributes:
+        bank: Whose estimator.
+        columns: Places of the concepts wanted.
+        statistics: With rows of every kept train token.
+    """
+
+    def __init__(self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics) -> None:
+        _check_refit(bank, statistics)
+        self.bank, self.statistics = bank, statistics
+        self.columns = list(columns)
+        self.estimator = Estimator.of(bank)
+
+    def vectors(
+        self, layer: int, order: Int[np.ndarray, "draw token"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        """Unit vectors of every draw at one layer.
+
+        Raises:
+            ValueError: A draw left a concept without a direction.
+        """
+        one = self._at(layer)
+        labels = self.statistics.tokens.labels[:, self.columns]
+        if self.estimator.kind.need != "rows" and labels.mean() < _SPARSE:
+            return unit(self._from_means(one, *_gathered(one, labels, order)))
+        most = max(1, _CHUNK_VALUES // max(1, labels.size))
+        with warnings.catch_warnings():
+            # Whether refits converged is of no use to the reader, one by one.
+            warnings.simplefilter("ignore", NotConvergedWarning)
+            found = [self._fit(one, labels[order[k : k + most]]) for k in range(0, len(order), most)]
+        return unit(torch.cat(found))
+
+    def directions(
+        self, layer: int, weights: Float[Tensor, "draw token"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        """Unit directions with the covariance of tokens, the same for every concept."""
+        rows = self._at(layer).rows
+        assert rows is not None
+        # Sum over tokens of e_t x_t, rows already centred and scaled as they are stored.
+        total = sum((weights[:, part] @ x for part, x in rows.chunks()), torch.zeros(()))
+        return unit(total[:, None].expand(-1, len(self.columns), -1))
+
+    def _at(self, layer: int) -> LayerStatistics:
+        return self.statistics.token[self.statistics.layers.index(layer)]
+
+    def _fit(
+        self, one: LayerStatistics, labels: Bool[np.ndarray, "draw token concept"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        flat = labels.transpose(1, 0, 2).reshape(labels.shape[1], -1)
+        counts = torch.from_numpy(flat.sum(0))
+        if self.estimator.kind.need == "rows":
+            # A separator looks at rows and labels alone, but its statistics have means.
+            unused = one.mean.expand(len(counts), -1)
+            changed = replace(one, positive_count=counts, positive_mean=unused, labels=flat)
+        else:
+            return self._from_means(one, _means(one, flat, counts), counts)
+        return self.estimator.vectors(changed, len(self.columns))
+
+    def _from_means(
+        self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
+    ) -> Float[Tensor, "draw concept d_model"]:
+        changed = replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None)
+        return self.estimator.vectors(changed, len(self.columns))
+
+
+def _means(
+    one: LayerStatistics, labels: Bool[np.ndarray, "token label"], counts: Int[Tensor, " label"]
+) -> Float[Tensor, "label d_model"]:
+    """Raw mean of each label's tokens, by one product with the normalised rows."""
+    assert one.rows is not None
+    y = torch.from_numpy(labels)
+    parts = (y[part].T.float() @ x for part, x in one.rows.chunks())
+    total = sum(parts, torch.zeros(()))
+    # Rows are stored normalised; estimators take raw means.
+    return (total.double() / counts[:, None]) * one.scale + one.mean.double()
+
+
+def _gathered(
+    one: LayerStatistics, labels: Bool[np.ndarray, "token concept"], order: Int[np.ndarray, "draw token"]
+) -> tuple[Float[Tensor, "label d_model"], Int[Tensor, " label"]]:
+    """The same means, and their counts, by adding up the few rows each draw labels."""
+    assert one.rows is not None
+    concept, token = np.nonzero(labels.T)
+    # Where each token's labels went: the inverse of every permutation.
+    went = np.empty_like(order)
+    np.put_along_axis(went, order, np.arange(order.shape[1], dtype=order.dtype)[None], axis=1)
+    counts = np.bincount(concept, minlength=labels.shape[1])
+    # One bag a draw and concept: the rows that its labels went to.
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    bags = (np.arange(len(order))[:, None] * len(token) + starts).ravel()
+    total = torch.nn.functional.embedding_bag(
+        torch.from_numpy(went[:, token].ravel().astype(np.int64)),
+        one.rows.take(slice(None)),
+        torch.from_numpy(bags),
+        mode="sum",
+    )
+    repeated = torch.from_numpy(np.tile(counts, len(order)))
+    mean = total.double() / repeated[:, None]
+    return mean * one.scale + one.mean.double(), repeated
+
+
+def unit(vectors: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """Vectors of length one.
+
+    Raises:
+        ValueError: One has no length.
+    """
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    if not (lengths > 0).all():
+        raise ValueError("a vector of the null is zero: a concept is constant over tokens.")
+    out: Tensor = vectors / lengths
+    return out
+
+
+def check_kind(bank: ConceptBank) -> None:
+    """Refuse a bank whose vectors come from no labels.
+
+    Raises:
+        ValueError: Its kind; the text says which would do.
+    """
+    refittable = tuple(name for name, kind in KINDS.items() if kind.supervised)
+    if bank.kind not in refittable:
+        raise ValueError(
+            f"the null refits the bank's estimator on permuted labels; kind {bank.kind!r} has no "
+            f"labels to permute. Use one of {', '.join(refittable)}."
+        )
+
+
+def _check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
+    """Refuse a bank whose estimator cannot be run again on these statistics.
+
+    Raises:
+        ValueError: The text says what is missing and how to get it.
+    """
+    check_kind(bank)
+    stored: Any = statistics.settings.get("stored_rows")
+    if stored != len(statistics.tokens):
+        raise ValueError(
+            f"the null needs the row of every train token, the statistics hold {stored:,} of "
+            f"{len(statistics.tokens):,}: collect(..., need=('means', 'gram', 'rows'), "
+            "max_rows_per_class=10**9)."
+        )
+    missing = sorted(set(bank.layers) - set(statistics.layers))
+    if missing:
+        raise ValueError(f"the statistics lack layers {missing}: they hold {statistics.layers}.")
+    if bank.origin.data_hash != statistics.data_hash:
+        raise ValueError("bank and statistics are of different data: fit from these statistics.")
+    if KINDS[bank.kind].need == "gram" and statistics.token[0].gram is None:
+        raise ValueError("kind 'lda' needs 'gram': collect(..., need=('means', 'gram', 'rows')).")
+
+
+def check_reproduced(
+    refitted: Float[Tensor, "concept d_model"], vectors: Float[Tensor, "concept d_model"], layer: int
+) -> None:
+    """Refuse when the true labels do not give the bank's vectors again.
+
+    Raises:
+        ValueError: A cosine is below .99: the null would be of another estimator.
+    """
+    cosine = torch.cosine_similarity(refitted, vectors, dim=-1)
+    if not (cosine >= _SAME).all():
+        raise ValueError(
+            f"refitted on the true labels at block {layer}, a vector has cosine "
+            f"{float(cosine.min()):.3f} with the bank's: the null would be of another estimator. "
+            "Fit the bank from the statistics that are given here."
+        )
+
+
+def _check_permuted(
+    labels: Bool[np.ndarray, "token concept"],
+    order: Int[np.ndarray, "draw token"],
+    null: str,
+    concepts: Sequence[str],
+) -> None:
+    """Refuse permutations that leave labels as they were.
+
+    Raises:
+        ValueError: More than one draw in ten does, for some concept.
+    """
+    # Equal labels at every token: the permutation might as well not have been made.
+    same = np.array([(labels[one] == labels).all(0) for one in order]).mean(0)
+    worst = int(same.argmax())
+    if same[worst] > _UNCHANGED:
+        raise ValueError(
+            f"{same[worst]:.0%} of the permutations of null {null!r} leave the labels of "
+            f"{concepts[worst]!r} as they are: its samples are labelled alike, so this null cannot "
+            "break their tie to the tokens. Use another of nulls, or leave the concept out."
+        )
+
+
+def null_vectors(
+    refit: StoredRefits, null: str, layers: Sequence[int], draws: int, seed: int
+) -> Iterator[Float[Tensor, "draw concept d_model"]]:
+    """Unit vectors of every draw, layer by layer."""
+    tokens = refit.statistics.tokens
+    if null == "covariance":
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(draws, len(tokens), generator=generator)
+        yield from (refit.directions(layer, weights) for layer in layers)
+        return
+    order = permutations(tokens.bounds, null, draws, seed)
+    names = [refit.bank.concepts[k] for k in refit.columns]
+    _check_permuted(tokens.labels[:, refit.columns], order, null, names)
+    yield from (refit.vectors(layer, order) for layer in layers)

@@ -56,7 +56,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from sa_plugin.concepts.collect import (
+from sa_plugin.concepts.train_statistics import (
     MEMORY,
     Blocks,
     LayerStatistics,

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import position_of
 from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.calibration import token_cuts
 from sa_plugin.detection.detector import Detector
@@ -233,7 +234,8 @@ def _permuted_match(
     table: ScoreTable, labels: Bool[np.ndarray, "sample concept"], deltas: tuple[float, ...], seed: int
 ) -> Calibrated:
     """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
-    shuffled = labels[np.random.default_rng([seed, 1]).permutation(len(labels))]
+    # Each sample is a row of its own here: labels of samples in another order.
+    shuffled = permute_labels(labels, np.arange(len(labels) + 1), np.random.default_rng([seed, 1]))
     statistic = max_token(table.scores, table.tokens.bounds)
     positive = _sparse(table)
     unit = _search(PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit

@@ -3,7 +3,7 @@
 from sa_plugin.heads.ablate import PROBE, Ablation, ablate_heads, baseline, candidates, in_order, known_of
 from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, adjusted, call, head_alignment
 from sa_plugin.heads.align_data import DataPlan, attention_mass, moments, place_terms, slopes, top_tokens
-from sa_plugin.heads.align_null import LEVELS, Refit, calibration, null_vectors, p_values, permutations, unit
+from sa_plugin.heads.align_null import LEVELS, calibration, p_values
 from sa_plugin.heads.align_weights import (
     describe_blocks,
     mean_turn,
@@ -52,7 +52,6 @@ __all__ = [
     "NoTailWarning",
     "Ranking",
     "Reference",
-    "Refit",
     "TokenLedger",
     "Waterfall",
     "WeightTest",
@@ -80,12 +79,10 @@ __all__ = [
     "make_edits",
     "mean_turn",
     "moments",
-    "null_vectors",
     "offsets_seen",
     "one_direction",
     "ov_form",
     "p_values",
-    "permutations",
     "permuted_vectors",
     "place_terms",
     "profile_offsets",
@@ -99,5 +96,4 @@ __all__ = [
     "top_tokens",
     "total_effects",
     "turned_product",
-    "unit",
 ]

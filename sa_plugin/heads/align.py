@@ -2,8 +2,8 @@
 
 For every head and concept two sides are measured: the forms of the head's weights along the
 concept's directions, held against the same estimator refitted on labels that mean nothing
-(`align_weights`, `align_null`), and what the head does with real tokens (`align_data`). `RULE` says
-how the two become one word, "concept-aligned"; its error control is that of the weights alone:
+(`align_weights`, p-values by `align_null`), and what the head does with real tokens (`align_data`).
+`RULE` says how the two become one word, "concept-aligned"; its error control is that of the weights alone:
 
 BH (J. R. Stat. Soc. B 57, 1995) rejects the k smallest p-values, k the largest with
 `p_(k) <= q k / m`; the expected share of false calls among all calls is then at most q if the tests
@@ -29,13 +29,15 @@ from torch import Tensor
 
 from sa_plugin._check import require_known, require_type
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.concepts.collect import TrainStatistics, collect
+from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
+from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind
+from sa_plugin.concepts.train_statistics import TrainStatistics
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
-from sa_plugin.heads.align_null import NULLS, TAILS, Refit, check_draws, check_kind
+from sa_plugin.heads.align_null import TAILS, check_draws
 from sa_plugin.heads.align_weights import (
     Block,
     Observed,
@@ -116,7 +118,7 @@ class WeightTest:
     """How heads are called by their weights.
 
     Attributes:
-        nulls: What the weights are held against, see `align_null`; calls rest on the first.
+        nulls: What the weights are held against, see `sa_plugin.concepts.nulls`; calls rest on the first.
         refits: Of each null; by default 400, and 100 for separators.
         tail: "exponential" or "empirical", see `align_null`.
         q: Level: bound on the expected share of false calls.
@@ -455,7 +457,7 @@ def head_alignment(
     _check_options(bank, test, refits, split)
     statistics = statistics or _collect(host, data, bank)
     _check_statistics(statistics, host, data)
-    refit = Refit(bank, [bank.unit(name) for name in names], statistics)
+    refit = StoredRefits(bank, [bank.unit(name) for name in names], statistics)
     offsets = offsets_seen(statistics.tokens, causal=host.info.causal)
     blocks = describe_blocks(described, bank.layers, offsets)
     check_draws(test.tail, refits, len(blocks) * host.info.n_heads * len(names), test.q)

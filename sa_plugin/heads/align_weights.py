@@ -44,7 +44,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin.heads.align_null import Refit, calibration, check_reproduced, null_vectors, p_values, unit
+from sa_plugin.concepts.nulls import StoredRefits, check_reproduced, null_vectors, unit
+from sa_plugin.heads.align_null import calibration, p_values
 from sa_plugin.host.protocol import (
     AttentionWeights,
     BlockNorms,
@@ -331,7 +332,7 @@ def _stack(parts: Sequence[Float[Tensor, "concept head"]]) -> Forms:
 
 def weigh(
     blocks: Sequence[Block],
-    refit: Refit,
+    refit: StoredRefits,
     observed: Observed,
     null: str,
     *,
@@ -390,7 +391,9 @@ def _forms(
     return ov.reshape(*shape, -1).mT, qk.reshape(*shape, -1).mT
 
 
-def concept_vectors(refit: Refit, layers: Sequence[int]) -> dict[int, Float[Tensor, "concept d_model"]]:
+def concept_vectors(
+    refit: StoredRefits, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "concept d_model"]]:
     """The bank's unit vectors, each proved to be what the estimator gives on the true labels.
 
     Raises:

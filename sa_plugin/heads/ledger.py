@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sa_plugin._check import position_of, require_type
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
-from sa_plugin.concepts.nulls import PermutedPass, refit_kind
+from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -61,7 +61,7 @@ from sa_plugin.heads.sums import (
 from sa_plugin.host.protocol import Host, Site, layers_of
 from sa_plugin.host.reducers import evidence
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Kept, run, sink_rule, sink_sites
+from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_rule, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import frame
@@ -99,7 +99,7 @@ def permuted_vectors(
     check_origin(bank, host)
     _check_refit(bank, data, draws)
     layout = lay_out(host, data.train.samples, bank.concepts)
-    part = PermutedPass(bank, layout, layers or bank.layers, draws, seed)
+    part = StreamedRefits(bank, layout, layers or bank.layers, draws, seed)
     (kept,) = _run_train(host, bank, layout, [part.job])
     return part.result(kept)
 
@@ -144,14 +144,14 @@ def prepare(
         return means, tuple(permutations)
     layout = lay_out(host, data.train.samples, bank.concepts)
     averaged: MeanPass | None = None
-    refitted: PermutedPass | None = None
+    refitted: StreamedRefits | None = None
     if average:
         depths = tuple(depth_of(c.layer, bank.hook_point) for c in columns)
         averaged = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
     if isinstance(permutations, int):
         _check_refit(bank, data, permutations)
         layers = sorted({column.layer for column in columns})
-        refitted = PermutedPass(bank, layout, layers, permutations, seed)
+        refitted = StreamedRefits(bank, layout, layers, permutations, seed)
     jobs = [part.job for part in (averaged, refitted) if part is not None]
     found = iter(_run_train(host, bank, layout, jobs))
     if averaged is not None:
@@ -197,7 +197,13 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
 
 def _run_train(host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job]) -> tuple[Kept, ...]:
     rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
-    return run(host, layout, jobs, rule, description="train terms")
+    try:
+        return run(host, layout, jobs, rule, description="train terms")
+    except NonFiniteRowError as error:
+        raise OverflowError(
+            f"an activation at block {error.name} exceeds half precision (65,504), in "
+            "which train rows are kept: refit no separators here (permutations=0 or None)."
+        ) from error
 
 
 class NoTailWarning(UserWarning):

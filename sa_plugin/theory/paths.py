@@ -47,6 +47,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
+from sa_plugin.concepts.nulls import isotropic
 from sa_plugin.host.protocol import AttentionWeights, DescribedHost, Host, HostInfo, Norm, Rotary
 
 Direction = Literal["fixed", "refitted"]
@@ -141,9 +142,7 @@ def build_directions(
                 columns.append(Followed(concept, direction, role))
                 read.append(torch.stack([one for one, _ in ends]))
                 write.append(torch.stack([other for _, other in ends]))
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n_random):
-        vector = _unit(torch.randn(info.d_model, generator=generator, dtype=torch.float64))
+    for vector in isotropic(info.d_model, n_random, seed):
         columns.append(Followed("", "fixed", "random"))
         read.append(vector.expand(len(layers), -1))
         write.append(vector.expand(len(layers), -1))

@@ -1,19 +1,15 @@
 """The parts of alignment against slow oracles: rotary, tails, calls, null, logits, mass."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
-import planted
 import pytest
 import tiny
 import torch
 from scipy import stats
 
-from sa_plugin.concepts import collect, fit
 from sa_plugin.heads import (
     LEVELS,
-    Refit,
     adjusted,
     attention_mass,
     calibration,
@@ -21,11 +17,9 @@ from sa_plugin.heads import (
     describe_blocks,
     mean_turn,
     moments,
-    null_vectors,
     offsets_seen,
     ov_form,
     p_values,
-    permutations,
     place_terms,
     profile_offsets,
     qk_form,
@@ -33,7 +27,6 @@ from sa_plugin.heads import (
     top_tokens,
     turned_product,
 )
-from sa_plugin.heads import align_null as null
 from sa_plugin.host import Rotary
 from sa_plugin.passes import TokenTable
 
@@ -189,67 +182,6 @@ def test_calls_are_scipys(correction, method):
     with_nan = np.concatenate([p.ravel(), [np.nan]])
     np.testing.assert_allclose(adjusted(with_nan, correction)[:-1], oracle.ravel())
     assert not call(with_nan, 0.1, correction)[-1]
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    one = planted.world(3, n_samples=30)
-    return one, collect(one.host, one.data, need=("means", "gram", "rows"))
-
-
-@pytest.mark.parametrize(
-    ("kind", "sparse"), [("prototype", 0), ("prototype", 1), ("lda", 1), ("separator", 0)]
-)
-def test_refits_are_fits_on_relabelled_tokens(statistics, kind, sparse, monkeypatch):
-    """The fast null against `fit` on statistics whose labels were permuted by hand."""
-    monkeypatch.setattr(null, "SPARSE", sparse)
-    one, seen = statistics
-    bank = fit(one.host, one.data, kind, statistics=seen, controls=False)
-    refit = Refit(bank, [2, 0], seen)
-    order = permutations(seen.tokens, "across", 3, seed=5)
-    fast = refit.vectors(1, order)
-    for draw in range(3):
-        labels = seen.tokens.labels[order[draw]]
-        layer = seen.token[1]
-        x = layer.rows.stored.astype(np.float64)
-        means = np.stack([x[labels[:, c]].mean(0) for c in range(labels.shape[1])])
-        changed = replace(layer, positive_mean=torch.from_numpy(means), labels=labels)
-        token = (seen.token[0], changed, seen.token[2])
-        slow = fit(
-            one.host, one.data, kind, statistics=replace(seen, token=token), controls=False
-        ).token.vectors[1][[2, 0]]
-        cosine = torch.cosine_similarity(fast[draw], slow, dim=-1)
-        assert (cosine > 0.9999).all()
-
-
-def test_permutations_keep_what_they_should(statistics):
-    _, seen = statistics
-    tokens = seen.tokens
-    for one in permutations(tokens, "across", 5, seed=0):
-        assert sorted(one) == list(range(len(tokens)))
-        # Samples stay whole: a token's labels are followed by its neighbour's within the sample.
-        same = tokens.sample_of[one[1:]] == tokens.sample_of[one[:-1]]
-        assert (np.diff(one)[same] == 1).all()
-    for one in permutations(tokens, "within", 5, seed=0):
-        assert (tokens.sample_of[one] == tokens.sample_of).all()
-        assert not (one == np.arange(len(tokens))).all()
-    first, again = (permutations(tokens, "across", 2, seed=9) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-
-
-def test_covariance_draws_have_the_covariance(statistics):
-    one, seen = statistics
-    bank = fit(one.host, one.data, "prototype", statistics=seen, controls=False)
-    refit = Refit(bank, [0, 1], seen)
-    drawn = next(null_vectors(refit, "covariance", [0], 4000, 0))
-    assert torch.equal(drawn[:, 0], drawn[:, 1])
-    x = seen.token[0].rows.take(slice(None))
-    true = (x.T @ x / x.square().sum()).double().numpy()
-    got = (drawn[:, 0].T @ drawn[:, 0] / len(drawn)).double().numpy()
-    # Unit length shrinks the large directions a little.
-    assert np.corrcoef(np.diag(true), np.diag(got))[0, 1] > 0.9
-    with pytest.raises(ValueError, match="lack layers"):
-        Refit(bank, [0], collect(one.host, one.data, layers=(0, 1)))
 
 
 def attention_case(seed=0, batch=2, heads=2, n=7, columns=2):

@@ -1,0 +1,203 @@
+"""What one pass over the train split leaves behind for fitting, one record a layer.
+
+Normalised embedding: `x = (h - mean) / scale`, with `mean` the mean of the train tokens and `scale`
+the root mean square of their norms `|h|` ("rms"), or the mean of the norms ("mean_norm"); arXiv
+2512.05038, normaliser of the authors' code.
+
+Kinds that iterate need the rows themselves. They are stored as the model gave them, in half
+precision, in memory or in a file, at most `most` tokens of a class (`draw_rows`), and read
+normalised, in float32, checked once; what fits stays in memory between readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sa_plugin.concepts.bank import ComponentMeans, HookPoint
+from sa_plugin.passes.layout import TokenTable
+
+MEMORY = 2 << 30
+MEMORY_BUDGET = 2 << 30
+MAX_ROWS_PER_CLASS = 100_000
+Blocks = Callable[[], Iterable[tuple[slice, Float[Tensor, "row d_model"]]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Train rows of one layer, in half precision in memory or in a memory map, read normalised.
+
+    Attributes:
+        stored: The rows as read from the model, not normalised.
+        mean: Subtracted from every row.
+        scale: Divides every row.
+        chunk: Rows normalised at a time.
+    """
+
+    stored: Float[np.ndarray, "row d_model"]
+    mean: Float[Tensor, " d_model"]
+    scale: float
+    chunk: int = 32_768
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def d_model(self) -> int:
+        """Width of a row."""
+        return int(self.stored.shape[1])
+
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "row d_model"]]]:
+        """Normalised float32 rows, a chunk at a time, in order."""
+        for start in range(0, len(self), self.chunk):
+            part = slice(start, min(start + self.chunk, len(self)))
+            yield part, self.take(part)
+
+    def take(self, part: slice | Int[np.ndarray, " row"]) -> Float[Tensor, "row d_model"]:
+        """Some rows, normalised, in float32."""
+        raw = torch.from_numpy(np.asarray(self.stored[part], dtype=np.float32))
+        return (raw - self.mean.float()) / self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """Statistics of the kept train tokens at one layer, for every concept.
+
+    Attributes:
+        n: Number of tokens behind `mean`.
+        mean: Mean activation, raw.
+        scale: Normaliser's scale.
+        positive_count: Tokens in each concept.
+        positive_mean: Mean raw activation of each concept's tokens.
+        gram: Second moment `mean(h hᵀ)`, raw; only for kinds that need it.
+        rows: Stored rows (at most a stated number a class); only for kinds that need them.
+        labels: Labels of the stored rows.
+    """
+
+    n: int
+    mean: Float[Tensor, " d_model"]
+    scale: float
+    positive_count: Int[Tensor, " concept"]
+    positive_mean: Float[Tensor, "concept d_model"]
+    gram: Float[Tensor, "d_model d_model"] | None = None
+    rows: Rows | None = None
+    labels: Bool[np.ndarray, "row concept"] | None = None
+
+
+def stored_rows(statistics: LayerStatistics, kind: str) -> Rows:
+    """The rows a kind needs.
+
+    Raises:
+        ValueError: They were not collected, or there are none.
+    """
+    if statistics.rows is None or not len(statistics.rows):
+        raise ValueError(f"{kind} needs train rows: collect the train pass with need='rows'.")
+    return statistics.rows
+
+
+def stored_labels(statistics: LayerStatistics, kind: str) -> Bool[np.ndarray, "row concept"]:
+    """Labels of the stored rows, with both classes in every column.
+
+    Raises:
+        ValueError: No rows or labels, unequal lengths, or a column of one class.
+    """
+    rows, labels = stored_rows(statistics, kind), statistics.labels
+    if labels is None or len(labels) != len(rows):
+        got = "no labels" if labels is None else f"{len(labels):,} labels"
+        raise ValueError(f"{kind} needs a label for each of {len(rows):,} rows, and got {got}.")
+    positive = labels.sum(0)
+    for what, columns in (("no", positive == 0), ("nothing but", positive == len(labels))):
+        if columns.any():
+            raise ValueError(
+                f"{kind}: concept columns {np.flatnonzero(columns).tolist()} have {what} "
+                f"in-concept rows among {len(labels):,}: both classes are needed. Label more "
+                "samples or leave these concepts out."
+            )
+    return labels
+
+
+def blocks(rows: Rows, kind: str, memory: int = MEMORY) -> Blocks:
+    """A function that iterates over the normalised rows, as often as it is called.
+
+    Args:
+        rows: Stored rows.
+        kind: Named in errors.
+        memory: Bytes of float32 rows above which every iteration normalises them anew.
+
+    Raises:
+        ValueError: A row holds NaN or Inf; the text names the first.
+    """
+    fits = 4 * len(rows) * rows.d_model <= memory
+    kept = []
+    for part, x in rows.chunks():
+        refuse_non_finite(x, np.arange(part.start, part.stop), len(rows), kind)
+        if fits:
+            kept.append((part, x))
+    return (lambda: kept) if fits else rows.chunks
+
+
+def refuse_non_finite(
+    x: Float[Tensor, "row d_model"], row: Int[np.ndarray, " row"], n_rows: int, kind: str
+) -> None:
+    """Refuse NaN and Inf.
+
+    Raises:
+        ValueError: The text names the first row that holds one.
+    """
+    # One NaN or Inf spoils the sum, which is cheaper than looking at every entry.
+    if torch.isfinite(x.sum()):
+        return
+    bad = ~torch.isfinite(x).all(dim=1).numpy()
+    if bad.any():
+        raise ValueError(
+            f"{kind}: stored row {row[bad][0]} of {n_rows:,} holds NaN or Inf once normalised: "
+            "leave out the token, or the layer, that gave it."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrainStatistics:
+    """What the train pass left, for `fit`.
+
+    Attributes:
+        layers: Block indices, ascending.
+        hook_point: Where activations were read.
+        token, permuted, pooled: One record a layer, for token labels, permuted token labels and
+            mean-pooled samples.
+        cls: The same for class tokens; empty where there is none.
+        component_means: Train means of what each part writes, where the ledger is defined.
+        tokens: The rows.
+        settings: Sink rule, seed, normaliser and limits of the pass.
+        data_hash: Of the data set.
+        fingerprint: Of the model.
+    """
+
+    layers: tuple[int, ...]
+    hook_point: HookPoint
+    token: tuple[LayerStatistics, ...]
+    permuted: tuple[LayerStatistics, ...]
+    pooled: tuple[LayerStatistics, ...]
+    cls: tuple[LayerStatistics, ...]
+    component_means: ComponentMeans | None
+    tokens: TokenTable
+    settings: Mapping[str, object]
+    data_hash: str
+    fingerprint: str
+
+
+def draw_rows(
+    labels: Bool[np.ndarray, "row label"], most: int, rng: np.random.Generator
+) -> Int[np.ndarray, " stored"]:
+    """Rows to store: at most `most` of each class of each label, drawn without replacement."""
+    order = rng.permutation(len(labels))
+    wanted = np.zeros(len(labels), dtype=bool)
+    for column in labels.T:
+        inside = column[order]
+        wanted[order[inside][:most]] = True
+        wanted[order[~inside][:most]] = True
+    return np.flatnonzero(wanted)
