@@ -29,9 +29,12 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import (
-    CONTROLS,
+    CONTROL_FAMILIES,
+    SIDES,
     VERDICT_METRICS,
     AblationCurve,
+    HeadSets,
+    Intervention,
     Ranking,
     ablation_curve,
     compare_direct_total,
@@ -41,6 +44,7 @@ from sa_plugin.heads import (
 from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
 from sa_plugin.scores import ScoreTable, score
+from sa_plugin.statistics import Drawn
 from sa_transformer_lens.edits import logits
 from sa_transformer_lens.host import load_bridge
 
@@ -135,15 +139,11 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
         trial.data,
         trial.detector,
         order,
-        ks=arguments.ks,
-        controls=controls,
-        repeats=arguments.repeats,
-        mode=arguments.mode,
-        keep=arguments.keep,
+        sets=HeadSets(arguments.ks, controls, arguments.repeats),
+        how=Intervention(arguments.mode, arguments.keep, output),
         scores=trial.scores,
-        output=output,
     )
-    print(repr(order), found.summary(), sep="\n", flush=True)
+    print(repr(order), found, sep="\n", flush=True)
     rows, margins = _rows(found), _margins(found)
     first = [
         f"L{layer}H{head} {value:+.3f}"
@@ -168,8 +168,7 @@ def _rows(found: AblationCurve) -> list[dict[str, Any]]:
         row["heads"] = " ".join(f"L{layer}H{head}" for layer, head in sorted(run.heads))
         for metric in found.metrics:
             for when in ("before", "after", "difference"):
-                one = run.result.interval(metric, when)
-                row[f"{metric} {when}"] = [one.estimate, one.low, one.high]
+                row[f"{metric} {when}"] = _three(run.result.mean(when).sel(metric=metric))
         rows.append(row)
     return rows
 
@@ -181,12 +180,11 @@ def _margins(found: AblationCurve) -> list[dict[str, Any]]:
             "family": family,
             "metric": metric,
             "clear": found.clear(metric, k, family),
-            "margin": [m.estimate, m.low, m.high],
+            "margin": _three(found.margin(k, family).sel(metric=metric)),
         }
         for k in found.ks
         for family in found.families
         for metric in found.metrics
-        for m in (found.margin(metric, k, family),)
     ]
 
 
@@ -200,11 +198,9 @@ def cross(arguments: argparse.Namespace) -> dict[str, Any]:
     found = cross_ablation(
         trial.host, trial.data, trial.detector, heads, mode=arguments.mode, scores=trial.scores
     )
-    print(found.summary(), flush=True)
+    print(found, flush=True)
     intervals = {
-        metric: {
-            which: list(_three(found.interval(metric, which))) for which in ("own", "others", "own - others")
-        }
+        metric: {side: _three(found.effect(side).sel(metric=metric)) for side in SIDES}
         for metric in METRICS[:7]
     }
     about = settings(trial, arguments, began) | {"ablated for": list(heads)}
@@ -216,7 +212,7 @@ def total(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.time()
     trial = prepare(arguments.model, tuple(arguments.concepts or ()))
     found = compare_direct_total(trial.host, trial.data, trial.detector, scores=trial.scores)
-    print(found.summary(), flush=True)
+    print(found, flush=True)
     return {
         "kind": "total",
         "summary": found.summary(),
@@ -225,8 +221,8 @@ def total(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _three(interval: Any) -> tuple[float, float, float]:
-    return interval.estimate, interval.low, interval.high
+def _three(drawn: Drawn) -> list[float]:
+    return [float(drawn.estimate), float(drawn.low), float(drawn.high)]
 
 
 def tables(paths: Path) -> str:
@@ -314,7 +310,7 @@ def parse() -> argparse.Namespace:
         one.add_argument("--out", type=Path, required=True)
         if name == "curve":
             one.add_argument("--ks", type=int, nargs="+", default=[4, 12])
-            one.add_argument("--controls", nargs="*", default=list(CONTROLS))
+            one.add_argument("--controls", nargs="*", default=list(CONTROL_FAMILIES))
             one.add_argument("--repeats", type=int, default=5)
             one.add_argument("--permutations", type=int)
             one.add_argument("--keep", action="store_true")

@@ -1,8 +1,15 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
-from sa_plugin.heads.ablate import PROBE, Ablation, ablate_heads, baseline, candidates, in_order, known_of
+from sa_plugin.heads.ablate import Ablation, ablate_heads
 from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, adjusted, call, head_alignment
-from sa_plugin.heads.align_data import DataPlan, attention_mass, moments, place_terms, slopes, top_tokens
+from sa_plugin.heads.align_data import (
+    DataPlan,
+    attention_mass,
+    logit_moments,
+    place_terms,
+    slopes,
+    top_tokens,
+)
 from sa_plugin.heads.align_null import LEVELS, calibration, p_values
 from sa_plugin.heads.align_weights import (
     describe_blocks,
@@ -13,8 +20,12 @@ from sa_plugin.heads.align_weights import (
     qk_form,
     turned_product,
 )
-from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve, cross_ablation
-from sa_plugin.heads.edits import Reference, make_edits, one_direction, reference
+from sa_plugin.heads.baseline import PROBE, baseline, candidates, known_of, scores_of
+from sa_plugin.heads.controls import CONTROL_FAMILIES, HeadSets, control_set, head_changes
+from sa_plugin.heads.cross import SIDES, CrossAblation, cross_ablation
+from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
+from sa_plugin.heads.direct_total import DirectTotal, agreement, compare_direct_total
+from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direction, reference
 from sa_plugin.heads.ledger import (
     NoTailWarning,
     TokenLedger,
@@ -25,29 +36,34 @@ from sa_plugin.heads.ledger import (
 )
 from sa_plugin.heads.ledger_result import HeadLedger
 from sa_plugin.heads.norms import KINDS, Component, LedgerError
-from sa_plugin.heads.rank import CONTROLS, Ranking, control_set, head_changes, rank_heads
+from sa_plugin.heads.rank import Ranking, rank_heads
 from sa_plugin.heads.sums import Effect, Estimate
-from sa_plugin.heads.tail_metrics import METRICS, OUTPUT_SAMPLES, kl_divergence
-from sa_plugin.heads.total import agreement, attributions, compare_direct_total, tail_objective, total_effects
+from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence
+from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 
 __all__ = [
-    "CONTROLS",
+    "CONTROL_FAMILIES",
     "KINDS",
     "LEVELS",
-    "METRICS",
     "OUTPUT_SAMPLES",
     "PROBE",
     "RULE",
+    "SIDES",
+    "TAIL_METRICS",
     "VERDICT_METRICS",
     "Ablation",
     "AblationCurve",
     "Component",
+    "CrossAblation",
     "DataPlan",
+    "DirectTotal",
     "Effect",
     "Estimate",
     "HeadAlignment",
     "HeadLedger",
+    "HeadSets",
+    "Intervention",
     "LedgerError",
     "NoTailWarning",
     "Ranking",
@@ -60,7 +76,6 @@ __all__ = [
     "adjusted",
     "agreement",
     "attention_mass",
-    "attributions",
     "baseline",
     "calibration",
     "call",
@@ -70,15 +85,15 @@ __all__ = [
     "cross_ablation",
     "describe_blocks",
     "explain_tokens",
+    "first_order_effects",
     "head_alignment",
     "head_changes",
     "head_ledger",
-    "in_order",
     "kl_divergence",
     "known_of",
+    "logit_moments",
     "make_edits",
     "mean_turn",
-    "moments",
     "offsets_seen",
     "one_direction",
     "ov_form",
@@ -89,6 +104,7 @@ __all__ = [
     "qk_form",
     "rank_heads",
     "reference",
+    "scores_of",
     "slopes",
     "tail_objective",
     "tail_waterfall",

@@ -1,19 +1,11 @@
-"""Scoring under ablation: the same tokens, the same vectors, other activations.
+"""Do these heads make the tail? Ablate them, and measure what is left of it.
 
-The rows are those of the unablated run: which tokens are attention sinks is decided there and
-frozen, since an ablation that moves a norm would otherwise change what is measured. Heads that
-write after a concept's layer cannot reach its score and are left out for it.
-
-The change of the residual is measured, on at most `PROBE` calibration samples, at each concept's
-own layer: root mean square over kept tokens of norm(h_ablated - h), divided by the normaliser's
-scale (the root mean square norm of the centred activations, by default). It holds what later parts
-do with the ablation. Norm-matched controls are matched on the direct part of it (`ranking.py`).
-
-Do these heads make the tail? Ablate them, and measure what is left of it.
-
-Modes are in `modes.py`, what is measured in `tail_metrics.py`, what is frozen in `runs.py`. Every
-number is `after - before` on the same tokens and the same resamples of documents, so differences
-are paired.
+The same tokens and the same vectors are scored again under the edits of `edits`; what is measured
+stands in `tail_metrics`, what is frozen in `baseline`. Every number is after - before on the same
+tokens and the same resamples of documents, so differences are paired. The change of the residual is
+the root mean square over kept tokens of norm(h_ablated - h) at each concept's own layer, divided by
+the normaliser's scale (the root mean square norm of the centred activations, by default): it holds
+what later parts do with the ablation.
 
 What it does not show: that these heads in particular matter. Ablating any heads of that size may do
 as much; `ablation_curve` sets them against random, layer-matched, norm-matched and lowest-ranked
@@ -24,42 +16,285 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
 
 from sa_plugin._check import position_of, require_known
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import check_scores, check_unseen, document_names, rows_of_samples
-from sa_plugin.detection.measures import interval_of
 from sa_plugin.detection.methods import column_scores
-from sa_plugin.heads.edits import MODES, Head, Reference, check_heads, directions, make_edits, reference
-from sa_plugin.heads.tail_metrics import (
-    Frozen,
-    OutputProbe,
-    deviations,
-    mean_over_concepts,
-    measured,
-    output_change,
-    output_probe,
+from sa_plugin.heads.baseline import (
+    Baseline,
+    baseline,
+    candidates,
+    known_of,
+    layers_of_concepts,
+    reach,
+    residual,
+    scores_of,
 )
-from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site, require_editable
-from sa_plugin.host.reducers import Parts, keeping
-from sa_plugin.passes.layout import Layout, lay_out, rows_kept_in
-from sa_plugin.passes.run import Job, Keep, run
-from sa_plugin.scores.score import check_origin, score
+from sa_plugin.heads.edits import Head, Intervention, Reference, check_heads, directions, make_edits
+from sa_plugin.heads.tail_metrics import measured, output_change, unit_of
+from sa_plugin.host.protocol import Edit, Host, Site
+from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import aligned, frame, number, signed
-from sa_plugin.statistics.bootstrap import Resamples, resample_documents
-from sa_plugin.statistics.drawn import Interval, Resampling
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, signed
+from sa_plugin.statistics.drawn import Drawn, Resampling
 
-PROBE = 16
+WHEN = ("before", "after", "difference")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Result):
+    """Metrics of each concept with and without some heads.
+
+    Attributes:
+        heads: What was ablated for each concept: heads behind its layer are left out.
+        mode: Of `edits.ABLATIONS`.
+        before, after: Over metric and concept, see `tail_metrics`.
+        change: Root mean square change of the residual at each concept's layer, in units of the
+            normaliser's scale; 0 where nothing was ablated.
+        settings: Split, counts, seed.
+    """
+
+    heads: Mapping[str, tuple[Head, ...]]
+    mode: str
+    before: Drawn
+    after: Drawn
+    change: Float[np.ndarray, " concept"]
+    settings: Mapping[str, Any]
+
+    about: ClassVar[str] = "Not compared with other heads: see ablation_curve before calling these special."
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(self.before.axes["concept"])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What was measured."""
+        return tuple(self.before.axes["metric"])
+
+    @cached_property
+    def difference(self) -> Drawn:
+        """After minus before, paired."""
+        return self.after - self.before
+
+    def mean(self, when: str) -> Drawn:
+        """Every metric as the plain mean over concepts.
+
+        Args:
+            when: "before", "after" or "difference".
+        """
+        require_known("when", when, WHEN)
+        return self._means[when]
+
+    @cached_property
+    def _means(self) -> dict[str, Drawn]:
+        # The mean is over the same concepts before and after.
+        both = np.isfinite(self.before.values) & np.isfinite(self.after.values)
+        sides = {"before": self.before, "after": self.after}
+        means = {when: side.like(np.where(both, side.values, np.nan)) for when, side in sides.items()}
+        means["difference"] = self.difference
+        return {when: side.mean("concept") for when, side in means.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Before, after and difference of every metric and concept, and what was changed."""
+        found = [row for when in WHEN for row in getattr(self, when).rows(when)]
+        for concept, change in zip(self.concepts, self.change, strict=True):
+            found.append(exact("residual_change", float(change), concept=concept))
+            found.append(exact("n_heads", len(self.heads[concept]), concept=concept))
+        return found
+
+    def headline(self) -> str:
+        """What was ablated, and what became of tail gap and recalibrated F1."""
+        gap, f1 = (self.mean("difference").sel(metric=name) for name in ("tail_gap", "f1_recalibrated"))
+        most = max(len(heads) for heads in self.heads.values())
+        return (
+            f"{self.mode} of {most} heads, {len(self.concepts)} concepts, {self.settings['split']} split: "
+            f"tail gap {_signed(gap)}, recalibrated F1 {_signed(f1)}"
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Means over concepts with paired differences."""
+        before, after, change = (self.mean(when) for when in WHEN)
+        lines = [
+            [
+                metric,
+                number(before.estimate[k]),
+                number(after.estimate[k]),
+                signed(change.estimate[k]),
+                bounds_text(change.sel(metric=metric), sign=True),
+            ]
+            for k, metric in enumerate(self.metrics)
+        ]
+        s = self.settings
+        none = [c for c, heads in self.heads.items() if not heads]
+        notes = [
+            f"Means over {len(self.concepts)} concepts, {s['split']} split, {s['n_samples']} "
+            f"samples of {s['n_documents']} documents; {100 * change.level:g} % intervals of the paired "
+            "difference."
+        ]
+        if none:
+            notes.append(f"No head writes before the layer of {', '.join(none)}: unchanged.")
+        return (Sheet(["metric", "before", "after", "difference", "interval"], lines, "", notes),)
+
+    def plot(self) -> Any:
+        """Each metric before and after, and the paired difference, by what it is measured in."""
+        panels: dict[str, list[str]] = {}
+        for metric in self.metrics:
+            panels.setdefault(unit_of(metric), []).append(metric)
+        sizes = [1 + len(metrics) for metrics in panels.values()]
+        figure, axes = plots.new_figure(9, 0.4 * sum(sizes) + 0.6, rows=len(panels), columns=2, heights=sizes)
+        before, after, change = (self.mean(when) for when in WHEN)
+        for (left, right), (unit, metrics) in zip(axes.reshape(-1, 2), panels.items(), strict=True):
+            for one, colour, offset, label in (
+                (before, plots.IN_COLOUR, -0.15, "before"),
+                (after, plots.TAIL_COLOUR, 0.15, "after"),
+            ):
+                plots.whiskers(left, one.sel(metric=metrics), colours=colour, offset=offset, label=label)
+            plots.whiskers(right, change.sel(metric=metrics))
+            plots.zero(right)
+            right.set_yticks([])
+            plots.words(left, x=unit)
+            plots.words(right, x="after - before, paired")
+        left, right = axes.reshape(-1, 2)[0]
+        most = max(len(heads) for heads in self.heads.values())
+        title = f"{self.mode} ablation of {most} heads, mean over {len(self.concepts)} concepts"
+        plots.words(left, title=title, x=left.get_xlabel())
+        for line in left.get_lines():
+            if not line.get_label().startswith("_"):
+                right.plot([], [], "o", color=line.get_color(), ms=4.5, label=line.get_label())
+        plots.legend(right)
+        plots.note(
+            figure,
+            f"{self.settings['split']} split; bars: {100 * change.level:g} % over documents. "
+            "Not compared with other heads: see ablation_curve.",
+        )
+        return figure
+
+
+def _signed(drawn: Drawn) -> str:
+    return f"{signed(drawn.estimate)} {bounds_text(drawn, sign=True)}"
+
+
+def ablate_heads(
+    host: Host,
+    data: ConceptData,
+    detector: Detector,
+    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
+    *,
+    how: Intervention = Intervention(),
+    scores: ScoreTable | None = None,
+    split: str = "test",
+    resampling: Resampling = Resampling(),
+) -> Ablation:
+    """Ablate heads and measure every concept's tail and detection again.
+
+    Costs one pass over the calibration and the measured split, unablated (none with `scores`) and
+    once more; with "directional", or with heads by concept, once more for each concept. "resample",
+    and banks without component means, cost a pass over train samples besides.
+
+    Args:
+        host: An attached model that can edit.
+        data: Labelled samples.
+        detector: From `calibrate`; its layers, deltas and thresholds stay as they are.
+        heads: `(layer, head)` for all concepts, or for each concept its own (concepts that are left
+            out stay unablated).
+        how: What they write instead, whether they are the ones that stay, and whether the model's
+            own output is looked at: `Intervention("zero")`.
+        scores: Unablated scores of the calibration and the measured split.
+        split: What is measured; "cal" is optimistic, "train" is refused.
+        resampling: Of source documents; its seed is that of donors too.
+
+    Returns:
+        Metrics before and after, by concept.
+
+    Raises:
+        TypeError: The host cannot edit.
+        ValueError: No head, an unknown one, mode, split or concept; no head before any layer.
+        NotImplementedError: "directional" on a model with norms behind the heads.
+        RuntimeError: An edit did not reach the model.
+
+    Example:
+        >>> ablate_heads(host, data, detector, [(8, 3)])  # doctest: +SKIP
+    """
+    chosen = _by_concept(host, detector, heads)
+    if how.keep:
+        every = candidates(host, detector)
+        chosen = {k: _others(every, kept) for k, kept in chosen.items()}
+    # Refused before anything is run: heads that no concept can see.
+    _groups(detector, chosen, one_by_one=False)
+    base = baseline(
+        host, data, detector, split=split, scores=scores, resampling=resampling, output=how.output
+    )
+    return ablate(base, chosen, how.mode)
+
+
+def _by_concept(
+    host: Host, detector: Detector, heads: Sequence[Head] | Mapping[str, Sequence[Head]]
+) -> dict[int, tuple[Head, ...]]:
+    if isinstance(heads, Mapping):
+        if not heads:
+            raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")
+        return {position_of(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
+    chosen = check_heads(host.info, heads)
+    return dict.fromkeys(range(len(detector.concepts)), chosen)
+
+
+def _others(every: Sequence[Head], kept: Sequence[Head]) -> tuple[Head, ...]:
+    others = tuple(head for head in every if head not in set(kept))
+    if not others:
+        raise ValueError(f"all {len(every)} heads are to be kept: nothing is ablated.")
+    return others
+
+
+def ablate(
+    base: Baseline,
+    heads: Mapping[int, tuple[Head, ...]],
+    mode: str,
+    known: Reference | None = None,
+    along: int | None = None,
+) -> Ablation:
+    """One ablation held against an unablated run that is already there.
+
+    Args:
+        base: The unablated run.
+        heads: By the concept's position in the detector.
+        mode: Of `edits.ABLATIONS`.
+        known: Means or donors, if they are there already.
+        along: The concept whose direction "directional" takes out for all; by default each its own.
+    """
+    detector = base.detector
+    plan = _groups(detector, heads, one_by_one=mode == "directional" and along is None)
+    if along is not None:
+        plan = [replace(group, along=along) for group in plan]
+    if known is None:
+        known = known_of(base, mode, {at for group in plan for at, _ in group.heads})
+    after, change = _run_groups(base, plan, mode, known)
+    depths = reach(detector)
+    reached = {
+        concept: tuple(head for head in heads.get(k, ()) if head[0] < depths[k])
+        for k, concept in enumerate(detector.concepts)
+    }
+    resamples = base.frozen.resamples
+    settings = {
+        "split": base.split,
+        "n_samples": base.frozen.test.n_samples,
+        "seed": resamples.resampling.seed,
+        "n_documents": resamples.n_documents,
+        "draws": resamples.draws,
+        "n_tokens": len(base.frozen.test),
+        "data_hash": base.data.hash,
+        "model": base.host.info.model,
+    }
+    return Ablation(reached, mode, base.before, after, change, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +302,7 @@ class Group:
     """Concepts that share a run.
 
     Attributes:
-        concepts: Places in the detector.
+        concepts: Their positions in the detector.
         heads: What is ablated for them; none where no head writes before their layers.
         along: The concept whose direction is taken out ("directional").
     """
@@ -77,110 +312,8 @@ class Group:
     along: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """The unablated run, and what every ablation is held against.
-
-    Attributes:
-        host, data, detector: As given.
-        split: What is measured.
-        tokens: Rows of the unablated run, both splits.
-        frozen: What the ablated runs are measured with.
-        before: Metrics of the unablated run.
-        probe: The samples on which changes are measured.
-        clean: Their unablated residual at each layer, kept tokens only.
-        output: What the change of the model's own output is measured with, if it is.
-    """
-
-    host: EditableHost
-    data: ConceptData
-    detector: Detector
-    split: str
-    tokens: ScoreTable
-    frozen: Frozen
-    before: Mapping[str, Float[np.ndarray, "concept column"]]
-    probe: Layout
-    clean: Mapping[int, Float[Tensor, "token d_model"]]
-    output: OutputProbe | None = None
-
-
-def baseline(
-    host: Host,
-    data: ConceptData,
-    detector: Detector,
-    *,
-    split: str,
-    scores: ScoreTable | None,
-    draws: int,
-    seed: int,
-    output: Output | str | None = None,
-) -> Baseline:
-    """Score without ablation, or take scores as given, and freeze what must not move.
-
-    Raises:
-        TypeError: The host cannot edit.
-        ValueError: The split is train or unknown, the bank or the scores are of another model.
-    """
-    able = require_editable(host)
-    check_origin(detector.bank, host)
-    check_unseen(data.split(split), detector.seen)
-    names = tuple(dict.fromkeys(("cal", split)))
-    if scores is None:
-        scores = score(host, data, detector.bank, splits=names)
-    check_scores(scores, detector.bank, detector.concepts)
-    cal, test = (in_order(scores, data.split(name).samples) for name in ("cal", split))
-    columns = [detector.token_scores(table) for table in (cal, test)]
-    frozen = Frozen(
-        detector.concepts,
-        cal.tokens,
-        test.tokens,
-        detector.tail.chosen_threshold,
-        detector.tail.chosen_delta,
-        detector.tail.deltas,
-        deviations(test.tokens, detector.concepts, columns[1]),
-        resample_documents(document_names(test.tokens), Resampling(draws, seed)),
-    )
-    probe = lay_out(host, data.cal.samples[:PROBE], ())
-    before = measured(frozen, *columns)
-    looked = None
-    if output is not None:
-        chosen = data.split(split).samples
-        looked = output_probe(able, chosen, scores.tokens, output, frozen.resamples)
-        before[looked.metric] = np.tile(looked.before, (len(detector.concepts), 1))
-    made = Baseline(able, data, detector, split, scores, frozen, before, probe, {}, looked)
-    return replace(made, clean=_residual(made, layers_of_concepts(detector)))
-
-
-def in_order(table: ScoreTable, samples: Sequence[Sample]) -> ScoreTable:
-    """The rows of some samples in the order of the data, whatever the table's."""
-    rows_of_samples(table, samples)
-    place = {sample.id: n for n, sample in enumerate(table.tokens.samples)}
-    return table.select(np.array([place[sample.id] for sample in samples], dtype=int))
-
-
-def layers_of_concepts(detector: Detector) -> list[int]:
-    """Block of each concept."""
-    return [detector.layer[concept] for concept in detector.concepts]
-
-
-def reach(detector: Detector) -> list[int]:
-    """Number of blocks whose heads write before each concept's score is read."""
-    late = detector.bank.hook_point != "resid_pre"
-    return [layer + late for layer in layers_of_concepts(detector)]
-
-
-def candidates(host: Host, detector: Detector) -> tuple[Head, ...]:
-    """Heads that write before the deepest layer of a concept."""
-    return tuple((at, h) for at in range(max(reach(detector))) for h in range(host.info.n_heads))
-
-
-def groups(detector: Detector, heads: Mapping[int, tuple[Head, ...]], *, one_by_one: bool) -> list[Group]:
+def _groups(detector: Detector, heads: Mapping[int, tuple[Head, ...]], *, one_by_one: bool) -> list[Group]:
     """Concepts with the same heads in reach together, or each alone.
-
-    Args:
-        detector: Of the concepts.
-        heads: Heads of each concept, by its place.
-        one_by_one: Whether every concept needs a run of its own.
 
     Raises:
         ValueError: No head writes before any concept's layer.
@@ -215,315 +348,56 @@ def edits_of(base: Baseline, group: Group, mode: str, known: Reference) -> dict[
     return make_edits(mode, group.heads, known, direction)
 
 
-def run_groups(
+def _run_groups(
     base: Baseline, plan: Sequence[Group], mode: str, known: Reference
-) -> tuple[dict[str, Float[np.ndarray, "concept column"]], Float[np.ndarray, " concept"]]:
-    """Metrics under ablation, and the change of the residual, by concept.
+) -> tuple[Drawn, Float[np.ndarray, " concept"]]:
+    """Metrics under ablation, and the change of the residual by concept.
 
     Costs one pass over the calibration and the measured split for each group with heads, and two
     whole ones over at most `OUTPUT_SAMPLES` samples where the output is measured.
-
-    Args:
-        base: The unablated run.
-        plan: Concepts and what is ablated for them.
-        mode: Of `reference.MODES`.
-        known: Means or donors.
     """
-    detector = base.detector
-    table = [
-        detector.token_scores(in_order(base.tokens, base.data.split(name).samples))
-        for name in ("cal", base.split)
-    ]
+    detector, bank = base.detector, base.detector.bank
+    names, layers = ("cal", base.split), layers_of_concepts(base.detector)
+    # Concepts that no run reaches keep their unablated columns.
+    tables = [detector.token_scores(scores_of(base.tokens, base.data.split(name).samples)) for name in names]
     change = np.zeros(len(detector.concepts))
     own = None if base.output is None else np.tile(base.output.before, (len(change), 1))
-    layers = layers_of_concepts(detector)
     for group in plan:
         if not group.heads:
             continue
-        places = list(group.concepts)
-        wanted = [layers[k] for k in places]
-        slim = at_layers(detector.bank, sorted(set(wanted)))
+        members = list(group.concepts)
+        wanted = [layers[k] for k in members]
         if base.output is not None and own is not None:
-            edits = edits_of(base, group, mode, known)
-            own[places] = output_change(base.host, base.output, edits)
+            own[members] = output_change(base.host, base.output, edits_of(base, group, mode, known))
+        # New edits for each pass: "resample" draws from a generator of its own.
         with base.host.edited(edits_of(base, group, mode, known)):
-            scored = score(
-                base.host,
-                base.data,
-                slim,
-                splits=tuple(dict.fromkeys(("cal", base.split))),
-                keep_of=base.tokens.tokens,
-            )
+            parts = rescored(base, wanted, names)
         with base.host.edited(edits_of(base, group, mode, known)):
-            moved = _residual(base, wanted)
-        at = np.array([slim.layers.index(layer) for layer in wanted])
-        unit = detector.tail.chosen_unit[places]
-        for columns, name in zip(table, ("cal", base.split), strict=True):
-            part = in_order(scored, base.data.split(name).samples)
-            columns[:, places] = column_scores(part, at, unit)
-        for k in places:
-            off = (moved[layers[k]] - base.clean[layers[k]]).square().sum(-1).mean().sqrt()
-            change[k] = float(off / detector.bank.token.scale[detector.bank.index(layers[k])])
-    found = measured(base.frozen, *table)
-    if base.output is not None and own is not None:
-        found[base.output.metric] = own
-    return found, change
+            moved = residual(base.host, base.probe.layout, base.probe.rows, bank.hook_point, wanted)
+        at = np.array([parts[0].bank.layers.index(layer) for layer in wanted])
+        for columns, part in zip(tables, parts, strict=True):
+            columns[:, members] = column_scores(part, at, detector.tail.chosen_unit[members])
+        for k in members:
+            off = (moved[layers[k]] - base.probe.clean[layers[k]]).square().sum(-1).mean().sqrt()
+            change[k] = float(off / bank.token.scale[bank.index(layers[k])])
+    output = None if base.output is None or own is None else {base.output.metric: own}
+    cal, test = tables
+    return measured(base.frozen, cal, test, output), change
 
 
-def known_of(base: Baseline, mode: str, layers: set[int], seed: int) -> Reference:
-    """Train means or donors of z, as the mode needs them."""
-    return reference(base.host, base.data, base.detector.bank, mode, layers, seed=seed)
+def rescored(base: Baseline, layers: Sequence[int], splits: Sequence[str]) -> list[ScoreTable]:
+    """Each split's scores at some layers under the edits in force, on the unablated run's rows."""
+    slim = _at_layers(base.detector.bank, sorted(set(layers)))
+    scored = score(
+        base.host, base.data, slim, splits=tuple(dict.fromkeys(splits)), keep_of=base.tokens.tokens
+    )
+    return [scores_of(scored, base.data.split(name).samples) for name in splits]
 
 
-def _residual(base: Baseline, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Activations of the probe's kept tokens at each layer."""
-    sites = {at: Site(at, base.detector.bank.hook_point) for at in layers}
-    frozen = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
-
-    def reducer(batch: Batch) -> Keep:
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
-            valid = batch.valid.to(keep.device)
-            return keeping(rows={at: read[site].float()[valid] for at, site in sites.items()})
-
-        return reduce
-
-    job = Job(sites.values(), reducer)
-    (kept,) = run(base.host, base.probe, [job], frozen, description="probe")
-    # The mean over these tokens is in float32, so their order is that of the batches.
-    order = base.probe.run_order(kept.keep)
-    return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
-
-
-def at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
+def _at_layers(bank: ConceptBank, layers: Sequence[int]) -> ConceptBank:
     """The bank at some of its layers, without controls."""
     at = [bank.index(layer) for layer in layers]
     token = VectorSet(bank.token.vectors[at], bank.token.mean[at], bank.token.scale[at], bank.token.scoring)
     return replace(
         bank, layers=tuple(layers), token=token, permuted=None, pooled=None, cls=None, component_means=None
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """Metrics of each concept with and without some heads.
-
-    Attributes:
-        concepts: Names.
-        heads: What was ablated for each concept: heads behind its layer are left out.
-        mode: Of `reference.MODES`.
-        before, after: Metric to `[concept, 1 + draw]`; see `tail_metrics.py` and `output.py`.
-        change: Root mean square change of the residual at each concept's layer, in units of the
-            normaliser's scale, on calibration samples.
-        resamples: Draws of documents, shared by `before` and `after`.
-        settings: Split, counts, seed.
-    """
-
-    concepts: tuple[str, ...]
-    heads: Mapping[str, tuple[Head, ...]]
-    mode: str
-    before: Mapping[str, Float[np.ndarray, "concept column"]]
-    after: Mapping[str, Float[np.ndarray, "concept column"]]
-    change: Float[np.ndarray, " concept"]
-    resamples: Resamples
-    settings: Mapping[str, Any]
-
-    def __repr__(self) -> str:
-        gap, f1 = (self.difference(name) for name in ("tail_gap", "f1_recalibrated"))
-        most = max(len(heads) for heads in self.heads.values())
-        return (
-            f"Ablation({self.mode} of {most} heads, {len(self.concepts)} concepts, "
-            f"{self.settings['split']} split: tail gap {signed(gap.estimate)} [{signed(gap.low)}, "
-            f"{signed(gap.high)}], recalibrated F1 {signed(f1.estimate)} [{signed(f1.low)}, "
-            f"{signed(f1.high)}])"
-        )
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What was measured."""
-        return tuple(self.before)
-
-    def columns(self, metric: str, when: str, concept: str | None = None) -> np.ndarray:
-        """A metric on the split (column 0) and its resamples: of a concept, or their plain mean.
-
-        Args:
-            metric: Of `metrics`.
-            when: "before", "after" or "difference".
-            concept: By default the mean over concepts.
-        """
-        require_known("metric", metric, self.metrics)
-        require_known("when", when, ("before", "after", "difference"))
-        before, after = self.before[metric], self.after[metric]
-        if when == "difference":
-            values = after - before
-        else:
-            # The mean is over the same concepts on both sides.
-            other = after if when == "before" else before
-            values = np.where(np.isfinite(other), before if when == "before" else after, np.nan)
-        if concept is None:
-            return mean_over_concepts(values)
-        return np.asarray(values[position_of(concept, self.concepts)])
-
-    def interval(self, metric: str, when: str, concept: str | None = None) -> Interval:
-        """A metric with its interval over documents."""
-        return interval_of(self.columns(metric, when, concept), self.resamples, 0.95)
-
-    def difference(self, metric: str, concept: str | None = None) -> Interval:
-        """After minus before, paired, with its interval over documents."""
-        return self.interval(metric, "difference", concept)
-
-    def table(self) -> Any:
-        """One row a concept and metric: a pandas DataFrame where pandas is installed."""
-        rows = []
-        for k, concept in enumerate(self.concepts):
-            for metric in self.metrics:
-                change = self.difference(metric, concept)
-                rows.append(
-                    {
-                        "concept": concept,
-                        "n_heads": len(self.heads[concept]),
-                        "metric": metric,
-                        "before": float(self.before[metric][k, 0]),
-                        "after": float(self.after[metric][k, 0]),
-                        "difference": change.estimate,
-                        "low": change.low,
-                        "high": change.high,
-                        "residual_change": float(self.change[k]),
-                    }
-                )
-        return frame(rows)
-
-    def summary(self) -> str:
-        """Means over concepts with paired differences, as text."""
-        lines = []
-        for metric in self.metrics:
-            before, after = (self.columns(metric, when)[0] for when in ("before", "after"))
-            change = self.difference(metric)
-            cells = [metric, number(before), number(after), signed(change.estimate)]
-            lines.append([*cells, f"[{signed(change.low)}, {signed(change.high)}]"])
-        s = self.settings
-        none = [c for c, heads in self.heads.items() if not heads]
-        notes = [
-            f"Means over {len(self.concepts)} concepts, {s['split']} split, {s['n_samples']} "
-            f"samples of {s['n_documents']} documents; 95 % intervals of the paired difference.",
-            "Not compared with other heads: see ablation_curve before calling these special.",
-        ]
-        if none:
-            notes.append(f"No head writes before the layer of {', '.join(none)}: unchanged.")
-        header = ["metric", "before", "after", "difference", "interval"]
-        return "\n".join([aligned(header, lines), *notes])
-
-
-def ablate_heads(
-    host: Host,
-    data: ConceptData,
-    detector: Detector,
-    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
-    *,
-    mode: str = "mean",
-    keep: bool = False,
-    split: str = "test",
-    scores: ScoreTable | None = None,
-    output: Output | str | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Ablation:
-    """Ablate heads and measure every concept's tail and detection again.
-
-    Costs one pass over the calibration and the measured split, unablated (none with `scores`) and
-    once more; with "directional", or with heads by concept, once more for each concept. "resample",
-    and banks without component means, cost a pass over train samples besides.
-
-    Args:
-        host: An attached model that can edit.
-        data: Labelled samples.
-        detector: From `calibrate`; its layers, deltas and thresholds stay as they are.
-        heads: `(layer, head)` for all concepts, or for each concept its own (concepts that are left
-            out stay unablated).
-        mode: "mean", "zero", "resample", "directional" or "pattern", see `modes.py`.
-        keep: Whether `heads` are those that stay, and all others before the deepest layer of a
-            concept are ablated: do they suffice?
-        split: What is measured; "cal" is optimistic, "train" is refused.
-        scores: Unablated scores of the calibration and the measured split.
-        output: Measures the change of the model's own output too: a function of host and batch that
-            gives logits (`sa_transformer_lens.ablate.logits`), or "hidden" for the last residual
-            stream; see `output.py`.
-        draws: Resamples of source documents.
-        seed: Of the resamples and of the donors.
-
-    Returns:
-        Metrics before and after, by concept.
-
-    Raises:
-        TypeError: The host cannot edit.
-        ValueError: No head, an unknown one, mode, split or concept; no head before any layer.
-        NotImplementedError: "directional" on a model with norms behind the heads.
-        RuntimeError: An edit did not reach the model.
-
-    Example:
-        >>> ablate_heads(host, data, detector, [(8, 3)])  # doctest: +SKIP
-    """
-    require_known("mode", mode, MODES)
-    chosen = _by_concept(host, detector, heads)
-    if keep:
-        every = candidates(host, detector)
-        chosen = {k: _others(every, kept) for k, kept in chosen.items()}
-    groups(detector, chosen, one_by_one=False)
-    base = baseline(host, data, detector, split=split, scores=scores, draws=draws, seed=seed, output=output)
-    return ablate(base, chosen, mode, seed)
-
-
-def _others(every: Sequence[Head], kept: Sequence[Head]) -> tuple[Head, ...]:
-    others = tuple(head for head in every if head not in set(kept))
-    if not others:
-        raise ValueError(f"all {len(every)} heads are to be kept: nothing is ablated.")
-    return others
-
-
-def ablate(
-    base: Baseline,
-    heads: Mapping[int, tuple[Head, ...]],
-    mode: str,
-    seed: int,
-    known: Reference | None = None,
-    along: int | None = None,
-) -> Ablation:
-    """One ablation held against an unablated run that is already there.
-
-    With `along`, "directional" takes that concept's direction out for all.
-    """
-    detector = base.detector
-    plan = groups(detector, heads, one_by_one=mode == "directional" and along is None)
-    if along is not None:
-        plan = [Group(group.concepts, group.heads, along) for group in plan]
-    if known is None:
-        known = known_of(base, mode, {at for group in plan for at, _ in group.heads}, seed)
-    after, change = run_groups(base, plan, mode, known)
-    depths = reach(detector)
-    reached = {
-        concept: tuple(head for head in heads.get(k, ()) if head[0] < depths[k])
-        for k, concept in enumerate(detector.concepts)
-    }
-    settings = {
-        "split": base.split,
-        "n_samples": base.frozen.test.n_samples,
-        "seed": seed,
-        "n_documents": base.frozen.resamples.n_documents,
-        "draws": base.frozen.resamples.draws,
-        "n_tokens": len(base.frozen.test),
-        "data_hash": base.data.hash,
-        "model": base.host.info.model,
-    }
-    return Ablation(
-        detector.concepts, reached, mode, base.before, after, change, base.frozen.resamples, settings
-    )
-
-
-def _by_concept(
-    host: Host, detector: Detector, heads: Sequence[Head] | Mapping[str, Sequence[Head]]
-) -> dict[int, tuple[Head, ...]]:
-    if isinstance(heads, Mapping):
-        if not heads:
-            raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")
-        return {position_of(c, detector.concepts): check_heads(host.info, h) for c, h in heads.items()}
-    chosen = check_heads(host.info, heads)
-    return dict.fromkeys(range(len(detector.concepts)), chosen)

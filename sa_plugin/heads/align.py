@@ -39,7 +39,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
 from sa_plugin.heads.align_null import TAILS, check_draws
 from sa_plugin.heads.align_weights import (
-    Block,
+    HeadBlock,
     Observed,
     Tested,
     concept_vectors,
@@ -516,7 +516,7 @@ def _measured(
     return data_side(sums, resamples, N_CONTROL, blocks, concepts)
 
 
-def _limits(host: DescribedHost, blocks: Sequence[Block], underflow: float) -> tuple[str, ...]:
+def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) -> tuple[str, ...]:
     """What this architecture's numbers leave out, in words."""
     attention = [b.attention for b in blocks]
     found = []
@@ -631,7 +631,7 @@ def _deltas(
 def _plan(
     host: DescribedHost,
     bank: ConceptBank,
-    blocks: Sequence[Block],
+    blocks: Sequence[HeadBlock],
     vectors: Mapping[int, Float[Tensor, "concept d_model"]],
     control: Mapping[int, Float[Tensor, "draw concept d_model"]],
     deltas: Float[Tensor, " concept"],

@@ -47,7 +47,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.heads.align_weights import Block, write_norms
+from sa_plugin.heads.align_weights import HeadBlock, write_norms
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
@@ -114,7 +114,7 @@ SMALLEST = 1e-38
 TERMS = ("a_i a_j", "a_j", "distance", "log distance", "self")
 
 
-class Moments(NamedTuple):
+class LogitMoments(NamedTuple):
     """Sums of one batch, by sample and column of activations.
 
     Attributes:
@@ -134,12 +134,12 @@ def place_terms(distance: Float[Tensor, "batch query key"]) -> Float[Tensor, "pl
     return torch.stack([distance, distance.log1p(), same])
 
 
-def moments(
+def logit_moments(
     pattern: Float[Tensor, "batch head query key"],
     a: Float[Tensor, "batch token column"],
     allowed: Bool[Tensor, "batch query key"],
     places: Float[Tensor, "place batch query key"],
-) -> Moments:
+) -> LogitMoments:
     """Sums of one batch and block.
 
     Args:
@@ -179,7 +179,7 @@ def moments(
         ],
         dim=-1,
     )
-    return Moments(gram, cross, logs.square().sum((-1, -2)))
+    return LogitMoments(gram, cross, logs.square().sum((-1, -2)))
 
 
 def _centred(values: Tensor, m: Tensor, count: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ class DataPlan:
 
     host: DescribedHost
     bank: ConceptBank
-    blocks: Sequence[Block]
+    blocks: Sequence[HeadBlock]
     norms: Sequence[BlockNorms]
     v_in: Sequence[Float[Tensor, "column d_model"]]
     v_out: Sequence[Float[Tensor, "concept d_model"]]
@@ -331,7 +331,7 @@ def _block_sums(
     # A pair that no head attends to is one that the mask hides.
     seen = (pattern > 0).any(1) & known.to(device)[:, None]
     allowed = seen & keep[:, None] & keep[..., None]
-    found = moments(pattern, a, allowed, place_terms(distance.to(device)))
+    found = logit_moments(pattern, a, allowed, place_terms(distance.to(device)))
     top = top_tokens(a[..., :n_concepts], keep, plan.delta)
     mass = attention_mass(pattern, a[..., :n_concepts], top, keep, seen)
     pairs = pattern.shape[1] * allowed.sum((-1, -2))

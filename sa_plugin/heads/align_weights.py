@@ -227,7 +227,7 @@ Forms = Float[np.ndarray, "block head concept"]
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class HeadBlock:
     """What is fixed about one block: its maps, its rotation, and the bank's layers at its ends."""
 
     index: int
@@ -274,7 +274,9 @@ class Tested:
         return np.asarray(np.maximum(self.p_ov, self.p_qk))
 
 
-def describe_blocks(host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]) -> list[Block]:
+def describe_blocks(
+    host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]
+) -> list[HeadBlock]:
     """Blocks whose input and output both have concept vectors.
 
     The input of block b is the output of block b - 1; block 0 takes its own output's direction.
@@ -294,7 +296,7 @@ def describe_blocks(host: DescribedHost, layers: Sequence[int], offsets: Mapping
         attention = host.attention_weights(b)
         maps = _head_maps(attention, host.norms(b), host.output_projection(b))
         turn = mean_turn(attention.rotary, offsets)
-        found.append(Block(b, max(0, b - 1), attention, maps, turn))
+        found.append(HeadBlock(b, max(0, b - 1), attention, maps, turn))
     if not found:
         raise ValueError(
             f"the bank has vectors at layers {list(layers)}, no two of them neighbours: a head of "
@@ -304,7 +306,7 @@ def describe_blocks(host: DescribedHost, layers: Sequence[int], offsets: Mapping
 
 
 def observe(
-    blocks: Sequence[Block],
+    blocks: Sequence[HeadBlock],
     vectors: Mapping[int, Float[Tensor, "concept d_model"]],
     offsets: Mapping[int, int],
 ) -> Observed:
@@ -322,7 +324,7 @@ def observe(
     )
 
 
-def _at_offset(block: Block, v: Tensor, offset: int) -> Tensor:
+def _at_offset(block: HeadBlock, v: Tensor, offset: int) -> Tensor:
     return qk_form(block.maps, v, mean_turn(block.attention.rotary, {offset: 1}))
 
 
@@ -331,7 +333,7 @@ def _stack(parts: Sequence[Float[Tensor, "concept head"]]) -> Forms:
 
 
 def weigh(
-    blocks: Sequence[Block],
+    blocks: Sequence[HeadBlock],
     refit: StoredRefits,
     observed: Observed,
     null: str,
@@ -382,7 +384,9 @@ def weigh(
 
 
 def _forms(
-    block: Block, v_in: Float[Tensor, "draw concept d_model"], v_out: Float[Tensor, "draw concept d_model"]
+    block: HeadBlock,
+    v_in: Float[Tensor, "draw concept d_model"],
+    v_out: Float[Tensor, "draw concept d_model"],
 ) -> tuple[Float[Tensor, "draw head concept"], Float[Tensor, "draw head concept"]]:
     # Draws of all concepts are so many directions; apart again at the end, heads before concepts.
     flat_in, flat_out, shape = v_in.flatten(0, 1), v_out.flatten(0, 1), v_in.shape[:2]

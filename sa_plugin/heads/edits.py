@@ -1,6 +1,4 @@
-"""What ablated heads write instead: train means of z, or donors drawn from the train split.
-
-What an ablated head writes instead, through its `z` (the input of the output projection W_O).
+"""What an ablated head writes instead, through its `z` (the input of the output projection W_O).
 
 At every position, special tokens and padding included, for every ablated head h of a layer:
 
@@ -14,8 +12,7 @@ At every position, special tokens and padding included, for every ablated head h
 
 Resample draws one donor token for each position, and all ablated heads of all layers take it from
 the same donor: the heads keep their joint distribution and lose what they know of this text. The
-donors are at most `DONORS` kept tokens of at most `DONOR_SAMPLES` train samples, stored once
-(`reference.py`).
+donors are at most `DONORS` kept tokens of at most `DONOR_SAMPLES` train samples, stored once.
 
 Directional is the smallest change of z_h after which the head's write along the concept vector
 w_c is its train mean, whatever the token: the head's term in the centred ledger becomes 0 (without
@@ -38,7 +35,8 @@ small effect may be backup by later heads.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -49,13 +47,51 @@ from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.protocol import Attended, Batch, Edit, Host, HostInfo, Site, ZEdit, uniform_attention
+from sa_plugin.host.protocol import (
+    Attended,
+    Batch,
+    Edit,
+    Host,
+    HostInfo,
+    Output,
+    Site,
+    ZEdit,
+    uniform_attention,
+)
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import lay_out
 from sa_plugin.passes.run import Job, Keep, run, sink_rule
 
-MODES = ("mean", "zero", "resample", "directional", "pattern")
+ABLATIONS = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
+
+Head: TypeAlias = tuple[int, int]
+"""Block and head."""
+_Directions: TypeAlias = Mapping[Head, Float[Tensor, " d_head"]]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """How heads are ablated, and what is looked at besides the concepts.
+
+    Attributes:
+        mode: "mean", "zero", "resample", "directional" or "pattern", see the module.
+        keep: Whether the named heads are those that stay, and all others before the deepest layer
+            of a concept are ablated: do they suffice?
+        output: Measures the change of the model's own output too: a function of host and batch that
+            gives logits (`sa_transformer_lens.edits.logits`), or "hidden" for the last residual
+            stream; see `tail_metrics`.
+
+    Raises:
+        ValueError: The mode is unknown.
+    """
+
+    mode: str = "mean"
+    keep: bool = False
+    output: Output | str | None = None
+
+    def __post_init__(self) -> None:
+        require_known("mode", self.mode, ABLATIONS)
 
 
 class Reference(NamedTuple):
@@ -89,7 +125,7 @@ def reference(
     Raises:
         ValueError: The mode is unknown, or needs a bank or data that is not given.
     """
-    require_known("mode", mode, MODES)
+    require_known("mode", mode, ABLATIONS)
     if mode in ("zero", "pattern"):
         return Reference(seed=seed)
     if mode != "resample" and bank is not None and bank.component_means is not None:
@@ -137,10 +173,6 @@ def _train_z(
     return {at: torch.from_numpy(kept.rows[at][order]) for at in layers}
 
 
-Head = tuple[int, int]
-Direction = Mapping[Head, Float[Tensor, " d_head"]]
-
-
 def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
     """Heads as given, in order.
 
@@ -163,13 +195,13 @@ def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
 
 
 def make_edits(
-    mode: str, heads: Sequence[Head], known: Reference, direction: Direction | None = None
+    mode: str, heads: Sequence[Head], known: Reference, direction: _Directions | None = None
 ) -> dict[Site, Edit]:
     """One edit of z a layer.
 
     `known` is from `reference`; `direction`, for "directional", from `directions`.
     """
-    require_known("mode", mode, MODES)
+    require_known("mode", mode, ABLATIONS)
     edits: dict[Site, Edit] = {}
     for layer in sorted({at for at, _ in heads}):
         index = torch.tensor(sorted(head for at, head in heads if at == layer))
@@ -223,6 +255,7 @@ def _attend_alike(index: Tensor) -> Edit:
 def _take_out(index: Tensor, units: Tensor, means: Tensor) -> Edit:
     def edit(z: Tensor) -> Tensor:
         z, u, heads = z.clone(), units.to(z.device), index.to(z.device)
+        # In float32: a half-precision z differs from its mean by less than its own rounding.
         off = z[:, :, heads].float() - means.to(z.device)
         along = torch.einsum("bthk,hk->bth", off, u)
         z[:, :, heads] = (z[:, :, heads].float() - along[..., None] * u).to(z.dtype)
@@ -246,6 +279,7 @@ def directions(
         )
     found = {}
     for layer in {at for at, _ in heads}:
+        # W_O[h] w of every head of the block; where it is 0 the head cannot write along w at all.
         along = host.output_projection(layer).weight @ vector.float().cpu()
         units = along / along.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         found.update({(layer, h): units[h] for at, h in heads if at == layer})

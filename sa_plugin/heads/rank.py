@@ -1,22 +1,4 @@
-"""Sets of heads to hold the top k of a ranking against.
-
-Controls for the top k are k other heads (none is in the top k):
-
-- random: any, before the deepest layer of a concept.
-- layer_matched: as many in each block; where a block has too few left, from the nearest that has.
-- norm_matched: for each top head, in random order, one of the `NEAREST` unused heads whose own
-  direct change of the residual, root mean square of norm((z' - z) W_O) with z' the ablated z, is
-  nearest in ratio. Measured on calibration samples by the very edit that ablates.
-- bottom: the last k of the ranking; one set.
-- permuted: the first k by the ledger of the vectors of one permutation of the labels; a set a
-  permutation, as far as the ranking has them. These heads lift the tail of vectors that mean
-  nothing, so they are what selection alone would name. The only family that may share heads with
-  the top k.
-
-What this does not show: matching is imperfect where the top heads are the largest ones, and it is
-of direct changes; the realised change of every set is measured and reported (`runs.py`).
-
-Which heads to ablate: a ranking made on calibration, so that nothing measured has been seen.
+"""Which heads to ablate: a ranking made on calibration, so that nothing measured has been seen.
 
 Heads are ordered by the mean over concepts of their share of the concept's lift, signed, so that
 heads which push the tail up come first and those which push it down last:
@@ -24,147 +6,49 @@ heads which push the tail up come first and those which push it down last:
 | by | share(h, c) | passes |
 |---|---|---|
 | ledger | excess(h, c) / abs(lift(c)), of direct writes | 1 |
-| attribution | attribution(h, c) / abs(T_c), `gradients.py` | 1, and 1 backward a concept |
-| patching | total(h, c) / abs(T_c), of mean ablation, `total.py` | 1 a head |
+| attribution | first_order(h, c) / abs(T_c), see `total` | 1, and 1 backward a concept |
+| patching | total(h, c) / abs(T_c), of mean ablation, see `total` | 1 a head |
 
 With `budget`, "attribution" verifies the head that stands highest and is not verified yet by a real
 pass, again and again, until the budget of passes is spent; a verified head has its exact value. A
 head that writes after a concept's layer has share 0 there.
 
 What it does not show: "ledger" misses what a head does through later parts; "attribution" and
-"patching" contain what selection of the tail alone gives (`tail_objective.py`), so they name heads
-for a vector that means nothing too. A ranking is a choice of what to ablate, not evidence.
+"patching" contain what selection of the tail alone gives (`total`), so they name heads for a vector
+that means nothing too. A ranking is a choice of what to ablate, not evidence.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import SelectionDataWarning
-from sa_plugin.heads.ablate import PROBE, Baseline, Group, baseline, candidates, edits_of, in_order, known_of
+from sa_plugin.heads.baseline import Baseline, baseline, candidates, known_of, scores_of
 from sa_plugin.heads.edits import Head, Reference
 from sa_plugin.heads.ledger import head_ledger
-from sa_plugin.heads.total import TailObjective, attributions, tail_objective, total_effects
-from sa_plugin.host.protocol import Attended, Batch, Edit, Host, Site, ZEdit, apply_edit
-from sa_plugin.host.reducers import keeping
-from sa_plugin.passes.layout import rows_kept_in
-from sa_plugin.passes.run import Job, Keep, run
+from sa_plugin.heads.total import TailObjective, first_order_effects, tail_objective, total_effects
+from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
-
-CONTROLS = ("random", "layer_matched", "norm_matched", "bottom")
-FAMILIES = (*CONTROLS, "permuted")
-NEAREST = 3
-
-
-def control_set(
-    family: str,
-    top: Sequence[Head],
-    ranked: Sequence[Head],
-    sizes: Mapping[Head, float],
-    rng: np.random.Generator,
-) -> tuple[Head, ...]:
-    """As many other heads as there are in `top`.
-
-    Args:
-        family: Of `CONTROLS`.
-        top: The heads that are controlled for.
-        ranked: All candidates, best first.
-        sizes: Direct change of the residual by each, for "norm_matched".
-        rng: For all families but "bottom".
-    """
-    free = [head for head in ranked if head not in set(top)]
-    if family == "bottom":
-        return tuple(free[-len(top) :])
-    if family == "random":
-        return tuple(free[int(i)] for i in rng.permutation(len(free))[: len(top)])
-    taken = []
-    for i in rng.permutation(len(top)):
-        head = top[int(i)]
-        # Shuffled first, so that ties between equally near heads fall at random.
-        rest = [free[int(j)] for j in rng.permutation(len(free))]
-        if family == "layer_matched":
-            one = min(rest, key=lambda other: abs(other[0] - head[0]))
-        else:
-            rest.sort(key=lambda other: _ratio(sizes[other], sizes[head]))
-            one = rest[int(rng.integers(min(NEAREST, len(rest))))]
-        taken.append(one)
-        free.remove(one)
-    return tuple(taken)
-
-
-def _ratio(one: float, other: float) -> float:
-    return float(abs(np.log(max(one, 1e-30) / max(other, 1e-30))))
-
-
-def head_changes(base: Baseline, mode: str, known: Reference) -> dict[Head, float]:
-    """Direct change of the residual stream when each head alone is ablated.
-
-    Costs one unablated pass over at most `PROBE` calibration samples; with "directional" the mean
-    over concepts, and one pass for each.
-
-    Returns:
-        Root mean square of norm((z' - z) W_O) over kept tokens, by head.
-    """
-    every = candidates(base.host, base.detector)
-    places = range(len(base.detector.concepts)) if mode == "directional" else [0]
-    total = np.mean([_changes(base, Group((k,), every, k), mode, known) for k in places], axis=0)
-    return dict(zip(every, np.sqrt(total).tolist(), strict=True))
-
-
-def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float[np.ndarray, " head"]:
-    edits = edits_of(base, group, mode, known)
-    frozen = rows_kept_in(base.tokens.tokens, base.probe, base.data.cal.samples[:PROBE])
-    seen: dict[Site, list[Tensor]] = {site: [] for site in edits}
-    masks: list[Tensor] = []
-    # The edits only look: every block sees the unablated residual.
-    looks: dict[Site, Edit] = {
-        site: _look(edit, _gram(base, site.layer), masks, seen[site]) for site, edit in edits.items()
-    }
-    site = Site(max(at.layer for at in edits), "attn_out")
-
-    def reducer(batch: Batch) -> Keep:
-        masks.append(base.probe.mask(batch, frozen))
-        return lambda read, keep: keeping()
-
-    with base.host.edited(looks):
-        (kept,) = run(base.host, base.probe, [Job([site], reducer)], frozen, description="sizes")
-    total = torch.cat([torch.stack(sums).sum(0) for sums in seen.values()])
-    return np.asarray((total / int(kept.keep.sum())).numpy())
-
-
-def _gram(base: Baseline, layer: int) -> Float[Tensor, "head d_head d_head"]:
-    weight = base.host.output_projection(layer).weight
-    return torch.einsum("hed,hfd->hef", weight, weight)
-
-
-def _look(edit: Edit, gram: Tensor, masks: list[Tensor], seen: list[Tensor]) -> ZEdit:
-    """An edit that keeps z, and the squared size of what another one would have changed."""
-
-    def look(z: Tensor, attended: Attended | None) -> Tensor:
-        off = (apply_edit(edit, z.clone(), attended) - z).float()[masks[-1].to(z.device)]
-        squares = torch.einsum("nhe,hef,nhf->h", off, gram.to(off.device), off)
-        seen.append(squares.double().cpu())
-        return z
-
-    attends = isinstance(edit, ZEdit) and edit.attends
-    return ZEdit(look, attends=attends, may_keep=True)
-
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, exact, number, signed
+from sa_plugin.statistics.drawn import Resampling
 
 RANKINGS = ("ledger", "attribution", "patching")
+# Heads in the printed table and in the picture.
+_SHOWN_ROWS, _SHOWN_DOTS = 12, 24
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(Result):
     """Heads, the first of which are said to make the tail.
 
     Attributes:
@@ -190,18 +74,10 @@ class Ranking:
     split: str
     permuted: tuple[tuple[Head, ...], ...] = ()
 
-    def __repr__(self) -> str:
-        first = ", ".join(
-            f"L{layer}H{head} {value:+.3f}"
-            for (layer, head), value in zip(self.heads[:4], self.values, strict=False)
-        )
-        exact = "" if self.exact.all() else f", {int(self.exact.sum())} verified"
-        n = len(self.permuted)
-        control = f", control of {n} permutation{'s' * (n > 1)}" if n else ""
-        return (
-            f"Ranking({len(self.heads)} heads by {self.by}, {self.effect} on {self.split}{exact}"
-            f"{control}: {first})"
-        )
+    about: ClassVar[str] = (
+        "A ranking is a choice of what to ablate, not evidence: ledgers miss what a head does through later "
+        "parts, and total effects name heads for a vector that means nothing too."
+    )
 
     def of(self, concept: str) -> tuple[Head, ...]:
         """Heads in the order of one concept's own shares.
@@ -214,6 +90,82 @@ class Ranking:
         if not np.isfinite(share).all():
             raise ValueError(f"{concept!r} has no SuperActivators in {self.split}: no ranking.")
         return tuple(self.heads[int(i)] for i in np.argsort(-share, kind="stable"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each head's value, its share of every concept's lift, and its place under permuted labels."""
+        found = []
+        places = [{head: n for n, head in enumerate(order)} for order in self.permuted]
+        for i, (head, value) in enumerate(zip(self.heads, self.values, strict=True)):
+            name = head_name(head)
+            found.append(exact("value", float(value), head=name))
+            found.append(exact("verified", bool(self.exact[i]), head=name))
+            found += [
+                exact("share", float(share), head=name, concept=concept)
+                for concept, share in zip(self.concepts, self.shares[i], strict=True)
+            ]
+            found += [
+                exact("place by permuted labels", place[head], head=name, permutation=n)
+                for n, place in enumerate(places)
+            ]
+        return found
+
+    def headline(self) -> str:
+        """What heads are ordered by, and the first."""
+        first = ", ".join(
+            f"{head_name(head)} {value:+.3f}"
+            for head, value in zip(self.heads[:4], self.values, strict=False)
+        )
+        exact = "" if self.exact.all() else f", {int(self.exact.sum())} verified"
+        n = len(self.permuted)
+        control = f", control of {n} permutation{'s' * (n > 1)}" if n else ""
+        return f"{len(self.heads)} heads by {self.by}, {self.effect} on {self.split}{exact}{control}: {first}"
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """The first heads, with their least and greatest share of a concept's lift."""
+        defined = np.isfinite(self.shares).all(0)
+        lines = []
+        for i, head in enumerate(self.heads[:_SHOWN_ROWS]):
+            share = self.shares[i, defined]
+            cells = [head_name(head), signed(self.values[i]), signed(share.min()), signed(share.max())]
+            lines.append([*cells, "yes" if self.exact[i] else "no"])
+        notes = [
+            f"{self.effect} as a share of each concept's lift on {self.split}, mean over {defined.sum()} "
+            f"concepts; {len(lines)} of {len(self.heads)} heads."
+        ]
+        if self.permuted and len(lines) < len(self.heads):
+            top = set(self.heads[: len(lines)])
+            shared = [len(top & set(order[: len(lines)])) for order in self.permuted]
+            notes.append(
+                f"Of these, {number(float(np.mean(shared)), 1)} also stand among the first {len(lines)} by "
+                f"the vectors of permuted labels (mean over {len(shared)})."
+            )
+        header = ["head", "mean share", "least", "greatest", "exact"]
+        return (Sheet(header, lines, f"Heads ranked by {self.by}.", notes),)
+
+    def plot(self) -> Any:
+        """The first heads by their mean share, with every concept's share beside it."""
+        n = min(_SHOWN_DOTS, len(self.heads))
+        figure, ax = plots.new_figure(7, 0.19 * n + 1.1)
+        for i in range(n):
+            share = self.shares[i]
+            ax.plot(share, np.full(len(share), i), "o", color=plots.OUT_COLOUR, ms=2.5, zorder=1)
+            face = plots.TAIL_COLOUR if self.exact[i] else "white"
+            ax.plot([self.values[i]], [i], "o", ms=5.5, mec=plots.TAIL_COLOUR, mfc=face)
+        plots.zero(ax)
+        plots.rows(ax, [head_name(head) for head in self.heads[:n]])
+        title = f"first {n} of {len(self.heads)} heads by {self.by}"
+        plots.words(ax, title=title, x=f"{self.effect}, share of the concept's lift on {self.split}")
+        plots.note(
+            figure,
+            "Large: mean over concepts (hollow: estimated, no real pass); small: single concepts. No "
+            "interval; a choice of what to ablate, not evidence.",
+        )
+        return figure
+
+
+def head_name(head: Head) -> str:
+    """A head as people write it: L8H3."""
+    return f"L{head[0]}H{head[1]}"
 
 
 def rank_heads(
@@ -267,9 +219,9 @@ def rank_heads(
     with warnings.catch_warnings():
         # Nothing is reported of the split: it is only chosen on.
         warnings.simplefilter("ignore", SelectionDataWarning)
-        base = baseline(host, data, detector, split="cal", scores=scores, draws=1, seed=0)
-    objective = tail_objective(detector, in_order(base.tokens, data.cal.samples))
-    known = known_of(base, "mean", {at for at, _ in every}, 0)
+        base = baseline(host, data, detector, split="cal", scores=scores, resampling=Resampling(1))
+    objective = tail_objective(detector, scores_of(base.tokens, data.cal.samples))
+    known = known_of(base, "mean", {at for at, _ in every})
     lift = np.abs(objective.value(objective.clean))
 
     def exact(heads: Sequence[Head]) -> Float[np.ndarray, "head concept"]:
@@ -309,7 +261,7 @@ def _estimated(
     known: Reference,
     lift: Float[np.ndarray, " concept"],
 ) -> Float[np.ndarray, "head concept"]:
-    sums = attributions(base, objective, every, known)
+    sums = first_order_effects(base, objective, every, known)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(objective.value(sums) / lift)
 

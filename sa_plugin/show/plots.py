@@ -49,7 +49,9 @@ VARIABLES: Mapping[str, str] = {
 }
 
 
-def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(
+    width: float, height: float, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Any, Any]:
     """A figure of its own and its axes: one, or an array where there are several panels.
 
     Args:
@@ -57,6 +59,7 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
         height: In inches.
         rows: Of panels.
         columns: Of panels.
+        heights: Of the rows of panels, relative to one another.
 
     Raises:
         ImportError: matplotlib is missing; the text names the extra.
@@ -66,7 +69,7 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
     figure = require("matplotlib.figure", "plot", "plots").Figure(
         figsize=(width, height), layout="constrained"
     )
-    axes = figure.subplots(rows, columns)
+    axes = figure.subplots(rows, columns, height_ratios=heights)
     for ax in np.ravel(axes):
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)

@@ -22,9 +22,9 @@ from sa_plugin.heads import (
     baseline,
     candidates,
     head_ledger,
-    in_order,
     known_of,
     make_edits,
+    scores_of,
     tail_objective,
     total_effects,
 )
@@ -61,10 +61,10 @@ def run() -> list[dict[str, object]]:
 
 def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
     """One pass for all heads against one pass a head."""
-    base = baseline(host, data, detector, split="test", scores=None, draws=1, seed=0)
-    objective = tail_objective(detector, in_order(base.tokens, data.test.samples))
+    base = baseline(host, data, detector, split="test", scores=None, resampling=Resampling(1))
+    objective = tail_objective(detector, scores_of(base.tokens, data.test.samples))
     every = candidates(host, detector)
-    known = known_of(base, "mean", {at for at, _ in every}, 0)
+    known = known_of(base, "mean", {at for at, _ in every})
     some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
     ours, theirs = [], []
     for _ in range(ROUNDS):
@@ -88,8 +88,8 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
 def watch_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
     """A watched edit against plain hooks."""
     heads = [(at, 1) for at in (0, 5, 10)]
-    base = baseline(host, data, detector, split="test", scores=None, draws=1, seed=0)
-    edits = make_edits("mean", heads, known_of(base, "mean", {0, 5, 10}, 0))
+    base = baseline(host, data, detector, split="test", scores=None, resampling=Resampling(1))
+    edits = make_edits("mean", heads, known_of(base, "mean", {0, 5, 10}))
     site = Site(LAYER, "resid_post")
     batches = host.batches(data.test.samples)
 

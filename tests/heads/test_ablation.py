@@ -12,9 +12,10 @@ from fake_host import FakeHost
 
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import METRICS, ablate_heads, make_edits, reference
+from sa_plugin.heads import TAIL_METRICS, Intervention, ablate_heads, make_edits, reference
 from sa_plugin.host import Site
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -65,7 +66,7 @@ def test_a_table_of_other_samples_is_refused(case):
 
 def metrics_by_loop(detector, cal, test, clean_test, deltas=(0.1, 0.3, 0.5)):
     """Every metric on the split itself, concept by concept, from score tables."""
-    found = {name: [] for name in METRICS}
+    found = {name: [] for name in TAIL_METRICS}
     for k, concept in enumerate(detector.concepts):
         at, unit = detector.tail.layer[k], detector.tail.chosen_unit[k]
         c, t, base = (x.scores[:, at, unit].astype(float) for x in (cal, test, clean_test))
@@ -93,57 +94,61 @@ def metrics_by_loop(detector, cal, test, clean_test, deltas=(0.1, 0.3, 0.5)):
 def test_metrics_equal_loops_before_and_after(case, mode):
     fake, data, scores, detector = case
     heads = [(0, 1), (1, 0)]
-    found = ablate_heads(fake, data, detector, heads, mode=mode, scores=scores, draws=50)
+    found = ablate_heads(
+        fake, data, detector, heads, how=Intervention(mode), scores=scores, resampling=Resampling(50)
+    )
     known = reference(fake, data, detector.bank, mode, {0, 1})
     with fake.edited(make_edits(mode, heads, known)):
         after = score(fake, data, detector.bank, keep_of=scores.tokens)
     clean = scores.split("test")
     for table, when in ((scores, found.before), (after, found.after)):
         expected = metrics_by_loop(detector, table.split("cal"), table.split("test"), clean)
-        for name in METRICS:
-            np.testing.assert_allclose(when[name][:, 0], expected[name], atol=1e-4, err_msg=name)
+        for name in TAIL_METRICS:
+            got = when.sel(metric=name).estimate
+            np.testing.assert_allclose(got, expected[name], atol=1e-4, err_msg=name)
     assert found.change.min() > 0.01
-    np.testing.assert_array_equal(found.before["f1_frozen"], found.before["f1_recalibrated"])
+    frozen, again = (found.before.sel(metric=name).values for name in ("f1_frozen", "f1_recalibrated"))
+    np.testing.assert_array_equal(frozen, again)
 
 
 def test_scores_given_or_not_and_in_any_order(case):
     fake, data, scores, detector = case
-    options = {"draws": 20, "mode": "mean"}
+    options = {"resampling": Resampling(20)}
     one = ablate_heads(fake, data, detector, [(0, 0)], scores=scores, **options)
     two = ablate_heads(fake, data, detector, [(0, 0)], **options)
     backwards = scores.select(np.arange(scores.tokens.n_samples)[::-1])
     three = ablate_heads(fake, data, detector, [(0, 0)], scores=backwards, **options)
-    for name in METRICS:
-        for other in (two, three):
-            np.testing.assert_allclose(one.after[name], other.after[name], atol=1e-6)
-            np.testing.assert_allclose(one.before[name], other.before[name], atol=1e-6)
+    for other in (two, three):
+        np.testing.assert_allclose(one.after.values, other.after.values, atol=1e-6)
+        np.testing.assert_allclose(one.before.values, other.before.values, atol=1e-6)
 
 
 def test_differences_are_paired(case):
     fake, data, scores, detector = case
-    found = ablate_heads(fake, data, detector, [(0, 0)], scores=scores, draws=100)
-    for name in METRICS:
-        drawn = found.after[name] - found.before[name]
-        got = found.difference(name, "animal")
-        np.testing.assert_allclose([got.low, got.high], np.nanquantile(drawn[0, 1:], [0.025, 0.975]))
-        assert found.difference(name).estimate == pytest.approx(drawn[:, 0].mean())
+    found = ablate_heads(fake, data, detector, [(0, 0)], scores=scores, resampling=Resampling(100))
+    for name in TAIL_METRICS:
+        after, before = (side.sel(metric=name).values for side in (found.after, found.before))
+        got = found.difference.sel(metric=name, concept="animal")
+        drawn = (after - before)[0]
+        np.testing.assert_allclose([got.low, got.high], np.nanquantile(drawn[1:], [0.025, 0.975]))
+        mean = found.mean("difference").sel(metric=name)
+        assert mean.estimate == pytest.approx((after - before)[:, 0].mean())
 
 
 def test_heads_by_concept_and_heads_out_of_reach(case):
     fake, data, scores, detector = case
-    options = {"scores": scores, "draws": 20}
+    options = {"scores": scores, "resampling": Resampling(20)}
     apart = ablate_heads(fake, data, detector, {"animal": [(0, 0)]}, **options)
     both = ablate_heads(fake, data, detector, [(0, 0)], **options)
     k, other = (detector.concepts.index(c) for c in ("animal", "food"))
-    for name in METRICS:
-        np.testing.assert_allclose(apart.after[name][k], both.after[name][k], atol=1e-6)
-        np.testing.assert_array_equal(apart.after[name][other], apart.before[name][other])
+    np.testing.assert_allclose(apart.after.values[:, k], both.after.values[:, k], atol=1e-6)
+    np.testing.assert_array_equal(apart.after.values[:, other], apart.before.values[:, other])
     assert apart.heads == {"animal": ((0, 0),), "food": ()}
     assert apart.change[other] == 0
     assert "No head writes before the layer of food" in apart.summary()
     early = calibrate(fake, data, fit(fake, data, "lda", layers=[0]))
     with pytest.raises(ValueError, match="the scores cannot change"):
-        ablate_heads(fake, data, early, [(1, 0)], draws=20)
+        ablate_heads(fake, data, early, [(1, 0)])
 
 
 def test_refusals(case):
@@ -152,11 +157,12 @@ def test_refusals(case):
         ([], {}, "ablating nothing changes nothing"),
         ({}, {}, "ablating nothing changes nothing"),
         ({"animl": [(0, 0)]}, {}, "did you mean 'animal'"),
-        ([(0, 0)], {"mode": "average"}, "mode 'average' is unknown"),
         ([(0, 0)], {"split": "train"}, "of 'train' that vectors were fitted on"),
     ):
         with pytest.raises(ValueError, match=text):
             ablate_heads(fake, data, detector, heads, **options)
+    with pytest.raises(ValueError, match="mode 'average' is unknown"):
+        Intervention("average")
     with pytest.raises(TypeError, match=r"FakeHost \(fake\) cannot edit activations"):
         ablate_heads(FakeHost(), data, detector, [(0, 0)], scores=scores)
 
@@ -169,7 +175,8 @@ def test_every_block_kind_is_ablated_through(architecture, mode, case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bank = fit(host, data, "prototype", layers=[0, 2])
-        found = ablate_heads(host, data, calibrate(host, data, bank), [(0, 0), (0, 2)], mode=mode, draws=20)
+        detector, options = calibrate(host, data, bank), {"resampling": Resampling(20)}
+        found = ablate_heads(host, data, detector, [(0, 0), (0, 2)], how=Intervention(mode), **options)
     assert (found.change > 0).all()
     assert "not compared with other heads" in found.summary().lower()
     assert repr(found).startswith(f"Ablation({mode} of 2 heads, 2 concepts, test split: tail gap")

@@ -9,8 +9,10 @@ from ablation_cases import any_host, make_data, standard
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import (
-    METRICS,
     OUTPUT_SAMPLES,
+    TAIL_METRICS,
+    HeadSets,
+    Intervention,
     Reference,
     ablate_heads,
     ablation_curve,
@@ -21,8 +23,10 @@ from sa_plugin.heads import (
     make_edits,
     rank_heads,
     reference,
+    tail_metrics,
 )
 from sa_plugin.host import Site
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.edits import logits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -46,42 +50,38 @@ def gpt2():
 def test_keeping_some_is_ablating_the_others(case):
     every = candidates(case.fake, case.detector)
     kept = [(0, 1), (1, 0)]
-    options = {"scores": case.scores, "draws": 20}
-    one = ablate_heads(case.fake, case.data, case.detector, kept, keep=True, **options)
+    options = {"scores": case.scores, "resampling": Resampling(20)}
+    keep = Intervention(keep=True)
+    one = ablate_heads(case.fake, case.data, case.detector, kept, how=keep, **options)
     rest = [head for head in every if head not in kept]
     two = ablate_heads(case.fake, case.data, case.detector, rest, **options)
-    for name in METRICS:
-        np.testing.assert_array_equal(one.after[name], two.after[name])
+    np.testing.assert_array_equal(one.after.values, two.after.values)
     assert set(one.heads["animal"]) == set(rest)
     with pytest.raises(ValueError, match="are to be kept: nothing is ablated"):
-        ablate_heads(case.fake, case.data, case.detector, every, keep=True, **options)
+        ablate_heads(case.fake, case.data, case.detector, every, how=keep, **options)
 
 
 def test_a_curve_of_kept_heads(case):
     ranked = rank_heads(case.fake, case.data, case.detector, scores=case.scores)
+    options = {"scores": case.scores, "resampling": Resampling(50)}
     curve = ablation_curve(
         case.fake,
         case.data,
         case.detector,
         ranked,
-        ks=(1, 2),
-        repeats=2,
-        keep=True,
-        controls=("random", "permuted"),
-        scores=case.scores,
-        draws=50,
+        sets=HeadSets((1, 2), ("random", "permuted"), repeats=2),
+        how=Intervention(keep=True),
+        **options,
     )
     (top,) = curve.of(2, "top")
-    kept = ablate_heads(
-        case.fake, case.data, case.detector, ranked.heads[:2], keep=True, scores=case.scores, draws=50
-    )
-    np.testing.assert_array_equal(top.result.after["tail_gap"], kept.after["tail_gap"])
-    margin = curve.margin("tail_gap", 2, "random").estimate
-    others = curve.after("tail_gap", 2, "random")[:, 0]
-    own = curve.after("tail_gap", 2, "top")[0, 0]
-    assert margin == pytest.approx(own - others.mean())
-    interval = curve.margin("tail_gap", 2, "random")
-    assert curve.clear("tail_gap", 2, "random") == (interval.low > 0 and own > others.max())
+    how = Intervention(keep=True)
+    kept = ablate_heads(case.fake, case.data, case.detector, ranked.heads[:2], how=how, **options)
+    np.testing.assert_array_equal(top.result.after.values, kept.after.values)
+    margin = curve.margin(2, "random").sel(metric="tail_gap")
+    others = curve.after(2, "random").sel(metric="tail_gap").estimate
+    (own,) = curve.after(2, "top").sel(metric="tail_gap").estimate
+    assert margin.estimate == pytest.approx(own - others.mean())
+    assert curve.clear("tail_gap", 2, "random") == (margin.low > 0 and own > others.max())
     sets = [run.heads for run in curve.of(2, "permuted")]
     assert 1 <= len(sets) <= 2
     assert sets[0] == ranked.permuted[0][:2]
@@ -93,8 +93,9 @@ def test_a_curve_of_kept_heads(case):
     assert "mean ablation of all heads but these" in text
     assert "heads with the top" in text
     assert "only k kept" in repr(curve)
+    sets = HeadSets((1,), ("permuted",))
     with pytest.raises(ValueError, match="no order by permuted-label vectors"):
-        ablation_curve(case.fake, case.data, case.detector, ranked.heads, ks=(1,), controls=("permuted",))
+        ablation_curve(case.fake, case.data, case.detector, ranked.heads, sets=sets)
 
 
 @pytest.mark.parametrize("kind", ["lda", "separator"])
@@ -125,8 +126,10 @@ def test_one_permuted_set_is_said_to_be_one(case):
     detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
     ranked = rank_heads(case.fake, case.data, detector)
     assert "control of 1 permutation:" in repr(ranked)
-    curve = ablation_curve(case.fake, case.data, detector, ranked, ks=(2,), controls=("permuted",), draws=20)
-    assert "It is one permutation's: how far others would differ is not known" in curve.summary()
+    sets = HeadSets((2,), ("permuted",))
+    curve = ablation_curve(case.fake, case.data, detector, ranked, sets=sets, resampling=Resampling(20))
+    words = "It is one permutation's: how far others would differ is not known"
+    assert words in " ".join(curve.summary().split())
 
 
 # Other concepts.
@@ -134,41 +137,44 @@ def test_one_permuted_set_is_said_to_be_one(case):
 
 def test_own_and_other_concepts_by_loop(case):
     heads = {"animal": [(0, 0)], "food": [(0, 1), (1, 0)]}
-    options = {"scores": case.scores, "draws": 30}
+    options = {"scores": case.scores, "resampling": Resampling(30)}
     found = cross_ablation(case.fake, case.data, case.detector, heads, **options)
     own, others = [], []
     for concept, some in heads.items():
         run = ablate_heads(case.fake, case.data, case.detector, some, **options)
-        change = run.after["auroc"] - run.before["auroc"]
+        change = run.after.sel(metric="auroc").values - run.before.sel(metric="auroc").values
         k = case.detector.concepts.index(concept)
         own.append(change[k])
         others.append(change[1 - k])
     values = {"own": np.nanmean(own, 0), "others": np.nanmean(others, 0)}
     values["own - others"] = values["own"] - values["others"]
     for which, columns in values.items():
-        got = found.interval("auroc", which)
+        got = found.effect(which).sel(metric="auroc")
         assert got.estimate == pytest.approx(columns[0])
         np.testing.assert_allclose([got.low, got.high], np.nanquantile(columns[1:], [0.025, 0.975]))
-    assert found.matrix("auroc").shape == (2, 2)
-    assert len(found.table()) == len(METRICS)
+    assert found.changes.sel(metric="auroc").estimate.shape == (2, 2)
+    table = found.table()
+    assert (table.measure == "own - others").sum() == len(TAIL_METRICS)
+    assert (table.measure == "difference").sum() == 4 * len(TAIL_METRICS)
     assert "own - others" in found.summary()
     assert "CrossAblation(mean, heads of 2 concepts, 2 measured" in repr(found)
     with pytest.raises(ValueError, match="name a concept"):
         cross_ablation(case.fake, case.data, case.detector, {})
-    with pytest.raises(ValueError, match="which 'mine'"):
-        found.interval("auroc", "mine")
+    with pytest.raises(ValueError, match="side 'mine'"):
+        found.effect("mine")
 
 
 def test_directional_takes_one_direction_out_for_all(case):
     heads = {"animal": [(0, 0), (1, 1)]}
-    options = {"scores": case.scores, "draws": 10, "mode": "directional"}
-    found = cross_ablation(case.fake, case.data, case.detector, heads, **options)
-    alone = ablate_heads(case.fake, case.data, case.detector, heads, **options)
+    options = {"scores": case.scores, "resampling": Resampling(10)}
+    how = Intervention("directional")
+    found = cross_ablation(case.fake, case.data, case.detector, heads, mode="directional", **options)
+    alone = ablate_heads(case.fake, case.data, case.detector, heads, how=how, **options)
     k = case.detector.concepts.index("animal")
-    run = found.runs["animal"]
-    np.testing.assert_allclose(run.after["tail_gap"][k], alone.after["tail_gap"][k], atol=1e-6)
-    both = ablate_heads(case.fake, case.data, case.detector, {"food": heads["animal"]}, **options)
-    assert not np.allclose(run.after["tail_gap"][1 - k], both.after["tail_gap"][1 - k])
+    run = found.runs["animal"].after.sel(metric="tail_gap").values
+    np.testing.assert_allclose(run[k], alone.after.sel(metric="tail_gap").values[k], atol=1e-6)
+    both = ablate_heads(case.fake, case.data, case.detector, {"food": heads["animal"]}, how=how, **options)
+    assert not np.allclose(run[1 - k], both.after.sel(metric="tail_gap").values[1 - k])
 
 
 # The model's own output.
@@ -176,7 +182,8 @@ def test_directional_takes_one_direction_out_for_all(case):
 
 def test_kl_of_logits_by_loop(gpt2):
     host, data, detector = gpt2
-    found = ablate_heads(host, data, detector, [(0, 1)], output=logits, draws=20)
+    how = Intervention(output=logits)
+    found = ablate_heads(host, data, detector, [(0, 1)], how=how, resampling=Resampling(20))
     known = reference(host, data, detector.bank, "mean", {0})
     edits = make_edits("mean", [(0, 1)], known)
     total, n = 0.0, 0
@@ -188,17 +195,17 @@ def test_kl_of_logits_by_loop(gpt2):
         # Without BOS the first token is a sink and no row.
         p, q = (torch.softmax(x[1:].double(), -1) for x in (clean, moved))
         total, n = total + float((p * (p / q).log()).sum()), n + len(p)
-    np.testing.assert_allclose(found.after["output_kl"][:, 0], total / n, rtol=1e-4)
-    assert not found.before["output_kl"].any()
-    assert found.difference("output_kl").estimate > 0
-    assert np.isfinite(found.after["output_kl"]).all()
+    after = found.after.sel(metric="output_kl")
+    np.testing.assert_allclose(after.estimate, total / n, rtol=1e-4)
+    assert not found.before.sel(metric="output_kl").values.any()
+    assert found.mean("difference").sel(metric="output_kl").estimate > 0
+    assert np.isfinite(after.values).all()
     assert "output_kl" in found.summary()
 
 
 def test_cosine_of_the_last_residual_stream(case):
-    found = ablate_heads(
-        case.fake, case.data, case.detector, [(0, 0)], output="hidden", scores=case.scores, draws=9
-    )
+    options = {"how": Intervention(output="hidden"), "scores": case.scores, "resampling": Resampling(9)}
+    found = ablate_heads(case.fake, case.data, case.detector, [(0, 0)], **options)
     known = reference(case.fake, case.data, case.detector.bank, "mean", {0})
     site, cosines = Site(2, "resid_post"), []
     for sample in case.data.test.samples[:OUTPUT_SAMPLES]:
@@ -208,21 +215,19 @@ def test_cosine_of_the_last_residual_stream(case):
             moved = case.fake.read(batch, [site], lambda r: {"h": r[site]})["h"]
         cosines.append(torch.cosine_similarity(clean, moved, dim=-1)[0])
     expected = float(torch.cat(cosines).mean())
-    np.testing.assert_allclose(found.after["output_cosine"][:, 0], expected, rtol=1e-5)
-    assert (found.before["output_cosine"] == 1).all()
+    np.testing.assert_allclose(found.after.sel(metric="output_cosine").estimate, expected, rtol=1e-5)
+    assert (found.before.sel(metric="output_cosine").values == 1).all()
     with pytest.raises(ValueError, match="output 'logit'"):
-        ablate_heads(case.fake, case.data, case.detector, [(0, 0)], output="logit")
+        ablate_heads(case.fake, case.data, case.detector, [(0, 0)], how=Intervention(output="logit"))
 
 
 def test_without_a_cache_the_output_is_the_same(gpt2, monkeypatch):
-    from sa_plugin.heads import ablate as output
-
     host, data, detector = gpt2
-    options = {"output": logits, "draws": 5}
+    options = {"how": Intervention(output=logits), "resampling": Resampling(5)}
     one = ablate_heads(host, data, detector, [(0, 1)], **options)
-    monkeypatch.setattr(output, "CACHE_BYTES", 0)
+    monkeypatch.setattr(tail_metrics, "CACHE_BYTES", 0)
     two = ablate_heads(host, data, detector, [(0, 1)], **options)
-    np.testing.assert_allclose(one.after["output_kl"], two.after["output_kl"], rtol=1e-6)
+    np.testing.assert_allclose(one.after.values, two.after.values, rtol=1e-6)
 
 
 def test_kl_is_zero_for_a_shift_of_logits():
@@ -247,11 +252,9 @@ def test_pattern_sizes_and_curves_on_a_real_attention(gpt2):
         data,
         detector,
         candidates(host, detector),
-        ks=(1,),
-        repeats=1,
-        mode="pattern",
-        controls=("norm_matched",),
-        draws=10,
+        sets=HeadSets((1,), ("norm_matched",), repeats=1),
+        how=Intervention("pattern"),
+        resampling=Resampling(10),
     )
     head, site = (0, 2), Site(0, "attn_out")
     total, n = 0.0, 0

@@ -7,8 +7,10 @@ from ablation_cases import standard
 from fake_host import WIDTH
 
 from sa_plugin.heads import (
-    METRICS,
     PROBE,
+    TAIL_METRICS,
+    HeadSets,
+    Intervention,
     ablate_heads,
     ablation_curve,
     baseline,
@@ -21,6 +23,7 @@ from sa_plugin.heads import (
     rank_heads,
 )
 from sa_plugin.host import Site
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -64,8 +67,8 @@ def test_control_sets():
 def test_sizes_are_direct_changes(case):
     """One head at a time: the change of attn_out in its own block, kept tokens alone."""
     fake, data, scores, detector = case
-    base = baseline(fake, data, detector, split="test", scores=scores, draws=10, seed=0)
-    known = known_of(base, "mean", {0, 1, 2}, 0)
+    base = baseline(fake, data, detector, split="test", scores=scores, resampling=Resampling(10))
+    known = known_of(base, "mean", {0, 1, 2})
     sizes = head_changes(base, "mean", known)
     site, tokens = Site(1, "attn_out"), base.frozen.cal
     squares = []
@@ -83,28 +86,31 @@ def test_sizes_are_direct_changes(case):
 def test_curve(case):
     fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
-    curve = ablation_curve(fake, data, detector, ranked, ks=(1, 2), repeats=2, scores=scores, draws=50)
+    options = {"scores": scores, "resampling": Resampling(50)}
+    curve = ablation_curve(fake, data, detector, ranked, sets=HeadSets((1, 2), repeats=2), **options)
     for k in (1, 2):
         for family in ("random", "layer_matched", "norm_matched"):
             sets = [frozenset(run.heads) for run in curve.of(k, family)]
             assert 1 <= len(set(sets)) == len(sets) <= 2
         assert len(curve.of(k, "top")) == len(curve.of(k, "bottom")) == 1
-    top = ablate_heads(fake, data, detector, ranked.heads[:2], scores=scores, draws=50)
-    for name in METRICS:
-        (run,) = curve.of(2, "top")
-        np.testing.assert_array_equal(run.result.after[name], top.after[name])
-        left = curve.after(name, 2, "random").mean(0) - curve.after(name, 2, "top")[0]
-        margin = curve.margin(name, 2, "random")
+    top = ablate_heads(fake, data, detector, ranked.heads[:2], **options)
+    (run,) = curve.of(2, "top")
+    np.testing.assert_array_equal(run.result.after.values, top.after.values)
+    for name in TAIL_METRICS:
+        others, own = (curve.after(2, family).sel(metric=name).values for family in ("random", "top"))
+        left = others.mean(0) - own[0]
+        margin = curve.margin(2, "random").sel(metric=name)
         assert margin.estimate == pytest.approx(left[0])
         np.testing.assert_allclose(margin.low, np.nanquantile(left[1:], 0.025))
-        lowest = curve.after(name, 2, "random")[:, 0].min()
-        clear = bool(margin.low > 0 and lowest > curve.after(name, 2, "top")[0, 0])
+        clear = bool(margin.low > 0 and others[:, 0].min() > own[0, 0])
         assert curve.clear(name, 2, "random") == clear
     text = curve.summary()
     assert "Top 2, what controls leave beyond it:" in text
     assert "ranked by ledger (excess) on cal" in text
     assert "AblationCurve(mean, k [1, 2] of" in repr(curve)
-    assert len(curve.table()) == len(curve.runs)
+    table = curve.table()
+    assert (table.measure == "residual_change").sum() == len(curve.runs)
+    assert (table.measure == "margin").sum() == 2 * 4 * len(TAIL_METRICS)
     with pytest.raises(ValueError, match="nothing was ablated at k = 3"):
         curve.of(3, "top")
 
@@ -112,20 +118,30 @@ def test_curve(case):
 def test_refusals_of_curves(case):
     fake, data, _, detector = case
     every = candidates(fake, detector)
-    for ranking, options, text in (
-        (every, {"ks": (4,)}, "k = 4 lies outside 1 to"),
-        (every, {"ks": ()}, "at least one of each"),
-        (every[:1], {"ks": (1,)}, "its bottom is unknown"),
-        (every, {"ks": (1,), "controls": ("rand",)}, "did you mean 'random'"),
+    for ranking, ks, text in (
+        (every, (4,), "k = 4 lies outside 1 to"),
+        (every[:1], (1,), "its bottom is unknown"),
     ):
         with pytest.raises(ValueError, match=text):
-            ablation_curve(fake, data, detector, ranking, **options)
+            ablation_curve(fake, data, detector, ranking, sets=HeadSets(ks))
+    with pytest.raises(ValueError, match="at least one of each"):
+        HeadSets(())
+    with pytest.raises(ValueError, match="did you mean 'random'"):
+        HeadSets((1,), ("rand",))
 
 
 def test_directional_curve_runs_one_concept_at_a_time(case):
     fake, data, scores, detector = case
     fake.passes = 0
-    found = ablate_heads(fake, data, detector, [(0, 0)], mode="directional", scores=scores, draws=10)
+    found = ablate_heads(
+        fake,
+        data,
+        detector,
+        [(0, 0)],
+        how=Intervention("directional"),
+        scores=scores,
+        resampling=Resampling(10),
+    )
     n = len(data.cal.samples) + len(data.test.samples)
     probe = min(PROBE, len(data.cal.samples))
     assert fake.passes == 2 * (n + probe) + probe

@@ -15,8 +15,8 @@ from sa_plugin.heads import (
     calibration,
     call,
     describe_blocks,
+    logit_moments,
     mean_turn,
-    moments,
     offsets_seen,
     ov_form,
     p_values,
@@ -197,7 +197,7 @@ def attention_case(seed=0, batch=2, heads=2, n=7, columns=2):
 def fitted(pattern, a, allowed):
     distance = (torch.arange(a.shape[1])[:, None] - torch.arange(a.shape[1])).abs().float()
     places = place_terms(distance.expand(len(a), -1, -1))
-    m = moments(pattern, a, allowed, places)
+    m = logit_moments(pattern, a, allowed, places)
     return slopes(*(part.sum(0).numpy() for part in m))
 
 

@@ -12,15 +12,15 @@ from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import (
     agreement,
-    attributions,
     baseline,
     candidates,
     compare_direct_total,
+    first_order_effects,
     head_ledger,
-    in_order,
     known_of,
     make_edits,
     rank_heads,
+    scores_of,
     tail_objective,
     total_effects,
 )
@@ -45,12 +45,12 @@ class Case:
         self.scores = score(self.host, data, bank)
         self.detector = calibrate(self.host, data, bank, scores=self.scores, deltas=(0.3,))
         self.base = baseline(
-            self.host, data, self.detector, split="cal", scores=self.scores, draws=20, seed=0
+            self.host, data, self.detector, split="cal", scores=self.scores, resampling=Resampling(20)
         )
-        self.table = in_order(self.scores, data.cal.samples)
+        self.table = scores_of(self.scores, data.cal.samples)
         self.objective = tail_objective(self.detector, self.table)
         self.every = candidates(self.host, self.detector)
-        self.known = known_of(self.base, "mean", {0, 1, 2}, 0)
+        self.known = known_of(self.base, "mean", {0, 1, 2})
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_total_effects_are_a_loop_of_runs(gpt2, data):
     for i, head in enumerate(heads):
         with gpt2.host.edited(make_edits("mean", [head], gpt2.known)):
             moved = score(gpt2.host, data, gpt2.detector.bank, splits=["cal"], keep_of=gpt2.scores.tokens)
-        left = objective_by_loop(gpt2.detector, in_order(moved, data.cal.samples), gpt2.table)
+        left = objective_by_loop(gpt2.detector, scores_of(moved, data.cal.samples), gpt2.table)
         expected = objective_by_loop(gpt2.detector, gpt2.table, gpt2.table) - left
         np.testing.assert_allclose(gpt2.objective.value(sums[i]), expected, atol=1e-5)
     assert np.abs(gpt2.objective.value(sums)).max() > 1e-3
@@ -108,7 +108,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
     """(T(0) - T(e)) / e with z replaced by z - e (z - mean), by central differences."""
     case = Case(name, data)
     heads = [(0, 0), (1, 2), (2, 1)]
-    got = case.objective.value(attributions(case.base, case.objective, heads, case.known))
+    got = case.objective.value(first_order_effects(case.base, case.objective, heads, case.known))
     for i, (layer, head) in enumerate(heads):
         mean, ends = case.known.means[layer][head], []
         for step in (-0.02, 0.02):
@@ -119,7 +119,7 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
 
             with case.host.edited({Site(layer, "z"): part}):
                 moved = score(case.host, data, case.detector.bank, splits=["cal"], keep_of=case.scores.tokens)
-            scores = case.detector.token_scores(in_order(moved, data.cal.samples))
+            scores = case.detector.token_scores(scores_of(moved, data.cal.samples))
             ends.append(case.objective.value(case.objective.sums(scores)))
         slope = (ends[0] - ends[1]) / 0.04
         np.testing.assert_allclose(got[i], slope, rtol=2e-2, atol=2e-3 * np.abs(got).max())
@@ -127,17 +127,21 @@ def test_attributions_are_the_slope_of_a_partial_ablation(name, data):
 
 def test_all_three_agree_where_nothing_follows(neox, data):
     """A head of the last, parallel block: no MLP sees it, so direct, total and slope are one."""
-    found = compare_direct_total(neox.host, data, neox.detector, scores=neox.scores, draws=20)
+    found = compare_direct_total(
+        neox.host, data, neox.detector, scores=neox.scores, resampling=Resampling(20)
+    )
     last = [i for i, (layer, _) in enumerate(found.heads) if layer == 2]
-    np.testing.assert_allclose(found.total[last], found.direct[last], atol=2e-5)
+    np.testing.assert_allclose(found.total.estimate[last], found.direct[last], atol=2e-5)
     np.testing.assert_allclose(found.attribution[last], found.direct[last], atol=2e-5)
     early = [i for i, (layer, _) in enumerate(found.heads) if layer == 0]
-    assert np.abs(found.total - found.direct)[early].max() > 1e-3
-    assert (found.total_low <= found.total + 1e-9).all()
-    assert (found.total_high >= found.total - 1e-9).all()
+    assert np.abs(found.total.estimate - found.direct)[early].max() > 1e-3
+    assert (found.total.low <= found.total.estimate + 1e-9).all()
+    assert (found.total.high >= found.total.estimate - 1e-9).all()
     assert set(found.agreement()) == {"direct", "attribution"}
     assert found.of("animal")["spearman"] <= 1
-    assert len(found.table()) == len(found.heads) * 2
+    table = found.table()
+    for measure in ("direct", "total", "attribution"):
+        assert (table.measure == measure).sum() == len(found.heads) * 2
     assert "against total" in found.summary()
     assert "DirectTotal(12 heads, 2 concepts, test: direct against total" in repr(found)
 
@@ -156,10 +160,10 @@ def test_agreement_of_known_numbers():
 def test_heads_behind_a_concept_have_no_effect(data):
     case = Case("gpt2", data, layers=(0, 2))
     late = [c for c in case.detector.concepts if case.detector.layer[c] == 0]
-    found = compare_direct_total(case.host, data, case.detector, draws=10)
+    found = compare_direct_total(case.host, data, case.detector, resampling=Resampling(10))
     for k, concept in enumerate(found.concepts):
         behind = np.array([layer > case.detector.layer[concept] for layer, _ in found.heads])
-        for values in (found.direct, found.total, found.attribution):
+        for values in (found.direct, found.total.estimate, found.attribution):
             assert np.isnan(values[behind, k]).all()
             assert np.isfinite(values[~behind, k]).all()
     assert found.lift.shape == (2,)

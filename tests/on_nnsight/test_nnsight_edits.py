@@ -11,7 +11,7 @@ from sa_nnsight import accept
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import ablate_heads
+from sa_plugin.heads import Intervention, ablate_heads
 from sa_plugin.host import (
     DescribedHost,
     DifferentiableHost,
@@ -23,6 +23,7 @@ from sa_plugin.host import (
     require_differentiable,
     require_editable,
 )
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = (*tiny.ARCHITECTURES, "vit", "dinov2", "clip_vision", "clip_text")
@@ -174,7 +175,8 @@ def test_ablations_equal_those_of_transformer_lens(name):
     modes = ("mean", "zero", "pattern", "directional")
     for mode in modes if ours.info.block == "pre_norm" else modes[:-1]:
         found = [
-            ablate_heads(host, data, detector, heads=[(1, 2)], mode=mode, draws=10) for host in (ours, lens)
+            ablate_heads(host, data, detector, [(1, 2)], how=Intervention(mode), resampling=Resampling(10))
+            for host in (ours, lens)
         ]
         assert_frames_close(*(one.table() for one in found))
 

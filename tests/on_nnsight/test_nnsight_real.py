@@ -161,5 +161,5 @@ def test_the_whole_job(ours, data, detectors, monkeypatch):
     detector = detectors[1]
     assert len(detector.evaluate(data.test, resampling=Resampling(10)).concepts) == 3
     assert trace(host, data, detector.bank, resampling=Resampling(10)).concepts == data.concepts
-    found = ablate_heads(host, data, detector, heads=[(LAYER, 3)], draws=10)
+    found = ablate_heads(host, data, detector, [(LAYER, 3)], resampling=Resampling(10))
     assert (found.change > 0).all()
