@@ -10,6 +10,7 @@ from sa_plugin.report.schema import (
     Results,
     Trace,
     check,
+    problems,
     read_results,
     write_results,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "plot_tenths",
     "plot_theory",
     "plot_waterfall",
+    "problems",
     "read_results",
     "relative",
     "render_report",

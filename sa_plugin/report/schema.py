@@ -1,172 +1,51 @@
-"""A picture must be whole, hold no address, and keep its lists as long as its patches.
+"""The schema of `results.json`: everything a study found, in one JSON-ready dictionary.
 
-Lists that run parallel must be as long as what they run along.
-
-The schema of `results.json`: everything the demo found, in one JSON-ready dictionary.
-
-One dictionary feeds the report, the plots and whoever reads the file. Rules that hold throughout:
+One dictionary feeds the report, the figures and whoever reads the file. Rules that hold throughout:
 
 - A `Number` is a float, or None where it is not defined (NaN is no JSON); reports show "–".
 - An `Interval` is `[low, high]`, over resampled source documents, or None where there is none.
-- "[layer]" lists run parallel to the `layers` of their block, "[delta]" lists to its `deltas`.
+- "[layer]" lists run parallel to the `layers` of their block, "[delta]" lists to its `deltas`; lists
+  that run parallel must be as long as what they run along.
 - Every block may be missing: the report then says so in one line. Inside a block, keys that are
   not marked `NotRequired` are needed, and keys that are not in the schema are refused, so that a
   misspelt name is an error and never a silently missing number. `extra` takes anything.
 - Concepts, kinds and methods are named as in the library (`sa_plugin.detection.methods`:
   "SuperActivators", "MaxTok", "always-positive", ...).
+- A picture is whole and holds no address: its image is in the file, and its outline is a path.
 
 What the schema does not promise: that the numbers are right. It carries counts, seeds, splits and
 candidates so that they can be derived again.
 
-Turning results into JSON and back, and holding them against the schema.
+pydantic checks the types (`TypeAdapter`, strict, nothing extra), which is why annotations are no
+strings here; what it says is put into the words of this house.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    Any,
-    NotRequired,
-    TypedDict,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from types import NoneType
+from typing import Any, NotRequired, cast, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict, is_typeddict
 
 from sa_plugin._check import did_you_mean
 from sa_plugin.show.result import clean
 
+SCHEMA = 1
+"""Format number of the file: raised when a key changes its meaning or is taken away."""
+WRITTEN = ("schema", "meta", "kinds", "provenance")
+CLOSED = ConfigDict(extra="forbid", strict=True)
 DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PATH = re.compile(r"[MmHhVvLlZz0-9 .,-]*")
-
-
-def picture_problems(picture: Mapping[str, Any], where: str) -> Iterator[str]:
-    """What does not fit, one sentence each; the types have been checked before."""
-    patches = len(picture["boxes"])
-    for key in ("scores", "superactivator", "in_concept"):
-        if len(picture[key]) != patches:
-            yield f"{where}.{key} has {len(picture[key])} entries: expected {patches}, as boxes"
-    if len(picture["size"]) != 2 or min(picture["size"]) < 1:
-        yield f"{where}.size is {picture['size']}: expected [height, width] of the image"
-    for n, box in enumerate(picture["boxes"]):
-        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-            yield f"{where}.boxes[{n}] is {box}: expected [top, left, bottom, right]"
-    if not DATA_URI.fullmatch(picture["png"]):
-        yield f"{where}.png is {picture['png']!r:.60}: expected 'data:image/png;base64,...'"
-    if not PATH.fullmatch(picture["outline"]):
-        yield f"{where}.outline is {picture['outline']!r:.60}: expected an SVG path of M, H, V, Z"
-
-
-def length_problems(results: Mapping[str, Any]) -> Iterator[str]:
-    """What does not fit, one sentence each; the types have been checked before."""
-    for kind, block in results.get("kinds", {}).items():
-        where = f"results.kinds[{kind!r}]"
-        yield from _sparsity(block.get("sparsity"), f"{where}.sparsity")
-        yield from _trace(block.get("trace"), f"{where}.trace")
-        yield from _fractions(block.get("fractions"), f"{where}.fractions")
-        for concept, head_map in (block.get("heads") or {}).get("concepts", {}).items():
-            yield from _head_map(head_map, f"{where}.heads.concepts[{concept!r}]")
-    for n, passage in enumerate(results.get("passages", [])):
-        yield from _tokens(passage, f"results.passages[{n}]")
-        yield from _along(passage, ("scores",), "offsets", f"results.passages[{n}]")
-    for n, picture in enumerate(results.get("pictures", [])):
-        yield from picture_problems(picture, f"results.pictures[{n}]")
-    if explained := results.get("explained"):
-        yield from _tokens(explained, "results.explained")
-        for n, one in enumerate(explained["explanations"]):
-            where = f"results.explained.explanations[{n}].tokens"
-            yield from _expect(one["tokens"], len(explained["offsets"]), where, "offsets")
-
-
-def _expect(items: Sequence[Any], length: int, where: str, along: str) -> Iterator[str]:
-    if len(items) != length:
-        yield f"{where} has {len(items)} entries: expected {length}, as {along}"
-
-
-def _along(block: Mapping[str, Any], keys: Sequence[str], along: str, where: str) -> Iterator[str]:
-    for key in keys:
-        if block.get(key) is not None:
-            yield from _expect(block[key], len(block[along]), f"{where}.{key}", along)
-
-
-def _tokens(block: Mapping[str, Any], where: str) -> Iterator[str]:
-    yield from _along(block, ("superactivator", "in_concept"), "offsets", where)
-    last = 0
-    for n, offset in enumerate(block["offsets"]):
-        if len(offset) != 2 or not 0 <= offset[0] <= offset[1] <= len(block["text"]):
-            yield (
-                f"{where}.offsets[{n}] is {offset}: expected [start, end] within the "
-                f"{len(block['text'])} characters of the text"
-            )
-        elif offset[0] < last:
-            yield f"{where}.offsets[{n}] is {offset}: expected a start of {last} or later"
-        last = offset[0] if offset else last
-
-
-def _sparsity(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
-    if block is None:
-        return
-    for n, curve in enumerate(block["curves"]):
-        for key in ("weighted_f1", "interval"):
-            if curve.get(key) is not None:
-                at = f"{where}.curves[{n}].{key}"
-                yield from _expect(curve[key], len(block["deltas"]), at, "deltas")
-
-
-def _trace(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
-    if block is None:
-        return
-    series = dict(block["concepts"])
-    if block.get("mean"):
-        series["mean"] = block["mean"]
-    for name, one in series.items():
-        for key, values in one.items():
-            yield from _expect(values, len(block["layers"]), f"{where}[{name!r}].{key}", "layers")
-    if drawn := block.get("distributions"):
-        for name, one in drawn["concepts"].items():
-            yield from _densities(one, drawn, f"{where}.distributions.concepts[{name!r}]")
-
-
-def _densities(one: Mapping[str, Any], drawn: Mapping[str, Any], where: str) -> Iterator[str]:
-    for key in ("in_concept", "out_of_concept", "threshold"):
-        yield from _expect(one[key], len(drawn["layers"]), f"{where}.{key}", "layers")
-    for key in ("in_concept", "out_of_concept"):
-        for n, row in enumerate(one[key]):
-            bins = len(drawn["edges"]) - 1
-            yield from _expect(row, bins, f"{where}.{key}[{n}]", "bins between edges")
-
-
-def _fractions(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
-    for which in ("all", "inside") if block else ():
-        assert block is not None
-        curves = {**block[which]["concepts"], "mean": block[which]["mean"]}
-        for name, values in curves.items():
-            yield from _expect(values, len(block["grid"]), f"{where}.{which}[{name!r}]", "grid")
-
-
-def _head_map(block: Mapping[str, Any], where: str) -> Iterator[str]:
-    blocks = len(block["lift"])
-    heads = len(block["lift"][0]) if blocks else 0
-    for key in ("lift", "control", "contrast"):
-        if block.get(key) is None:
-            continue
-        yield from _expect(block[key], blocks, f"{where}.{key}", "the blocks of lift")
-        for n, row in enumerate(block[key]):
-            yield from _expect(row, heads, f"{where}.{key}[{n}]", "the heads of lift")
-
-
-SCHEMA = 1
 
 Number = float | None
 Interval = list[Number] | None
 
 
-class Resampling(TypedDict):
+class HowDrawn(TypedDict):
     """How the intervals were made: `draws` resamples of `unit`s, level e.g. 0.95."""
 
     unit: str
@@ -196,7 +75,7 @@ class Meta(TypedDict):
     processing: NotRequired[str]
     data_hash: NotRequired[str]
     data_note: NotRequired[str]
-    intervals: NotRequired[Resampling]
+    intervals: NotRequired[HowDrawn]
 
 
 class MethodRow(TypedDict):
@@ -328,6 +207,7 @@ class Distributions(TypedDict):
     out: NotRequired[str]
 
 
+@with_config(CLOSED)
 class Trace(TypedDict):
     """Every layer, on test. `mean` is over concepts.
 
@@ -396,6 +276,7 @@ class HeadRow(TypedDict):
     contrast_interval: NotRequired[Interval]
 
 
+@with_config(CLOSED)
 class Heads(TypedDict):
     """The head ledger. `closes_to`: largest |sum of terms - score|; `unit`: of the lifts.
 
@@ -465,6 +346,7 @@ class Fractions(TypedDict):
     inside: FractionCurve
 
 
+@with_config(CLOSED)
 class KindBlock(TypedDict, total=False):
     """Everything about one concept kind; every part may be missing.
 
@@ -599,6 +481,7 @@ class Provenance(TypedDict, total=False):
     machine: str
 
 
+@with_config(CLOSED)
 class Results(TypedDict, total=False):
     """The whole file. `warnings`: every named warning the run gave, in order."""
 
@@ -614,9 +497,6 @@ class Results(TypedDict, total=False):
     extra: Any
 
 
-WRITTEN = ("schema", "meta", "kinds", "provenance")
-
-
 def check(results: Mapping[str, Any]) -> Results:
     """Hold a dictionary against the schema.
 
@@ -627,17 +507,18 @@ def check(results: Mapping[str, Any]) -> Results:
         The same dictionary, typed.
 
     Raises:
-        ValueError: A key is unknown or missing, or a value is of the wrong kind; the text says
-            where, what was expected, and for an unknown key which known one is nearest.
+        ValueError: A key is unknown or missing, a value is of the wrong kind, a list has another
+            length than what it runs along, or the file is of another format; the text says where,
+            what was expected, and for an unknown key which known one is nearest.
 
     Example:
         >>> sorted(check({"schema": 1, "warnings": []}))
         ['schema', 'warnings']
     """
-    problems = list(_problems(results, Results, "results")) or list(length_problems(results))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{problems[0]}{more}; the schema is in sa_plugin/report/schema.py.")
+    found = problems(results)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ValueError(f"{found[0]}{more}; the schema is in sa_plugin/report/schema.py.")
     return cast(Results, results)
 
 
@@ -673,59 +554,174 @@ def read_results(path: str | Path) -> Results:
     return results
 
 
-def _problems(value: Any, kind: Any, where: str) -> Iterator[str]:
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return
-    if origin is NotRequired:
-        yield from _problems(value, args[0], where)
-    elif origin in (Union, UnionType):
-        if value is None and NoneType in args:
-            return
-        yield from _problems(value, next(a for a in args if a is not NoneType), where)
-    elif is_typeddict(kind):
-        yield from _dict_problems(value, kind, where)
-    elif origin is dict:
-        yield from _mapping_problems(value, args[1], where)
-    elif origin is list:
-        if not isinstance(value, list):
-            yield f"{where} is {value!r:.60}: expected a list"
-            return
-        if args[0] == Number and all(type(item) in (float, NoneType) for item in value):
-            return
-        for k, item in enumerate(value):
-            yield from _problems(item, args[0], f"{where}[{k}]")
-    elif not _is_plain(value, kind):
-        yield f"{where} is {value!r:.60}: expected {kind.__name__}"
+def problems(value: Any, kind: Any = Results, where: str = "results") -> list[str]:
+    """What does not fit, one sentence each: types first, and in a whole file that fits, lengths.
+
+    Args:
+        value: JSON-ready, see `clean`.
+        kind: `Results`, or a block of it: `KindBlock`, `Trace`, `Heads`.
+        where: Name of the value.
+    """
+    try:
+        _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        return [_sentence(one, kind, where) for one in error.errors(include_url=False)]
+    if kind is not Results:
+        return []
+    if value.get("schema", SCHEMA) != SCHEMA:
+        return [f"{where}.schema is {value['schema']}: expected {SCHEMA}, the format this version writes"]
+    return list(_length_problems(value))
 
 
-def _dict_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
-    if not isinstance(value, Mapping):
-        yield f"{where} is {value!r:.60}: expected {kind.__name__}, a dict"
+@lru_cache
+def _adapter(kind: Any) -> Any:
+    return TypeAdapter(kind)
+
+
+def _sentence(error: Mapping[str, Any], kind: Any, where: str) -> str:
+    """A finding of pydantic: where, what was there, and what was expected."""
+    around, outside = kind, where
+    for step in error["loc"]:
+        around, outside = kind, where
+        kind, where = _inside(kind, where, step)
+    last = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "missing":
+        return f"{outside} lacks {last!r} ({around.__name__})"
+    if error["type"] == "extra_forbidden":
+        return f"{outside} has an unknown key {last!r}{did_you_mean(last, get_type_hints(around))}"
+    return f"{where} is {error['input']!r:.60}: expected {_expected(kind)}"
+
+
+def _inside(kind: Any, where: str, step: str | int) -> tuple[Any, str]:
+    """Type and name of what lies one step further in."""
+    if is_typeddict(kind):
+        return _bare(get_type_hints(kind).get(str(step), Any)), f"{where}.{step}"
+    inner = get_args(kind)
+    return _bare(inner[-1] if inner else Any), f"{where}[{step!r}]"
+
+
+def _bare(kind: Any) -> Any:
+    """A type without its None."""
+    inner = get_args(kind)
+    return next(a for a in inner if a is not NoneType) if NoneType in inner else kind
+
+
+def _expected(kind: Any) -> str:
+    if is_typeddict(kind):
+        return f"{kind.__name__}, a dict"
+    return {dict: "a dict", list: "a list"}.get(get_origin(kind), getattr(kind, "__name__", str(kind)))
+
+
+def _length_problems(results: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit, one sentence each; the types have been checked before."""
+    for kind, block in results.get("kinds", {}).items():
+        where = f"results.kinds[{kind!r}]"
+        yield from _sparsity(block.get("sparsity"), f"{where}.sparsity")
+        yield from _trace(block.get("trace"), f"{where}.trace")
+        yield from _fractions(block.get("fractions"), f"{where}.fractions")
+        for concept, head_map in (block.get("heads") or {}).get("concepts", {}).items():
+            yield from _head_map(head_map, f"{where}.heads.concepts[{concept!r}]")
+    for n, passage in enumerate(results.get("passages", [])):
+        yield from _tokens(passage, f"results.passages[{n}]")
+        yield from _along(passage, ("scores",), "offsets", f"results.passages[{n}]")
+    for n, picture in enumerate(results.get("pictures", [])):
+        yield from _picture(picture, f"results.pictures[{n}]")
+    if explained := results.get("explained"):
+        yield from _tokens(explained, "results.explained")
+        for n, one in enumerate(explained["explanations"]):
+            where = f"results.explained.explanations[{n}].tokens"
+            yield from _expect(one["tokens"], len(explained["offsets"]), where, "offsets")
+
+
+def _picture(picture: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What does not fit, one sentence each; the types have been checked before."""
+    patches = len(picture["boxes"])
+    for key in ("scores", "superactivator", "in_concept"):
+        if len(picture[key]) != patches:
+            yield f"{where}.{key} has {len(picture[key])} entries: expected {patches}, as boxes"
+    if len(picture["size"]) != 2 or min(picture["size"]) < 1:
+        yield f"{where}.size is {picture['size']}: expected [height, width] of the image"
+    for n, box in enumerate(picture["boxes"]):
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            yield f"{where}.boxes[{n}] is {box}: expected [top, left, bottom, right]"
+    if not DATA_URI.fullmatch(picture["png"]):
+        yield f"{where}.png is {picture['png']!r:.60}: expected 'data:image/png;base64,...'"
+    if not PATH.fullmatch(picture["outline"]):
+        yield f"{where}.outline is {picture['outline']!r:.60}: expected an SVG path of M, H, V, Z"
+
+
+def _expect(items: Sequence[Any], length: int, where: str, along: str) -> Iterator[str]:
+    if len(items) != length:
+        yield f"{where} has {len(items)} entries: expected {length}, as {along}"
+
+
+def _along(block: Mapping[str, Any], keys: Sequence[str], along: str, where: str) -> Iterator[str]:
+    for key in keys:
+        if block.get(key) is not None:
+            yield from _expect(block[key], len(block[along]), f"{where}.{key}", along)
+
+
+def _tokens(block: Mapping[str, Any], where: str) -> Iterator[str]:
+    yield from _along(block, ("superactivator", "in_concept"), "offsets", where)
+    last = 0
+    for n, offset in enumerate(block["offsets"]):
+        if len(offset) != 2 or not 0 <= offset[0] <= offset[1] <= len(block["text"]):
+            yield (
+                f"{where}.offsets[{n}] is {offset}: expected [start, end] within the "
+                f"{len(block['text'])} characters of the text"
+            )
+        elif offset[0] < last:
+            yield f"{where}.offsets[{n}] is {offset}: expected a start of {last} or later"
+        last = offset[0] if offset else last
+
+
+def _sparsity(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    if block is None:
         return
-    hints = get_type_hints(kind, include_extras=True)
-    # Annotations are strings here, so the class itself does not know which are NotRequired.
-    optional = {key for key, hint in hints.items() if get_origin(hint) is NotRequired}
-    for key in sorted(kind.__required_keys__ - optional - set(value)):
-        yield f"{where} lacks {key!r} ({kind.__name__})"
-    for key, item in value.items():
-        if key in hints:
-            yield from _problems(item, hints[key], f"{where}.{key}")
+    for n, curve in enumerate(block["curves"]):
+        for key in ("weighted_f1", "interval"):
+            if curve.get(key) is not None:
+                at = f"{where}.curves[{n}].{key}"
+                yield from _expect(curve[key], len(block["deltas"]), at, "deltas")
+
+
+def _trace(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    if block is None:
+        return
+    series = dict(block["concepts"])
+    if block.get("mean"):
+        series["mean"] = block["mean"]
+    for name, one in series.items():
+        for key, values in one.items():
+            yield from _expect(values, len(block["layers"]), f"{where}[{name!r}].{key}", "layers")
+    if drawn := block.get("distributions"):
+        for name, one in drawn["concepts"].items():
+            yield from _densities(one, drawn, f"{where}.distributions.concepts[{name!r}]")
+
+
+def _densities(one: Mapping[str, Any], drawn: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key in ("in_concept", "out_of_concept", "threshold"):
+        yield from _expect(one[key], len(drawn["layers"]), f"{where}.{key}", "layers")
+    for key in ("in_concept", "out_of_concept"):
+        for n, row in enumerate(one[key]):
+            bins = len(drawn["edges"]) - 1
+            yield from _expect(row, bins, f"{where}.{key}[{n}]", "bins between edges")
+
+
+def _fractions(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
+    for which in ("all", "inside") if block else ():
+        assert block is not None
+        curves = {**block[which]["concepts"], "mean": block[which]["mean"]}
+        for name, values in curves.items():
+            yield from _expect(values, len(block["grid"]), f"{where}.{which}[{name!r}]", "grid")
+
+
+def _head_map(block: Mapping[str, Any], where: str) -> Iterator[str]:
+    blocks = len(block["lift"])
+    heads = len(block["lift"][0]) if blocks else 0
+    for key in ("lift", "control", "contrast"):
+        if block.get(key) is None:
             continue
-        yield f"{where} has an unknown key {key!r}{did_you_mean(key, hints)}"
-
-
-def _mapping_problems(value: Any, kind: Any, where: str) -> Iterator[str]:
-    if not isinstance(value, Mapping):
-        yield f"{where} is {value!r:.60}: expected a dict"
-        return
-    for key, item in value.items():
-        yield from _problems(item, kind, f"{where}[{key!r}]")
-
-
-def _is_plain(value: Any, kind: type) -> bool:
-    if kind is bool or kind is str:
-        return isinstance(value, kind)
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if kind is float else int)
+        yield from _expect(block[key], blocks, f"{where}.{key}", "the blocks of lift")
+        for n, row in enumerate(block[key]):
+            yield from _expect(row, heads, f"{where}.{key}[{n}]", "the heads of lift")

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.concepts.kinds import kind_of
@@ -189,6 +190,17 @@ class CellConfig:
         return found
 
 
+# How a refusal calls what a setting may be.
+EXPECTED: Mapping[Any, str] = {
+    str: "a string",
+    str | None: "a string",
+    int: "a whole number",
+    Sequence[str]: "a list of strings",
+    Sequence[int]: "a list of numbers",
+    Sequence[float | int]: "a list of numbers",
+    Mapping[str, Any]: "a table",
+}
+
 PARTS: dict[str, type] = {
     "model": ModelPart,
     "data": DataPart,
@@ -256,28 +268,17 @@ def _cell(table: dict[str, Any], path: Path) -> CellConfig:
 def _part(cls: type, table: Any, name: str, path: Path) -> Any:
     if not isinstance(table, dict):
         raise ValueError(f"{path.name}: {name} is {table!r}, not a table: write [{name}].")
-    default = cls()
+    kinds, given = get_type_hints(cls), {}
     for key, value in table.items():
-        require_known(f"{path.name}: key of [{name}]", key, [f.name for f in fields(cls)])
-        _check_type(f"{path.name}: {name}.{key}", value, getattr(default, key), key)
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
-
-
-def _check_type(where: str, value: Any, default: Any, key: str) -> None:
-    if isinstance(default, Mapping):
-        good, expected = isinstance(value, dict), "a table"
-    elif isinstance(default, tuple):
-        number = key.endswith("percents") or key.endswith("blocks")
-        inner: Any = (int, float) if key.endswith("percents") else int if number else str
-        good = isinstance(value, list) and all(
-            isinstance(v, inner) and not isinstance(v, bool) for v in value
-        )
-        expected = f"a list of {'numbers' if number else 'strings'}"
-    else:
-        good = isinstance(value, str if default is None else type(default)) and not isinstance(value, bool)
-        expected = {str: "a string", int: "a whole number", NoneType: "a string"}[type(default)]
-    if not good:
-        raise ValueError(f"{where} is {value!r:.60}: give {expected}.")
+        require_known(f"{path.name}: key of [{name}]", key, kinds)
+        given[key] = tuple(value) if isinstance(value, list) else value
+        try:
+            TypeAdapter(kinds[key]).validate_python(given[key], strict=True)
+        except ValidationError as error:
+            raise ValueError(
+                f"{path.name}: {name}.{key} is {value!r:.60}: give {EXPECTED[kinds[key]]}."
+            ) from error
+    return cls(**given)
 
 
 def _check(cell: CellConfig, where: str) -> None:

@@ -7,8 +7,7 @@ from ledger_cases import detector_of, ledger, make_data
 
 from sa_plugin.concepts import VectorSet, fit
 from sa_plugin.heads import KINDS, NoTailWarning, explain_tokens
-from sa_plugin.report import Heads
-from sa_plugin.report.schema import _problems
+from sa_plugin.report import Heads, problems
 from sa_plugin.scores import score
 from sa_plugin.show.result import clean
 
@@ -54,7 +53,7 @@ def test_results_are_readable(fake, fake_detector, data):
     assert len(found.shares_table()) == 10 * len(found.columns)
     share = found.share("heads")
     np.testing.assert_allclose(share.value, found.lift.shares.value[KINDS.index("heads")])
-    assert not list(_problems(clean(found.to_dict()), Heads, "heads"))
+    assert not problems(clean(found.to_dict()), Heads, "heads")
     one = explain_tokens(fake, fake_detector, data.test.samples[0], "animal")
     assert len(one.table()) == len(one.score)
     assert len(one.strongest(0, 3)) == 3

@@ -462,6 +462,16 @@ def test_the_report_of_the_file_is_the_report_of_the_run(fake: dict[str, Any], t
             r"methods\[0\] has an unknown key 'weighted_F1': did you mean 'weighted_f1'",
         ),
         (lambda r: r.update(heads={}), "unknown key 'heads'"),
+        (lambda r: r.update(schema=2), "results.schema is 2: expected 1, the format this version writes"),
+        (lambda r: r.update(warnings="none"), "results.warnings is 'none': expected a list"),
+        (
+            lambda r: r["kinds"]["prototype"].update(trace=[]),
+            r"results.kinds\['prototype'\].trace is \[\]: expected Trace, a dict",
+        ),
+        (
+            lambda r: r["kinds"]["prototype"]["sparsity"]["curves"][1]["weighted_f1"].__setitem__(3, "x"),
+            r"curves\[1\].weighted_f1\[3\] is 'x': expected float",
+        ),
         (lambda r: r["meta"].update(seed="0"), "results.meta.seed is '0': expected int"),
         (lambda r: r["meta"].update(seed=True), "results.meta.seed is True: expected int"),
         (

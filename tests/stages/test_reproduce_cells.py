@@ -153,6 +153,10 @@ GOOD = '[model]\nfolder = "minilm"\n[data]\nname = "supersense"\n'
         (GOOD + "[run]\nkinds = ['protoype']", "'protoype' is unknown: did you mean 'prototype'"),
         (GOOD + "[run]\ndraws = '9'", r"run\.draws is '9': give a whole number"),
         (GOOD + "[run]\nprimary = 'lda'", r"run\.primary 'lda' is not among run\.kinds"),
+        (GOOD + "[run]\ndraws = true", r"run\.draws is True: give a whole number"),
+        (GOOD + "[run]\nstages = 'trace'", r"run\.stages is 'trace': give a list of strings"),
+        (GOOD.replace('"minilm"', "3"), r"model\.folder is 3: give a string"),
+        (GOOD + "options = 3", r"data\.options is 3: give a table"),
         (GOOD + "[layers]\nblocks = ['a']", r"layers\.blocks is \['a'\]: give a list of numbers"),
         (GOOD + "[layers]\nblocks = [1]\npercents = [5]", "blocks and percents: give one of them"),
         (GOOD + "[data.options]\nseed = 1\n", r"seed stands in \[data.options\]: it is a key of \[run\]"),
@@ -167,6 +171,13 @@ GOOD = '[model]\nfolder = "minilm"\n[data]\nname = "supersense"\n'
 def test_a_wrong_setting_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_setting_takes_a_value_of_another_type(tmp_path, part):
+    for key in (field.name for field in fields(PARTS[part])):
+        with pytest.raises(ValueError, match=rf"mine.toml: {part}\.{key} is 1.5: give a"):
+            read_config(write(tmp_path, f"[{part}]\n{key} = 1.5"))
 
 
 def test_a_block_the_model_lacks_is_named(tmp_path):

@@ -353,11 +353,10 @@ def test_its_picture_has_a_panel_a_question_and_says_what_it_leaves_open(traced,
 
 
 def test_the_record_keeps_the_results_schema(traced):
-    from sa_plugin.report import Trace, clean
-    from sa_plugin.report.schema import _problems
+    from sa_plugin.report import Trace, clean, problems
 
     block = clean(record(traced))
-    assert list(_problems(block, Trace, "trace")) == []
+    assert problems(block, Trace, "trace") == []
     assert block["mean"]["auroc"] == pytest.approx(traced.means["auroc"].estimate.tolist())
     assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 60, "cal"]
     for name in ("realised_fpr", "coverage_at_maxima", "negative_coverage_at_maxima"):
