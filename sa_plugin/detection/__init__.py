@@ -4,7 +4,7 @@ from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.calibration import Calibration, Choice
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation, Ground, MethodResult, outcomes
-from sa_plugin.detection.find import Detection, SuperActivator, as_split
+from sa_plugin.detection.find import Detection, SuperActivator, SuperActivators, as_split
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics
 from sa_plugin.detection.measures import mean_auroc
@@ -27,6 +27,7 @@ __all__ = [
     "SelectionDataWarning",
     "SparsityCurve",
     "SuperActivator",
+    "SuperActivators",
     "as_split",
     "best_layer",
     "calibrate",

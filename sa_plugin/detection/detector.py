@@ -18,19 +18,20 @@ from torch import Tensor
 from sa_plugin._check import require_type
 from sa_plugin.concepts.saved import bank_of, bank_parts, read, require_hook_point, write
 from sa_plugin.data.concept_data import Split
-from sa_plugin.data.sample import Sample
 from sa_plugin.detection.calibration import Calibration, TokenCuts, sample_max
 from sa_plugin.detection.evaluate import Evaluation, evaluate
 from sa_plugin.detection.find import (
+    SHOWN_SAMPLES,
     Detection,
-    Samples,
-    SuperActivator,
+    SuperActivators,
     as_split,
     detect,
     find,
     highest_scores,
+    is_labelled,
 )
 from sa_plugin.detection.guard import Seen, check_unseen
+from sa_plugin.detection.items import ScoredSamples
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.detection.sweep import SparsityCurve, sweep
@@ -104,7 +105,7 @@ class Detector(Shown, Calibration):
         figure, (left, right) = plots.new_figure(width + 3.0, 1.6 + 0.3 * len(names), columns=2)
         plots.heat(left, best, names, layers, limit=1.0)
         left.plot(self.tail.layer, range(len(names)), "o", mfc="none", mec=plots.TEXT_COLOUR, ms=6)
-        plots.words(left, title="calibration F1 at the best delta (ring: chosen layer)", x="layer")
+        plots.words(left, title="calibration F1 (ring: chosen)", x="layer")
         right.plot(self.tail.chosen_delta, range(len(names)), "o", color=plots.TAIL_COLOUR, ms=5)
         right.set_xscale("log")
         shown = [d for d in self.tail.deltas if d in plots.SHOWN_DELTAS] or list(self.tail.deltas)
@@ -135,55 +136,68 @@ class Detector(Shown, Calibration):
             scores = score_samples(self.host, split.samples, self.bank)
         return self.pick(scores, split)
 
+    def _scored(self, samples: Any, scores: ScoreTable | None) -> ScoredSamples:
+        table = self.scores_of(as_split(samples, self.concepts), scores)
+        return ScoredSamples(self, table.tokens, self.token_scores(table), is_labelled(samples))
+
     def find(
-        self, samples: Samples, *, concepts: Sequence[str] | None = None, scores: ScoreTable | None = None
-    ) -> list[SuperActivator]:
+        self, samples: Any, *, concepts: Sequence[str] | None = None, scores: ScoreTable | None = None
+    ) -> SuperActivators:
         """The SuperActivators of some samples, with their text and offsets.
 
         Args:
-            samples: Texts, samples or a split.
+            samples: A text, an image (a path, a picture of Pillow, or RGB pixels), a `Sample`, a list
+                of these, or a split.
             concepts: Only these.
             scores: Scores that hold the samples; else one forward pass a sample.
 
         Returns:
-            Records in order of sample, concept and token.
+            A sequence of records in order of sample, concept and token, which shows itself: raw
+            activations and SuperActivators side by side.
 
         Raises:
+            TypeError: What was given is no sample.
             ValueError: Unknown concept, scores of another bank, or no host.
 
         Example:
             >>> detector.find("The whale rose beside the boat.")[0].text  # doctest: +SKIP
             ' whale'
         """
-        return find(self, self.scores_of(as_split(samples, self.concepts), scores), concepts)
+        return find(self._scored(samples, scores), concepts)
 
-    def detect(self, samples: Samples, *, scores: ScoreTable | None = None) -> Detection:
+    def detect(self, samples: Any, *, scores: ScoreTable | None = None) -> Detection:
         """Which samples have which concepts.
 
+        Of a split, or of many samples, only the highest scores leave the model; a few samples keep
+        the scores of their tokens, to be shown.
+
         Args:
-            samples: Texts, samples or a split.
+            samples: As in `find`.
             scores: Scores that hold the samples; else one forward pass a sample.
 
         Raises:
+            TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
         split = as_split(samples, self.concepts)
-        if scores is None and self.host is not None:
+        many = isinstance(samples, Split) or len(split) > SHOWN_SAMPLES
+        if scores is None and self.host is not None and many:
             return detect(self, split, highest_scores(self, split, self.host))
-        table = self.scores_of(split, scores)
-        return detect(self, split, sample_max(self.token_scores(table), table.tokens.bounds))
+        scored = self._scored(samples, scores)
+        return detect(self, split, sample_max(scored.scores, scored.tokens.bounds), scored)
 
-    def localise(self, samples: Samples, *, scores: ScoreTable | None = None) -> Localisation:
+    def localise(self, samples: Any, *, scores: ScoreTable | None = None) -> Localisation:
         """Which tokens carry which concept, in two stages: detected samples, then their tokens.
 
         Args:
-            samples: Texts, samples or a split.
+            samples: As in `find`.
             scores: Scores that hold the samples; else one forward pass a sample.
 
         Raises:
+            TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
-        return localise(self, self.scores_of(as_split(samples, self.concepts), scores))
+        return localise(self._scored(samples, scores))
 
     def evaluate(
         self, split: Split, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
@@ -203,7 +217,7 @@ class Detector(Shown, Calibration):
         return evaluate(self, split, self.scores_of(split, scores), resampling)
 
     def evaluate_tokens(
-        self, samples: Samples, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
+        self, samples: Any, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
     ) -> LocalisationMetrics:
         """Agreement of `localise` with the token labels, raw scores beside it, with intervals.
 
@@ -215,14 +229,13 @@ class Detector(Shown, Calibration):
         Raises:
             ValueError: The samples are plain texts without labels, or vectors were fitted on one.
         """
-        loose = [samples] if isinstance(samples, str | Sample) else samples
-        if not isinstance(loose, Split) and any(isinstance(one, str) for one in loose):
+        if not is_labelled(samples):
             raise ValueError(
                 "plain texts have no token labels to compare with: give data.test, or Samples with spans."
             )
         split = as_split(samples, self.concepts)
         check_unseen(split, self.seen)
-        return localisation_metrics(localise(self, self.scores_of(split, scores)), split, resampling)
+        return localisation_metrics(self.localise(samples, scores=scores), split, resampling)
 
     def sweep(
         self,

@@ -1,24 +1,37 @@
-"""Using a detector on samples: the SuperActivators themselves, and sample decisions."""
+"""A detector on samples: the SuperActivators themselves in their text or image, and decisions.
+
+Samples are a split, samples with labels, or the user's own texts and images.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin._check import position_of
+from sa_plugin._check import position_of, require
 from sa_plugin.data.concept_data import Split
+from sa_plugin.data.images import Image, require_rgb
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.calibration import Calibration
+from sa_plugin.detection.items import (
+    SHOWN_ITEMS,
+    ScoredSamples,
+    item_sheet,
+    items_figure,
+    items_html,
+    left_over_sheet,
+)
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.score import sample_maxima
-from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import frame
-
-Samples = str | Sample | Split | Sequence[str | Sample]
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,81 @@ class SuperActivator:
         return self.score - self.threshold
 
 
-@dataclass(frozen=True, eq=False)
-class Detection:
+@dataclass(frozen=True, eq=False, repr=False)
+class SuperActivators(Shown, Sequence[SuperActivator]):
+    """The SuperActivators of some samples: a sequence of records that shows them in their text.
+
+    Attributes:
+        marks: The records, in order of sample, concept and token.
+        concepts: Those that were looked for.
+        scored: The samples and the scores of their tokens.
+    """
+
+    marks: tuple[SuperActivator, ...]
+    concepts: tuple[str, ...]
+    scored: ScoredSamples
+
+    about: ClassVar[str] = (
+        "A SuperActivator is a token that the in-concept tail of the calibration split is made of; it need "
+        "not lie inside the concept. How reliable the rule is, Detector.evaluate says."
+    )
+
+    def __len__(self) -> int:
+        return len(self.marks)
+
+    @overload
+    def __getitem__(self, index: int) -> SuperActivator: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SuperActivator]: ...
+    def __getitem__(self, index: int | slice) -> SuperActivator | list[SuperActivator]:
+        return self.marks[index] if isinstance(index, int) else list(self.marks[index])
+
+    @property
+    def _pairs(self) -> list[tuple[int, int]]:
+        ids = {sample.id: n for n, sample in enumerate(self.scored.tokens.samples)}
+        known = self.scored.calibration.concepts
+        fired = list(dict.fromkeys((ids[one.sample], known.index(one.concept)) for one in self.marks))
+        wanted = {known.index(name) for name in self.concepts}
+        return fired or [(n, c) for n, c in self.scored.nearest() if c in wanted]
+
+    def headline(self) -> str:
+        """How many tokens of which concepts."""
+        counts = Counter(one.concept for one in self.marks)
+        said = ", ".join(f"{name} {n}" for name, n in counts.most_common(4)) or "none"
+        more = ", ..." if len(counts) > 4 else ""
+        n_samples = self.scored.tokens.n_samples
+        return f"{len(self.marks)} tokens in {n_samples} sample{'s' if n_samples != 1 else ''}: {said}{more}"
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Each text with its marked tokens, beside its highest raw activations."""
+        pairs = self._pairs
+        sheets = [item_sheet(item) for item in self.scored.items(pairs)]
+        return (*sheets, *left_over_sheet(len(pairs) - SHOWN_ITEMS))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Score and margin of every SuperActivator."""
+        found = []
+        for one in self.marks:
+            labels = {"sample": one.sample, "concept": one.concept, "token": one.text, "layer": one.layer}
+            labels |= {"start": one.start, "end": one.end, "position": one.position}
+            found += [exact("score", one.score, **labels), exact("margin", one.margin, **labels)]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The records."""
+        return {"format": FORMAT, "kind": "SuperActivators", "marks": clean([asdict(m) for m in self.marks])}
+
+    def plot(self) -> Any:
+        """Scores along each text with the threshold, or the pictures with their marked patches."""
+        return items_figure(self.scored.tokens, self.scored.items(self._pairs))
+
+    def _repr_html_(self) -> str:
+        pairs = self._pairs
+        return items_html(self, self.scored.items(pairs), (), len(pairs) - SHOWN_ITEMS)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detection(Shown):
     """Which samples have which concepts.
 
     Attributes:
@@ -85,18 +171,17 @@ class Detection:
         present: Whether the sample holds a SuperActivator of the concept.
         margin: Highest score minus threshold, in the unit of each concept's scores; -inf where
             the threshold is +inf.
+        scored: The samples with the scores of their tokens; None where only the highest left the
+            model.
     """
 
     samples: tuple[str, ...]
     concepts: tuple[str, ...]
     present: Bool[np.ndarray, "sample concept"]
     margin: Float[np.ndarray, "sample concept"]
+    scored: ScoredSamples | None = None
 
-    def __repr__(self) -> str:
-        return (
-            f"Detection({len(self.samples)} samples x {len(self.concepts)} concepts, "
-            f"{int(self.present.sum())} present)"
-        )
+    about: ClassVar[str] = "Margins are in the unit of each concept's scores: they do not compare concepts."
 
     def of(self, sample: str) -> tuple[str, ...]:
         """Concepts present in one sample.
@@ -107,35 +192,82 @@ class Detection:
         n = position_of(sample, self.samples, "the samples")
         return tuple(c for c, here in zip(self.concepts, self.present[n], strict=True) if here)
 
-    def table(self) -> Any:
-        """One row for each sample and concept; a pandas DataFrame where pandas is installed."""
-        return frame(
-            [
-                {"sample": name, "concept": concept, "present": bool(here), "margin": float(by)}
-                for name, row, margins in zip(self.samples, self.present, self.margin, strict=True)
-                for concept, here, by in zip(self.concepts, row, margins, strict=True)
-            ]
+    @property
+    def _pairs(self) -> list[tuple[int, int]]:
+        fired = [(int(n), int(c)) for n, c in np.argwhere(self.present)]
+        return fired or ([] if self.scored is None else self.scored.nearest())
+
+    def headline(self) -> str:
+        """How many pairs of sample and concept are present."""
+        return (
+            f"{len(self.samples)} samples x {len(self.concepts)} concepts, {int(self.present.sum())} present"
         )
 
+    def sheets(self) -> tuple[Sheet, ...]:
+        """The concepts of each sample with their margins, and texts with their marked tokens."""
+        lines = []
+        for n, name in enumerate(self.samples[:SHOWN_SAMPLES]):
+            order = sorted(np.flatnonzero(self.present[n]).tolist(), key=lambda c: -self.margin[n, c])
+            said = ", ".join(f"{self.concepts[c]} (+{number(self.margin[n, c])})" for c in order) or "-"
+            lines.append([name, said])
+        left = len(self.samples) - len(lines)
+        notes = [f"{left} more samples: .table() has all."] if left else []
+        table = Sheet(["sample", "present, with margins"], lines, "", notes)
+        items = [] if self.scored is None else self.scored.items(self._pairs)
+        return (table, *map(item_sheet, items))
 
-def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
-    """Texts, samples or a split as a split; loose ones have no data hash.
+    def rows(self) -> list[dict[str, Any]]:
+        """Presence (0 or 1) and margin of every sample and concept."""
+        return [
+            exact(measure, float(table[n, c]), sample=sample, concept=concept)
+            for measure, table in (("present", self.present), ("margin", self.margin))
+            for n, sample in enumerate(self.samples)
+            for c, concept in enumerate(self.concepts)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every decision and margin."""
+        found = {name: getattr(self, name) for name in ("samples", "concepts", "present", "margin")}
+        return {"format": FORMAT, "kind": "Detection", **clean(found)}
+
+    def plot(self) -> Any:
+        """Margins by sample and concept, each concept in shares of its largest; present ones dotted."""
+        size = min(len(self.samples), SHOWN_SAMPLES)
+        margin = np.where(np.isfinite(self.margin[:size]), self.margin[:size], np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = margin / np.nanmax(np.abs(margin), axis=0, keepdims=True, initial=0)
+        width = 3.0 + min(0.5 * len(self.concepts), 8.0)
+        figure, ax = plots.new_figure(width, 1.4 + 0.25 * size)
+        plots.heat(ax, shares, self.samples[:size], self.concepts, limit=1.0)
+        ax.tick_params(axis="x", rotation=60)
+        for n, c in np.argwhere(self.present[:size]):
+            ax.plot([c], [n], ".", color=plots.TEXT_COLOUR, ms=4)
+        plots.words(ax, title="highest score minus threshold")
+        plots.note(figure, "Shares of each concept's largest margin: they do not compare concepts.")
+        return figure
+
+    def _repr_html_(self) -> str:
+        items = [] if self.scored is None else self.scored.items(self._pairs)
+        return items_html(self, items, self.sheets()[:1], 0)
+
+
+SHOWN_SAMPLES = 40
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def as_split(samples: Any, concepts: tuple[str, ...]) -> Split:
+    """Texts, images, samples or a split as a split; loose ones have no data hash.
+
+    An image is a path, a picture of Pillow, or RGB pixels `[height, width, 3]` of uint8.
 
     Raises:
         TypeError: Something else was given.
-        ValueError: There are no samples, or an id stands twice.
+        ValueError: There are no samples, an id stands twice, or pixels are no RGB image.
     """
     if isinstance(samples, Split):
         return samples
-    loose = [samples] if isinstance(samples, str | Sample) else samples
-    if not isinstance(loose, Sequence) or not all(isinstance(s, str | Sample) for s in loose):
-        raise TypeError(
-            f"samples are a {type(samples).__name__}: give a text, a Sample, a sequence of them, "
-            "or a split such as data.test."
-        )
-    made = tuple(
-        Sample(f"text {k}", s, f"text {k}") if isinstance(s, str) else s for k, s in enumerate(loose)
-    )
+    loose = list(samples) if isinstance(samples, list | tuple) else [samples]
+    made = tuple(_sample(one, k) for k, one in enumerate(loose))
     if not made:
         raise ValueError("there are no samples: give at least one text.")
     if len({s.id for s in made}) < len(made):
@@ -143,25 +275,66 @@ def as_split(samples: Samples, concepts: tuple[str, ...]) -> Split:
     return Split("samples", made, concepts, "")
 
 
-def find(
-    calibration: Calibration, table: ScoreTable, concepts: Sequence[str] | None = None
-) -> list[SuperActivator]:
+def is_labelled(samples: Any) -> bool:
+    """Whether labels are known, which they are of samples and splits alone."""
+    loose = samples if isinstance(samples, list | tuple) else [samples]
+    return all(isinstance(one, Sample | Split) for one in loose)
+
+
+def _sample(one: Any, k: int) -> Sample:
+    if isinstance(one, Sample):
+        return one
+    pixels = _pixels(one)
+    if pixels is not None:
+        name = f"image {k}"
+        require_rgb(name, pixels)
+        return Sample(name, "", name, image=Image(pixels))
+    if isinstance(one, str):
+        return Sample(f"text {k}", one, f"text {k}")
+    raise TypeError(
+        f"samples are a {type(one).__name__}: give a text, an image (a path, a picture of Pillow, or uint8 "
+        "pixels [height, width, 3]), a Sample, a list of these, or a split such as data.test."
+    )
+
+
+def _pixels(one: Any) -> np.ndarray | None:
+    """The pixels of what is an image: a path to one, an array, or a picture of Pillow."""
+    if isinstance(one, np.ndarray):
+        return one
+    path = isinstance(one, Path) or (isinstance(one, str) and one.lower().endswith(PICTURES))
+    # A text may end as a file name does: only a file that is there is one.
+    if path and (isinstance(one, Path) or Path(one).is_file()):
+        with require("PIL.Image", "images", "images from files").open(one) as picture:
+            return np.asarray(picture.convert("RGB"))
+    if hasattr(one, "convert") and hasattr(one, "getbands"):
+        return np.asarray(one.convert("RGB"))
+    return None
+
+
+def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperActivators:
     """List the SuperActivators of some samples; see `Detector.find`."""
-    wanted = [position_of(c, calibration.concepts) for c in concepts or calibration.concepts]
-    at = calibration.token_scores(table)
+    calibration, tokens, at = scored.calibration, scored.tokens, scored.scores
+    names = tuple(concepts or calibration.concepts)
+    wanted = [position_of(c, calibration.concepts) for c in names]
     tau = calibration.tail.chosen_threshold
     hits = [(int(row), k) for k in wanted for row in np.flatnonzero(at[:, k] >= tau[k])]
     # By sample, then concept in the order asked for, then token.
     order = {k: n for n, k in enumerate(wanted)}
-    hits.sort(key=lambda hit: (table.tokens.sample_of[hit[0]], order[hit[1]], hit[0]))
-    return [_record(calibration, table, row, k, at[row, k]) for row, k in hits]
+    hits.sort(key=lambda hit: (tokens.sample_of[hit[0]], order[hit[1]], hit[0]))
+    marks = tuple(_record(calibration, tokens, row, k, at[row, k]) for row, k in hits)
+    return SuperActivators(marks, names, scored)
 
 
-def detect(calibration: Calibration, split: Split, highest: Float[np.ndarray, "sample concept"]) -> Detection:
+def detect(
+    calibration: Calibration,
+    split: Split,
+    highest: Float[np.ndarray, "sample concept"],
+    scored: ScoredSamples | None = None,
+) -> Detection:
     """Decide from the highest score of each sample; see `Detector.detect`."""
     tau = calibration.tail.chosen_threshold
     ids = tuple(s.id for s in split.samples)
-    return Detection(ids, calibration.concepts, highest >= tau, highest - tau)
+    return Detection(ids, calibration.concepts, highest >= tau, highest - tau, scored)
 
 
 def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:
@@ -180,8 +353,7 @@ def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[
     return highest
 
 
-def _record(calibration: Calibration, table: ScoreTable, row: int, k: int, score: float) -> SuperActivator:
-    tokens = table.tokens
+def _record(calibration: Calibration, tokens: TokenTable, row: int, k: int, score: float) -> SuperActivator:
     return SuperActivator(
         sample=tokens.samples[tokens.sample_of[row]].id,
         concept=calibration.concepts[k],

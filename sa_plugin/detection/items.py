@@ -6,14 +6,20 @@ patches, scores of the concept's own layer and unit, and what each rule marks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from sa_plugin.detection.calibration import Calibration
+from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.show.patches import data_uri, mask_outline, shrunk
+from sa_plugin.show import plots
+from sa_plugin.show.html import el, number
+from sa_plugin.show.patches import data_uri, mask_outline, picture_sides, shrunk
+from sa_plugin.show.result import Sheet, Shown
+from sa_plugin.show.tokens import Item, framed, limit_of, marked_text, text_sides, verdicts
 
 SHOWN_ITEMS = 6
 TOP_TOKENS = 5
@@ -65,3 +71,155 @@ def shown_item(
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSamples:
+    """Samples with the scores of their tokens, ready to be drawn.
+
+    Attributes:
+        calibration: Thresholds.
+        tokens: What the rows of the scores are.
+        scores: At each concept's own layer and unit.
+        labelled: Whether labels are known; those of the user's own texts and images are not.
+    """
+
+    calibration: Calibration
+    tokens: TokenTable
+    scores: Float[np.ndarray, "token concept"]
+    labelled: bool = True
+
+    @property
+    def margin(self) -> Float[np.ndarray, "sample concept"]:
+        """Highest score of each sample minus the threshold."""
+        highest = sample_max(self.scores, self.tokens.bounds)
+        return np.asarray(highest - self.calibration.tail.chosen_threshold)
+
+    def nearest(self) -> list[tuple[int, int]]:
+        """Of every sample the concept that comes nearest to its threshold."""
+        return list(enumerate(self.margin.argmax(axis=1).tolist()))
+
+    def items(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """The first of some pairs of sample and concept, as they are drawn."""
+        found = [shown_item(self.calibration, self.tokens, self.scores, n, c) for n, c in pairs[:SHOWN_ITEMS]]
+        return found if self.labelled else [{**one, "positive": None} for one in found]
+
+
+def item_sheet(item: Item) -> Sheet:
+    """One sample under one concept for the terminal: its text with marked tokens, the highest raw scores."""
+    bar = item["threshold"]
+    rule = "no finite threshold" if bar is None else f"threshold {number(bar)}"
+    head = f"{item['id']}, {item['concept']} (layer {item['layer']}, delta {item['delta']:g}, {rule}):"
+    names = _names(item)
+    order = np.argsort(-np.asarray(item["scores"]), kind="stable")[:TOP_TOKENS]
+    raw = ", ".join(f"{names[n]} {number(item['scores'][n], 2)}" for n in order)
+    fires = any(item["superactivator"])
+    says = [f"SuperActivators {'fire' if fires else 'are silent'}"]
+    middle = item["raw_threshold"]
+    if middle is not None:
+        above = sum(score > middle for score in item["scores"])
+        says.append(f"the raw rule marks {above} of {len(names)} above {number(middle)}")
+    text = marked_text(item) if "text" in item else _marked_boxes(item)
+    return Sheet((), (), f"{head} {text}", [f"Highest raw activations: {raw}. {'; '.join(says)}."])
+
+
+def _names(item: Item) -> list[str]:
+    if "text" in item:
+        return [repr(item["text"][start:stop].strip()) for start, stop in item["offsets"]]
+    return [_box(box) for box in item["boxes"]]
+
+
+def _box(box: Sequence[float]) -> str:
+    top, left, bottom, right = (round(edge) for edge in box)
+    return f"[{top}:{bottom}, {left}:{right}]"
+
+
+def _marked_boxes(item: Item) -> str:
+    """Where the marked patches of an image lie: rows and columns of its pixels."""
+    marked = [_box(box) for box, on in zip(item["boxes"], item["superactivator"], strict=True) if on]
+    return f"{len(marked)} of {len(item['boxes'])} patches: {', '.join(marked) or 'none'}"
+
+
+_drawn = 0
+
+
+def items_html(result: Shown, items: Sequence[Item], sheets: Sequence[Sheet], left: int) -> str:
+    """A result with its samples: raw activations and SuperActivators side by side.
+
+    Args:
+        result: Says its headline, and what it does not show.
+        items: What is drawn.
+        sheets: Tables that stand before.
+        left: Pairs of sample and concept that are not drawn.
+    """
+    global _drawn
+    articles = []
+    for item in items:
+        _drawn += 1
+        limit = limit_of(item, items)
+        sides = (
+            text_sides(item, limit) if "text" in item else picture_sides(item, limit, f"sa-image-{_drawn}")
+        )
+        where = f" · layer {item['layer']} · δ {number(item['delta'], 2)} · {item['id']}"
+        articles.append(el("article", el("div", el("strong", item["concept"]), where), sides, verdicts(item)))
+    rest = left_over_sheet(left)
+    return str(
+        el(
+            "div",
+            el("strong", repr(result)),
+            *(sheet.html() for sheet in sheets),
+            framed(*articles) if articles else None,
+            *(sheet.html() for sheet in rest),
+            el("p", result.about, style="margin:.3em 0;opacity:.8"),
+        )
+    )
+
+
+def left_over_sheet(left: int) -> tuple[Sheet, ...]:
+    """How much is not drawn, in words; nothing where all is."""
+    words = f"{left} more pairs of sample and concept are not drawn; .table() has all."
+    return (Sheet((), (), words),) if left > 0 else ()
+
+
+def items_figure(tokens: TokenTable, items: Sequence[Item]) -> Any:
+    """Scores along each text with the threshold, or the picture with its marked patches.
+
+    Args:
+        tokens: Whose samples are drawn.
+        items: Four at most are drawn.
+    """
+    shown = list(items[:4])
+    pixels = {one.id: one.image for one in tokens.samples}
+    figure, axes = plots.new_figure(8.0, 2.6 * max(1, len(shown)), rows=max(1, len(shown)))
+    for ax, item in zip(np.ravel(axes), shown, strict=False):
+        image = pixels[item["id"]]
+        if image is None:
+            _bars(ax, item)
+        else:
+            _boxes(ax, item, image.pixels)
+        title = f"{item['id']}, {item['concept']}, layer {item['layer']}"
+        plots.words(ax, title=title, y="score" if image is None else "")
+    plots.note(
+        figure, "Orange: SuperActivators. Dashed: threshold. A SuperActivator may lie beside the concept."
+    )
+    return figure
+
+
+def _bars(ax: Any, item: Item) -> None:
+    names = [item["text"][start:stop].strip() for start, stop in item["offsets"]]
+    colours = [plots.TAIL_COLOUR if on else plots.OUT_COLOUR for on in item["superactivator"]]
+    ax.bar(range(len(names)), item["scores"], color=colours)
+    if item["threshold"] is not None:
+        ax.axhline(item["threshold"], color=plots.TAIL_COLOUR, lw=1, ls="--")
+    few = range(0, len(names), max(1, len(names) // 60))
+    ax.set_xticks(list(few), [names[n] for n in few], rotation=60, ha="right", fontsize=7)
+    for label in ax.get_xticklabels():
+        label.set_parse_math(False)
+
+
+def _boxes(ax: Any, item: Item, pixels: np.ndarray) -> None:
+    ax.imshow(pixels)
+    ax.set_axis_off()
+    for (top, left, bottom, right), on in zip(item["boxes"], item["superactivator"], strict=True):
+        if on:
+            plots.box(ax, top, left, bottom, right)

@@ -35,14 +35,14 @@ from jaxtyping import Bool, Float
 
 from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.calibration import Calibration, sample_max
+from sa_plugin.detection.calibration import sample_max
 from sa_plugin.detection.evaluate import Ground
 from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
 from sa_plugin.detection.measures import averaged, counted, f1_of, positives_of
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
-from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, signed
+from sa_plugin.show.result import FORMAT, Result, Sheet, Shown, bounds_text, clean, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 from sa_plugin.statistics.ranking import auroc, average_precision
@@ -50,31 +50,41 @@ from sa_plugin.statistics.ranking import auroc, average_precision
 RAW, MARKED, LOCALISED, EVERY = "raw", "SuperActivators", "localised", "all-positive"
 
 
-@dataclass(frozen=True, eq=False)
-class Localisation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Localisation(Shown):
     """Which tokens of some samples carry which concept.
 
     Attributes:
-        tokens: What the rows are.
-        concepts: What the columns are.
-        scores: Score at each concept's own layer, float64.
+        scored: The samples and the scores of their tokens at each concept's own layer.
         mask: Tokens that carry the concept by the two-stage rule.
         superactivators: Tokens at or above the detection threshold.
         raw: Tokens at or above the raw threshold.
     """
 
-    tokens: TokenTable
-    concepts: tuple[str, ...]
-    scores: Float[np.ndarray, "token concept"]
+    scored: ScoredSamples
     mask: Bool[np.ndarray, "token concept"]
     superactivators: Bool[np.ndarray, "token concept"]
     raw: Bool[np.ndarray, "token concept"]
 
-    def __repr__(self) -> str:
-        return (
-            f"Localisation({self.tokens.n_samples} samples, {len(self.concepts)} concepts, "
-            f"{int(self.mask.sum())} of {self.mask.size} token marks set)"
-        )
+    about: ClassVar[str] = (
+        "Localised tokens lie above a lower threshold than SuperActivators do, inside detected samples. How "
+        "far they agree with labels, Detector.evaluate_tokens says."
+    )
+
+    @property
+    def tokens(self) -> TokenTable:
+        """What the rows are."""
+        return self.scored.tokens
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """What the columns are."""
+        return self.scored.calibration.concepts
+
+    @property
+    def scores(self) -> Float[np.ndarray, "token concept"]:
+        """Score at each concept's own layer, float64."""
+        return self.scored.scores
 
     @property
     def detected(self) -> Bool[np.ndarray, "sample concept"]:
@@ -95,16 +105,61 @@ class Localisation:
             for row in rows
         ]
 
+    def _items(self) -> tuple[list[dict[str, Any]], int]:
+        """What is drawn, localised tokens in place of SuperActivators, and how much is left."""
+        pairs = [(int(n), int(c)) for n, c in np.argwhere(self.detected)] or self.scored.nearest()
+        calibration, bounds = self.scored.calibration, self.tokens.bounds
+        cut = calibration.threshold_at(calibration.cuts.located)
+        items = []
+        for (n, c), item in zip(pairs, self.scored.items(pairs), strict=False):
+            marks = self.mask[bounds[n] : bounds[n + 1], c].tolist()
+            bar = float(cut[c]) if np.isfinite(cut[c]) else None
+            items.append({**item, "superactivator": marks, "threshold": bar, "marks": "Localised tokens"})
+        return items, len(pairs) - len(items)
 
-def localise(calibration: Calibration, table: ScoreTable) -> Localisation:
+    def headline(self) -> str:
+        """How many tokens carry a concept."""
+        return (
+            f"{self.tokens.n_samples} samples, {len(self.concepts)} concepts, {int(self.mask.sum())} of "
+            f"{self.mask.size} token marks set"
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Each text with its localised tokens, beside its highest raw activations."""
+        items, left = self._items()
+        return (*map(item_sheet, items), *left_over_sheet(left))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The score of every token that carries a concept."""
+        tokens, found = self.tokens, []
+        for row, c in np.argwhere(self.mask):
+            sample = tokens.samples[tokens.sample_of[row]].id
+            edges = tuple(tokens.offsets[row].tolist())
+            labels = {"sample": sample, "concept": self.concepts[c], "token": tokens.text(int(row))}
+            found.append(exact("score", self.scores[row, c], **labels, edges=edges))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tokens that carry a concept."""
+        return {"format": FORMAT, "kind": "Localisation", "tokens": clean(self.rows())}
+
+    def plot(self) -> Any:
+        """Scores along each text with the threshold, or the pictures with their marked patches."""
+        return items_figure(self.tokens, self._items()[0])
+
+    def _repr_html_(self) -> str:
+        items, left = self._items()
+        return items_html(self, items, (), left)
+
+
+def localise(scored: ScoredSamples) -> Localisation:
     """Mark tokens; see `Detector.localise`."""
-    at, cuts, tau = calibration.token_scores(table), calibration.cuts, calibration.tail.chosen_threshold
-    detected = sample_max(at, table.tokens.bounds) >= tau
+    calibration, at = scored.calibration, scored.scores
+    cuts, tau = calibration.cuts, calibration.tail.chosen_threshold
+    detected = sample_max(at, scored.tokens.bounds) >= tau
     return Localisation(
-        tokens=table.tokens,
-        concepts=calibration.concepts,
-        scores=at,
-        mask=(at >= calibration.threshold_at(cuts.located)) & detected[table.tokens.sample_of],
+        scored,
+        mask=(at >= calibration.threshold_at(cuts.located)) & detected[scored.tokens.sample_of],
         superactivators=at >= tau,
         raw=at >= calibration.threshold_at(cuts.raw),
     )

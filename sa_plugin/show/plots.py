@@ -237,6 +237,14 @@ def patch_map(
     ax.set_axis_off()
 
 
+def box(ax: Any, top: float, left: float, bottom: float, right: float) -> None:
+    """The frame of a patch over a picture."""
+    patches = require("matplotlib.patches", "plot", "plots")
+    ax.add_patch(
+        patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=TAIL_COLOUR, lw=1.5)
+    )
+
+
 _used = 0
 
 

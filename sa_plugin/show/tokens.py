@@ -27,7 +27,7 @@ FRAME_RULES = f"""
   --ink: currentColor; --soft: color-mix(in srgb, currentColor 75%, transparent);
   --faint: color-mix(in srgb, currentColor 55%, transparent);
   --hair: color-mix(in srgb, currentColor 18%, transparent); --paper: #fff;
-  --own: #d9601f; --own-rgb: 222 98 30; --blue-rgb: 45 125 200; --sans: inherit;
+  --own: #d9601f; --own-rgb: 222 98 30; --blue-rgb: 45 125 200; --sans: system-ui, sans-serif;
 }}
 .{FRAME} p {{ margin: .3em 0; }}
 .{FRAME} h5 {{ font: 500 .85em/1.35 var(--sans); color: var(--soft); margin: 0 0 .3em; }}
