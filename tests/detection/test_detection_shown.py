@@ -1,5 +1,6 @@
 """Any text or image can be searched, and what is found shows itself in it."""
 
+import html
 import json
 import re
 
@@ -62,7 +63,7 @@ def test_everything_shows_itself(shown, name):
     page = result._repr_html_()
     assert "<script" not in page
     assert not re.search(r"https?://", page)
-    assert result.about in page
+    assert html.escape(result.about) in page
 
 
 def test_raw_activations_stand_beside_the_tail_in_a_text_of_the_users(shown):

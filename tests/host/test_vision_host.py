@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from PIL import Image as Pillow
 from torch.testing import assert_close
 from transformer_lens import patching
 
@@ -437,12 +438,30 @@ def explained(vit):
     goal = objective(
         "superactivator", detector=detector, concept="bright", sample=sample, fallback="top_token"
     )
-    return goal, vit.forward_inputs(sample)["pixel_values"]
+    return goal, vit.forward_inputs(sample)["pixel_values"], detector, sample
+
+
+def test_an_image_of_the_users_is_searched_and_shown(explained, tmp_path):
+    *_, detector, sample = explained
+    path = tmp_path / "own.png"
+    Pillow.fromarray(sample.image.pixels).save(path)
+    mine = detector.find(sample)
+    for own in (path, sample.image.pixels, Pillow.open(path)):
+        found = detector.find(own)
+        assert [(one.edges, one.score) for one in found] == [(one.edges, one.score) for one in mine]
+        assert detector.detect(own).margin.tolist() == detector.detect(sample).margin.tolist()
+    page = found._repr_html_()
+    assert page.count("<svg") == 2
+    assert page.count("<image") == 1
+    assert "Label:" not in page
+    assert found.plot().axes
+    assert "patches: " in str(found)
+    assert str(detector.localise(path))
 
 
 class TestPrefixView:
     def test_returns_the_residual_of_its_layer(self, vit, explained):
-        goal, pixels = explained
+        goal, pixels, *_ = explained
         for layer in range(3):
             found = []
             hook = (f"blocks.{layer}.hook_resid_post", lambda t, hook, f=found: f.append(t.clone()))
@@ -452,7 +471,7 @@ class TestPrefixView:
         assert goal.mask.shape == (1, 25)
 
     def test_the_objectives_gradient_reaches_the_pixels(self, vit, explained):
-        goal, pixels = explained
+        goal, pixels, *_ = explained
         view = prefix_view(vit, goal)
         x = pixels.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(goal.metric(view(x)), x)
@@ -466,7 +485,7 @@ class TestPrefixView:
 
     def test_a_patching_sweep_by_positions(self, vit, explained):
         pandas = pytest.importorskip("pandas")
-        goal, pixels = explained
+        goal, pixels, *_ = explained
         view = prefix_view(vit, goal)
         broken = pixels.flip(-1)
         _, cache = view.run_with_cache(pixels)
