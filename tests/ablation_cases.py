@@ -16,7 +16,7 @@ from sa_plugin.detection import calibrate
 from sa_plugin.host import Site, apply_edit
 from sa_plugin.scores import score
 from sa_transformer_lens import accept
-from sa_transformer_lens.places import split_inputs
+from sa_transformer_lens.passes import split_inputs
 
 EVERY = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
 

@@ -11,11 +11,13 @@ is given, so attaching a bridge never imports nnsight. `sa_nnsight.trace_ops` is
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sa_plugin.host.protocol import Host
+if TYPE_CHECKING:
+    from sa_nnsight.host import load_model
+    from sa_plugin.host.protocol import Host
 
-__all__ = ["accept"]
+__all__ = ["accept", "load_model"]
 
 OLDEST = (0, 8, 1)
 
@@ -27,8 +29,7 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
         model: Anything.
         remote: Leave the model on its NDIF server; `options` are then those of
             `sa_nnsight.remote.attach_remote`.
-        **options: See `sa_nnsight.host.attach_local`: `tokenizer`, `processor`, `paths`, `tower`,
-            `padding_side`, `batch_tokens`.
+        **options: See `sa_nnsight.host.attach_local`.
 
     Returns:
         The checked host, or None if the model is none of nnsight's.
@@ -74,3 +75,13 @@ def _check_version() -> None:
         return
     if tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) < OLDEST:
         raise TypeError(f"nnsight {installed} is too old, its tracing differs: install nnsight>=0.8.1.")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name != "load_model":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from sa_nnsight.host import load_model
+
+        return load_model

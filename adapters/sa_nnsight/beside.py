@@ -40,7 +40,7 @@ def parameter_values(root: torch.nn.Module, places: Mapping[str, torch.Tensor]) 
     return found
 
 
-def pick(read: Mapping[Any, torch.Tensor]) -> dict[str, torch.Tensor]:
+def pick_all(read: Mapping[Any, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What was read, in float32, by `"layer point"`, and an empty tensor in its format."""
     out = {f"{layer} {point}": value.float() for (layer, point), value in read.items()}
     return {**out, "format": next(iter(read.values())).flatten()[:0]}

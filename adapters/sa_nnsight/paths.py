@@ -11,10 +11,7 @@ several lists that run one after another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 ROLES = {
     "blocks": "the list of blocks, or several that run one after another",
@@ -156,7 +153,7 @@ PATHS: dict[str, Paths] = {
         "final_norm": "final_layer_norm",
     },
     "siglip_vision_model": {**_CLIP, "after": ("post_layernorm", "head")},
-    # Its blocks of cross-attention do not run on a text alone: see `locate`.
+    # Its blocks of cross-attention do not run on a text alone: see `sa_nnsight.places.locate`.
     "mllama_text_model": {
         **_LLAMA,
         **{role: (f"self_attn{path}", f"cross_attn{path}") for role, path in _PARTS},
@@ -176,154 +173,3 @@ PATHS: dict[str, Paths] = {
         "entry": "layernorm_post",
     },
 }
-
-
-@dataclass(frozen=True)
-class Places:
-    """A model's modules by role.
-
-    Attributes:
-        root: The module that is run.
-        architecture: Class name of the model.
-        kind: Its `model_type`, or "" without a config.
-        roles: See `ROLES`.
-        prefix: Path of the base model inside the root, "" or ending in a dot.
-        names: Paths of the blocks that are read, inside the base model.
-    """
-
-    root: nn.Module
-    architecture: str
-    kind: str
-    roles: Paths
-    prefix: str
-    names: tuple[str, ...]
-
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks that are read."""
-        return len(self.names)
-
-    def has(self, role: str) -> bool:
-        """Whether the architecture has such a module."""
-        return role in self.roles
-
-    def path(self, role: str, layer: int | None = None) -> str:
-        """Path of a module inside the root; "block" is a block itself."""
-        if layer is None:
-            return self.prefix + str(self.roles[role])
-        block = self.prefix + self.names[layer]
-        if role == "block":
-            return block
-        paths = _alternatives(self.roles[role])
-        found = (f"{block}.{path}" for path in paths if _find(self.root, f"{block}.{path}"))
-        return next(found, f"{block}.{paths[0]}")
-
-    def module(self, role: str, layer: int | None = None) -> Any:
-        """The module itself."""
-        return self.root.get_submodule(self.path(role, layer))
-
-    def blocks(self) -> list[nn.Module]:
-        """The blocks that are read."""
-        return [self.module("block", layer) for layer in range(self.n_layers)]
-
-    def gate(self, role: str, layer: int) -> tuple[str, float] | None:
-        """Path and tanh of a block's gate, if it has one."""
-        name = self.roles.get(role)
-        parameter = getattr(self.module("block", layer), str(name), None) if name else None
-        if parameter is None:
-            return None
-        return f"{self.path('block', layer)}.{name}", float(parameter.detach().tanh())
-
-    def crosses(self, layer: int) -> bool:
-        """Whether a block attends to other states than the tokens'."""
-        return self.has("cross") and _find(self.root, self.path("cross", layer)) is not None
-
-
-def locate(root: nn.Module, given: Paths | None, *, every: bool = False) -> Places:
-    """Find a model's modules.
-
-    Args:
-        root: The module that is run.
-        given: Roles that the user adds or replaces.
-        every: Whether blocks run that a text alone skips (Mllama's cross-attention).
-
-    Raises:
-        ValueError: The architecture is unknown, or a path leads nowhere; the text names the
-            modules that were found.
-    """
-    kind = str(getattr(getattr(root, "config", None), "model_type", "") or "")
-    architecture = type(root).__name__
-    unknown = sorted(set(given or {}) - set(ROLES))
-    if unknown:
-        raise ValueError(f"paths has {unknown[0]!r}, which is no role; roles: {', '.join(ROLES)}.")
-    roles = {**PATHS.get(kind, {}), **(given or {})}
-    missing = [role for role in REQUIRED if role not in roles]
-    if missing:
-        raise ValueError(_unknown(root, architecture, kind, missing))
-    wanted = None if every else roles.get("block_class")
-    for prefix in ("", f"{getattr(root, 'base_model_prefix', '')}.", "model."):
-        paths = _alternatives(roles["blocks"])
-        lists = [_find(root, prefix + path) for path in paths]
-        if all(isinstance(one, nn.ModuleList | nn.Sequential) for one in lists):
-            names = [
-                f"{path}.{number}"
-                for path, one in zip(paths, lists, strict=True)
-                for number, block in getattr(one, "_modules", {}).items()
-                if wanted in (None, type(block).__name__)
-            ]
-            if not names:
-                break
-            places = Places(root, architecture, kind, roles, prefix, tuple(names))
-            _check(places)
-            return places
-    raise ValueError(f"{architecture} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
-
-
-def _alternatives(path: Any) -> tuple[str, ...]:
-    return tuple(path) if isinstance(path, list | tuple) else (str(path),)
-
-
-def _check(places: Places) -> None:
-    """Every role in the first block; in the others too where paths have alternatives."""
-    for role in sorted(set(places.roles) - NOT_IN_BLOCKS - SOME_BLOCKS):
-        several = len(_alternatives(places.roles[role])) > 1
-        for layer in range(places.n_layers if several else 1):
-            path = places.path(role, layer)
-            if _find(places.root, path) is None:
-                raise ValueError(
-                    f"{places.architecture} has no module {path!r} ({role}: {ROLES[role]}). "
-                    f"{_found(places.root)}"
-                )
-
-
-def _find(root: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return root.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def _unknown(root: nn.Module, architecture: str, kind: str, missing: list[str]) -> str:
-    wanted = ", ".join(f"{role!r} ({ROLES[role]})" for role in missing)
-    inner = getattr(root, "model", root)
-    if any(hasattr(inner, name) for name in ("vision_model", "vision_tower")):
-        return (
-            f"{architecture} has two towers: say which to read, attach(model, tower='vision') or "
-            "tower='text'."
-        )
-    return (
-        f"{architecture} ({kind or 'no config'}) is no architecture this adapter knows "
-        f"({', '.join(PATHS)}). {_found(root)} Say where things are, paths inside a block: "
-        'attach(model, paths={"blocks": ..., "attention": ..., "o_proj": ..., "mlp": ..., '
-        f'"norm1": ..., "norm2": ...}}); missing: {wanted}.'
-    )
-
-
-def _found(root: nn.Module) -> str:
-    """Lists of blocks and what is in the first of each."""
-    lists = []
-    for name, module in root.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1:
-            inner = [path for path, _ in module[0].named_modules() if path]
-            lists.append(f"{name!r} ({len(module)} x {type(module[0]).__name__}: {', '.join(inner[:16])})")
-    return f"Lists of blocks found: {'; '.join(lists[:4]) or 'none'}."

@@ -1,8 +1,9 @@
 """Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
 
-`concept`, `goal` and `inputs_of` of `sa_nnsight.trace_ops` make the tensors these functions take,
-outside the trace. For a remote trace call `nnsight.register("sa_nnsight")` first: functions then
-travel as source, and nothing is imported on the server.
+`concept`, `goal` and `inputs_of` make, outside the trace, the tensors that `scores`, `mask` and
+`objective` take inside it, from a detector or an objective. For a remote trace call
+`nnsight.register("sa_nnsight.trace_ops")` first: functions then travel as source, and nothing is
+imported on the server.
 
 With x = (h - mean) / scale in float32:
 
@@ -12,11 +13,13 @@ With x = (h - mean) / scale in float32:
 
 What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
 
-What `sa_nnsight.trace_ops` takes, made outside the trace from a detector or an objective.
+`check_pair` is for patching between invokes: nnsight pads invokes of different lengths to one, so
+that a value written from one into the other lands on other tokens, and is no error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -96,7 +99,7 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
 
     Args:
         resid: `[batch, token, d_model]`, or the tuple a block returns.
-        concept: From `sa_nnsight.trace_ops`.
+        concept: From `concept`.
     """
     h = resid[0] if isinstance(resid, tuple) else resid
     direction = concept.direction.to(h.device)
@@ -241,3 +244,35 @@ def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor
         )
     x = (h - objective.vectors.mean[0]) / objective.vectors.scale[0]
     return x[objective.tail].mean(0)
+
+
+def check_pair(clean: Mapping[str, Tensor], corrupted: Mapping[str, Tensor]) -> None:
+    """Refuse a pair whose tokens, or pixels, do not stand in the same places.
+
+    Args:
+        clean: Keyword arguments of the first invoke.
+        corrupted: Of the second.
+
+    Raises:
+        ValueError: The two differ in an argument's name, shape, or in what the mask hides.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[1, 2, 3]])
+        >>> check_pair({"input_ids": ids}, {"input_ids": ids.flip(-1)})
+    """
+    if clean.keys() != corrupted.keys():
+        raise ValueError(
+            f"the clean input has {sorted(clean)}, the corrupted one {sorted(corrupted)}: give the "
+            "model the same arguments in both."
+        )
+    for name, value in clean.items():
+        other = corrupted[name]
+        if value.shape != other.shape:
+            raise ValueError(
+                f"{name} has shape {list(value.shape)} in the clean input and {list(other.shape)} "
+                "in the corrupted one: both need the same number of tokens, because patching goes "
+                "position by position. Replace tokens one for one, or pad both alike."
+            )
+        if name == "attention_mask" and not value.equal(other):
+            raise ValueError("the two attention masks hide different positions: pad both inputs alike.")

@@ -5,27 +5,21 @@ that a job can be left and picked up by id, and several can run at once.
 
 What the count leaves out: HTTP headers, and status answers, a few hundred bytes each. A result is
 unpickled as nnsight does it, so the server is trusted by the client.
-
-What can be asked of a server, as requests that can be hashed, sent, asked after and repeated.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import torch
 import zstandard
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.ndif import pull_env
 from nnsight.schema.request import RequestModel
 
-from sa_nnsight import remote
-from sa_nnsight.jobs import Result, digest
-from sa_nnsight.places import Tap
+from sa_nnsight.jobs import Result
 
 # nnsight's own.
 LEVEL = 6
@@ -109,10 +103,6 @@ class Wire(RemoteBackend):
         return super().finalize(content)
 
 
-# Of what is in a journal: results of other versions are not reused.
-VERSION = 2
-
-
 @dataclass(frozen=True, eq=False)
 class Server:
     """Where a model is.
@@ -142,66 +132,3 @@ class Server:
             return None
         result: Result = found["result"]
         return result
-
-
-@dataclass(frozen=True, eq=False)
-class Reads:
-    """Several traces, each read and reduced.
-
-    Attributes:
-        server: Where.
-        inputs: Makes what each trace is called with, when it is sent.
-        taps: What is read, in the order of the forward pass.
-        jobs: Reducer of each trace.
-        heads: Query heads of an attention layer.
-        weights: Fingerprint and number format: other weights may take over a model's name.
-    """
-
-    server: Server
-    inputs: Callable[[], Sequence[Mapping[str, torch.Tensor]]]
-    taps: Sequence[tuple[tuple[int, str], Tap]]
-    jobs: Sequence[Any]
-    heads: int
-    weights: str = ""
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of all that decides the result."""
-        name = self.server.model.to_model_key()
-        taps = [(site, tuple(tap)) for site, tap in self.taps]
-        return digest(VERSION, name, self.weights, taps, list(self.inputs()), list(self.jobs), self.heads)
-
-    def submit(self) -> str:
-        """Send it."""
-        model, inputs = self.server.model, self.inputs()
-        self.server.traffic.add(traces=len(self.jobs))
-        return self.server.submitted(
-            lambda wire: remote.submit_reads(
-                model, wire, inputs, self.taps, self.jobs, self.heads, early=not self.server.sandboxed
-            )
-        )
-
-    def poll(self, job_id: str) -> Result | None:
-        """Its result, or None while it runs."""
-        return self.server.answer(job_id)
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """Some values of the weights."""
-
-    server: Server
-    places: Mapping[str, torch.Tensor]
-
-    @property
-    def key(self) -> str:
-        """Weights may be replaced under one name, so this is never answered from a journal."""
-        return ""
-
-    def submit(self) -> str:
-        """Send it."""
-        return self.server.submitted(lambda wire: remote.submit_values(self.server.model, wire, self.places))
-
-    def poll(self, job_id: str) -> Result | None:
-        """Its result, or None while it runs."""
-        return self.server.answer(job_id)

@@ -2,34 +2,34 @@
 
 Text models and vision towers (ViT, DeiT, folded DINOv2, CLIP) alike.
 
-This package is importable without TransformerLens and imports it nowhere but in `load`: `accept`
+This package is importable without TransformerLens and imports it only for a bridge: `accept`
 looks at the class of the object it is given, so attaching a bridge imports no other library, and
 other objects are declined without importing TransformerLens.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sa_transformer_lens.edits import ablation_hooks, logits
-    from sa_transformer_lens.host import TransformerLensHost, TransformerLensVisionHost
+    from sa_transformer_lens.hooks import ablation_hooks, logits
+    from sa_transformer_lens.host import TransformerLensHost, load_model
     from sa_transformer_lens.prefix import prefix_view
 
-__all__ = ["ablation_hooks", "accept", "logits", "prefix_view"]
+__all__ = ["ablation_hooks", "accept", "load_model", "logits", "prefix_view"]
 
 REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
 OLDEST = (4, 3)
 
 
-def accept(model: Any, **options: Any) -> TransformerLensHost | TransformerLensVisionHost | None:
+def accept(model: Any, **options: Any) -> TransformerLensHost | None:
     """Make a host of a TransformerBridge, or decline.
 
     Args:
         model: Anything.
-        **options: See `sa_transformer_lens.host.attach_bridge`: `tokenizer`, `processor`,
-            `padding_side`, `batch_tokens`, `device`.
+        **options: See `sa_transformer_lens.host.attach_bridge`.
 
     Returns:
         The checked host, or None if the model is no TransformerBridge.
@@ -78,17 +78,11 @@ def _check_version() -> None:
         )
 
 
-def __getattr__(name: str) -> Any:
-    if name == "ablation_hooks":
-        from sa_transformer_lens.edits import ablation_hooks
+LAZY = {"ablation_hooks": "hooks", "load_model": "host", "logits": "hooks", "prefix_view": "prefix"}
 
-        return ablation_hooks
-    if name == "logits":
-        from sa_transformer_lens.edits import logits
+if not TYPE_CHECKING:
 
-        return logits
-    if name == "prefix_view":
-        from sa_transformer_lens.prefix import prefix_view
-
-        return prefix_view
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name not in LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{LAZY[name]}"), name)

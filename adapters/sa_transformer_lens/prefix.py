@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from sa_plugin._check import require
-from sa_transformer_lens.places import canonical_names
-from sa_transformer_lens.proofs import demand_writable
+from sa_plugin.host.local import demand_writable
+from sa_transformer_lens.passes import BridgePasses, named
+from sa_transformer_lens.places import BridgePlaces
 
 Hook = tuple[Any, Callable[..., Any]]
 HEADS, POSITIONS = ("head", "head_index"), ("pos", "src_pos", "dest_pos")
@@ -82,6 +83,7 @@ class PrefixView:
         self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
         self.n_tokens, self.inputs = n_tokens, inputs
         self._writable: set[str] = set()
+        self._passes = BridgePasses(BridgePlaces(bridge))
 
     def __repr__(self) -> str:
         return f"PrefixView({self.bridge.cfg.model_name}, up to {self.hook_name})"
@@ -196,13 +198,14 @@ class PrefixView:
             kind = re.sub(r"^blocks\.\d+\.", "", name)
             if kind not in self._writable:
                 one = {key: value[:1] for key, value in inputs.items()}
-                demand_writable(self.bridge, name, {first: tokens[:1].detach(), **one})
+                demand_writable(self._passes, name, {first: tokens[:1].detach(), **one})
                 self._writable.add(kind)
 
     @property
     def _canonical(self) -> str:
         # In compatibility mode a hook added by an alias is called once for each of its names.
-        return canonical_names(self.bridge, [self.hook_name])[self.hook_name]
+        ((name, _),) = named(self.bridge, [(self.hook_name, _reach)])
+        return name
 
     def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
         if tokens.ndim < 2:

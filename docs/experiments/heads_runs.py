@@ -45,7 +45,7 @@ from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
 from sa_plugin.scores import ScoreTable, score
 from sa_plugin.statistics import Drawn
-from sa_transformer_lens.edits import logits
+from sa_transformer_lens import logits
 from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/experiments/heads_runs.py tables -->"

@@ -1,8 +1,11 @@
 """What the method asks of a model, and the checks that hold it to that."""
 
-from sa_plugin.host.check import TEXTS, Law, check, check_folder, relative_difference
+from sa_plugin.host.adapter import AttentionParts, HeadMap, Part, Passes, Places
+from sa_plugin.host.check import CheckReport, check, check_folder
 from sa_plugin.host.folders import as_vit, find_folder, open_folder
 from sa_plugin.host.images import Processor, read_processor
+from sa_plugin.host.laws import Law, relative_difference
+from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
 from sa_plugin.host.protocol import (
     FINAL_NORM,
     PAPER_GRIDS,
@@ -30,6 +33,7 @@ from sa_plugin.host.protocol import (
     uniform_attention,
 )
 from sa_plugin.host.reducers import keep_tokens
+from sa_plugin.host.texts import TEXTS
 from sa_plugin.host.weights import apply_norm, norm_of
 
 __all__ = [
@@ -37,17 +41,25 @@ __all__ = [
     "PAPER_GRIDS",
     "TEXTS",
     "Attended",
+    "AttentionParts",
     "AttentionWeights",
     "Batch",
     "BlockNorms",
+    "CheckReport",
     "DescribedHost",
     "DifferentiableHost",
     "EditableHost",
+    "HeadMap",
     "Host",
     "HostInfo",
     "Law",
+    "LocalHost",
     "Norm",
+    "Options",
     "OutputProjection",
+    "Part",
+    "Passes",
+    "Places",
     "Processor",
     "Rotary",
     "Site",
@@ -64,6 +76,8 @@ __all__ = [
     "layers_at",
     "norm_of",
     "open_folder",
+    "open_images",
+    "open_texts",
     "read_processor",
     "relative_difference",
     "require_described",

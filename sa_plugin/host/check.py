@@ -1,9 +1,7 @@
 """The laws every host must keep, measured on a model the project has never seen.
 
-A law compares two ways to the same tensor. Its difference is relative, token by token:
-max |a - b| over the token's components, divided by the largest magnitude of anything compared, so
-that one attention sink of norm 20,000 hides nothing. A passed check says that the host reads what
-it says it reads; it says nothing about concepts.
+What a law compares, and how, is in `sa_plugin.host.laws`. A passed check says that the host reads
+what it says it reads; it says nothing about concepts.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,45 +19,10 @@ from torch import Tensor
 
 from sa_plugin.data.images import Image
 from sa_plugin.data.sample import Sample
+from sa_plugin.host.folders import load_model
+from sa_plugin.host.laws import Law, limit_of, read_sites, relative_difference
 from sa_plugin.host.protocol import FINAL_NORM, Batch, Host, Site, attach
-
-TEXTS = (
-    "The committee met on Tuesday, and nobody there had read the report.",
-    "A small dog slept.",
-    "In 1912 the ship left harbour with  two thousand people aboard;\nfew of them knew its name.",
-    "Her naïve plan — to walk home — failed.",
-)
-LIMITS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-
-
-@dataclass(frozen=True)
-class Law:
-    """One law and how far the model is from it.
-
-    Attributes:
-        name: What should be equal.
-        difference: Largest relative difference, or None where the law does not apply.
-        limit: Largest difference that passes.
-        note: Why it does not apply, or what went wrong.
-    """
-
-    name: str
-    difference: float | None
-    limit: float = 0.0
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the law holds, or does not apply."""
-        return self.difference is None or self.difference <= self.limit
-
-    def __str__(self) -> str:
-        verdict = "n/a " if self.difference is None else "pass" if self.passed else "FAIL"
-        if self.difference is None or (self.note and np.isinf(self.difference)):
-            return f"{verdict}  {self.name}: {self.note}"
-        note = f" ({self.note})" if self.note else ""
-        measured = f"difference {self.difference:.1e}, limit {self.limit:.0e}"
-        return f"{verdict}  {self.name}: {measured}{note}"
+from sa_plugin.host.texts import TEXTS
 
 
 @dataclass(frozen=True)
@@ -158,22 +120,8 @@ def check_folder(
         ImportError: The host's library is not installed.
         ValueError: Unknown host, or a missing or needless tower.
     """
-    from sa_plugin.host.folders import load_model
-
     model, options = load_model(folder, host, tower=tower)
     return check(model, texts, **options)
-
-
-def relative_difference(
-    whole: Float[Tensor, "*token d_model"], *parts: Float[Tensor, "*token d_model"]
-) -> float:
-    """Largest difference between a tensor and the sum of parts, relative to its token's values."""
-    terms = [part.double().cpu() for part in parts]
-    total = whole.double().cpu()
-    size = torch.stack([term.abs().amax(-1) for term in (total, *terms)]).amax(0)
-    gap = (total - reduce(torch.add, terms)).abs().amax(-1) / size.clamp_min(1e-30)
-    # max() would skip NaN.
-    return float(gap.max()) if torch.isfinite(gap).all() else float("inf")
 
 
 def _title(host: Host) -> str:
@@ -186,7 +134,7 @@ def _own(host: Host, samples: Sequence[Sample]) -> list[Law]:
 
 
 def _generic(host: Host, samples: Sequence[Sample]) -> list[Law]:
-    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    limit = limit_of(host.info.dtype)
     offsets = _boxes_tile if samples[0].image is not None else _offsets_cover
     return [
         offsets(host, samples),
@@ -255,13 +203,6 @@ def _by_sample(host: Host, batches: Sequence[Batch], sites: Sequence[Site]) -> d
         for k, row in enumerate(batch.rows.tolist()):
             found[row] = stacked[:, k, batch.valid[k]]
     return found
-
-
-def read_sites(host: Host, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """The tensors themselves, unreduced: for short inputs."""
-    named = {site: f"{site.layer}.{site.point}" for site in sites}
-    kept = host.read(batch, sites, lambda read: {named[site]: read[site] for site in sites})
-    return {site: kept[name] for site, name in named.items()}
 
 
 class _Interrupted(Exception):

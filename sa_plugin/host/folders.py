@@ -1,16 +1,7 @@
-"""DINOv2 as a plain ViT, exactly.
+"""A Hugging Face model folder, loaded once, for whichever host wraps it.
 
-A DINOv2 block multiplies what attention and MLP write by a learned vector (LayerScale):
-
-    x = x + lambda_1 * (W_o z + b_o);    x = x + lambda_2 * (W_2 m + b_2)
-
-lambda * (W z + b) = (diag(lambda) W) z + lambda * b, so the rows and the bias of each block's last
-linear layers take lambda up, and the block is a ViT's. Position embeddings are resampled once to
-the size of the input, by the formula DINOv2 applies in every pass. What differs is float32
-rounding.
-
-A Hugging Face model folder, loaded once, for whichever host wraps it. Nothing goes to the network
-but a hub name of the form owner/name that is in no folder (`find_folder`).
+Nothing goes to the network but a hub name of the form owner/name that is in no folder
+(`find_folder`).
 
 | folder of | becomes |
 |---|---|
@@ -21,8 +12,17 @@ but a hub name of the form owner/name that is in no folder (`find_folder`).
 | CLIP | one tower |
 | Llama 3.2 Vision (mllama), LLaVA | the whole model; `attach` reads one tower |
 
-Attention is unfused everywhere, so that patterns can be read. `open_folder` hands what was loaded
-to an adapter, whose module `load` knows how to wrap it.
+Attention is unfused everywhere, so that patterns can be read. `open_folder` asks an adapter's
+`load_model` to wrap what was loaded.
+
+A DINOv2 block multiplies what attention and MLP write by a learned vector (LayerScale):
+
+    x = x + lambda_1 * (W_o z + b_o);    x = x + lambda_2 * (W_2 m + b_2)
+
+lambda * (W z + b) = (diag(lambda) W) z + lambda * b, so the rows and the bias of each block's last
+linear layers take lambda up, and the block is a ViT's. Position embeddings are resampled once to
+the size of the input, by the formula DINOv2 applies in every pass. What differs is float32
+rounding.
 """
 
 from __future__ import annotations
@@ -40,8 +40,13 @@ from torch import Tensor
 
 from sa_plugin._check import cache_folder, require, require_known
 from sa_plugin.host.images import Processor
-from sa_plugin.host.protocol import Host, attach
+from sa_plugin.host.protocol import Host, adapters, attach
 
+TOWERS = ("vision", "text")
+TWO_TOWERS = {"clip": "CLIP", "mllama": "Llama 3.2 Vision", "llava": "LLaVA"}
+WHOLE = {"mllama": "MllamaForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
+VISION = ("ViTModel", "ViTForImageClassification", "DeiTModel", "DeiTForImageClassification")
+# Of DINOv2: a ViT's names, and the scale behind each last linear layer.
 NAMES = {
     "encoder.layer.": "layers.",
     ".norm1.": ".layernorm_before.",
@@ -52,99 +57,6 @@ NAMES = {
     "attention.output.dense": "attention.o_proj",
 }
 WRITES = {"attention.o_proj": "layer_scale1", "mlp.fc2": "layer_scale2"}
-
-
-def as_vit(model: Any, image_size: int | None = None) -> Any:
-    """A `ViTModel` that computes what a `Dinov2Model` computes.
-
-    Args:
-        model: A `transformers.Dinov2Model`; it is not changed.
-        image_size: Side of the input in pixels; by default the config's.
-
-    Returns:
-        The ViT in eval mode, attention unfused, its last norm the model's, without a pooler.
-
-    Raises:
-        ValueError: The model has no plain two-layer MLP, or the size is no multiple of a patch.
-    """
-    config = model.config
-    if config.use_swiglu_ffn:
-        raise ValueError(
-            "a DINOv2 with a SwiGLU MLP (the giant one) is no plain ViT: use small, base or large."
-        )
-    size = image_size or int(config.image_size)
-    if size % config.patch_size:
-        raise ValueError(f"image size {size} is no multiple of the patch size {config.patch_size}.")
-    transformers = require("transformers", "transformer-lens", "folding a DINOv2")
-    twin = transformers.ViTConfig(
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=int(config.hidden_size * config.mlp_ratio),
-        hidden_act=config.hidden_act,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        layer_norm_eps=config.layer_norm_eps,
-        qkv_bias=config.qkv_bias,
-        image_size=size,
-        patch_size=config.patch_size,
-        num_channels=config.num_channels,
-        attn_implementation="eager",
-    )
-    vit = transformers.ViTModel(twin, add_pooling_layer=False)
-    vit.load_state_dict(fold(model.state_dict(), size // config.patch_size))
-    return vit.to(model.dtype).eval()
-
-
-def fold(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    """A DINOv2's tensors under a ViT's names, LayerScale folded in.
-
-    Args:
-        state: Of a `Dinov2Model`, in the names of transformers 4 or 5.
-        grid: Patches along each side of the input.
-    """
-    plain = {_rename(name): tensor for name, tensor in state.items()}
-    plain.pop("embeddings.mask_token", None)
-    scales = {name: plain.pop(name) for name in [*plain] if ".layer_scale" in name}
-    for name, tensor in plain.items():
-        plain[name] = _scaled(name, tensor, scales)
-    place = "embeddings.position_embeddings"
-    return plain | {place: resample_positions(plain[place], grid)}
-
-
-def _rename(name: str) -> str:
-    for old, new in NAMES.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _scaled(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
-    block, _, kind = name.rpartition(".")
-    for write, scale in WRITES.items():
-        if block.startswith("layers.") and block.endswith(write):
-            factor = scales[f"{block.removesuffix(write)}{scale}.lambda1"]
-            return tensor * (factor[:, None] if kind == "weight" else factor)
-    return tensor.clone()
-
-
-def resample_positions(positions: Tensor, grid: int) -> Tensor:
-    """Position embeddings `[1, 1 + old^2, d_model]` for a square grid of another size."""
-    old = round((positions.shape[1] - 1) ** 0.5)
-    if old == grid:
-        return positions.clone()
-    plane = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    plane = torch.nn.functional.interpolate(
-        plane.float(), size=(grid, grid), mode="bicubic", align_corners=False
-    )
-    patches = plane.to(positions.dtype).permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.cat([positions[:, :1], patches], dim=1)
-
-
-HOSTS = {"transformer_lens": "sa_transformer_lens.host", "nnsight": "sa_nnsight.host"}
-TOWERS = ("vision", "text")
-TWO_TOWERS = {"clip": "CLIP", "mllama": "Llama 3.2 Vision", "llava": "LLaVA"}
-WHOLE = {"mllama": "MllamaForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
-VISION = ("ViTModel", "ViTForImageClassification", "DeiTModel", "DeiTForImageClassification")
 Load = Callable[..., Any]
 
 
@@ -183,7 +95,7 @@ def open_folder(
     Args:
         folder: What `save_pretrained` wrote, with the tokenizer or the image processor; or a name
             that `find_folder` knows.
-        host: "transformer_lens" or "nnsight".
+        host: Name of an installed adapter: "transformer_lens", "nnsight".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
         **options: Of `attach`.
@@ -214,7 +126,7 @@ def load_model(
 
     Args:
         folder: What `save_pretrained` wrote, or a name that `find_folder` knows.
-        host: "transformer_lens" or "nnsight".
+        host: Name of an installed adapter: "transformer_lens", "nnsight".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
 
@@ -223,9 +135,12 @@ def load_model(
         ImportError: The host's library is not installed.
         ValueError: Unknown host, or a missing or needless tower.
     """
-    require_known("host", host, HOSTS)
-    loader: Any = import_module(HOSTS[host])
-    model, options = loader.load_model(folder, dtype=dtype, tower=tower)
+    found = adapters()
+    require_known("host", host, found)
+    package = import_module(found[host].module)
+    if not hasattr(package, "load_model"):
+        raise ValueError(f"adapter {host!r} loads no folders: load the model, and attach it.")
+    model, options = package.load_model(folder, dtype=dtype, tower=tower)
     return model, dict(options)
 
 
@@ -378,3 +293,89 @@ def _image_processor(transformers: Any, path: Path) -> Any:
     if not (path / "preprocessor_config.json").is_file():
         return None
     return transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+
+
+def as_vit(model: Any, image_size: int | None = None) -> Any:
+    """A `ViTModel` that computes what a `Dinov2Model` computes.
+
+    Args:
+        model: A `transformers.Dinov2Model`; it is not changed.
+        image_size: Side of the input in pixels; by default the config's.
+
+    Returns:
+        The ViT in eval mode, attention unfused, its last norm the model's, without a pooler.
+
+    Raises:
+        ValueError: The model has no plain two-layer MLP, or the size is no multiple of a patch.
+    """
+    config = model.config
+    if config.use_swiglu_ffn:
+        raise ValueError(
+            "a DINOv2 with a SwiGLU MLP (the giant one) is no plain ViT: use small, base or large."
+        )
+    size = image_size or int(config.image_size)
+    if size % config.patch_size:
+        raise ValueError(f"image size {size} is no multiple of the patch size {config.patch_size}.")
+    transformers = require("transformers", "transformer-lens", "folding a DINOv2")
+    twin = transformers.ViTConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=int(config.hidden_size * config.mlp_ratio),
+        hidden_act=config.hidden_act,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        layer_norm_eps=config.layer_norm_eps,
+        qkv_bias=config.qkv_bias,
+        image_size=size,
+        patch_size=config.patch_size,
+        num_channels=config.num_channels,
+        attn_implementation="eager",
+    )
+    vit = transformers.ViTModel(twin, add_pooling_layer=False)
+    vit.load_state_dict(fold(model.state_dict(), size // config.patch_size))
+    return vit.to(model.dtype).eval()
+
+
+def fold(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+    """A DINOv2's tensors under a ViT's names, LayerScale folded in.
+
+    Args:
+        state: Of a `Dinov2Model`, in the names of transformers 4 or 5.
+        grid: Patches along each side of the input.
+    """
+    plain = {_rename(name): tensor for name, tensor in state.items()}
+    plain.pop("embeddings.mask_token", None)
+    scales = {name: plain.pop(name) for name in [*plain] if ".layer_scale" in name}
+    for name, tensor in plain.items():
+        plain[name] = _scaled(name, tensor, scales)
+    place = "embeddings.position_embeddings"
+    return plain | {place: resample_positions(plain[place], grid)}
+
+
+def _rename(name: str) -> str:
+    for old, new in NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _scaled(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+    block, _, kind = name.rpartition(".")
+    for write, scale in WRITES.items():
+        if block.startswith("layers.") and block.endswith(write):
+            factor = scales[f"{block.removesuffix(write)}{scale}.lambda1"]
+            return tensor * (factor[:, None] if kind == "weight" else factor)
+    return tensor.clone()
+
+
+def resample_positions(positions: Tensor, grid: int) -> Tensor:
+    """Position embeddings `[1, 1 + old^2, d_model]` for a square grid of another size."""
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if old == grid:
+        return positions.clone()
+    plane = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    plane = torch.nn.functional.interpolate(
+        plane.float(), size=(grid, grid), mode="bicubic", align_corners=False
+    )
+    patches = plane.to(positions.dtype).permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.cat([positions[:, :1], patches], dim=1)

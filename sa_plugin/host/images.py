@@ -1,4 +1,4 @@
-"""What an image goes through before a vision model sees it, and the geometry of exactly that.
+"""Images to batches: what a vision model sees of an image, and where each patch of that lies.
 
 | mode | the image is | the input plane holds |
 |---|---|---|
@@ -10,16 +10,14 @@ Then pixels are multiplied by `rescale` and normalised by `mean` and `std`, as t
 processors do it with Pillow, to the bit. Resized sides are whole pixels, rounded down as there:
 `int(shortest * long / short)` for a crop (torchvision's rule), `floor(side * scale)` for a
 letter-box (Llama's). The two axes therefore have slightly different scales; `geometry` says which.
-
 torchvision's own resampling, which transformers uses where torchvision is installed, differs from
 Pillow's by a grey level here and there; ours is Pillow's wherever it runs.
 
-Images to batches: tokens are patches, and where each patch lies in the image is measured.
-
-A token's `offsets` are its patch's box in pixels of the image as the user gave it. The class token,
-and a distillation token if there is one, stand first and are never rows; nor are patches that show
-padding alone. That token `n_special + k` is patch k, row by row, is measured when a model is
-attached: only that token's embedding may change when only that patch of the input does.
+Tokens are patches, and a token's `offsets` are its patch's box in pixels of the image as the user
+gave it. The class token, and a distillation token if there is one, stand first and are never rows;
+nor are patches that show padding alone. That token `n_special + k` is patch k, row by row, is
+measured when a model is attached: only that token's embedding may change when only that patch of
+the input does.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from sa_plugin._check import require, require_known
 from sa_plugin.data.images import Geometry, Image, require_rgb
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import mllama
-from sa_plugin.host.check import Law
+from sa_plugin.host.laws import Law
 from sa_plugin.host.protocol import Batch
 
 MODES = ("resize", "centre_crop", "letter_box")
@@ -46,6 +44,25 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BICUBIC = 3
 # Above what resampling libraries differ by; a shift by half a pixel moves the test image by nine.
 GREY_LEVELS = 3.0
+# What is read of an image processor of transformers.
+TILES = "max_image_tiles"
+NAMES = (
+    "do_resize",
+    "size",
+    "do_center_crop",
+    "crop_size",
+    "do_pad",
+    "resample",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    TILES,
+)
+SIDES = ("height", "width", "shortest_edge", "longest_edge")
+# Upright, on its side, smaller than any input plane, square.
+CHECK_SIZES = ((90, 61), (48, 200), (17, 23), (64, 64))
 
 
 @dataclass(frozen=True)
@@ -188,24 +205,6 @@ def read_processor(source: Any, patch: int) -> Processor:
     return processor
 
 
-TILES = "max_image_tiles"
-NAMES = (
-    "do_resize",
-    "size",
-    "do_center_crop",
-    "crop_size",
-    "do_pad",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    TILES,
-)
-SIDES = ("height", "width", "shortest_edge", "longest_edge")
-
-
 def _settings(source: Any) -> dict[str, Any]:
     return {name: getattr(source, name, None) for name in NAMES}
 
@@ -284,10 +283,6 @@ def _waves(size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-# Upright, on its side, smaller than any input plane, square.
-CHECK_SIZES = ((90, 61), (48, 200), (17, 23), (64, 64))
-
-
 class PixelValues(Mapping[str, Tensor]):
     """The input of one batch, made when it is asked for: pixels of a whole split fill memory."""
 
@@ -306,37 +301,46 @@ class PixelValues(Mapping[str, Tensor]):
         return 1
 
 
-def image_batches(
-    samples: Sequence[Sample],
-    processor: Processor,
-    *,
-    model: str,
-    n_special: int,
-    batch_tokens: int,
-    n_after: int = 0,
-) -> list[Batch]:
-    """Group images in order; all have as many tokens.
+@dataclass(frozen=True, eq=False)
+class ImageReader:
+    """What turns images into batches.
 
-    Args:
-        samples: The samples.
+    Attributes:
         processor: How images become pixel values.
         model: Its name, for errors.
         n_special: Tokens before the first patch.
-        batch_tokens: At most this many tokens a batch, special ones included (one image at least).
-        n_after: Tokens behind the last patch, which are no rows.
-
-    Raises:
-        ValueError: A sample is a text, its pixels are no RGB image, or `batch_tokens` is not
-            positive.
+        n_after: Tokens behind the last one, which are no rows (Mllama pads, and has more tiles).
     """
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number.")
-    images = [_image(sample, model) for sample in samples]
-    height, width = processor.size
-    step = max(1, batch_tokens // (n_special + height * width // processor.patch**2 + n_after))
-    around = (n_special, n_after)
-    starts = range(0, len(images), step)
-    return [_batch(images[start : start + step], start, processor, around) for start in starts]
+
+    processor: Processor
+    model: str
+    n_special: int
+    n_after: int = 0
+
+    def batches(self, samples: Sequence[Sample], batch_tokens: int) -> list[Batch]:
+        """Group images in order; all have as many tokens.
+
+        Args:
+            samples: The samples.
+            batch_tokens: At most this many tokens a batch, special ones included (one image at
+                least).
+
+        Raises:
+            ValueError: A sample is a text, its pixels are no RGB image, or `batch_tokens` is not
+                positive.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; give a positive number.")
+        images = [_image(sample, self.model) for sample in samples]
+        height, width = self.processor.size
+        around = (self.n_special, self.n_after)
+        step = max(1, batch_tokens // (height * width // self.processor.patch**2 + sum(around)))
+        starts = range(0, len(images), step)
+        return [_batch(images[start : start + step], start, self.processor, around) for start in starts]
+
+    def check_samples(self) -> list[Sample]:
+        """Images of several sizes for `sa_plugin.host.check.check`."""
+        return check_images()
 
 
 def _image(sample: Sample, model: str) -> Image:

@@ -1,13 +1,12 @@
-"""What is demanded of an edit of `z` in every pass: it fires once, changes z, and is not lost.
+"""The laws of a host: how far what is read is from what its name says.
 
-One that may leave z as it is (`ZEdit.may_keep`) need only fire. That it is not lost is measured at
-the token that it changes most: what leaves the output projection must not be the projection of the
-unedited z.
+A law compares two ways to the same tensor. Its difference is relative, token by token:
+max |a - b| over the token's components, divided by the largest magnitude of anything compared, so
+that one attention sink of norm 20,000 hides nothing.
 
-What a host is asked once, when it is attached: that it reads what it says it reads.
-
-How a block adds up is measured, never taken from the architecture's name. With A what attention and
-M what the MLP adds, a the raw output of the attention's output projection, in every layer:
+When a model is attached, how its blocks add up is measured, never taken from the architecture's
+name. With A what attention and M what the MLP adds, a the raw output of the attention's output
+projection, in every layer:
 
     pre_norm    resid_post = resid_pre + A + M,  A = a            (parallel blocks too)
     post_norm   resid_post = resid_pre + A + M,  A = norm(a)      (Gemma-2; scaled ones: Granite)
@@ -23,142 +22,80 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sa_plugin.host import reducers
-from sa_plugin.host.check import LIMITS, Law, relative_difference
-from sa_plugin.host.protocol import (
-    Attended,
-    Batch,
-    Block,
-    Edit,
-    Host,
-    OutputProjection,
-    Site,
-    ZEdit,
-    apply_edit,
-)
+from sa_plugin.host.protocol import Batch, Block, Host, OutputProjection, Site
+
+LIMITS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+# Parts of a block that laws compare, besides the points of a `Site`: what leaves the output
+# projection, and both ends of its norms, where it has two.
+RAW = "raw"
+NORMS = ("norm1_in", "norm1_out", "norm2_in", "norm2_out")
+MEASURED: tuple[Block, ...] = ("pre_norm", "post_norm", "post_ln")
+Parts = Mapping[str, Tensor]
+"""Points, RAW and NORMS of one block, by name, as `kept_part` keeps them."""
 
 
-@runtime_checkable
-class Reader(Protocol):
-    """Sees what the heads of a block attend to."""
+@dataclass(frozen=True)
+class Law:
+    """One law and how far the model is from it.
 
-    def attended(self, z: Tensor) -> Attended:
-        """In the pass that runs, up to z."""
-
-
-class EditWatch:
-    """One edit under watch.
-
-    Args:
-        name: The library's own name of the site.
-        edit: The edit.
-        projection: What z is multiplied by.
-        dtype: Number format of the model, for the limit.
-        reader: For edits that attend.
+    Attributes:
+        name: What should be equal.
+        difference: Largest relative difference, or None where the law does not apply.
+        limit: Largest difference that passes.
+        note: Why it does not apply, or what went wrong.
     """
 
-    def __init__(
-        self, name: str, edit: Edit, projection: OutputProjection, dtype: str, reader: Reader | None = None
-    ) -> None:
-        self.name, self.edit = name, edit
-        self.weight, self.bias = projection
-        self.limit = LIMITS.get(dtype, LIMITS["float32"])
-        self.passes = self.fired = 0
-        self.outputs: tuple[Tensor, Tensor] | None = None
-        self.place = (0, 0)
-        self.may_keep = isinstance(edit, ZEdit) and edit.may_keep
-        self.reader = reader
+    name: str
+    difference: float | None
+    limit: float = 0.0
+    note: str = ""
 
-    def start(self) -> None:
-        """A pass begins, so the one before is over.
+    @property
+    def passed(self) -> bool:
+        """Whether the law holds, or does not apply."""
+        return self.difference is None or self.difference <= self.limit
 
-        Raises:
-            RuntimeError: The edit did not fire exactly once in it.
-        """
-        if self.passes:
-            self._demand_once()
-        self.passes, self.fired = self.passes + 1, 0
-
-    def finish(self) -> None:
-        """The last pass is over.
-
-        Raises:
-            RuntimeError: There was none, or the edit did not fire exactly once in the last.
-        """
-        if not self.passes:
-            raise RuntimeError(f"no forward pass ran while {self.name!r} was edited.")
-        self._demand_once()
-
-    def _demand_once(self) -> None:
-        if self.fired != 1:
-            raise RuntimeError(
-                f"the edit of {self.name!r} fired {self.fired} times in one forward pass, expected "
-                "once: leave out edits of blocks behind the deepest one that is read."
-            )
-
-    def edit_z(self, z: Float[Tensor, "batch token head d_head"]) -> Float[Tensor, "batch token head d_head"]:
-        """The edited z; the edit gets a copy, so that one in place is seen too.
-
-        Raises:
-            RuntimeError: The edit returned another shape or format, or changed nothing.
-        """
-        self.fired += 1
-        attended = None if self.reader is None else self.reader.attended(z)
-        new = apply_edit(self.edit, z.clone(), attended)
-        if new.shape != z.shape or new.dtype != z.dtype:
-            raise RuntimeError(
-                f"the edit of {self.name!r} returned {new.dtype} {tuple(new.shape)}, expected "
-                f"{z.dtype} {tuple(z.shape)}."
-            )
-        if self.may_keep:
-            return new
-        change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
-        if not change.any():
-            raise RuntimeError(
-                f"the edit of {self.name!r} changed nothing: it would report an effect of zero."
-            )
-        row, token = divmod(int(change.argmax()), change.shape[1])
-        self.place = (row, token)
-        self.outputs = (self._project(z[row, token]), self._project(new[row, token]))
-        return new
-
-    def _project(self, z: Float[Tensor, "head d_head"]) -> Float[Tensor, " d_model"]:
-        out = torch.einsum("he,hed->d", z.detach().float().cpu(), self.weight)
-        return out if self.bias is None else out + self.bias
-
-    def see_output(self, out: Float[Tensor, "batch token d_model"]) -> None:
-        """What left the projection.
-
-        Raises:
-            RuntimeError: It is what the unedited z gives.
-        """
-        if self.outputs is None:
-            return
-        old, new = self.outputs
-        here = out[self.place].detach().float().cpu()
-        limit = self.limit * float(old.norm())
-        if (here - old).norm() <= limit < (new - old).norm():
-            raise RuntimeError(
-                f"the edit of {self.name!r} was lost: the output projection gave what the unedited "
-                "z gives. This architecture needs an adapter of its own."
-            )
-        self.outputs = None
+    def __str__(self) -> str:
+        verdict = "n/a " if self.difference is None else "pass" if self.passed else "FAIL"
+        if self.difference is None or (self.note and math.isinf(self.difference)):
+            return f"{verdict}  {self.name}: {self.note}"
+        note = f" ({self.note})" if self.note else ""
+        measured = f"difference {self.difference:.1e}, limit {self.limit:.0e}"
+        return f"{verdict}  {self.name}: {measured}{note}"
 
 
-# What an adapter reads of every block besides the points of a `Site`.
-RAW = "raw"
-MEASURED: tuple[Block, ...] = ("pre_norm", "post_norm", "post_ln")
-NORMS = ("norm1_in", "norm1_out", "norm2_in", "norm2_out")
-Parts = Mapping[str, Tensor]
-"""Points, RAW and, where a block has two norms, NORMS, by name, as `kept_part` keeps them."""
+def limit_of(dtype: str) -> float:
+    """Largest difference that passes in a number format; mixed ones count as float32."""
+    return LIMITS.get(dtype, LIMITS["float32"])
+
+
+def relative_difference(
+    whole: Float[Tensor, "*token d_model"], *parts: Float[Tensor, "*token d_model"]
+) -> float:
+    """Largest difference between a tensor and the sum of parts, relative to its token's values."""
+    terms = [part.double().cpu() for part in parts]
+    total = whole.double().cpu()
+    size = torch.stack([term.abs().amax(-1) for term in (total, *terms)]).amax(0)
+    gap = (total - reduce(torch.add, terms)).abs().amax(-1) / size.clamp_min(1e-30)
+    # max() would skip NaN.
+    return float(gap.max()) if torch.isfinite(gap).all() else float("inf")
+
+
+def read_sites(host: Host, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """The tensors themselves, unreduced: for short inputs."""
+    named = {site: f"{site.layer}.{site.point}" for site in sites}
+    kept = host.read(batch, sites, lambda read: {named[site]: read[site] for site in sites})
+    return {site: kept[name] for site, name in named.items()}
 
 
 def demand(architecture: str, law: Law) -> None:
@@ -315,7 +252,7 @@ def padding_law(host: Host, alone: Sequence[Sequence[Batch]], padded: Mapping[st
         alone: The batches of each sample by itself, unpadded.
         padded: Side of the padding to the batches of all samples.
     """
-    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    limit = limit_of(host.info.dtype)
     expected = [_residuals(host, batches)[0] for batches in alone]
     worst = 0.0
     for batches in padded.values():

@@ -1,24 +1,21 @@
-"""The one thing the method asks of a model: read some of its tensors, batch by batch.
+"""What the method asks of a model: to read some of its tensors, and three things that it may offer.
 
 A *host* wraps a model of one library. `attach` finds the adapter that accepts the model; adapters
 register a function under the entry-point group `sa_plugin.adapters`. Nothing else in `sa_plugin`
-knows which library a model comes from.
+knows which library a model comes from, nor asks: a host that can do more than read has the methods
+of the protocol that says so.
 
-What a block's own parameters say: norms and attention weights, by one convention.
+| protocol | what it adds |
+|---|---|
+| `Host` | batches, reading them, the output projection |
+| `BulkHost` | many batches at once, for a model that is elsewhere |
+| `DescribedHost` | norms and attention maps of a block |
+| `DifferentiableHost` | the residual stream as a differentiable function of the input |
+| `EditableHost` | passes with `z` replaced |
 
-Row vectors: a head reads `n(h) @ value` and writes `z @ W_O`, with `n` the norm before attention.
-A host that can hand out its parameters has the methods of `DescribedHost`; nothing here asks which
-library it comes from.
-
-What attribution asks of a host: the residual stream as a differentiable function of the input.
-
-The input is the sum of token embeddings as the first block's predecessor sees it for texts
-(`inputs_embeds`: token embeddings, before positions are added), and pixel values for images.
-
-What an intervention asks of a host: run its passes with some tensors replaced.
-
-A host need not be able to. One that is has the method `edited`, and nothing here asks which library
-it comes from.
+Weights act on row vectors: a head reads `n(h) @ value` and writes `z @ W_O`, with `n` the norm before
+attention. What is differentiated is, for texts, the token embeddings before positions are added
+(`inputs_embeds`), and for images the pixel values.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -211,12 +208,11 @@ def attach(model: Any, **options: Any) -> Host:
     """
     if isinstance(model, Host):
         return model
-    asked = []
-    for point in sorted(entry_points(group=ADAPTERS), key=lambda p: p.name):
-        asked.append(point.name)
+    asked = adapters()
+    for name, point in asked.items():
         host = point.load()(model, **options)
         if host is not None:
-            return _host(host, point.name)
+            return _host(host, name)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise TypeError(
         f"no adapter accepts a {kind}; asked: {', '.join(asked) or 'none installed'}. Give a "
@@ -224,6 +220,11 @@ def attach(model: Any, **options: Any) -> Host:
         "nnsight TransformersModel (pip install 'sa_plugin[nnsight]'), or "
         f"register an adapter under the entry-point group {ADAPTERS!r}."
     )
+
+
+def adapters() -> dict[str, EntryPoint]:
+    """Installed adapters by name, in the order in which they are asked."""
+    return {point.name: point for point in sorted(entry_points(group=ADAPTERS), key=lambda p: p.name)}
 
 
 def _host(candidate: Any, adapter: str) -> Host:

@@ -13,16 +13,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from torch import Tensor
 
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch
 
 PaddingSide = Literal["left", "right"]
+TEXTS = (
+    "The committee met on Tuesday, and nobody there had read the report.",
+    "A small dog slept.",
+    "In 1912 the ship left harbour with  two thousand people aboard;\nfew of them knew its name.",
+    "Her naïve plan — to walk home — failed.",
+)
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
 
 
@@ -108,49 +116,68 @@ def trim(text: str, offsets: Int[np.ndarray, "token 2"]) -> Int[np.ndarray, "tok
     return np.where((start < end)[:, None], np.stack([start, end], axis=1), offsets)
 
 
-def text_batches(
-    samples: Sequence[Sample],
-    tokenizer: Any,
-    *,
-    model: str,
-    context: int | None,
-    batch_tokens: int,
-    side: PaddingSide,
-    extra: int = 0,
-    add_special_tokens: bool = True,
-) -> list[Batch]:
-    """Tokenise texts and batch them, whole texts only.
+@dataclass(frozen=True, eq=False)
+class TextReader:
+    """What turns texts into batches.
 
-    Args:
-        samples: The samples.
-        tokenizer: With character offsets, see `check_tokenizer`.
+    Attributes:
+        tokenizer: Gives character offsets, see `check_tokenizer`.
         model: Its name, for errors.
         context: Tokens the model takes, or None where there is no limit.
-        batch_tokens: See `make_batches`, as for the rest.
-        side: Where padding goes.
-        extra: More padding than needed.
+        padding_side: Where padding goes; it changes no number.
         add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
-
-    Raises:
-        ValueError: A sample is an image, or a text has no token or more than the context holds.
     """
-    image = next((sample for sample in samples if sample.image is not None), None)
-    if image is not None:
-        raise ValueError(
-            f"sample {image.id!r} is an image; {model} reads texts. Attach a vision model "
-            "(load_bridge takes ViT, DINOv2 and CLIP folders)."
-        )
-    tokens = encode(tokenizer, [sample.text for sample in samples], add_special_tokens)
-    for sample, row in zip(samples, tokens, strict=True):
-        if context is not None and len(row.ids) > context:
+
+    tokenizer: Any
+    model: str
+    context: int | None
+    padding_side: PaddingSide = "right"
+    add_special_tokens: bool = True
+
+    def batches(self, samples: Sequence[Sample], batch_tokens: int, *, extra: int = 0) -> list[Batch]:
+        """Tokenise texts and batch them, whole texts only.
+
+        Args:
+            samples: The samples.
+            batch_tokens: See `make_batches`.
+            extra: See `make_batches`.
+
+        Raises:
+            ValueError: A sample is an image, or a text has no token or more than the context holds.
+        """
+        image = next((sample for sample in samples if sample.image is not None), None)
+        if image is not None:
             raise ValueError(
-                f"sample {sample.id!r} has {len(row.ids)} tokens; {model} takes {context}. Nothing "
-                "is cut off silently: split the text into shorter samples."
+                f"sample {image.id!r} is an image; {self.model} reads texts. Attach a vision model "
+                "(load_bridge takes ViT, DINOv2 and CLIP folders)."
             )
-    pad = tokenizer.pad_token_id
-    return make_batches(
-        samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
-    )
+        tokens = encode(self.tokenizer, [sample.text for sample in samples], self.add_special_tokens)
+        for sample, row in zip(samples, tokens, strict=True):
+            if self.context is not None and len(row.ids) > self.context:
+                raise ValueError(
+                    f"sample {sample.id!r} has {len(row.ids)} tokens; {self.model} takes "
+                    f"{self.context}. Nothing is cut off silently: split the text into shorter samples."
+                )
+        pad, side = self.tokenizer.pad_token_id, self.padding_side
+        return make_batches(
+            samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
+        )
+
+    def probe_inputs(self) -> dict[str, Tensor]:
+        """The inputs of a short text, for checks.
+
+        Raises:
+            ValueError: The tokenizer makes less than two tokens of it.
+        """
+        ids = encode(self.tokenizer, [PROBE_TEXT], self.add_special_tokens)[0].ids
+        if len(ids) < 2:
+            raise ValueError(f"the tokenizer makes {len(ids)} token of {PROBE_TEXT!r}.")
+        row = torch.from_numpy(ids)[None]
+        return {"input_ids": row, "attention_mask": torch.ones_like(row)}
+
+    def check_samples(self) -> list[Sample]:
+        """Texts of several lengths for `sa_plugin.host.check.check`."""
+        return [Sample(f"text {k}", text, str(k)) for k, text in enumerate(TEXTS)]
 
 
 def make_batches(

@@ -1,21 +1,18 @@
-"""Norms and attention maps taken from modules, and proved against what the modules compute.
+"""What a model's parameters say: norms and attention maps, proved, and a hash of the weights.
 
 Names say little across architectures (Gemma's gain is 1 + weight, GPT-2 scales by an attribute), so
 nothing read from a module is believed: a norm has to reproduce its module on random input, and q, k
 and v of a block its pattern and z on a short input. What is not reproduced (position biases,
-interleaved rotary embeddings, attention sinks in the softmax) is refused.
+interleaved rotary embeddings, attention sinks in the softmax) is refused. What this does not show:
+that the pattern is reproduced where a mask forbids a key; masks are taken from the pattern itself.
 
-What this does not show: that the pattern is reproduced where a mask forbids a key; masks are taken
-from the pattern itself.
-
-A hash that tells one model's weights from another's, fast enough for every attach.
-
-Hosts wrap the same weights in different modules. Each adapter lists its parameters by one set of
-names: those of transformers relative to the base model (`h.0.ln_1.weight`, whatever head stands on
-top), with two exceptions: a fused query, key and value is listed as `q`, `k` and `v` in the layout
-of `nn.Linear`, and its output projection as `o`. Heads behind the last block (unembedding, final
-norm, pooler) are left out: the residual stream does not depend on them, and `BertForMaskedLM` draws
-them anew each time it loads a bare encoder. A host that reads behind the final norm lists that.
+The hash tells one model's weights from another's, fast enough for every attach. Hosts wrap the same
+weights in different modules, so each adapter lists its parameters by one set of names: those of
+transformers relative to the base model (`h.0.ln_1.weight`, whatever head stands on top), with two
+exceptions: a fused query, key and value is listed as `q`, `k` and `v` in the layout of `nn.Linear`,
+and its output projection as `o`. Heads behind the last block (unembedding, final norm, pooler) are
+left out: the residual stream does not depend on them, and `BertForMaskedLM` draws them anew each
+time it loads a bare encoder. A host that reads behind the final norm lists that.
 """
 
 from __future__ import annotations
@@ -29,11 +26,133 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sa_plugin.host.check import LIMITS, read_sites, relative_difference
-from sa_plugin.host.protocol import AttentionWeights, Batch, Host, Norm, Rotary, Site
+from sa_plugin.host.adapter import AttentionParts, HeadMap, NormRole, Places
+from sa_plugin.host.laws import limit_of, read_sites, relative_difference
+from sa_plugin.host.protocol import AttentionWeights, Batch, Block, BlockNorms, Host, Norm, Rotary, Site
 
 EPSILONS = ("eps", "variance_epsilon")
+# Hashed of each weight.
+VALUES = 64
+# States of an image that every text is read with (Mllama), listed beside the weights.
+CONTEXT = "cross_attention_states"
 HeadNorm = Callable[[Float[Tensor, "batch token head d_head"]], Tensor]
+
+
+def block_norms(places: Places, block: Block, layer: int, entry: Norm | None = None) -> BlockNorms:
+    """The norms of one block; see `sa_plugin.host.protocol.DescribedHost`.
+
+    Args:
+        places: Of the model.
+        block: How its blocks add up.
+        layer: Which.
+        entry: From `entry_norm`.
+
+    Raises:
+        ValueError: A norm that is neither a LayerNorm nor an RMSNorm, or a post_norm block without
+            a norm behind attention.
+    """
+
+    def found(role: NormRole) -> Norm | None:
+        one = places.norm(role, layer)
+        return None if one is None else norm_of(*one)
+
+    first, second = found("norm1"), found("norm2")
+    if block == "post_ln":
+        return BlockNorms(None, None, first, second)
+    if block != "post_norm":
+        # A parallel block may have one norm for both.
+        return BlockNorms(first, first if second is None else second, None, None, entry)
+    behind = found("norm1_post")
+    if behind is None:
+        raise ValueError(
+            f"{places.architecture} scales what attention writes at block {layer} by something that is "
+            "no norm known here: its block cannot be described by norms. Read its activations instead."
+        )
+    return BlockNorms(first, second, behind, found("norm2_post"))
+
+
+def attention_weights(
+    host: Host, places: Places, layer: int, norm: Norm | None, batch: Batch
+) -> AttentionWeights:
+    """Query, key and value maps of one block; costs a pass up to it.
+
+    Args:
+        host: The model's.
+        places: The model's.
+        layer: Block.
+        norm: Before attention.
+        batch: A short one, that the maps are proved on.
+
+    Raises:
+        ValueError: The block attends to an image, or the maps do not reproduce pattern and z.
+    """
+    info = host.info
+    if places.crosses(layer):
+        raise ValueError(
+            f"block {layer} of {info.architecture} attends to an image's states: its keys and values "
+            "are no maps of the stream. Take a bank of other blocks, fit(layers=...)."
+        )
+    parts = places.attention(layer)
+    query, key, value = (_repeated(one, info.n_heads) for one in (parts.query, parts.key, parts.value))
+    weights = AttentionWeights(
+        query=query.weight,
+        key=key.weight,
+        value=value.weight,
+        query_bias=query.bias,
+        key_bias=key.bias,
+        value_bias=value.bias,
+        scale=_scale(parts.module, info.d_head),
+        softcap=getattr(parts.module, "attn_logit_softcapping", None),
+        query_key_norm=parts.head_norms is not None,
+        rotary=rotary_of(places.root, getattr(parts.module, "layer_type", None)),
+        norm=norm,
+        n_key_value_heads=len(parts.key.weight),
+    )
+    where = f"{info.architecture}, block {layer}"
+    own = None if parts.head_norms is None else tuple(_own_norm(module) for module in parts.head_norms)
+    read = read_sites(host, batch, [Site(layer, point) for point in ("resid_pre", "pattern", "z")])
+    resid, pattern, z = (tensor.float() for tensor in read.values())
+    prove(where, weights, resid, pattern, z, limit_of(info.dtype), own)
+    return weights if parts.head_norms is None else _with_head_gains(where, weights, parts)
+
+
+def _repeated(one: HeadMap, n_heads: int) -> HeadMap:
+    """One slice a query head; those of grouped-query attention repeated."""
+    group = n_heads // len(one.weight)
+    bias = None if one.bias is None else one.bias.repeat_interleave(group, 0)
+    return HeadMap(one.weight.repeat_interleave(group, 0), bias)
+
+
+def _scale(module: Any, d_head: int) -> float:
+    for name in ("scaling", "scale"):
+        if isinstance(found := getattr(module, name, None), float | int):
+            return float(found)
+    return float(d_head**-0.5)
+
+
+def _own_norm(module: nn.Module) -> HeadNorm:
+    """The model's own norm over each head."""
+
+    def norm(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            out: Tensor = module(x.to(next(module.parameters()))).float().cpu()
+        return out
+
+    return norm
+
+
+def _with_head_gains(where: str, weights: AttentionWeights, parts: AttentionParts) -> AttentionWeights:
+    """Gains of the norms over each head folded in: what is left of them is a scale a token."""
+    gains = []
+    for name, module in zip(("query", "key"), parts.head_norms or (), strict=True):
+        norm = norm_of(f"the norm of each {name} of {where}", module)
+        if norm.centred or len(norm.gain) != weights.query.shape[-1]:
+            raise ValueError(
+                f"{where} normalises each {name} by no RMSNorm over its head's dimensions: its "
+                "attention cannot be described by weights. Read its pattern instead."
+            )
+        gains.append(norm.gain)
+    return weights._replace(query=weights.query * gains[0], key=weights.key * gains[1])
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -55,7 +174,7 @@ def norm_of(name: str, module: Any) -> Norm:
     weight = getattr(module, "weight", None)
     vector = weight is None or weight.ndim == 1
     x, seen = _tried(module, eps)
-    limit = LIMITS.get(str(seen.dtype).removeprefix("torch."), LIMITS["float32"])
+    limit = limit_of(str(seen.dtype).removeprefix("torch."))
     for norm in _candidates(module, x.shape[-1], eps) if vector else ():
         if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
             return norm
@@ -87,7 +206,7 @@ def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm 
     before, after = (read[site].float()[batch.valid] for site in sites)
     if torch.equal(before, after):
         return None
-    limit = LIMITS.get(host.info.dtype, LIMITS["float32"])
+    limit = limit_of(host.info.dtype)
     if norm is None or not relative_difference(apply_norm(norm, before), after) <= limit:
         raise ValueError(
             f"{host.info.architecture} changes the residual stream between blocks {layer - 1} and "
@@ -164,7 +283,7 @@ def prove(
     pattern: Float[Tensor, "batch head query key"],
     z: Float[Tensor, "batch token head d_head"],
     limit: float,
-    head_norms: tuple[HeadNorm, HeadNorm] | None = None,
+    head_norms: tuple[HeadNorm, ...] | None = None,
 ) -> None:
     """Refuse maps that do not reproduce pattern and z.
 
@@ -223,11 +342,6 @@ def recompute_pattern(
         logits = weights.softcap * torch.tanh(logits / weights.softcap)
     # A row without any allowed key stays zero.
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
-
-
-VALUES = 64
-# States of an image that every text is read with (Mllama), listed beside the weights.
-CONTEXT = "cross_attention_states"
 
 
 def fingerprint(kind: str, parameters: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Site
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
-from sa_transformer_lens.places import run as forward
+from sa_transformer_lens.passes import run as forward
 
 CONCEPTS = 16
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8
@@ -80,7 +80,7 @@ def bare_forward(host: Any, batch: Batch) -> torch.Tensor:
         last.append(tensor)
         raise _End
 
-    with suppress(_End):
+    with suppress(_End), torch.no_grad():
         forward(host.bridge, batch.inputs, [(f"blocks.{host.info.n_layers - 1}.hook_out", end)])
     return last[0]
 

@@ -24,7 +24,7 @@ from sa_plugin.host import Batch, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
 from sa_transformer_lens.host import load_bridge
-from sa_transformer_lens.places import capture
+from sa_transformer_lens.passes import capture
 
 LAYER, TIMED, PASSAGES, SHARE = 20, 9, 60, 0.05
 CONCEPTS = ("person", "time", "artifact")

@@ -173,7 +173,7 @@ def test_a_siglip_tower_on_nnsight():
     config = hf.SiglipVisionConfig(**shared, num_attention_heads=4, image_size=28, patch_size=7)
     model = tiny.fill(hf.SiglipVisionModel(config)).eval()
     host = sa_nnsight.accept(NNsight(model), **paper_models.options_of("clip_vision"))
-    assert host.n_special == 0
+    assert host.reader.n_special == 0
     assert check(host).passed
 
 

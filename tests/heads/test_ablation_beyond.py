@@ -27,7 +27,7 @@ from sa_plugin.heads import (
 )
 from sa_plugin.host import Site
 from sa_plugin.statistics import Resampling
-from sa_transformer_lens.edits import logits
+from sa_transformer_lens import logits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

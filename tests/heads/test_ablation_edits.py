@@ -8,7 +8,7 @@ from fake_host import FakeHost
 
 from sa_plugin.host import Site
 from sa_transformer_lens import accept
-from sa_transformer_lens.places import capture
+from sa_transformer_lens.passes import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 PROJECTIONS = ("attn.c_proj", "attention.dense", "o_proj", "attention.output.dense", "self_attn.out_proj")

@@ -11,7 +11,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.heads import explain_tokens, make_edits, one_direction, reference
 from sa_plugin.host import Site
 from sa_plugin.scores import score
-from sa_transformer_lens.edits import ablation_hooks
+from sa_transformer_lens import ablation_hooks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

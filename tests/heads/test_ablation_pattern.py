@@ -7,9 +7,9 @@ from ablation_cases import EVERY, any_host, residual
 
 from sa_plugin.heads import Reference, make_edits
 from sa_plugin.host import Attended, Site, ZEdit, uniform_attention
-from sa_transformer_lens import accept
-from sa_transformer_lens.edits import ablation_hooks
-from sa_transformer_lens.places import capture
+from sa_plugin.host import edits as editing
+from sa_transformer_lens import ablation_hooks, accept
+from sa_transformer_lens.passes import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 GROUPED = {"llama": 2, "gemma2": 2, "qwen3": 2}
@@ -137,10 +137,8 @@ def test_a_padded_encoder_without_its_mask_is_refused(tiny_bert):
 
 
 def test_a_misread_mask_is_refused(tiny_gpt2, monkeypatch):
-    from sa_plugin.host import attended
-
-    real = attended.allowed
-    monkeypatch.setattr(attended, "allowed", lambda mask: real(mask).tril(-1))
+    real = editing.allowed
+    monkeypatch.setattr(editing, "allowed", lambda mask: real(mask).tril(-1))
     (batch,) = tiny_gpt2.batches(tiny.samples()[1:2])
     with (
         pytest.raises(RuntimeError, match="to a key that its mask hides: the mask was misread"),

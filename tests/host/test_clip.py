@@ -177,7 +177,7 @@ class TestFolder:
     def test_either_tower_is_the_models_own(self, folder):
         model = hf.CLIPModel.from_pretrained(folder).eval()
         host = accept(load_bridge(folder, tower="vision"))
-        assert host.processor.mode == "centre_crop"
+        assert host.reader.processor.mode == "centre_crop"
         pixels = host.forward_inputs(tiny.images()[0])["pixel_values"]
         tokens = accept(load_bridge(folder, tower="text")).forward_inputs(tiny.samples()[0])
         with torch.no_grad():

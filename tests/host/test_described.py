@@ -10,8 +10,7 @@ import torch
 from sa_plugin.host import Site, require_described
 from sa_plugin.host import weights as describe
 from sa_transformer_lens import accept
-from sa_transformer_lens import places as described
-from sa_transformer_lens.places import capture
+from sa_transformer_lens.passes import capture
 
 ALL = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
 
@@ -109,7 +108,7 @@ def test_norms_reproduce_what_the_blocks_do(name):
     if block == "post_ln":
         modules = {"attn_out": "ln1", "mlp_out": "ln2"}
     hooks = [f"blocks.1.{m}.hook_{end}" for m in modules.values() for end in ("in", "out")]
-    seen = capture(host.bridge, hooks, host.probe_inputs())
+    seen = capture(host.bridge, hooks, host.forward_inputs(host.check_samples()[0]))
     for which, module in modules.items():
         before, after = (seen[f"blocks.1.{module}.hook_{end}"][0] for end in ("in", "out"))
         for x, y in zip(before.double().numpy(), after.double().numpy(), strict=True):
@@ -163,7 +162,7 @@ def test_unknown_layers_are_refused_and_scales_are_read():
 
 def test_attention_that_is_not_reproduced_is_refused(monkeypatch):
     host = tiny.host("llama")
-    monkeypatch.setattr(described, "rotary_of", lambda root, kind: None)
+    monkeypatch.setattr(describe, "rotary_of", lambda root, kind: None)
     with pytest.raises(
         ValueError, match=r"block 1: its attention is none of the known ones\. Its pattern is not"
     ):

@@ -83,7 +83,7 @@ class TestText:
         host = paper_models.nnsight_host("mllama_text_image")
         model = tiny_multimodal.mllama().model.language_model
         tokenizer = tiny.tokenizer("llama")
-        other = accept(NNsight(model), tokenizer=tokenizer, image=host.context)
+        other = accept(NNsight(model), tokenizer=tokenizer, image=host.places.context)
         assert replace(other.info, model="") == replace(host.info, model="")
 
     @pytest.mark.parametrize(

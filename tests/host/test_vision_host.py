@@ -101,8 +101,8 @@ def test_info(name, host):
     assert (info.n_layers, info.d_model, info.n_heads, info.d_head) == (3, 32, 4, 8)
     assert (info.block, info.causal, info.bos) == ("pre_norm", False, True)
     assert (info.processing, info.dtype) == ("none", "float32")
-    assert host.n_special == tiny.N_SPECIAL[name]
-    assert repr(host).startswith(f"TransformerLensVisionHost(tiny-{name}, ")
+    assert host.reader.n_special == tiny.N_SPECIAL[name]
+    assert repr(host).startswith(f"TransformerLensHost(tiny-{name}, ")
     assert "\n" not in repr(host)
 
 
@@ -250,7 +250,7 @@ class TestFolding:
         crop = {"height": 28, "width": 28}
         hf.BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(tmp_path)
         host = accept(load_bridge(tmp_path))
-        assert (host.processor.mode, host.processor.resized) == ("centre_crop", 32)
+        assert (host.reader.processor.mode, host.reader.processor.resized) == ("centre_crop", 32)
         (batch,) = host.batches(tiny.images())
         found = read(host, batch, [Site(2, "resid_post")])[Site(2, "resid_post")]
         expected = bare_hooks("dinov2", batch.inputs["pixel_values"])[Site(2, "resid_post")]
@@ -308,7 +308,7 @@ class TestWritable:
             tiny_gpt2.check_writable("embed.hook_in")
 
     def test_nothing_is_left_behind(self, vit):
-        pixels = vit.probe_inputs()["pixel_values"]
+        pixels = vit.forward_inputs(vit.check_samples()[0])["pixel_values"]
         with torch.no_grad():
             before = vit.bridge(pixels)
             vit.hook_changes_output("blocks.1.hook_resid_pre")

@@ -47,7 +47,7 @@ def gpt2():
 
 
 def batch_of(host):
-    samples = tiny.images() if hasattr(host, "processor") else tiny.samples(tiny.TEXTS[:3])
+    samples = tiny.images() if hasattr(host.reader, "processor") else tiny.samples(tiny.TEXTS[:3])
     return host.batches(samples)[0]
 
 

@@ -55,7 +55,7 @@ def test_every_law_of_check_holds_on_towers(tower):
     report = check(tower)
     assert report.passed, str(report)
     assert "patch k is token" in str(report)
-    assert repr(tower).startswith("NNsightVisionHost(")
+    assert repr(tower).startswith("NNsightHost(")
 
 
 class TestAccepts:
@@ -164,7 +164,7 @@ class TestAccepts:
         mllama = hf.models.mllama
         module = tiny.fill(mllama.MllamaVisionModel(mllama.MllamaVisionConfig(**vision))).eval()
         host = accept(NNsight(module), processor=Processor((28, 28), 7))
-        assert (host.n_special, host.n_after) == (1, 2 * 24 - 17)
+        assert (host.reader.n_special, host.reader.n_after) == (1, 2 * 24 - 17)
         assert check(host).passed
         (batch,) = host.batches(tiny.images())
         assert batch.valid.sum(1).tolist() == [16, 16, 16]

@@ -11,7 +11,8 @@ from test_nnsight_edits import EVERY, batch_of, make, read
 from torch.testing import assert_close
 
 from sa_plugin.heads import Reference, make_edits
-from sa_plugin.host import Site, attended
+from sa_plugin.host import Site
+from sa_plugin.host import edits as editing
 from sa_transformer_lens import accept as accept_lens
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -111,18 +112,18 @@ def test_what_cannot_be_reached_is_named(gpt2, monkeypatch):
     before = read(gpt2, batch)
     own = gpt2.places
     roles = {role: path for role, path in own.roles.items() if role != "qkv"}
-    blind = replace(gpt2, places=replace(own, roles=roles))
+    blind = replace(gpt2, passes=replace(gpt2.passes, places=replace(own, roles=roles)))
     says = "GPT2LMHeadModel has no value projection among its paths"
     with pytest.raises(NotImplementedError, match=says), blind.edited(edits):
         pass
-    monkeypatch.setattr("sa_nnsight.places.eager", lambda root: nullcontext())
+    monkeypatch.setattr("sa_nnsight.edits.eager", lambda root: nullcontext())
     own.root.set_attn_implementation("sdpa")
     says = "GPT2LMHeadModel shows no attention pattern at block 1"
     with pytest.raises(NotImplementedError, match=says), gpt2.edited(edits):
         read(gpt2, batch)
     own.root.set_attn_implementation("eager")
     monkeypatch.setattr(
-        "sa_nnsight.edits._by_head", lambda host, role, out: out[..., :32].unflatten(-1, (4, -1))
+        "sa_nnsight.edits._values_by_head", lambda places, role, out: out[..., :32].unflatten(-1, (4, -1))
     )
     says = "values and pattern of GPT2LMHeadModel, block 1, do not give z"
     with pytest.raises(NotImplementedError, match=says), gpt2.edited(edits):
@@ -131,8 +132,8 @@ def test_what_cannot_be_reached_is_named(gpt2, monkeypatch):
 
 
 def test_a_misread_mask_is_refused(gpt2, monkeypatch):
-    real = attended.allowed
-    monkeypatch.setattr(attended, "allowed", lambda mask: real(mask).tril(-1))
+    real = editing.allowed
+    monkeypatch.setattr(editing, "allowed", lambda mask: real(mask).tril(-1))
     with (
         pytest.raises(RuntimeError, match="to a key that its mask hides: the mask was misread"),
         gpt2.edited(make_edits("pattern", [(1, 0)], Reference())),

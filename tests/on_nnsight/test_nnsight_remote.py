@@ -11,12 +11,12 @@ import tiny
 import torch
 
 from sa_nnsight import beside
-from sa_nnsight import places as weights
-from sa_nnsight import remote as remote_weights
-from sa_nnsight.paths import locate
-from sa_nnsight.remote import refuse_rows
-from sa_nnsight.wire import Reads, Server, Traffic, refuse_bytecode
+from sa_nnsight.places import locate
+from sa_nnsight.remote import fingerprint_of, refuse_rows
+from sa_nnsight.session import Reads
+from sa_nnsight.wire import Server, Traffic, refuse_bytecode
 from sa_plugin.host import reducers
+from sa_plugin.host.weights import fingerprint
 
 HERE = Path(__file__).parents[1]
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_the_fingerprint_of_weights_elsewhere_is_that_of_the_same_weights_here(name):
     root = tiny.hf_model(name)
-    here = weights.fingerprint(locate(root, None))
+    here = fingerprint(root.config.model_type, locate(root, None).parameters())
     asked = []
 
     def ask(where):
@@ -32,9 +32,9 @@ def test_the_fingerprint_of_weights_elsewhere_is_that_of_the_same_weights_here(n
         return beside.parameter_values(root, where)
 
     empty = locate(tiny.hf_model(name).to("meta"), None)
-    assert remote_weights.fingerprint(empty, ask) == here
+    assert fingerprint_of(empty, ask) == here
     other = tiny.hf_model(name, seed=1)
-    there = remote_weights.fingerprint(empty, lambda where: beside.parameter_values(other, where))
+    there = fingerprint_of(empty, lambda where: beside.parameter_values(other, where))
     assert there != here
     assert asked[0] <= 64 * 3 * len(list(root.parameters()))
 
@@ -90,9 +90,9 @@ import functools, sys, torch, tiny
 import nnsight.modeling.huggingface as huggingface
 from nnsight import TransformersModel
 from nnsight.schema.request import RequestModel
-from sa_nnsight import remote, wire
-from sa_nnsight.paths import locate
-from sa_nnsight.places import tap_of
+from sa_nnsight import session, wire
+from sa_nnsight.jobs import SHIPPED
+from sa_nnsight.places import locate
 from sa_plugin.host import reducers
 
 folder = sys.argv[1]
@@ -100,8 +100,8 @@ tiny.hf_model("llama").save_pretrained(folder)
 tiny.tokenizer("llama").save_pretrained(folder)
 huggingface._ID_CACHE[folder] = folder
 model = TransformersModel(folder, task="text-generation")
-remote.register()
-taps = [((k, "resid_post"), tap_of(model, locate(model._module, None), k, "resid_post"))
+session.register()
+taps = [((k, "resid_post"), locate(model, None).tap((k, "resid_post")))
         for k in range(3)]
 ids = torch.tensor([[0, 5, 6]])
 valid = torch.ones_like(ids, dtype=torch.bool)
@@ -115,9 +115,13 @@ class Backend:
     def __call__(self, tracer):
         sent["blob"] = RequestModel.serialize(tracer, False)
 
-remote.submit_reads(model, Backend(), [{"input_ids": ids}], taps, [job], 4, early=True)
+session.submit_reads(model, Backend(), [{"input_ids": ids}], taps, [job], 4, early=True)
 wire.refuse_bytecode(sent["blob"])
-assert b"sa_plugin.host.protocol" not in sent["blob"] and b"jaxtyping" not in sent["blob"]
+rest = sent["blob"]
+for shipped in SHIPPED:
+    rest = rest.replace(shipped.encode(), b"")
+for package in (b"sa_plugin", b"sa_nnsight", b"jaxtyping"):
+    assert package not in rest, package
 assert b"def maxima" in sent["blob"] and b"def evidence" in sent["blob"]
 assert len(sent["blob"]) < 60_000, len(sent["blob"])
 """

@@ -15,7 +15,7 @@ from transformer_lens.tools.analysis.attribution_patching import Node, attributi
 from sa_nnsight import trace_ops
 from sa_nnsight import trace_ops as trace_setup
 from sa_nnsight.places import envoy_path
-from sa_nnsight.proofs import check_pair
+from sa_nnsight.trace_ops import check_pair
 from sa_plugin.data import Sample
 from sa_plugin.host import Site
 

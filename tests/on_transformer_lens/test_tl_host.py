@@ -16,8 +16,10 @@ from sa_plugin.data import Sample, Span
 from sa_plugin.host import TEXTS, Host, Law, Site, attach, check, check_folder, relative_difference
 from sa_plugin.host import protocol as hosting
 from sa_plugin.host import texts as tokenise
+from sa_plugin.host import weights as described
 from sa_transformer_lens import accept
-from sa_transformer_lens.host import TransformerLensHost, fingerprint, load_bridge, own_tokenizer
+from sa_transformer_lens.host import TransformerLensHost, load_bridge, own_tokenizer
+from sa_transformer_lens.places import BridgePlaces
 
 
 @pytest.fixture
@@ -62,6 +64,11 @@ def test_hook_names(architecture, tiny_host):
 def test_read_refuses_no_site(tiny_gpt2, tiny_samples):
     with pytest.raises(ValueError, match="sites is empty"):
         tiny_gpt2.read(tiny_gpt2.batches(tiny_samples)[0], [], lambda found: {})
+
+
+def fingerprint(bridge):
+    places = BridgePlaces(bridge)
+    return described.fingerprint(places.kind, places.parameters())
 
 
 class TestFingerprint:
@@ -318,8 +325,14 @@ class TestCheck:
         assert len(report.laws) == 5
 
     def test_fails_where_a_point_is_another(self, tiny_gpt2):
-        points = dict(tiny_gpt2.points) | {"attn_out": "hook_mlp_out"}
-        report = check(replace(tiny_gpt2, points=points), tiny.TEXTS)
+        class Swapped(type(tiny_gpt2)):
+            def read(self, batch, sites, reduce):
+                own = {s: Site(s.layer, "mlp_out") if s.point == "attn_out" else s for s in sites}
+                found = list(dict.fromkeys(own.values()))
+                return super().read(batch, found, lambda r: reduce({s: r[own[s]] for s in sites}))
+
+        host = tiny_gpt2
+        report = check(Swapped(host.passes, host.info, host.reader), tiny.TEXTS)
         failed = {law.name for law in report.laws if not law.passed}
         assert failed == {
             "embedding + attention + MLPs = last residual",

@@ -62,7 +62,7 @@ def received(host: Any, begun: dict[str, Any]) -> int:
 def save_all_layers(host: Any, samples: Any) -> int:
     """Bytes of a trace that hands every layer over, as nnsight's users write it."""
     traffic, model = Traffic(), host.model
-    envoys = [model.get(host.reader.places.path("block", k)) for k in range(host.info.n_layers)]
+    envoys = [model.get(host.places.path("block", k)) for k in range(host.info.n_layers)]
     for batch in host.batches(list(samples)):
         wire = Wire(model.to_model_key(), traffic)
         inputs = dict(batch.inputs)

@@ -37,7 +37,7 @@ def test_capabilities_are_those_of_the_mode(host, mode):
 def test_recovered_projection_is_the_projection(host):
     local = AutoModelForCausalLM.from_pretrained(host.model.repo_id, dtype=torch.float32)
     for layer in (0, host.info.n_layers - 1):
-        module = local.get_submodule(host.reader.places.path("o_proj", layer))
+        module = local.get_submodule(host.places.path("o_proj", layer))
         got = host.output_projection(layer)
         torch.testing.assert_close(got.weight.flatten(0, 1).T, as_linear(module).detach(), rtol=0, atol=1e-6)
         if module.bias is None:

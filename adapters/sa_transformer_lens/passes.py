@@ -1,0 +1,288 @@
+"""Passes of a TransformerBridge that read, replace or watch named hooks, and leave it as it was.
+
+TransformerLens's `stop_at_layer` does nothing on BERT and cannot stop after the last block (the
+unembedding still runs), so a pass is ended by an exception from a hook at the deepest block that is
+read; no later block is computed. Every hook that is read must fire exactly once.
+
+`z` is what the output projection multiplies, so an edit there reaches the model in decoders,
+encoders and vision towers alike. An edit of `hook_pattern` is lost in BERT and ViT: TransformerLens
+wraps their attention as it stands in transformers, which returns the pattern beside its output.
+Other hooks never fire at all (`hook_rot_q` of GPT-NeoX). Neither is an error to TransformerLens
+(4.3 warns of the first), and a patching sweep over such a hook reports an effect of zero.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sa_plugin.host.adapter import FINAL, Keep, Part
+from sa_plugin.host.edits import AttendedReader, EditWatch
+from sa_plugin.host.laws import RAW, Law, Parts
+from sa_plugin.host.local import demand_embedded, refuse_training
+from sa_transformer_lens.places import BridgePlaces
+
+EMBED = "embed.hook_out"
+FIRST = ("input_ids", "pixel_values")
+Hook = tuple[str, Callable[..., Any]]
+
+
+class _Reached(Exception):
+    """Everything asked for has been read."""
+
+
+def _end(tensor: Tensor, hook: Any) -> None:
+    raise _Reached
+
+
+@dataclass(frozen=True, eq=False)
+class BridgePasses:
+    """Runs a bridge.
+
+    Attributes:
+        places: Of the bridge.
+    """
+
+    places: BridgePlaces
+
+    @property
+    def bridge(self) -> Any:
+        """The bridge."""
+        return self.places.model
+
+    def refuse_unready(self) -> None:
+        """Refuse training mode."""
+        refuse_training(self.bridge)
+
+    def inputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch's inputs on the bridge's device."""
+        device = next(self.bridge.parameters()).device
+        return {key: value.to(device) for key, value in given.items()}
+
+    def settle(self, inputs: Mapping[str, Tensor], parts: Sequence[Part]) -> BridgePasses:
+        """Hooks need no order."""
+        return self
+
+    def read(
+        self,
+        inputs: Mapping[str, Tensor],
+        parts: Sequence[Part],
+        *,
+        whole: bool = False,
+        keep: Keep | None = None,
+    ) -> dict[Part, Tensor]:
+        """One pass without gradients that ends behind the deepest part."""
+        names = {part: self.places.hook_name(part) for part in parts}
+        kept = None
+        if keep is not None:
+            kept = {hook: _keeping(keep, name) for (_, name), hook in names.items()}
+        stop = None if whole else self._last_hook(parts)
+        found = capture(self.bridge, names.values(), inputs, stop, kept=kept)
+        return {part: found[name] for part, name in names.items()}
+
+    def _last_hook(self, parts: Sequence[Part]) -> str:
+        """Where a pass that reads parts can end."""
+        final = next((part for part in parts if part[1] == FINAL), None)
+        if final is not None:
+            return self.places.hook_name(final)
+        deepest = max(layer for layer, _ in parts)
+        only_entry = all(name == "resid_pre" for layer, name in parts if layer == deepest)
+        return self.places.hook_name((deepest, "resid_pre" if only_entry else "resid_post"))
+
+    def embeddings(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the token embedding gives."""
+        return capture(self.bridge, [EMBED], inputs, EMBED)[EMBED]
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], embeddings: Tensor | None, parts: Sequence[Part]
+    ) -> dict[Part, Tensor]:
+        """The hooks' own tensors, as functions of embeddings or pixels."""
+        names = {part: self.places.hook_name(part) for part in parts}
+        found: dict[str, list[Tensor]] = {name: [] for name in names.values()}
+
+        def keep(name: str) -> Any:
+            return lambda tensor, hook: found[name].append(tensor)
+
+        def embed(embedded: Tensor, hook: Any) -> Tensor:
+            assert embeddings is not None
+            demand_embedded(embeddings, embedded)
+            found[EMBED].append(embedded)
+            # A copy: what a model or a hook writes in place must not reach the caller's tensor.
+            return embeddings.to(embedded.device, embedded.dtype).clone()
+
+        hooks: list[Hook] = [(name, keep(name)) for name in found]
+        if embeddings is not None:
+            found[EMBED] = []
+            hooks.insert(0, (EMBED, embed))
+        # Hooks at one point run in the order they were added: those that read, then the end.
+        run(self.bridge, inputs, [*hooks, (self._last_hook(parts), _end)])
+        _demand_once(found)
+        return {part: found[name][0] for part, name in names.items()}
+
+    def output(
+        self,
+        inputs: Mapping[str, Tensor],
+        name: str | None = None,
+        edit: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Logits, or what the bridge returns, with one hook edited or none."""
+        hooks: list[Hook] = []
+        if name is not None and edit is not None:
+            hooks = [(name, lambda tensor, hook: edit(tensor))]
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor")
+            out = run(self.bridge, inputs, hooks)
+        assert out is not None
+        return out
+
+    @contextmanager
+    def watching(self, watches: Mapping[int, EditWatch]) -> Iterator[None]:
+        """Values are `attn.hook_v`; the mask is what the attention module is called with."""
+
+        def start(tensor: Tensor, hook: Any) -> None:
+            for watch in watches.values():
+                watch.start()
+
+        hooks: list[Hook] = [(self.places.hook_name((0, "resid_pre")), start)]
+        with ExitStack() as stack:
+            for layer, watch in watches.items():
+                if watch.reader is not None:
+                    stack.enter_context(self._seeing_masks(layer, watch.reader))
+                    hooks += attended_hooks(layer, watch.reader)
+                hooks += [
+                    (self.places.hook_name((layer, "z")), lambda z, hook, w=watch: w.edit_z(z)),
+                    (self.places.hook_name((layer, RAW)), lambda out, hook, w=watch: w.see_output(out)),
+                ]
+            stack.enter_context(self.bridge.hooks(fwd_hooks=named(self.bridge, hooks)))
+            yield
+
+    @contextmanager
+    def _seeing_masks(self, layer: int, reader: AttendedReader) -> Iterator[None]:
+        def before(_: Any, args: Any, kwargs: Any) -> None:
+            reader.see_mask(args, kwargs)
+
+        attention = self.bridge.blocks[layer].attn
+        handle = attention.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
+        """None."""
+        return ()
+
+
+def attended_hooks(layer: int, reader: AttendedReader) -> list[Hook]:
+    """Hooks that show a reader values and pattern."""
+    block = f"blocks.{layer}.attn"
+    return [
+        (f"{block}.hook_v", lambda value, hook: reader.see_value(value)),
+        (f"{block}.hook_pattern", lambda pattern, hook: reader.see_pattern(pattern)),
+    ]
+
+
+def _keeping(keep: Keep, name: str) -> Callable[[Tensor], Tensor]:
+    return lambda value: keep(name, value)
+
+
+def capture(
+    bridge: Any,
+    names: Iterable[str],
+    inputs: Mapping[str, Tensor],
+    stop: str | None = None,
+    *,
+    kept: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Read hooks in one forward pass without gradients.
+
+    Args:
+        bridge: A TransformerBridge.
+        names: Hook names, aliases allowed.
+        inputs: `input_ids` or `pixel_values`, and keyword arguments of the bridge.
+        stop: Hook after which the pass ends; by default it runs to the end.
+        kept: What to keep of some hooks' tensors; by default a clone.
+
+    Returns:
+        A clone of every tensor (an in-place hook of the user's cannot reach it), by name.
+
+    Raises:
+        ValueError: The model has no such hook.
+        RuntimeError: A hook did not fire exactly once.
+    """
+    read: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> Any:
+        reduce = (kept or {}).get(name, Tensor.clone)
+        return lambda tensor, hook: read[name].append(reduce(tensor))
+
+    hooks = [(name, keep(name)) for name in read]
+    # Added last, so that it runs after what is read at the same point.
+    with torch.no_grad():
+        run(bridge, inputs, hooks if stop is None else [*hooks, (stop, _end)])
+    _demand_once(read)
+    return {name: tensors[0] for name, tensors in read.items()}
+
+
+def run(bridge: Any, inputs: Mapping[str, Tensor], hooks: Sequence[Hook]) -> Tensor | None:
+    """Call the bridge under hooks, which are removed whatever happens.
+
+    Returns:
+        What it returned; None if a hook ended the pass.
+    """
+    first, others = split_inputs(bridge, inputs)
+    with bridge.hooks(fwd_hooks=named(bridge, hooks)):
+        try:
+            out: Tensor = bridge(first, **others)
+        except _Reached:
+            return None
+    return out
+
+
+def named(bridge: Any, hooks: Sequence[Hook]) -> list[Hook]:
+    """Hooks by the names that their points have themselves.
+
+    In compatibility mode a hook added by an alias is called once for each of its names.
+
+    Raises:
+        ValueError: The model has no such hook.
+    """
+    known = bridge.hook_dict
+    for name, _ in hooks:
+        if name not in known:
+            block = name.rpartition(".hook_")[0]
+            near = sorted(other for other in known if other.startswith(f"{block}."))
+            raise ValueError(
+                f"{bridge.cfg.architecture} has no hook {name!r}; hooks there: "
+                f"{', '.join(near[:12]) or 'none'}."
+            )
+    return [(str(known[name].name), function) for name, function in hooks]
+
+
+def split_inputs(bridge: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The bridge's first argument, token ids or pixels, and the others, on its device."""
+    device = next(bridge.parameters()).device
+    moved = {key: value.to(device) for key, value in inputs.items()}
+    first = next(name for name in FIRST if name in moved)
+    return moved.pop(first), moved
+
+
+def _demand_once(read: Mapping[str, Sequence[Tensor]]) -> None:
+    for name, tensors in read.items():
+        if len(tensors) == 1:
+            continue
+        text = f"hook {name!r} fired {len(tensors)} times in one forward pass, expected once"
+        if name.endswith("hook_pattern") and not tensors:
+            raise RuntimeError(
+                f"{text}: fused attention computes no pattern. Call "
+                "bridge.original_model.set_attn_implementation('eager') and attach again."
+            )
+        raise RuntimeError(
+            f"{text}: its tensor cannot be trusted. This architecture needs an adapter of its own."
+        )

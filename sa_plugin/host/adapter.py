@@ -1,0 +1,248 @@
+"""What an adapter brings: the places of a model, and the passes that its library runs over them.
+
+Everything else a host does is the same for every library and stands in `sa_plugin.host.local`.
+
+A *part* is one tensor of one block, `(layer, name)`. Its name is the point of a `Site`, or one of
+those that only checks ask for: RAW, what leaves the attention's output projection; NORMS, both ends
+of a block's two norms; FINAL, the residual stream behind the norm that follows the last block.
+
+Parts are shaped as sites are: `z` is `[batch, token, head, d_head]`, and where a tanh gate or a
+LayerScale stands behind the projection, `attn_out`, RAW, `mlp_out` and the projection's weights are
+all behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sa_plugin.host.edits import EditWatch
+from sa_plugin.host.laws import RAW, Law, Parts
+from sa_plugin.host.protocol import FINAL_NORM, HostInfo, Norm, OutputProjection, Point, Site
+
+FINAL = "final"
+Part: TypeAlias = tuple[int, str]
+NormRole = Literal["norm1", "norm2", "norm1_post", "norm2_post"]
+Keep = Callable[[str, Tensor], Tensor]
+"""What is kept of a part, by its name and value; a clone where nothing is said."""
+
+
+class HeadMap(NamedTuple):
+    """A linear map of the residual stream, one slice a head, float32 on the CPU."""
+
+    weight: Float[Tensor, "head d_model d_head"]
+    bias: Float[Tensor, "head d_head"] | None
+
+
+class AttentionParts(NamedTuple):
+    """The attention of one block as its library shows it: nothing repeated, nothing proved.
+
+    Attributes:
+        query, key, value: Keys and values of grouped-query attention have fewer slices.
+        module: Of transformers; says the scale, the softcap and the kind of layer.
+        head_norms: Its own norms of queries and keys, or None.
+    """
+
+    query: HeadMap
+    key: HeadMap
+    value: HeadMap
+    module: Any
+    head_norms: tuple[nn.Module, nn.Module] | None
+
+
+@runtime_checkable
+class Places(Protocol):
+    """Where things are in one model, known before any pass runs."""
+
+    @property
+    def library(self) -> str:
+        """Name of the adapter."""
+
+    @property
+    def model(self) -> Any:
+        """The user's own object."""
+
+    @property
+    def root(self) -> nn.Module:
+        """The module of torch whose parameters and modules these are."""
+
+    @property
+    def architecture(self) -> str:
+        """Class name of the model."""
+
+    @property
+    def kind(self) -> str:
+        """Its `model_type`, or "" without a configuration."""
+
+    @property
+    def model_name(self) -> str:
+        """As the user's library gives it."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens the model takes, or None where there is no limit."""
+
+    @property
+    def processing(self) -> str:
+        """How the weights were rewritten, or ""."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks that are read."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of a block's parts: all points and RAW, and NORMS where it has two."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, as modules of torch that are called in a pass."""
+
+    def crosses(self, layer: int) -> bool:
+        """Whether a block attends to other states than the tokens'."""
+
+    def hook_name(self, part: Part) -> str:
+        """The library's own name of a part.
+
+        Raises:
+            ValueError: The model has no such part.
+        """
+
+    def output_projection(self, layer: int) -> OutputProjection:
+        """W_O and b_O of one block, copied, in float32 on the CPU."""
+
+    def norm(self, role: NormRole, layer: int) -> tuple[str, nn.Module] | None:
+        """A norm of one block and its name: the first, the second, or those behind attention and MLP."""
+
+    def entry(self) -> Norm | None:
+        """The norm of the whole stream between two stacks of blocks, if there is one."""
+
+    def attention(self, layer: int) -> AttentionParts:
+        """What one block's attention is made of."""
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Weights before and in the blocks, by the names of `sa_plugin.host.weights`."""
+
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last block.
+
+        Raises:
+            ValueError: The model has none.
+        """
+
+
+@runtime_checkable
+class Passes(Protocol):
+    """How the library runs a pass over a model, and what it can be asked for meanwhile."""
+
+    @property
+    def places(self) -> Places:
+        """Of the model."""
+
+    def refuse_unready(self) -> None:
+        """Refuse a model whose numbers would be random, or another's.
+
+        Raises:
+            ValueError: It is in training mode, or something edits it.
+        """
+
+    def inputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model is called with for a batch's inputs, on its device."""
+
+    def settle(self, inputs: Mapping[str, Tensor], parts: Sequence[Part]) -> Passes:
+        """The passes once they know what they must of the order in which parts come by.
+
+        Raises:
+            ValueError: A part does not come by exactly once.
+        """
+
+    def read(
+        self,
+        inputs: Mapping[str, Tensor],
+        parts: Sequence[Part],
+        *,
+        whole: bool = False,
+        keep: Keep | None = None,
+    ) -> dict[Part, Tensor]:
+        """One pass without gradients.
+
+        Args:
+            inputs: What the model is called with.
+            parts: What to read.
+            whole: Run to the end, not only to the deepest part.
+            keep: What to keep of each; by default a clone, which nothing later in the pass, no
+                hook of the user's, can write to.
+
+        Raises:
+            RuntimeError: A part did not come by exactly once.
+        """
+
+    def embeddings(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch token d_embed"]:
+        """Token embeddings, before positions are added; detached."""
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], embeddings: Tensor | None, parts: Sequence[Part]
+    ) -> dict[Part, Tensor]:
+        """One pass up to the deepest part, with its graph where gradients are enabled.
+
+        Args:
+            inputs: What the model is called with.
+            embeddings: In place of the token embeddings of `inputs`, in the same places; the model
+                gets a copy. None where `inputs` are pixels, which carry the graph themselves.
+            parts: What to hand out: the model's own tensors, so that gradients flow between them.
+        """
+
+    def output(
+        self,
+        inputs: Mapping[str, Tensor],
+        name: str | None = None,
+        edit: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The model's own first output, without gradients, with one place edited or none.
+
+        Raises:
+            ValueError: The model has no such place.
+        """
+
+    def watching(self, watches: Mapping[int, EditWatch]) -> AbstractContextManager[None]:
+        """Show every pass inside the context to the watches of some blocks.
+
+        A pass calls `start` of every watch when it reaches block 0; `edit_z` at z, whose result
+        takes its place; `see_output` with RAW. Where a watch has a reader, its `see_mask`,
+        `see_value` and `see_pattern` are called too.
+
+        Raises:
+            NotImplementedError: The architecture shows a reader no values or no pattern.
+        """
+
+    def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
+        """Laws that only this library can measure, on what was read of each block."""
+
+
+def part_of(places: Places, info: HostInfo, site: Site) -> Part:
+    """The part that a site is of an attached model.
+
+    Raises:
+        ValueError: No such layer or point.
+    """
+    layer, point = site
+    if point not in get_args(Point):
+        raise ValueError(f"point {point!r} is unknown: use one of {get_args(Point)}.")
+    if not 0 <= layer < info.n_layers:
+        nearest = min(max(layer, 0), info.n_layers - 1)
+        raise ValueError(
+            f"layer {layer} does not exist: {info.model} has blocks 0 to {info.n_layers - 1}; the "
+            f"nearest is {nearest}."
+        )
+    if point == "pattern" and places.crosses(layer):
+        raise ValueError(
+            f"block {layer} attends to an image's states, not to tokens, so its pattern has no tokens "
+            f"for keys: read {places.hook_name((layer, point))!r} in a run of your own."
+        )
+    if point == "resid_post" and layer == info.n_layers - 1 and FINAL_NORM in info.processing:
+        return layer, FINAL
+    # What attention adds in post_ln is what leaves its projection: the sum stands behind a norm.
+    return layer, RAW if point == "attn_out" and info.block == "post_ln" else point
