@@ -10,14 +10,16 @@ is given, so attaching a bridge never imports nnsight. `sa_nnsight.trace_ops` is
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sa_nnsight.host import load_model
+    from sa_nnsight.jobs import Patience
     from sa_plugin.host.protocol import Host
 
-__all__ = ["accept", "load_model"]
+__all__ = ["Patience", "accept", "load_model"]
 
 OLDEST = (0, 8, 1)
 
@@ -77,11 +79,11 @@ def _check_version() -> None:
         raise TypeError(f"nnsight {installed} is too old, its tracing differs: install nnsight>=0.8.1.")
 
 
+LAZY = {"Patience": "jobs", "load_model": "host"}
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name != "load_model":
+        if name not in LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from sa_nnsight.host import load_model
-
-        return load_model
+        return getattr(import_module(f"{__name__}.{LAZY[name]}"), name)

@@ -299,7 +299,7 @@ class Runner:
             raise RemoteTimeout(
                 f"job {one.job_id} did not finish within {self.patience.timeout:g} s. It may still "
                 "be queued or running: run the same call again with the same journal= to pick it "
-                "up by its id, give a longer timeout=, or send fewer traces a request."
+                "up by its id, give Patience(timeout=...) a longer time, or send fewer traces a request."
             )
         return one.result is not None
 

@@ -1,11 +1,11 @@
 """What the method asks of a model, and the checks that hold it to that."""
 
-from sa_plugin.host.adapter import AttentionParts, HeadMap, Part, Passes, Places
+from sa_plugin.host.adapter import FINAL, AttentionParts, HeadMap, Part, Passes, Places
 from sa_plugin.host.check import CheckReport, check, check_folder
 from sa_plugin.host.folders import as_vit, find_folder, open_folder
 from sa_plugin.host.images import Processor, read_processor
-from sa_plugin.host.laws import Law, relative_difference
-from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
+from sa_plugin.host.laws import NORMS, RAW, Law, relative_difference
+from sa_plugin.host.local import LocalHost, Options, demand_embedded, open_images, open_texts, refuse_training
 from sa_plugin.host.protocol import (
     FINAL_NORM,
     PAPER_GRIDS,
@@ -20,6 +20,7 @@ from sa_plugin.host.protocol import (
     HostInfo,
     Norm,
     OutputProjection,
+    Point,
     Rotary,
     Site,
     ZEdit,
@@ -37,8 +38,11 @@ from sa_plugin.host.texts import TEXTS
 from sa_plugin.host.weights import apply_norm, norm_of
 
 __all__ = [
+    "FINAL",
     "FINAL_NORM",
+    "NORMS",
     "PAPER_GRIDS",
+    "RAW",
     "TEXTS",
     "Attended",
     "AttentionParts",
@@ -60,6 +64,7 @@ __all__ = [
     "Part",
     "Passes",
     "Places",
+    "Point",
     "Processor",
     "Rotary",
     "Site",
@@ -70,6 +75,7 @@ __all__ = [
     "attach",
     "check",
     "check_folder",
+    "demand_embedded",
     "find_folder",
     "keep_tokens",
     "layer_of_percent",
@@ -79,6 +85,7 @@ __all__ = [
     "open_images",
     "open_texts",
     "read_processor",
+    "refuse_training",
     "relative_difference",
     "require_described",
     "require_differentiable",
