@@ -1,20 +1,21 @@
-"""Patterns of what the client and the server of NDIF throw, with what each means.
-
-Kinds: "unreachable" (nobody listens), "address" (the URL is wrong), "unavailable" (the server is
-there and cannot work now), "cut_off" (it went away in the middle), "key", "not_deployed",
-"model_name" (the model has no name that a server knows), "versions", "registration", "payload",
-"crashed" (the model's process died), "timeout", "evicted", "cancelled", "size", "memory",
-"weights", "order", "block" (the code that was sent failed).
-
-The first rule that matches counts. `{host}` is the server's URL; other fields are groups of the
-pattern.
-
-What goes wrong between a client and an NDIF server, said in the user's terms.
+"""What goes wrong between a client and an NDIF server, said in the user's terms.
 
 The client throws whatever its HTTP library, its websocket or its parser throws, and the server
 answers with sentences written for its operators. Each is recognised by its class name and text, as
 recorded from nnsight 0.8.1 and ndif 0.1.2, and becomes one `Fault`: what happened, what to do, and
-whether sending the same request again can help. What is not recognised is passed on as it is.
+whether sending the same request again can help. What is not recognised is passed on as it is. The
+first rule that matches counts; in its text `{host}` is the server's URL, and other fields are groups
+of the pattern.
+
+| kind | what happened |
+|---|---|
+| `unreachable`, `address` | nobody listens; the URL is wrong |
+| `unavailable`, `cut_off` | the server is there and cannot work now; it went away in the middle |
+| `key`, `not_deployed`, `model_name` | the API key; the model is not up; it has no name a server knows |
+| `versions`, `registration`, `payload` | the two sides differ; a module was not shipped; unreadable |
+| `crashed`, `timeout`, `evicted`, `cancelled` | the model's process died; too slow; pushed out; stopped |
+| `size`, `memory` | the request, or what it computes, is too large |
+| `weights`, `order`, `block` | the code that was sent failed: kept weights, order of reads, anything |
 
 Some of it misleads. "Your request payload could not be read (ModuleNotFoundError ...). Re-sending
 it usually resolves this" means that a module was not registered, and re-sending never helps. "Error

@@ -1,14 +1,13 @@
-"""Finished requests on disk, so that a run that was cut off goes on where it stopped.
-
-A request's key is a hash of all that decides its result: model, sites, inputs and the reducer with
-its tensors. The same call finds its own results; any other finds none. Files are safetensors, one a
-request, written whole or not at all. The journal holds what reducers keep (scores, sums, maxima)
-and ids of submitted jobs; no text, no activation that a reducer does not return, no API key.
-
-Many requests, a few at once, in order, again where that is worth it, none twice.
+"""Many requests, a few at once, in order, again where that is worth it, none twice.
 
 A request is submitted and asked after until it is done. At most `at_once` are under way. Results
 come out in the order of the requests, so that sums over them do not depend on the server's order.
+
+Finished requests are kept on disk, so that a run that was cut off goes on where it stopped. A
+request's key is a hash of all that decides its result: model, sites, inputs and the reducer with
+its tensors. The same call finds its own results; any other finds none. Files are safetensors, one a
+request, written whole or not at all. The journal holds what reducers keep (scores, sums, maxima)
+and ids of submitted jobs; no text, no activation that a reducer does not return, no API key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A block of transformers with TransformerLens's hook points, inside the model's own forward pass.
+"""Mllama (Llama-3.2-Vision) for TransformerLens, which has no bridge for it.
 
-TransformerLens has no bridge for Mllama. Nothing of the block is computed again here: torch's hooks
-hand its tensors to hook points while a pass runs, and are taken off at its end, so that without
-edits the numbers are the model's to the bit.
+`HookedMllama` wraps one half of the model as a `HookedRootModule` with the hook names of a bridge,
+so that `run_with_hooks`, `run_with_cache`, `hooks` and `sa_plugin.attach` work on it. Nothing of a
+block is computed again here: torch's hooks hand the tensors of the model's own forward pass to hook
+points, and are taken off at its end, so that without edits the numbers are the model's to the bit.
 
 | hook | an edit |
 |---|---|
@@ -13,15 +14,9 @@ edits the numbers are the model's to the bit.
 | `attn.hook_pattern` | is lost, as in all encoders: `host.check_writable` says so |
 
 In a block of cross-attention the keys of `hook_k`, `hook_v` and `hook_pattern` are an image's
-states, and those of the other hooks are tokens.
-
-Mllama (Llama-3.2-Vision) for TransformerLens, which has no bridge for it.
-
-`HookedMllama` wraps one half of the model as a `HookedRootModule` with the hook names of a bridge,
-so that `run_with_hooks`, `run_with_cache`, `hooks` and `sa_plugin.attach` work on it. Tiles, the
-joint between local and global blocks and the states of an image are those of
-`sa_plugin.host.mllama`; the hooks are listed above. What a bridge has besides (weight folding,
-loading by name, `generate`) it has not.
+states, and those of the other hooks are tokens. Tiles, the joint between local and global blocks
+and the states of an image are those of `sa_plugin.host.mllama`. What a bridge has besides (weight
+folding, loading by name, `generate`) it has not.
 
 Example:
     >>> model = MllamaForConditionalGeneration.from_pretrained(folder).eval()  # doctest: +SKIP

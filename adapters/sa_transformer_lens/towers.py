@@ -1,15 +1,4 @@
-"""CLIP's two towers as architectures of TransformerLens, which has none of its own.
-
-Both are pre-norm encoders of the same blocks. The vision tower normalises its embeddings before
-block 0 (`embed_ln`), so that residual 0 is `blocks.0.hook_resid_pre`, not `hook_embed`. The text
-tower is causal. What TransformerLens does for a ViT holds here too: attention is that of
-transformers, its pattern and scores can be read and not written.
-
-TransformerLens finds the classes by the packaging entry points `transformer_lens.architectures`;
-`register` does the same where this package is on the path but not installed. Neither replaces an
-architecture that TransformerLens knows itself.
-
-Bridges of models that TransformerLens has none for: one tower of two, or a model without a head.
+"""Bridges of models that TransformerLens has none for: CLIP's towers, one tower of two, bare decoders.
 
 | given | becomes |
 |---|---|
@@ -17,6 +6,14 @@ Bridges of models that TransformerLens has none for: one tower of two, or a mode
 | LLaVA, "text" | its decoder, which is bare, see below |
 | Mllama, either | a `HookedMllama` |
 | a bare decoder (`Qwen3Model`, as Qwen3-Embedding is) | its class with the embedding as head |
+
+CLIP's towers are pre-norm encoders of the same blocks. The vision tower normalises its embeddings
+before block 0 (`embed_ln`), so that residual 0 is `blocks.0.hook_resid_pre`, not `hook_embed`. The
+text tower is causal. What TransformerLens does for a ViT holds here too: attention is that of
+transformers, its pattern and scores can be read and not written. TransformerLens finds the classes
+by the packaging entry points `transformer_lens.architectures`; `register` does the same where this
+package is on the path but not installed. Neither replaces an architecture that TransformerLens
+knows itself.
 
 What a head made of the embedding predicts means nothing for a model that was trained without one;
 the residual stream, all that is read here, does not depend on it. A bridge rewrites the modules it

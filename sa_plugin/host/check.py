@@ -6,7 +6,6 @@ what it says it reads; it says nothing about concepts.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,23 @@ from sa_plugin.host.folders import load_model
 from sa_plugin.host.laws import Law, limit_of, read_sites, relative_difference
 from sa_plugin.host.protocol import FINAL_NORM, Batch, Host, Site, attach
 from sa_plugin.host.texts import TEXTS
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, exact
+
+# Where differences of zero are drawn.
+SMALLEST = 1e-12
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """The laws measured on one model; prints one line a law."""
+@dataclass(frozen=True, repr=False)
+class CheckReport(Result):
+    """The laws measured on one model; prints one line a law.
+
+    Attributes:
+        model: Name and sizes.
+        laws: As they were measured.
+    """
+
+    about = "A passed check says that what is read is what its name says; it says nothing about concepts."
 
     model: str
     laws: tuple[Law, ...]
@@ -37,16 +48,47 @@ class CheckReport:
         """Whether every law holds."""
         return all(law.passed for law in self.laws)
 
-    def __repr__(self) -> str:
+    def headline(self) -> str:
+        """How many laws, and which failed."""
         failed = [law.name for law in self.laws if not law.passed]
         verdict = f"FAILED: {', '.join(failed)}" if failed else "all passed"
-        return f"CheckReport({self.model}, {len(self.laws)} laws, {verdict})"
+        return f"{self.model}, {len(self.laws)} laws, {verdict}"
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """One line a law."""
         return "\n".join([repr(self), *map(str, self.laws)])
 
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+    def sheets(self) -> list[Sheet]:
+        """One row a law."""
+        rows = [
+            (law.name, law.verdict, *(_power(x) for x in (law.difference, law.limit)), law.note)
+            for law in self.laws
+        ]
+        return [Sheet(("law", "verdict", "difference", "limit", "note"), rows)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The difference and the limit of each law."""
+        return [
+            exact(measure, np.nan if value is None else value, law=law.name)
+            for law in self.laws
+            for measure, value in (("difference", law.difference), ("limit", law.limit))
+        ]
+
+    def plot(self) -> Any:
+        """Each law's difference, on a logarithmic axis, and the limit it has to stay under."""
+        measured = [law for law in self.laws if law.difference is not None]
+        figure, ax = plots.new_figure(7.0, 0.8 + 0.35 * len(measured))
+        for k, law in enumerate(measured):
+            # A difference of zero, or one without bounds, has no place on a logarithm.
+            at = float(np.clip(law.difference or 0.0, SMALLEST, 1.0))
+            ax.plot(
+                at, k, "o" if law.passed else "X", color=plots.TAIL_COLOUR if law.passed else plots.OUT_COLOUR
+            )
+            ax.plot(max(law.limit, SMALLEST), k, "|", color=plots.TEXT_COLOUR, markersize=12)
+        ax.set_xscale("log")
+        plots.rows(ax, [law.name for law in measured])
+        plots.words(ax, title=self.model, x="relative difference; the stroke is its limit")
+        return figure
 
 
 @runtime_checkable
@@ -122,6 +164,10 @@ def check_folder(
     """
     model, options = load_model(folder, host, tower=tower)
     return check(model, texts, **options)
+
+
+def _power(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
 
 
 def _title(host: Host) -> str:

@@ -65,8 +65,13 @@ class Law:
         """Whether the law holds, or does not apply."""
         return self.difference is None or self.difference <= self.limit
 
+    @property
+    def verdict(self) -> str:
+        """One of "n/a", "pass" and "FAIL"."""
+        return "n/a" if self.difference is None else "pass" if self.passed else "FAIL"
+
     def __str__(self) -> str:
-        verdict = "n/a " if self.difference is None else "pass" if self.passed else "FAIL"
+        verdict = f"{self.verdict:4}"
         if self.difference is None or (self.note and math.isinf(self.difference)):
             return f"{verdict}  {self.name}: {self.note}"
         note = f" ({self.note})" if self.note else ""

@@ -424,8 +424,8 @@ def demand_writable(passes: Passes, name: str, inputs: Mapping[str, Tensor]) -> 
         )
     if not effect:
         raise ValueError(
-            f"writing to {name!r} of {architecture} changes nothing: an edit there would be silently "
-            "lost. Edit z in its place, the input of the attention's output projection "
+            f"{name!r} of {architecture} fires and changes nothing: an edit there would be silently lost. "
+            "Edit z in its place, the input of the attention's output projection "
             f"({passes.places.hook_name((0, 'z'))!r} in block 0); an edit of the pattern is an edit of "
             "z = pattern @ v."
         )

@@ -317,7 +317,10 @@ class TestCheck:
         assert len(report.laws) == 10
         assert str(report).count("\n") == 10
         assert "all passed" in repr(report)
-        assert "pass  batch = loop" in report._repr_html_()
+        assert "batch = loop" in report._repr_html_()
+        assert report.table().query("measure == 'difference'")["value"].max() < 1e-4
+        measured = [law for law in report.laws if law.difference is not None]
+        assert len(report.plot().axes[0].get_yticklabels()) == len(measured)
 
     def test_knows_a_host_by_its_protocol_alone(self):
         report = check(FakeHost())

@@ -107,10 +107,10 @@ def test_padding_side_and_amount_change_nothing(tiny_bridge, tiny_host, tiny_sam
     from sa_transformer_lens import accept
 
     left = accept(tiny_bridge, padding_side="left")
-    reference = by_sample(tiny_host, tiny_host._batches(tiny_samples, 1))
+    reference = by_sample(tiny_host, tiny_host.reader.batches(tiny_samples, 1))
     for host in (tiny_host, left):
         for extra in (0, 3, 11):
-            batches = host._batches(tiny_samples, 10_000, extra=extra)
+            batches = host.reader.batches(tiny_samples, 10_000, extra=extra)
             assert all(batch.inputs["input_ids"].shape[1] > extra for batch in batches)
             assert_same(by_sample(host, batches), reference)
 
