@@ -123,6 +123,7 @@ class _Proof:
             return
         z, pattern = self.z.detach().float(), self.pattern.detach().float()
         value = self.reader.attended(z).value.detach().float()
+        # The definition of attention, with the values that were seen.
         made = torch.einsum("bhqk,bkhe->bqhe", pattern, value).flatten(-2)
         gap = relative_difference(z, made)
         if not gap <= self.limit:

@@ -230,6 +230,7 @@ class Places:
         bias = None if bias is None else plain(bias)
         if self.has("attn_scale"):
             scale = plain(self.module("attn_scale", layer).lambda1)
+            # LayerScale multiplies what is written: rows of W_O, and its bias.
             weight, bias = weight * scale[:, None], None if bias is None else bias * scale
         gate = self.gate("attn_gate", layer)
         if gate is not None:
@@ -297,6 +298,7 @@ class Places:
             return {f"{owner.rpartition('.')[0]}.o.{end}": parameter}
         if not owner.endswith(f".{fused}"):
             return {name: parameter}
+        # The same names as on a bridge, which keeps q, k and v apart.
         attention = owner.rpartition(".")[0]
         module = self.root.get_submodule(self.prefix + owner)
         flat = end != "weight" or isinstance(module, nn.Linear)
@@ -327,6 +329,7 @@ def as_linear(module: Any) -> Tensor:
 def split_fused(places: Places, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a fused projection (or entries of its bias) of queries, keys and values."""
     if places.roles.get("qkv_order") == "heads":
+        # GPT-NeoX keeps the query, key and value of one head side by side.
         q, k, v = rearrange(whole, "(h part e) ... -> part (h e) ...", h=places.n_heads, part=3)
     else:
         q, k, v = whole.chunk(3)

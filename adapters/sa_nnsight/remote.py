@@ -420,6 +420,7 @@ def _line(
     except RemoteFault as fault:
         if fault.kind != "weights":
             raise
+    # Told by its name alone, the model may be another tomorrow: banks ask for `fingerprint=`.
     sandboxed = replace(line.server, sandboxed=True)
     return replace(line, server=sandboxed), UNREAD + hashlib.sha256(key.encode()).hexdigest()
 
@@ -464,6 +465,7 @@ def _describe(passes: TracePasses, reader: TextReader, line: Line, fingerprint: 
     read = [{name: found[k, name] for name in names} for k in blocks]
     block, _ = structure(places.architecture, read, limit_of(dtype))
     last, n = f"{blocks[-1]} resid_post", short.shape[1]
+    # In a causal model the first tokens do not feel those behind them; loose, for half precision.
     gap = (whole[last][:, :n] - start[last]).abs().max() / start[last].abs().max()
     return HostInfo(
         host=places.library,

@@ -188,6 +188,7 @@ def send_gradients(places: Places, inputs: Inputs, backend: Any) -> None:
         with model.trace(**inputs) as tracer:
             start = first.output
             start = start[0] if isinstance(start, tuple) else start
+            # Parameters are frozen there, so the graph starts at what the first block gives.
             start.requires_grad_(True)
             end = last.output
             end = end[0] if isinstance(end, tuple) else end

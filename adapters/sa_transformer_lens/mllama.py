@@ -171,6 +171,7 @@ class HookedBlock(nn.Module):
         def mlp(_: Any, __: Any, out: Tensor) -> Tensor | None:
             return through_gate(out, self.mlp_gate, [self.hook_mlp_out], rows[0])
 
+        # Hooks of torch, for the length of one pass: the model itself stays as it is.
         own = self.original_component
         handles = [
             own.register_forward_pre_hook(before, with_kwargs=True),
@@ -212,7 +213,9 @@ def through_gate(
     kept = shown.detach().clone()
     for hook in hooks:
         shown = hook(shown)
+    # Kept as it was before any hook: one may write in place.
     changed = shown.detach() != kept
+    # Where the gate is closed nothing is divided by it.
     opened = factor.masked_fill(factor == 0, 1.0)
     if not changed.any():
         # The same to the bit; only gradients have to pass through the hooks.

@@ -206,11 +206,13 @@ def bare_bridge(model: Any, tokenizer: Any, *, name: str | None = None) -> Any:
             f"transformers has no causal language model of a {type(model).__name__}: bridge the "
             "model as it is, or attach it on nnsight."
         )
+    # Only the frame is needed: the body and the head are put in below.
     with torch.device("meta"):
         whole = known[type(model.config)](model.config)
     setattr(whole, whole.base_model_prefix, model)
     whole.set_attn_implementation("eager")
     whole.get_output_embeddings().weight = model.get_input_embeddings().weight
+    # A new module is in training mode, whatever its parts are.
     whole.train(model.training)
     weight = next(model.parameters())
     return TransformerBridge.boot_transformers(

@@ -97,6 +97,7 @@ class EditWatch:
             )
         if self.may_keep:
             return new
+        # The largest change of any head, by token: where it is largest, a lost edit shows best.
         change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
         if not change.any():
             raise RuntimeError(
@@ -108,6 +109,7 @@ class EditWatch:
         return new
 
     def _project(self, z: Float[Tensor, "head d_head"]) -> Float[Tensor, " d_model"]:
+        # One token alone: the whole product would cost as much as the block.
         out = torch.einsum("he,hed->d", z.detach().float().cpu(), self.weight)
         return out if self.bias is None else out + self.bias
 
@@ -122,6 +124,7 @@ class EditWatch:
         old, new = self.outputs
         here = out[self.place].detach().float().cpu()
         limit = self.limit * float(old.norm())
+        # Only where the edit would have shown: a change below the limit proves nothing.
         if (here - old).norm() <= limit < (new - old).norm():
             raise RuntimeError(
                 f"the edit of {self.name!r} was lost: the output projection gave what the unedited "
@@ -193,6 +196,7 @@ class AttendedReader:
                 f"a divisor of {self.n_heads} heads, d_head]: pattern ablation cannot see what "
                 "the heads attend to. Use mode='mean'."
             )
+        # One value a query head, whatever the groups.
         value = self.value.repeat_interleave(self.n_heads // self.value.shape[2], dim=2)
         visible = self._visible(torch.Size((z.shape[1], value.shape[1])), z.device)
         self.visible = visible.expand(len(z), -1, -1)
@@ -200,6 +204,7 @@ class AttendedReader:
 
     def _visible(self, shape: torch.Size, device: torch.device) -> Bool[Tensor, "one_or_batch query key"]:
         if self.mask is not None:
+            # A static cache makes the mask longer than the keys there are.
             keep = allowed(self.mask)[..., : shape[1]].expand(-1, shape[0], -1)
             return keep.tril() if self.causal else keep
         every = torch.ones(shape, dtype=torch.bool, device=device)

@@ -116,6 +116,7 @@ class Processor:
         height, width = self._resized(*pixels.shape[:2])
         small = pil.fromarray(np.ascontiguousarray(pixels)).resize((width, height), self.resample)
         plane = self._place(np.asarray(small))
+        # In double precision and rounded once, as transformers rescales.
         values = (plane.astype(np.float64) * self.rescale).astype(np.float32)
         mean, std = (np.array(v, dtype=np.float32) for v in (self.mean, self.std))
         return torch.from_numpy(np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1)))
@@ -136,6 +137,7 @@ class Processor:
         axes = []
         for corner, side, plane in zip(self._corner(new), new, self.size, strict=True):
             start = np.arange(plane // self.patch) * self.patch
+            # A patch shows something if it overlaps the image by a pixel, in whole input pixels.
             axes.append((start < corner + side) & (start + self.patch > corner))
         return np.outer(*axes).ravel()
 
@@ -158,6 +160,7 @@ class Processor:
 
     def _place(self, small: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         plane = np.zeros((*self.size, 3), dtype=np.uint8)
+        # A corner left of the plane cuts the image; one inside pads it with zeros.
         top, left = self._corner(small.shape[:2])
         part = small[max(0, -top) :, max(0, -left) :]
         part = part[: self.size[0] - max(0, top), : self.size[1] - max(0, left)]
@@ -168,6 +171,7 @@ class Processor:
 
 def _fit(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """Sides of the largest copy inside `size`, in the arithmetic of Llama's processor."""
+    # The side that fits worse decides; the other is rounded down, and is one pixel at least.
     by_height, by_width = size[0] / height, size[1] / width
     if by_width < by_height:
         return min(math.floor(height * by_width) or 1, size[0]), size[1]
@@ -258,6 +262,7 @@ def _demand_same(processor: Processor, source: Any) -> None:
     """Compare pixels of a test image, upright and on its side."""
     for turn in (0, 1):
         image = np.ascontiguousarray(np.rot90(_waves(processor.size), turn))
+        # A tiling processor is compared on the one tile that is used here.
         one = {TILES: 1} if processor.mode == "letter_box" else {}
         theirs = torch.as_tensor(source(images=image, return_tensors="pt", **one)["pixel_values"])
         theirs = theirs.flatten(0, -4)
@@ -267,6 +272,7 @@ def _demand_same(processor: Processor, source: Any) -> None:
                 f"{type(source).__name__} gives pixels of shape {tuple(theirs.shape[1:])}, its "
                 f"settings say {tuple(ours.shape)}: give a Processor that does the same."
             )
+        # Back to grey levels, in which libraries of resampling differ by a few.
         level = torch.tensor(processor.std)[:, None, None] / processor.rescale
         gap = float(((theirs[0] - ours) * level).abs().max())
         if not gap <= GREY_LEVELS:
@@ -278,6 +284,7 @@ def _demand_same(processor: Processor, source: Any) -> None:
 
 
 def _waves(size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    # Waves of unlike length and direction: shifts, flips and swapped channels all show.
     rows, columns = np.mgrid[: size[0] + size[0] // 3, : 2 * size[1]]
     waves = [np.sin(rows / 7), np.cos(columns / 9), np.sin((rows + 2 * columns) / 15)]
     return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
@@ -363,6 +370,7 @@ def _batch(images: Sequence[Image], start: int, processor: Processor, around: tu
     for image in images:
         height, width = image.pixels.shape[:2]
         shown.append(processor.shown((height, width)))
+        # Boxes of patches that show padding alone are zero, as those of special tokens.
         boxes.append(processor.geometry((height, width)).boxes() * shown[-1][:, None])
     special = ((0, 0), around)
     # Double precision: in single, a box's edge at half a pixel falls on either side of it.
@@ -454,6 +462,7 @@ def patch_law(processor: Processor, n_special: int, embed: Callable[[Tensor], Te
     name = f"patch k is token {n_special} + k, row by row"
     rows, columns = (side // processor.patch for side in processor.size)
     corners = sorted({0, columns - 1, (rows - 1) * columns, rows * columns - 1})
+    # The first input is unchanged; each other has one corner patch moved.
     pixels = noise(processor.size).repeat(1 + len(corners), 1, 1, 1)
     for k, patch in enumerate(corners, 1):
         top, left = (processor.patch * at for at in divmod(patch, columns))

@@ -90,6 +90,7 @@ def relative_difference(
     """Largest difference between a tensor and the sum of parts, relative to its token's values."""
     terms = [part.double().cpu() for part in parts]
     total = whole.double().cpu()
+    # Relative to the largest term, not to the sum: terms that cancel leave rounding behind.
     size = torch.stack([term.abs().amax(-1) for term in (total, *terms)]).amax(0)
     gap = (total - reduce(torch.add, terms)).abs().amax(-1) / size.clamp_min(1e-30)
     # max() would skip NaN.
@@ -98,6 +99,7 @@ def relative_difference(
 
 def read_sites(host: Host, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """The tensors themselves, unreduced: for short inputs."""
+    # A reducer returns tensors by name, and sites are no strings.
     named = {site: f"{site.layer}.{site.point}" for site in sites}
     kept = host.read(batch, sites, lambda read: {named[site]: read[site] for site in sites})
     return {site: kept[name] for site, name in named.items()}
@@ -128,6 +130,7 @@ def module_streams(blocks: Sequence[nn.Module]) -> Iterator[dict[tuple[int, str]
     handles = []
 
     def keep(layer: int, end: str, value: Any) -> None:
+        # Blocks of some architectures take or return tuples, the stream first.
         tensor = value[0] if isinstance(value, tuple) else value
         seen.setdefault((layer, end), []).append(tensor.clone())
 
@@ -159,6 +162,7 @@ def stream_law(blocks: Sequence[Parts], own: Mapping[tuple[int, str], Sequence[T
     for k, block in enumerate(blocks):
         for point in ("resid_pre", "resid_post"):
             seen = own.get((k, point), [])
+            # A block that ran twice, or not at all, is not the one that was read.
             gap = relative_difference(block[point], seen[0]) if len(seen) == 1 else math.inf
             worst = max(worst, gap)
     return Law("the residual is the model's own hidden state", worst)
@@ -171,6 +175,7 @@ def structure(architecture: str, blocks: Sequence[Parts], limit: float) -> tuple
         ValueError: In no known way.
     """
     gaps = {kind: max(_gap(block, kind) for block in blocks) for kind in MEASURED}
+    # The first that fits: a pre_norm block is a post_norm one whose norm does nothing.
     for kind in MEASURED:
         if gaps[kind] <= limit:
             return kind, gaps[kind]
@@ -193,6 +198,7 @@ def _gap(block: Parts, kind: Block) -> float:
             relative_difference(block["norm2_in"], block["norm1_out"], mlp),
             relative_difference(after, block["norm2_out"]),
         )
+    # What is added is the projection's own output, or what a norm makes of it.
     attention = block["attn_out"]
     added = relative_difference(after, before, attention, mlp)
     return max(added, relative_difference(attention, raw)) if kind == "pre_norm" else added
@@ -228,6 +234,7 @@ def projection_law(blocks: Sequence[Parts], projections: Sequence[OutputProjecti
     worst = 0.0
     for block, (weight, bias) in zip(blocks, projections, strict=True):
         z = block["z"].float().cpu()
+        # The library cuts heads another way than the projection says.
         if z.shape[-2:] != weight.shape[:2]:
             return Law("z @ W_O + b_O = output of the projection", math.inf, limit)
         terms = [torch.einsum("bthe,hed->btd", z, weight)]

@@ -109,6 +109,7 @@ def trim(text: str, offsets: Int[np.ndarray, "token 2"]) -> Int[np.ndarray, "tok
     """Leave white space at both ends out of each token, unless nothing else is in it."""
     solid = np.array([not character.isspace() for character in text], dtype=bool)
     place = np.arange(len(text) + 1)
+    # For every character: where the next solid one stands, and where the last one ended.
     at_or_after = np.append(np.where(solid, place[:-1], len(text)), len(text))
     at_or_after = np.minimum.accumulate(at_or_after[::-1])[::-1]
     end_before = np.maximum.accumulate(np.append(0, np.where(solid, place[1:], 0)))
@@ -215,6 +216,7 @@ def make_batches(
 
 
 def _groups(lengths: Int[np.ndarray, " sample"], most: int) -> list[Int[np.ndarray, " row"]]:
+    # Short texts together, so that little is padded.
     order = np.argsort(lengths, kind="stable")
     groups: list[list[int]] = []
     for row in order.tolist():
@@ -240,5 +242,6 @@ def _collate(
         valid[k, place], offsets[k, place] = ~tokens[row].special, tokens[row].offsets
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     if side == "left" and not mask.all():
+        # Models count positions from the left end, padding included, unless they are told.
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
     return Batch(torch.from_numpy(rows), inputs, torch.from_numpy(valid), torch.from_numpy(offsets))

@@ -62,6 +62,7 @@ def block_norms(places: Places, block: Block, layer: int, entry: Norm | None = N
     if block != "post_norm":
         # A parallel block may have one norm for both.
         return BlockNorms(first, first if second is None else second, None, None, entry)
+    # The norm behind attention decides whether the block can be described; one behind the MLP may lack.
     behind = found("norm1_post")
     if behind is None:
         raise ValueError(
@@ -111,6 +112,7 @@ def attention_weights(
     where = f"{info.architecture}, block {layer}"
     own = None if parts.head_norms is None else tuple(_own_norm(module) for module in parts.head_norms)
     read = read_sites(host, batch, [Site(layer, point) for point in ("resid_pre", "pattern", "z")])
+    # Proved on what the model itself computes, so that no name or attribute has to be believed.
     resid, pattern, z = (tensor.float() for tensor in read.values())
     prove(where, weights, resid, pattern, z, limit_of(info.dtype), own)
     return weights if parts.head_norms is None else _with_head_gains(where, weights, parts)
@@ -118,12 +120,14 @@ def attention_weights(
 
 def _repeated(one: HeadMap, n_heads: int) -> HeadMap:
     """One slice a query head; those of grouped-query attention repeated."""
+    # Query head h uses key and value h // group.
     group = n_heads // len(one.weight)
     bias = None if one.bias is None else one.bias.repeat_interleave(group, 0)
     return HeadMap(one.weight.repeat_interleave(group, 0), bias)
 
 
 def _scale(module: Any, d_head: int) -> float:
+    # Gemma scales by another number than the head's width, and says so by either name.
     for name in ("scaling", "scale"):
         if isinstance(found := getattr(module, name, None), float | int):
             return float(found)
@@ -172,6 +176,7 @@ def norm_of(name: str, module: Any) -> Norm:
     """
     eps = next((float(getattr(module, e)) for e in EPSILONS if hasattr(module, e)), 0.0)
     weight = getattr(module, "weight", None)
+    # A Linear has a matrix for a weight: it is no norm, whatever it would reproduce.
     vector = weight is None or weight.ndim == 1
     x, seen = _tried(module, eps)
     limit = limit_of(str(seen.dtype).removeprefix("torch."))
@@ -222,6 +227,7 @@ def _tried(module: Any, eps: float) -> tuple[Float[Tensor, "row width"], Tensor]
     weight = getattr(module, "weight", None)
     width = len(weight) if weight is not None else int(module.normalized_shape[0])
     x = torch.randn(8, width, generator=torch.Generator().manual_seed(0)) + 0.5
+    # Rows of ordinary size do not tell one epsilon from another.
     x[4:] *= max(eps, 1e-12) ** 0.5
     own = x if weight is None else x.to(weight)
     with torch.no_grad():
@@ -232,6 +238,7 @@ def _candidates(module: Any, width: int, eps: float) -> Iterator[Norm]:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     gain = torch.ones(width) if weight is None else plain(weight)
     shift = None if bias is None else plain(bias)
+    # LayerNorm before RMSNorm, gain before 1 + gain: they agree on no random rows.
     for centred, offset in product((True, False), (0.0, 1.0)):
         yield Norm(gain + offset, shift, centred, eps)
 
@@ -269,9 +276,12 @@ def rotate(
     """Rotary embedding at positions 0, 1, 2, ..."""
     if rotary is None:
         return x
+    # Dimensions j and j + width / 2 turn together, so the frequencies stand twice.
     angle = torch.arange(x.shape[1])[:, None] * rotary.inverse_frequency.repeat(2)
     cos, sin = (part[:, None] * rotary.scaling for part in (angle.cos(), angle.sin()))
+    # GPT-NeoX turns a part of each head only.
     turned, rest = x[..., : rotary.width], x[..., rotary.width :]
+    # rotate_half: (low, high) -> (-high, low).
     low, high = turned.chunk(2, dim=-1)
     return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, rest], -1)
 
@@ -302,6 +312,7 @@ def prove(
     q, k, v = _project(apply_norm(weights.norm, resid), weights)
     if head_norms is not None:
         q, k = head_norms[0](q), head_norms[1](k)
+    # The mask is read off the pattern itself: what is proved is the weight of visible keys.
     made = recompute_pattern(weights, q, k, pattern > 0)
     mixed = torch.einsum("bhqk,bkhe->bqhe", pattern, v)
     for what, one, other in (("pattern", made, pattern), ("z", mixed, z)):
@@ -385,5 +396,6 @@ def relative_name(name: str, prefix: str) -> str:
 
 
 def _strided(parameter: Tensor) -> Tensor:
+    # Strided, so that a few values are spread over the whole tensor.
     flat = parameter.detach().reshape(-1)
     return flat[strided_places(len(flat)).to(flat.device)].to("cpu", torch.float32)
