@@ -8,8 +8,9 @@ from word_data import ANIMALS, FOODS, word_data
 
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import explain_tokens, head_ledger
+from sa_plugin.heads import BankScores, explain_tokens, head_ledger
 from sa_plugin.host import OutputProjection, Site
+from sa_plugin.statistics import Resampling
 
 FEW = (0.1, 0.3, 0.5)
 
@@ -25,8 +26,11 @@ def detector_of(host, data, kind, **options):
         return calibrate(host, data, bank, deltas=FEW)
 
 
-def ledger(host, data, source, **options):
-    return head_ledger(host, data, source, **{"draws": 200, **options})
+def ledger(host, data, source, *, draws=200, layers=None, tail=None, **options):
+    """With few draws; of a bank at some layers or with a tail."""
+    if layers is not None or tail is not None:
+        source = BankScores(source, layers, tail)
+    return head_ledger(host, data, source, resampling=Resampling(draws), **options)
 
 
 def kept_rows(host, samples, layers):

@@ -21,6 +21,7 @@ from sa_plugin.heads.align_weights import (
     turned_product,
 )
 from sa_plugin.heads.baseline import PROBE, baseline, candidates, known_of, scores_of
+from sa_plugin.heads.columns import COMPONENT_KINDS, BankScores, Component, LedgerError
 from sa_plugin.heads.controls import CONTROL_FAMILIES, HeadSets, control_set, head_changes
 from sa_plugin.heads.cross import SIDES, CrossAblation, cross_ablation
 from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
@@ -35,16 +36,15 @@ from sa_plugin.heads.ledger import (
     term_means,
 )
 from sa_plugin.heads.ledger_result import HeadLedger
-from sa_plugin.heads.norms import KINDS, Component, LedgerError
 from sa_plugin.heads.rank import Ranking, rank_heads
-from sa_plugin.heads.sums import Effect, Estimate
+from sa_plugin.heads.sums import Effect
 from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence
 from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 
 __all__ = [
+    "COMPONENT_KINDS",
     "CONTROL_FAMILIES",
-    "KINDS",
     "LEVELS",
     "OUTPUT_SAMPLES",
     "PROBE",
@@ -54,12 +54,12 @@ __all__ = [
     "VERDICT_METRICS",
     "Ablation",
     "AblationCurve",
+    "BankScores",
     "Component",
     "CrossAblation",
     "DataPlan",
     "DirectTotal",
     "Effect",
-    "Estimate",
     "HeadAlignment",
     "HeadLedger",
     "HeadSets",

@@ -1,31 +1,11 @@
-"""What a ledger decomposes: scores of some columns, measured exactly as the bank scores them.
-
-The steps of a waterfall: from the embedding to the score, block by block.
-
-With v_l = w_l / rho_l and h_l the stream behind block l, along one direction v ("fixed")
-
-    v . h_L = v . h_-1 + sum_l v . (h_l - h_{l-1}),
-
-and along the direction fitted at each layer ("refitted")
-
-    v_{l+1} . h_{l+1} - v_l . h_l = v_{l+1} . (h_{l+1} - h_l) + (v_{l+1} - v_l) . h_l:
-
-what block l+1 wrote, seen along its own direction, and what the change of direction (its 1 / rho
-included) makes of what was there: the step "L{l} refit". Blocks between two layers of the bank, and
-those before its first, are seen along the next direction fitted.
-
-The change of a block is split into attention (all heads and b_O), MLP, and, in a post_ln block
-h' = n2(n1(h + a) + M) whose norms are frozen (`frozen.py`), the rest: what the norms make of the
-stream they rescale, and their biases ("norms").
-
-The linear maps of the ledger, made once: every head projected onto every concept vector.
+"""Scores of some columns as sums of terms, one a component, and the proof that they add up.
 
 In a pre-norm model (parallel blocks included) the residual is a plain sum of what was written,
 
     h = embedding + sum_{l,h} z_lh W_O[l,h] + sum_l b_O[l] + sum_l mlp_l,
 
 so the dot score of `x = (h - mean) / rho` is a sum of one term a component. Norms behind attention
-or MLP (Gemma-2, BERT) are carried along as linear maps with the scale of each token (`frozen.py`):
+or MLP (Gemma-2, BERT) are carried along as linear maps with the scale of each token (`norms.py`):
 every part is multiplied with a factor f of that token. *Centred*:
 
     w . x = sum_i w . (f_i c_i - mean_train(f_i c_i)) / rho,
@@ -36,16 +16,17 @@ exact without any leftover, because the component means add up to the normaliser
 are part of it). *Raw*, without means: `w . f_i c_i / rho`, with the terms "bias" (all b_O) and
 "reference" = -w . mean / rho. A cosine score divides every term by that token's own |x| |w|.
 
-Heads are never formed as vectors in the residual stream: `z` is projected through `W_O w / rho`.
+The linear maps are made once. Heads are never formed as vectors in the residual stream: `z` is
+projected through `W_O w / rho`.
+
+The score is measured exactly as the bank measures it, and the terms are held against it, token by
+token. The residue `score - sum of terms` is compared with what float32 summation can lose: the
+tolerance times the sum of the sizes of the raw terms plus |w| |h| / rho (half-precision models round
+their residual stream at every addition, so their tolerance is wider). A ledger that does not close
+is refused with the block that is the likely cause.
 
 What a term does not show: what the model would do without the component (later parts respond to
 earlier ones), nor why a head wrote it.
-
-The proof that terms add up to the measured score, token by token.
-
-The residue of a token is `score - sum of terms`. It is compared with what float32 summation can
-lose: the tolerance times the sum of the sizes of the raw terms plus |w| |h| / rho (half-precision
-models round their residual stream at every addition, so their tolerance is wider).
 """
 
 from __future__ import annotations
@@ -60,24 +41,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
-from sa_plugin.heads.norms import (
-    Column,
-    Component,
-    Factors,
-    FrozenNorms,
-    LedgerError,
-    ScaledMeans,
-    Scales,
-    apply,
-    carry_back,
-    components,
-    norm_bias,
-    through_block,
-)
+from sa_plugin.heads.columns import Column, Component, LedgerError, components_of, depth_of
+from sa_plugin.heads.norms import Factors, FrozenNorms, ScaledMeans, Scales, apply_norm, carry_back, norm_bias
 from sa_plugin.host.protocol import Batch, BlockNorms, Host, HostInfo, OutputProjection, Point, Site
 
-HOOK_POINTS = ("resid_pre", "resid_post")
-RELATIVE_TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2}
+_SUMMED = ("resid_pre", "resid_post")
+_HALF_TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2}
 _SMALL = 1e-8
 # Terms of some components, and the means that were taken off them.
 Terms = tuple[Float[Tensor, "batch token component column"], Float[Tensor, "component column"]]
@@ -125,7 +94,7 @@ class Target:
     @property
     def tolerance(self) -> float:
         """Largest residue allowed, relative to the sum of the raw terms' sizes."""
-        return RELATIVE_TOLERANCE.get(self.info.dtype.removeprefix("torch."), 1e-5)
+        return _HALF_TOLERANCE.get(self.info.dtype.removeprefix("torch."), 1e-5)
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
@@ -179,20 +148,15 @@ class Decomposition(Protocol):
         """Terms as dot products, some components at a time, in order."""
 
 
-def depth_of(layer: int, hook_point: str) -> int:
-    """Number of blocks that write before a hook point."""
-    return layer + (hook_point == "resid_post")
-
-
 def check_supported(hook_point: str) -> None:
     """Refuse hook points where a score is no sum of what the model wrote.
 
     Raises:
         NotImplementedError: With the reason.
     """
-    if hook_point not in HOOK_POINTS:
+    if hook_point not in _SUMMED:
         raise NotImplementedError(
-            f"the ledger decomposes scores of the residual stream ({' or '.join(HOOK_POINTS)}); "
+            f"the ledger decomposes scores of the residual stream ({' or '.join(_SUMMED)}); "
             f"this bank is read at {hook_point!r}, which one layer writes alone."
         )
 
@@ -211,12 +175,13 @@ class Scored(NamedTuple):
     bound: Float[Tensor, "batch token column"]
 
 
-def measure(target: Target, read: Mapping[Site, Tensor]) -> Scored:
+def score_batch(target: Target, read: Mapping[Site, Tensor]) -> Scored:
     """Score a batch exactly as the bank does."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     by_layer: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     source = target.source
     for k, (column, place) in enumerate(zip(target.columns, target.places, strict=True)):
+        # The bank scores all its units of a layer at once: asked once a layer, not once a column.
         if place not in by_layer:
             h = read[target.site(column)].float()
             x = (h - source.mean[place].to(h.device)) / source.scale[place].to(h.device)
@@ -229,177 +194,7 @@ def measure(target: Target, read: Mapping[Site, Tensor]) -> Scored:
     return Scored(*(torch.stack(one, dim=-1) for one in zip(*parts, strict=True)))
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """Steps of some columns; a `Decomposition`.
-
-    Attributes:
-        target: Columns, each once a direction.
-        components: The steps, in order.
-        frozen: Norms behind attention and MLP.
-        embedding: Direction of the first step.
-        blocks: Direction behind each block; zero for columns read before it.
-        turns: By depth, the change of direction there.
-    """
-
-    target: Target
-    components: tuple[Component, ...]
-    frozen: FrozenNorms
-    embedding: Float[Tensor, "d_model column"]
-    blocks: tuple[Float[Tensor, "d_model column"], ...]
-    turns: Mapping[int, Float[Tensor, "d_model column"]]
-
-    @property
-    def sites(self) -> list[Site]:
-        """Everything a batch has to read."""
-        points: tuple[Point, ...] = ("attn_out", "mlp_out")
-        own = {Site(b, point) for b in range(len(self.blocks)) for point in points}
-        stream = {behind(depth) for depth in (0, *self.turns)}
-        norms = self.frozen.sites | {Site(b, "resid_pre") for b in self.joints}
-        return sorted(own | stream | norms | self.target.sites)
-
-    @property
-    def joints(self) -> list[int]:
-        """Blocks with a norm of the whole stream before them."""
-        return [b for b, norms in enumerate(self.frozen.norms) if norms.entry is not None]
-
-    def terms(self, read: Mapping[Site, Tensor]) -> Iterator[Terms]:
-        """Steps as dot products, in order; no means are taken off."""
-        first = read[behind(0)].float()
-        scales = self.frozen.scales(read) if self.frozen.block == "post_ln" else None
-        yield _piece([first @ self.embedding.to(first.device)])
-        if 0 in self.turns:
-            yield _piece([first @ self.turns[0].to(first.device)])
-        for block in range(len(self.blocks)):
-            yield _piece(self._block(read, block, scales))
-            if block + 1 in self.turns:
-                h = read[behind(block + 1)].float()
-                yield _piece([h @ self.turns[block + 1].to(h.device)])
-        reference = self.target.reference.to(first.device)
-        yield _piece([reference.expand(*first.shape[:2], -1)])
-
-    def _block(
-        self, read: Mapping[Site, Tensor], block: int, scales: Scales | None
-    ) -> list[Float[Tensor, "batch token column"]]:
-        attention = read[Site(block, "attn_out")].float()
-        mlp = read[Site(block, "mlp_out")].float()
-        out = self.blocks[block]
-        if scales is None:
-            out = out.to(attention.device)
-            return [*self._joint(read, block, out), attention @ out, mlp @ out]
-        norms = self.frozen.norms[block]
-        carried, stream = through_block("post_ln", norms, out)
-        one, two = scales.attention[block], scales.mlp[block]
-        assert one is not None
-        assert two is not None
-        late, early = two[..., None], (one * two)[..., None]
-        h = read[Site(block, "resid_pre")].float()
-        device = h.device
-        rest = (h @ stream.to(device)) * early - h @ out.to(device)
-        if norms.attn_out is not None and norms.attn_out.bias is not None:
-            rest = rest + late * (norms.attn_out.bias @ carried.mlp).to(device)
-        if norms.mlp_out is not None and norms.mlp_out.bias is not None:
-            rest = rest + (norms.mlp_out.bias @ out).to(device)
-        return [
-            (attention @ carried.attention.to(device)) * early,
-            (mlp @ carried.mlp.to(device)) * late,
-            rest,
-        ]
-
-    def _joint(
-        self, read: Mapping[Site, Tensor], block: int, out: Float[Tensor, "d_model column"]
-    ) -> list[Float[Tensor, "batch token column"]]:
-        """What a norm before the block, and what is added there, make of the stream."""
-        if block not in self.joints:
-            return []
-        before = read[Site(block - 1, "resid_post")].float()
-        return [(read[Site(block, "resid_pre")].float() - before) @ out]
-
-
-def _piece(steps: Sequence[Float[Tensor, "batch token column"]]) -> Terms:
-    stacked = torch.stack(list(steps), dim=2)
-    return stacked, torch.zeros(stacked.shape[2:], device=stacked.device)
-
-
-def behind(depth: int) -> Site:
-    """Where the stream behind the first `depth` blocks is read."""
-    return Site(depth - 1, "resid_post") if depth else Site(0, "resid_pre")
-
-
-def build_chain(
-    host: Host, bank: ConceptBank, columns: Sequence[Column], refitted: Sequence[bool], *, equal_lengths: bool
-) -> Chain:
-    """Directions of every step.
-
-    Args:
-        host: An attached model.
-        bank: The vectors of all layers.
-        columns: Whose scores.
-        refitted: Whether each column follows the directions of earlier layers.
-        equal_lengths: Give earlier directions the length of the last; a cosine's always have it.
-
-    Raises:
-        NotImplementedError: Scores are not read from the residual stream, or a post_ln model's
-            norms are unknown.
-    """
-    target = Target.of(host.info, bank, columns, bank.token)
-    depth = max(target.depths)
-    equal = equal_lengths or target.cosine
-    at = {
-        depth_of(layer, bank.hook_point): _along(bank, layer, columns, target, equal)
-        for layer in bank.layers
-        if layer <= max(column.layer for column in columns)
-    }
-    followed = torch.tensor(list(refitted))
-    before = torch.tensor(target.depths)
-
-    def direction(here: int) -> Tensor:
-        """Of the change up to a depth: the next one fitted there or behind."""
-        chosen = torch.where(followed, at[min(d for d in at if d >= here)], target.directions)
-        return torch.where(before >= here, chosen, torch.zeros_like(chosen))
-
-    turns = {d: direction(d + 1) - direction(d) * (before > d) for d in at if d < depth}
-    turns = {d: turn for d, turn in turns.items() if bool(turn.any())}
-    none = FrozenNorms("pre_norm", (), ())
-    known = host.info.block in ("post_ln", "staged")
-    frozen = FrozenNorms.of(host, depth) if known else none
-    return Chain(
-        target,
-        _steps(depth, turns, frozen),
-        frozen,
-        direction(0),
-        tuple(direction(block + 1) for block in range(depth)),
-        turns,
-    )
-
-
-def _along(
-    bank: ConceptBank, layer: int, columns: Sequence[Column], target: Target, equal: bool
-) -> Float[Tensor, "d_model column"]:
-    place = bank.index(layer)
-    vectors = bank.token.vectors[place][[column.unit for column in columns]].float().cpu()
-    if equal:
-        vectors = vectors * (target.lengths / vectors.norm(dim=-1))[:, None]
-    return (vectors / bank.token.scale[place].cpu()).T
-
-
-def _steps(depth: int, turns: Mapping[int, Tensor], frozen: FrozenNorms) -> tuple[Component, ...]:
-    steps = [Component("embedding", "embedding")]
-    if 0 in turns:
-        steps.append(Component("embedding refit", "refit"))
-    for block in range(depth):
-        if frozen.norms and frozen.norms[block].entry is not None:
-            steps.append(Component(f"L{block} norms", "norms", block))
-        steps.append(Component(f"L{block} attention", "heads", block))
-        steps.append(Component(f"L{block} MLP", "mlps", block))
-        if frozen.block == "post_ln":
-            steps.append(Component(f"L{block} norms", "norms", block))
-        if block + 1 in turns:
-            steps.append(Component(f"L{block} refit", "refit", block))
-    return (*steps, Component("reference", "constants"))
-
-
-class BlockMaps(NamedTuple):
+class _BlockMaps(NamedTuple):
     """One block onto every column: what to multiply `z`, the MLP's output and factors with.
 
     Columns whose layer lies before the block have zeros. `mean` is what is taken off the block's
@@ -413,7 +208,7 @@ class BlockMaps(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class LedgerPlan:
     """What is needed to turn one batch's activations into terms.
 
     Attributes:
@@ -421,7 +216,7 @@ class Plan:
         components: The terms, to the depth of the deepest column.
         centred: Whether component means are subtracted.
         frozen: Norms behind attention and MLP.
-        embedding, embedding_mean: As in `BlockMaps`.
+        embedding, embedding_mean: As in `_BlockMaps`.
         blocks: One record a block.
         constants: The values of "bias" and "reference", as far as they are terms.
         scaled_biases: Whether biases are terms of each block.
@@ -433,7 +228,7 @@ class Plan:
     frozen: FrozenNorms
     embedding: Float[Tensor, "d_model column"]
     embedding_mean: Float[Tensor, " column"]
-    blocks: tuple[BlockMaps, ...]
+    blocks: tuple[_BlockMaps, ...]
     constants: Float[Tensor, "constant column"]
     scaled_biases: bool
 
@@ -454,6 +249,7 @@ class Plan:
         """
         h = read[Site(0, "resid_pre")].float()
         scales = scales or self.frozen.scales(read)
+        # What each write is multiplied with on its way through later norms, and the embedding's.
         factors, entry = self.frozen.factors(scales, self.target.depths)
         mean = self.embedding_mean.to(h.device)[None]
         embedding = _times(h @ self.embedding.to(h.device), entry)
@@ -466,15 +262,17 @@ class Plan:
             yield constant.expand(*h.shape[:2], *constant.shape), torch.zeros_like(constant)
 
     def _block(
-        self, read: Mapping[Site, Tensor], block: int, maps: BlockMaps, factor: Factors
+        self, read: Mapping[Site, Tensor], block: int, maps: _BlockMaps, factor: Factors
     ) -> Float[Tensor, "batch token component column"]:
         z = read[Site(block, "z")].float()
+        # b batch, t token, h head, k its dimension, c column: z never becomes a vector of the stream.
         heads = torch.einsum("bthk,hkc->bthc", z, maps.heads.to(z.device))
         if factor.attention is not None:
             heads = heads * factor.attention[:, :, None]
         mlp = read[Site(block, "mlp_out")].float() @ maps.mlp.to(z.device)
         parts = [heads, _times(mlp, factor.mlp)[:, :, None]]
         if self.scaled_biases:
+            # Three constants, each scaled by what its part is scaled with at this token.
             one = torch.ones_like(mlp)
             bias = sum(
                 _times(one * coefficient.to(z.device), f)
@@ -499,7 +297,7 @@ def build_plan(
     *,
     means: ScaledMeans | None,
     frozen: FrozenNorms | None = None,
-) -> Plan:
+) -> LedgerPlan:
     """Project the model's output weights onto the columns' vectors.
 
     Args:
@@ -522,14 +320,15 @@ def build_plan(
     maps = []
     for block in range(depth):
         weight, bias = host.output_projection(block)
+        # d is d_model: each head's W_O onto each column's direction as attention sees it.
         heads = torch.einsum("hkd,dc->hkc", weight.float().cpu(), carried[block].attention)
         biases = norm_bias(frozen.block, frozen.norms[block], carried[block], bias)
-        maps.append(BlockMaps(heads, carried[block].mlp, biases, torch.zeros(0, len(columns))))
+        maps.append(_BlockMaps(heads, carried[block].mlp, biases, torch.zeros(0, len(columns))))
     scaled = frozen.block != "pre_norm" and any(bool(one.bias.any()) for one in maps)
     constants = _constants(target, maps, means is not None, scaled)
-    plan = Plan(
+    plan = LedgerPlan(
         target,
-        components(host.info, depth, centred=means is not None, scaled_biases=scaled),
+        components_of(host.info, depth, centred=means is not None, scaled_biases=scaled),
         means is not None,
         frozen,
         embedding,
@@ -543,13 +342,15 @@ def build_plan(
 
 
 def _constants(
-    target: Target, maps: Sequence[BlockMaps], centred: bool, scaled: bool
+    target: Target, maps: Sequence[_BlockMaps], centred: bool, scaled: bool
 ) -> Float[Tensor, "constant column"]:
     reference = target.reference
+    # Centred, a constant minus its mean is nothing.
     if centred:
         return reference.new_zeros(0, len(reference))
     if scaled:
         return reference[None]
+    # Without norms behind them all b_O are one constant a column.
     bias = torch.stack([torch.zeros_like(reference), *(one.bias[0] for one in maps)]).sum(0)
     return torch.stack([bias, reference])
 
@@ -558,13 +359,14 @@ def _means(
     means: ScaledMeans | None,
     target: Target,
     embedding: Float[Tensor, "d_model column"],
-    maps: Sequence[BlockMaps],
+    maps: Sequence[_BlockMaps],
     scaled: bool,
-) -> tuple[Float[Tensor, " column"], tuple[BlockMaps, ...]]:
+) -> tuple[Float[Tensor, " column"], tuple[_BlockMaps, ...]]:
     info, n = target.info, len(target.columns)
     if means is None:
         zero = torch.zeros(info.n_heads + 1 + scaled, n)
         return torch.zeros(n), tuple(one._replace(mean=zero) for one in maps)
+    # Means were collected once for each depth at which a score is read; a column takes its own.
     rows = torch.tensor([means.row(depth) for depth in target.depths])
     entry = torch.einsum("cd,dc->c", means.embedding[rows], embedding)
     centred = []
@@ -579,7 +381,7 @@ def _means(
     return entry, tuple(centred)
 
 
-def _check_means(plan: Plan) -> None:
+def _check_means(plan: LedgerPlan) -> None:
     """Hold the means against the normaliser's mean, of which b_O of a pre-norm model is part."""
     target = plan.target
     parts = [plan.embedding_mean[None], *(one.mean for one in plan.blocks)]
@@ -633,6 +435,7 @@ class Closure:
 
     def residue(self, keep: Bool[Tensor, "batch token"]) -> Residue:
         """The worst kept token of each sample and column."""
+        # In dot products: a cosine is multiplied back with |x| |w|.
         gap = (self.scored.score * self.scored.divisor - self.total).abs()
         # NaN compares false with every tolerance, so it must not hide behind a maximum.
         gap = gap.nan_to_num(nan=torch.inf).masked_fill(~keep[..., None], 0.0)
@@ -666,11 +469,11 @@ def check_closure(host: Host, target: Target, batch: Batch, residue: Residue, sa
         f"the ledger of {column.concept!r} at block {column.layer} ({target.hook_point}) does not "
         f"close: token {token} of sample {samples[row]!r} has terms that miss its score by "
         f"{float(residue.absolute[row, worst]):.3g}, {float(by_column[worst]):.1e} of their "
-        f"summed sizes (tolerance {target.tolerance:.0e}). {likely_cause(host, target, batch)}"
+        f"summed sizes (tolerance {target.tolerance:.0e}). {_likely_cause(host, target, batch)}"
     )
 
 
-def likely_cause(host: Host, target: Target, batch: Batch) -> str:
+def _likely_cause(host: Host, target: Target, batch: Batch) -> str:
     """The first block whose parts do not add up, from one more forward pass."""
     n_blocks = max(target.depths)
     points: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z")
@@ -713,12 +516,13 @@ def _rebuilt(
 ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
     """A block's attn_out from its heads, and its output from what it wrote."""
     z = parts["z"]
+    # Here, and only here, heads are formed as vectors: they are held against attn_out itself.
     heads = torch.einsum("bthk,hkd->btd", z, projection.weight.float().to(z.device))
     if projection.bias is not None:
         heads = heads + projection.bias.float().to(z.device)
     if frozen.block == "post_norm" and norms.attn_out is not None:
-        heads = apply(norms.attn_out, heads)
+        heads = apply_norm(norms.attn_out, heads)
     written = parts["resid_pre"] + parts["attn_out"]
     if frozen.block == "post_ln" and norms.attn_out is not None and norms.mlp_out is not None:
-        return heads, apply(norms.mlp_out, apply(norms.attn_out, written) + parts["mlp_out"])
+        return heads, apply_norm(norms.mlp_out, apply_norm(norms.attn_out, written) + parts["mlp_out"])
     return heads, written + parts["mlp_out"]

@@ -244,7 +244,7 @@ def compare_direct_total(
     Example:
         >>> compare_direct_total(host, data, detector).agreement()  # doctest: +SKIP
     """
-    ledger = head_ledger(host, data, detector, split=split, scores=None, draws=1)
+    ledger = head_ledger(host, data, detector, split=split, resampling=Resampling(draws=1))
     base = baseline(host, data, detector, split=split, scores=scores, resampling=resampling)
     every = candidates(host, detector)
     objective = tail_objective(detector, scores_of(base.tokens, data.split(split).samples))
@@ -257,7 +257,7 @@ def compare_direct_total(
     if isinstance(host, DifferentiableHost):
         first = _masked(objective.value(first_order_effects(base, objective, every, known)), behind)
     rows = {(c.block, c.head): i for i, c in enumerate(ledger.components) if c.kind == "heads"}
-    direct = _masked(ledger.lift.terms.value[[rows[head] for head in every]], behind)
+    direct = _masked(ledger.lift.terms.estimate[[rows[head] for head in every]], behind)
     settings = {
         "split": split,
         "n_samples": len(data.split(split)),

@@ -1,19 +1,16 @@
-"""What a ledger needs from the train split: means of scaled terms, vectors of permuted labels.
+"""The head ledger: what wrote a concept's score, component by component, from one forward pass.
 
-One pass over the train split collects both, and is run only where something is missing: a
-pre-norm bank fitted here has its means (`bank.component_means`), and a bank of any kind holds one
-permuted vector a concept.
+`decompose.py` turns a token's score into terms and proves that they add up; `sums.py` turns terms
+into lifts, contrasts and their permuted-label control; this is the question that runs both, over the
+tokens of a split (`head_ledger`) or over those of one text (`explain_tokens`).
 
-The head ledger: what wrote a concept's score, component by component, from one forward pass.
-
-The decomposition is in `plan.py`, the proof that it closes in `terms.py`, lifts, contrasts and
-their control in `effects.py`.
+What it needs of the train split, means of scaled terms and vectors of permuted labels, one pass
+collects together, and only where something is missing: a pre-norm bank fitted here has its means
+(`bank.component_means`), and a bank of any kind holds one permuted vector a concept.
 
 What it does not show: a term is a component's direct contribution to the score. It is no causal
 effect; a head may also act through later heads and MLPs, and a head that only copies what another
 wrote gets the credit. Ablation answers that question.
-
-The ledger of one text: every token's score, term by term.
 """
 
 from __future__ import annotations
@@ -21,54 +18,248 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
-from sa_plugin._check import position_of, require_type
+from sa_plugin._check import require_type
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores
+from sa_plugin.heads.columns import (
+    COMPONENT_KINDS,
+    Asked,
+    Column,
+    Component,
+    Source,
+    bank_columns,
+    bank_of,
+    check_asked,
+    columns_of,
+    depth_of,
+    detector_column,
+    has_tail,
+    held_out,
+    score_names,
+)
 from sa_plugin.heads.decompose import (
     Closure,
-    Plan,
+    LedgerPlan,
     Residue,
     build_plan,
     check_closure,
     check_supported,
-    depth_of,
-    measure,
+    score_batch,
 )
 from sa_plugin.heads.ledger_result import HeadLedger
-from sa_plugin.heads.norms import Column, Component, FrozenNorms, MeanPass, ScaledMeans, check_joints
+from sa_plugin.heads.norms import FrozenNorms, MeanPass, ScaledMeans, check_joints
 from sa_plugin.heads.sums import (
-    Asked,
     ControlPass,
     ControlSums,
     GroupSums,
-    Tail,
+    TermLabels,
     control_by_draw,
     effects_of,
     sum_groups,
     tail_cuts,
 )
-from sa_plugin.host.protocol import Host, Site, layers_of
+from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import evidence
 from sa_plugin.passes.layout import Layout, lay_out
 from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_rule, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import frame
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Resampling
 
 PERMUTATIONS = 20
+
+
+class NoTailWarning(UserWarning):
+    """A concept has no SuperActivator in the samples of a ledger."""
+
+
+def head_ledger(
+    host: Host,
+    data: ConceptData,
+    source: Source,
+    *,
+    scores: ScoreTable | None = None,
+    split: str | Sequence[Sample] = "test",
+    concepts: Sequence[str] | None = None,
+    permutations: int | Sequence[VectorSet] | None = None,
+    means: ScaledMeans | None = None,
+    resampling: Resampling = Resampling(),
+) -> HeadLedger:
+    """Decompose concept scores into embedding, heads, MLPs and biases.
+
+    Costs one forward pass a sample, for all concepts, layers and heads. With a control one more (to
+    know which tokens each permuted vector chooses), and one over the train split where permuted
+    labels are refitted, or where a norm stands behind attention or MLP and `means` is None. Memory:
+    the terms of a batch's tokens for one block, the control's scores, and `samples x 10 groups x
+    components x columns` floats of sums (twice that for cosines).
+
+    Args:
+        host: An attached model; one with norms behind attention or MLP has to hand them out
+            (`sa_plugin.host.protocol.DescribedHost`).
+        data: Labelled samples.
+        source: A detector: each concept at its own layer, its SuperActivators as tail. Or a bank:
+            each concept at every layer; or `BankScores`, a bank at some layers with a tail of yours.
+            A bank without a tail has no lift, only the contrast.
+        scores: Scores of the same samples; their token count is held against the pass.
+        split: Which split to decompose, or samples of yours.
+        concepts: Only these; all by default.
+        permutations: The control: a number of refits on permuted labels, 0 for none, or vector sets
+            (`permuted_vectors`). By default 20 refits for prototypes and discriminants, and the one
+            set that the bank holds for other kinds.
+        means: Train means (`term_means`) where the bank's own do not serve; by default collected
+            from the train split if the bank was fitted on it.
+        resampling: Of source documents; its seed is that of the permutations too.
+
+    Returns:
+        Centred terms where train means are known, else raw ones. They close to 1e-5 of their summed
+        sizes (1e-7 is usual) in a float32 model; a model in half precision rounds its residual
+        stream at every addition and closes to its rounding only.
+
+    Raises:
+        TypeError: An argument is of another type, such as data and detector swapped.
+        NotImplementedError: The bank is not of the residual stream, or the model has norms behind
+            attention that its host does not hand out.
+        LedgerError: The terms of a token do not add up to its score.
+        ValueError: Unknown concept, layer or split; a bank of another model; the train split the
+            vectors were fitted on; scores of other samples.
+
+    Source: the direct contributions of arXiv 2512.05038, section on attention heads.
+
+    Example:
+        >>> ledger = head_ledger(host, data, detector)  # doctest: +SKIP
+        >>> ledger.strongest(3)  # doctest: +SKIP
+    """
+    bank, tail = check_asked(host, data, source, "head_ledger")
+    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
+    check_decomposable(host, bank)
+    samples = held_out(data, bank, split)
+    columns = columns_of(host, source, concepts, data)
+    with_tail = has_tail(source)
+    drawn = _control_source(bank, data, permutations) if with_tail else ()
+    means, sets = _prepare(host, data, bank, columns, means, drawn, resampling.seed)
+    plan = build_plan(host, bank, columns, bank.token, means=means)
+    nulls = [build_plan(host, bank, columns, one, means=means, frozen=plan.frozen) for one in sets]
+    asked = Asked.of(host, data, bank, columns, samples, tail)
+    sums, control = _run(host, asked, plan, nulls)
+    _check_scores(scores, bank, samples, columns, sums.n_tokens)
+    if with_tail:
+        warn_no_tail(sums, columns)
+    settings = {
+        "split": split if isinstance(split, str) else "samples",
+        "n_samples": len(samples),
+        "n_tokens": sums.n_tokens,
+        "resampling": resampling,
+        "data_hash": data.hash,
+        "kind": bank.kind,
+        "scoring": bank.token.scoring,
+        "hook_point": bank.hook_point,
+        "centred": plan.centred,
+        "model": host.info.model,
+        "permutations": len(nulls),
+    }
+    return _result(plan, sums, control, samples, with_tail, settings)
+
+
+def check_decomposable(host: Host, bank: ConceptBank) -> None:
+    """Refuse a bank of another model, or one whose scores are no sum of what the model wrote."""
+    check_origin(bank, host)
+    check_supported(bank.hook_point)
+    check_joints(host, bank)
+
+
+def _run(
+    host: Host, asked: Asked, plan: LedgerPlan, nulls: Sequence[LedgerPlan]
+) -> tuple[GroupSums, ControlSums | None]:
+    if not nulls:
+        return sum_groups(host, asked, plan)[0], None
+    # Which tokens a draw chooses is known only once all are scored: one pass more.
+    cuts = tail_cuts(host, asked, plan, nulls)
+    carried = ControlPass(asked, nulls, cuts, plan.target.lengths)
+    sums, (kept,) = sum_groups(host, asked, plan, [carried.job])
+    return sums, carried.result(kept)
+
+
+def _check_scores(
+    scores: ScoreTable | None,
+    bank: ConceptBank,
+    samples: Sequence[Sample],
+    columns: Sequence[Column],
+    n_tokens: int,
+) -> None:
+    if scores is None:
+        return
+    check_scores(scores, bank, [column.concept for column in columns])
+    wanted = {sample.id for sample in samples}
+    rows = [k for k, sample in enumerate(scores.tokens.samples) if sample.id in wanted]
+    counted = int(np.diff(scores.tokens.bounds)[rows].sum())
+    if len(rows) != len(samples) or counted != n_tokens:
+        raise ValueError(
+            f"the scores hold {len(rows)} of the ledger's {len(samples)} samples with {counted} "
+            f"kept tokens, the ledger read {n_tokens}: score the same samples with the same bank "
+            "and host."
+        )
+
+
+def warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
+    """Warn of concepts without SuperActivators.
+
+    Warns:
+        NoTailWarning: With their names.
+    """
+    none = [c.concept for c, n in zip(columns, sums.n_tail, strict=True) if n == 0]
+    if none:
+        warnings.warn(
+            f"no SuperActivator of {', '.join(map(repr, none))} in {len(sums.weights)} samples: "
+            "their lifts are NaN.",
+            NoTailWarning,
+            stacklevel=3,
+        )
+
+
+def _result(
+    plan: LedgerPlan,
+    sums: GroupSums,
+    control: ControlSums | None,
+    samples: Sequence[Sample],
+    with_tail: bool,
+    settings: Mapping[str, Any],
+) -> HeadLedger:
+    target, resampling = plan.target, settings["resampling"]
+    documents = np.array([sample.document for sample in samples])
+    resamples = resample_documents(documents, resampling)
+    labels = TermLabels(plan.components, COMPONENT_KINDS, score_names(target.columns))
+
+    def ledger(lengths: Float[np.ndarray, " column"] | None, projection: HeadLedger | None) -> HeadLedger:
+        """In the unit of the score, or of the projection on the vectors of these lengths."""
+        effects, means = effects_of(sums, control, labels, resamples, lengths=lengths, tail=with_tail)
+        return HeadLedger(
+            plan.components,
+            target.columns,
+            effects,
+            means,
+            {**settings, "unit": target.vectors.scoring if lengths is None else "projection"},
+            sums.residue,
+            sums.closes_to if lengths is None else float("nan"),
+            {} if control is None else control_by_draw(control, lengths),
+            projection,
+        )
+
+    projected = ledger(target.lengths.double().numpy(), None) if target.cosine else None
+    return ledger(None, projected)
 
 
 def permuted_vectors(
@@ -115,9 +306,7 @@ def term_means(host: Host, data: ConceptData, bank: ConceptBank) -> ScaledMeans:
     Returns:
         For `head_ledger(..., means=...)` and `explain_tokens(..., means=...)`.
     """
-    check_origin(bank, host)
-    check_supported(bank.hook_point)
-    check_joints(host, bank)
+    check_decomposable(host, bank)
     layout = lay_out(host, data.train.samples, bank.concepts)
     depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
     part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
@@ -125,19 +314,17 @@ def term_means(host: Host, data: ConceptData, bank: ConceptBank) -> ScaledMeans:
     return part.result(kept)
 
 
-def prepare(
+def _prepare(
     host: Host,
     data: ConceptData,
     bank: ConceptBank,
     columns: Sequence[Column],
     means: ScaledMeans | None,
     permutations: int | Sequence[VectorSet],
-    *,
     seed: int,
 ) -> tuple[ScaledMeans | None, tuple[VectorSet, ...]]:
     """Means and permuted-label vectors of some columns, from one train pass or none."""
-    if means is None and bank.component_means is not None:
-        means = ScaledMeans.of_components(bank.component_means)
+    means = _own_means(bank) if means is None else means
     own = bank.origin.data_hash == data.hash
     average = means is None and own and host.info.block != "pre_norm"
     if not average and not isinstance(permutations, int):
@@ -161,7 +348,11 @@ def prepare(
     return means, tuple(draws)
 
 
-def control_source(
+def _own_means(bank: ConceptBank) -> ScaledMeans | None:
+    return None if bank.component_means is None else ScaledMeans.of_components(bank.component_means)
+
+
+def _control_source(
     bank: ConceptBank, data: ConceptData, permutations: int | Sequence[VectorSet] | None
 ) -> int | tuple[VectorSet, ...]:
     """How many draws to refit, or the sets to use.
@@ -206,312 +397,8 @@ def _run_train(host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job
         ) from error
 
 
-class NoTailWarning(UserWarning):
-    """A concept has no SuperActivator in the samples of a ledger."""
-
-
-def head_ledger(
-    host: Host,
-    data: ConceptData,
-    source: Detector | ConceptBank,
-    *,
-    split: str = "test",
-    concepts: Sequence[str] | None = None,
-    layers: int | Sequence[int] | None = None,
-    scores: ScoreTable | None = None,
-    samples: Sequence[Sample] | None = None,
-    tail: Tail | None = None,
-    permutations: int | Sequence[VectorSet] | None = None,
-    means: ScaledMeans | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> HeadLedger:
-    """Decompose concept scores into embedding, heads, MLPs and biases.
-
-    Costs one forward pass a sample, for all concepts, layers and heads. With a control one more (to
-    know which tokens each permuted vector chooses), and one over the train split where permuted
-    labels are refitted, or where a norm stands behind attention or MLP and `means` is None. Memory:
-    the terms of a batch's tokens for one block, the control's scores, and `samples x 10 groups x
-    components x columns` floats of sums (twice that for cosines).
-
-    Args:
-        host: An attached model; one with norms behind attention or MLP has to hand them out
-            (`sa_plugin.host.protocol.DescribedHost`).
-        data: Labelled samples.
-        source: A detector: each concept at its own layer, its SuperActivators as tail. Or a bank:
-            each concept at every layer asked for.
-        split: Which split to decompose.
-        concepts: Only these; all by default.
-        layers: With a bank, block indices; all of the bank's by default.
-        scores: Scores of the same samples; their token count is held against the pass.
-        samples: Decompose these instead of a split.
-        tail: With a bank, the tail: for each sample a mask `[token, column]` over its kept tokens,
-            columns as in the result (concept by concept, layers ascending). Without it a bank has
-            no lift, only the contrast.
-        permutations: The control: a number of refits on permuted labels, 0 for none, or vector sets
-            (`permuted_vectors`). By default 20 refits for prototypes and discriminants, and the one
-            set that the bank holds for other kinds.
-        means: Train means (`term_means`) where the bank's own do not serve; by default collected
-            from the train split if the bank was fitted on it.
-        draws: Resamples of source documents.
-        seed: Of the resamples and permutations.
-
-    Returns:
-        Centred terms where train means are known, else raw ones. They close to 1e-5 of their summed
-        sizes (1e-7 is usual) in a float32 model; a model in half precision rounds its residual
-        stream at every addition and closes to its rounding only (`terms.py`).
-
-    Raises:
-        TypeError: An argument is of another type, such as data and detector swapped.
-        NotImplementedError: The bank is not of the residual stream, or the model has norms behind
-            attention that its host does not hand out.
-        LedgerError: The terms of a token do not add up to its score.
-        ValueError: Unknown concept, layer or split; a bank of another model; the train split the
-            vectors were fitted on; scores of other samples.
-
-    Source: the direct contributions of arXiv 2512.05038, section on attention heads.
-
-    Example:
-        >>> ledger = head_ledger(host, data, detector)  # doctest: +SKIP
-        >>> ledger.strongest(3)  # doctest: +SKIP
-    """
-    _check_types(host, data, source, scores)
-    bank = source if isinstance(source, ConceptBank) else source.bank
-    check_origin(bank, host)
-    check_supported(bank.hook_point)
-    check_joints(host, bank)
-    chosen = held_out(data, bank, split, samples)
-    columns = columns_of(host, source, concepts, layers, tail, data)
-    has_tail = not isinstance(source, ConceptBank) or tail is not None
-    plan, nulls = _plans(
-        host,
-        data,
-        bank,
-        columns,
-        means,
-        control_source(bank, data, permutations) if has_tail else (),
-        seed=seed,
-    )
-    asked = asked_of(host, data, bank, columns, chosen, tail)
-    sums, control = _run(host, asked, plan, nulls)
-    _check_scores(scores, bank, chosen, columns, sums.n_tokens)
-    if has_tail:
-        warn_no_tail(sums, columns)
-    return _result(
-        plan,
-        sums,
-        control,
-        chosen,
-        has_tail,
-        {
-            "split": split if samples is None else "samples",
-            "n_samples": len(chosen),
-            "n_tokens": sums.n_tokens,
-            "draws": draws,
-            "seed": seed,
-            "data_hash": data.hash,
-            "kind": bank.kind,
-            "scoring": bank.token.scoring,
-            "hook_point": bank.hook_point,
-            "centred": plan.centred,
-            "model": host.info.model,
-            "permutations": len(nulls),
-        },
-    )
-
-
-def asked_of(
-    host: Host,
-    data: ConceptData,
-    bank: ConceptBank,
-    columns: Sequence[Column],
-    samples: Sequence[Sample],
-    tail: Tail | None,
-) -> Asked:
-    """Samples laid out, with the labels of each column's concept."""
-    layout = lay_out(host, samples, data.concepts)
-    label = [data.concepts.index(column.concept) for column in columns]
-    positive = np.array([[c.concept in s.positive for c in columns] for s in samples])
-    return Asked(samples, layout, bank, layout.labels[:, label], positive, tail)
-
-
-def _plans(
-    host: Host,
-    data: ConceptData,
-    bank: ConceptBank,
-    columns: Sequence[Column],
-    means: ScaledMeans | None,
-    permutations: int | Sequence[VectorSet],
-    **options: Any,
-) -> tuple[Plan, list[Plan]]:
-    """The plan of the concept vectors, and one for each draw of permuted-label vectors."""
-    means, draws = prepare(host, data, bank, columns, means, permutations, **options)
-    plan = build_plan(host, bank, columns, bank.token, means=means)
-    return plan, [build_plan(host, bank, columns, draw, means=means, frozen=plan.frozen) for draw in draws]
-
-
-def _run(host: Host, asked: Asked, plan: Plan, nulls: Sequence[Plan]) -> tuple[GroupSums, ControlSums | None]:
-    if not nulls:
-        return sum_groups(host, asked, plan)[0], None
-    # Which tokens a draw chooses is known only once all are scored: one pass more.
-    cuts = tail_cuts(host, asked, plan, nulls)
-    carried = ControlPass(asked, nulls, cuts, plan.target.lengths)
-    sums, (kept,) = sum_groups(host, asked, plan, [carried.job])
-    return sums, carried.result(kept)
-
-
-def _check_types(host: object, data: object, source: object, scores: object) -> None:
-    order = "the order is head_ledger(host, data, detector)"
-    require_type("host", host, Host, f"attach(bridge) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("source", source, (Detector, ConceptBank), order)
-    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
-
-
-def detector_column(detector: Detector, concept: str) -> Column:
-    """A concept at the layer, unit and threshold its detector chose."""
-    position_of(concept, detector.concepts)
-    unit = detector.bank.unit(detector.unit[concept])
-    return Column(concept, detector.layer[concept], unit, detector.threshold[concept])
-
-
-def bank_columns(bank: ConceptBank, concepts: Sequence[str] | None, layers: Sequence[int]) -> list[Column]:
-    """Concepts of a bank at some of its layers, without thresholds."""
-    wanted = bank.concepts if concepts is None else concepts
-    if not bank.supervised:
-        raise ValueError(
-            f"the bank's vectors are {len(bank.units)} units without concepts: calibrate matches "
-            "them, so give the detector."
-        )
-    for layer in layers:
-        bank.index(layer)
-    return [Column(c, layer, bank.unit(c), float("nan")) for c in wanted for layer in layers]
-
-
-def columns_of(
-    host: Host,
-    source: Detector | ConceptBank,
-    concepts: Sequence[str] | None,
-    layers: int | Sequence[int] | None,
-    tail: Tail | None,
-    data: ConceptData,
-) -> list[Column]:
-    """What a detector or bank is decomposed at.
-
-    Raises:
-        ValueError: No concept, an unknown one, or layers beside a detector.
-    """
-    if isinstance(source, ConceptBank):
-        asked = source.layers if layers is None else layers_of(host.info, layers)
-        columns = bank_columns(source, concepts, asked)
-    else:
-        if layers is not None or tail is not None:
-            raise ValueError(
-                "a detector has chosen its layers and its tail: give detector.bank to decompose "
-                "at other layers or with another tail."
-            )
-        columns = [detector_column(source, c) for c in concepts or source.concepts]
-    for column in columns:
-        position_of(column.concept, data.concepts, f"the concepts of {data.name!r}")
-    if not columns:
-        raise ValueError("concepts is empty: name at least one, or None for all.")
-    return columns
-
-
-def held_out(
-    data: ConceptData, bank: ConceptBank, split: str, samples: Sequence[Sample] | None
-) -> Sequence[Sample]:
-    """The samples of a split, or those given, unless vectors were fitted on one of them.
-
-    Raises:
-        ValueError: They were.
-    """
-    chosen = data.split(split).samples if samples is None else tuple(samples)
-    fitted = {sample.id for sample in data.train.samples}
-    caught = sum(sample.id in fitted for sample in chosen)
-    if caught and bank.origin.data_hash == data.hash:
-        raise ValueError(
-            f"{caught} of {len(chosen)} samples are of the train split the vectors were fitted on, "
-            "whose scores they fit too well: use split='test' (or 'cal')."
-        )
-    return chosen
-
-
-def _check_scores(
-    scores: ScoreTable | None,
-    bank: ConceptBank,
-    samples: Sequence[Sample],
-    columns: Sequence[Column],
-    n_tokens: int,
-) -> None:
-    if scores is None:
-        return
-    check_scores(scores, bank, [column.concept for column in columns])
-    wanted = {sample.id for sample in samples}
-    rows = [k for k, sample in enumerate(scores.tokens.samples) if sample.id in wanted]
-    counted = int(np.diff(scores.tokens.bounds)[rows].sum())
-    if len(rows) != len(samples) or counted != n_tokens:
-        raise ValueError(
-            f"the scores hold {len(rows)} of the ledger's {len(samples)} samples with {counted} "
-            f"kept tokens, the ledger read {n_tokens}: score the same samples with the same bank "
-            "and host."
-        )
-
-
-def warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
-    """Warn of concepts without SuperActivators.
-
-    Warns:
-        NoTailWarning: With their names.
-    """
-    none = [c.concept for c, n in zip(columns, sums.n_tail, strict=True) if n == 0]
-    if none:
-        warnings.warn(
-            f"no SuperActivator of {', '.join(map(repr, none))} in {len(sums.weights)} samples: "
-            "their lifts are NaN.",
-            NoTailWarning,
-            stacklevel=3,
-        )
-
-
-def _result(
-    plan: Plan,
-    sums: GroupSums,
-    control: ControlSums | None,
-    samples: Sequence[Sample],
-    has_tail: bool,
-    settings: Mapping[str, Any],
-) -> HeadLedger:
-    target = plan.target
-    lengths = target.lengths.double().numpy()
-    documents = np.array([sample.document for sample in samples])
-    resamples = resample_documents(documents, Resampling(settings["draws"], settings["seed"]))
-    projection = None
-    for scale in reversed(range(len(sums.values))):
-        effects, means = effects_of(
-            sums, control, lengths, plan.components, resamples, scale=scale, tail=has_tail
-        )
-        by_draw = {} if control is None else control_by_draw(control, lengths, scale=scale)
-        unit = "projection" if scale else target.vectors.scoring
-        closes_to = float("nan") if scale else sums.closes_to
-        ledger = HeadLedger(
-            plan.components,
-            target.columns,
-            target.depths,
-            effects,
-            means,
-            {**settings, "unit": unit},
-            sums.residue,
-            closes_to,
-            by_draw,
-            projection,
-        )
-        projection = ledger
-    return ledger
-
-
-@dataclass(frozen=True, eq=False)
-class TokenLedger:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenLedger(Result):
     """Terms of every kept token of one sample.
 
     Attributes:
@@ -534,12 +421,10 @@ class TokenLedger:
     terms: Float[np.ndarray, "token component"]
     tail: Bool[np.ndarray, " token"]
 
-    def __repr__(self) -> str:
-        return (
-            f"TokenLedger({self.column.concept!r} at block {self.column.layer}, sample "
-            f"{self.sample.id!r}, {len(self.score)} tokens, {int(self.tail.sum())} "
-            f"SuperActivators, {len(self.components)} terms)"
-        )
+    about: ClassVar[str] = (
+        "Terms add up to the score of one token of one text: direct contributions, no causal effects, and "
+        "without an interval."
+    )
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -551,20 +436,84 @@ class TokenLedger:
         order = np.argsort(-np.abs(self.terms[token]), kind="stable")[:n]
         return [(self.components[i].name, float(self.terms[token, i])) for i in order]
 
-    def table(self) -> Any:
-        """One row a token: a pandas DataFrame where pandas is installed."""
-        names = [component.name for component in self.components]
-        return frame(
-            [
-                {
-                    "token": text,
-                    "score": float(s),
-                    "tail": bool(t),
-                    **dict(zip(names, row.tolist(), strict=True)),
-                }
-                for text, s, t, row in zip(self.tokens, self.score, self.tail, self.terms, strict=True)
-            ]
+    def headline(self) -> str:
+        """Concept, sample, and counts."""
+        return (
+            f"{self.column.concept!r} at block {self.column.layer}, sample {self.sample.id!r}, "
+            f"{len(self.score)} tokens, {int(self.tail.sum())} SuperActivators, "
+            f"{len(self.components)} terms"
         )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """A line a token: its score, what embedding, heads and MLPs wrote, and its largest terms."""
+        kinds = [kind for kind in COMPONENT_KINDS if any(c.kind == kind for c in self.components)]
+        of_kind = np.array([[c.kind == kind for kind in kinds] for c in self.components], dtype=float)
+        parts = (self.terms @ of_kind).tolist()
+        rows = []
+        for t, text in enumerate(self.tokens):
+            largest = ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
+            mark = "*" if self.tail[t] else ""
+            rows.append([text, mark, number(float(self.score[t])), *map(signed, parts[t]), largest])
+        title = f"{self.column.concept!r} at block {self.column.layer}; * a SuperActivator."
+        return (Sheet(["token", "", "score", *kinds, "largest terms"], rows, title),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Score and terms of every token."""
+        rows = []
+        for t, text in enumerate(self.tokens):
+            of = {"token": text, "position": int(self.position[t]), "tail": bool(self.tail[t])}
+            rows.append(exact("score", self.score[t], **of, component="score"))
+            rows += [
+                exact("term", self.terms[t, i], **of, component=part.name)
+                for i, part in enumerate(self.components)
+            ]
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number; of the sample its id and the texts of its tokens."""
+        content = {
+            "sample": self.sample.id,
+            "tokens": self.tokens,
+            "column": self.column._asdict(),
+            "components": [component.name for component in self.components],
+            "position": self.position,
+            "score": self.score,
+            "terms": self.terms,
+            "tail": self.tail,
+        }
+        return {"format": FORMAT, "kind": type(self).__name__, **clean(content)}
+
+    def plot(self, token: int | None = None, n: int = 12) -> Any:
+        """Every token's score, and the largest terms of one.
+
+        Args:
+            token: Place among the kept tokens; by default the one that scores highest.
+            n: How many terms.
+        """
+        at = int(self.score.argmax()) if token is None else token
+        figure, (left, right) = plots.new_figure(9.5, max(2.8, 0.2 * len(self.score) + 1.0), columns=2)
+        colours = [plots.TAIL_COLOUR if one else plots.OUT_COLOUR for one in self.tail]
+        left.barh(range(len(self.score)), self.score, color=colours)
+        plots.rows(left, [f"> {text}" if t == at else text for t, text in enumerate(self.tokens)])
+        if np.isfinite(self.column.threshold):
+            plots.zero(left, at=self.column.threshold)
+        plots.words(left, title=f"{self.column.concept}, block {self.column.layer}", x="score")
+        largest = self.strongest(at, n)
+        right.barh(
+            range(len(largest)),
+            [value for _, value in largest],
+            color=[plots.TAIL_COLOUR if value >= 0 else plots.IN_COLOUR for _, value in largest],
+        )
+        plots.rows(right, [name for name, _ in largest])
+        plots.zero(right)
+        plots.words(right, title=f"largest terms of {self.tokens[at]!r}", x="part of the score")
+        plots.note(
+            figure,
+            f"SuperActivators in orange, dashed their threshold. Shown are {len(largest)} of "
+            f"{len(self.components)} terms of the marked token; all add up to {self.score[at]:.3f}. "
+            "Direct contributions, no causal effects.",
+        )
+        return figure
 
 
 def explain_tokens(
@@ -595,19 +544,17 @@ def explain_tokens(
     Example:
         >>> explain_tokens(host, detector, "The whale rose.", "animal")  # doctest: +SKIP
     """
-    bank = source if isinstance(source, ConceptBank) else source.bank
+    bank = bank_of(source)
     check_origin(bank, host)
     column = _column(source, bank, concept, layer)
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
-    if means is None and bank.component_means is not None:
-        means = ScaledMeans.of_components(bank.component_means)
-    plan = build_plan(host, bank, [column], bank.token, means=means)
+    plan = build_plan(host, bank, [column], bank.token, means=_own_means(bank) if means is None else means)
     (batch,) = host.batches([text])
+    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
 
     def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-        rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
         keep = evidence(read, batch.valid, *rule)
-        scored = measure(plan.target, read)
+        scored = score_batch(plan.target, read)
         closure = Closure(scored)
         pieces = []
         for terms, mean in plan.terms(read):

@@ -1,250 +1,48 @@
-"""A head ledger as rows, as text, and as `results.json` has it.
-
-What `head_ledger` returns: tables, maps and words.
-"""
+"""What `head_ledger` returns: every component's part of lifts and contrasts, as tables, maps and words."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin.heads.norms import KINDS, Column, Component, ComponentKind
-from sa_plugin.heads.sums import Effect, Estimate, share_excluding_zero
-from sa_plugin.show.result import aligned, as_html, frame, number, plain, signed
+from sa_plugin.heads.columns import COMPONENT_KINDS, Column, Component, ComponentKind, depth_of, score_names
+from sa_plugin.heads.sums import Effect, share_excluding_zero
+from sa_plugin.show import plots
+from sa_plugin.show.result import Result, Sheet, exact, number, signed
+from sa_plugin.statistics.drawn import Drawn
 
-# The effects that are printed; the others are in the tables.
-SHOWN = ("lift", "control", "excess", "contrast")
-_NAMES: Mapping[ComponentKind, str] = {"heads": "head", "mlps": "mlp", "embedding": "embedding"}
-
-
-def component_row(ledger: HeadLedger, component: int, column: int) -> dict[str, Any]:
-    """Every effect of one component on one score, with intervals."""
-    part, of = ledger.components[component], ledger.columns[column]
-    row: dict[str, Any] = {
-        "concept": of.concept,
-        "at_layer": of.layer,
-        "component": part.name,
-        "kind": part.kind,
-        "block": part.block,
-        "head": part.head,
-    }
-    for name, effect in ledger.effects.items():
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = (
-            float(values[component, column]) for values in effect.terms
-        )
-    return row
+# The effects that are printed; the others are in the table.
+PRINTED_EFFECTS = ("lift", "control", "excess", "contrast")
+_KIND_COLOURS = {
+    "embedding": "#55606b",
+    "heads": plots.TAIL_COLOUR,
+    "mlps": plots.IN_COLOUR,
+    "constants": "#9a6a00",
+}
 
 
-def share_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
-    """Total and shares of every effect, one row a column and effect."""
-    rows = []
-    for name, effect in ledger.effects.items():
-        for k, column in enumerate(ledger.columns):
-            row: dict[str, Any] = {
-                "concept": column.concept,
-                "at_layer": column.layer,
-                "effect": name,
-                "tokens": int(effect.n_tokens[k]),
-            }
-            row["total"], row["total_low"], row["total_high"] = (float(values[k]) for values in effect.total)
-            for j, kind in enumerate(KINDS):
-                row[kind], row[f"{kind}_low"], row[f"{kind}_high"] = (
-                    float(values[j, k]) for values in effect.shares
-                )
-            rows.append(row)
-    return rows
-
-
-def block_rows(ledger: HeadLedger) -> list[dict[str, Any]]:
-    """Every effect of each block up to a column's layer, with intervals."""
-    rows = []
-    for k, column in enumerate(ledger.columns):
-        for block in range(ledger.depths[k]):
-            row: dict[str, Any] = {"concept": column.concept, "at_layer": column.layer, "block": block}
-            for name, effect in ledger.effects.items():
-                row[name], row[f"{name}_low"], row[f"{name}_high"] = (
-                    float(values[block, k]) for values in effect.blocks
-                )
-            rows.append(row)
-    return rows
-
-
-def summary(ledger: HeadLedger, n: int) -> str:
-    """Shares by concept, and the strongest heads, as text."""
-    head = (
-        f"{n} strongest heads by {ledger.headline} relative to the total, of {ledger.candidates} "
-        f"candidates; unit {ledger.settings['unit']}. Negative numbers work against the concept."
-    )
-    rows = ledger.strongest(n)
-    parts = [repr(ledger), _shares_text(ledger), _wrapped(caution(ledger)), head]
-    for words, sign in (("raise the score", 1), ("lower the score", -1)):
-        if chosen := [row for row in rows if sign * row[ledger.headline] > 0]:
-            parts.append(f"{words}:\n{_heads_text(ledger, chosen)}")
-    return "\n\n".join(parts)
-
-
-def caution(ledger: HeadLedger) -> str:
-    """How often intervals exclude zero, beside how often selection alone makes them."""
-    shown = {name: ledger.excluding_zero[name] for name in SHOWN if name in ledger.effects}
-    said = [f"{name} {number(100 * share, 0)} %" for name, share in shown.items()]
-    words = (
-        f"Intervals exclude zero for this share of {ledger.candidates} head x concept cells: "
-        f"{', '.join(said)}."
-    )
-    if "control" in ledger.effects:
-        words += f" {_of_control(ledger)}"
-    return (
-        f"{words} Heads are ranked on the split shown ({ledger.settings['split']}), out of "
-        f"{ledger.candidates} candidates."
-    )
-
-
-def control_words(ledger: HeadLedger) -> str:
-    """What the control of a ledger rests on, for its one line."""
-    n = ledger.settings["permutations"]
-    if "control" not in ledger.effects:
-        return ""
-    return "; control of 1 permutation, no test" if n == 1 else f"; control of {n} permutations"
-
-
-def _of_control(ledger: HeadLedger) -> str:
-    n = ledger.settings["permutations"]
-    if n == 1:
-        return (
-            "The control is one permutation per concept: a scale of what selection alone gives, "
-            "not a test. Two permuted vectors would differ as well: hold no share against 5 %."
-        )
-    cells = ledger.beyond_control()[ledger.head_cells]
-    cells = cells[np.isfinite(cells)]
-    beyond = float((cells <= 1 / (n + 1) + 1e-12).mean()) if len(cells) else float("nan")
-    return (
-        f"The control is the mean of {n} permutations per concept; intervals resample documents, "
-        f"not permutations. Lifts beyond all {n}: {number(100 * beyond, 0)} % of cells, where "
-        f"chance gives {number(100 / (n + 1), 0)} %."
-    )
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 110, break_on_hyphens=False)
-
-
-def _shares_text(ledger: HeadLedger) -> str:
-    header = ["concept", "layer"]
-    rows = [[column.concept, str(column.layer)] for column in ledger.columns]
-    for name in ("lift", "contrast"):
-        if name not in ledger.effects:
-            continue
-        effect = ledger.effects[name]
-        header += [f"{name} tokens", name, "heads %", "MLPs %", "embedding %"]
-        for k, row in enumerate(rows):
-            row += [str(int(effect.n_tokens[k])), signed(float(effect.total.value[k]))]
-            shares = (effect.shares.value[KINDS.index(kind), k] for kind in _NAMES)
-            row += [number(100 * float(share), 0) for share in shares]
-    return aligned(header, rows)
-
-
-def _heads_text(ledger: HeadLedger, rows: Sequence[Mapping[str, Any]]) -> str:
-    names = [n for n in SHOWN if n in ledger.effects]
-    text = [
-        [f"{row['component']} -> {row['concept']} at {row['at_layer']}"]
-        + [
-            f"{signed(row[name])} [{signed(row[f'{name}_low'])}, {signed(row[f'{name}_high'])}]"
-            for name in names
-        ]
-        for row in rows
-    ]
-    return aligned(["head", *names], text)
-
-
-def as_results(ledger: HeadLedger, n: int) -> dict[str, Any]:
-    """Head maps and shares by concept, and the strongest heads: `results.schema.Heads`."""
-    out = {
-        "concepts": {_name(ledger, k): _map(ledger, k) for k in range(len(ledger.columns))},
-        "strongest": [_strongest_row(row) for row in ledger.strongest(n)],
-        "closes_to": ledger.closes_to,
-        "unit": ledger.settings["unit"],
-        "shares_of": "contrast",
-        "candidates": ledger.candidates,
-        "excludes_zero": {n: v for n, v in ledger.excluding_zero.items() if n in SHOWN},
-    }
-    return dict(plain(out))
-
-
-def _name(ledger: HeadLedger, k: int) -> str:
-    column = ledger.columns[k]
-    several = ledger.concepts.count(column.concept) > 1
-    return f"{column.concept} at {column.layer}" if several else column.concept
-
-
-def _map(ledger: HeadLedger, k: int) -> dict[str, Any]:
-    column = ledger.columns[k]
-    maps = {
-        name: ledger.head_map(column.concept, name, layer=column.layer)
-        for name in ("lift", "control", "contrast")
-        if name in ledger.effects
-    }
-    maps.setdefault("lift", np.full_like(maps["contrast"], np.nan))
-    out: dict[str, Any] = {"layer": column.layer, **maps, "shares": _shares(ledger, "contrast", k)}
-    if "lift" in ledger.effects:
-        value, low, high = (float(part[k]) for part in ledger.lift.total)
-        out |= {"total": value, "total_interval": [low, high]}
-        out["lift_shares"] = _shares(ledger, "lift", k)
-    return out
-
-
-def _shares(ledger: HeadLedger, effect: str, k: int) -> dict[str, Any]:
-    value, low, high = (part[:, k] for part in ledger.effects[effect].shares)
-    out: dict[str, Any] = {}
-    for kind, name in _NAMES.items():
-        j = KINDS.index(kind)
-        out[f"{name}_share"] = float(value[j])
-        out[f"{name}_share_interval"] = [float(low[j]), float(high[j])]
-    if any(c.kind == "constants" for c in ledger.components):
-        out["bias_share"] = float(value[KINDS.index("constants")])
-    return out
-
-
-def _strongest_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    nan = float("nan")
-    out = {
-        "concept": row["concept"],
-        "layer": row["block"],
-        "head": row["head"],
-        "lift": row.get("lift", nan),
-        "control": row.get("control", nan),
-        "interval": [row.get("lift_low", nan), row.get("lift_high", nan)],
-    }
-    for name in ("control", "excess", "contrast"):
-        if name in row:
-            out[name] = row[name]
-            out[f"{name}_interval"] = [row[f"{name}_low"], row[f"{name}_high"]]
-    return out
-
-
-@dataclass(frozen=True, eq=False)
-class HeadLedger:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadLedger(Result):
     """Direct contributions to concept scores.
 
-    What it does not show: a direct contribution is no causal effect, `strongest` ranks on the
-    split it shows, and a control of few permutations is a scale of what selection alone gives and
-    no test. See `excluding_zero`, `beyond_control`, and `effects.py`.
+    Every number is over components (or kinds, or blocks) and scores; a score is named by its concept,
+    "animal", or "animal at 3" where a concept was decomposed at several layers:
+    `ledger.lift.terms.sel(component="L3H5", score="animal")`.
 
     Attributes:
         components: Rows of every array: "embedding", "L3H5", "L3 MLP", and what is constant before
             norms ("L3 bias x scale") or means ("bias", "reference").
         columns: Columns: a concept at a layer.
-        depths: Number of blocks that write before each column's score; later components are 0.
         effects: "lift", "control", "excess" (lift - control), the same with "in_concept_" and
-            "strongest_" before them, and "contrast", as far as they are defined; see `effects.py`.
+            "strongest_" before them, and "contrast", as far as they are defined; see `sums.py`.
         means: Mean term by token group: "tail", "same_samples", "in_concept_rest",
             "out_of_concept", "strongest_out_of_concept".
-        settings: Split, counts, seed, scoring, unit, number of permutations and whether terms are
-            centred.
+        settings: Split, counts, resampling, scoring, unit, number of permutations and whether terms
+            are centred.
         residue: Largest |score - sum of terms| over kept tokens, relative to the summed sizes.
         closes_to: The same, in the unit of the score.
         control_by_draw: Each permutation's control, by effect.
@@ -253,40 +51,33 @@ class HeadLedger:
 
     components: tuple[Component, ...]
     columns: tuple[Column, ...]
-    depths: tuple[int, ...]
     effects: Mapping[str, Effect]
     means: Mapping[str, Float[np.ndarray, "component column"]]
     settings: Mapping[str, Any]
     residue: float
     closes_to: float
     control_by_draw: Mapping[str, Float[np.ndarray, "draw component column"]]
-    projection: HeadLedger | None = field(default=None, repr=False)
+    projection: HeadLedger | None = field(default=None)
 
-    def __repr__(self) -> str:
-        name = "lift" if "lift" in self.effects else "contrast"
-        shares = (self.share(kind, name).value for kind in ("heads", "mlps"))
-        heads, mlps = (
-            np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan for one in shares
-        )
-        s = self.settings
-        return (
-            f"HeadLedger({len(self.columns)} scores, {len(self.components)} components, "
-            f"{s['split']} split, {s['n_samples']} samples, {s['n_tokens']} tokens, "
-            f"{'centred' if s['centred'] else 'raw'}; median share of the {name}: heads "
-            f"{number(100 * heads, 0)} %, MLPs {number(100 * mlps, 0)} %; closes to "
-            f"{self.residue:.0e}{control_words(self)})"
-        )
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
+    about: ClassVar[str] = (
+        "A term is a direct contribution, no causal effect: a head may act through later parts, and one that "
+        "only copies what another wrote gets the credit. Ablation answers that."
+    )
 
     @property
     def concepts(self) -> tuple[str, ...]:
         """Concept of each column."""
         return tuple(column.concept for column in self.columns)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Number of blocks that write before each column's score; later components are 0."""
+        return tuple(depth_of(column.layer, self.settings["hook_point"]) for column in self.columns)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Name of each column, as `sel(score=...)` takes it."""
+        return score_names(self.columns)
 
     @property
     def lift(self) -> Effect:
@@ -320,6 +111,21 @@ class HeadLedger:
         """In-concept tokens against tokens of negative samples: no token is selected by score."""
         return self._effect("contrast")
 
+    def _effect(self, name: str) -> Effect:
+        if name not in self.effects:
+            why = (
+                "a bank alone has no SuperActivators: give a detector, or BankScores(bank, tail=...)"
+                if name.endswith("lift") or "lift" not in self.effects
+                else "the bank has no permuted-label vectors: fit with controls=True, or give permutations="
+            )
+            raise ValueError(f"this ledger has no {name}: {why}.")
+        return self.effects[name]
+
+    @property
+    def ranked_by(self) -> str:
+        """The effect that components are ranked by."""
+        return next(name for name in ("excess", "lift", "contrast") if name in self.effects)
+
     def beyond_control(self, effect: str = "lift") -> Float[np.ndarray, "component column"]:
         """Two-sided p of every lift among its permutations: how many lie as far out.
 
@@ -334,24 +140,14 @@ class HeadLedger:
         Raises:
             ValueError: No such lift, or no control.
         """
-        lift, name = self._effect(effect), effect.replace("lift", "control")
+        lift, name = self._effect(effect).terms.estimate, effect.replace("lift", "control")
         self._effect(name)
         draws = self.control_by_draw[name]
-        centre = (draws.sum(0) + lift.terms.value) / (1 + len(draws))
+        centre = (draws.sum(0) + lift) / (1 + len(draws))
         # Two values lie equally far from their mean, whatever rounding says.
-        further = np.abs(draws - centre) >= np.abs(lift.terms.value - centre) * (1 - 1e-9)
+        further = np.abs(draws - centre) >= np.abs(lift - centre) * (1 - 1e-9)
         p = (1 + further.sum(0)) / (1 + len(draws))
-        return np.where(np.isfinite(lift.terms.value), p, np.nan)
-
-    def _effect(self, name: str) -> Effect:
-        if name not in self.effects:
-            why = (
-                "a bank alone has no SuperActivators: give a detector, or tail="
-                if name.endswith("lift") or "lift" not in self.effects
-                else "the bank has no permuted-label vectors: fit with controls=True, or give permutations="
-            )
-            raise ValueError(f"this ledger has no {name}: {why}.")
-        return self.effects[name]
+        return np.where(np.isfinite(lift), p, np.nan)
 
     def column(self, concept: str, layer: int | None = None) -> int:
         """Place of a concept (at a layer, where it was decomposed at several).
@@ -378,20 +174,27 @@ class HeadLedger:
             layer: Where a concept was decomposed at several.
         """
         k = self.column(concept, layer)
-        values = self._effect(effect or self.headline).terms.value[:, k]
+        values = self._effect(effect or self.ranked_by).terms.estimate[:, k]
         rows = [i for i, c in enumerate(self.components) if c.kind == "heads"]
         blocks = 1 + max((self.components[i].block or 0 for i in rows), default=-1)
         return np.asarray(values[rows].reshape(blocks, -1)[: self.depths[k]])
 
+    def share(self, kind: ComponentKind, effect: str = "lift") -> Drawn:
+        """Share of one kind of component, by score."""
+        return self._effect(effect).shares.sel(kind=kind)
+
     @property
-    def headline(self) -> str:
-        """The effect that components are ranked by."""
-        return next(name for name in ("excess", "lift", "contrast") if name in self.effects)
+    def head_cells(self) -> Bool[np.ndarray, "component column"]:
+        """Heads before each column's score."""
+        depths = self.depths
+        return np.array(
+            [[c.kind == "heads" and (c.block or 0) < depth for depth in depths] for c in self.components]
+        )
 
     @property
     def candidates(self) -> int:
         """Head x concept cells that `strongest` ranks: up to each layer, with an interval."""
-        return share_excluding_zero(self.effects[self.headline], self.head_cells)[1]
+        return share_excluding_zero(self.effects[self.ranked_by].terms, self.head_cells)[1]
 
     @property
     def excluding_zero(self) -> dict[str, float]:
@@ -400,20 +203,8 @@ class HeadLedger:
         That of "control" is what tokens selected by the sum alone give: read that of "lift" beside
         it, and no single interval of a lift or an excess as a test.
         """
-        return {name: share_excluding_zero(e, self.head_cells)[0] for name, e in self.effects.items()}
-
-    @property
-    def head_cells(self) -> Bool[np.ndarray, "component column"]:
-        """Heads before each column's score."""
-        return np.array(
-            [[c.kind == "heads" and (c.block or 0) < depth for depth in self.depths] for c in self.components]
-        )
-
-    def share(self, kind: ComponentKind, effect: str = "lift") -> Estimate:
-        """Share of one kind of component, by column, with its interval."""
-        k = KINDS.index(kind)
-        shares = self._effect(effect).shares
-        return Estimate(shares.value[k], shares.low[k], shares.high[k])
+        cells = self.head_cells
+        return {name: share_excluding_zero(e.terms, cells)[0] for name, e in self.effects.items()}
 
     def strongest(
         self, n: int = 10, *, kind: ComponentKind | None = "heads", concept: str | None = None
@@ -435,40 +226,234 @@ class HeadLedger:
             large partly by chance, in every effect; ablate, or look at another split.
         """
         ranked = []
-        against = self._effect("lift" if "lift" in self.effects else "contrast").total.value
-        values, lows, _ = self._effect(self.headline).terms
-        for k, column in enumerate(self.columns):
-            for i, component in enumerate(self.components):
-                late = component.block is not None and component.block >= self.depths[k]
-                wanted = kind in (None, component.kind) and concept in (None, column.concept)
-                of_total = abs(values[i, k]) / abs(against[k]) if against[k] else np.nan
-                if wanted and not late and np.isfinite([of_total, lows[i, k]]).all():
-                    ranked.append((of_total, i, k))
+        against = self._effect("lift" if "lift" in self.effects else "contrast").total.estimate
+        terms = self._effect(self.ranked_by).terms
+        for i, k in self._cells():
+            component, column = self.components[i], self.columns[k]
+            if kind not in (None, component.kind) or concept not in (None, column.concept):
+                continue
+            of_total = abs(terms.estimate[i, k]) / abs(against[k]) if against[k] else np.nan
+            if np.isfinite([of_total, terms.low[i, k]]).all():
+                ranked.append((of_total, i, k))
         ranked.sort(key=lambda row: (-row[0], row[1], row[2]))
-        return [component_row(self, i, k) for _, i, k in ranked[:n]]
+        return [self._wide_row(i, k) for _, i, k in ranked[:n]]
 
-    def table(self) -> Any:
-        """Every component of every column: a pandas DataFrame where pandas is installed."""
-        rows = [
-            component_row(self, i, k)
-            for k in range(len(self.columns))
+    def _cells(self) -> list[tuple[int, int]]:
+        """Component and column wherever the component writes before the score."""
+        return [
+            (i, k)
+            for k, depth in enumerate(self.depths)
             for i, component in enumerate(self.components)
-            if component.block is None or component.block < self.depths[k]
+            if component.block is None or component.block < depth
         ]
-        return frame(rows)
 
-    def blocks_table(self) -> Any:
-        """What each block wrote, heads, MLP and biases together, by effect and column."""
-        return frame(block_rows(self))
+    def _labels(self, i: int, k: int) -> dict[str, Any]:
+        part, of = self.components[i], self.columns[k]
+        return {
+            "concept": of.concept,
+            "at_layer": of.layer,
+            "component": part.name,
+            "kind": part.kind,
+            "block": part.block,
+            "head": part.head,
+        }
 
-    def shares_table(self) -> Any:
-        """Total and shares of every effect by column: a DataFrame where pandas is installed."""
-        return frame(share_rows(self))
+    def _wide_row(self, i: int, k: int) -> dict[str, Any]:
+        """Every effect of one component on one score, with intervals, side by side."""
+        row = self._labels(i, k)
+        for name, effect in self.effects.items():
+            ends = (effect.terms.estimate, effect.terms.low, effect.terms.high)
+            row |= {name + e: float(v[i, k]) for e, v in zip(("", "_low", "_high"), ends, strict=True)}
+        return row
 
-    def summary(self, n: int = 10) -> str:
-        """Shares by concept, and the `n` strongest heads, as text."""
-        return summary(self, n)
+    def rows(self) -> list[dict[str, Any]]:
+        """Every component, block and total of every score, by effect; and the shares of the kinds.
 
-    def to_dict(self, n: int = 10) -> dict[str, Any]:
-        """As `results.json` has it: maps and shares by concept, and the `n` strongest heads."""
-        return as_results(self, n)
+        `kind` tells them apart: a kind of component, "block" for everything a block wrote, "total" for
+        the score itself; shares of kinds are the measures "lift share" and so on.
+        """
+        cells = self._cells()
+        rows = []
+        for name, effect in self.effects.items():
+            rows += [{**self._labels(i, k), **_cell(name, effect.terms, i, k)} for i, k in cells]
+            for k, column in enumerate(self.columns):
+                of = {"concept": column.concept, "at_layer": column.layer}
+                for block in range(self.depths[k]):
+                    labels = {**of, "component": f"block {block}", "kind": "block", "block": block}
+                    rows.append({**labels, **_cell(name, effect.blocks, block, k)})
+                rows.append({**of, "component": "total", "kind": "total", **_cell(name, effect.total, k)})
+                rows.append(exact(f"{name} tokens", int(effect.n_tokens[k]), **of, kind="total"))
+                rows += [
+                    {**of, "kind": kind, **_cell(f"{name} share", effect.shares, j, k)}
+                    for j, kind in enumerate(COMPONENT_KINDS)
+                ]
+        return rows
+
+    def headline(self) -> str:
+        """Counts, the median shares of heads and MLPs, how well it closes, and its control."""
+        name = "lift" if "lift" in self.effects else "contrast"
+        shares = (self.share(kind, name).estimate for kind in ("heads", "mlps"))
+        heads, mlps = (
+            np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan for one in shares
+        )
+        s = self.settings
+        return (
+            f"{len(self.columns)} scores, {len(self.components)} components, "
+            f"{s['split']} split, {s['n_samples']} samples, {s['n_tokens']} tokens, "
+            f"{'centred' if s['centred'] else 'raw'}; median share of the {name}: heads "
+            f"{number(100 * heads, 0)} %, MLPs {number(100 * mlps, 0)} %; closes to "
+            f"{self.residue:.0e}{self._control_words()}"
+        )
+
+    def _control_words(self) -> str:
+        n = self.settings["permutations"]
+        if "control" not in self.effects:
+            return ""
+        return "; control of 1 permutation, no test" if n == 1 else f"; control of {n} permutations"
+
+    def summary(self) -> str:
+        """Shares by concept, and the strongest heads, as text."""
+        return f"{self!r}\n\n{super().summary()}"
+
+    def sheets(self, n: int = 10) -> tuple[Sheet, ...]:
+        """Shares by concept, and the strongest heads.
+
+        Args:
+            n: How many heads.
+        """
+        head = (
+            f"{n} strongest heads by {self.ranked_by} relative to the total, of {self.candidates} "
+            f"candidates; unit {self.settings['unit']}. Negative numbers work against the concept."
+        )
+        sheets = [self._shares_sheet(), Sheet((), (), head)]
+        rows, names = self.strongest(n), [name for name in PRINTED_EFFECTS if name in self.effects]
+        for words, sign in (("raise the score:", 1), ("lower the score:", -1)):
+            if chosen := [row for row in rows if sign * row[self.ranked_by] > 0]:
+                sheets.append(Sheet(["head", *names], [_head_line(row, names) for row in chosen], words))
+        return tuple(sheets)
+
+    def _shares_sheet(self) -> Sheet:
+        header = ["concept", "layer"]
+        rows = [[column.concept, str(column.layer)] for column in self.columns]
+        for name in ("lift", "contrast"):
+            if name not in self.effects:
+                continue
+            effect = self.effects[name]
+            header += [f"{name} tokens", name, "heads %", "MLPs %", "embedding %"]
+            shares = [self.share(kind, name).estimate for kind in ("heads", "mlps", "embedding")]
+            for k, row in enumerate(rows):
+                row += [str(int(effect.n_tokens[k])), signed(float(effect.total.estimate[k]))]
+                row += [number(100 * float(share[k]), 0) for share in shares]
+        return Sheet(header, rows, notes=[self._caution()])
+
+    def _caution(self) -> str:
+        """How often intervals exclude zero, beside how often selection alone makes them."""
+        found = self.excluding_zero
+        said = [f"{n} {number(100 * found[n], 0)} %" for n in PRINTED_EFFECTS if n in found]
+        words = (
+            f"Intervals exclude zero for this share of {self.candidates} head x concept cells: "
+            f"{', '.join(said)}."
+        )
+        if "control" in self.effects:
+            words += f" {self._control_caution()}"
+        return (
+            f"{words} Heads are ranked on the split shown ({self.settings['split']}), out of "
+            f"{self.candidates} candidates."
+        )
+
+    def _control_caution(self) -> str:
+        n = self.settings["permutations"]
+        if n == 1:
+            return (
+                "The control is one permutation per concept: a scale of what selection alone gives, "
+                "not a test. Two permuted vectors would differ as well: hold no share against 5 %."
+            )
+        cells = self.beyond_control()[self.head_cells]
+        cells = cells[np.isfinite(cells)]
+        beyond = float((cells <= 1 / (n + 1) + 1e-12).mean()) if len(cells) else float("nan")
+        return (
+            f"The control is the mean of {n} permutations per concept; intervals resample documents, "
+            f"not permutations. Lifts beyond all {n}: {number(100 * beyond, 0)} % of cells, where "
+            f"chance gives {number(100 / (n + 1), 0)} %."
+        )
+
+    def plot(self, concept: str | None = None, *, layer: int | None = None) -> Any:
+        """Heads as a map of blocks and heads, beside the shares of heads, MLPs and embedding.
+
+        The map shows the excess over the permuted control (else the lift, else the contrast) as a share
+        of the score's own lift (contrast).
+
+        Args:
+            concept: Which; by default the mean over all scores, a head behind a score counting as 0.
+            layer: Where a concept was decomposed at several.
+
+        Raises:
+            ValueError: Unknown concept, or one at several layers.
+        """
+        name, whole = self.ranked_by, "lift" if "lift" in self.effects else "contrast"
+        chosen = range(len(self.columns)) if concept is None else [self.column(concept, layer)]
+        totals = np.abs(self.effects[whole].total.estimate)
+        blocks = max(self.depths[k] for k in chosen)
+        maps = []
+        for k in chosen:
+            found = self.head_map(self.columns[k].concept, name, layer=self.columns[k].layer)
+            maps.append(np.pad(100 * found / totals[k], ((0, blocks - len(found)), (0, 0))))
+        known = np.array(maps)[np.isfinite(maps).all(axis=(1, 2))]
+        values = known.mean(0) if len(known) else np.full_like(maps[0], np.nan)
+        names = [self.scores[k] for k in chosen]
+        figure, (left, right) = plots.new_figure(
+            9.5, max(2.8, 0.16 * blocks + 1.4, 0.22 * len(names) + 1.6), columns=2
+        )
+        limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        plots.heat(left, values, range(blocks), range(values.shape[1]), limit=limit)
+        who = concept or f"mean of {len(known)} scores"
+        plots.words(
+            left, title=f"{who}: {name}, full colour {limit:.1f} % of the {whole}", x="head", y="block"
+        )
+        self._bars(right, [self.scores[k] for k in chosen], whole)
+        plots.note(figure, self._plot_note(name))
+        return figure
+
+    def _bars(self, ax: Any, scores: Sequence[str], effect: str) -> None:
+        shares = self.effects[effect].shares.sel(score=list(scores))
+        height = 0.8 / len(_KIND_COLOURS)
+        for j, (kind, colour) in enumerate(_KIND_COLOURS.items()):
+            of_kind = shares.sel(kind=kind)
+            if not np.nan_to_num(of_kind.estimate).any():
+                continue
+            offset = (j - (len(_KIND_COLOURS) - 1) / 2) * height
+            plots.whiskers(ax, of_kind, colours=colour, offset=offset, label=_KIND_WORDS[kind])
+        plots.zero(ax)
+        plots.legend(ax)
+        plots.words(ax, title=f"shares of the {effect}", x="share")
+
+    def _plot_note(self, name: str) -> str:
+        s = self.settings
+        control = {
+            "excess": f"Excess: lift minus that of {s['permutations']} permuted-label vectors. ",
+            "lift": "No control: tokens chosen by a sum lift every part of it that varies. ",
+            "contrast": "",
+        }[name]
+        level = self.effects[name].total.level
+        return (
+            f"Orange raises the score, blue lowers it. {control}Split: {s['split']}; bars: {100 * level:g} % "
+            "over documents.\nDirect contributions, no causal effects. Heads large on the split shown are so "
+            "partly by chance."
+        )
+
+
+_KIND_WORDS = {"embedding": "embedding", "heads": "heads", "mlps": "MLPs", "constants": "biases"}
+
+
+def _cell(measure: str, drawn: Drawn, *at: int) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "value": float(drawn.estimate[at]),
+        "low": float(drawn.low[at]),
+        "high": float(drawn.high[at]),
+    }
+
+
+def _head_line(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    cells = (f"{signed(row[n])} [{signed(row[f'{n}_low'])}, {signed(row[f'{n}_high'])}]" for n in names)
+    return [f"{row['component']} -> {row['concept']} at {row['at_layer']}", *cells]

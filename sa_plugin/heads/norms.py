@@ -1,9 +1,8 @@
-"""Names of what writes into the residual stream, and of what is decomposed.
-
-Norms behind attention and MLP as linear maps: their scale is measured, token by token.
+"""Norms behind attention and MLP as linear maps, and train means of what passes through them.
 
 A norm `n(y) = g * C(y) / s + b` (`C` subtracts the mean over d_model, or does nothing; `s` is the
-scale of this token) is linear in y once `s` is known. So for a direction u
+scale of this token) is linear in y once `s` is known: it is *frozen*, measured token by token. So for
+a direction u
 
     u . n(y) = C(g * u) . y / s + u . b,
 
@@ -19,35 +18,34 @@ Everything before a post_ln block is divided by its s1 s2, the embedding include
 the joint of a staged model by its s, where the score is read behind it. The constant t (Mllama's
 tile embedding) counts as the bias of n.
 
+Terms are centred with train means of what each part c_i contributes,
+
+    score = sum_i w . (f_i c_i - mean_train(f_i c_i)) / rho,
+
+where f_i is the product of the frozen scales between part i and the score, 1 in a pre-norm model.
+There the means are those of the activations, and a bank has them (`bank.component_means`). Where a
+norm stands behind attention or MLP, f varies over tokens and the mean of the product is what closes:
+one pass over the train split collects it for every vector at once, since means are linear in w. In a
+post_ln or staged model f depends on how deep the score is read, so there is a record for each depth.
+Kept tokens are those the vectors were fitted on (same sink rule), and the means are held against the
+normaliser's mean when a ledger is planned.
+
 What a term through a frozen norm does not show: without a component the scale would be another, so
 terms are no prediction of an ablation, and less so than in a pre-norm model.
-
-Train means of what each part contributes, so that terms can be centred.
-
-    score = sum_i w . (f_i c_i - mean_train(f_i c_i)) / rho
-
-`f_i` is the product of the frozen scales between part i and the score (`frozen.py`), 1 in a
-pre-norm model. There the means are those of the activations, and a bank has them
-(`bank.component_means`). Where a norm stands behind attention or MLP, f varies over tokens and the
-mean of the product is what closes: one pass over the train split collects it for every vector at
-once, since means are linear in w. In a post_ln or staged model f depends on how deep the score is
-read, so there is a record for each depth.
-
-Kept tokens are those the vectors were fitted on (same sink rule), and the means are held against
-the normaliser's mean when a ledger is planned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank
+from sa_plugin.heads.columns import LedgerError
 from sa_plugin.host.protocol import (
     FINAL_NORM,
     Block,
@@ -63,62 +61,7 @@ from sa_plugin.host.protocol import (
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.run import Job, Kept
 
-ComponentKind = Literal["embedding", "heads", "mlps", "norms", "refit", "constants"]
-KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "constants")
-STEP_KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "norms", "refit", "constants")
-
-
-class LedgerError(ArithmeticError):
-    """The terms of a ledger do not add up to the measured score."""
-
-
-class Component(NamedTuple):
-    """One term of a score: "embedding", "L3H5", "L3 MLP", "L3 bias x scale", "reference"..."""
-
-    name: str
-    kind: ComponentKind
-    block: int | None = None
-    head: int | None = None
-
-
-class Column(NamedTuple):
-    """One score that is decomposed: a concept's vector at one layer.
-
-    Attributes:
-        concept: Its name.
-        layer: Block index of the detector or bank.
-        unit: Place of the vector in the bank.
-        threshold: Scores at or above it are SuperActivators; NaN where there is none.
-    """
-
-    concept: str
-    layer: int
-    unit: int
-    threshold: float
-
-
-def components(info: HostInfo, depth: int, *, centred: bool, scaled_biases: bool) -> tuple[Component, ...]:
-    """Everything that writes before or in the first `depth` blocks, in the order of the blocks.
-
-    Args:
-        info: Of the model.
-        depth: Number of blocks.
-        centred: Whether means are subtracted; a constant is zero then.
-        scaled_biases: Whether norms behind attention or MLP make biases vary over tokens.
-    """
-    named = [Component("embedding", "embedding")]
-    for block in range(depth):
-        named += [Component(f"L{block}H{h}", "heads", block, h) for h in range(info.n_heads)]
-        named.append(Component(f"L{block} MLP", "mlps", block))
-        if scaled_biases:
-            named.append(Component(f"L{block} bias x scale", "constants", block))
-    if not centred:
-        named += [] if scaled_biases else [Component("bias", "constants")]
-        named.append(Component("reference", "constants"))
-    return tuple(named)
-
-
-NO_NORMS = BlockNorms(None, None, None, None)
+_NO_NORMS = BlockNorms(None, None, None, None)
 
 
 class Scales(NamedTuple):
@@ -192,7 +135,7 @@ class FrozenNorms:
                 "it, or decompose an earlier block."
             )
         if kind == "pre_norm":
-            return cls(kind, (NO_NORMS,) * depth, ())
+            return cls(kind, (_NO_NORMS,) * depth, ())
         try:
             described = require_described(host)
             norms = tuple(described.norms(block) for block in range(depth))
@@ -226,7 +169,7 @@ class FrozenNorms:
             entry = tuple(
                 None
                 if norms.entry is None
-                else inverse_scale(norms.entry, read[Site(b - 1, "resid_post")].float())
+                else _inverse_scale(norms.entry, read[Site(b - 1, "resid_post")].float())
                 for b, norms in enumerate(self.norms)
             )
             return Scales((None,) * len(entry), (None,) * len(entry), entry)
@@ -237,19 +180,21 @@ class FrozenNorms:
                 attention.append(None)
                 mlp.append(None)
             elif self.block == "post_norm":
-                attention.append(inverse_scale(norms.attn_out, self._raw(block, read)))
+                attention.append(_inverse_scale(norms.attn_out, self._raw(block, read)))
                 mlp.append(None)
             else:
+                # h + a, what the first norm sees; then its output and the MLP's, what the second sees.
                 total = read[Site(block, "resid_pre")].float() + read[Site(block, "attn_out")]
-                attention.append(inverse_scale(norms.attn_out, total))
-                middle = apply(norms.attn_out, total) + read[Site(block, "mlp_out")].float()
+                attention.append(_inverse_scale(norms.attn_out, total))
+                middle = apply_norm(norms.attn_out, total) + read[Site(block, "mlp_out")].float()
                 assert norms.mlp_out is not None
-                mlp.append(inverse_scale(norms.mlp_out, middle))
+                mlp.append(_inverse_scale(norms.mlp_out, middle))
         return Scales(tuple(attention), tuple(mlp))
 
     def _raw(self, block: int, read: Mapping[Site, Tensor]) -> Float[Tensor, "batch token d_model"]:
         z = read[Site(block, "z")].float()
         weight, bias = self.projections[block]
+        # Heads and their dimensions flatten into one axis: the sum over both is one matrix product.
         raw = z.flatten(2) @ weight.to(z.device).flatten(0, 1)
         return raw if bias is None else raw + bias.to(z.device)
 
@@ -264,6 +209,7 @@ class FrozenNorms:
         before = torch.tensor(depths)
         carried: Tensor | None = None
         out: list[Factors] = []
+        # From the last block to the first, collecting the scales between a block and each score.
         for block in reversed(range(len(self.norms))):
             one, two = scales.attention[block], scales.mlp[block]
             assert one is not None
@@ -273,6 +219,7 @@ class FrozenNorms:
             mlp = carried * two[..., None]
             attention = mlp * one[..., None]
             out.append(Factors(attention, mlp, carried))
+            # A score read before this block does not pass its norms: its factor stays 1.
             carried = torch.where((before > block).to(one.device), attention, carried)
         return out[::-1], carried
 
@@ -285,6 +232,7 @@ def _staged_factors(
     carried: Tensor | None = None
     out: list[Factors] = []
     for block in reversed(range(len(entry))):
+        # What a block writes meets the joints behind it, so it is recorded before its own.
         out.append(Factors(carried, carried, carried))
         scale = entry[block]
         if scale is not None:
@@ -298,27 +246,28 @@ def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch to
     return None if scale is None else scale[..., None]
 
 
-def inverse_scale(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
+def _inverse_scale(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
     """One over the scale a norm divides each token by."""
-    return (centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
+    return (_centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
 
 
-def centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*what d_model"]:
+def _centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*what d_model"]:
     """Subtract the mean over d_model, if the norm does."""
     return y - y.mean(-1, keepdim=True) if norm.centred else y
 
 
-def apply(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
+def apply_norm(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
     """The norm itself."""
-    out = centre(norm, y) * inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
+    out = _centre(norm, y) * _inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
     return out if norm.bias is None else out + norm.bias.to(y.device)
 
 
-def back(norm: Norm | None, directions: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
+def _back(norm: Norm | None, directions: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
     """Directions as the input of a norm sees them, but for its scale: `C(g * u)`."""
     if norm is None:
         return directions
-    return centre(norm, (norm.gain[:, None] * directions).T).T
+    # C is symmetric, so the mean over d_model is taken off the direction instead of the stream.
+    return _centre(norm, (norm.gain[:, None] * directions).T).T
 
 
 class Carried(NamedTuple):
@@ -334,9 +283,9 @@ def through_block(
 ) -> tuple[Carried, Float[Tensor, "d_model column"]]:
     """Carry directions from behind a block to its parts, and to the stream before it."""
     if kind != "post_ln":
-        return Carried(back(norms.attn_out, out), out, out), out
-    mlp = back(norms.mlp_out, out)
-    attention = back(norms.attn_out, mlp)
+        return Carried(_back(norms.attn_out, out), out, out), out
+    mlp = _back(norms.mlp_out, out)
+    attention = _back(norms.attn_out, mlp)
     return Carried(attention, mlp, out), attention
 
 
@@ -348,9 +297,10 @@ def carry_back(
     stream = torch.zeros_like(directions)
     out: list[Carried] = []
     for block in reversed(range(len(frozen.norms))):
+        # A score read behind this block sets out here; deeper ones are on their way already.
         stream = torch.where(before == block + 1, directions, stream)
         carried, stream = through_block(frozen.block, frozen.norms[block], stream)
-        stream = back(frozen.norms[block].entry, stream)
+        stream = _back(frozen.norms[block].entry, stream)
         out.append(carried)
     return out[::-1], torch.where(before == 0, directions, stream)
 
@@ -371,6 +321,7 @@ def norm_bias(
     last = norms.mlp_out.bias if kind == "post_ln" and norms.mlp_out is not None else None
     if norms.entry is not None:
         last = norms.entry.bias
+    # Each bias enters where its part does, so it is seen along that part's direction.
     pairs = ((bias, carried.attention), (after, carried.mlp), (last, carried.out))
     return torch.stack([zero if b is None else b.float().cpu() @ u for b, u in pairs])
 
@@ -448,6 +399,7 @@ class MeanPass:
     def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
         """Sums over a batch's kept tokens."""
         weight = keep.float()
+        # b batch, t token, d what is averaged, r one row for each depth at which a score is read.
         like = weight[..., None].expand(*weight.shape, len(self.rows))
         factors, entry = self.frozen.factors(self.frozen.scales(read), self.rows)
 

@@ -274,13 +274,17 @@ def _by_ledger(
     permutations: int | None,
     scores: ScoreTable | None,
 ) -> Ranking:
-    ledger = head_ledger(host, data, detector, split="cal", scores=scores, permutations=permutations, draws=1)
-    name = ledger.headline
+    # Rankings use estimates alone: one resample is the least that makes a ledger.
+    few = Resampling(draws=1)
+    ledger = head_ledger(
+        host, data, detector, split="cal", scores=scores, permutations=permutations, resampling=few
+    )
+    name = ledger.ranked_by
     rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
     heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))
-    total = np.abs(ledger.effects["contrast" if name == "contrast" else "lift"].total.value)
+    total = np.abs(ledger.effects["contrast" if name == "contrast" else "lift"].total.estimate)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = ledger.effects[name].terms.value[rows] / total
+        share = ledger.effects[name].terms.estimate[rows] / total
     verified = np.ones(len(rows), dtype=bool)
     permuted: tuple[tuple[Head, ...], ...] = ()
     if "control" in ledger.effects:

@@ -1,7 +1,7 @@
-"""The one pass of a ledger: terms summed over each sample's token groups, batch by batch.
+"""From terms of tokens to lifts: sums over token groups, their permuted-label control, and intervals.
 
-Per-token terms live as long as a batch. What stays is `[sample, group, component, column]`, the
-weighted sums from which every mean and every document-level interval follows. With k_n
+Per-token terms live as long as a batch. What stays of a pass is `[sample, group, component, column]`,
+the weighted sums from which every mean and every document-level interval follows. With k_n
 SuperActivators among the T_n kept tokens of sample n:
 
 | group | tokens | weight of each |
@@ -13,43 +13,31 @@ SuperActivators among the T_n kept tokens of sample n:
 | `out_of_concept` | every token of negative samples | 1 |
 | `in_concept` | labelled with the concept | 1 |
 
-A sample that is all tail has no other tokens and enters neither of the first two.
-
-The permuted-label control: what a lift owes to choosing tokens by the sum that is decomposed.
-
-Tokens chosen for a high total give every component that varies a positive expected share, whatever
-the vector. The control repeats the choice with the same estimator's vectors for labels permuted
-across samples: the tail of each draw are its own highest-scoring tokens of the split, as many as
-the concept has SuperActivators there (all tokens that tie with the last are in). They are compared
-with the other tokens of their samples, with in-concept tokens outside the draw's tail, and with the
-token of each negative sample that the draw scores highest; in-concept and negative go by the true
-labels. Control lifts are in the units of the concept's own score: a permuted vector is given the
-concept vector's length.
-
-The mean over draws counts every chosen token of every draw once. How much the draws differ from one
-another is the measure of chance; the intervals over documents hold the permuted vectors fixed.
-
-Which tokens a draw chooses is known only when all are scored, so the control costs one pass of
-scores before the pass of the ledger.
-
-From sums over token groups to lifts, contrasts and shares with document-level intervals.
-
-With k_n SuperActivators among the T_n kept tokens of sample n, and m(.) means of a term:
+A sample that is all tail has no other tokens and enters neither of the first two. With m(.) means of
+a term, an *effect* is a difference of two:
 
 - lift = sum_n k_n (m(tail of n) - m(other tokens of n)) / sum_n k_n: every SuperActivator against
-  the other tokens of its own sample. A sample that is all tail, or has none, does not enter.
+  the other tokens of its own sample.
 - in_concept_lift = the same tail - in-concept tokens that are no SuperActivators.
 - strongest_lift = the same tail - the highest-scoring token of each negative sample.
 - control (in_concept_control, strongest_control) = the same for vectors of permuted labels with
-  their own tails (`control.py`), over all draws; excess = lift - control.
+  their own tails, over all draws; excess = lift - control.
 - contrast = mean over in-concept tokens - mean over tokens of negative samples. It selects tokens
   by labels, not by the sum it decomposes; heads ranked by it are selected all the same.
 - share of a kind of component = its terms' part of the total, the lift (contrast) of the score.
 
-Intervals are percentile intervals over resampled source documents, all quantities from the same
-draws; they are conditional on the fitted vectors and thresholds, and NaN where a mean rests on one
-document, whose resamples would all be alike. A share is unstable where its total is small, and may
-be negative or exceed 1.
+The control is what a lift owes to choosing tokens by the sum that is decomposed. Tokens chosen for a
+high total give every component that varies a positive expected share, whatever the vector. The
+control repeats the choice with the same estimator's vectors for labels permuted across samples: the
+tail of each draw are its own highest-scoring tokens of the split, as many as the concept has
+SuperActivators there (all tokens that tie with the last are in), compared with the same groups;
+in-concept and negative go by the true labels. Control lifts are in the units of the concept's own
+score: a permuted vector is given the concept vector's length. Which tokens a draw chooses is known
+only when all are scored, so the control costs one pass of scores before the pass of the ledger.
+
+Intervals resample source documents, all quantities on the same draws; they are conditional on the
+fitted vectors and thresholds, and NaN where a mean rests on one document, whose resamples would all
+be alike. A share is unstable where its total is small, and may be negative or exceed 1.
 
 What this does not show. A lift alone is no evidence for a component: tokens chosen by a sum lift
 every part of it that varies. The interval of the excess resamples documents with the permuted
@@ -71,25 +59,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data.sample import Sample
+from sa_plugin.heads.columns import Asked, BatchLabels, Component, ComponentKind
 from sa_plugin.heads.decompose import (
     Closure,
     Decomposition,
-    Plan,
+    LedgerPlan,
     Residue,
     Scored,
     Terms,
     check_closure,
-    measure,
+    score_batch,
 )
-from sa_plugin.heads.norms import KINDS, Component, ComponentKind
 from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.host.reducers import Parts, keeping
-from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, Kept, Name, Sinks, run, sink_rule
+from sa_plugin.passes.run import Job, Keep, Kept, Name, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
-from sa_plugin.statistics.drawn import percentile_bounds
+from sa_plugin.statistics.drawn import Drawn, stack
 
 GROUPS = (
     "tail",
@@ -101,55 +86,6 @@ GROUPS = (
 )
 # The groups whose difference from the tail has a control; they come first.
 LIFTED = 4
-Tail = Sequence[Bool[np.ndarray, "_ _"]]
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """The samples of a ledger and what is known of their tokens.
-
-    Attributes:
-        samples: The samples.
-        layout: Where their tokens are.
-        bank: For the sink rule.
-        labels: Token labels of each column's concept.
-        positive: Sample labels of each column's concept.
-        tail: The tail, one mask over each sample's kept tokens; else it is from thresholds.
-    """
-
-    samples: Sequence[Sample]
-    layout: Layout
-    bank: ConceptBank
-    labels: Bool[np.ndarray, "row column"]
-    positive: Bool[np.ndarray, "sample column"]
-    tail: Tail | None
-
-    def sinks(self, host: Host) -> Sinks:
-        """How tokens are judged."""
-        return sink_rule(host.info, self.bank.sink_layers, self.bank.origin.sinks)
-
-    def known(self, batch: Batch) -> Known:
-        """What is known of a batch's tokens."""
-        inside = torch.zeros(*batch.valid.shape, self.labels.shape[1], dtype=torch.bool)
-        inside[batch.valid] = torch.from_numpy(self.labels[self.layout.rows(batch)])
-        rows = batch.rows.numpy()
-        given = None if self.tail is None else [self.tail[n] for n in rows]
-        return Known(inside, torch.from_numpy(~self.positive[rows]), given)
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """Labels of a batch, and its tail where that is given.
-
-    Attributes:
-        inside: Tokens labelled with each column's concept.
-        negative: Samples without it.
-        tail: As in `Asked`.
-    """
-
-    inside: Bool[Tensor, "batch token column"]
-    negative: Bool[Tensor, "batch column"]
-    tail: Sequence[np.ndarray] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,13 +155,13 @@ def sum_groups(
 
 
 def _reduce(
-    plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known
+    plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
 ) -> Parts:
-    scored = measure(plan.target, read)
-    tail = find_tail(scored, thresholds(plan), keep, known)
-    weight = group_weights(scored, tail, keep, known)
+    scored = score_batch(plan.target, read)
+    tail = _find_tail(scored, _thresholds(plan), keep, known)
+    weight = _group_weights(scored, tail, keep, known)
     closure = Closure(scored)
-    sums = term_sums(plan.terms(read), scored, keep, weight, plan.target.cosine, closure)
+    sums = _term_sums(plan.terms(read), scored, keep, weight, plan.target.cosine, closure)
     return keeping(
         sums={"n tail": tail.sum((0, 1))},
         samples={
@@ -236,12 +172,12 @@ def _reduce(
     )
 
 
-def thresholds(plan: Decomposition) -> Float[Tensor, " column"]:
+def _thresholds(plan: Decomposition) -> Float[Tensor, " column"]:
     """The threshold of each column."""
     return torch.tensor([c.threshold for c in plan.target.columns], dtype=torch.float64)
 
 
-def term_sums(
+def _term_sums(
     pieces: Iterator[Terms],
     scored: Scored,
     keep: Bool[Tensor, "batch token"],
@@ -250,6 +186,8 @@ def term_sums(
     closure: Closure | None = None,
 ) -> Float[Tensor, "scale batch group component column"]:
     """Sums of terms over groups, for the score and (cosine only) the plain dot product."""
+    # s scale, b batch, t token, n component, c column, g group: a cosine divides each token by its own
+    # size, the projection does not; both are weights, so terms are summed once for the two.
     divisor = scored.divisor.masked_fill(~keep[..., None], 1.0)[..., None]
     scales = torch.stack([weight / divisor, weight][: 1 + cosine])
     sums = []
@@ -261,8 +199,8 @@ def term_sums(
     return torch.cat(sums, dim=3)
 
 
-def find_tail(
-    scored: Scored, threshold: Float[Tensor, " column"], keep: Bool[Tensor, "batch token"], known: Known
+def _find_tail(
+    scored: Scored, threshold: Float[Tensor, " column"], keep: Bool[Tensor, "batch token"], known: BatchLabels
 ) -> Bool[Tensor, "batch token column"]:
     """SuperActivators, from thresholds or as given."""
     if known.tail is not None:
@@ -270,15 +208,20 @@ def find_tail(
     return keep[..., None] & (scored.score.double() >= threshold.to(keep.device))
 
 
-def group_weights(
-    scored: Scored, tail: Bool[Tensor, "batch token column"], keep: Bool[Tensor, "batch token"], known: Known
+def _group_weights(
+    scored: Scored,
+    tail: Bool[Tensor, "batch token column"],
+    keep: Bool[Tensor, "batch token"],
+    known: BatchLabels,
 ) -> Float[Tensor, "batch token column group"]:
     """Weight of each token in each of `GROUPS`."""
     every = keep[..., None].expand_as(tail)
+    # A sample's other tokens share the weight of its tail: k_n / (T_n - k_n) each.
     n_tail = tail.sum(1, keepdim=True).float()
     n_others = every.sum(1, keepdim=True) - n_tail
     inside = known.inside.to(keep.device) & every
     outside = known.negative.to(keep.device)[:, None] & every
+    # The first of equal maxima, as argmax has it; no kept token is below -inf.
     best = scored.score.masked_fill(~every, -torch.inf).argmax(dim=1, keepdim=True)
     strongest = torch.zeros_like(tail).scatter(1, best, True) & outside
     groups = (
@@ -324,20 +267,20 @@ class ControlSums:
 
 
 def tail_cuts(
-    host: Host, asked: Asked, plan: Plan, draws: Sequence[Plan]
+    host: Host, asked: Asked, plan: LedgerPlan, draws: Sequence[LedgerPlan]
 ) -> Float[np.ndarray, "draw column"]:
     """The score that as many tokens reach, under each draw, as the concept has SuperActivators.
 
     Costs one forward pass a sample. A concept without SuperActivators gets +inf.
     """
-    cuts = thresholds(plan)
+    cuts = _thresholds(plan)
 
     def reducer(batch: Batch) -> Keep:
         known = asked.known(batch)
 
         def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
-            tail = find_tail(measure(plan.target, read), cuts, keep, known)
-            null = torch.stack([measure(draw.target, read).score for draw in draws], dim=2)
+            tail = _find_tail(score_batch(plan.target, read), cuts, keep, known)
+            null = torch.stack([score_batch(draw.target, read).score for draw in draws], dim=2)
             return keeping(
                 sums={"n tail": tail.sum((0, 1))}, rows={"null": null[batch.valid.to(keep.device)]}
             )
@@ -357,6 +300,7 @@ def _cuts(
     for k, n in enumerate(n_tail.tolist()):
         for draw in range(scores.shape[1]):
             if n:
+                # The n-th largest: tokens that tie with it are in.
                 column = np.asarray(scores[:, draw, k])
                 out[draw, k] = np.partition(column, len(column) - n)[len(column) - n]
     return out
@@ -375,7 +319,7 @@ class ControlPass:
     def __init__(
         self,
         asked: Asked,
-        plans: Sequence[Plan],
+        plans: Sequence[LedgerPlan],
         cuts: Float[np.ndarray, "draw column"],
         lengths: Float[Tensor, " column"],
     ) -> None:
@@ -384,7 +328,7 @@ class ControlPass:
         self.factors = [self._factor(plan, lengths) for plan in plans]
 
     @staticmethod
-    def _factor(plan: Plan, lengths: Float[Tensor, " column"]) -> Float[Tensor, "scale 1 1 1 column"]:
+    def _factor(plan: LedgerPlan, lengths: Float[Tensor, " column"]) -> Float[Tensor, "scale 1 1 1 column"]:
         # A dot score grows with its vector's length, which for a permuted-label vector means
         # nothing; a cosine does not, but its projection does.
         longer = lengths / plan.target.lengths.clamp_min(1e-30)
@@ -401,18 +345,21 @@ class ControlPass:
 
         return Job({site for plan in self.plans for site in plan.sites}, reducer)
 
-    def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: Known) -> Parts:
+    def _reduce(
+        self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
+    ) -> Parts:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
-        known = Known(known.inside, known.negative, None)
+        known = BatchLabels(known.inside, known.negative, None)
+        # The norms' scales are of the stream, not of a vector: measured once for all draws.
         scales = self.plans[0].frozen.scales(read)
         pooled: Tensor | None = None
         pooled_weight, by_draw, by_draw_weight = torch.zeros(()), [], []
         for plan, cut, factor in zip(self.plans, self.cuts, self.factors, strict=True):
-            scored = measure(plan.target, read)
-            tail = find_tail(scored, cut, keep, known)
-            weight = group_weights(scored, tail, keep, known)[..., :LIFTED]
+            scored = score_batch(plan.target, read)
+            tail = _find_tail(scored, cut, keep, known)
+            weight = _group_weights(scored, tail, keep, known)[..., :LIFTED]
             pieces = plan.terms(read, scales)
-            sums = term_sums(pieces, scored, keep, weight, plan.target.cosine)
+            sums = _term_sums(pieces, scored, keep, weight, plan.target.cosine)
             sums = sums * factor.to(keep.device)
             weights = weight.sum(1).transpose(1, 2)
             pooled = sums if pooled is None else pooled + sums
@@ -438,194 +385,186 @@ class ControlPass:
 
 MEANS = ("tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept")
 # A lift's name before "lift", "control" and "excess", and what the tail is compared with.
-AGAINST = {"": "same_samples", "in_concept_": "in_concept_rest", "strongest_": "strongest_out_of_concept"}
-
-
-class Estimate(NamedTuple):
-    """Values with the ends of their 95 % intervals."""
-
-    value: Float[np.ndarray, "*what"]
-    low: Float[np.ndarray, "*what"]
-    high: Float[np.ndarray, "*what"]
+_AGAINST = {"": "same_samples", "in_concept_": "in_concept_rest", "strongest_": "strongest_out_of_concept"}
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """A difference of two means of the score, by component.
+    """A difference of two means of the score, split into its parts.
+
+    Totals and shares keep their resamples, terms and blocks their intervals only.
 
     Attributes:
-        terms: `[component, column]`.
-        total: `[column]`; the difference of the score itself.
-        shares: `[kind, column]`, kinds as in `components.KINDS` (a waterfall's: `STEP_KINDS`); they
-            add up to 1.
-        blocks: `[block, column]`; everything a block wrote.
-        n_tokens: Tokens that were chosen, by column.
+        terms: Over component and score.
+        total: Over score; the difference of the score itself.
+        shares: Over kind and score; they add up to 1.
+        blocks: Over block and score; everything a block wrote.
+        n_tokens: Tokens that were chosen, by score.
     """
 
-    terms: Estimate
-    total: Estimate
-    shares: Estimate
-    blocks: Estimate
-    n_tokens: Int[np.ndarray, "*column"]
+    terms: Drawn
+    total: Drawn
+    shares: Drawn
+    blocks: Drawn
+    n_tokens: Int[np.ndarray, " score"]
 
 
-@dataclass(frozen=True, eq=False)
-class Mean:
-    """A mean of terms over a group of tokens, with its values in the resamples.
+class TermLabels(NamedTuple):
+    """What the axes of effects say.
 
     Attributes:
-        value: Over all samples; NaN over none.
-        drawn: Over the samples of each resample; NaN where it has none, or only one document ever
-            has any.
-        weight: Tokens, weighted.
+        components: The terms.
+        kinds: Kinds of component that shares are of.
+        scores: A name for each column.
     """
 
-    value: Float[np.ndarray, " component"]
-    drawn: Float[np.ndarray, "component draw"]
-    weight: float
+    components: tuple[Component, ...]
+    kinds: tuple[ComponentKind, ...]
+    scores: tuple[str, ...]
 
-
-def weighted_mean(
-    numerator: Float[np.ndarray, "sample component"],
-    weight: Float[np.ndarray, " sample"],
-    resamples: Resamples,
-    factor: float = 1.0,
-) -> Mean:
-    """`factor * sum(numerator) / sum(weight)` over samples."""
-    taken = resamples.weights.T.astype(np.float64)
-    sums = document_sums(numerator.T.astype(np.float64), resamples)
-    weights = document_sums(weight.astype(np.float64), resamples)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = factor * sums.sum(1) / weights.sum()
-        drawn = factor * (sums @ taken) / (weights @ taken)
-    if (weights > 0).sum() < 2:
-        drawn = np.full(drawn.shape, np.nan)
-    return Mean(np.asarray(value), np.asarray(drawn), float(weight.sum()))
-
-
-def share_excluding_zero(effect: Effect, cells: Bool[np.ndarray, "component column"]) -> tuple[float, int]:
-    """Share of some cells whose interval excludes zero, and the number with an interval.
-
-    The share is NaN over no cell.
-    """
-    low, high = effect.terms.low[cells], effect.terms.high[cells]
-    known = np.isfinite(low) & np.isfinite(high)
-    n = int(known.sum())
-    outside = int(((low > 0) | (high < 0))[known].sum())
-    return (outside / n if n else float("nan")), n
+    def summing(self) -> tuple[Float[np.ndarray, "kind component"], Float[np.ndarray, "block component"]]:
+        """What makes kinds, and blocks, of components."""
+        n_blocks = 1 + max((c.block for c in self.components if c.block is not None), default=-1)
+        kinds = np.array([[c.kind == kind for c in self.components] for kind in self.kinds], dtype=float)
+        blocks = np.array([[c.block == b for c in self.components] for b in range(n_blocks)], dtype=float)
+        return kinds, blocks.reshape(n_blocks, len(self.components))
 
 
 def effects_of(
     sums: GroupSums,
     control: ControlSums | None,
-    lengths: Float[np.ndarray, " column"],
-    components: Sequence[Component],
+    labels: TermLabels,
     resamples: Resamples,
     *,
-    scale: int,
+    lengths: Float[np.ndarray, " column"] | None,
     tail: bool,
-    kinds: Sequence[ComponentKind] = KINDS,
 ) -> tuple[dict[str, Effect], dict[str, Float[np.ndarray, "component column"]]]:
     """Lifts, controls, excesses and contrast of every column, and the means by group.
 
     Args:
         sums: Of the pass.
         control: Of the permuted-label vectors.
-        lengths: Norm of each column's vector.
-        components: The terms.
+        labels: Of the axes.
         resamples: Of the samples' documents.
-        scale: 0 for the score, 1 for the projection on the unit vector.
+        lengths: Of each column's vector, for effects in projections on the unit vector; None for
+            effects in the unit of the score.
         tail: Whether there are SuperActivators to speak of.
-        kinds: Kinds of component that shares are of.
 
     Returns:
         Effects by name ("control" and "excess" only with permuted-label vectors, "contrast" alone
         without a tail), and means by the names of `MEANS`.
     """
-    by_kind, by_block = _sums_over(components, kinds)
-    columns: list[dict[str, Effect]] = []
-    means: list[dict[str, np.ndarray]] = []
-    for k in range(len(lengths)):
-        unit = 1 / float(lengths[k]) if scale else 1.0
-        found = _means(sums.values[scale, ..., k], sums.weights[..., k], resamples, unit)
-        null: Mapping[str, Mean] = {}
+    scale = int(lengths is not None)
+    # One matrix product gives the data and every resample: the data come first.
+    every = resamples.with_data()
+    parts: dict[str, list[Effect]] = {}
+    means: dict[str, list[np.ndarray]] = {name: [] for name in MEANS}
+    for k in range(len(labels.scores)):
+        unit = 1.0 if lengths is None else 1 / float(lengths[k])
+        found = _means(sums.values[scale, ..., k], sums.weights[..., k], every, unit)
+        null: Mapping[str, _GroupMean] = {}
         if control is not None:
-            null = _means(control.values[scale, ..., k], control.weights[..., k], resamples, unit)
-        parts = _differences(found, null, tail)
-        columns.append({name: _effect(p, by_kind, by_block) for name, p in parts.items()})
-        means.append({name: found[name].value for name in MEANS})
-    joined = {name: _join([column[name] for column in columns]) for name in columns[0]}
-    return joined, {name: np.stack([one[name] for one in means], axis=-1) for name in MEANS}
+            null = _means(control.values[scale, ..., k], control.weights[..., k], every, unit)
+        for name, (values, n_tokens) in _differences(found, null, tail).items():
+            parts.setdefault(name, []).append(_effect(values, n_tokens, labels, resamples))
+        for name in MEANS:
+            means[name].append(found[name].values[:, 0])
+    effects = {name: _joined(one, labels.scores) for name, one in parts.items()}
+    return effects, {name: np.stack(one, axis=-1) for name, one in means.items()}
 
 
 def control_by_draw(
-    control: ControlSums, lengths: Float[np.ndarray, " column"], *, scale: int
+    control: ControlSums, lengths: Float[np.ndarray, " column"] | None
 ) -> dict[str, Float[np.ndarray, "draw component column"]]:
     """The control of each permutation by itself, by the names of effects."""
-    unit = 1 / lengths if scale else np.ones_like(lengths)
+    scale, unit = int(lengths is not None), 1.0 if lengths is None else 1 / lengths
     with np.errstate(invalid="ignore", divide="ignore"):
         means = unit * control.draw_values[scale] / control.draw_weights[:, :, None]
     at = {name: k for k, name in enumerate(GROUPS)}
-    return {f"{name}control": means[:, at["tail"]] - means[:, at[other]] for name, other in AGAINST.items()}
+    return {f"{name}control": means[:, at["tail"]] - means[:, at[other]] for name, other in _AGAINST.items()}
+
+
+def share_excluding_zero(terms: Drawn, cells: Bool[np.ndarray, "component score"]) -> tuple[float, int]:
+    """Share of some cells whose interval excludes zero, and the number with an interval.
+
+    The share is NaN over no cell.
+    """
+    known = cells & np.isfinite(terms.low) & np.isfinite(terms.high)
+    n, outside = int(known.sum()), int((known & terms.excludes_zero).sum())
+    return (outside / n if n else float("nan")), n
+
+
+class _GroupMean(NamedTuple):
+    values: Float[np.ndarray, "component column"]
+    n_tokens: int
 
 
 def _means(
-    values: Float[np.ndarray, "sample group component"],
+    sums: Float[np.ndarray, "sample group component"],
     weights: Float[np.ndarray, "sample group"],
     resamples: Resamples,
     unit: float,
-) -> dict[str, Mean]:
-    return {
-        GROUPS[g]: weighted_mean(values[:, g], weights[:, g], resamples, unit)
-        for g in range(weights.shape[1])
-    }
+) -> dict[str, _GroupMean]:
+    """Mean terms of each group, `unit * sum over samples of sums / of weights`, in every column."""
+    taken = resamples.weights.T.astype(np.float64)
+    found = {}
+    for group in range(weights.shape[1]):
+        above = document_sums(sums[:, group].T.astype(np.float64), resamples)
+        below = document_sums(weights[:, group].astype(np.float64), resamples)
+        # NaN over no token, and in the resamples of a group that one document alone has.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = unit * (above @ taken) / (below @ taken)
+        if (below > 0).sum() < 2:
+            values[:, 1:] = np.nan
+        found[GROUPS[group]] = _GroupMean(values, round(float(weights[:, group].sum())))
+    return found
 
 
 def _differences(
-    found: Mapping[str, Mean], null: Mapping[str, Mean], tail: bool
-) -> dict[str, list[tuple[Mean, int]]]:
-    """Every effect as signed means."""
-    parts = {"contrast": [(found["in_concept"], 1), (found["out_of_concept"], -1)]}
-    for name, other in AGAINST.items() if tail else ():
-        lift = [(found["tail"], 1), (found[other], -1)]
-        parts[f"{name}lift"] = lift
+    found: Mapping[str, _GroupMean], null: Mapping[str, _GroupMean], tail: bool
+) -> dict[str, _GroupMean]:
+    """Every effect as a difference of means, with the tokens that were chosen."""
+    inside, outside = found["in_concept"], found["out_of_concept"]
+    parts = {"contrast": _GroupMean(inside.values - outside.values, inside.n_tokens)}
+    for name, other in _AGAINST.items() if tail else ():
+        top = found["tail"]
+        lift = top.values - found[other].values
+        parts[f"{name}lift"] = _GroupMean(lift, top.n_tokens)
         if null:
-            parts[f"{name}control"] = [(null["tail"], 1), (null[other], -1)]
-            parts[f"{name}excess"] = [*lift, (null["tail"], -1), (null[other], 1)]
+            control = null["tail"].values - null[other].values
+            parts[f"{name}control"] = _GroupMean(control, null["tail"].n_tokens)
+            parts[f"{name}excess"] = _GroupMean(lift - control, top.n_tokens)
     return parts
 
 
-def _sums_over(
-    components: Sequence[Component], kinds: Sequence[ComponentKind]
-) -> tuple[Float[np.ndarray, "kind component"], Float[np.ndarray, "block component"]]:
-    n_blocks = 1 + max((c.block for c in components if c.block is not None), default=-1)
-    of_kind = np.array([[c.kind == kind for c in components] for kind in kinds], dtype=float)
-    blocks = np.array([[c.block == b for c in components] for b in range(n_blocks)], dtype=float)
-    return of_kind, blocks.reshape(n_blocks, len(components))
-
-
-def _effect(parts: Sequence[tuple[Mean, int]], kinds: np.ndarray, blocks: np.ndarray) -> Effect:
-    value = np.sum([sign * part.value for part, sign in parts], axis=0)
-    drawn = np.sum([sign * part.drawn for part, sign in parts], axis=0)
+def _effect(
+    values: Float[np.ndarray, "component column"], n_tokens: int, labels: TermLabels, resamples: Resamples
+) -> Effect:
+    kinds, blocks = labels.summing()
+    total = values.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share, drawn_share = kinds @ value / value.sum(), kinds @ drawn / drawn.sum(0)
+        shares = kinds @ values / total
+    names = tuple(component.name for component in labels.components)
     return Effect(
-        Estimate(value, *percentile_bounds(drawn)),
-        Estimate(value.sum(), *(end[0] for end in percentile_bounds(drawn.sum(0)[None]))),
-        Estimate(share, *percentile_bounds(drawn_share)),
-        Estimate(blocks @ value, *percentile_bounds(blocks @ drawn)),
-        np.asarray(round(parts[0][0].weight)),
+        resamples.drawn(values, component=names).freeze(),
+        resamples.drawn(total),
+        resamples.drawn(shares, kind=labels.kinds),
+        resamples.drawn(blocks @ values, block=tuple(range(len(blocks)))).freeze(),
+        np.array([n_tokens]),
     )
 
 
-def _join(columns: Sequence[Effect]) -> Effect:
-    def stack(parts: Sequence[Estimate]) -> Estimate:
-        return Estimate(*(np.stack(one, axis=-1) for one in zip(*parts, strict=True)))
+def _joined(columns: Sequence[Effect], scores: Sequence[str]) -> Effect:
+    """Effects of single columns as one, the score as last axis."""
+
+    def joined(name: str) -> Drawn:
+        parts = {score: getattr(one, name) for score, one in zip(scores, columns, strict=True)}
+        return stack(parts, "score", last=True)
 
     return Effect(
-        stack([e.terms for e in columns]),
-        stack([e.total for e in columns]),
-        stack([e.shares for e in columns]),
-        stack([e.blocks for e in columns]),
-        np.stack([e.n_tokens for e in columns]),
+        joined("terms"),
+        joined("total"),
+        joined("shares"),
+        joined("blocks"),
+        np.concatenate([one.n_tokens for one in columns]),
     )

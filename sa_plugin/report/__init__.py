@@ -1,6 +1,5 @@
 """One HTML page of a run."""
 
-from sa_plugin.heads.plots import plot_waterfall
 from sa_plugin.report.heads import mean_grid, relative
 from sa_plugin.report.page import render_report, verdict, write_report
 from sa_plugin.report.schema import (
@@ -34,7 +33,6 @@ __all__ = [
     "plot_quantity",
     "plot_tenths",
     "plot_theory",
-    "plot_waterfall",
     "problems",
     "read_results",
     "relative",

@@ -1,6 +1,6 @@
 """The whole method, stage by stage: demo, run and reproduce."""
 
-from sa_plugin.stages.blocks import record
+from sa_plugin.stages.blocks import heads_block, record
 from sa_plugin.stages.config import (
     PAPER_KINDS,
     PARTS,
@@ -51,6 +51,7 @@ __all__ = [
     "difference",
     "facts",
     "findings",
+    "heads_block",
     "markdown",
     "marked",
     "open_data",

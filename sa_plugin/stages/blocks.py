@@ -21,7 +21,18 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localise import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
-from sa_plugin.report.schema import Choice, Detection, Fractions, LocalisationRow, RateRow, Sparsity, Trace
+from sa_plugin.heads.ledger_result import PRINTED_EFFECTS, HeadLedger
+from sa_plugin.report.schema import (
+    Choice,
+    Detection,
+    Fractions,
+    Heads,
+    LocalisationRow,
+    RateRow,
+    Sparsity,
+    Trace,
+)
+from sa_plugin.show.result import clean
 from sa_plugin.statistics.drawn import Drawn
 from sa_plugin.tracing.tail_trace import TailTrace
 
@@ -232,6 +243,64 @@ def trace(found: TailTrace, detector: Detector) -> Trace:
         cut = (tail.thresholds[:, tail.delta[c], c] - centre[:, c]) / spread[:, c]
         block["distributions"]["concepts"][concept]["threshold"] = [number(t) for t in cut]
     return block  # type: ignore[return-value]
+
+
+def heads_block(ledger: HeadLedger, n: int = 10) -> Heads:
+    """Head maps and shares by concept, and the `n` strongest heads."""
+    found = {
+        "concepts": {name: _head_map(ledger, k) for k, name in enumerate(ledger.scores)},
+        "strongest": [_strongest_row(row) for row in ledger.strongest(n)],
+        "closes_to": ledger.closes_to,
+        "unit": ledger.settings["unit"],
+        "shares_of": "contrast",
+        "candidates": ledger.candidates,
+        "excludes_zero": {name: v for name, v in ledger.excluding_zero.items() if name in PRINTED_EFFECTS},
+    }
+    return clean(found)  # type: ignore[no-any-return]
+
+
+def _head_map(ledger: HeadLedger, k: int) -> dict[str, Any]:
+    column, score = ledger.columns[k], ledger.scores[k]
+    maps = {
+        name: ledger.head_map(column.concept, name, layer=column.layer)
+        for name in ("lift", "control", "contrast")
+        if name in ledger.effects
+    }
+    maps.setdefault("lift", np.full_like(maps["contrast"], np.nan))
+    out: dict[str, Any] = {"layer": column.layer, **maps, "shares": _shares(ledger, "contrast", score)}
+    if "lift" in ledger.effects:
+        total = ledger.lift.total.sel(score=score)
+        out |= {"total": total.estimate, "total_interval": bounds(total)}
+        out["lift_shares"] = _shares(ledger, "lift", score)
+    return out
+
+
+def _shares(ledger: HeadLedger, effect: str, score: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    shares = ledger.effects[effect].shares.sel(score=score)
+    for kind, name in (("heads", "head"), ("mlps", "mlp"), ("embedding", "embedding")):
+        share = shares.sel(kind=kind)
+        out[f"{name}_share"], out[f"{name}_share_interval"] = share.estimate, bounds(share)
+    if any(component.kind == "constants" for component in ledger.components):
+        out["bias_share"] = shares.sel(kind="constants").estimate
+    return out
+
+
+def _strongest_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    nan = float("nan")
+    out = {
+        "concept": row["concept"],
+        "layer": row["block"],
+        "head": row["head"],
+        "lift": row.get("lift", nan),
+        "control": row.get("control", nan),
+        "interval": [row.get("lift_low", nan), row.get("lift_high", nan)],
+    }
+    for name in ("control", "excess", "contrast"):
+        if name in row:
+            out[name] = row[name]
+            out[f"{name}_interval"] = [row[f"{name}_low"], row[f"{name}_high"]]
+    return out
 
 
 PACKAGES = (

@@ -303,7 +303,7 @@ class Graph:
 
     def heads_block(self) -> Any:
         """The ledger, or why there is none."""
-        return self._kept("heads", self.plan.main, lambda: self.ledger().to_dict())
+        return self._kept("heads", self.plan.main, lambda: blocks.heads_block(self.ledger()))
 
     def examples_block(self) -> Any:
         """Passages or pictures chosen by a stated rule."""

@@ -265,8 +265,13 @@ class Drawn:
         }
 
 
-def stack(parts: Mapping[Any, Drawn], axis: str) -> Drawn:
-    """Several of the same axes and resamples as one, along a new first axis.
+def stack(parts: Mapping[Any, Drawn], axis: str, *, last: bool = False) -> Drawn:
+    """Several of the same axes and resamples as one.
+
+    Args:
+        parts: By their label.
+        axis: Name of the new axis.
+        last: Whether the new axis stands behind the others instead of before them.
 
     Raises:
         ValueError: There are none.
@@ -274,15 +279,15 @@ def stack(parts: Mapping[Any, Drawn], axis: str) -> Drawn:
     if not parts:
         raise ValueError(f"nothing to put along the axis {axis!r}.")
     first = next(iter(parts.values()))
-    frozen = [part for part in parts.values() if part.kept is not None]
+    place = len(first.axes) if last else 0
     kept: Bounds | None = None
-    if frozen:
-        low, high = (np.stack([np.asarray(part.bounds[k]) for part in parts.values()]) for k in (0, 1))
-        kept = low, high
-        values = np.stack([part.values[..., :1] for part in parts.values()])
-    else:
-        values = np.stack([part.values for part in parts.values()])
-    return replace(first, values=values, axes={axis: tuple(parts), **first.axes}, kept=kept)
+    values = [part.values for part in parts.values()]
+    if any(part.kept is not None for part in parts.values()):
+        bounds = [part.bounds for part in parts.values()]
+        low, high = (np.stack([np.asarray(one[k]) for one in bounds], axis=place) for k in (0, 1))
+        kept, values = (low, high), [one[..., :1] for one in values]
+    axes = {**first.axes, axis: tuple(parts)} if last else {axis: tuple(parts), **first.axes}
+    return replace(first, values=np.stack(values, axis=place), axes=axes, kept=kept)
 
 
 def _index(name: str, label: Any, labels: Iterable[Any]) -> int:

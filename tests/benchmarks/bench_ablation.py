@@ -30,6 +30,7 @@ from sa_plugin.heads import (
 )
 from sa_plugin.host import Batch, Host, Site, attach
 from sa_plugin.loaders import load
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
 LAYER, TIMED, ROUNDS = 14, 5, 3
@@ -68,7 +69,9 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
     some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        took, ledger = timed(lambda: head_ledger(host, data, detector, split="test", draws=1))
+        took, ledger = timed(
+            lambda: head_ledger(host, data, detector, split="test", resampling=Resampling(1))
+        )
         ours.append(took)
         took, _ = timed(lambda: total_effects(base, objective, some, "mean", known))
         theirs.append(took * len(every) / TIMED)

@@ -19,7 +19,7 @@ import torch
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import head_ledger
+from sa_plugin.heads import BankScores, head_ledger
 from sa_plugin.host import Batch, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import score
@@ -54,14 +54,14 @@ def run() -> list[dict[str, object]]:
     best = {"ledger": float("inf"), "control": float("inf"), "patching": float("inf")}
     for _ in range(3):
         start = time.process_time()
-        ledger = head_ledger(host, data, bank, tail=tail, permutations=0)
+        ledger = head_ledger(host, data, BankScores(bank, tail=tail), permutations=0)
         best["ledger"] = min(best["ledger"], time.process_time() - start)
         start = time.process_time()
         for head in heads:
             patched(host, batches, bank, head, positions, tail)
         best["patching"] = min(best["patching"], time.process_time() - start)
     start = time.process_time()
-    head_ledger(host, data, bank, tail=tail, permutations=20)
+    head_ledger(host, data, BankScores(bank, tail=tail), permutations=20)
     best["control"] = time.process_time() - start
     n_heads = (LAYER + 1) * host.info.n_heads
     equal = all(_same(host, batches, bank, head, positions, tail, ledger) for head in heads)
@@ -163,4 +163,4 @@ def _same(
             values[n] = ((z[k, places[k], index] @ weight) @ w).numpy()
     expected = lift(values, tail)
     got = [ledger.head_map(c, "lift")[layer, index] for c in CONCEPTS]
-    return bool(np.allclose(got, expected, atol=1e-5 * np.abs(ledger.lift.total.value).max()))
+    return bool(np.allclose(got, expected, atol=1e-5 * np.abs(ledger.lift.total.estimate).max()))

@@ -15,9 +15,10 @@ from torch.testing import assert_close
 import sa_nnsight
 import sa_transformer_lens
 from sa_plugin.concepts import fit
-from sa_plugin.heads import head_alignment, head_ledger
+from sa_plugin.heads import BankScores, head_alignment, head_ledger
 from sa_plugin.host import FINAL_NORM, PAPER_GRIDS, Site, check, layers_at
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 HOSTS = {
@@ -107,10 +108,10 @@ class TestFinalNorm:
     def test_no_ledger_of_it(self, attach):
         host, data = attach("llama", final_norm=True), data_of("gemma2")
         bank = fit(host, data, "lda")
-        options = {"permutations": 0, "draws": 10}
-        assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
+        options = {"permutations": 0, "resampling": Resampling(10)}
+        assert head_ledger(host, data, BankScores(bank, 1), **options).residue < 1e-6
         with pytest.raises(NotImplementedError, match=r"final_norm=True.*no sum of what the model"):
-            head_ledger(host, data, bank, layers=2, **options)
+            head_ledger(host, data, BankScores(bank, 2), **options)
         with pytest.raises(NotImplementedError, match=r"vectors of block 2 live behind the final"):
             head_alignment(host, data, bank)
 

@@ -108,11 +108,11 @@ def test_each_permutation_of_the_labels_gives_an_order(case, kind):
     three = rank_heads(case.fake, case.data, detector, permutations=3)
     assert len(three.permuted) == 3
     assert "control of 3 permutations" in repr(three)
-    found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, draws=1)
+    found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, resampling=Resampling(1))
     rows = [i for i, c in enumerate(found.components) if c.kind == "heads"]
     heads = [(found.components[i].block, found.components[i].head) for i in rows]
     for draw, order in zip(found.control_by_draw["control"], three.permuted, strict=True):
-        mean = (draw[rows] / np.abs(found.lift.total.value)).mean(1)
+        mean = (draw[rows] / np.abs(found.lift.total.estimate)).mean(1)
         assert order == tuple(heads[int(i)] for i in np.argsort(-mean, kind="stable"))
     none = rank_heads(case.fake, case.data, detector, permutations=0)
     assert none.permuted == ()

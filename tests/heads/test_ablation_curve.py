@@ -36,8 +36,8 @@ def case():
 def test_ranking_is_the_ledgers_on_calibration(case):
     fake, data, scores, detector = case
     ranked = rank_heads(fake, data, detector, scores=scores)
-    ledger = head_ledger(fake, data, detector, split="cal", draws=1)
-    share = ledger.excess.terms.value / np.abs(ledger.lift.total.value)
+    ledger = head_ledger(fake, data, detector, split="cal", resampling=Resampling(1))
+    share = ledger.excess.terms.estimate / np.abs(ledger.lift.total.estimate)
     values = {
         (c.block, c.head): share[i].mean() for i, c in enumerate(ledger.components) if c.kind == "heads"
     }

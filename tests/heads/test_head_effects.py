@@ -81,8 +81,8 @@ def objective_by_loop(detector, table, clean):
 def test_the_tail_objective_is_a_loops_and_the_ledgers_lift(gpt2, data):
     got = gpt2.objective.value(gpt2.objective.clean)
     np.testing.assert_allclose(got, objective_by_loop(gpt2.detector, gpt2.table, gpt2.table))
-    ledger = head_ledger(gpt2.host, data, gpt2.detector, split="cal", draws=1)
-    np.testing.assert_allclose(got, ledger.lift.total.value, rtol=1e-4)
+    ledger = head_ledger(gpt2.host, data, gpt2.detector, split="cal", resampling=Resampling(1))
+    np.testing.assert_allclose(got, ledger.lift.total.estimate, rtol=1e-4)
     resamples = resample_documents(np.array([s.document for s in data.cal.samples]), Resampling(draws=5))
     columns = gpt2.objective.columns(gpt2.objective.clean[None], resamples)[0]
     np.testing.assert_allclose(columns[:, 0], got)

@@ -11,6 +11,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger, tail_waterfall
+from sa_plugin.statistics import Resampling
 from sa_plugin.theory import check_theory
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -49,25 +50,25 @@ def same(one, two, atol=1e-3):
 def test_ledger_and_waterfall(name):
     hosts, data, _, detector = pair(name)
     for run in (head_ledger, tail_waterfall):
-        lens, ours = (run(host, data, detector, draws=20) for host in hosts)
+        lens, ours = (run(host, data, detector, resampling=Resampling(20)) for host in hosts)
         assert max(lens.residue, ours.residue) < 1e-5
         assert lens.effects.keys() == ours.effects.keys()
         for effect in lens.effects:
-            same(ours.effects[effect].terms.value, lens.effects[effect].terms.value)
+            same(ours.effects[effect].terms.estimate, lens.effects[effect].terms.estimate)
 
 
 @pytest.mark.parametrize("name", ["clip_vision", "vit_classifier"])
 def test_ledger_closes_on_other_towers(name):
     host, data = tiny.nnsight_vision_host(name), pictures()
     bank = fit(host, data, "prototype")
-    assert head_ledger(host, data, bank, draws=20).residue < 1e-6
+    assert head_ledger(host, data, bank, resampling=Resampling(20)).residue < 1e-6
 
 
 def test_dinov2_itself_closes():
     """With its LayerScale as a module, not folded: only nnsight reads it so."""
     host, data = tiny.nnsight_vision_host("dinov2"), pictures()
     bank = fit(host, data, "lda")
-    assert head_ledger(host, data, bank, draws=20).residue < 1e-6
+    assert head_ledger(host, data, bank, resampling=Resampling(20)).residue < 1e-6
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])

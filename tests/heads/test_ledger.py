@@ -121,10 +121,12 @@ def test_lifts_and_contrast_equal_loops(fake, fake_detector, data):
         inside = [np.array([concept in (label,) for label in labels_of(s)]) for s in samples]
         negative = [concept not in s.positive for s in samples]
         for name, lift in loop_lifts(terms, scores, tails, inside, negative).items():
-            np.testing.assert_allclose(found.effects[name].terms.value[depth, k], lift, atol=2e-5)
+            np.testing.assert_allclose(found.effects[name].terms.estimate[depth, k], lift, atol=2e-5)
         mean_in = np.concatenate([t[i] for t, i in zip(terms, inside, strict=True)]).mean(0)
         outside = np.concatenate([t for t, n in zip(terms, negative, strict=True) if n])
-        np.testing.assert_allclose(found.contrast.terms.value[depth, k], mean_in - outside.mean(0), atol=2e-5)
+        np.testing.assert_allclose(
+            found.contrast.terms.estimate[depth, k], mean_in - outside.mean(0), atol=2e-5
+        )
 
 
 def test_blocks_are_sums_of_their_components(fake, fake_detector, data):
@@ -132,8 +134,13 @@ def test_blocks_are_sums_of_their_components(fake, fake_detector, data):
     for effect in found.effects.values():
         for block in range(max(found.depths)):
             rows = [i for i, c in enumerate(found.components) if c.block == block]
-            np.testing.assert_allclose(effect.blocks.value[block], effect.terms.value[rows].sum(0), atol=1e-9)
-    assert len(found.blocks_table()) == sum(found.depths)
+            np.testing.assert_allclose(
+                effect.blocks.estimate[block], effect.terms.estimate[rows].sum(0), atol=1e-9
+            )
+    table = found.table()
+    blocks = table[(table.kind == "block") & (table.measure == "lift")]
+    assert len(blocks) == sum(found.depths)
+    assert blocks.value.iloc[0] == found.lift.blocks.estimate[0, 0]
 
 
 def test_totals_are_lifts_of_the_measured_scores(fake, fake_detector, data):
@@ -146,11 +153,11 @@ def test_totals_are_lifts_of_the_measured_scores(fake, fake_detector, data):
     for k in range(len(fake_detector.concepts)):
         rows = [slice(a, b) for a, b in pairwise(bounds)]
         lift = loop_lift([scores[r, k][:, None] for r in rows], [decided[r, k] for r in rows])
-        assert found.lift.total.value[k] == pytest.approx(lift[0], abs=1e-5)
+        assert found.lift.total.estimate[k] == pytest.approx(lift[0], abs=1e-5)
         negative = ~table.tokens.sample_labels[table.tokens.sample_of, k]
         inside = table.tokens.labels[:, k]
         contrast = scores[inside, k].mean() - scores[negative, k].mean()
-        assert found.contrast.total.value[k] == pytest.approx(contrast, abs=1e-5)
+        assert found.contrast.total.estimate[k] == pytest.approx(contrast, abs=1e-5)
         means = {name: values[:, k].sum() for name, values in found.means.items()}
         assert means["tail"] - means["same_samples"] == pytest.approx(lift[0], abs=1e-5)
         assert means["out_of_concept"] == pytest.approx(scores[negative, k].mean(), abs=1e-5)
@@ -164,12 +171,12 @@ def test_parts_add_up(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
     for one in (found, found.projection) if found.projection else (found,):
         for effect in one.effects.values():
-            np.testing.assert_allclose(effect.terms.value.sum(0), effect.total.value, atol=1e-9)
-            np.testing.assert_allclose(effect.shares.value.sum(0), 1, atol=1e-9)
+            np.testing.assert_allclose(effect.terms.estimate.sum(0), effect.total.estimate, atol=1e-9)
+            np.testing.assert_allclose(effect.shares.estimate.sum(0), 1, atol=1e-9)
         for name in ("lift", "contrast"):
             e = one.effects[name]
-            assert (e.total.low <= e.total.value).all()
-            assert (e.total.value <= e.total.high).all()
+            assert (e.total.low <= e.total.estimate).all()
+            assert (e.total.estimate <= e.total.high).all()
     assert (found.projection is None) == (fake_detector.bank.token.scoring == "dot")
 
 
@@ -182,17 +189,17 @@ def test_cosine_projection_is_the_dot_ledger_of_the_unit_vector(fake, data):
     cosine, plain = (ledger(fake, data, b, tail=tail) for b in (bank, dot))
     for name in ("lift", "contrast"):
         a, b = cosine.projection.effects[name], plain.effects[name]
-        for x, y in zip(a.terms, b.terms, strict=True):
-            np.testing.assert_allclose(x, y, atol=1e-5)
+        for end in ("estimate", "low", "high"):
+            np.testing.assert_allclose(getattr(a.terms, end), getattr(b.terms, end), atol=1e-5)
 
 
 def test_batches_and_order_change_nothing(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
     small = ledger(in_batches(fake, 30), data, fake_detector)
-    reverse = ledger(fake, data, fake_detector, samples=data.test.samples[::-1])
+    reverse = ledger(fake, data, fake_detector, split=data.test.samples[::-1])
     for other in (small, reverse):
         for name, effect in found.effects.items():
-            np.testing.assert_allclose(other.effects[name].terms.value, effect.terms.value, atol=1e-5)
+            np.testing.assert_allclose(other.effects[name].terms.estimate, effect.terms.estimate, atol=1e-5)
 
 
 def test_passes(data, fake_detector):
@@ -213,12 +220,12 @@ def test_scaling_vectors_scales_dot_terms_and_nothing_else(fake, data):
     rng = np.random.default_rng(3)
     tail = [rng.random((len(s.text.split()), 2)) < 0.2 for s in data.test.samples]
     one, two = (ledger(fake, data, b, tail=tail) for b in (bank, bank.scaled(4.0)))
-    np.testing.assert_array_equal(two.lift.terms.value, 4 * one.lift.terms.value)
-    np.testing.assert_allclose(two.lift.shares.value, one.lift.shares.value, rtol=1e-12)
+    np.testing.assert_array_equal(two.lift.terms.estimate, 4 * one.lift.terms.estimate)
+    np.testing.assert_allclose(two.lift.shares.estimate, one.lift.shares.estimate, rtol=1e-12)
     # The control is in the units of the concept's score, whatever the permuted vector's length.
     longer = replace(bank, permuted=replace(bank.permuted, vectors=bank.permuted.vectors * 8))
     np.testing.assert_allclose(
-        ledger(fake, data, longer, tail=tail).control.terms.value, one.control.terms.value, rtol=1e-6
+        ledger(fake, data, longer, tail=tail).control.terms.estimate, one.control.terms.estimate, rtol=1e-6
     )
 
 
@@ -264,7 +271,7 @@ def test_resid_pre_ends_a_block_earlier(fake, data):
     assert found.residue < 1e-6
     assert found.head_map("animal", layer=1).shape == (1, 2)
     late = [c.block == 1 for c in found.components]
-    assert (found.contrast.terms.value[late, 0] == 0).all()
+    assert (found.contrast.terms.estimate[late, 0] == 0).all()
 
 
 def test_a_bank_alone_has_a_contrast_only(fake, data):

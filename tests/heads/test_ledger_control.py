@@ -100,11 +100,11 @@ def test_controls_equal_loops(fake, detector, data):
             expected = np.array([one[name] for one in by_draw])
             np.testing.assert_allclose(found.control_by_draw[control][:, depth, k], expected, atol=5e-5)
             # Over all draws together, every chosen token counts once.
-            value = found.effects[control].terms.value[depth, k]
+            value = found.effects[control].terms.estimate[depth, k]
             np.testing.assert_allclose(value, expected.mean(0), atol=0.15)
-            excess = found.effects[name.replace("lift", "excess")].terms.value
+            excess = found.effects[name.replace("lift", "excess")].terms.estimate
             np.testing.assert_allclose(
-                excess, found.effects[name].terms.value - found.effects[control].terms.value, atol=1e-9
+                excess, found.effects[name].terms.estimate - found.effects[control].terms.estimate, atol=1e-9
             )
 
 
@@ -116,7 +116,7 @@ def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector
     for k in range(len(found.columns)):
         if sizes[k] == found.lift.n_tokens[k]:
             np.testing.assert_allclose(
-                found.effects["strongest_control"].terms.value[:, k], draws[:, :, k].mean(0), atol=1e-5
+                found.effects["strongest_control"].terms.estimate[:, k], draws[:, :, k].mean(0), atol=1e-5
             )
 
 
@@ -125,8 +125,9 @@ def test_one_draw_given_twice_is_that_draw(fake, detector, data):
     single = ledger(fake, data, detector, permutations=one)
     double = ledger(fake, data, detector, permutations=one * 2)
     for name in ("control", "in_concept_excess", "strongest_control"):
-        for a, b in zip(single.effects[name].terms, double.effects[name].terms, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6)
+        a, b = (one.effects[name].terms for one in (single, double))
+        for end in ("estimate", "low", "high"):
+            np.testing.assert_allclose(getattr(a, end), getattr(b, end), atol=1e-6)
     assert (single.beyond_control()[np.isfinite(single.beyond_control())] == 1).all()
 
 
@@ -134,7 +135,7 @@ def test_p_values_are_ranks(fake, detector, data):
     found = ledger(fake, data, detector, permutations=19)
     p = found.beyond_control("in_concept_lift")
     draws = found.control_by_draw["in_concept_control"]
-    lift = found.effects["in_concept_lift"].terms.value
+    lift = found.effects["in_concept_lift"].terms.estimate
     for i, k in np.ndindex(p.shape):
         values = np.append(draws[:, i, k], lift[i, k])
         if np.isfinite(values).all() and values.std() > 0:
@@ -197,14 +198,14 @@ def test_excess_of_random_vectors_is_zero_on_average(fake):
     found = ledger(fake, named, bank, tail=tail, concepts=names)
 
     def t_of(effect):
-        sizes = effect.terms.value / effect.terms.value.std()
+        sizes = effect.terms.estimate / effect.terms.estimate.std()
         mean = sizes.mean(0)
         return mean.mean() / (mean.std(ddof=1) / np.sqrt(n_vectors))
 
     assert t_of(found.lift) > 10
     assert t_of(found.control) > 10
     assert abs(t_of(found.excess)) < 3
-    heads = found.excess.terms.value[[c.kind == "heads" for c in found.components]]
+    heads = found.excess.terms.estimate[[c.kind == "heads" for c in found.components]]
     per_head = heads.mean(1) / (heads.std(1, ddof=1) / np.sqrt(n_vectors))
     assert (np.abs(per_head) < 4).all()
 

@@ -14,6 +14,8 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import LedgerError, explain_tokens, head_ledger, term_means
 from sa_plugin.host import OutputProjection
+from sa_plugin.stages import heads_block
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LATE_NORMS = ("gemma2", "bert")
@@ -129,7 +131,8 @@ def test_means_of_a_pre_norm_model_are_the_banks(data):
     bare = replace(bank, component_means=None)
     means = term_means(host, data, bare)
     one, two = ledger(host, data, bank, draws=5), ledger(host, data, bare, draws=5, means=means)
-    for a, b in zip(one.contrast.terms, two.contrast.terms, strict=True):
+    for end in ("estimate", "low", "high"):
+        a, b = (getattr(found.contrast.terms, end) for found in (one, two))
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert one.components == two.components
 
@@ -141,9 +144,9 @@ def test_the_control_and_shares_of_a_post_norm_model(host, data):
         detector = calibrate(host, data, bank, deltas=(0.1, 0.3, 0.5))
         found = ledger(host, data, detector, permutations=3)
     for effect in found.effects.values():
-        np.testing.assert_allclose(effect.shares.value.sum(0), 1, atol=1e-6)
-        np.testing.assert_allclose(effect.terms.value.sum(0), effect.total.value, atol=1e-9)
-    biases = found.to_dict()["concepts"]["animal"]["shares"].get("bias_share")
+        np.testing.assert_allclose(effect.shares.estimate.sum(0), 1, atol=1e-6)
+        np.testing.assert_allclose(effect.terms.estimate.sum(0), effect.total.estimate, atol=1e-9)
+    biases = heads_block(found)["concepts"]["animal"]["shares"].get("bias_share")
     assert (biases is not None) == (host.info.block == "post_ln")
 
 
@@ -178,7 +181,7 @@ def test_a_host_without_norms_is_told_so(data):
     bank = ConceptBank.from_vectors({(c, 1): torch.ones(tiny.D_MODEL) for c in data.concepts})
 
     class Bare:
-        info = bare.info
+        info, batch_tokens, progress = bare.info, bare.batch_tokens, bare.progress
         batches, read, hook_name = bare.batches, bare.read, bare.hook_name
         output_projection = bare.output_projection
 
@@ -194,7 +197,7 @@ def test_closes_on_images(name):
     images = ConceptData.from_masks(pixels, masks)
     host = tiny.vision_host(name)
     bank = fit(host, images, "prototype")
-    found = head_ledger(host, images, bank, draws=20)
+    found = head_ledger(host, images, bank, resampling=Resampling(20))
     assert found.residue < 1e-6
     one = explain_tokens(host, bank, images.test.samples[0], "a", layer=2)
     np.testing.assert_allclose(one.terms.sum(1), one.score, atol=2e-5)

@@ -5,10 +5,11 @@ import pytest
 
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import explain_tokens, head_ledger, tail_waterfall, term_means
+from sa_plugin.heads import BankScores, explain_tokens, head_ledger, tail_waterfall, term_means
 from sa_plugin.host import attach
 from sa_plugin.loaders import load, shapes
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -41,15 +42,15 @@ def case(request):
 
 def test_it_closes_for_every_token(case):
     host, data, bank, tail = case
-    found = head_ledger(host, data, bank, tail=tail, permutations=3, draws=50)
+    found = head_ledger(host, data, BankScores(bank, tail=tail), permutations=3, resampling=Resampling(50))
     assert found.settings["centred"]
     assert found.residue < 1e-5
     assert found.closes_to < 1e-3
     for name in ("lift", "control", "excess"):
-        terms = found.effects[name].terms.value
-        np.testing.assert_allclose(terms.sum(0), found.effects[name].total.value, atol=1e-6)
+        terms = found.effects[name].terms.estimate
+        np.testing.assert_allclose(terms.sum(0), found.effects[name].total.estimate, atol=1e-6)
     # Tokens chosen for their score lift it more than permuted vectors' own tails lift theirs.
-    assert (found.lift.total.value > 0).all()
+    assert (found.lift.total.estimate > 0).all()
     assert np.isfinite(found.share("heads").value).all()
 
 
@@ -65,11 +66,11 @@ def test_one_text_closes_centred(case):
 
 def test_the_waterfall_ends_at_the_ledgers_lift(case):
     host, data, bank, tail = case
-    ledger = head_ledger(host, data, bank, tail=tail, permutations=0, draws=50)
-    found = tail_waterfall(host, data, bank, tail=tail, draws=50)
+    ledger = head_ledger(host, data, BankScores(bank, tail=tail), permutations=0, resampling=Resampling(50))
+    found = tail_waterfall(host, data, BankScores(bank, tail=tail), resampling=Resampling(50))
     assert found.residue < 1e-5
     for k, column in enumerate(ledger.columns):
-        total = float(ledger.projection.lift.total.value[k])
+        total = float(ledger.projection.lift.total.estimate[k])
         for way in ("fixed", "refitted"):
-            _, _, level = found.heights(column.concept, way, layer=column.layer)
+            level = np.cumsum(found.heights(column.concept, way, layer=column.layer).estimate)
             assert level[-1] == pytest.approx(total, abs=1e-4 * max(1.0, np.abs(level).max()))

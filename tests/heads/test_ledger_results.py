@@ -1,15 +1,18 @@
 """What the ledger shows and refuses: tables, words, counts, warnings, errors."""
 
+import json
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from fake_host import FakeHost
 from ledger_cases import detector_of, ledger, make_data
 
 from sa_plugin.concepts import VectorSet, fit
-from sa_plugin.heads import KINDS, NoTailWarning, explain_tokens
+from sa_plugin.heads import COMPONENT_KINDS, NoTailWarning, explain_tokens
 from sa_plugin.report import Heads, problems
 from sa_plugin.scores import score
-from sa_plugin.show.result import clean
+from sa_plugin.stages import heads_block
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -34,7 +37,7 @@ def test_results_are_readable(fake, fake_detector, data):
     assert repr(found).startswith("HeadLedger(2 scores, ")
     assert "\n" not in repr(found)
     assert "; control of 20 permutations)" in repr(found)
-    said = " ".join(found.summary(3).split())
+    said = " ".join(found.summary().split())
     assert "strongest heads by excess" in said
     assert "Negative numbers work against the concept." in said
     assert "The control is the mean of 20 permutations per concept" in said
@@ -46,28 +49,95 @@ def test_results_are_readable(fake, fake_detector, data):
     )
     assert f"ranked on the split shown (test), out of {found.candidates} candidates" in said
     rows = found.strongest(3)
-    sizes = [abs(r["excess"]) / abs(found.lift.total.value[found.column(r["concept"])]) for r in rows]
+    sizes = [abs(r["excess"]) / abs(found.lift.total.estimate[found.column(r["concept"])]) for r in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert all(r["kind"] == "heads" and r["excess_low"] <= r["excess_high"] for r in rows)
-    assert len(found.table()) == sum(1 + 3 * depth for depth in found.depths)
-    assert len(found.shares_table()) == 10 * len(found.columns)
     share = found.share("heads")
-    np.testing.assert_allclose(share.value, found.lift.shares.value[KINDS.index("heads")])
-    assert not problems(clean(found.to_dict()), Heads, "heads")
+    np.testing.assert_allclose(share.estimate, found.lift.shares.estimate[COMPONENT_KINDS.index("heads")])
+    assert not problems(heads_block(found), Heads, "heads")
+
+
+def test_the_long_table_holds_terms_blocks_totals_and_shares(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector)
+    table = found.table()
+    assert list(table.columns)[-4:] == ["measure", "value", "low", "high"]
+    lift = table[table.measure == "lift"]
+    terms = lift[~lift.kind.isin(["block", "total"])]
+    assert len(terms) == sum(1 + 3 * depth for depth in found.depths)
+    one = terms[(terms.component == "L0H1") & (terms.concept == "food")].iloc[0]
+    drawn = found.lift.terms.sel(component="L0H1", score="food")
+    assert (one.value, one.low, one.high) == (drawn.estimate, drawn.low, drawn.high)
+    total = lift[lift.kind == "total"].set_index("concept").value
+    assert total["food"] == found.lift.total.sel(score="food").estimate
+    shares = table[table.measure.str.endswith(" share")]
+    assert len(shares) == 10 * len(found.columns) * len(COMPONENT_KINDS)
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["effects"]["lift"]["terms"]["low"] == found.lift.terms.low.tolist()
+    assert content["settings"]["resampling"]["draws"] == 200
+
+
+def test_pairs_of_effects_are_compared_draw_by_draw(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector)
+    gap = found.share("heads", "lift") - found.share("heads", "contrast")
+    assert gap.estimate == pytest.approx(
+        found.share("heads").estimate - found.share("heads", "contrast").estimate
+    )
+    with pytest.raises(ValueError, match="subtract before freezing"):
+        found.lift.terms - found.control.terms
+
+
+@pytest.mark.parametrize("concept", [None, "food"])
+def test_its_picture_is_a_map_of_heads_and_the_shares(fake, fake_detector, data, concept):
+    found = ledger(fake, data, fake_detector)
+    figure = found.plot(concept)
+    left, right = figure.axes
+    totals = np.abs(found.lift.total.estimate)
+    maps = np.zeros((len(found.columns), max(found.depths), 2))
+    for k, column in enumerate(found.columns):
+        own = found.head_map(column.concept)
+        maps[k, : len(own)] = 100 * own / totals[k]
+    expected = maps.mean(0) if concept is None else maps[found.column(concept)][: found.depths[-1]]
+    limit = np.abs(expected).max()
+    shades = [patch.get_alpha() for patch in left.patches]
+    np.testing.assert_allclose(shades, np.abs(expected).ravel() / limit, atol=1e-9)
+    assert f"full colour {limit:.1f} % of the lift" in left.get_title(loc="left")
+    assert (
+        [label.get_text() for label in right.get_yticklabels()] == [concept]
+        if concept
+        else ["animal", "food"]
+    )
+    assert "no causal effects" in figure.get_supxlabel()
+
+
+def test_one_text_is_shown_token_by_token(fake, fake_detector, data):
     one = explain_tokens(fake, fake_detector, data.test.samples[0], "animal")
-    assert len(one.table()) == len(one.score)
-    assert len(one.strongest(0, 3)) == 3
     assert "SuperActivators" in repr(one)
+    assert len(one.strongest(0, 3)) == 3
+    (sheet,) = one.sheets()
+    assert [row[0] for row in sheet.rows] == list(one.tokens)
+    assert [row[1] == "*" for row in sheet.rows] == one.tail.tolist()
+    table = one.table()
+    scores = table[table.measure == "score"].value
+    np.testing.assert_allclose(scores, one.score)
+    terms = table[table.measure == "term"].groupby("position").value.sum()
+    np.testing.assert_allclose(terms, one.score, atol=2e-5)
+    assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["tokens"] == list(one.tokens)
+    left, right = one.plot().axes
+    assert len(left.patches) == len(one.score)
+    best = int(one.score.argmax())
+    np.testing.assert_allclose(
+        [bar.get_width() for bar in right.patches], [v for _, v in one.strongest(best, 12)]
+    )
 
 
 def test_how_often_intervals_exclude_zero_is_counted(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
-    block = found.to_dict()
+    block = heads_block(found)
     for name in ("lift", "control", "excess", "contrast"):
         outside, n = 0, 0
         for k, depth in enumerate(found.depths):
             for i, component in enumerate(found.components):
-                low, high = (end[i, k] for end in found.effects[name].terms[1:])
+                low, high = (end[i, k] for end in found.effects[name].terms.bounds)
                 if component.kind == "heads" and component.block < depth and np.isfinite(low):
                     n += 1
                     outside += low > 0 or high < 0
@@ -83,21 +153,21 @@ def test_a_meaningless_vector_has_lifts_whose_intervals_exclude_zero(fake, fake_
 
 def test_shares_say_what_they_are_of(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
-    block = found.to_dict()
+    block = heads_block(found)
     assert block["shares_of"] == "contrast"
     for k, column in enumerate(found.columns):
         one = block["concepts"][column.concept]
-        assert one["total"] == found.lift.total.value[k]
+        assert one["total"] == found.lift.total.estimate[k]
         for key, effect in (("shares", found.contrast), ("lift_shares", found.lift)):
-            share = effect.shares.value[KINDS.index("heads"), k]
+            share = effect.shares.estimate[COMPONENT_KINDS.index("heads"), k]
             assert one[key]["head_share"] == share
 
 
 def test_heads_that_raise_and_lower_are_listed_apart(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
     signs = [row["excess"] > 0 for row in found.strongest(8)]
-    text = found.summary(8)
-    parts = text.partition("\n\nlower the score:\n")
+    text = "\n".join(sheet.text() for sheet in found.sheets(8))
+    parts = text.partition("\nlower the score:\n")
     raising = parts[0].partition("raise the score:\n")[2]
     assert raising.count(" -> ") == sum(signs)
     assert parts[2].count(" -> ") == len(signs) - sum(signs)
@@ -109,11 +179,11 @@ def test_no_superactivator_is_a_named_warning(fake, fake_detector, data):
         def threshold(self):
             return dict.fromkeys(self.concepts, float("inf"))
 
-    never = Never(**{f: getattr(fake_detector, f) for f in fake_detector.__dataclass_fields__})
+    never = Never(**{f.name: getattr(fake_detector, f.name) for f in fields(fake_detector)})
     with pytest.warns(NoTailWarning, match="no SuperActivator of 'animal', 'food' in"):
         found = ledger(fake, data, never)
-    assert np.isnan(found.lift.terms.value).all()
-    assert np.isfinite(found.contrast.terms.value).all()
+    assert np.isnan(found.lift.terms.estimate).all()
+    assert np.isfinite(found.contrast.terms.estimate).all()
 
 
 def test_one_document_has_no_interval(fake, data):
@@ -123,7 +193,7 @@ def test_one_document_has_no_interval(fake, data):
     masks[1][2, 1] = True
     assert data.test.samples[0].document != data.test.samples[1].document
     found = ledger(fake, data, bank, tail=masks)
-    assert np.isfinite(found.lift.terms.value).all()
+    assert np.isfinite(found.lift.terms.estimate).all()
     assert np.isnan(found.lift.terms.low[:, 0]).all()
     assert np.isfinite(found.lift.terms.low[:, 1]).all()
     assert {row["concept"] for row in found.strongest(50)} == {"food"}
@@ -131,8 +201,6 @@ def test_one_document_has_no_interval(fake, data):
 
 def test_bad_input(fake, fake_detector, data):
     bank = fake_detector.bank
-    with pytest.raises(ValueError, match="a detector has chosen its layers and its tail"):
-        ledger(fake, data, fake_detector, layers=[1])
     with pytest.raises(ValueError, match="'animl' is not among the concepts: did you mean"):
         ledger(fake, data, fake_detector, concepts=["animl"])
     with pytest.raises(ValueError, match="of the train split the vectors were fitted on"):

@@ -1,5 +1,6 @@
 """Laws of the waterfall: levels are lifts of the stream at each layer, steps those of loops."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,12 @@ from fake_host import FakeHost
 from ledger_cases import Broken, detector_of, kept_rows, loop_lift, make_data
 
 from sa_plugin.concepts import ConceptBank, fit
-from sa_plugin.heads import LedgerError, head_ledger, tail_waterfall
+from sa_plugin.heads import BankScores, LedgerError, head_ledger, tail_waterfall
 from sa_plugin.host import Site
-from sa_plugin.report import plot_waterfall
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-OPTIONS = {"draws": 50}
+OPTIONS = {"resampling": Resampling(50)}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,12 @@ def direction(bank, concept, layer):
     return w / float(bank.token.scale[bank.index(layer)])
 
 
+def steps(found, concept, way="fixed", **which):
+    """Names of a column's steps, and the level after each."""
+    heights = found.heights(concept, way, **which)
+    return list(heights.axes["step"]), np.cumsum(heights.estimate)
+
+
 def level_of(stream, bank, masks, concept, vector, depth):
     k = bank.concepts.index(concept)
     terms = [(read[depth].numpy() @ vector)[:, None] for _, _, read in stream]
@@ -64,10 +71,10 @@ def level_of(stream, bank, masks, concept, vector, depth):
 
 def test_levels_are_lifts_of_the_stream(host, masks, data, stream):
     bank, tail = masks
-    found = tail_waterfall(host, data, bank, layers=2, tail=tail, **OPTIONS)
+    found = tail_waterfall(host, data, BankScores(bank, 2, tail), **OPTIONS)
     assert found.residue < 1e-5
     for concept in bank.concepts:
-        names, _, level = found.heights(concept)
+        names, level = steps(found, concept)
         vector = direction(bank, concept, 2)
         size = np.abs(level).max()
         for depth in range(4):
@@ -75,7 +82,7 @@ def test_levels_are_lifts_of_the_stream(host, masks, data, stream):
             last = names.index(before[-1])
             expected = level_of(stream, bank, tail, concept, vector, depth)
             assert level[last] / size == pytest.approx(expected / size, abs=1e-5)
-        names, _, level = found.heights(concept, "refitted")
+        names, level = steps(found, concept, "refitted")
         for layer in (0, 1):
             before = names.index(f"L{layer} refit") - 1
             own = direction(bank, concept, layer)
@@ -88,8 +95,8 @@ def test_levels_are_lifts_of_the_stream(host, masks, data, stream):
 def test_steps_are_those_of_the_parts(host, masks, data, stream):
     """Attention and MLP of block 1, through TransformerLens's own scales in a post_ln model."""
     bank, tail = masks
-    found = tail_waterfall(host, data, bank, layers=2, tail=tail, directions=("fixed",), **OPTIONS)
-    names, heights, level = found.heights("food")
+    found = tail_waterfall(host, data, BankScores(bank, 2, tail), directions=("fixed",), **OPTIONS)
+    heights, (names, level) = found.heights("food"), steps(found, "food")
     size, vector = np.abs(level).max(), torch.from_numpy(direction(bank, "food", 2))
     for name, place in (("attention", 4), ("MLP", 5)):
         terms = []
@@ -99,7 +106,7 @@ def test_steps_are_those_of_the_parts(host, masks, data, stream):
                 write = through_norms(host, batch, keep, write, name)
             terms.append((write @ vector).numpy()[:, None])
         expected = loop_lift(terms, [mask[:, 1] for mask in tail])[0]
-        got = heights.value[names.index(f"L1 {name}")]
+        got = heights.estimate[names.index(f"L1 {name}")]
         assert got / size == pytest.approx(expected / size, abs=1e-5)
 
 
@@ -124,16 +131,16 @@ def test_the_end_is_the_ledgers_lift(data, kind):
     for k, column in enumerate(ledger.columns):
         for way in ("fixed", "refitted"):
             for effect in ("lift", "in_concept_lift", "strongest_lift", "contrast"):
-                _, _, level = found.heights(column.concept, way, effect=effect)
+                _, level = steps(found, column.concept, way, effect=effect)
                 total = own.effects[effect].total
-                assert level[-1] == pytest.approx(total.value[k], abs=1e-5)
+                assert level[-1] == pytest.approx(total.estimate[k], abs=1e-5)
                 at = found.column(column.concept, way)
                 assert found.effects[effect].total.low[at] == pytest.approx(total.low[k], abs=1e-5)
-        names, heights, _ = found.heights(column.concept)
+        heights, (names, _) = found.heights(column.concept), steps(found, column.concept)
         for block in range(column.layer + 1):
             rows = [i for i, c in enumerate(own.components) if c.block == block and c.kind == "heads"]
-            heads = own.lift.terms.value[rows, k].sum()
-            assert heights.value[names.index(f"L{block} attention")] == pytest.approx(heads, abs=1e-5)
+            heads = own.lift.terms.estimate[rows, k].sum()
+            assert heights.estimate[names.index(f"L{block} attention")] == pytest.approx(heads, abs=1e-5)
 
 
 def test_one_layer_has_no_refit_steps(data):
@@ -141,8 +148,8 @@ def test_one_layer_has_no_refit_steps(data):
     detector = detector_of(fake, data, "lda", layers=[2])
     found = tail_waterfall(fake, data, detector, **OPTIONS)
     fixed, refitted = (found.heights("animal", way) for way in ("fixed", "refitted"))
-    assert fixed[0] == refitted[0]
-    np.testing.assert_array_equal(fixed[1].value, refitted[1].value)
+    assert fixed.axes == refitted.axes
+    np.testing.assert_array_equal(fixed.estimate, refitted.estimate)
     assert not any(step.kind == "refit" for step in found.steps)
 
 
@@ -157,9 +164,8 @@ def test_equal_lengths_take_the_length_out_of_refits(data):
     tail = [rng.random((len(s.text.split()), 2)) < 0.2 for s in data.test.samples]
 
     def refits(source, equal):
-        found = tail_waterfall(fake, data, source, layers=2, tail=tail, equal_lengths=equal, **OPTIONS)
-        names, heights, _ = found.heights("food", "refitted")
-        return heights.value[names.index("L0 refit")]
+        found = tail_waterfall(fake, data, BankScores(source, 2, tail), equal_lengths=equal, **OPTIONS)
+        return found.heights("food", "refitted").sel(step="L0 refit").estimate
 
     assert refits(longer, True) == pytest.approx(refits(bank, True), abs=1e-6)
     assert abs(refits(longer, False) - refits(bank, False)) > 1e-3
@@ -170,11 +176,10 @@ def test_resid_pre_and_columns_at_several_layers(data):
     bank = fit(fake, data, "lda", hook_point="resid_pre")
     rng = np.random.default_rng(0)
     tail = [rng.random((len(s.text.split()), 6)) < 0.2 for s in data.test.samples]
-    found = tail_waterfall(fake, data, bank, tail=tail, **OPTIONS)
+    found = tail_waterfall(fake, data, BankScores(bank, tail=tail), **OPTIONS)
     assert found.depths == (0, 1, 2, 0, 1, 2) * 2
-    names, _, _ = found.heights("animal", layer=0)
-    assert names == ["embedding"]
-    names, _, level = found.heights("animal", "refitted", layer=2)
+    assert steps(found, "animal", layer=0)[0] == ["embedding"]
+    names, level = steps(found, "animal", "refitted", layer=2)
     assert names == [
         "embedding",
         "embedding refit",
@@ -184,7 +189,7 @@ def test_resid_pre_and_columns_at_several_layers(data):
         "L1 attention",
         "L1 MLP",
     ]
-    fixed = found.heights("animal", layer=2)[2]
+    _, fixed = steps(found, "animal", layer=2)
     assert level[-1] == pytest.approx(fixed[-1], abs=1e-6)
 
 
@@ -202,16 +207,24 @@ def test_it_is_readable_and_drawn(data):
     assert repr(found).startswith("Waterfall(2 scores, fixed and refitted direction, test split")
     assert "head_ledger has the control" in str(found)
     table = found.table()
-    rows = table.to_dict("records") if hasattr(table, "to_dict") else table
     for concept in ("animal", "food"):
-        own = [r for r in rows if r["concept"] == concept and r["direction"] == "refitted"]
-        assert sum(r["height"] for r in own) == pytest.approx(own[-1]["level"])
-        assert all(r["low"] <= r["height"] <= r["high"] for r in own)
-    pytest.importorskip("matplotlib").use("Agg")
-    ax = plot_waterfall(found, "animal", "refitted")
-    names, heights, _ = found.heights("animal", "refitted")
-    assert len(ax.patches) == len(names)
-    np.testing.assert_allclose(sorted(b.get_height() for b in ax.patches), sorted(heights.value))
+        own = table[(table.concept == concept) & (table.direction == "refitted")]
+        lift, level = (own[own.measure == name] for name in ("lift", "lift level"))
+        assert lift.value.sum() == pytest.approx(level.value.iloc[-1])
+        assert (lift.low <= lift.value).all()
+        assert (lift.value <= lift.high).all()
+        mean = own[own.measure == "mean over tail"].set_index("step").value
+        assert mean["embedding"] == found.means["tail"][0, found.column(concept, "refitted")]
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["steps"][0] == ["embedding", "embedding", None, None]
+    figure = found.plot("animal", "refitted")
+    (ax,) = figure.axes
+    heights = found.heights("animal", "refitted")
+    assert len(ax.patches) == len(heights.axes["step"])
+    np.testing.assert_allclose(sorted(b.get_height() for b in ax.patches), sorted(heights.estimate))
+    kinds = {step.kind for step in found.shown(found.column("animal", "refitted"))}
+    assert len(ax.get_legend().get_texts()) == len(kinds)
+    assert "lifted by selection" in figure.get_supxlabel()
 
 
 def test_refusals(data):
@@ -227,12 +240,12 @@ def test_refusals(data):
     clusters = replace(bank, units=("cluster 0", "cluster 1"), kind="kmeans")
     masks = [np.zeros((len(s.text.split()), 2), dtype=bool) for s in data.test.samples]
     with pytest.raises(ValueError, match="has no counterpart at other layers"):
-        tail_waterfall(fake, data, clusters, tail=masks, **OPTIONS)
+        tail_waterfall(fake, data, BankScores(clusters, tail=masks), **OPTIONS)
     with pytest.raises(ValueError, match="of the train split the vectors were fitted on"):
         tail_waterfall(fake, data, detector, split="train", **OPTIONS)
     other = ConceptBank.from_vectors({(c, 1): torch.ones(12) for c in data.concepts}, hook_point="mlp_out")
     with pytest.raises(NotImplementedError, match="this bank is read at 'mlp_out'"):
-        tail_waterfall(fake, data, other, tail=masks, **OPTIONS)
+        tail_waterfall(fake, data, BankScores(other, tail=masks), **OPTIONS)
     found = tail_waterfall(fake, data, detector, directions=("fixed",), **OPTIONS)
     with pytest.raises(ValueError, match="direction 'refitted', was not followed"):
         found.heights("animal", "refitted")

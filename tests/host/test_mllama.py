@@ -16,8 +16,9 @@ import sa_transformer_lens
 from sa_nnsight import accept
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import LedgerError, head_ledger, tail_waterfall
+from sa_plugin.heads import BankScores, LedgerError, head_ledger, tail_waterfall
 from sa_plugin.host import Site
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens.towers import tower_bridge
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -147,10 +148,10 @@ class TestVision:
         bank = fit(host, data, "lda")
         own = type(host).norms
         monkeypatch.setattr(type(host), "norms", lambda self, layer: own(self, layer)._replace(entry=None))
-        options = {"permutations": 0, "draws": 10}
-        assert head_ledger(host, data, bank, layers=1, **options).residue < 1e-6
+        options = {"permutations": 0, "resampling": Resampling(10)}
+        assert head_ledger(host, data, BankScores(bank, 1), **options).residue < 1e-6
         with pytest.raises(LedgerError, match=r"add up to|does not close"):
-            head_ledger(host, data, bank, layers=3, **options)
+            head_ledger(host, data, BankScores(bank, 3), **options)
 
     def test_a_bank_between_the_joint_and_its_block_is_refused(self, hosts):
         host, data = hosts("mllama_vision"), data_of("mllama_vision")
@@ -161,7 +162,7 @@ class TestVision:
     def test_the_waterfall_has_a_step_for_the_joint(self, hosts):
         host, data = hosts("mllama_vision"), data_of("mllama_vision")
         detector = calibrate(host, data, fit(host, data, "lda", layers=[3]))
-        found = tail_waterfall(host, data, detector, draws=10)
+        found = tail_waterfall(host, data, detector, resampling=Resampling(10))
         assert found.residue < 1e-6
         names = [step.name for step in found.steps]
         assert names.count("L2 norms") == 1

@@ -16,6 +16,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Site, check
 from sa_plugin.scores import score
+from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 HOSTS = {"nnsight": paper_models.nnsight_host, "bridge": paper_models.transformer_lens_host}
@@ -60,7 +61,7 @@ def test_every_law_of_check_holds(case):
 def test_the_ledger_adds_up(case):
     """`head_ledger` raises where it does not close; a small tolerance is asked for besides."""
     name, host = case
-    ledger = head_ledger(host, data_of(name), bank_of(host, name), permutations=0, draws=20)
+    ledger = head_ledger(host, data_of(name), bank_of(host, name), permutations=0, resampling=Resampling(20))
     assert ledger.residue < 1e-6
     assert {c.layer for c in ledger.columns} == set(range(host.info.n_layers))
     table = score(host, data_of(name), bank_of(host, name))

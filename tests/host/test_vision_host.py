@@ -18,6 +18,7 @@ from sa_plugin.data import ConceptData, Image, Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host, Processor, Site, as_vit, check, check_folder, find_folder, layer_of_percent
+from sa_plugin.statistics import Resampling
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 from sa_transformer_lens.prefix import prefix_view
@@ -563,6 +564,6 @@ def test_the_ledger_closes_on_every_tower(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bank = fit(host, data, "lda")
-        found = head_ledger(host, data, bank, draws=50)
+        found = head_ledger(host, data, bank, resampling=Resampling(50))
     assert found.residue < 1e-5
     assert bank.cls is not None

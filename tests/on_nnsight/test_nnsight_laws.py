@@ -177,12 +177,12 @@ def test_ledgers(name):
     bank = banks(name)[0]
     # Bare hooks know no norm, so behind one the two hosts are held against each other.
     compared = hosts(name) if name in (*tiny.PRE_NORM, "vit") else hosts(name)[:2]
-    *others, bare = (head_ledger(host, data_of(name), bank, draws=20) for host in compared)
+    *others, bare = (head_ledger(host, data_of(name), bank, resampling=Resampling(20)) for host in compared)
     assert all(found.residue < 1e-5 for found in (*others, bare))
     for found in others:
         assert found.components == bare.components
         for effect in bare.effects:
-            value, expected = found.effects[effect].terms.value, bare.effects[effect].terms.value
+            value, expected = found.effects[effect].terms.estimate, bare.effects[effect].terms.estimate
             scale = np.nanmax(np.abs(expected))
             assert np.nanmax(np.abs(value - expected)) < 1e-3 * scale
             np.testing.assert_array_equal(np.isnan(value), np.isnan(expected))

@@ -126,10 +126,10 @@ def test_thresholds_and_decisions(detectors, tables, data):
 
 
 def test_ledgers(lens, ours, bare, data, bank):
-    a, b, c = (head_ledger(h, data, bank, draws=20) for h in (lens, ours, bare))
+    a, b, c = (head_ledger(h, data, bank, resampling=Resampling(20)) for h in (lens, ours, bare))
     assert b.residue < 1e-4
     for found in (a, b):
-        value, expected = found.contrast.terms.value, c.contrast.terms.value
+        value, expected = found.contrast.terms.estimate, c.contrast.terms.estimate
         assert np.abs(value - expected).max() < 1e-3 * np.abs(expected).max()
 
 

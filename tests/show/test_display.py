@@ -13,7 +13,7 @@ from sa_plugin._check import require_type
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
-from sa_plugin.heads import head_ledger
+from sa_plugin.heads import BankScores, head_ledger
 from sa_plugin.show import Shown, as_html
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
@@ -66,7 +66,7 @@ def shown(case, detector, model):
         "SparsityCurve": detector.sweep(case.data.test, **given),
         "LocalisationMetrics": detector.evaluate_tokens(case.data.test, scores=case.table),
         "TailTrace": trace(scores=case.table, resampling=Resampling(40)),
-        "HeadLedger": head_ledger(*model, **FEW),
+        "HeadLedger": head_ledger(*model, resampling=Resampling(40)),
     }
 
 
@@ -149,13 +149,15 @@ class TestWrongArguments:
         order = r"the order is head_ledger\(host, data, detector\)"
         with pytest.raises(TypeError, match=f"data is a Detector, not a ConceptData: {order}"):
             head_ledger(host, detector, data)
-        with pytest.raises(TypeError, match=f"not a Detector or ConceptBank: {order}"):
+        with pytest.raises(TypeError, match=f"not a Detector or ConceptBank or BankScores: {order}"):
             head_ledger(host, data, data)
         bridge = r"host is a TransformerBridge, not a Host: attach\(bridge\) first; " + order
         with pytest.raises(TypeError, match=bridge):
             head_ledger(TransformerBridge(), data, detector)
         with pytest.raises(TypeError, match="scores is a Detector, not a ScoreTable: give score"):
             head_ledger(host, data, detector, scores=detector)
+        with pytest.raises(TypeError, match="a detector has chosen its layers and its tail, so give it"):
+            BankScores(detector, layers=[1])
 
     def test_trace(self, case, detector):
         with pytest.raises(TypeError, match="scores is a Detector, not a ScoreTable: give score"):
