@@ -31,7 +31,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Host, Site
-from sa_plugin.passes.run import sink_rule, sink_sites
+from sa_plugin.passes.run import sink_sites
 
 
 class Concept:
@@ -190,7 +190,7 @@ def inputs_of(
         reducers.activations,
         site=(bank.sink_layers[0], "resid_post"),
         valid=batch.valid,
-        sinks=sink_rule(host.info, bank.sink_layers, bank.origin.sinks),
+        sinks=bank.sinks_on(host.info),
     )
     keep = host.read(batch, sink_sites(bank.sink_layers), reduce)["keep"]
     return dict(batch.inputs), keep

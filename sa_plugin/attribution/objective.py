@@ -41,7 +41,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Host, Site
-from sa_plugin.passes.run import sink_rule, sink_sites
+from sa_plugin.passes.run import sink_sites
 from sa_plugin.scores.score import check_origin
 
 GROUP = "sa_plugin.attribution.objective"
@@ -350,7 +350,7 @@ def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> 
     vectors = _one_vector(bank.token, bank.index(choice.layer), bank.unit(choice.unit))
     site = Site(choice.layer, bank.hook_point)
     (batch,) = host.batches([sample])
-    sinks = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    sinks = bank.sinks_on(host.info)
     reduce = partial(reducers.activations, site=(site.layer, site.point), valid=batch.valid, sinks=sinks)
     got = host.read(batch, sorted({site, *sink_sites(bank.sink_layers)}), reduce)
     h, keep = got["h"][0], got["keep"][0]

@@ -61,7 +61,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import Job, run, sink_rule
+from sa_plugin.passes.run import Job, run
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc, average_precision
@@ -401,7 +401,7 @@ def _means(
 
     layout = lay_out(host, samples, ())
     job = Job(sites.values(), lambda batch: reduce)
-    rule = sink_rule(host.info, detector.bank.sink_layers, detector.bank.origin.sinks)
+    rule = detector.bank.sinks_on(host.info)
     (kept,) = run(host, layout, [job], rule, description="sample means")
     return {layer: kept.samples[layer].astype(np.float64) for layer in layers}
 

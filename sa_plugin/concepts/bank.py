@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.host import reducers
+from sa_plugin.host.protocol import HostInfo
+from sa_plugin.passes.run import Sinks, sink_rule
 
 Scoring = Literal["cosine", "dot", "latent"]
 VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
@@ -161,6 +163,10 @@ class ConceptBank:
     def sink_layers(self) -> tuple[int, ...]:
         """Blocks whose residual decides which tokens are attention sinks."""
         return self.origin.sink_layers or self.layers
+
+    def sinks_on(self, info: HostInfo) -> Sinks:
+        """How a model's tokens are judged, for `passes.run`: as when the vectors were fitted."""
+        return sink_rule(info, self.sink_layers, self.origin.sinks)
 
     def __repr__(self) -> str:
         units = "" if self.supervised else f", {len(self.units)} units"

@@ -51,7 +51,7 @@ from sa_plugin.heads.align_weights import HeadBlock, write_norms
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, run, sink_rule
+from sa_plugin.passes.run import Job, Keep, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
@@ -290,7 +290,7 @@ def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
         layout: Of the samples.
     """
     job = Job(plan.sites, lambda batch: _reducer(plan, batch))
-    rule = sink_rule(plan.host.info, plan.bank.sink_layers, plan.bank.origin.sinks)
+    rule = plan.bank.sinks_on(plan.host.info)
     (kept,) = run(plan.host, layout, [job], rule, description="attention")
     return DataSums(
         {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},

@@ -27,7 +27,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Batch, Host, HostInfo, layers_of
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Sinks, sink_rule
+from sa_plugin.passes.run import Sinks
 
 ComponentKind = Literal["embedding", "heads", "mlps", "norms", "refit", "constants"]
 COMPONENT_KINDS: tuple[ComponentKind, ...] = ("embedding", "heads", "mlps", "constants")
@@ -249,7 +249,7 @@ class Asked:
 
     def sinks(self, host: Host) -> Sinks:
         """How tokens are judged."""
-        return sink_rule(host.info, self.bank.sink_layers, self.bank.origin.sinks)
+        return self.bank.sinks_on(host.info)
 
     def known(self, batch: Batch) -> BatchLabels:
         """What is known of a batch's tokens."""

@@ -60,7 +60,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import Job, Keep, run, sink_rule
+from sa_plugin.passes.run import Job, Keep, run
 
 ABLATIONS = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
@@ -163,7 +163,7 @@ def _train_z(
         return reduce
 
     job = Job([Site(at, "z") for at in layers], reducer)
-    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(host.info)
     (kept,) = run(host, layout, [job], rule, description="z")
     if mean:
         n = int(kept.keep.sum())

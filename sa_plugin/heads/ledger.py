@@ -72,7 +72,7 @@ from sa_plugin.heads.sums import (
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import evidence
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_rule, sink_sites
+from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
@@ -387,7 +387,7 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
 
 
 def _run_train(host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job]) -> tuple[Kept, ...]:
-    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(host.info)
     try:
         return run(host, layout, jobs, rule, description="train terms")
     except NonFiniteRowError as error:
@@ -550,7 +550,7 @@ def explain_tokens(
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
     plan = build_plan(host, bank, [column], bank.token, means=_own_means(bank) if means is None else means)
     (batch,) = host.batches([text])
-    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(host.info)
 
     def reduce(read: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         keep = evidence(read, batch.valid, *rule)

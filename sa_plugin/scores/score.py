@@ -29,7 +29,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in, token_table
-from sa_plugin.passes.run import MEMORY_BUDGET, Job, Keep, Sinks, run, sink_rule
+from sa_plugin.passes.run import MEMORY_BUDGET, Job, Keep, Sinks, run
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.streaming import to_values
 
@@ -188,7 +188,7 @@ def _score(
         return partial(reducers.scores, valid=batch.valid, banks=plain, class_index=batch.class_index)
 
     job = Job({Site(at, bank.hook_point) for bank in banks for at in bank.layers}, reducer, budget=budget)
-    rule = sink_rule(host.info, banks[0].sink_layers, banks[0].origin.sinks)
+    rule = banks[0].sinks_on(host.info)
     frozen = None if keep_of is None else rows_kept_in(keep_of, layout, samples)
     sinks = rule if frozen is None else frozen
     (kept,) = run(host, layout, [job], sinks, description="scores")
@@ -357,7 +357,7 @@ def _sites(bank: ConceptBank) -> set[Site]:
 def _begin(host: Host, samples: Sequence[Sample], bank: ConceptBank) -> tuple[Layout, Sinks, dict[str, Any]]:
     check_origin(bank, host)
     layout = lay_out(host, samples, bank.concepts)
-    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(host.info)
     bound = {"layers": bank.layers, "point": bank.hook_point, "vectors": bank.token.plain}
     return layout, rule, bound
 

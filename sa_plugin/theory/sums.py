@@ -33,7 +33,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.host.protocol import Batch, Host, HostInfo, Point, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, Name, run, sink_rule
+from sa_plugin.passes.run import Job, Keep, Name, run
 from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
 
 RESOLUTION = 1e-4
@@ -448,7 +448,7 @@ def run_pass(
 
     sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
     job = Job(sites, _reducer(host.info, directions, paths, tail), each=closes)
-    rule = sink_rule(host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(host.info)
     (kept,) = run(host, layout, [job], rule, description="theory")
     values = {str(name): array for name, array in kept.samples.items()}
     measured = values.pop("measured")

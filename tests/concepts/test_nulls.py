@@ -19,7 +19,7 @@ from sa_plugin.concepts import (
     permute_labels,
     unit,
 )
-from sa_plugin.passes import lay_out, run, sink_rule
+from sa_plugin.passes import lay_out, run
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_refits_of_a_pass_are_those_of_stored_rows(statistics, kind):
     bank = fit(one.host, one.data, kind, statistics=seen, controls=False)
     layout = lay_out(one.host, one.data.train.samples, bank.concepts)
     streamed = StreamedRefits(bank, layout, bank.layers, 3, 5)
-    rule = sink_rule(one.host.info, bank.sink_layers, bank.origin.sinks)
+    rule = bank.sinks_on(one.host.info)
     (kept,) = run(one.host, layout, [streamed.job], rule, description="law")
     assert kept.keep.all()
     found = streamed.result(kept)
