@@ -32,3 +32,8 @@ def step_by_loops(a, model):
 def tilted_variance(a, t):
     weights = np.exp(t * a) / np.exp(t * a).sum()
     return float(weights @ a**2 - (weights @ a) ** 2)
+
+
+def measured(report, name, direction="fixed"):
+    """What a report measured of concept "c", by layer."""
+    return report.quantity(name, "c", direction).measured.estimate

@@ -115,7 +115,7 @@ def numbers(report: TheoryReport) -> list[str]:
             if name not in found:
                 continue
             q = found[name]
-            cells = [q.value, q.predicted, q.controls.get("permuted"), q.controls.get("random")]
+            cells = [q.measured.estimate, q.predicted, q.controls.get("permuted"), q.controls.get("random")]
             text = " | ".join("–" if c is None else f"{np.nanmedian(c):.4f}" for c in cells)
             lines.append(f"| {name} | {concept} | {direction} | {text} |")
     return lines
@@ -132,8 +132,7 @@ def main(name: str, *kinds: str) -> None:
         print("\n".join(f"- {one!r}" for one in (*report.regimes, *report.assumptions)))
         for concept, direction in report.quantities:
             for theorem in ("T1", "C1", "C2", "T2", "assumption"):
-                table = report.table(theorem, concept, direction)
-                print(f"\n{concept} {direction} {theorem}\n{table}", flush=True)
+                print(f"\n{report.sheet(theorem, concept, direction).text()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from sa_plugin.report.schema import (
 from sa_plugin.report.svg import Scale, nice, path_data
 from sa_plugin.report.trace import shown_concepts
 from sa_plugin.show.result import clean
-from sa_plugin.theory.plots import plot_quantity, plot_tenths, plot_theory
 
 __all__ = [
     "SCHEMA",
@@ -30,9 +29,6 @@ __all__ = [
     "mean_grid",
     "nice",
     "path_data",
-    "plot_quantity",
-    "plot_tenths",
-    "plot_theory",
     "problems",
     "read_results",
     "relative",

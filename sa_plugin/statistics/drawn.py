@@ -233,7 +233,8 @@ class Drawn:
 
     def freeze(self) -> Drawn:
         """The same without its resamples: value and interval, for numbers too many to keep."""
-        return replace(self, values=self.values[..., :1], kept=self.bounds)
+        # A copy, or a view would keep the resamples alive.
+        return replace(self, values=self.values[..., :1].copy(), kept=self.bounds)
 
     def rows(self, measure: str) -> list[dict[str, Any]]:
         """Long form: one row a cell, with its labels, the measure's name, value, low and high."""

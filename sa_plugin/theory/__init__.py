@@ -1,17 +1,22 @@
-"""The idealised model of concept amplification: our reconstruction, simulated and put to the test.
+"""The idealised model of concept amplification, our reconstruction, put to the test on a real model.
 
-`check_theory` measures on a real model what the other modules predict of the idealised one.
+`check_theory` measures in every block what the idealised model predicts.
 """
 
-from sa_plugin.theory.check import check_theory
-from sa_plugin.theory.measures import Drawn, Quantity, Slopes, layer_slopes, orthogonal
+from sa_plugin.theory.assumptions import Assumption, HeadPaths
+from sa_plugin.theory.check import Conditions, check_theory
+from sa_plugin.theory.measures import Measures, Quantity
 from sa_plugin.theory.paths import normalised, path_of, scales_of
-from sa_plugin.theory.verdicts import TITLES, Assumption, Regime, TheoryReport, Verdict, judge
+from sa_plugin.theory.report import TheoryReport
+from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
+from sa_plugin.theory.verdicts import TITLES, Regime, Verdict, judge
 
 __all__ = [
     "TITLES",
     "Assumption",
-    "Drawn",
+    "Conditions",
+    "HeadPaths",
+    "Measures",
     "Quantity",
     "Regime",
     "Slopes",

@@ -1,10 +1,9 @@
-"""From the sums of a pass to the report, one concept and direction at a time.
+"""The theorems put to the test: each one's quantity in a real model, beside its prediction.
 
-The theorems put to the test: each one's quantity in a real model, beside its prediction.
-
-What is predicted is OUR reconstruction of the idealised model (`theory.dynamics`), not the paper's
-formulas. What is measured, the controls and the rule of the verdicts are in `theory.measures`,
-`theory.directions` and `theory.verdicts`; assumptions the model breaks are named beside them.
+What is predicted is OUR reconstruction of the idealised model (`docs/experiments/ideal_model`), not
+the paper's formulas. What is measured and the controls are in `theory.measures` and
+`theory.paths`, the rule of the verdicts in `theory.verdicts`; assumptions the model breaks
+(`theory.assumptions`) are named beside them.
 
 What it does not show: that a head or anything else causes what is measured. `ablate_heads` asks
 that.
@@ -13,6 +12,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,25 +30,133 @@ from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
 from sa_plugin.statistics.drawn import Resampling
-from sa_plugin.theory.measures import KINDS, Quantity, draw
-from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
-from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
-from sa_plugin.theory.verdicts import (
+from sa_plugin.theory.assumptions import (
     Assumption,
-    Regime,
-    TheoryReport,
-    Verdict,
     aligned_gamma,
     heads_of,
-    judge,
     of_architecture,
     of_concept,
-    regime_of,
     shared,
 )
+from sa_plugin.theory.measures import KINDS, Quantity, measure
+from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
+from sa_plugin.theory.report import TheoryReport
+from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
+from sa_plugin.theory.verdicts import Regime, Verdict, judge, regime_of
 
 
-def assemble(
+@dataclass(frozen=True)
+class Conditions:
+    """What counts as a tail, on which samples, and beside how many controls.
+
+    Attributes:
+        tail: Share of a sample's tokens (three at least) and of a query's keys that is its tail.
+        which: "positive" measures a concept on the samples that have it, "all" on every sample.
+        n_random: Isotropic random directions followed as controls. A verdict asks for nine
+            controls at least, permuted-label vectors included.
+        fixed_at: With a bank, the layer of the fixed vectors; by default the middle one.
+
+    Raises:
+        ValueError: A value that is none of these.
+    """
+
+    tail: float = 0.05
+    which: str = "positive"
+    n_random: int = 9
+    fixed_at: int | None = None
+
+    def __post_init__(self) -> None:
+        require_known("which", self.which, ("positive", "all"))
+        if not 0 < self.tail < 0.5:
+            raise ValueError(f"tail {self.tail} must lie in (0, 0.5), such as 0.05 for the top 5 %.")
+        if self.n_random < 0:
+            raise ValueError(f"n_random is {self.n_random}: give 0 or more.")
+
+
+def check_theory(
+    host: Host,
+    data: ConceptData,
+    source: Detector | ConceptBank,
+    *,
+    scores: ScoreTable | None = None,
+    split: str | Sequence[Sample] = "test",
+    concepts: Sequence[str] | None = None,
+    layers: int | Sequence[int] | None = None,
+    how: Conditions = Conditions(),
+    resampling: Resampling = Resampling(),
+) -> TheoryReport:
+    """Measure every theorem's quantity in every block, beside what the idealised model predicts.
+
+    Costs one forward pass a sample for all blocks and concepts. Memory: the attention patterns of
+    one batch, `layers x heads x tokens^2` numbers a sample, hence small batches.
+
+    Args:
+        host: An attached model. Predictions need one that hands out its weights
+            (`sa_plugin.host.protocol.DescribedHost`); without, they are absent and the
+            report says why.
+        data: Labelled samples.
+        source: A detector: each concept's fixed vector is that of its chosen layer. Or a bank.
+        scores: Scores of the same samples, held against the pass; they save nothing.
+        split: Which split to measure, or the samples themselves.
+        concepts: Only these; all by default.
+        layers: Blocks to check; all by default.
+        how: What counts as a tail, on which samples, and beside how many controls.
+        resampling: Of source documents; its seed is also that of the random directions.
+
+    Returns:
+        The report. Samples with fewer than ten kept tokens are left out and counted.
+
+    Raises:
+        TypeError: An argument is of another type, such as data and detector swapped.
+        ValueError: Unknown concept, layer or split; a bank of another model or not of the residual
+            stream; the train split the vectors were fitted on; scores of other samples; fewer than
+            two documents; weights that are not the model's.
+
+    Source: what is tested are the claims of arXiv 2512.05038, section on theory; formulas are ours.
+
+    Example:
+        >>> report = check_theory(host, data, detector)  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
+    """
+    _check_types(host, data, source, scores)
+    bank = source.bank if isinstance(source, Detector) else source
+    check_origin(bank, host)
+    chosen_samples = _samples(data, bank, split)
+    chosen = _chosen(source, data, concepts, how.fixed_at)
+    blocks = layers_of(host.info, layers)
+    directions = build_directions(bank, host.info, chosen, blocks, how.n_random, resampling.seed)
+    layout = lay_out(host, chosen_samples, data.concepts, at_most=PATTERN_BATCH_TOKENS)
+    lengths = np.diff(layout.bounds).tolist()
+    paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
+    if scores is not None:
+        _check_scored(scores, bank, list(chosen), chosen_samples)
+    resamples = resample_documents(np.array([s.document for s in chosen_samples]), resampling)
+    sums = run_pass(host, layout, bank, directions, paths, how.tail)
+    counted = {concept: _counted(chosen_samples, concept, how.which) for concept in chosen}
+    settings = {
+        "model": host.info.model,
+        "split": split if isinstance(split, str) else "samples",
+        "n_samples": int(sums.measured.sum()),
+        "left_out": int((~sums.measured).sum()),
+        "n_documents": resamples.n_documents,
+        "which": how.which,
+        "tail": how.tail,
+        "draws": resampling.draws,
+        "level": resampling.level,
+        "seed": resampling.seed,
+        "n_random": how.n_random,
+        "kind": bank.kind,
+        "data_hash": data.hash,
+        "least_tokens": LEAST_TOKENS,
+        "least_tail": LEAST_TAIL,
+        "closes_to": sums.closes_to,
+        "fixed_at": dict(directions.chosen),
+        "own_mean_at": _own_means(directions),
+    }
+    return _assembled(host.info, directions, paths, why, sums, counted, resamples, settings)
+
+
+def _assembled(
     info: HostInfo,
     directions: Directions,
     paths: Sequence[Path] | None,
@@ -58,18 +166,7 @@ def assemble(
     resamples: Resamples,
     settings: Mapping[str, Any],
 ) -> TheoryReport:
-    """The report.
-
-    Args:
-        info: Of the model.
-        directions: What was followed.
-        paths: Heads' weights, or None.
-        why: Why there are none.
-        sums: Of the pass.
-        counted: Which samples count for each concept.
-        resamples: Of the samples' documents.
-        settings: For the report; its level is that of the intervals.
-    """
+    """The report, one concept and direction at a time; `why` there are no paths, if there are none."""
     layers = directions.layers
     heads = heads_of(sums, directions, paths)
     gamma = aligned_gamma(paths)
@@ -84,7 +181,7 @@ def assemble(
             continue
         key = column.concept, column.direction
         # Draws of one concept fill hundreds of megabytes: only its summary outlives this round.
-        drawn = draw(
+        measures = measure(
             sums,
             directions,
             *key,
@@ -94,12 +191,12 @@ def assemble(
             aligned_gamma=gamma,
             level=settings["level"],
         )
-        quantities[key] = {name: drawn.quantity(name) for name in KINDS if name in drawn.own}
-        verdicts += judge(drawn, *key, layers, causal=info.causal)
-        regime = regime_of(drawn, *key, layers)
+        quantities[key] = {name: measures.quantity(name) for name in KINDS if name in measures.own}
+        verdicts += judge(measures, *key, layers, causal=info.causal)
+        regime = regime_of(measures, *key, layers)
         regimes += [] if regime is None else [regime]
-        assumptions += of_concept(directions, drawn, *key, heads, weights=paths is not None)
-        tenths[key] = drawn.tenths
+        assumptions += of_concept(directions, measures, *key, heads, weights=paths is not None)
+        tenths[key] = measures.tenths
     assumptions += shared(sums, layers, weights=paths is not None)
     return TheoryReport(
         quantities,
@@ -133,7 +230,7 @@ def _absent(
     elif paths is None:
         found["prefix_*"] = why
     for (concept, direction), of in quantities.items():
-        known = np.isfinite(of["gap_slope"].value)
+        known = np.isfinite(of["gap_slope"].measured.estimate)
         lacking = [str(b) for b, here in zip(directions.layers, known, strict=True) if not here]
         if lacking:
             reason = (
@@ -146,103 +243,6 @@ def _absent(
         if not any(column.role == role for column in directions.columns):
             found[role] = reason
     return found
-
-
-def check_theory(
-    host: Host,
-    data: ConceptData,
-    source: Detector | ConceptBank,
-    *,
-    scores: ScoreTable | None = None,
-    split: str = "test",
-    samples: Sequence[Sample] | None = None,
-    concepts: Sequence[str] | None = None,
-    layers: int | Sequence[int] | None = None,
-    fixed_at: int | None = None,
-    tail: float = 0.05,
-    which: str = "positive",
-    n_random: int = 9,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> TheoryReport:
-    """Measure every theorem's quantity in every block, beside what the idealised model predicts.
-
-    Costs one forward pass a sample for all blocks and concepts. Memory: the attention patterns of
-    one batch, `layers x heads x tokens^2` numbers a sample, hence small batches.
-
-    Args:
-        host: An attached model. Predictions need one that hands out its weights
-            (`sa_plugin.host.protocol.DescribedHost`); without, they are absent and the
-            report says why.
-        data: Labelled samples.
-        source: A detector: each concept's fixed vector is that of its chosen layer. Or a bank.
-        scores: Scores of the same samples, held against the pass; they save nothing.
-        split: Which split to measure.
-        samples: Measure these instead of a split.
-        concepts: Only these; all by default.
-        layers: Blocks to check; all by default.
-        fixed_at: With a bank, the layer of the fixed vectors; by default the middle one.
-        tail: Share of a sample's tokens (three at least) and of a query's keys that is its tail.
-        which: "positive" measures a concept on the samples that have it, "all" on every sample.
-        n_random: Isotropic random directions followed as controls. A verdict asks for nine
-            controls at least, permuted-label vectors included.
-        draws: Resamples of source documents.
-        level: Of the intervals.
-        seed: Of the resamples and the random directions.
-
-    Returns:
-        The report. Samples with fewer than ten kept tokens are left out and counted.
-
-    Raises:
-        TypeError: An argument is of another type, such as data and detector swapped.
-        ValueError: Unknown concept, layer or split; a bank of another model or not of the residual
-            stream; the train split the vectors were fitted on; scores of other samples; fewer than
-            two documents; weights that are not the model's.
-
-    Source: what is tested are the claims of arXiv 2512.05038, section on theory; formulas are ours.
-
-    Example:
-        >>> report = check_theory(host, data, detector)  # doctest: +SKIP
-        >>> print(report)  # doctest: +SKIP
-    """
-    _check_types(host, data, source, scores)
-    _check_numbers(tail, which, n_random)
-    bank = source.bank if isinstance(source, Detector) else source
-    check_origin(bank, host)
-    chosen_samples = _samples(data, bank, split, samples)
-    chosen = _chosen(source, data, concepts, fixed_at)
-    blocks = layers_of(host.info, layers)
-    directions = build_directions(bank, host.info, chosen, blocks, n_random, seed)
-    layout = lay_out(host, chosen_samples, data.concepts, at_most=PATTERN_BATCH_TOKENS)
-    lengths = np.diff(layout.bounds).tolist()
-    paths, why = paths_of(host, blocks, directions.read, directions.write, lengths)
-    if scores is not None:
-        _check_scored(scores, bank, list(chosen), chosen_samples)
-    resamples = resample_documents(np.array([s.document for s in chosen_samples]), Resampling(draws, seed))
-    sums = run_pass(host, layout, bank, directions, paths, tail)
-    counted = {concept: _counted(chosen_samples, concept, which) for concept in chosen}
-    settings = {
-        "model": host.info.model,
-        "split": split if samples is None else "samples",
-        "n_samples": int(sums.measured.sum()),
-        "left_out": int((~sums.measured).sum()),
-        "n_documents": resamples.n_documents,
-        "which": which,
-        "tail": tail,
-        "draws": draws,
-        "level": level,
-        "seed": seed,
-        "n_random": n_random,
-        "kind": bank.kind,
-        "data_hash": data.hash,
-        "least_tokens": LEAST_TOKENS,
-        "least_tail": LEAST_TAIL,
-        "closes_to": sums.closes_to,
-        "fixed_at": dict(directions.chosen),
-        "own_mean_at": _own_means(directions),
-    }
-    return assemble(host.info, directions, paths, why, sums, counted, resamples, settings)
 
 
 def _counted(samples: Sequence[Sample], concept: str, which: str) -> Bool[np.ndarray, " sample"]:
@@ -286,10 +286,8 @@ def _chosen(
     return found
 
 
-def _samples(
-    data: ConceptData, bank: ConceptBank, split: str, samples: Sequence[Sample] | None
-) -> Sequence[Sample]:
-    chosen = data.split(split).samples if samples is None else tuple(samples)
+def _samples(data: ConceptData, bank: ConceptBank, split: str | Sequence[Sample]) -> Sequence[Sample]:
+    chosen = data.split(split).samples if isinstance(split, str) else tuple(split)
     fitted = {sample.id for sample in data.train.samples}
     caught = sum(sample.id in fitted for sample in chosen)
     if caught and bank.origin.data_hash == data.hash:
@@ -319,11 +317,3 @@ def _check_types(host: object, data: object, source: object, scores: object) -> 
     require_type("data", data, ConceptData, order)
     require_type("source", source, (Detector, ConceptBank), order)
     require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
-
-
-def _check_numbers(tail: float, which: str, n_random: int) -> None:
-    require_known("which", which, ("positive", "all"))
-    if not 0 < tail < 0.5:
-        raise ValueError(f"tail {tail} must lie in (0, 0.5), such as 0.05 for the top 5 %.")
-    if n_random < 0:
-        raise ValueError(f"n_random is {n_random}: give 0 or more.")

@@ -1,8 +1,8 @@
 """What is measured of each theorem in each block, beside what the idealised model predicts.
 
-OUR estimators of OUR reconstruction (`theory.dynamics`); none is a formula of arXiv 2512.05038. a
-is read at the block's input and output, x = a - mean of the sample, V_i the variance of a / r under
-query i's actual attention (kept tokens, renormalised).
+OUR estimators of OUR reconstruction (`docs/experiments/ideal_model`); none is a formula of
+arXiv 2512.05038. a is read at the block's input and output, x = a - mean of the sample, V_i the
+variance of a / r under query i's actual attention (kept tokens, renormalised).
 
 | quantity | is | null | predicted |
 |---|---|---|---|
@@ -53,43 +53,39 @@ a block, aligned or not. None of these says what causes what.
 Each function takes sums over samples, of shape `[draw, layer, column]`, and gives values of the
 same shape; draw 0 is the data as they are.
 
-From sums over samples to quantities with intervals, each minus its controls on the same draws.
-
-Intervals resample source documents (`sa_plugin.statistics.bootstrap`), the vectors held fixed.
-
-The factor by which activations grow from one layer to the next, when both carry noise.
-
-For true activations y = c + b x, observed with independent errors of variance e_x and e_y:
-
-    OLS               S_xy / S_xx, tends to b s^2 / (s^2 + e_x): diluted, always towards zero
-    orthogonal        (D + sqrt(D^2 + 4 q S_xy^2)) / (2 S_xy), D = S_yy - q S_xx: tends to b if
-      (Deming)        q = e_y / e_x is right; q = 1 minimises orthogonal distances
-    deviation ratio   sign(S_xy) sqrt(S_yy / S_xx): tends to b if e_y = b^2 e_x
-
-With an error in x of 36 % of the variance of the signal a true 1.2 is estimated as .88 by OLS. No
-estimator is right for free: q is an assumption. Errors of successive layers are not independent in
-a residual stream (what misreads layer l is carried into l + 1), which biases all three; a slope is
-an average over the range and says nothing about pairs (see `dynamics.check_gaps`).
+Intervals resample source documents (`sa_plugin.statistics.bootstrap`), the vectors held fixed; each
+quantity minus its controls is taken on the same draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64
 
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
-from sa_plugin.statistics.drawn import Interval, interval, percentile_bounds
+from sa_plugin.statistics.drawn import Drawn
 from sa_plugin.statistics.shape import skewness_of_sums
 from sa_plugin.theory.paths import Directions
+from sa_plugin.theory.slopes import orthogonal
 from sa_plugin.theory.sums import Sums
 
 Values: TypeAlias = Float64[np.ndarray, "_draw _layer _column"]
 Total: TypeAlias = Callable[[str], np.ndarray]
+"""Sums over samples by name, `[draw, layer, column]`."""
+CONTROLS = ("permuted", "random")
+DECISIVE = (
+    *(f"{who}{what}" for who in ("", "heads_", "prefix_") for what in ("gap_deviation_ratio", "gaps_grown")),
+    "attention_by_sign",
+    "equalisation",
+    "tail_gain",
+    "skew_growth",
+)
+"""What verdicts rest on (`theory.verdicts`)."""
 
 
 class Kind(NamedTuple):
@@ -137,16 +133,16 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-class Measured(NamedTuple):
+class Estimated(NamedTuple):
     """Values and, where there is one, the prediction."""
 
     value: Values
     predicted: Values | None = None
 
 
-def measure(
+def estimate_all(
     total: Total, *, causal: bool, weights: bool, aligned_gamma: Float64[np.ndarray, "layer column"] | None
-) -> dict[str, Measured]:
+) -> dict[str, Estimated]:
     """Every quantity.
 
     Args:
@@ -166,69 +162,63 @@ def measure(
     }
 
 
-def orthogonal(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> Float64[np.ndarray, "*shape"]:
-    """Slope of orthogonal regression from centred sums (`theory.slopes`)."""
-    excess = yy - xx
-    defined = (xx > 0) & (xy != 0)
-    slope = (excess + np.hypot(excess, 2 * xy)) / np.where(defined, 2 * xy, np.nan)
-    return np.asarray(slope, dtype=np.float64)
-
-
-def _gaps(total: Total, weights: bool, beta: bool) -> dict[str, Measured]:
+def _gaps(total: Total, weights: bool, beta: bool) -> dict[str, Estimated]:
     xx = total("xx")
-    found: dict[str, Measured] = {}
+    found: dict[str, Estimated] = {}
     slope = deviation = None
     if beta:
         xy, yy = total("xy predicted"), total("yy predicted")
         slope, deviation = orthogonal(xx, xy, yy), np.sqrt(_ratio(yy, xx))
         factor = _ratio(total("gain"), total("tokens"))
-        found["predicted_factor"] = Measured(np.where(xx > 0, factor, np.nan))
+        found["predicted_factor"] = Estimated(np.where(xx > 0, factor, np.nan))
     for who, name in (("", "layer"), ("heads_", "heads")):
         xy, yy = (total(f"{what} {name}") for what in ("xy", "yy"))
-        found[f"{who}gap_slope"] = Measured(orthogonal(xx, xy, yy), slope)
-        found[f"{who}gap_deviation_ratio"] = Measured(np.sqrt(_ratio(yy, xx)), deviation)
+        found[f"{who}gap_slope"] = Estimated(orthogonal(xx, xy, yy), slope)
+        found[f"{who}gap_deviation_ratio"] = Estimated(np.sqrt(_ratio(yy, xx)), deviation)
         found |= _pairs(total, who, name, slope)
     if weights:
         path = orthogonal(xx, total("xy path"), total("yy path"))
-        found["path_gap_slope"] = Measured(path, slope)
+        found["path_gap_slope"] = Estimated(path, slope)
     norm = _ratio(total("norm after"), total("norm before"))
-    found["gap_deviation_per_norm"] = Measured(found["gap_deviation_ratio"].value / norm)
+    found["gap_deviation_per_norm"] = Estimated(found["gap_deviation_ratio"].value / norm)
     return found
 
 
-def _pairs(total: Total, who: str, name: str, slope: Values | None) -> dict[str, Measured]:
+def _pairs(total: Total, who: str, name: str, slope: Values | None) -> dict[str, Estimated]:
     pairs, grown, shrunk, flipped = (
         total(f"{what} {name}") for what in ("pairs", "grown", "shrunk", "flipped")
     )
     one = None if slope is None else np.where(np.isnan(slope), np.nan, 1.0)
     return {
-        f"{who}gaps_grown": Measured(_ratio((pairs + grown - shrunk) / 2, pairs), one),
-        f"{who}gaps_shrunk": Measured(_ratio(shrunk, pairs), None if one is None else one - 1),
-        f"{who}gap_order": Measured(1 - 2 * _ratio(flipped, pairs), one),
+        # Unchanged pairs count half: (grown + (pairs - grown - shrunk) / 2) / pairs.
+        f"{who}gaps_grown": Estimated(_ratio((pairs + grown - shrunk) / 2, pairs), one),
+        f"{who}gaps_shrunk": Estimated(_ratio(shrunk, pairs), None if one is None else one - 1),
+        # Kendall's tau: pairs in order less pairs that changed it, over all.
+        f"{who}gap_order": Estimated(1 - 2 * _ratio(flipped, pairs), one),
     }
 
 
-def _prefix(total: Total) -> dict[str, Measured]:
+def _prefix(total: Total) -> dict[str, Estimated]:
     xx, xy, yy = (total(f"{what} prefix") for what in ("xx", "xy", "yy"))
     pxy, pyy = total("xy prefix predicted"), total("yy prefix predicted")
     pairs, left_out = total("pairs prefix"), total("left out prefix")
     slope = orthogonal(xx, pxy, pyy)
     return {
-        "prefix_gap_slope": Measured(orthogonal(xx, xy, yy), slope),
-        "prefix_gap_deviation_ratio": Measured(np.sqrt(_ratio(yy, xx)), np.sqrt(_ratio(pyy, xx))),
+        "prefix_gap_slope": Estimated(orthogonal(xx, xy, yy), slope),
+        "prefix_gap_deviation_ratio": Estimated(np.sqrt(_ratio(yy, xx)), np.sqrt(_ratio(pyy, xx))),
         **_pairs(total, "prefix_", "prefix", slope),
-        "prefix_left_out": Measured(_ratio(left_out, left_out + pairs)),
+        "prefix_left_out": Estimated(_ratio(left_out, left_out + pairs)),
     }
 
 
-def _attention(total: Total, beta: bool) -> dict[str, Measured]:
+def _attention(total: Total, beta: bool) -> dict[str, Estimated]:
     def lift(kind: str, end: str, side: str) -> Values:
         chance = "chance full" if kind == "full" else "chance"
         mass = total(f"{kind} {end} {side}") - total(f"{chance} {end} {side}")
         return _ratio(mass, total(f"queries {side}"))
 
     found = {
-        f"{end}_lift_{side}": Measured(
+        f"{end}_lift_{side}": Estimated(
             lift("mass", end, side), lift("predicted", end, side) if beta else None
         )
         for end in ("top", "bottom")
@@ -238,41 +228,43 @@ def _attention(total: Total, beta: bool) -> dict[str, Measured]:
     own = None
     if plus.predicted is not None and minus.predicted is not None:
         own = plus.predicted - minus.predicted
-    found["attention_by_sign"] = Measured(plus.value - minus.value, own)
+    found["attention_by_sign"] = Estimated(plus.value - minus.value, own)
     with_sinks = lift("full", "top", "plus")
-    found["top_lift_plus_with_sinks"] = Measured(with_sinks)
-    found["attention_by_sign_with_sinks"] = Measured(with_sinks - lift("full", "top", "minus"))
+    found["top_lift_plus_with_sinks"] = Estimated(with_sinks)
+    found["attention_by_sign_with_sinks"] = Estimated(with_sinks - lift("full", "top", "minus"))
     queries = total("queries plus")
     mass = _ratio(total("predicted top plus"), queries) if beta else None
-    found["top_mass_plus"] = Measured(_ratio(total("mass top plus"), queries), mass)
+    found["top_mass_plus"] = Estimated(_ratio(total("mass top plus"), queries), mass)
     for name, tag in (("effective_keys", ""), ("effective_keys_with_sinks", " full")):
         gap = total(f"entropy{tag}") - total(f"log keys{tag}")
-        found[name] = Measured(np.exp(_ratio(gap, total("queries"))))
-    found["kept_mass"] = Measured(_ratio(total("kept mass"), total("queries")))
+        found[name] = Estimated(np.exp(_ratio(gap, total("queries"))))
+    found["kept_mass"] = Estimated(_ratio(total("kept mass"), total("queries")))
     return found
 
 
 def _equalisation(
     total: Total, aligned_gamma: Float64[np.ndarray, "layer column"] | None
-) -> dict[str, Measured]:
+) -> dict[str, Estimated]:
     tails = total("tails")
     before, after = (_ratio(total(f"spread {side}"), tails) for side in ("before", "after"))
     updates = _ratio(total("update gap tail"), total("update gap all"))
     limit = None
     if aligned_gamma is not None:
         growth = aligned_gamma * _ratio(total("inverse scale"), total("tokens"))
+        # The spread shrinks by 1 / (1 + G), so that much of it is lost.
         limit = before * growth / (1 + growth)
     return {
-        "spread": Measured(before),
-        "variation": Measured(_ratio(total("variation before"), tails)),
-        "equalisation": Measured(before - after, limit),
-        "update_gap_ratio": Measured(updates),
+        "spread": Estimated(before),
+        "variation": Estimated(_ratio(total("variation before"), tails)),
+        "equalisation": Estimated(before - after, limit),
+        "update_gap_ratio": Estimated(updates),
     }
 
 
-def _tail(total: Total, beta: bool) -> dict[str, Measured]:
+def _tail(total: Total, beta: bool) -> dict[str, Estimated]:
     def skew(side: str) -> Values:
         n = total("tokens")
+        # Values are centred within their samples: the first moment is zero.
         return skewness_of_sums(n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}"))
 
     def gain(name: str) -> Values:
@@ -286,12 +278,12 @@ def _tail(total: Total, beta: bool) -> dict[str, Measured]:
     gains = sign * gain("predicted") if beta else None
     shapes = _ratio(total("l skew before"), total("l skewed before"))
     return {
-        "skew": Measured(before),
-        "skew_after": Measured(after),
-        "l_skew": Measured(shapes),
-        "skew_growth": Measured(sign * (after - before), grows),
-        "tail_gain": Measured(sign * gain("layer"), gains),
-        "heads_tail_gain": Measured(sign * gain("heads"), gains),
+        "skew": Estimated(before),
+        "skew_after": Estimated(after),
+        "l_skew": Estimated(shapes),
+        "skew_growth": Estimated(sign * (after - before), grows),
+        "tail_gain": Estimated(sign * gain("layer"), gains),
+        "heads_tail_gain": Estimated(sign * gain("heads"), gains),
     }
 
 
@@ -301,11 +293,12 @@ def tenth_slopes(total: Total, name: str) -> Float64[np.ndarray, "draw layer col
     return _ratio(np.diff(_ratio(y, n)), np.diff(_ratio(x, n)))
 
 
-def _shares(total: Total, weights: bool) -> dict[str, Measured]:
-    found = {"mlp_share": Measured(1 - _ratio(total("change by heads"), total("change")))}
+def _shares(total: Total, weights: bool) -> dict[str, Estimated]:
+    found = {"mlp_share": Estimated(1 - _ratio(total("change by heads"), total("change")))}
     if weights:
+        # Squared correlation: cov^2 over the product of the two variances.
         explained = total("path by heads") ** 2
-        found["path_r2"] = Measured(_ratio(explained, total("path") * total("heads' write")))
+        found["path_r2"] = Estimated(_ratio(explained, total("path") * total("heads' write")))
     return found
 
 
@@ -313,114 +306,90 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.asarray(ratio(top, bottom, empty=np.nan))
 
 
-CONTROLS = ("permuted", "random")
-# What verdicts rest on (`theory.verdicts`).
-DECISIVE = (
-    *(f"{who}{what}" for who in ("", "heads_", "prefix_") for what in ("gap_deviation_ratio", "gaps_grown")),
-    "attention_by_sign",
-    "equalisation",
-    "tail_gain",
-    "skew_growth",
-)
-
-
 @dataclass(frozen=True, eq=False)
 class Quantity:
     """One quantity of one concept and direction, by layer.
 
     Attributes:
-        name: See `sa_plugin.theory.measures`.
+        name: See the module.
         theorem: What it belongs to.
         null: Its value where nothing happens.
-        value, low, high: Measured, with percentile bounds.
+        measured: Over the layers, with its interval; the resamples are not kept.
         predicted: By the idealised model; None where it says nothing or weights are missing.
         controls: The same of permuted-label and random directions, as far as there are any.
-        excess: Value, low and high of measured minus control, `[3, layer]`.
+        excess: Measured minus each control, on the same draws.
     """
 
     name: str
     theorem: str
     null: float
-    value: Float64[np.ndarray, " layer"]
-    low: Float64[np.ndarray, " layer"]
-    high: Float64[np.ndarray, " layer"]
+    measured: Drawn
     predicted: Float64[np.ndarray, " layer"] | None
     controls: Mapping[str, Float64[np.ndarray, " layer"]]
-    excess: Mapping[str, Float64[np.ndarray, "3 layer"]]
+    excess: Mapping[str, Drawn]
 
     def __repr__(self) -> str:
-        known = np.isfinite(self.value)
+        value = self.measured.estimate
+        known = np.isfinite(value)
         if not known.any():
             return f"Quantity({self.name}: not defined)"
-        mean = float(self.value[known].mean())
         beside = "" if self.predicted is None else f", predicted {np.nanmean(self.predicted):.3f}"
         beside += "".join(f", {k} {np.nanmean(v):.3f}" for k, v in self.controls.items())
-        return f"Quantity({self.name}: mean of {known.sum()} layers {mean:.3f}{beside})"
+        return f"Quantity({self.name}: mean of {known.sum()} layers {float(value[known].mean()):.3f}{beside})"
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """Every quantity of one concept and direction on every draw; draw 0 is the data.
+class Measures:
+    """Every quantity of one concept and direction, on the data and on every draw.
 
     Attributes:
-        own, predicted: `[draw, layer]` by name.
-        controls: `[draw, layer]` by control and name, random directions averaged.
-        each: `[draw, layer, control]` by decisive name: every control direction by itself, those
+        own: Over the layers, by name.
+        predicted: By name, on the data.
+        controls: By control and name, random directions averaged.
+        each: Over layers and controls, by decisive name: every control direction by itself, those
             of other concepts' permuted labels included.
         tenths: Slopes between neighbouring tenths of a, measured and predicted, `[layer, step]`.
-        n_documents: Resampled.
-        level: Of the intervals.
     """
 
-    own: Mapping[str, Float64[np.ndarray, "draw layer"]]
-    predicted: Mapping[str, Float64[np.ndarray, "draw layer"]]
-    controls: Mapping[str, Mapping[str, Float64[np.ndarray, "draw layer"]]]
-    each: Mapping[str, Float64[np.ndarray, "draw layer control"]]
+    own: Mapping[str, Drawn]
+    predicted: Mapping[str, Float64[np.ndarray, " layer"]]
+    controls: Mapping[str, Mapping[str, Drawn]]
+    each: Mapping[str, Drawn]
     tenths: Mapping[str, Float64[np.ndarray, "layer step"]]
-    n_documents: int
-    level: float
 
     def quantity(self, name: str) -> Quantity:
-        """One quantity with its bounds."""
+        """One quantity with its bounds; draws are dropped, they fill hundreds of megabytes."""
         own, kind = self.own[name], KINDS[name]
-        low, high = percentile_bounds(own[1:].T, self.level)
         controls = {c: self.controls[c][name] for c in CONTROLS if c in self.controls}
-        excess = {}
-        for control, drawn in controls.items():
-            gap = own - drawn
-            excess[control] = np.stack([gap[0], *percentile_bounds(gap[1:].T, self.level)])
-        predicted = self.predicted.get(name)
         return Quantity(
             name,
             kind.theorem,
             kind.null,
-            own[0],
-            low,
-            high,
-            None if predicted is None else predicted[0],
-            {control: drawn[0] for control, drawn in controls.items()},
-            excess,
+            own.freeze(),
+            self.predicted.get(name),
+            {control: drawn.estimate.copy() for control, drawn in controls.items()},
+            {control: (own - drawn).freeze() for control, drawn in controls.items()},
         )
 
-    def mean(self, name: str, layers: Bool[np.ndarray, " layer"]) -> Interval:
+    def mean(self, name: str, layers: Bool[np.ndarray, " layer"]) -> Drawn:
         """Mean of a quantity over some layers."""
-        return self._mean(self.own[name][:, layers])
+        return _mean(self.own[name], self.own[name].values[layers])
 
-    def excess(self, name: str, layers: Bool[np.ndarray, " layer"]) -> list[Interval]:
+    def excess(self, name: str, layers: Bool[np.ndarray, " layer"]) -> list[Drawn]:
         """Mean over some layers of a quantity minus that of each control that has it."""
-        own, each = self.own[name][:, layers], self.each[name][:, layers]
-        found = [self._mean(own - each[..., k]) for k in range(each.shape[-1])]
+        own, each = self.own[name], self.each[name].values
+        found = [_mean(own, (own.values - each[:, k])[layers]) for k in range(each.shape[1])]
         return [one for one in found if np.isfinite(one.estimate)]
 
-    def _mean(self, drawn: Float64[np.ndarray, "draw chosen"]) -> Interval:
-        known = np.isfinite(drawn[0])
-        if not known.any():
-            return Interval(np.nan, np.nan, np.nan, self.level, 0, "documents", self.n_documents)
-        mean = drawn[:, known].mean(axis=1)
-        return interval(mean[0], mean[1:], n_units=self.n_documents, level=self.level)
+
+def _mean(like: Drawn, values: Float64[np.ndarray, "chosen column"]) -> Drawn:
+    """Mean over layers where the data define it, in every draw over the same layers."""
+    known = np.isfinite(values[:, 0])
+    mean = values[known].mean(axis=0) if known.any() else np.full(values.shape[1], np.nan)
+    return replace(like, values=mean, axes={})
 
 
-def draw(
+def measure(
     sums: Sums,
     directions: Directions,
     concept: str,
@@ -431,7 +400,7 @@ def draw(
     causal: bool,
     aligned_gamma: Float64[np.ndarray, "layer column"] | None,
     level: float,
-) -> Drawn:
+) -> Measures:
     """Every quantity of one concept and direction.
 
     Args:
@@ -442,36 +411,41 @@ def draw(
         samples: Which samples count.
         resamples: Draws over the samples, the data first.
         causal: Whether the model is.
-        aligned_gamma: See `measure`.
+        aligned_gamma: Sum of gamma over heads with positive beta and gamma, where beta is known.
         level: Of the intervals.
     """
     where = directions.where(concept, direction)
+    # The concept's own column first, then every control that stands beside it.
     columns = where["concept"] + where.get("every control", [])
     total = _Totals(sums, columns, samples, resamples)
-    weights = "path" in sums.values
     gamma = None if aligned_gamma is None else aligned_gamma[:, columns]
-    found = measure(total, causal=causal, weights=weights, aligned_gamma=gamma)
+    found = estimate_all(total, causal=causal, weights="path" in sums.values, aligned_gamma=gamma)
     shape = total("tokens").shape
+
+    def drawn(values: np.ndarray, **axes: Sequence[int]) -> Drawn:
+        # Draws stand first in the sums, and last in a Drawn.
+        kept = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+        return Drawn(kept, {"layer": directions.layers, **axes}, resamples.n_documents, level)
+
+    full = {name: np.broadcast_to(one.value, shape) for name, one in found.items()}
     place = {role: [columns.index(k) for k in where.get(role, [])] for role in CONTROLS}
-    predicted = {n: m.predicted for n, m in found.items() if m.predicted is not None}
-    steps = {"measured": "layer", "heads": "heads"} | (
-        {"predicted": "predicted"} if gamma is not None else {}
-    )
-    return Drawn(
-        {name: np.broadcast_to(m.value, shape)[..., 0].copy() for name, m in found.items()},
-        {name: np.broadcast_to(value, shape)[..., 0].copy() for name, value in predicted.items()},
-        {role: _averaged(found, shape, at) for role, at in place.items() if at},
-        {n: np.broadcast_to(found[n].value, shape)[..., 1:] for n in DECISIVE if n in found},
+    steps = {"measured": "layer", "heads": "heads"} | ({} if gamma is None else {"predicted": "predicted"})
+    controls = range(len(columns) - 1)
+    return Measures(
+        {name: drawn(values[..., 0]) for name, values in full.items()},
+        {
+            name: np.broadcast_to(one.predicted, shape)[0, :, 0].copy()
+            for name, one in found.items()
+            if one.predicted is not None
+        },
+        {
+            role: {name: drawn(values[..., at].mean(axis=-1)) for name, values in full.items()}
+            for role, at in place.items()
+            if at
+        },
+        {name: drawn(full[name][..., 1:], control=controls) for name in DECISIVE if name in found},
         {name: tenth_slopes(total, part)[0, :, 0] for name, part in steps.items()},
-        resamples.n_documents,
-        level,
     )
-
-
-def _averaged(
-    found: Mapping[str, Measured], shape: tuple[int, ...], at: Sequence[int]
-) -> dict[str, Float64[np.ndarray, "draw layer"]]:
-    return {n: np.broadcast_to(m.value, shape)[..., at].mean(axis=-1) for n, m in found.items()}
 
 
 class _Totals:
@@ -489,87 +463,6 @@ class _Totals:
         if name not in self.known:
             values = self.sums.values[name]
             values = values[:, :, None] if values.ndim == 2 else values[:, :, self.columns]
+            # One matrix product: draws by samples, times samples by layers and columns.
             self.known[name] = np.tensordot(self.weights.astype(np.float64), values, axes=1)
         return self.known[name]
-
-
-@dataclass(frozen=True)
-class Slopes:
-    """Three estimates of one factor.
-
-    Attributes:
-        ols: Diluted by noise in the earlier layer.
-        orthogonal: Consistent if the noise ratio is right.
-        deviation_ratio: Of the later to the earlier layer, with the covariance's sign.
-        noise_ratio: Assumed error variance of the later layer over the earlier.
-        n_tokens, n_samples: What they rest on; samples are centred apart.
-    """
-
-    ols: float
-    orthogonal: float
-    deviation_ratio: float
-    noise_ratio: float
-    n_tokens: int
-    n_samples: int
-
-    def __repr__(self) -> str:
-        return (
-            f"Slopes: orthogonal {self.orthogonal:.3f} (noise ratio {self.noise_ratio:g}), "
-            f"deviation ratio {self.deviation_ratio:.3f}, OLS {self.ols:.3f}; "
-            f"{self.n_tokens} tokens of {self.n_samples} sample{'s' * (self.n_samples > 1)}"
-        )
-
-
-def layer_slopes(
-    before: Float[np.ndarray, " token"],
-    after: Float[np.ndarray, " token"],
-    sample: Int[np.ndarray, " token"] | None = None,
-    noise_ratio: float = 1.0,
-) -> Slopes:
-    """Slope of the next layer's activations on this layer's.
-
-    Args:
-        before: Finite activations of tokens at one layer.
-        after: Of the same tokens, a layer later.
-        sample: Each token's sample; offsets of samples are taken out. None is one sample.
-        noise_ratio: Error variance of `after` over that of `before`, positive.
-
-    Returns:
-        The estimates; NaN where `before` is constant or the two are uncorrelated.
-
-    Raises:
-        ValueError: A value is not finite, or the noise ratio is not positive.
-
-    Example:
-        >>> x = np.linspace(-1, 1, 50)
-        >>> round(layer_slopes(x, 1.2 * x + 3).orthogonal, 6)
-        1.2
-    """
-    if not 0 < noise_ratio < np.inf:
-        raise ValueError(f"noise_ratio is {noise_ratio}: give a positive number, 1 if unknown.")
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise ValueError("activations must be finite: drop masked tokens before.")
-    groups = np.zeros(len(before), dtype=np.int64)
-    if sample is not None:
-        groups = np.unique(sample, return_inverse=True)[1].reshape(-1)
-    x, y = _centred(before, groups), _centred(after, groups)
-    xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
-    n_samples = len(np.unique(groups))
-    if xx == 0 or xy == 0:
-        return Slopes(np.nan, np.nan, np.nan, noise_ratio, len(x), n_samples)
-    excess = yy - noise_ratio * xx
-    return Slopes(
-        xy / xx,
-        (excess + float(np.hypot(excess, 2 * noise_ratio**0.5 * xy))) / (2 * xy),
-        float(np.sign(xy) * np.sqrt(yy / xx)),
-        noise_ratio,
-        len(x),
-        n_samples,
-    )
-
-
-def _centred(
-    values: Float[np.ndarray, " token"], groups: Int[np.ndarray, " token"]
-) -> Float64[np.ndarray, " token"]:
-    sums = np.bincount(groups, weights=values.astype(np.float64))
-    return np.asarray(values - (sums / np.bincount(groups))[groups], dtype=np.float64)

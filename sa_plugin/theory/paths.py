@@ -1,4 +1,4 @@
-"""Which directions a check follows through the model, and where each is measured from.
+"""Which directions a check follows through the model, and how strongly each head reads and writes them.
 
     a_i = v . (h_i - mu),  v of unit length in the residual stream's own space
 
@@ -15,21 +15,19 @@ mu is the train mean where the bank has it; 0 where the bank has raw vectors; el
 sample's own kept tokens, which is named in the report. Gaps, slopes, variances and skewness do not
 depend on mu; the sign of a query (C1) and a / max a (C2) do.
 
-How strongly each head reads and writes a direction, from the weights.
-
-OUR reading of the idealised model (`theory.dynamics`) on a real head. With n the norm before
-attention, n(h) = g * P h / r + bias (P subtracts the mean in a LayerNorm, r is the token's own
-scale), the concept's part of a normalised token is (a / r) g_v, g_v = g * P v:
+A head's *path* along a direction is OUR reading of the idealised model on a real head. With n the
+norm before attention, n(h) = g * P h / r + bias (P subtracts the mean in a LayerNorm, r is the
+token's own scale), the concept's part of a normalised token is (a / r) g_v, g_v = g * P v:
 
     beta_h  = scale * (g_v W_Q) R (g_v W_K)^T     logits hold beta_h (a_i / r_i) (a_j / r_j)
     gamma_h = g_v W_V W_O . v_out                 a unit of attention on j writes gamma_h a_j / r_j
 
 R is the rotary rotation averaged over the offsets of the samples' tokens: per pair of dimensions
 (q1 k1 + q2 k2) mean cos + (q1 k2 - q2 k1) mean sin. Divide beta by r^2 and gamma by r for the
-units of `IdealModel`.
+units of the idealised model.
 
 What they do not show: terms linear in v (biases), what the rest of the token adds to a logit, and
-whether a value is large for a real concept (`sa_plugin.alignment` asks that). A softcap bounds
+whether a value is large for a real concept (`sa_plugin.heads.align` asks that). A softcap bounds
 logits, so beta is then the slope at 0. Where q and k pass a norm of their own, beta is only known
 up to a scale that differs from token to token: it is NaN here. Where the block normalises what its
 heads write (post-norm), no head has a gamma of its own.
@@ -260,6 +258,7 @@ def path_of(
     causal: bool,
 ) -> Path:
     """The heads of one block; arguments as for `paths_of`."""
+    # v as the heads see it: through the norm's gain, without the mean that a LayerNorm takes off.
     seen = _through(weights.norm, read)
     query = torch.einsum("dc,hde->hce", seen, weights.query.double())
     key = torch.einsum("dc,hde->hce", seen, weights.key.double())
@@ -267,6 +266,7 @@ def path_of(
     if weights.query_key_norm:
         beta = torch.full_like(beta, torch.nan)
     out, bias = output
+    # What a value dimension writes along v_out, then what a normalised token does.
     onto = torch.einsum("hed,dc->hec", out.double().cpu(), write)
     value = torch.einsum("hde,hec->hdc", weights.value.double(), onto)
     constant = torch.zeros(write.shape[1], dtype=torch.float64)
@@ -313,6 +313,7 @@ def _turned(
     if rotary is None:
         return (query * key).sum(-1)
     cosine, sine = _mean_turn(rotary, lengths, causal)
+    # Dimension k turns with k + half; those past the rotary width do not turn.
     half = rotary.width // 2
     q1, q2 = query[..., :half], query[..., half : rotary.width]
     k1, k2 = key[..., :half], key[..., half : rotary.width]
@@ -341,6 +342,7 @@ def _mean_turn(
 def _both_ways(
     angle: Float[Tensor, "offset half_width"], pairs: Float[Tensor, " offset"]
 ) -> Float[Tensor, " half_width"]:
+    # Every offset but 0 occurs in both directions.
     doubled = pairs * 2
     doubled[0] = pairs[0]
     return (angle.cos() * (doubled / doubled.sum())[:, None]).sum(0)

@@ -1,21 +1,19 @@
-"""Gaps of one sample in one block, as sums from which every measure of Theorem 1 and 2 follows.
+"""The one pass of a theory check: every sample's sums for every block and direction.
 
-Pure torch, for use inside `Host.read`. Columns are directions; tokens are the kept ones of one
+From these sums every measure follows (`theory.measures`): *gaps* for Theorems 1 and 2, moments and
+pairs of one sample's activations before and after a block; *attention*, where its mass goes and
+what it predicts; *tails*, for Corollary 2. Columns are directions; tokens are the kept ones of one
 sample, which attend to one another. Activations are centred within the sample before moments are
 taken, so offsets of samples are no gaps.
 
-Attention of one sample in one block, as sums: where its mass goes, and what it predicts.
+`pattern` is attention among kept tokens, renormalised: the sinks, special tokens and padding that
+hold the rest are left out, and how much they hold is reported (`full` keeps them).
 
-Pure torch, for use inside `Host.read`. `pattern` is attention among kept tokens, renormalised: the
-sinks, special tokens and padding that hold the rest are left out, and how much they hold is
-reported (`full` keeps them).
-
-The one pass of a theory check: every sample's sums for every block and direction.
-
-Patterns are large, `heads x tokens^2` a sample and block: they are reduced beside the model, one
-sample and one block at a time, to sums of shape `[sample, layer, column]`. What is held at once is
-the batch's own patterns (`layers x batch x heads x tokens^2` numbers of the model's format) and,
-for one sample and block, `tokens^2 x columns` float64.
+Patterns are large, `heads x tokens^2` a sample and block: they are reduced beside the model, in
+pure torch inside `Host.read`, one sample and one block at a time, to sums of shape
+`[sample, layer, column]`. What is held at once is the batch's own patterns
+(`layers x batch x heads x tokens^2` numbers of the model's format) and, for one sample and block,
+`tokens^2 x columns` float64.
 """
 
 from __future__ import annotations
@@ -36,10 +34,22 @@ from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Keep, Name, run
 from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
 
+LEAST_TOKENS = 10
+"""Kept tokens that a sample must have to be measured."""
+LEAST_TAIL = 3
+"""Tokens of a tail, however short the sample."""
+LEAST_KEYS = 10
+"""Keys that a query must see to count."""
 RESOLUTION = 1e-4
+"""Gaps up to this times the largest activation are ties."""
+# In the largest write; the weights and the pass round apart, more so in half precision.
+CLOSES = {"float32": 1e-3, "float64": 1e-6}
 # Added up over samples: with an axis of heads they would be the largest of what is kept.
 BY_HEAD = tuple(f"head {end} {side}" for end in ("top", "bottom") for side in ("plus", "minus"))
 TENTHS = 10
+# Attention mass below this is none.
+_RESOLVED = 1e-30
+_POINTS: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "pattern")
 
 
 class Steps(NamedTuple):
@@ -68,6 +78,7 @@ def gap_sums(steps: Steps) -> dict[str, Tensor]:
         later["predicted"] = integrated(steps.before, steps.gain)
     if steps.path is not None:
         later["path"] = steps.before + steps.path
+    # Within the sample, so that an offset of the whole sample is no gap.
     x = _centred(steps.before)
     found["xx"] = x.square().sum(0)
     for name, values in later.items():
@@ -92,6 +103,7 @@ def pair_counts(
 ) -> dict[str, Tensor]:
     """Pairs of tokens, those of which the gap grew, and those that changed order."""
     n = len(before)
+    # Every unordered pair once.
     rows, columns = torch.tril_indices(n, n, -1, device=before.device)
     gaps, later = before[rows] - before[columns], after[rows] - after[columns]
     scale = torch.maximum(before.abs().amax(0), after.abs().amax(0))
@@ -106,6 +118,7 @@ def count(
 ) -> dict[str, Tensor]:
     """Pairs compared, grown, shrunk and flipped, over all but the last axis."""
     every = tuple(range(gaps.ndim - 1))
+    # The later gap in the sign of the earlier one: below zero where the two changed order.
     same, size = later * gaps.sign(), gaps.abs()
     return {
         "pairs": used.sum(every).double(),
@@ -124,6 +137,7 @@ def integrated(
     between neighbours. The lowest token stays where it is.
     """
     ordered, order = before.sort(dim=0)
+    # a' = lowest + integral of the gain over a; ranks are put back to places in the end.
     factor = gain.gather(0, order)
     steps = ordered.diff(dim=0) * (factor[1:] + factor[:-1]) / 2
     grown = torch.cat([ordered[:1], ordered[:1] + steps.cumsum(0)])
@@ -152,6 +166,7 @@ def l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"
     n = len(values)
     ordered = _centred(values).sort(dim=0).values
     rank = torch.arange(n, dtype=values.dtype, device=values.device)[:, None]
+    # Probability-weighted moments by Hosking's unbiased weights; the zeroth is 0, values are centred.
     b1 = (rank * ordered).sum(0) / (n * (n - 1))
     b2 = (rank * (rank - 1) * ordered).sum(0) / (n * (n - 1) * (n - 2))
     scale = 2 * b1
@@ -162,6 +177,7 @@ def l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"
 def tenth_sums(steps: Steps) -> dict[str, Tensor]:
     """Sums by tenth of a, ranked within the sample: `[column, tenth]`."""
     n = len(steps.before)
+    # Ranks of equal values follow their place; a tenth holds n / 10 tokens, give or take one.
     rank = steps.before.argsort(dim=0).argsort(dim=0)
     tenth = (rank * TENTHS) // n
     member = torch.nn.functional.one_hot(tenth, TENTHS).to(steps.before)
@@ -183,6 +199,7 @@ def tail_sums(steps: Steps, tail: float, least: int) -> dict[str, Tensor]:
     top = steps.before.topk(size, dim=0).indices
     before, after = steps.before.gather(0, top), steps.after.gather(0, top)
     update = steps.heads.gather(0, top)
+    # 1 - a / max a needs a positive maximum, before and after.
     defined = (before.amax(0) > 0) & (after.amax(0) > 0)
     found = {"tails": defined.double()}
     for name, values in (("before", before), ("after", after)):
@@ -207,15 +224,12 @@ def mean_gap(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
     n = len(values)
     rank = torch.arange(n, dtype=values.dtype, device=values.device)[:, None]
     ordered = values.sort(dim=0).values
+    # Sorted, x_k is the larger of a pair k times and the smaller n - 1 - k times.
     return 2 * ((2 * rank - n + 1) * ordered).sum(0) / (n * (n - 1))
 
 
 def _centred(values: Float[Tensor, "token column"]) -> Float[Tensor, "token column"]:
     return values - values.mean(0)
-
-
-LEAST_KEYS = 10
-_RESOLVED = 1e-30
 
 
 class Attention(NamedTuple):
@@ -268,10 +282,12 @@ def tail_masks(
     activations: Float[Tensor, "key column"], visible: Bool[Tensor, "query key"], tail: float
 ) -> Bool[Tensor, "column query key"]:
     """For each query the top share of the keys it sees: ceil(tail n) of n."""
+    # Along each column's own order of keys, the first `size` of those that the query sees.
     order = activations.argsort(dim=0, descending=True).T
     seen = visible.T[order].transpose(1, 2)
     size = (tail * visible.sum(-1)).ceil()
     top = seen & (seen.cumsum(-1) <= size[:, None])
+    # Back from ranks to places.
     into = order[:, None].expand(-1, len(visible), -1)
     return torch.zeros_like(top).scatter(2, into, top)
 
@@ -303,6 +319,7 @@ def mass_sums(
             weight = (queries & enough).to(mask)
             name = f"{end} {side}"
             heads = torch.einsum("hqc,qc->ch", by_head, weight)
+            # Chance is the share of keys that the top holds: what even attention would give it.
             found[f"head {name}"] = heads
             found[f"mass {name}"] = heads.mean(-1)
             found[f"full {name}"] = (full * weight).sum(0)
@@ -325,6 +342,7 @@ def predicted_pattern(
 ) -> Float[Tensor, "column head query key"]:
     """softmax_j (beta_h a_i a_j / r_i r_j) over the keys seen, in float32."""
     a = scaled.float().T
+    # Rows are softmaxed over the keys a query sees; beta_h (a_i / r_i) (a_j / r_j) is all there is.
     logits = beta.float().T[:, :, None, None] * (a[:, :, None] * a[:, None])[:, None]
     return logits.masked_fill(~visible, -torch.inf).softmax(-1)
 
@@ -369,6 +387,8 @@ def prefix_sums(
     variance = torch.zeros_like(update[..., :first])
     scaled = before[:, :first] * inverse[:, None]
     centred = scaled - scaled.mean(0)
+    # update[i, j] is what query i gets from the keys up to j alone, its attention renormalised there;
+    # cumulative sums over keys give every prefix at once.
     for weights, write, factor in zip(pattern, writes, growth, strict=True):
         mass = weights.cumsum(1)[..., None]
         mass = torch.where(mass > _RESOLVED, mass, torch.nan)
@@ -378,6 +398,7 @@ def prefix_sums(
         variance += factor * (square - mean.square()).clamp_min(0.0)
     # Per unit of a of the query, whose logits hold a_i / r_i.
     variance = variance * inverse[:, None, None]
+    # The pair (i, j), j before i, on the keys that both see: those up to j.
     own = torch.arange(n, device=before.device)
     gaps = before[:, None] - before[None]
     later = gaps + update - update[own, own][None]
@@ -402,12 +423,6 @@ def prefix_sums(
 def _entropy(pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query"]:
     entropy: Tensor = -torch.special.xlogy(pattern, pattern).sum(-1)
     return entropy
-
-
-LEAST_TOKENS = 10
-LEAST_TAIL = 3
-# In the largest write; the weights and the pass round apart, more so in half precision.
-CLOSES = {"float32": 1e-3, "float64": 1e-6}
 
 
 @dataclass(frozen=True, eq=False)
@@ -455,9 +470,6 @@ def run_pass(
     closes_to = values.pop("closes", np.zeros(1)).max() if paths is not None else np.nan
     heads = {str(name): total.numpy() for name, total in kept.sums.items()}
     return Sums(values, heads, measured, float(closes_to))
-
-
-_POINTS: tuple[Point, ...] = ("resid_pre", "resid_post", "attn_out", "pattern")
 
 
 def _reducer(
@@ -521,6 +533,7 @@ def _block(
     causal: bool,
 ) -> dict[str, Tensor]:
     """Everything of one sample in one block."""
+    # Products of many tokens are summed: the model's own format would lose them.
     before, after, added = (
         read[p][inputs].to(_wide(inputs.device)) for p in ("resid_pre", "resid_post", "attn_out")
     )
@@ -538,8 +551,14 @@ def _block(
     }
     gain = path_write = None
     if path is not None:
+        written = normalised(path.norm, before)
+        writes = torch.einsum("td,hdc->htc", written, path.write.to(before))
+        said = torch.einsum("hqk,hkc->qc", full, writes) + path.constant.to(before)
+        found["closes"] = _missed(said, added @ v_out)
+        inverse = 1 / scales_of(path.norm, before[tokens])
+        own = _concept_columns(directions)
         extra, gain, path_write, predicted = _by_weights(
-            path, before, tokens, a, attention, full, v_out, added, directions, causal
+            path, a, inverse, writes[:, tokens], attention, own, causal
         )
         found |= extra
     steps = Steps(a, b, heads, gain, path_write)
@@ -550,43 +569,49 @@ def _block(
 
 def _by_weights(
     path: Path,
-    before: Float[Tensor, "every d_model"],
-    tokens: Tensor,
     a: Float[Tensor, "token column"],
+    inverse: Float[Tensor, " token"],
+    writes: Float[Tensor, "head token column"],
     attention: Attention,
-    full: Float[Tensor, "head every every"],
-    v_out: Float[Tensor, "d_model column"],
-    added: Float[Tensor, "every d_model"],
-    directions: Directions,
+    own: int,
     causal: bool,
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor, Tensor | None]:
-    """What needs the heads' weights: the concept's path, its prediction, the common prefix."""
-    inverse = 1 / scales_of(path.norm, before[tokens])
+    """What needs the heads' weights: the concept's path, its prediction, the common prefix.
+
+    Args:
+        path: The block's heads.
+        a: Of the kept tokens.
+        inverse: 1 / r of the same.
+        writes: What each head writes along v_out for a unit of attention on a kept token.
+        attention: Of the sample.
+        own: How many of the first columns are concepts': only those are predicted.
+        causal: Whether the model is.
+    """
     scaled = a * inverse[:, None]
-    beta, gamma = path.beta.to(before), path.gamma.to(before)
+    beta, gamma = path.beta.to(a), path.gamma.to(a)
     mean, variance = tilted(attention.pattern, scaled)
-    own = torch.einsum("hc,hqc->qc", gamma, mean)
-    writes = torch.einsum("td,hdc->htc", normalised(path.norm, before), path.write.to(before))
-    said = torch.einsum("hqk,hkc->qc", full, writes) + path.constant.to(before)
-    found = {
-        "closes": _missed(said, added @ v_out),
-        "inverse scale": inverse.sum(),
-        "inverse scale squared": inverse.square().sum(),
-    }
-    mine = [k for k, column in enumerate(directions.columns) if column.role == "concept"]
-    # Concept columns stand first: only they are predicted pair by pair and key by key.
-    assert mine == list(range(len(mine)))
+    # sum_h gamma_h E_i(a / r): what heads write from reading the concept alone.
+    path_write = torch.einsum("hc,hqc->qc", gamma, mean)
+    found = {"inverse scale": inverse.sum(), "inverse scale squared": inverse.square().sum()}
     known = bool(beta.isfinite().all())
-    first = len(mine) if known else 0
+    first = own if known else 0
     if causal:
         growth = (beta * gamma)[:, :first]
-        found |= prefix_sums(a, attention.pattern, writes[:, tokens], growth, inverse, RESOLUTION)
+        found |= prefix_sums(a, attention.pattern, writes, growth, inverse, RESOLUTION)
     if not known:
-        return found, None, own, None
+        return found, None, path_write, None
+    # T1's factor at each query: 1 + sum_h beta_h gamma_h V_i / r_i.
     gain = 1 + torch.einsum("hc,hqc->qc", beta * gamma, variance) * inverse[:, None]
     found["gain"] = gain.sum(0)
     pattern = predicted_pattern(scaled[:, :first], beta[:, :first], attention.visible)
-    return found, gain, own, pattern
+    return found, gain, path_write, pattern
+
+
+def _concept_columns(directions: Directions) -> int:
+    """How many columns are concepts'; they stand first, so that pairs and keys are predicted for them."""
+    mine = [k for k, column in enumerate(directions.columns) if column.role == "concept"]
+    assert mine == list(range(len(mine)))
+    return len(mine)
 
 
 def _missed(said: Float[Tensor, "every column"], got: Float[Tensor, "every column"]) -> Float[Tensor, ""]:

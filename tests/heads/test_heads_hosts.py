@@ -12,7 +12,7 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger, tail_waterfall
 from sa_plugin.statistics import Resampling
-from sa_plugin.theory import check_theory
+from sa_plugin.theory import Conditions, check_theory
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = ("gpt2", "llama", "gemma2", "bert", "vit", "dinov2")
@@ -74,7 +74,10 @@ def test_dinov2_itself_closes():
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
 def test_theorems(name):
     hosts, data, bank, _ = pair(name)
-    lens, ours = (check_theory(host, data, bank, draws=20, n_random=3) for host in hosts)
+    lens, ours = (
+        check_theory(host, data, bank, how=Conditions(n_random=3), resampling=Resampling(20))
+        for host in hosts
+    )
     assert lens.quantities.keys() == ours.quantities.keys()
     for key, found in lens.quantities.items():
         assert found.keys() == ours.quantities[key].keys()
@@ -87,5 +90,5 @@ def test_theorems(name):
             "skew",
         ):
             if quantity in found:
-                same(ours.quantities[key][quantity].value, found[quantity].value)
+                same(ours.quantities[key][quantity].measured.estimate, found[quantity].measured.estimate)
     assert [v.answer for v in lens.verdicts] == [v.answer for v in ours.verdicts]

@@ -8,11 +8,13 @@ from fake_host import FakeHost
 from ideal_host import WIDTH, IdealHost, ideal_bank, ideal_data
 from ideal_model.dynamics import IdealModel, simulate
 from ideal_model.gaps import check_gaps
+from theory_cases import measured
 
 from sa_plugin.concepts import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.host import Site
-from sa_plugin.theory import TITLES, check_theory, layer_slopes
+from sa_plugin.statistics import Resampling
+from sa_plugin.theory import TITLES, Conditions, check_theory, layer_slopes
 
 LAYERS = 14
 TWO = ((0.8, 0.3), (0.3, 0.2))
@@ -21,7 +23,7 @@ DATA = ideal_data()
 
 def ideal_report(causal=False, noise=0.0, **options):
     host = IdealHost(IdealModel(*TWO, causal), LAYERS, noise=noise)
-    options = {"draws": 200} | options
+    options = {"resampling": Resampling(200)} | options
     return check_theory(host, DATA, ideal_bank(LAYERS), **options)
 
 
@@ -54,7 +56,7 @@ def test_every_verdict_holds_on_the_idealised_model(report):
 
 def test_one_forward_pass_a_sample():
     host = IdealHost(IdealModel(*TWO), 2)
-    check_theory(host, DATA, ideal_bank(2), draws=10)
+    check_theory(host, DATA, ideal_bank(2), resampling=Resampling(10))
     assert host.passes == len(DATA.samples)
 
 
@@ -70,12 +72,12 @@ def test_measured_is_what_the_simulation_did(report):
             ("path_gap_slope", slopes.orthogonal),
             ("gap_deviation_ratio", slopes.deviation_ratio),
         ):
-            value = report.quantity(name, "c").value[layer]
+            value = measured(report, name)[layer]
             assert value == pytest.approx(expected, rel=1e-9), (name, layer)
 
 
 def test_predicted_is_measured_until_attention_concentrates(report):
-    early = report.quantity("top_mass_plus", "c").value < 0.25
+    early = measured(report, "top_mass_plus") < 0.25
     assert early.sum() >= 4
     for name, tolerance in (
         ("gap_slope", 0.005),
@@ -84,24 +86,24 @@ def test_predicted_is_measured_until_attention_concentrates(report):
         ("skew_growth", 0.02),
     ):
         q = report.quantity(name, "c")
-        np.testing.assert_allclose(q.predicted[early], q.value[early], atol=tolerance)
+        np.testing.assert_allclose(q.predicted[early], q.measured.estimate[early], atol=tolerance)
     # Attention by the concept's logits alone is all there is, at every layer.
     for name in ("attention_by_sign", "top_lift_plus", "top_lift_minus", "bottom_lift_minus"):
         q = report.quantity(name, "c")
-        np.testing.assert_allclose(q.predicted, q.value, atol=1e-6)
+        np.testing.assert_allclose(q.predicted, q.measured.estimate, atol=1e-6)
 
 
 def test_the_limit_of_equalisation_is_reached_after_concentration(report):
     q = report.quantity("equalisation", "c")
-    np.testing.assert_allclose(q.predicted[11:], q.value[11:], rtol=0.05)
-    assert (q.predicted[:5] > q.value[:5] + 0.02).all()
+    np.testing.assert_allclose(q.predicted[11:], q.measured.estimate[11:], rtol=0.05)
+    assert (q.predicted[:5] > q.measured.estimate[:5] + 0.02).all()
 
 
 def test_no_gap_shrinks_and_the_path_explains_all(report):
-    assert (report.quantity("gaps_shrunk", "c").value == 0).all()
-    assert (report.quantity("gap_order", "c").value == 1).all()
-    np.testing.assert_allclose(report.quantity("path_r2", "c").value, 1, atol=1e-9)
-    np.testing.assert_allclose(report.quantity("mlp_share", "c").value, 0, atol=1e-9)
+    assert (measured(report, "gaps_shrunk") == 0).all()
+    assert (measured(report, "gap_order") == 1).all()
+    np.testing.assert_allclose(measured(report, "path_r2"), 1, atol=1e-9)
+    np.testing.assert_allclose(measured(report, "mlp_share"), 0, atol=1e-9)
 
 
 def test_a_control_that_no_head_reads_stays_as_it_is(report):
@@ -124,7 +126,7 @@ def test_the_regime_ends_in_collapse(report):
     (regime, _) = report.regimes
     assert regime.name == "collapsing"
     assert regime.smallest_spread < 0.05
-    short = check_theory(IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), draws=10)
+    short = check_theory(IdealHost(IdealModel(*TWO), 4), DATA, ideal_bank(4), resampling=Resampling(10))
     assert short.regimes[0].name == "separating"
 
 
@@ -132,20 +134,20 @@ def test_the_regime_ends_in_collapse(report):
 
 
 def test_the_common_prefix_restores_zero_violations(causal):
-    assert (causal.quantity("prefix_gaps_shrunk", "c").value == 0).all()
-    assert (causal.quantity("prefix_left_out", "c").value[:5] < 1e-3).all()
-    assert causal.quantity("gaps_shrunk", "c").value[:8].mean() > 0.03
+    assert (measured(causal, "prefix_gaps_shrunk") == 0).all()
+    assert (measured(causal, "prefix_left_out")[:5] < 1e-3).all()
+    assert measured(causal, "gaps_shrunk")[:8].mean() > 0.03
     assert causal.verdict("T1 heads", "c").answer == "holds"
     assert "same keys for all queries" in {a.name for a in causal.assumptions}
     # Without the mask no gap shrinks at all.
     runs = trajectories(IdealModel(*TWO, True))
     shrunk = [check_gaps(run[0], run[1]).shrunk for run in runs]
-    assert causal.quantity("gaps_shrunk", "c").value[0] == pytest.approx(np.mean(shrunk), abs=1e-3)
+    assert measured(causal, "gaps_shrunk")[0] == pytest.approx(np.mean(shrunk), abs=1e-3)
 
 
 def test_the_prefix_prediction_is_t1_while_attention_is_spread_out(causal):
     q = causal.quantity("prefix_gap_slope", "c")
-    np.testing.assert_allclose(q.predicted[:2], q.value[:2], rtol=0.01)
+    np.testing.assert_allclose(q.predicted[:2], q.measured.estimate[:2], rtol=0.01)
 
 
 def test_prefix_quantities_are_absent_without_a_mask(report):
@@ -159,7 +161,7 @@ def test_prefix_quantities_are_absent_without_a_mask(report):
 def test_a_direction_that_heads_do_not_touch_does_not_hold():
     bank = ideal_bank(LAYERS, direction=torch.eye(WIDTH)[3])
     host = IdealHost(IdealModel(*TWO), LAYERS, noise=0.3)
-    found = check_theory(host, DATA, bank, draws=100)
+    found = check_theory(host, DATA, bank, resampling=Resampling(100))
     assert not [v for v in found.verdicts if v.answer == "holds"]
 
 
@@ -208,7 +210,9 @@ def test_random_models_and_directions_rarely_hold():
     answers = [
         verdict.answer
         for seed in range(6)
-        for verdict in check_theory(NoiseHost(seed=seed), noise_data(), noise_bank(seed), draws=100).verdicts
+        for verdict in check_theory(
+            NoiseHost(seed=seed), noise_data(), noise_bank(seed), resampling=Resampling(100)
+        ).verdicts
         if verdict.claim in ("C1", "C2", "T2", "T1 heads")
     ]
     assert len(answers) == 48
@@ -216,13 +220,15 @@ def test_random_models_and_directions_rarely_hold():
 
 
 def test_without_weights_predictions_are_absent_and_say_why():
-    found = check_theory(NoiseHost(), noise_data(), noise_bank(0), draws=20)
+    found = check_theory(NoiseHost(), noise_data(), noise_bank(0), resampling=Resampling(20))
     assert found.quantity("gap_slope", "c").predicted is None
     assert "does not hand out its blocks' weights" in found.absent["predicted"]
     with pytest.raises(ValueError, match="predicted_factor was not measured: the host"):
         found.quantity("predicted_factor", "c")
     causal = NoiseHost(causal=True).with_info(bos=True)
-    verdict = check_theory(causal, noise_data(), noise_bank(0), draws=20).verdict("T1 heads", "c")
+    verdict = check_theory(causal, noise_data(), noise_bank(0), resampling=Resampling(20)).verdict(
+        "T1 heads", "c"
+    )
     assert (verdict.answer, verdict.because) == (
         "cannot be said",
         "prefix_gap_deviation_ratio needs the heads' weights",
@@ -242,7 +248,7 @@ def test_weights_of_another_model_are_refused():
         layer
     )
     with pytest.raises(ValueError, match=r"miss what the attention layers of ideal added by"):
-        check_theory(host, DATA, ideal_bank(2), draws=10)
+        check_theory(host, DATA, ideal_bank(2), resampling=Resampling(10))
 
 
 # What counts, and laws
@@ -258,12 +264,12 @@ def test_samples_without_the_concept_do_not_count():
         DATA.split_of,
     )
     host, bank = IdealHost(IdealModel(*TWO), 3), ideal_bank(3)
-    options = {"draws": 20}
+    options = {"resampling": Resampling(20)}
     positive = check_theory(host, data, bank, **options)
-    alone = check_theory(host, data, bank, samples=data.samples[:6], **options)
-    everything = check_theory(host, data, bank, which="all", **options)
+    alone = check_theory(host, data, bank, split=data.samples[:6], **options)
+    everything = check_theory(host, data, bank, how=Conditions(which="all"), **options)
     for name in ("gap_slope", "attention_by_sign", "spread", "skew", "tail_gain"):
-        a, b, c = (r.quantity(name, "c").value for r in (positive, alone, everything))
+        a, b, c = (measured(r, name) for r in (positive, alone, everything))
         np.testing.assert_allclose(a, b, rtol=1e-12)
         assert not np.allclose(a, c)
 
@@ -272,38 +278,32 @@ def test_short_samples_are_left_out_and_counted():
     short = Sample("short", "only four words here", "d9", positive=frozenset({"c"}))
     data = ConceptData(("c",), (*DATA.samples, short), ("test",) * 9)
     host, bank = IdealHost(IdealModel(*TWO), 2), ideal_bank(2)
-    found = check_theory(host, data, bank, draws=20)
+    found = check_theory(host, data, bank, resampling=Resampling(20))
     assert (found.settings["n_samples"], found.settings["left_out"]) == (8, 1)
-    without = check_theory(host, DATA, bank, draws=20)
+    without = check_theory(host, DATA, bank, resampling=Resampling(20))
     for name in ("gap_slope", "spread", "top_lift_plus"):
-        np.testing.assert_allclose(
-            found.quantity(name, "c").value, without.quantity(name, "c").value, rtol=1e-12
-        )
+        np.testing.assert_allclose(measured(found, name), measured(without, name), rtol=1e-12)
 
 
 def test_layers_checked_alone_are_the_same(report):
     found = ideal_report(layers=[2, 5])
     for name in ("gap_slope", "attention_by_sign", "tail_gain", "skew"):
-        np.testing.assert_allclose(
-            found.quantity(name, "c").value, report.quantity(name, "c").value[[2, 5]], rtol=1e-12
-        )
+        np.testing.assert_allclose(measured(found, name), measured(report, name)[[2, 5]], rtol=1e-12)
     assert Site(5, "pattern").layer in found.layers
 
 
 def test_intervals_are_of_documents_and_shrink_with_equal_ones(report):
     q = report.quantity("gap_slope", "c")
-    assert (q.low <= q.value).all()
-    assert (q.value <= q.high).all()
+    assert (q.measured.low <= q.measured.estimate).all()
+    assert (q.measured.estimate <= q.measured.high).all()
     assert report.settings["n_documents"] == 4
     again = ideal_report()
-    np.testing.assert_array_equal(again.quantity("gap_slope", "c").low, q.low)
+    np.testing.assert_array_equal(again.quantity("gap_slope", "c").measured.low, q.measured.low)
 
 
 def test_more_samples_change_no_control_of_the_seed():
-    one, other = ideal_report(seed=1, layers=[0]), ideal_report(seed=2, layers=[0])
+    one, other = (ideal_report(resampling=Resampling(200, seed), layers=[0]) for seed in (1, 2))
     assert not np.allclose(
         one.quantity("skew", "c").controls["random"], other.quantity("skew", "c").controls["random"]
     )
-    np.testing.assert_array_equal(
-        one.quantity("gap_slope", "c").value, other.quantity("gap_slope", "c").value
-    )
+    np.testing.assert_array_equal(measured(one, "gap_slope"), measured(other, "gap_slope"))

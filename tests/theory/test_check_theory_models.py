@@ -9,6 +9,7 @@ from word_data import word_data
 from sa_plugin.concepts import ConceptBank, VectorSet, fit
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.host import AttentionWeights, Norm, OutputProjection, Rotary, Site
+from sa_plugin.statistics import Resampling
 from sa_plugin.theory import check_theory, normalised, path_of, scales_of
 
 WORDS = """the cat sat on the mat while a much longer sentence
@@ -43,12 +44,12 @@ def random_bank(seed=0):
 
 @pytest.fixture(scope="module")
 def report(tiny_host):
-    return check_theory(tiny_host, long_data(), random_bank(), draws=20)
+    return check_theory(tiny_host, long_data(), random_bank(), resampling=Resampling(20))
 
 
 def test_every_architecture_is_measured_and_its_weights_close(report, architecture):
-    assert np.isfinite(report.quantity("gap_slope", "c").value).all()
-    assert np.isfinite(report.quantity("effective_keys", "c").value).all()
+    assert np.isfinite(report.quantity("gap_slope", "c").measured.estimate).all()
+    assert np.isfinite(report.quantity("effective_keys", "c").measured.estimate).all()
     named = {a.name for a in report.assumptions}
     assert ("residual update" in named) == (architecture in ("gemma2", "bert"))
     assert ("same keys for all queries" in named) == (architecture != "bert")
@@ -58,7 +59,7 @@ def test_every_architecture_is_measured_and_its_weights_close(report, architectu
         assert "norm of their own" in report.absent["predicted"]
         for name in ("path_gap_slope", "prefix_gap_slope", "prefix_gaps_grown"):
             q = report.quantity(name, "c")
-            assert np.isfinite(q.value).all()
+            assert np.isfinite(q.measured.estimate).all()
             assert q.predicted is None or np.isnan(q.predicted).all()
         assert "no query-key norm" in named
     else:
@@ -72,13 +73,13 @@ def test_every_supervised_kind_is_checked_both_ways(tiny_gpt2, kind):
     """With the permuted-label vectors of its own kind as control."""
     data = word_data(50, 6)
     bank = fit(tiny_gpt2, data, kind)
-    report = check_theory(tiny_gpt2, data, bank, draws=20)
+    report = check_theory(tiny_gpt2, data, bank, resampling=Resampling(20))
     assert set(report.quantities) == {
         (concept, direction) for concept in ("animal", "food") for direction in ("fixed", "refitted")
     }
     for concept in ("animal", "food"):
         found = report.quantity("attention_by_sign", concept)
-        assert np.isfinite(found.value).all()
+        assert np.isfinite(found.measured.estimate).all()
         assert {"permuted", "random"} <= set(found.controls)
         vectors = bank.permuted.vectors[1, bank.unit(concept)]
         assert not torch.allclose(vectors, bank.token.vectors[1, bank.unit(concept)])
@@ -101,7 +102,7 @@ def test_the_layer_is_the_residuals_and_the_heads_the_attention(report, tiny_hos
             y = y - y.mean()
             sums[k] += x @ x, x @ y, y @ y
     for name, (xx, xy, yy) in zip(("gap_deviation_ratio", "heads_gap_deviation_ratio"), sums, strict=True):
-        value = report.quantity(name, "c").value[1]
+        value = report.quantity(name, "c").measured.estimate[1]
         assert value == pytest.approx(np.sqrt(yy / xx), rel=1e-4)
         assert xy != 0
 

@@ -1,19 +1,22 @@
 """What a theory report says: rows, words, verdict rule, refusals, pictures."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from ideal_host import WIDTH, IdealHost, ideal_bank, ideal_data
 from ideal_model.dynamics import IdealModel
+from theory_cases import measured
 
 from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.scores import score
-from sa_plugin.theory import Drawn, check_theory, judge
+from sa_plugin.statistics import Drawn, Resampling
+from sa_plugin.theory import TITLES, Conditions, Measures, check_theory, judge
+from sa_plugin.theory.assumptions import span
 from sa_plugin.theory.check import _check_types
-from sa_plugin.theory.verdicts import _span
 
 DATA, LAYERS = ideal_data(n_words=40), 5
 HOST = IdealHost(IdealModel((0.8, 0.3), (0.3, 0.2)), LAYERS)
@@ -21,8 +24,7 @@ BANK = ideal_bank(LAYERS)
 
 
 def run(**options):
-    options = {"draws": 50} | options
-    return check_theory(HOST, DATA, BANK, **options)
+    return check_theory(HOST, DATA, BANK, **{"resampling": Resampling(50)} | options)
 
 
 @pytest.fixture(scope="module")
@@ -31,42 +33,57 @@ def report():
 
 
 def test_rows_hold_every_number_once(report):
-    rows = report.rows()
-    keys = [(r["concept"], r["direction"], r["quantity"], r["layer"]) for r in rows]
-    assert len(set(keys)) == len(keys) == sum(map(len, report.quantities.values())) * LAYERS
-    row = next(r for r in rows if (r["quantity"], r["layer"]) == ("gap_slope", 2))
+    table = report.table()
+    labels = ["concept", "direction", "theorem", "null", "of", "layer"]
+    assert list(table) == [*labels, "measure", "value", "low", "high"]
+    assert not table.duplicated(["concept", "direction", "of", "layer", "measure"]).any()
+    measured = table[table["of"] == "measured"]
+    assert len(measured) == sum(map(len, report.quantities.values())) * LAYERS
+    mine = table.query("direction == 'fixed' and measure == 'gap_slope' and layer == 2").set_index("of")
     q = report.quantity("gap_slope", "c")
-    assert row["measured"] == q.value[2]
-    assert row["predicted"] == q.predicted[2]
-    assert row["minus_random"] == pytest.approx(q.value[2] - q.controls["random"][2])
-    assert row["minus_random_low"] <= row["minus_random"] <= row["minus_random_high"]
-    pandas = pytest.importorskip("pandas")
-    assert isinstance(report.to_pandas(), pandas.DataFrame)
+    assert mine.loc["measured", "value"] == q.measured.estimate[2]
+    assert mine.loc["measured", "low"] == q.measured.low[2]
+    assert mine.loc["predicted", "value"] == q.predicted[2]
+    minus = mine.loc["minus random"]
+    assert minus["value"] == pytest.approx(q.measured.estimate[2] - q.controls["random"][2])
+    assert minus["low"] <= minus["value"] <= minus["high"]
     assert len(report.head_rows()) == LAYERS * 2 * len(report.directions.columns)
+    assert len(report.heads_table()) == 4 * len(report.head_rows())
+
+
+def test_the_dictionary_is_json(report):
+    found = report.to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert len(found["rows"]) == len(report.table())
+    assert [v["answer"] for v in found["verdicts"]] == [v.answer for v in report.verdicts]
+    assert len(found["heads"]) == len(report.head_rows())
 
 
 def test_words(report):
     assert "\n" not in repr(report)
     assert repr(report).startswith("TheoryReport(ideal, 2 directions, 5 layers, 8 samples: ")
-    text = str(report)
+    text = " ".join(str(report).split())
     assert "reconstruction from the verbal claims of arXiv 2512.05038" in text
     for title in ("Theorem 1", "Corollary 1", "Corollary 2", "Theorem 2"):
         assert title in text
     for result in (*report.verdicts, *report.regimes, *report.assumptions, report.quantity("spread", "c")):
         assert "\n" not in repr(result)
-    table = report.table("T1", "c")
-    assert len(table.splitlines()) == LAYERS + 2
-    assert "<pre>" in report._repr_html_()
+    for verdict in report.verdicts:
+        assert f"{verdict.concept} {verdict.direction}: {verdict.answer}, because" in text
+    sheet = report.sheet("T1", "c")
+    assert [row[0] for row in sheet.rows] == [str(layer) for layer in report.layers]
+    assert {"gap_slope", "predicted", "permuted", "random"} <= set(sheet.header)
+    assert report._repr_html_().count("<table") == len(TITLES)
 
 
 def test_refitted_blocks_without_vectors_are_absent(report):
-    assert np.isnan(report.quantity("gap_slope", "c", "refitted").value[0])
+    assert np.isnan(measured(report, "gap_slope", "refitted")[0])
     assert report.absent["c refitted"] == ("blocks 0: the bank has no vector on both of their sides")
     assert 0 not in report.verdict("T1 layer", "c", "refitted").assessed
 
 
 def test_ranges_of_layers():
-    assert _span((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
+    assert span((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
 
 
 # The rule of the verdicts
@@ -78,7 +95,12 @@ def drawn(slope, grown=0.9, control=1.0, n_controls=9, noise=0.01):
 
     def around(value):
         layers = np.broadcast_to(value, 4)
-        return np.concatenate([layers[None], layers + noise * rng.normal(size=(200, 4))])
+        values = np.concatenate([layers[None], layers + noise * rng.normal(size=(200, 4))])
+        return Drawn(values.T, {"layer": (3, 4, 5, 6)}, 5)
+
+    def flat(value):
+        axes = {"layer": (3, 4, 5, 6), "control": range(n_controls)}
+        return Drawn(np.full((4, n_controls, 201), value), axes, 5)
 
     own = {
         "gap_slope": around(slope),
@@ -93,9 +115,8 @@ def drawn(slope, grown=0.9, control=1.0, n_controls=9, noise=0.01):
         "tail_gain": around(0.2),
         "skew_growth": around(0.1),
     }
-    each = {name: np.full((201, 4, n_controls), control - 1.0) for name in own}
-    each |= {name: np.full((201, 4, n_controls), control) for name in own if "ratio" in name}
-    return Drawn(own, {}, {}, each, {}, 5, 0.95)
+    each = {name: flat(control if "ratio" in name else control - 1.0) for name in own}
+    return Measures(own, {}, {}, each, {})
 
 
 def answer(claim, made):
@@ -123,11 +144,15 @@ def test_the_rule(made, expected, because):
     assert verdict.assessed == (3, 4, 5, 6)
 
 
+def near(drawn, value):
+    return drawn.like(np.full_like(drawn.values, value))
+
+
 def test_premises_leave_layers_out():
     assert answer("C2", drawn(1.2)).because.startswith("in no layer do queries give more than 0.5")
     assert answer("T2", drawn(1.2)).answer == "holds"
     made = drawn(1.2)
-    close = dataclasses.replace(made, own={**made.own, "top_mass_plus": made.own["skew"] * 0 + 0.8})
+    close = dataclasses.replace(made, own={**made.own, "top_mass_plus": near(made.own["skew"], 0.8)})
     assert answer("C2", close).answer == "holds"
     assert "no layer has a skewness of sure sign" in answer("T2", close).because
 
@@ -149,17 +174,17 @@ def partly():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: run(which="some"), "which 'some' is unknown"),
-        (lambda: run(tail=0.0), r"tail 0.0 must lie in \(0, 0.5\)"),
-        (lambda: run(n_random=-1), "n_random is -1"),
+        (lambda: Conditions(which="some"), "which 'some' is unknown"),
+        (lambda: Conditions(tail=0.0), r"tail 0.0 must lie in \(0, 0.5\)"),
+        (lambda: Conditions(n_random=-1), "n_random is -1"),
         (lambda: run(layers=9), "layer 9 does not exist"),
-        (lambda: run(fixed_at=9), "the bank has no layer 9"),
+        (lambda: run(how=Conditions(fixed_at=9)), "the bank has no layer 9"),
         (lambda: run(concepts=["d"]), "concept 'd' is unknown"),
         (lambda: run(concepts=[]), "concepts is empty"),
         (lambda: run(split="train"), "no samples"),
-        (lambda: run(samples=DATA.samples[:2]), "come from 1 document"),
+        (lambda: run(split=DATA.samples[:2]), "come from 1 document"),
         (
-            lambda: check_theory(HOST, partly(), BANK, samples=partly().samples[4:], draws=5),
+            lambda: check_theory(HOST, partly(), BANK, split=partly().samples[4:], resampling=Resampling(5)),
             "no sample has 'c': leave the concept out",
         ),
         (
@@ -190,9 +215,7 @@ def test_swapped_arguments_are_named():
 def test_scores_of_other_samples_are_refused(report):
     table = score(HOST, DATA, BANK, splits=["test"])
     again = run(scores=table)
-    np.testing.assert_array_equal(
-        again.quantity("gap_slope", "c").value, report.quantity("gap_slope", "c").value
-    )
+    np.testing.assert_array_equal(measured(again, "gap_slope"), measured(report, "gap_slope"))
     with pytest.raises(ValueError, match="3 of 8 samples were not scored, 's5' first"):
         run(scores=table.select(np.arange(5)))
 
@@ -204,7 +227,7 @@ def test_scores_of_other_samples_are_refused(report):
         (lambda r: r.quantity("gap_slope", "d"), "concept 'd' is unknown"),
         (lambda r: r.quantity("gap_slope", "c", "tracked"), "direction 'tracked' is unknown"),
         (lambda r: r.verdict("T3", "c"), "claim 'T3' is unknown"),
-        (lambda r: r.table("T3", "c"), "theorem 'T3' is unknown"),
+        (lambda r: r.sheet("T3", "c"), "theorem 'T3' is unknown"),
     ],
 )
 def test_names_that_are_not_there(report, make, text):
@@ -213,14 +236,19 @@ def test_names_that_are_not_there(report, make, text):
 
 
 def test_pictures(report):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    pyplot.switch_backend("agg")
-    from sa_plugin.report import plot_quantity, plot_tenths, plot_theory
-
-    assert len(plot_theory(report, "c").axes) == 4
-    labels = [line.get_label() for line in plot_quantity(report, "tail_gain", "c").lines]
-    assert labels[:4] == ["measured", "predicted (ours)", "permuted", "random"]
-    assert len(plot_tenths(report, "c", 1).lines) == 3
+    """A panel a theorem; each line is a row of the table."""
+    panels = report.plot().axes
+    assert [ax.get_title("left").split(":")[0] for ax in panels] == ["T1", "C1", "C2", "T2"]
+    (ax,) = report.plot_quantity("tail_gain", "c").axes
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    q = report.quantity("tail_gain", "c")
+    np.testing.assert_array_equal(drawn["measured"], q.measured.estimate)
+    np.testing.assert_array_equal(drawn["predicted (ours)"], q.predicted)
+    for control, values in q.controls.items():
+        np.testing.assert_array_equal(drawn[control], values)
+    (ax,) = report.plot_tenths("c", 1).axes
+    assert len(ax.lines) == 3
     with pytest.raises(ValueError, match="layer 7 was not checked"):
-        plot_tenths(report, "c", 7)
-    pyplot.close("all")
+        report.plot_tenths("c", 7)
+    with pytest.raises(ValueError, match="concept 'd' is unknown"):
+        report.plot("d")
