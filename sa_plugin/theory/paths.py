@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,9 +47,6 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import isotropic
 from sa_plugin.host.protocol import AttentionWeights, DescribedHost, Host, HostInfo, Norm, Rotary
-
-Direction = Literal["fixed", "refitted"]
-Role = Literal["concept", "permuted", "random"]
 
 
 class Followed(NamedTuple):
