@@ -29,7 +29,7 @@ GROUPS = {
 }
 # Modules of adapters that users import from; their other modules show what the adapter exports.
 ADAPTERS = {
-    "sa_transformer_lens": ("edits", "host", "mllama", "prefix", "towers"),
+    "sa_transformer_lens": ("edits", "explain", "host", "mllama", "prefix", "towers"),
     "sa_nnsight": ("host", "paths", "proofs", "remote", "trace_ops"),
 }
 

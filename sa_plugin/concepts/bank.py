@@ -33,7 +33,7 @@ class VectorSet:
         mean: Normaliser's mean, raw activation space.
         scale: Normaliser's scale.
         scoring: "cosine" or "dot"; "latent" for latents of an SAE, which are no vectors
-            (`sa_plugin.sae.LatentSet`).
+            (`sa_plugin.concepts.sae.LatentSet`).
     """
 
     vectors: Float[Tensor, "layer unit d_model"]

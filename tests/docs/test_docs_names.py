@@ -1,6 +1,7 @@
-"""What README, the pages, the notebooks and the scripts name by its path or dotted name exists."""
+"""What README, pages, notebooks, scripts and docstrings name or import exists."""
 
 import importlib
+import json
 import re
 from functools import cache
 
@@ -9,6 +10,7 @@ from docs_setup import ROOT, pages
 
 NAME = re.compile(r"\bsa_(?:plugin|transformer_lens|nnsight)(?:\.\w+)+")
 FILE = re.compile(r"\b(?:sa_plugin|adapters|tests|docs)/[\w/]+\.(?:py|md|toml|tsv|csv|ipynb|json|gz)\b")
+IMPORT = re.compile(r"^ *from (sa_[\w.]+) import (?:\(([^)]*)\)|(.*))$", re.M)
 # The entry-point group, and what the site writes when it is built.
 NO_MODULES = ("sa_plugin.adapters",)
 BUILT = ("docs/reference/", "docs/_build/")
@@ -18,6 +20,7 @@ NAMING = [
     *sorted((ROOT / "docs").glob("notebooks/*.ipynb")),
     *sorted((ROOT / "docs" / "experiments").rglob("*.py")),
 ]
+CODE = [path for package in ("sa_plugin", "adapters") for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 @cache
@@ -37,12 +40,29 @@ def exists(name):
     return False
 
 
-@pytest.mark.parametrize("page", NAMING, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_is_named_exists(page):
+def text_of(page):
+    """The text of a file, of a notebook that of its cells."""
     text = page.read_text()
-    names = {name for name in NAME.findall(text) if name not in NO_MODULES and not exists(name)}
+    if page.suffix == ".ipynb":
+        return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return text
+
+
+def imported(text):
+    """Dotted names of what is imported from our packages."""
+    for module, many, one in IMPORT.findall(text):
+        for name in (many or one.partition("#")[0]).split(","):
+            if name.strip():
+                yield f"{module}.{name.split()[0]}"
+
+
+@pytest.mark.parametrize("page", [*NAMING, *CODE], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_is_named_exists(page):
+    text = text_of(page)
+    names = {*NAME.findall(text), *imported(text)} - {*NO_MODULES}
+    absent = sorted(name for name in names if not exists(name))
+    assert not absent, f"{page.name} names {absent}"
     files = {file for file in FILE.findall(text) if not file.startswith(BUILT)}
-    assert not names, f"{page.name} names {sorted(names)}"
     assert not [file for file in sorted(files) if not (ROOT / file).exists()]
 
 
@@ -51,3 +71,9 @@ def test_a_name_that_is_nowhere_is_seen():
     assert exists("sa_plugin.data.Sample.text")
     assert not exists("sa_plugin.concepts.fti")
     assert not exists("sa_plugin.conceps.fit")
+
+
+def test_imports_are_read_as_python_reads_them():
+    code = "from sa_plugin.concepts import (\n    fit,\n    collect as many,\n)\n"
+    code += "from sa_plugin import load  # why\n"
+    assert [*imported(code)] == ["sa_plugin.concepts.fit", "sa_plugin.concepts.collect", "sa_plugin.load"]
