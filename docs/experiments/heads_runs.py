@@ -30,7 +30,7 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import (
     CONTROL_FAMILIES,
-    SIDES,
+    CROSS_EFFECTS,
     VERDICT_METRICS,
     AblationCurve,
     HeadSets,
@@ -200,7 +200,7 @@ def cross(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     print(found, flush=True)
     intervals = {
-        metric: {side: _three(found.effect(side).sel(metric=metric)) for side in SIDES}
+        metric: {side: _three(found.effect(side).sel(metric=metric)) for side in CROSS_EFFECTS}
         for metric in METRICS[:7]
     }
     about = settings(trial, arguments, began) | {"ablated for": list(heads)}

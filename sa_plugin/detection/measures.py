@@ -42,7 +42,6 @@ from sa_plugin.statistics.bootstrap import (
     resampled_confusion,
 )
 from sa_plugin.statistics.confusion import Confusion, confusion, f1, precision, ratio, recall
-from sa_plugin.statistics.drawn import Interval, percentile_bounds
 
 METRICS = ("precision", "recall", "f1", "auroc")
 GRID: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -117,16 +116,6 @@ def averaged(
 ) -> Float[np.ndarray, "*shape column"]:
     """Mean over concepts of every column."""
     return mean_over_concepts(np.moveaxis(metric, -2, -1), positives.T, average)
-
-
-def interval_of(columns: Float[np.ndarray, " column"], resamples: Resamples, level: float) -> Interval:
-    """The estimate of column 0 with the percentile interval of the others that are defined."""
-    drawn = columns[1:]
-    low, high = percentile_bounds(drawn[None], level)
-    defined = int(np.isfinite(drawn).sum())
-    return Interval(
-        float(columns[0]), float(low[0]), float(high[0]), level, defined, n_units=resamples.n_documents
-    )
 
 
 def mean_auroc(

@@ -23,7 +23,7 @@ from sa_plugin.heads.align_weights import (
 from sa_plugin.heads.baseline import PROBE, baseline, candidates, known_of, scores_of
 from sa_plugin.heads.columns import COMPONENT_KINDS, BankScores, Component, LedgerError
 from sa_plugin.heads.controls import CONTROL_FAMILIES, HeadSets, control_set, head_changes
-from sa_plugin.heads.cross import SIDES, CrossAblation, cross_ablation
+from sa_plugin.heads.cross import CROSS_EFFECTS, CrossAblation, cross_ablation
 from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
 from sa_plugin.heads.direct_total import DirectTotal, agreement, compare_direct_total
 from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direction, reference
@@ -45,11 +45,11 @@ from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 __all__ = [
     "COMPONENT_KINDS",
     "CONTROL_FAMILIES",
+    "CROSS_EFFECTS",
     "LEVELS",
     "OUTPUT_SAMPLES",
     "PROBE",
     "RULE",
-    "SIDES",
     "TAIL_METRICS",
     "VERDICT_METRICS",
     "Ablation",

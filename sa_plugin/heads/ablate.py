@@ -46,7 +46,7 @@ from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, signed
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
-WHEN = ("before", "after", "difference")
+_WHEN = ("before", "after", "difference")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,7 +92,7 @@ class Ablation(Result):
         Args:
             when: "before", "after" or "difference".
         """
-        require_known("when", when, WHEN)
+        require_known("when", when, _WHEN)
         return self._means[when]
 
     @cached_property
@@ -106,7 +106,7 @@ class Ablation(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """Before, after and difference of every metric and concept, and what was changed."""
-        found = [row for when in WHEN for row in getattr(self, when).rows(when)]
+        found = [row for when in _WHEN for row in getattr(self, when).rows(when)]
         for concept, change in zip(self.concepts, self.change, strict=True):
             found.append(exact("residual_change", float(change), concept=concept))
             found.append(exact("n_heads", len(self.heads[concept]), concept=concept))
@@ -123,7 +123,7 @@ class Ablation(Result):
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Means over concepts with paired differences."""
-        before, after, change = (self.mean(when) for when in WHEN)
+        before, after, change = (self.mean(when) for when in _WHEN)
         lines = [
             [
                 metric,
@@ -150,9 +150,11 @@ class Ablation(Result):
         panels: dict[str, list[str]] = {}
         for metric in self.metrics:
             panels.setdefault(unit_of(metric), []).append(metric)
-        sizes = [1 + len(metrics) for metrics in panels.values()]
-        figure, axes = plots.new_figure(9, 0.4 * sum(sizes) + 0.6, rows=len(panels), columns=2, heights=sizes)
-        before, after, change = (self.mean(when) for when in WHEN)
+        sizes = [1.0 + len(metrics) for metrics in panels.values()]
+        figure, axes = plots.new_figure(
+            9.0, 0.4 * sum(sizes) + 0.6, rows=len(panels), columns=2, heights=sizes
+        )
+        before, after, change = (self.mean(when) for when in _WHEN)
         for (left, right), (unit, metrics) in zip(axes.reshape(-1, 2), panels.items(), strict=True):
             for one, colour, offset, label in (
                 (before, plots.IN_COLOUR, -0.15, "before"),

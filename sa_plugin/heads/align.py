@@ -109,8 +109,8 @@ RULE = (
 
 # Where no detector brings its deltas; permuted-label directions of the data side; refits of a null,
 # fewer where each is an iterative fit.
-DELTA, N_CONTROL, REFITS, SEPARATOR_REFITS = 0.05, 19, 400, 100
-SHOWN_HEADS = 10
+_DELTA, _N_CONTROL, _REFITS, _SEPARATOR_REFITS = 0.05, 19, 400, 100
+_SHOWN_HEADS = 10
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class HeadAlignment(Result):
             f"{len(self.blocks)} blocks"
         )
 
-    def sheets(self, n: int = SHOWN_HEADS) -> tuple[Sheet, ...]:
+    def sheets(self, n: int = _SHOWN_HEADS) -> tuple[Sheet, ...]:
         """Counts, how the null held, and the strongest aligned heads.
 
         Args:
@@ -453,7 +453,7 @@ def head_alignment(
     _check_bank(bank, host)
     check_kind(bank)
     names = _names(bank, concepts)
-    refits = test.refits or (SEPARATOR_REFITS if kind_of(bank.kind).need == "rows" else REFITS)
+    refits = test.refits or (_SEPARATOR_REFITS if kind_of(bank.kind).need == "rows" else _REFITS)
     _check_options(bank, test, refits, split)
     statistics = statistics or _collect(host, data, bank)
     _check_statistics(statistics, host, data)
@@ -475,7 +475,7 @@ def head_alignment(
             # Each null has draws of its own; the data side's control is the first one's.
             seed=resampling.seed + k,
             tail=test.tail,
-            keep=0 if k else N_CONTROL,
+            keep=0 if k else _N_CONTROL,
             quiet=not host.progress,
         )
         control = control or kept
@@ -494,7 +494,7 @@ def head_alignment(
         "n_samples": len(samples),
         "n_tokens": measured.n_tokens,
         "delta": dict(zip(names, deltas.tolist(), strict=True)),
-        "n_control": N_CONTROL,
+        "n_control": _N_CONTROL,
         "draws": resampling.draws,
         "kind": bank.kind,
         "model": host.info.model,
@@ -513,7 +513,7 @@ def _measured(
     documents = np.array([sample.document for sample in samples])
     resamples = resample_documents(documents, resampling)
     blocks = tuple(block.index for block in plan.blocks)
-    return data_side(sums, resamples, N_CONTROL, blocks, concepts)
+    return data_side(sums, resamples, _N_CONTROL, blocks, concepts)
 
 
 def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) -> tuple[str, ...]:
@@ -618,7 +618,7 @@ def _deltas(
     source: Detector | ConceptBank, names: Sequence[str], delta: float | Mapping[str, float] | None
 ) -> Float[Tensor, " concept"]:
     if delta is None:
-        delta = DELTA if isinstance(source, ConceptBank) else source.delta
+        delta = _DELTA if isinstance(source, ConceptBank) else source.delta
     by_name = delta if isinstance(delta, Mapping) else dict.fromkeys(names, delta)
     for name in names:
         if not 0 < by_name.get(name, 0.0) < 1:

@@ -110,15 +110,14 @@ def attention_mass(
     )
 
 
-SMALLEST = 1e-38
-TERMS = ("a_i a_j", "a_j", "distance", "log distance", "self")
+_SMALLEST = 1e-38
 
 
 class LogitMoments(NamedTuple):
     """Sums of one batch, by sample and column of activations.
 
     Attributes:
-        gram: Products of the five terms.
+        gram: Products of the five terms: a_i a_j, a_j, distance, log distance, self.
         cross: The terms with log-attention.
         square: Log-attention squared.
     """
@@ -150,7 +149,7 @@ def logit_moments(
     """
     m = allowed.float()
     count = m.sum(-1, keepdim=True).clamp_min(1.0)
-    logs = _centred(pattern.clamp_min(SMALLEST).log(), m[:, None], count[:, None])
+    logs = _centred(pattern.clamp_min(_SMALLEST).log(), m[:, None], count[:, None])
     place = _centred(places, m, count)
     # Sums over a query's keys of a_j centred: spread = sum (a_j - mean)^2 for each query.
     mean = m @ a / count
@@ -300,7 +299,7 @@ def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
 
 def _reducer(plan: DataPlan, batch: Batch) -> Keep:
     attended = batch.inputs.get("attention_mask")
-    distance = token_distance(batch)
+    distance = _token_distance(batch)
 
     def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
         known = torch.ones_like(batch.valid) if attended is None else attended.bool()
@@ -373,7 +372,7 @@ def _writes(
     wrote = torch.einsum("bthe,heu->bthu", z, onto) / behind[..., None, None]
     change = ((after - before) @ v_out.T) * weight
     wrote = wrote * weight[..., None]
-    reading = token_scale(block.attention.norm, before)
+    reading = _token_scale(block.attention.norm, before)
     return {
         "write": torch.stack([wrote.sum(1), (wrote * change[:, :, None]).sum(1)], -1),
         "change": torch.stack([change.sum(1), change.square().sum(1)], -1),
@@ -391,15 +390,15 @@ def _write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[T
     if len(norms) == 1:
         weight, bias = plan.host.output_projection(at)
         raw = torch.einsum("bthe,hed->btd", z, weight.to(z.device))
-        return token_scale(norms[0], raw if bias is None else raw + bias.to(z.device))
+        return _token_scale(norms[0], raw if bias is None else raw + bias.to(z.device))
     # A post_ln block norms the stream twice; both scales are each token's own.
     added = before + read[Site(at, "attn_out")].float()
-    first = token_scale(norms[0], added)
+    first = _token_scale(norms[0], added)
     middle = _normed(norms[0], added) + read[Site(at, "mlp_out")].float()
-    return first * token_scale(norms[1], middle)
+    return first * _token_scale(norms[1], middle)
 
 
-def token_scale(norm: Norm | None, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token"]:
+def _token_scale(norm: Norm | None, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token"]:
     """What a norm divides each token by; 1 where there is none."""
     if norm is None:
         return torch.ones_like(x[..., 0])
@@ -409,11 +408,11 @@ def token_scale(norm: Norm | None, x: Float[Tensor, "*token d_model"]) -> Float[
 
 def _normed(norm: Norm, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
     centred = x - x.mean(-1, keepdim=True) if norm.centred else x
-    out: Tensor = centred / token_scale(norm, x)[..., None] * norm.gain.to(x.device)
+    out: Tensor = centred / _token_scale(norm, x)[..., None] * norm.gain.to(x.device)
     return out if norm.bias is None else out + norm.bias.to(x.device)
 
 
-def token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:
+def _token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:
     """Tokens between two words; for images the distance of two patches, in patches."""
     if batch.offsets.shape[-1] == 4:
         box = batch.offsets.float()
@@ -424,8 +423,8 @@ def token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:
     return (place[:, None] - place).abs().expand(len(batch.valid), -1, -1)
 
 
-SIGNS = ("positive", "negative")
-KEYS = ("kept", "whole")
+_SIGNS = ("positive", "negative")
+_KEYS = ("kept", "whole")
 
 
 @dataclass(frozen=True, eq=False)
@@ -478,7 +477,7 @@ def data_side(
     for k, block in enumerate(blocks):
         for name, values in _measures_block(found, k, drawn, deviation[k]).items():
             heads = {"head": tuple(range(values.shape[-3])), "concept": tuple(concepts)}
-            axes = {"keys": KEYS, "sign": SIGNS, **heads} if name == "lift" else heads
+            axes = {"keys": _KEYS, "sign": _SIGNS, **heads} if name == "lift" else heads
             # Draws of every head, concept and block at once would be too many to keep.
             measures[name][block] = resamples.drawn(values, **axes).freeze()
     own = slopes(*(found[name].sum(1) for name in ("gram", "cross", "square"))).correlation
@@ -525,7 +524,7 @@ def _measures_block(
     fitted = slopes(drawn["gram"], drawn["cross"], drawn["square"])
     queries = drawn["mass queries"][:, None]
     # Signs are the last axis of the sums; without a query of a sign there is no lift.
-    lift = [drawn[f"mass {keys}"] / np.where(queries > 0, queries, np.nan) for keys in KEYS]
+    lift = [drawn[f"mass {keys}"] / np.where(queries > 0, queries, np.nan) for keys in _KEYS]
     return {
         "slope": np.moveaxis(fitted.slope * deviation**2, 0, -1),
         "share": np.moveaxis(_share(drawn), 0, -1),

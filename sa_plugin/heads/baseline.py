@@ -38,7 +38,7 @@ PROBE = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class ResidualProbe:
     """The samples on which changes of the residual are measured.
 
     Attributes:
@@ -73,7 +73,7 @@ class Baseline:
     tokens: ScoreTable
     frozen: Frozen
     before: Drawn
-    probe: Probe
+    probe: ResidualProbe
     output: OutputProbe | None = None
 
 
@@ -101,6 +101,7 @@ def baseline(
         scores = score(host, data, detector.bank, splits=names)
     check_scores(scores, detector.bank, detector.concepts)
     cal, test = (scores_of(scores, data.split(name).samples) for name in ("cal", split))
+    # Each concept at its own layer and unit: one column a concept from here on.
     columns = [detector.token_scores(table) for table in (cal, test)]
     frozen = Frozen(
         detector.concepts,
@@ -121,11 +122,11 @@ def baseline(
     return Baseline(able, data, detector, split, scores, frozen, before, probe, looked)
 
 
-def _probe(host: Host, samples: Sequence[Sample], scores: ScoreTable, detector: Detector) -> Probe:
+def _probe(host: Host, samples: Sequence[Sample], scores: ScoreTable, detector: Detector) -> ResidualProbe:
     layout = lay_out(host, samples, ())
     rows = rows_kept_in(scores.tokens, layout, samples)
     clean = residual(host, layout, rows, detector.bank.hook_point, layers_of_concepts(detector))
-    return Probe(layout, rows, clean)
+    return ResidualProbe(layout, rows, clean)
 
 
 def residual(

@@ -195,6 +195,7 @@ def _look(edit: Edit, gram: Tensor, masks: list[Tensor], seen: list[Tensor]) -> 
     """An edit that keeps z, and the squared size of what another one would have changed."""
 
     def look(z: Tensor, attended: Attended | None) -> Tensor:
+        # What the edit would change, on kept tokens; z itself is handed back as it came.
         off = (apply_edit(edit, z.clone(), attended) - z).float()[masks[-1].to(z.device)]
         squares = torch.einsum("nhe,hef,nhf->h", off, gram.to(off.device), off)
         seen.append(squares.double().cpu())

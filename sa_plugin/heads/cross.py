@@ -36,7 +36,7 @@ from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, short
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 
-SIDES = ("own", "others", "own - others")
+CROSS_EFFECTS = ("own", "others", "own - others")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +69,7 @@ class CrossAblation(Result):
         Args:
             side: "own" (of the concept whose heads were ablated), "others" or "own - others".
         """
-        require_known("side", side, SIDES)
+        require_known("side", side, CROSS_EFFECTS)
         return self._effects[side]
 
     @cached_property
@@ -89,7 +89,9 @@ class CrossAblation(Result):
 
     def headline(self) -> str:
         """The tail gap of ablated concepts and of the others."""
-        own, others = (short(self.effect(side).sel(metric="tail_gap"), sign=True) for side in SIDES[:2])
+        own, others = (
+            short(self.effect(side).sel(metric="tail_gap"), sign=True) for side in CROSS_EFFECTS[:2]
+        )
         return (
             f"{self.mode}, heads of {len(self.runs)} concepts, {len(self.concepts)} measured: tail gap of "
             f"its own {own}, of others {others}"
@@ -97,7 +99,7 @@ class CrossAblation(Result):
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Own loss beside that of the other concepts."""
-        effects = [self.effect(side) for side in SIDES]
+        effects = [self.effect(side) for side in CROSS_EFFECTS]
         metrics = effects[0].axes["metric"]
         lines = [[m, *(short(effect.sel(metric=m), sign=True) for effect in effects)] for m in metrics]
         note = (
@@ -105,19 +107,18 @@ class CrossAblation(Result):
             f"concepts measured; means over ablated concepts, {100 * effects[0].level:g} % intervals over "
             "documents."
         )
-        return (Sheet(["metric", *SIDES], lines, "", [note]),)
+        return (Sheet(["metric", *CROSS_EFFECTS], lines, "", [note]),)
 
     def plot(self) -> Any:
         """Own loss beside the others', and the tail gap of every concept under every ablation."""
         width = 8.5 + 0.32 * len(self.concepts)
         figure, (gap, rates, grid) = plots.new_figure(width, 3.6, columns=3)
         metrics = self.effect("own").axes["metric"]
+        colours = (plots.TAIL_COLOUR, plots.IN_COLOUR, plots.TEXT_COLOUR)
         for ax, shown in ((gap, ["tail_gap"]), (rates, [m for m in metrics if m != "tail_gap"])):
-            for side, colour, offset in zip(
-                SIDES, (plots.TAIL_COLOUR, plots.IN_COLOUR, plots.TEXT_COLOUR), (-0.2, 0.0, 0.2), strict=True
-            ):
+            for n, side in enumerate(CROSS_EFFECTS):
                 one = self.effect(side).sel(metric=shown)
-                plots.whiskers(ax, one, colours=colour, offset=offset, label=side)
+                plots.whiskers(ax, one, colours=colours[n], offset=0.2 * (n - 1), label=side)
             plots.zero(ax)
             plots.words(ax, x=f"difference, {unit_of(shown[0])}")
         plots.legend(gap, outside=False)

@@ -205,6 +205,7 @@ def agreement(guess: Float[np.ndarray, " head"], total: Float[np.ndarray, " head
     a, b = guess[known], total[known]
     if len(a) < 3 or not a.std() or not b.std():
         return dict.fromkeys(AGREEMENTS, float("nan"))
+    # Heads that do nothing have a sign too, by rounding: signs count by the size of the effect.
     weight = np.abs(b)
     return {
         "spearman": float(np.corrcoef(rankdata(a), rankdata(b))[0, 1]),

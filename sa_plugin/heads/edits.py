@@ -141,6 +141,7 @@ def reference(
     if mode != "resample":
         return Reference(_train_z(host, samples, bank, layers, mean=True), seed=seed)
     rng = np.random.default_rng(seed)
+    # Some samples first, so that the pass is short; then some of their tokens, the same at all layers.
     drawn = rng.permutation(len(samples))[:DONOR_SAMPLES]
     rows = _train_z(host, [samples[n] for n in drawn], bank, layers, mean=False)
     some = torch.from_numpy(rng.permutation(len(next(iter(rows.values()))))[:DONORS])
@@ -237,6 +238,7 @@ def _resample(index: Tensor, donors: Tensor, seed: int) -> Edit:
 
     def edit(z: Tensor) -> Tensor:
         z = z.clone()
+        # Padding draws too: which donor a token gets depends on the batch it is in.
         chosen = torch.randint(len(donors), z.shape[:2], generator=generator)
         z[:, :, index.to(z.device)] = donors[chosen].to(z)
         return z
@@ -257,6 +259,7 @@ def _take_out(index: Tensor, units: Tensor, means: Tensor) -> Edit:
         z, u, heads = z.clone(), units.to(z.device), index.to(z.device)
         # In float32: a half-precision z differs from its mean by less than its own rounding.
         off = z[:, :, heads].float() - means.to(z.device)
+        # Only the part along u is taken out; what is written at right angles to the concept stays.
         along = torch.einsum("bthk,hk->bth", off, u)
         z[:, :, heads] = (z[:, :, heads].float() - along[..., None] * u).to(z.dtype)
         return z

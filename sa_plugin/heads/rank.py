@@ -145,7 +145,7 @@ class Ranking(Result):
     def plot(self) -> Any:
         """The first heads by their mean share, with every concept's share beside it."""
         n = min(_SHOWN_DOTS, len(self.heads))
-        figure, ax = plots.new_figure(7, 0.19 * n + 1.1)
+        figure, ax = plots.new_figure(7.0, 0.19 * n + 1.1)
         for i in range(n):
             share = self.shares[i]
             ax.plot(share, np.full(len(share), i), "o", color=plots.OUT_COLOUR, ms=2.5, zorder=1)

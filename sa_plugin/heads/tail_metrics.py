@@ -67,11 +67,11 @@ TAIL_METRICS = (
     "f1_recalibrated",
 )
 KL, COSINE = "output_kl", "output_cosine"
-HIDDEN = "hidden"
+_HIDDEN = "hidden"
 OUTPUT_SAMPLES = 16
 _UNITS = {"tail_gap": "deviations of negatives", KL: "nats", COSINE: "cosine"}
 # Logits of every token are held twice, before and after: a vocabulary is 10^5 numbers a token.
-LOGIT_BATCH_TOKENS = 512
+_LOGIT_BATCH_TOKENS = 512
 CACHE_BYTES = 1 << 28
 
 
@@ -250,9 +250,9 @@ def output_probe(
         ValueError: `output` is another word.
     """
     if isinstance(output, str):
-        require_known("output", output, (HIDDEN,))
+        require_known("output", output, (_HIDDEN,))
     chosen = tuple(samples[:OUTPUT_SAMPLES])
-    layout = lay_out(host, chosen, (), at_most=LOGIT_BATCH_TOKENS)
+    layout = lay_out(host, chosen, (), at_most=_LOGIT_BATCH_TOKENS)
     given = None if isinstance(output, str) else output
     probe = OutputProbe(given, layout, rows_kept_in(tokens, layout, chosen), (), resamples)
     clean: list[Tensor] = []
@@ -303,6 +303,7 @@ def kl_divergence(
     clean: Float[Tensor, "token width"], moved: Float[Tensor, "token width"]
 ) -> Float[Tensor, " token"]:
     """KL(softmax(clean) || softmax(moved)) in nats."""
+    # In log space: a token that one side all but excludes has no logarithm of its probability.
     p, q = clean.log_softmax(-1), moved.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
 

@@ -93,6 +93,7 @@ class TailObjective:
         top = document_sums(np.moveaxis(sums, 1, 2), draws) @ weights
         by_document = document_sums(self.n_tail.T, draws)
         found = ratio(top, by_document @ weights, empty=np.nan)
+        # With one document that has a tail, every draw that takes it gives the same ratio: no interval.
         found[:, (by_document > 0).sum(1) < 2, 1:] = np.nan
         return found
 
@@ -169,7 +170,7 @@ def _add(
     known: Reference,
 ) -> None:
     bank, detector = base.detector.bank, base.detector
-    blocks = [at for at in sorted({at for at, _ in heads}) if at < layer + reach_offset(base)]
+    blocks = [at for at in sorted({at for at, _ in heads}) if at < layer + _reach_offset(base)]
     z: dict[int, Tensor] = {}
     leaves: dict[int, Tensor] = {}
     edits: Mapping[Site, Edit] = {Site(at, "z"): _leaf(at, z, leaves) for at in blocks}
@@ -183,6 +184,7 @@ def _add(
         rows = batch.rows.numpy()
         for k in places:
             slopes = torch.autograd.grad(parts[k], list(leaves.values()), retain_graph=k != places[-1])
+            # dT/dz . (z - mean) over tokens and dimensions: what is left is one number a sample and head.
             by_block = {
                 at: ((z[at] - known.means[at].to(slope.device)) * slope.float()).sum((1, 3))
                 for at, slope in zip(leaves, slopes, strict=True)
@@ -203,7 +205,7 @@ def _leaf(at: int, z: dict[int, Tensor], leaves: dict[int, Tensor]) -> ZEdit:
     return ZEdit(add, may_keep=True)
 
 
-def reach_offset(base: Baseline) -> int:
+def _reach_offset(base: Baseline) -> int:
     """1 where the heads of a concept's own layer write before its score is read."""
     return reach(base.detector)[0] - layers_of_concepts(base.detector)[0]
 
@@ -241,5 +243,6 @@ def total_effects(
         at = np.array([part.bank.layers.index(layers[k]) for k in places])
         scores = np.zeros((len(part.tokens), len(layers)), dtype=np.float32)
         scores[:, places] = column_scores(part, at, detector.tail.chosen_unit[places])
+        # T_c is linear in the scores: a sample's loss is its clean part less its ablated one.
         found[i][:, places] = (objective.clean - objective.sums(scores))[:, places]
     return found

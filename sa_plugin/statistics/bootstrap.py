@@ -35,7 +35,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
 from sa_plugin.statistics.confusion import Confusion, check_samples, ratio
-from sa_plugin.statistics.drawn import Drawn, Interval, Resampling, interval
+from sa_plugin.statistics.drawn import Drawn, Resampling
 
 SumsStatistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Sums by term to a statistic, elementwise over draws."""
@@ -100,12 +100,6 @@ class Resamples:
     def drawn(self, values: Float[np.ndarray, "*axes column"], **axes: Sequence[Any]) -> Drawn:
         """A statistic of these resamples, column 0 the data; `axes` label the others."""
         return Drawn(values, axes, self.n_documents, self.resampling.level, drawn_from=self.digest)
-
-    def interval(
-        self, estimate: float | np.floating, drawn: Float[np.ndarray, " draw"], level: float = 0.95
-    ) -> Interval:
-        """The percentile interval of a statistic drawn from these resamples."""
-        return interval(estimate, drawn, n_units=self.n_documents, level=level)
 
 
 def resample_documents(
