@@ -50,8 +50,13 @@ TRACE_DRAWS = 200
 """A trace resamples every measure of every layer: more draws than these cost minutes."""
 MEASURES = 4
 """Raised when what a stage measures changes, so that what an older code kept is not read."""
-# Refusals of a stage that leave the others standing; their text stands where the numbers would.
-REFUSALS = (ValueError, TypeError, NotImplementedError)
+# Refusals that leave the other stages standing: their text stands where the numbers would. Anything
+# else is an error of the whole study.
+REFUSALS: Mapping[str, tuple[type[Exception], ...]] = {
+    "heads": (NotImplementedError,),
+    "explanation": (NotImplementedError,),
+    "attribution": (NotImplementedError, ValueError),
+}
 
 
 @dataclass(eq=False)
@@ -341,11 +346,9 @@ class Graph:
         stage = self.stage(name, kind)
         if not self.store.has(stage):
             # What the stage rests on is run first, so that its seconds are its own.
-            self.detector(kind)
+            self.table(kind)
         try:
             return self.store.keep(stage, lambda: clean(make()), write_json, read_json)
-        except REFUSALS as refusal:
-            if name in ("detection", "trace"):
-                raise
+        except REFUSALS.get(name, ()) as refusal:
             self.store.say(f"{name}: refused, {refusal}")
             return {"absent": str(refusal)}
