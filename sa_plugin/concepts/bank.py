@@ -1,25 +1,33 @@
-"""Concept vectors for every concept at every layer, with all that is needed to use them again."""
+"""Concept vectors for every concept at every layer, with all that is needed to use them again.
+
+A bank shows how alike its vectors are, by the cosine in the normalised space they live in: two
+concepts with one direction cannot be told apart by their scores. It does not show how well a vector
+detects its concept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
 from sa_plugin.passes.run import Sinks, sink_rule
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
 Scoring = Literal["cosine", "dot", "latent"]
 VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
 HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 HOOK_POINTS: tuple[HookPoint, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+DRAWN_UNITS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +126,8 @@ class ComponentMeans:
     mlp: Float[Tensor, "block d_model"]
 
 
-@dataclass(frozen=True, eq=False)
-class ConceptBank:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConceptBank(Shown):
     """Concept vectors of one kind, by layer, with their controls.
 
     Attributes:
@@ -148,6 +156,11 @@ class ConceptBank:
     origin: Origin = field(default_factory=Origin)
     cls: VectorSet | None = None
 
+    about: ClassVar[str] = (
+        "Cosines of vectors in normalised space say which concepts their scores cannot tell apart, not how "
+        "well a concept is detected."
+    )
+
     @property
     def supervised(self) -> bool:
         """Whether the vectors are the concepts themselves."""
@@ -168,12 +181,111 @@ class ConceptBank:
         """How a model's tokens are judged, for `passes.run`: as when the vectors were fitted."""
         return sink_rule(info, self.sink_layers, self.origin.sinks)
 
-    def __repr__(self) -> str:
+    def headline(self) -> str:
+        """Kind, counts, layers, hook point and rule of the scores."""
         units = "" if self.supervised else f", {len(self.units)} units"
         return (
-            f"ConceptBank({self.kind!r}, {len(self.concepts)} concepts{units}, layers "
-            f"{list(self.layers)}, {self.hook_point}, {self.token.scoring})"
+            f"{self.kind!r}, {len(self.concepts)} concepts{units}, layers {list(self.layers)}, "
+            f"{self.hook_point}, {self.token.scoring}"
         )
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Sets of vectors beside the concepts' own: permuted, pooled, cls."""
+        return tuple(name for name in ("permuted", "pooled", "cls") if getattr(self, name) is not None)
+
+    def cosines(self, layer: int) -> Float[np.ndarray, "unit unit"]:
+        """Cosine between every two vectors at one layer.
+
+        Raises:
+            ValueError: The bank has no such layer, or its units are latents, which have no vector.
+        """
+        vectors = self.token.vectors[self.index(layer)].double()
+        unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+        return np.asarray((unit @ unit.T).numpy())
+
+    def _kept(self) -> Bool[np.ndarray, "layer unit"]:
+        """Which latents of an SAE stand at which layer."""
+        return np.asarray(getattr(self.token, "kept"))  # noqa: B009, vectors have no such attribute
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """How alike the vectors of each layer are, and where the bank comes from."""
+        origin = self.origin
+        notes = [
+            f"Controls: {', '.join(self.controls) or 'none'}. Model {origin.model or 'not known'}, seed "
+            f"{origin.seed}, data {origin.data_hash[:8] or 'given vectors'}."
+        ]
+        if self.token.scoring == "latent":
+            kept = self._kept()
+            lines = [[str(layer), str(int(n))] for layer, n in zip(self.layers, kept.sum(1), strict=True)]
+            return (Sheet(["layer", "latents"], lines, "", notes),)
+        lines = []
+        for layer in self.layers:
+            pair, cosine, mean = self._most_alike(layer)
+            lines.append([str(layer), number(mean), pair, number(cosine)])
+        header = ["layer", "mean |cosine|", "most alike", "cosine"]
+        return (Sheet(header, lines, f"{len(self.units)} vectors a layer.", notes),)
+
+    def _most_alike(self, layer: int) -> tuple[str, float, float]:
+        """The pair of largest |cosine| at a layer, its cosine, and the mean |cosine| of all pairs."""
+        if len(self.units) < 2:
+            return "-", float("nan"), float("nan")
+        cosine = self.cosines(layer)
+        upper = np.triu_indices(len(cosine), 1)
+        k = int(np.abs(cosine[upper]).argmax())
+        one, other = (self.units[int(part[k])] for part in upper)
+        return f"{one}, {other}", float(cosine[upper][k]), float(np.abs(cosine[upper]).mean())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Length of every vector, and its cosine to the one it is most alike to."""
+        found: list[dict[str, Any]] = []
+        if self.token.scoring == "latent":
+            kept = self._kept()
+            return [
+                exact("kept", float(kept[k, u]), layer=layer, unit=unit)
+                for k, layer in enumerate(self.layers)
+                for u, unit in enumerate(self.units)
+            ]
+        for k, layer in enumerate(self.layers):
+            lengths = self.token.vectors[k].double().norm(dim=-1).tolist()
+            cosine = self.cosines(layer)
+            np.fill_diagonal(cosine, 0.0)
+            nearest = np.abs(cosine).argmax(1)
+            for u, unit in enumerate(self.units):
+                found.append(exact("length", lengths[u], layer=layer, unit=unit))
+                if len(self.units) > 1:
+                    value, other = float(cosine[u, nearest[u]]), self.units[int(nearest[u])]
+                    found.append(exact("largest cosine", value, layer=layer, unit=unit, other=other))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the bank is and where it comes from; `Detector.save_pretrained` keeps the vectors."""
+        names = ("concepts", "units", "layers", "hook_point", "kind", "controls", "origin")
+        content = {name: getattr(self, name) for name in names} | {"scoring": self.token.scoring}
+        return {"format": FORMAT, "kind": "ConceptBank", "content": clean(content)}
+
+    def plot(self, layer: int | None = None) -> Any:
+        """Cosines between vectors at one layer, or which latents are kept at each.
+
+        Args:
+            layer: Block index; by default the last of the bank.
+        """
+        names = self.units[:DRAWN_UNITS]
+        latent = self.token.scoring == "latent"
+        layer = self.layers[-1] if layer is None else layer
+        size = 1.8 + 0.24 * len(names)
+        figure, ax = plots.new_figure(max(size, 4.0) if not latent else 2.5 + 0.4 * len(self.layers), size)
+        if latent:
+            plots.heat(ax, self._kept().T[: len(names)].astype(float), names, self.layers, limit=1.0)
+            plots.words(ax, title="latents kept", x="layer")
+        else:
+            plots.heat(ax, self.cosines(layer)[: len(names), : len(names)], names, names, limit=1.0)
+            ax.tick_params(axis="x", rotation=90)
+            plots.words(ax, title=f"{self.kind}, layer {layer}: cosine between vectors")
+        left = len(self.units) - len(names)
+        rest = f" {left} more units are not drawn." if left else ""
+        plots.note(figure, f"Likeness of directions is no measure of detection.{rest}")
+        return figure
 
     def index(self, layer: int) -> int:
         """Place of a block in the arrays.

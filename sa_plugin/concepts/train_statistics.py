@@ -189,6 +189,13 @@ class TrainStatistics:
     data_hash: str
     fingerprint: str
 
+    def __repr__(self) -> str:
+        kept = " with rows" if self.token and self.token[0].rows is not None else ""
+        return (
+            f"TrainStatistics({len(self.tokens)} train tokens, {len(self.tokens.concepts)} concepts, layers "
+            f"{list(self.layers)}, {self.hook_point}{kept}, data {self.data_hash[:8]})"
+        )
+
 
 def draw_rows(
     labels: Bool[np.ndarray, "row label"], most: int, rng: np.random.Generator

@@ -193,33 +193,17 @@ def items_figure(tokens: TokenTable, items: Sequence[Item]) -> Any:
     figure, axes = plots.new_figure(8.0, 2.6 * max(1, len(shown)), rows=max(1, len(shown)))
     for ax, item in zip(np.ravel(axes), shown, strict=False):
         image = pixels[item["id"]]
+        marked, scores = np.array(item["superactivator"]), np.array(item["scores"])
         if image is None:
-            _bars(ax, item)
+            plots.word_bars(ax, [item["text"][a:b] for a, b in item["offsets"]], scores, marked)
+            if item["threshold"] is not None:
+                plots.zero(ax, upright=False, at=item["threshold"])
         else:
-            _boxes(ax, item, image.pixels)
+            shares = np.clip(scores / (limit_of(item, items) or 1.0), -1, 1)
+            plots.patch_map(ax, image.pixels, np.array(item["boxes"]), shares, marked)
         title = f"{item['id']}, {item['concept']}, layer {item['layer']}"
         plots.words(ax, title=title, y="score" if image is None else "")
     plots.note(
         figure, "Orange: SuperActivators. Dashed: threshold. A SuperActivator may lie beside the concept."
     )
     return figure
-
-
-def _bars(ax: Any, item: Item) -> None:
-    names = [item["text"][start:stop].strip() for start, stop in item["offsets"]]
-    colours = [plots.TAIL_COLOUR if on else plots.OUT_COLOUR for on in item["superactivator"]]
-    ax.bar(range(len(names)), item["scores"], color=colours)
-    if item["threshold"] is not None:
-        ax.axhline(item["threshold"], color=plots.TAIL_COLOUR, lw=1, ls="--")
-    few = range(0, len(names), max(1, len(names) // 60))
-    ax.set_xticks(list(few), [names[n] for n in few], rotation=60, ha="right", fontsize=7)
-    for label in ax.get_xticklabels():
-        label.set_parse_math(False)
-
-
-def _boxes(ax: Any, item: Item, pixels: np.ndarray) -> None:
-    ax.imshow(pixels)
-    ax.set_axis_off()
-    for (top, left, bottom, right), on in zip(item["boxes"], item["superactivator"], strict=True):
-        if on:
-            plots.box(ax, top, left, bottom, right)

@@ -30,7 +30,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import frame
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
 PROMPT, PROMPT_P = "Prompt", "Prompt p(yes)"
 WORD = "Yes"
@@ -53,8 +54,8 @@ class AnswerMassWarning(UserWarning):
     """The model's reply begins with neither yes nor no more often than not."""
 
 
-@dataclass(frozen=True, eq=False)
-class PromptAnswers:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptAnswers(Shown):
     """What an instruct model said of every sample and concept.
 
     Attributes:
@@ -77,12 +78,16 @@ class PromptAnswers:
     model: str
     tokens: int
 
-    def __repr__(self) -> str:
+    about: ClassVar[str] = (
+        "p(yes) is conditional on a reply that begins with yes or no; another wording gives other answers."
+    )
+
+    def headline(self) -> str:
+        """The model, the counts, and the mean answers."""
         said = f", {int(self.said_yes.sum())} times yes" if self.replies else ", no text"
         return (
-            f"PromptAnswers({self.model}, {len(self.samples)} samples x {len(self.concepts)} "
-            f"concepts, mean p(yes) {self.p_yes.mean():.3f}, mean mass {self.mass.mean():.3f}"
-            f"{said})"
+            f"{self.model}, {len(self.samples)} samples x {len(self.concepts)} concepts, mean p(yes) "
+            f"{self.p_yes.mean():.3f}, mean mass {self.mass.mean():.3f}{said}"
         )
 
     @property
@@ -96,16 +101,64 @@ class PromptAnswers:
             raise ValueError("no reply was written: ask with reply_tokens=8, say.")
         return np.array([[WORD in reply for reply in row] for row in self.replies])
 
-    def table(self) -> Any:
-        """One row a question: a pandas DataFrame where pandas is installed."""
-        rows = []
-        for n, sample in enumerate(self.samples):
-            for c, concept in enumerate(self.concepts):
-                row: dict[str, Any] = {"sample": sample.id, "concept": concept}
-                row |= {"p_yes": float(self.p_yes[n, c]), "mass": float(self.mass[n, c])}
-                row["reply"] = self.replies[n][c] if self.replies else ""
-                rows.append(row)
-        return frame(rows)
+    @property
+    def _positive(self) -> Bool[np.ndarray, "sample concept"]:
+        return np.array([[c in sample.positive for c in self.concepts] for sample in self.samples])
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Answers by concept, for samples that have it and for the others."""
+        positive, lines = self._positive, []
+        for c, concept in enumerate(self.concepts):
+            mine = positive[:, c]
+            cells = [concept, str(int(mine.sum()))]
+            for part in (mine, ~mine):
+                cells.append(number(float(self.p_yes[part, c].mean()) if part.any() else np.nan))
+            cells.append(number(float(self.mass[:, c].mean())))
+            cells.append(number(float(self.said_yes[:, c].mean())) if self.replies else "-")
+            lines.append(cells)
+        header = ["concept", "positive", "p(yes) positive", "p(yes) others", "mass", "said yes"]
+        note = f"{self.model}, {self.tokens:,} tokens read. Question: {self.template!r}"
+        return (Sheet(header, lines, "", [note]),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """p(yes) and mass of every question, and whether the reply says yes where one was written."""
+        said = self.said_yes if self.replies else None
+        tables = {"p_yes": self.p_yes, "mass": self.mass} | ({} if said is None else {"said_yes": said})
+        return [
+            exact(measure, float(table[n, c]), sample=sample.id, concept=concept)
+            for measure, table in tables.items()
+            for n, sample in enumerate(self.samples)
+            for c, concept in enumerate(self.concepts)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every answer."""
+        names = ("concepts", "p_yes", "mass", "replies", "template", "model", "tokens")
+        content = {name: getattr(self, name) for name in names}
+        ids = [sample.id for sample in self.samples]
+        return {"format": FORMAT, "kind": "PromptAnswers", "samples": ids, **clean(content)}
+
+    def plot(self) -> Any:
+        """p(yes) by concept: mean and middle 80 % of samples that have it, and of the others."""
+        figure, ax = plots.new_figure(6.5, 1.4 + 0.34 * len(self.concepts))
+        positive = self._positive
+        for label, mark, colour, shift in (
+            ("positive", positive, plots.IN_COLOUR, -0.14),
+            ("others", ~positive, plots.OUT_COLOUR, 0.14),
+        ):
+            for c in range(len(self.concepts)):
+                p = self.p_yes[mark[:, c], c]
+                if len(p):
+                    ax.plot(np.quantile(p, [0.1, 0.9]), [c + shift] * 2, color=colour, lw=1.5)
+                    ax.plot(
+                        [p.mean()], [c + shift], "o", color=colour, ms=4.5, label=label if c == 0 else None
+                    )
+        plots.rows(ax, self.concepts)
+        ax.set_xlim(-0.02, 1.02)
+        plots.words(ax, title=self.model, x="p(yes)")
+        plots.legend(ax)
+        plots.note(figure, "Bars: 10 to 90 % of samples, no interval. p(yes) is conditional on yes or no.")
+        return figure
 
 
 def with_answers(scores: ScoreTable, *answers: PromptAnswers) -> ScoreTable:

@@ -1,15 +1,32 @@
-"""The table of scores: concept activations of every kept token at every layer of a bank."""
+"""The table of scores: concept activations of every kept token at every layer of a bank.
+
+A table shows where in-concept tokens score above the others, by layer:
+
+    gap = (mean of in-concept scores - mean of the others) / standard deviation of the others
+
+The gap is of means, of the bulk: the evidence is in the tail, which `plot` marks and `calibrate`
+finds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.passes.layout import TokenTable
+from sa_plugin.show import plots
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number, signed
+from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.quantile import quantiles
+
+DRAWN_CONCEPTS = 6
+# Units at a time, so that float64 copies of their scores stay small.
+_UNITS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +43,8 @@ class SampleStatistic:
     threshold: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class ScoreTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class ScoreTable(Shown):
     """Scores that calibration, detection, tracing and reports share.
 
     Attributes:
@@ -48,8 +65,123 @@ class ScoreTable:
     cls: Float[np.ndarray, "sample layer pooled_unit"] | None = None
     given: Mapping[str, SampleStatistic] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
-        return f"ScoreTable({self.bank!r}, {self.tokens!r})"
+    about: ClassVar[str] = (
+        "Gaps are of means, which the bulk of the tokens rules; how reliable the tail is, calibrate and "
+        "Detector.evaluate say."
+    )
+
+    def headline(self) -> str:
+        """The bank, and the rows."""
+        return f"{self.bank!r}, {self.tokens!r}"
+
+    def _moments(self) -> list[dict[str, Any]]:
+        """Of every layer and unit: counts and means in and out of concept, and the spread outside."""
+        found = []
+        inside = np.stack([self._inside(unit) for unit in self.bank.units], axis=1)
+        n_in, n_out = inside.sum(0), (~inside).sum(0)
+        for k, layer in enumerate(self.bank.layers):
+            for start in range(0, len(self.bank.units), _UNITS):
+                part = slice(start, start + _UNITS)
+                score, within = np.asarray(self.scores[:, k, part], dtype=np.float64), inside[:, part]
+                mean_in = ratio(np.where(within, score, 0.0).sum(0), n_in[part], np.nan)
+                mean_out = ratio(np.where(within, 0.0, score).sum(0), n_out[part], np.nan)
+                spread = np.where(within, 0.0, score - mean_out)
+                sd = np.sqrt(ratio((spread**2).sum(0), n_out[part], np.nan))
+                gap = ratio(mean_in - mean_out, sd, np.nan)
+                for u, unit in enumerate(self.bank.units[part]):
+                    found.append(
+                        {
+                            "layer": layer,
+                            "unit": unit,
+                            "in-concept tokens": int(n_in[start + u]),
+                            "mean in concept": float(mean_in[u]),
+                            "mean of the others": float(mean_out[u]),
+                            "sd of the others": float(sd[u]),
+                            "gap": float(gap[u]),
+                        }
+                    )
+        return found
+
+    def _inside(self, unit: str) -> Bool[np.ndarray, " token"]:
+        # Units that are no concepts have no inside: all their tokens are others.
+        if not self.bank.supervised or unit not in self.tokens.concepts:
+            return np.zeros(len(self.tokens), dtype=bool)
+        return self.tokens.labels[:, self.tokens.concepts.index(unit)]
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Of each concept the layer of its largest gap; of units that are no concepts, their spread."""
+        moments = self._moments()
+        notes = [f"{len(self.tokens):,} tokens of {self.tokens.n_samples} samples."]
+        if self.given:
+            notes.append(f"Carried beside: {', '.join(self.given)}.")
+        if not self.bank.supervised:
+            lines = []
+            for layer in self.bank.layers:
+                here = [one for one in moments if one["layer"] == layer]
+                parts = (
+                    np.mean([one[name] for one in here])
+                    for name in ("mean of the others", "sd of the others")
+                )
+                lines.append([str(layer), str(len(here)), *(number(float(part)) for part in parts)])
+            return (Sheet(["layer", "units", "mean score", "mean sd"], lines, "", notes),)
+        lines = []
+        for unit in self.bank.units:
+            own = [one for one in moments if one["unit"] == unit]
+            best = max(own, key=lambda one: -np.inf if np.isnan(one["gap"]) else one["gap"])
+            cells = [unit, str(best["in-concept tokens"]), str(best["layer"])]
+            cells += [
+                number(best[name]) for name in ("mean in concept", "mean of the others", "sd of the others")
+            ]
+            lines.append([*cells, signed(best["gap"], 2)])
+        header = ["concept", "tokens", "layer", "mean in", "mean out", "sd out", "gap, sd"]
+        return (Sheet(header, lines, "At the layer of each concept's largest gap.", notes),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Counts, means, spread and gap of every layer and unit."""
+        return [
+            exact(name, value, layer=one["layer"], unit=one["unit"])
+            for one in self._moments()
+            for name, value in one.items()
+            if name not in ("layer", "unit")
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts, means, spread and gap of every layer and unit; the scores themselves stay behind."""
+        content = {"bank": self.bank.to_dict(), "tokens": len(self.tokens), "moments": clean(self._moments())}
+        return {"format": FORMAT, "kind": "ScoreTable", **content}
+
+    def plot(self, layer: int | None = None, delta: float = 0.1) -> Any:
+        """Scores in and out of concept at one layer, with the threshold of one delta.
+
+        The threshold is that of the calibration split's in-concept tokens where the table holds it.
+
+        Args:
+            layer: Block index; by default the last of the bank.
+            delta: Share of in-concept tokens above the threshold.
+        """
+        layer = self.bank.layers[-1] if layer is None else layer
+        k = self.bank.index(layer)
+        units = self.bank.units[:DRAWN_CONCEPTS]
+        cal = np.array([of == "cal" for of in self.tokens.split_of])[self.tokens.sample_of]
+        figure, axes = plots.new_figure(6.5, 1.6 * len(units) + 0.6, rows=len(units))
+        for ax, unit in zip(np.ravel(axes), units, strict=True):
+            score = np.asarray(self.scores[:, k, self.bank.units.index(unit)], dtype=np.float64)
+            inside = self._inside(unit)
+            edges = np.histogram_bin_edges(score, 60)
+            if inside.any():
+                source = inside & cal if (inside & cal).any() else inside
+                cut = float(quantiles(score[source], [1 - delta])[0])
+                plots.densities(ax, score[inside], score[~inside], edges, cut)
+            else:
+                plots.densities(ax, None, score, edges, None)
+            plots.words(
+                ax, title=f"{unit}, layer {layer}", x="score" if unit == units[-1] else "", y="density"
+            )
+        plots.legend(np.ravel(axes)[0])
+        left = len(self.bank.units) - len(units)
+        rest = f" {left} more units are not drawn." if left else ""
+        plots.note(figure, f"Line: threshold at delta {delta:g}; orange: in-concept tokens above it.{rest}")
+        return figure
 
     def split(self, name: str) -> ScoreTable:
         """The rows of one split.

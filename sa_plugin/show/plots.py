@@ -194,6 +194,30 @@ def heat(
     rows(ax, row_labels)
 
 
+def densities(
+    ax: Any, inside: np.ndarray | None, outside: np.ndarray, edges: np.ndarray, cut: float | None
+) -> None:
+    """Densities of scores in and out of concept, the tail above a threshold filled.
+
+    Args:
+        ax: Where.
+        inside: In-concept scores, if there are any.
+        outside: The others.
+        edges: Of the bins.
+        cut: Threshold.
+    """
+    drawn = np.histogram(outside, edges, density=True)[0]
+    ax.stairs(drawn, edges, fill=True, color=OUT_COLOUR, alpha=0.5, label="out of concept")
+    if inside is None:
+        return
+    heights = np.histogram(inside, edges, density=True)[0]
+    ax.stairs(heights, edges, color=IN_COLOUR, lw=1.3, label="in concept")
+    if cut is not None:
+        above = edges[1:] > cut
+        ax.stairs(np.where(above, heights, 0.0), edges, fill=True, color=TAIL_COLOUR, label="tail")
+        ax.axvline(cut, color=TAIL_COLOUR, lw=1.2)
+
+
 def word_bars(ax: Any, tokens: Sequence[str], values: np.ndarray, outlined: np.ndarray) -> None:
     """A number of each token as bars along the text, orange above zero and blue below.
 
@@ -235,14 +259,6 @@ def patch_map(
         if frame:
             ax.add_patch(patches.Rectangle(corner, *size, fill=False, edgecolor=TEXT_COLOUR, lw=1))
     ax.set_axis_off()
-
-
-def box(ax: Any, top: float, left: float, bottom: float, right: float) -> None:
-    """The frame of a patch over a picture."""
-    patches = require("matplotlib.patches", "plot", "plots")
-    ax.add_patch(
-        patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=TAIL_COLOUR, lw=1.5)
-    )
 
 
 _used = 0
