@@ -29,7 +29,7 @@ from sa_plugin.detection.items import (
 )
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.scores.score import sample_maxima
+from sa_plugin.scores.pushdown import sample_maxima
 from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 

@@ -13,7 +13,8 @@ from sa_plugin.scores.prompting import (
     shared_length,
     with_answers,
 )
-from sa_plugin.scores.score import OtherPrecisionWarning, sample_maxima, score, score_samples, tail_histogram
+from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
+from sa_plugin.scores.score import OtherPrecisionWarning, score, score_samples
 from sa_plugin.scores.table import ScoreTable
 
 __all__ = [

@@ -44,6 +44,16 @@ def test_maxima_and_places_are_those_of_the_scores(host, data, bank):
         assert np.isneginf(found.scores[n, top:]).all()
 
 
+def test_more_places_than_tokens_may_be_asked_for(host, data, bank):
+    found = sample_maxima(in_batches(host, 1), data.test.samples, bank, top=60, positions=True)
+    assert np.isneginf(found.scores[:, -1]).all()
+    table = score(host, data, bank, splits=("test",))
+    lengths = np.diff(table.tokens.bounds)
+    for n, length in enumerate(lengths):
+        places = np.sort(found.position[n, :length], axis=0)
+        assert (places == table.tokens.position[table.tokens.rows_of(np.array([n]))][:, None, None]).all()
+
+
 def test_a_detector_decides_the_same_without_token_scores(host, data, bank):
     detector = calibrate(host, data, bank)
     table = score(host, data, bank, splits=("test",))
