@@ -79,7 +79,7 @@ class Intervention:
         keep: Whether the named heads are those that stay, and all others before the deepest layer
             of a concept are ablated: do they suffice?
         output: Measures the change of the model's own output too: a function of host and batch that
-            gives logits (`sa_transformer_lens.edits.logits`), or "hidden" for the last residual
+            gives logits (`sa_transformer_lens.logits`), or "hidden" for the last residual
             stream; see `tail_metrics`.
 
     Raises:

@@ -19,7 +19,7 @@ ablation it is tau. F1 at a frozen threshold falls under any shift of the mean, 
 evidence; that is why the other rows are there.
 
 One of the last two is measured on request, over kept tokens: output_kl (unablated 0) where the user
-hands out logits (`sa_transformer_lens.edits.logits`), output_cosine (unablated 1) on any host; on at
+hands out logits (`sa_transformer_lens.logits`), output_cosine (unablated 1) on any host; on at
 most `OUTPUT_SAMPLES` samples of the measured split, since the passes go through the whole model.
 
 Column 0 of every array is the split itself, the others resample its documents, with everything that
