@@ -82,7 +82,7 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
         "opponent_s": min(theirs),
         "ratio": min(theirs) / min(ours),
         "aim": 50,
-        "equal": bool(np.allclose(ledger.lift.total.value, lift, rtol=1e-3)),
+        "equal": bool(np.allclose(ledger.lift.total.estimate, lift, rtol=1e-3)),
         "note": f"{len(every)} heads below block {LAYER + 1}, {len(data.test)} passages; the "
         f"opponent timed on {TIMED} heads and multiplied",
     }

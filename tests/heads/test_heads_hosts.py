@@ -10,7 +10,7 @@ from word_data import word_data
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import head_ledger, tail_waterfall
+from sa_plugin.heads import explain_tokens, head_ledger, tail_waterfall
 from sa_plugin.statistics import Resampling
 from sa_plugin.theory import Conditions, check_theory
 
@@ -57,18 +57,17 @@ def test_ledger_and_waterfall(name):
             same(ours.effects[effect].terms.estimate, lens.effects[effect].terms.estimate)
 
 
-@pytest.mark.parametrize("name", ["clip_vision", "vit_classifier"])
-def test_ledger_closes_on_other_towers(name):
-    host, data = tiny.nnsight_vision_host(name), pictures()
-    bank = fit(host, data, "prototype")
+@pytest.mark.parametrize("kind", ["prototype", "lda"])
+@pytest.mark.parametrize("tower", tiny.VISION)
+@pytest.mark.parametrize("attached", [tiny.vision_host, tiny.nnsight_vision_host])
+def test_the_ledger_closes_on_every_tower(attached, tower, kind):
+    """DINOv2 as itself through nnsight, its LayerScale a module; as a ViT through TransformerLens."""
+    host, data = attached(tower), pictures()
+    bank = fit(host, data, kind)
+    assert bank.cls is not None
     assert head_ledger(host, data, bank, resampling=Resampling(20)).residue < 1e-6
-
-
-def test_dinov2_itself_closes():
-    """With its LayerScale as a module, not folded: only nnsight reads it so."""
-    host, data = tiny.nnsight_vision_host("dinov2"), pictures()
-    bank = fit(host, data, "lda")
-    assert head_ledger(host, data, bank, resampling=Resampling(20)).residue < 1e-6
+    one = explain_tokens(host, bank, data.test.samples[0], "a", layer=2)
+    np.testing.assert_allclose(one.terms.sum(1), one.score, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])

@@ -10,12 +10,10 @@ import torch
 from ledger_cases import Broken, kept_rows, ledger, make_data
 
 from sa_plugin.concepts import ConceptBank, fit
-from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import LedgerError, explain_tokens, head_ledger, term_means
+from sa_plugin.heads import LedgerError, explain_tokens, term_means
 from sa_plugin.host import OutputProjection
 from sa_plugin.stages import heads_block
-from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LATE_NORMS = ("gemma2", "bert")
@@ -187,20 +185,6 @@ def test_a_host_without_norms_is_told_so(data):
 
     with pytest.raises(NotImplementedError, match=r"is post_ln: .* it lacks `norms`"):
         ledger(Bare(), data, bank)
-
-
-@pytest.mark.parametrize("name", ["vit", "dinov2", "clip_vision"])
-def test_closes_on_images(name):
-    rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 256, (40, 52, 3), dtype=np.uint8) for _ in range(20)]
-    masks = [{"a": rng.random((40, 52)) < 0.02 * (k % 2)} for k in range(20)]
-    images = ConceptData.from_masks(pixels, masks)
-    host = tiny.vision_host(name)
-    bank = fit(host, images, "prototype")
-    found = head_ledger(host, images, bank, resampling=Resampling(20))
-    assert found.residue < 1e-6
-    one = explain_tokens(host, bank, images.test.samples[0], "a", layer=2)
-    np.testing.assert_allclose(one.terms.sum(1), one.score, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

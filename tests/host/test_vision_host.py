@@ -16,9 +16,7 @@ from sa_plugin.attribution import objective
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import head_ledger
 from sa_plugin.host import Host, Processor, Site, as_vit, check, check_folder, find_folder, layer_of_percent
-from sa_plugin.statistics import Resampling
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 from sa_transformer_lens.prefix import prefix_view
@@ -552,18 +550,3 @@ class TestReal:
         with pytest.raises(ValueError, match="fires and changes nothing"):
             host.check_writable("blocks.6.attn.hook_pattern")
         host.check_writable("blocks.6.attn.hook_z")
-
-
-@pytest.mark.parametrize("name", tiny.VISION)
-def test_the_ledger_closes_on_every_tower(name):
-    rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 256, (40, 52, 3), dtype=np.uint8) for _ in range(20)]
-    masks = [{"a": rng.random((40, 52)) < 0.02 * (k % 2)} for k in range(20)]
-    data = ConceptData.from_masks(pixels, masks)
-    host = tiny.vision_host(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bank = fit(host, data, "lda")
-        found = head_ledger(host, data, bank, resampling=Resampling(50))
-    assert found.residue < 1e-5
-    assert bank.cls is not None
