@@ -89,7 +89,7 @@ class BankScores:
         require_type("bank", self.bank, ConceptBank, fix)
 
 
-Source: TypeAlias = Detector | ConceptBank | BankScores
+LedgerSource: TypeAlias = Detector | ConceptBank | BankScores
 """A detector decomposes each concept at its own layer, its SuperActivators as tail; a bank each
 concept at every layer asked for."""
 
@@ -108,15 +108,15 @@ def check_asked(host: object, data: object, source: object, question: str) -> tu
     require_type("data", data, ConceptData, order)
     require_type("source", source, (Detector, ConceptBank, BankScores), order)
     assert isinstance(source, Detector | ConceptBank | BankScores)
-    return bank_of(source), source.tail if isinstance(source, BankScores) else None
+    return source_bank(source), source.tail if isinstance(source, BankScores) else None
 
 
-def bank_of(source: Source) -> ConceptBank:
+def source_bank(source: LedgerSource) -> ConceptBank:
     """The vectors of a source."""
     return source if isinstance(source, ConceptBank) else source.bank
 
 
-def has_tail(source: Source) -> bool:
+def has_tail(source: LedgerSource) -> bool:
     """Whether a source says which tokens are the tail."""
     return isinstance(source, Detector) or (isinstance(source, BankScores) and source.tail is not None)
 
@@ -148,7 +148,7 @@ def depth_of(layer: int, hook_point: str) -> int:
 
 
 def columns_of(
-    host: Host, source: Source, concepts: Sequence[str] | None, data: ConceptData
+    host: Host, source: LedgerSource, concepts: Sequence[str] | None, data: ConceptData
 ) -> tuple[Column, ...]:
     """What a detector or bank is decomposed at.
 
@@ -158,7 +158,7 @@ def columns_of(
     if isinstance(source, Detector):
         columns = [detector_column(source, c) for c in concepts or source.concepts]
     else:
-        bank, layers = bank_of(source), source.layers
+        bank, layers = source_bank(source), source.layers
         asked = bank.layers if layers is None else layers_of(host.info, layers)
         columns = bank_columns(bank, concepts, asked)
     for column in columns:

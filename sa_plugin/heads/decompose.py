@@ -42,7 +42,15 @@ from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.heads.columns import Column, Component, LedgerError, components_of, depth_of
-from sa_plugin.heads.norms import Factors, FrozenNorms, ScaledMeans, Scales, apply_norm, carry_back, norm_bias
+from sa_plugin.heads.norms import (
+    Factors,
+    FrozenNorms,
+    ScaledMeans,
+    Scales,
+    carry_back,
+    frozen_norm,
+    norm_bias,
+)
 from sa_plugin.host.protocol import Batch, BlockNorms, Host, HostInfo, OutputProjection, Point, Site
 
 _SUMMED = ("resid_pre", "resid_post")
@@ -521,8 +529,8 @@ def _rebuilt(
     if projection.bias is not None:
         heads = heads + projection.bias.float().to(z.device)
     if frozen.block == "post_norm" and norms.attn_out is not None:
-        heads = apply_norm(norms.attn_out, heads)
+        heads = frozen_norm(norms.attn_out, heads)
     written = parts["resid_pre"] + parts["attn_out"]
     if frozen.block == "post_ln" and norms.attn_out is not None and norms.mlp_out is not None:
-        return heads, apply_norm(norms.mlp_out, apply_norm(norms.attn_out, written) + parts["mlp_out"])
+        return heads, frozen_norm(norms.mlp_out, frozen_norm(norms.attn_out, written) + parts["mlp_out"])
     return heads, written + parts["mlp_out"]

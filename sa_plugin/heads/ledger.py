@@ -37,9 +37,8 @@ from sa_plugin.heads.columns import (
     Asked,
     Column,
     Component,
-    Source,
+    LedgerSource,
     bank_columns,
-    bank_of,
     check_asked,
     columns_of,
     depth_of,
@@ -47,6 +46,7 @@ from sa_plugin.heads.columns import (
     has_tail,
     held_out,
     score_names,
+    source_bank,
 )
 from sa_plugin.heads.decompose import (
     Closure,
@@ -80,7 +80,7 @@ from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, s
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Resampling
 
-PERMUTATIONS = 20
+_PERMUTATIONS = 20
 
 
 class NoTailWarning(UserWarning):
@@ -90,7 +90,7 @@ class NoTailWarning(UserWarning):
 def head_ledger(
     host: Host,
     data: ConceptData,
-    source: Source,
+    source: LedgerSource,
     *,
     scores: ScoreTable | None = None,
     split: str | Sequence[Sample] = "test",
@@ -267,7 +267,7 @@ def permuted_vectors(
     data: ConceptData,
     bank: ConceptBank,
     *,
-    draws: int = PERMUTATIONS,
+    draws: int = _PERMUTATIONS,
     layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> tuple[VectorSet, ...]:
@@ -357,7 +357,7 @@ def _control_source(
 ) -> int | tuple[VectorSet, ...]:
     """How many draws to refit, or the sets to use.
 
-    By default `PERMUTATIONS` refits for prototypes and discriminants, whose refits cost no more
+    By default `_PERMUTATIONS` refits for prototypes and discriminants, whose refits cost no more
     than the train pass; else the one set the bank holds, or none.
     """
     if isinstance(permutations, int):
@@ -368,12 +368,12 @@ def _control_source(
         return ()
     kind = refit_kind(bank)
     cheap = kind is not None and kind.need in ("means", "gram")
-    return PERMUTATIONS if cheap and bank.origin.data_hash == data.hash else (bank.permuted,)
+    return _PERMUTATIONS if cheap and bank.origin.data_hash == data.hash else (bank.permuted,)
 
 
 def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
     if draws < 1:
-        raise ValueError(f"permutations is {draws}: ask for at least one, such as {PERMUTATIONS}.")
+        raise ValueError(f"permutations is {draws}: ask for at least one, such as {_PERMUTATIONS}.")
     if refit_kind(bank) is None:
         raise ValueError(
             f"a bank of kind {bank.kind!r} is not fitted to labels here, so it has no "
@@ -544,7 +544,7 @@ def explain_tokens(
     Example:
         >>> explain_tokens(host, detector, "The whale rose.", "animal")  # doctest: +SKIP
     """
-    bank = bank_of(source)
+    bank = source_bank(source)
     check_origin(bank, host)
     column = _column(source, bank, concept, layer)
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample

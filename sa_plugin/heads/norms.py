@@ -186,7 +186,7 @@ class FrozenNorms:
                 # h + a, what the first norm sees; then its output and the MLP's, what the second sees.
                 total = read[Site(block, "resid_pre")].float() + read[Site(block, "attn_out")]
                 attention.append(_inverse_scale(norms.attn_out, total))
-                middle = apply_norm(norms.attn_out, total) + read[Site(block, "mlp_out")].float()
+                middle = frozen_norm(norms.attn_out, total) + read[Site(block, "mlp_out")].float()
                 assert norms.mlp_out is not None
                 mlp.append(_inverse_scale(norms.mlp_out, middle))
         return Scales(tuple(attention), tuple(mlp))
@@ -256,7 +256,7 @@ def _centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*wh
     return y - y.mean(-1, keepdim=True) if norm.centred else y
 
 
-def apply_norm(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
+def frozen_norm(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
     """The norm itself."""
     out = _centre(norm, y) * _inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
     return out if norm.bias is None else out + norm.bias.to(y.device)

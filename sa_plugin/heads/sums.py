@@ -76,7 +76,7 @@ from sa_plugin.passes.run import Job, Keep, Kept, Name, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
-GROUPS = (
+TOKEN_GROUPS = (
     "tail",
     "same_samples",
     "in_concept_rest",
@@ -85,7 +85,7 @@ GROUPS = (
     "in_concept",
 )
 # The groups whose difference from the tail has a control; they come first.
-LIFTED = 4
+_LIFTED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ def _group_weights(
     keep: Bool[Tensor, "batch token"],
     known: BatchLabels,
 ) -> Float[Tensor, "batch token column group"]:
-    """Weight of each token in each of `GROUPS`."""
+    """Weight of each token in each of `TOKEN_GROUPS`."""
     every = keep[..., None].expand_as(tail)
     # A sample's other tokens share the weight of its tail: k_n / (T_n - k_n) each.
     n_tail = tail.sum(1, keepdim=True).float()
@@ -253,7 +253,7 @@ def _given_tail(
 
 @dataclass(frozen=True, eq=False)
 class ControlSums:
-    """Sums of the draws' terms over their own groups, the first `LIFTED` of `GROUPS`.
+    """Sums of the draws' terms over their own groups, the first `_LIFTED` of `TOKEN_GROUPS`.
 
     Attributes:
         values, weights: Over all draws, by sample; scales as in `GroupSums`.
@@ -357,7 +357,7 @@ class ControlPass:
         for plan, cut, factor in zip(self.plans, self.cuts, self.factors, strict=True):
             scored = score_batch(plan.target, read)
             tail = _find_tail(scored, cut, keep, known)
-            weight = _group_weights(scored, tail, keep, known)[..., :LIFTED]
+            weight = _group_weights(scored, tail, keep, known)[..., :_LIFTED]
             pieces = plan.terms(read, scales)
             sums = _term_sums(pieces, scored, keep, weight, plan.target.cosine)
             sums = sums * factor.to(keep.device)
@@ -383,7 +383,7 @@ class ControlPass:
         )
 
 
-MEANS = ("tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept")
+_MEANS = ("tail", "same_samples", "in_concept_rest", "out_of_concept", "strongest_out_of_concept")
 # A lift's name before "lift", "control" and "excess", and what the tail is compared with.
 _AGAINST = {"": "same_samples", "in_concept_": "in_concept_rest", "strongest_": "strongest_out_of_concept"}
 
@@ -452,13 +452,13 @@ def effects_of(
 
     Returns:
         Effects by name ("control" and "excess" only with permuted-label vectors, "contrast" alone
-        without a tail), and means by the names of `MEANS`.
+        without a tail), and means by the names of `_MEANS`.
     """
     scale = int(lengths is not None)
     # One matrix product gives the data and every resample: the data come first.
     every = resamples.with_data()
     parts: dict[str, list[Effect]] = {}
-    means: dict[str, list[np.ndarray]] = {name: [] for name in MEANS}
+    means: dict[str, list[np.ndarray]] = {name: [] for name in _MEANS}
     for k in range(len(labels.scores)):
         unit = 1.0 if lengths is None else 1 / float(lengths[k])
         found = _means(sums.values[scale, ..., k], sums.weights[..., k], every, unit)
@@ -467,7 +467,7 @@ def effects_of(
             null = _means(control.values[scale, ..., k], control.weights[..., k], every, unit)
         for name, (values, n_tokens) in _differences(found, null, tail).items():
             parts.setdefault(name, []).append(_effect(values, n_tokens, labels, resamples))
-        for name in MEANS:
+        for name in _MEANS:
             means[name].append(found[name].values[:, 0])
     effects = {name: _joined(one, labels.scores) for name, one in parts.items()}
     return effects, {name: np.stack(one, axis=-1) for name, one in means.items()}
@@ -480,7 +480,7 @@ def control_by_draw(
     scale, unit = int(lengths is not None), 1.0 if lengths is None else 1 / lengths
     with np.errstate(invalid="ignore", divide="ignore"):
         means = unit * control.draw_values[scale] / control.draw_weights[:, :, None]
-    at = {name: k for k, name in enumerate(GROUPS)}
+    at = {name: k for k, name in enumerate(TOKEN_GROUPS)}
     return {f"{name}control": means[:, at["tail"]] - means[:, at[other]] for name, other in _AGAINST.items()}
 
 
@@ -516,7 +516,7 @@ def _means(
             values = unit * (above @ taken) / (below @ taken)
         if (below > 0).sum() < 2:
             values[:, 1:] = np.nan
-        found[GROUPS[group]] = _GroupMean(values, round(float(weights[:, group].sum())))
+        found[TOKEN_GROUPS[group]] = _GroupMean(values, round(float(weights[:, group].sum())))
     return found
 
 

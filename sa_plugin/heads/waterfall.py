@@ -48,7 +48,7 @@ from sa_plugin.heads.columns import (
     Asked,
     Column,
     Component,
-    Source,
+    LedgerSource,
     check_asked,
     columns_of,
     depth_of,
@@ -65,7 +65,7 @@ from sa_plugin.show.result import Result, Sheet, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
-DIRECTIONS = ("fixed", "refitted")
+_DIRECTIONS = ("fixed", "refitted")
 _WORDS = {
     "embedding": "embedding %",
     "heads": "attention %",
@@ -283,11 +283,11 @@ class Waterfall(Result):
 def tail_waterfall(
     host: Host,
     data: ConceptData,
-    source: Source,
+    source: LedgerSource,
     *,
     split: str | Sequence[Sample] = "test",
     concepts: Sequence[str] | None = None,
-    directions: Sequence[str] = DIRECTIONS,
+    directions: Sequence[str] = _DIRECTIONS,
     equal_lengths: bool = False,
     resampling: Resampling = Resampling(),
 ) -> Waterfall:
@@ -330,7 +330,7 @@ def tail_waterfall(
     # Every column once a direction, all in one pass.
     every, of_column = columns * len(ways), tuple(way for way in ways for _ in columns)
     refitted = [way == "refitted" for way in of_column]
-    chain = build_chain(host, bank, every, refitted, equal_lengths=equal_lengths)
+    chain = _build_chain(host, bank, every, refitted, equal_lengths=equal_lengths)
     repeated = None if tail is None else [np.tile(mask, (1, len(ways))) for mask in tail]
     asked = Asked.of(host, data, bank, every, samples, repeated)
     sums, _ = sum_groups(host, asked, chain, description="waterfall")
@@ -351,9 +351,9 @@ def tail_waterfall(
     return _result(chain, sums, of_column, samples, settings)
 
 
-def _check_followed(bank: ConceptBank, source: Source, directions: Sequence[str]) -> None:
+def _check_followed(bank: ConceptBank, source: LedgerSource, directions: Sequence[str]) -> None:
     for way in directions:
-        require_known("directions", way, DIRECTIONS)
+        require_known("directions", way, _DIRECTIONS)
     if not directions:
         raise ValueError("directions is empty: give 'fixed', 'refitted' or both.")
     if not has_tail(source):
@@ -368,7 +368,7 @@ def _check_followed(bank: ConceptBank, source: Source, directions: Sequence[str]
 
 
 def _result(
-    chain: Chain,
+    chain: _Chain,
     sums: GroupSums,
     directions: tuple[str, ...],
     samples: Sequence[Sample],
@@ -388,7 +388,7 @@ def _result(
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class _Chain:
     """Steps of some columns; a `Decomposition`.
 
     Attributes:
@@ -488,9 +488,9 @@ def _behind(depth: int) -> Site:
     return Site(depth - 1, "resid_post") if depth else Site(0, "resid_pre")
 
 
-def build_chain(
+def _build_chain(
     host: Host, bank: ConceptBank, columns: Sequence[Column], refitted: Sequence[bool], *, equal_lengths: bool
-) -> Chain:
+) -> _Chain:
     """Directions of every step.
 
     Args:
@@ -526,7 +526,7 @@ def build_chain(
     none = FrozenNorms("pre_norm", (), ())
     known = host.info.block in ("post_ln", "staged")
     frozen = FrozenNorms.of(host, depth) if known else none
-    return Chain(
+    return _Chain(
         target,
         _steps(depth, turns, frozen),
         frozen,

@@ -34,7 +34,7 @@ from sa_plugin.tracing.measures import (
 )
 
 Out = Literal["negative", "all"]
-COMMON_EDGES: Float64[np.ndarray, " edge"] = np.arange(-40, 81) / 4.0
+_COMMON_EDGES: Float64[np.ndarray, " edge"] = np.arange(-40, 81) / 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ class Densities:
 
 
 class Binned(NamedTuple):
-    """Densities of one concept at one layer, in and out, with joint edges and with `COMMON_EDGES`."""
+    """Densities of one concept at one layer, in and out, with joint edges and with `_COMMON_EDGES`."""
 
     edges: Float64[np.ndarray, " edge"]
     joint: Float64[np.ndarray, "2 bin"]
@@ -175,12 +175,12 @@ def binned(cell: ConceptScores) -> Binned:
     """Bin one concept at one layer; without spread in `out` everything is NaN."""
     inside, outside = cell.inside.values, cell.outside.values
     if not len(inside) or not len(outside) or outside.min() == outside.max():
-        nan = [np.full((2, n), np.nan) for n in (OVERLAP_BINS, len(COMMON_EDGES) - 1)]
+        nan = [np.full((2, n), np.nan) for n in (OVERLAP_BINS, len(_COMMON_EDGES) - 1)]
         return Binned(np.full(OVERLAP_BINS + 1, np.nan), *nan)
     centre, sd = outside.mean(dtype=np.float64), outside.std(dtype=np.float64)
     groups = [(x.astype(np.float64) - centre) / sd for x in (inside, outside)]
     edges = joint_edges(*groups)
-    return Binned(edges, *(np.stack([_density(x, e) for x in groups]) for e in (edges, COMMON_EDGES)))
+    return Binned(edges, *(np.stack([_density(x, e) for x in groups]) for e in (edges, _COMMON_EDGES)))
 
 
 def densities_of(layers: Sequence[Sequence[Binned]]) -> tuple[Densities, Densities]:
@@ -189,11 +189,11 @@ def densities_of(layers: Sequence[Sequence[Binned]]) -> tuple[Densities, Densiti
         np.array([[getattr(one, name) for one in row] for row in layers]) for name in Binned._fields
     )
     used = np.flatnonzero((np.nan_to_num(common) > 0).any(axis=(0, 1, 2)))
-    first, last = (used[0], used[-1]) if len(used) else (0, len(COMMON_EDGES) - 2)
+    first, last = (used[0], used[-1]) if len(used) else (0, len(_COMMON_EDGES) - 2)
     kept = common[..., first : last + 1]
     return (
         Densities(edges, joint[:, :, 0], joint[:, :, 1]),
-        Densities(COMMON_EDGES[first : last + 2], kept[:, :, 0], kept[:, :, 1]),
+        Densities(_COMMON_EDGES[first : last + 2], kept[:, :, 0], kept[:, :, 1]),
     )
 
 

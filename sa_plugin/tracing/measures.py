@@ -50,7 +50,7 @@ from sa_plugin.statistics.shape import resampled_l_skewness, resampled_quantiles
 
 OVERLAP_BINS = 50
 TAIL_LEVEL = 0.995
-Values = Float64[np.ndarray, " column"]
+ByColumn = Float64[np.ndarray, " column"]
 """One value on the data (column 0) and one a resample."""
 
 
@@ -75,14 +75,14 @@ class ScoreGroup:
     values: Float[np.ndarray, " row"]
     resamples: Resamples
 
-    def sums(self, weights: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"]) -> Values:
+    def sums(self, weights: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"]) -> ByColumn:
         """Sum of something over the rows of each draw."""
         r = self.resamples
         by_document = np.bincount(r.document, weights=weights, minlength=r.n_documents)
         drawn: np.ndarray = r.weights @ by_document.astype(np.float64)
         return drawn
 
-    def share(self, chosen: Bool[np.ndarray, " row"]) -> Values:
+    def share(self, chosen: Bool[np.ndarray, " row"]) -> ByColumn:
         """Share of rows that are chosen."""
         return ratio(self.sums(chosen), self.sums(np.ones(len(chosen))), empty=np.nan)
 
@@ -155,7 +155,7 @@ def bin_of(values: Float[np.ndarray, " row"], edges: Float64[np.ndarray, " edge"
     return inside
 
 
-def overlap(inside: ScoreGroup, outside: ScoreGroup, bins: int = OVERLAP_BINS) -> Values:
+def overlap(inside: ScoreGroup, outside: ScoreGroup, bins: int = OVERLAP_BINS) -> ByColumn:
     """Histogram intersection with joint edges, those of the data in every draw.
 
     Two samples of one law do not overlap fully, and resamples, whose tokens repeat, still less: the
@@ -181,7 +181,7 @@ def _binned(group: ScoreGroup, edges: Float64[np.ndarray, " edge"]) -> Float64[n
     return ratio(drawn, drawn.sum(axis=1, keepdims=True), empty=np.nan)
 
 
-def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> Values:
+def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> ByColumn:
     """Chance that an in-concept token scores above an out-of-concept one."""
     scores = np.concatenate([inside.values, outside.values])
     labels = np.arange(len(scores)) < len(inside.values)
@@ -191,13 +191,13 @@ def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> Values:
     return resampled_auroc(scores, labels, both) if len(scores) else _undefined(inside)
 
 
-def _precision(cell: ConceptScores) -> Values:
+def _precision(cell: ConceptScores) -> ByColumn:
     """Share of tokens at or above the threshold that are labelled."""
     fired = cell.tokens.values >= cell.cut.threshold
     return ratio(cell.tokens.sums(fired & cell.labels), cell.tokens.sums(fired), empty=np.nan)
 
 
-def _tail_gap(cell: ConceptScores, delta: float) -> Values:
+def _tail_gap(cell: ConceptScores, delta: float) -> ByColumn:
     """Distance of the in-concept tail from the negatives' tail, in deviations of the negatives."""
     tail = resampled_quantiles(cell.inside.values, [1 - delta], cell.inside.resamples)[0]
     rest = resampled_quantiles(cell.negatives.values, [TAIL_LEVEL], cell.negatives.resamples)[0]
@@ -205,7 +205,7 @@ def _tail_gap(cell: ConceptScores, delta: float) -> Values:
     return ratio(tail - rest, np.broadcast_to(sd, tail.shape), empty=np.nan)
 
 
-def _moments(group: ScoreGroup) -> dict[str, Values]:
+def _moments(group: ScoreGroup) -> dict[str, ByColumn]:
     """Mean, standard deviation (divided by n) and skewness of every draw."""
     if not len(group.values):
         return dict.fromkeys(("mean", "sd", "skewness"), _undefined(group))
@@ -223,7 +223,7 @@ def _l_skewness(group: ScoreGroup, draws: int) -> Float64[np.ndarray, " _column"
     return resampled_l_skewness(group.values, group.resamples.first(1 + draws))
 
 
-def _coverage(cell: ConceptScores) -> dict[str, Values]:
+def _coverage(cell: ConceptScores) -> dict[str, ByColumn]:
     above: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "coverage": lambda top: top > cell.cut.background,
         "coverage_at_maxima": lambda top: top > cell.cut.background_of_maxima,
@@ -236,5 +236,5 @@ def _coverage(cell: ConceptScores) -> dict[str, Values]:
     return shares
 
 
-def _undefined(group: ScoreGroup) -> Values:
+def _undefined(group: ScoreGroup) -> ByColumn:
     return np.full(group.resamples.draws, np.nan)

@@ -50,9 +50,9 @@ from sa_plugin.tracing.cells import (
 )
 from sa_plugin.tracing.measures import TAIL_LEVEL, Cut, measures_of
 
-SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "tail_gap")
+_SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "tail_gap")
 _OUT = {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}
-MEAN = "(weighted mean)"
+_MEAN = "(weighted mean)"
 """Stands for the concept where the long table has a mean over concepts."""
 
 
@@ -171,10 +171,10 @@ class TailTrace(Result):
             f"false-positive rate {s.fpr:g}; {self._realised()}."
         )
         lines = [
-            [str(layer), *(short(self.means[name].sel(layer=layer)) for name in SUMMARY)]
+            [str(layer), *(short(self.means[name].sel(layer=layer)) for name in _SUMMARY)]
             for layer in self.layers
         ]
-        return (Sheet(["layer", *SUMMARY], lines, title),)
+        return (Sheet(["layer", *_SUMMARY], lines, title),)
 
     def _realised(self) -> str:
         rates, means = self["realised_fpr"].estimate, self.means["realised_fpr"].estimate
@@ -190,7 +190,7 @@ class TailTrace(Result):
         """Every measure by layer and concept, its weighted mean, and what was fixed beforehand."""
         rows = [row for name, drawn in self.measures.items() for row in drawn.rows(name)]
         for name, drawn in self.means.items():
-            rows += [{"layer": row["layer"], "concept": MEAN, **row} for row in drawn.rows(name)]
+            rows += [{"layer": row["layer"], "concept": _MEAN, **row} for row in drawn.rows(name)]
         rows += [
             exact(name, values[at, c], layer=layer, concept=concept)
             for name, values in self.fixed.items()
