@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 import sa_plugin as sa
+from sa_plugin.concepts import RowLimits
 from sa_plugin.heads import HeadAlignment, WeightTest, call
 from sa_plugin.loaders import emoji_scenes
 from sa_transformer_lens.host import load_bridge
@@ -47,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     host = sa.attach(load_bridge(given.model))
     data = scenes() if given.model == "vit" else passages(given.train)
-    statistics = sa.collect(host, data, need=("means", "gram", "rows"), max_rows_per_class=10**9)
+    statistics = sa.collect(host, data, need=("means", "gram", "rows"), limits=RowLimits(per_class=10**9))
     tokens = statistics.token[0].positive_count.tolist()
     counts = dict(zip(data.concepts, tokens, strict=True))
     frequent = sorted(counts, key=lambda concept: -counts[concept])[: given.most]

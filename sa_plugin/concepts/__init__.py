@@ -18,7 +18,7 @@ from sa_plugin.concepts.sae import LatentSet, hash_of
 from sa_plugin.concepts.sae_bank import Activity, Pruning, pruning_of, sae_bank
 from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
-from sa_plugin.concepts.train_statistics import LayerStatistics, Rows, blocks, draw_rows
+from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, blocks, draw_rows
 
 __all__ = [
     "KINDS",
@@ -31,6 +31,7 @@ __all__ = [
     "NotConvergedWarning",
     "Origin",
     "Pruning",
+    "RowLimits",
     "Rows",
     "StoredRefits",
     "StreamedRefits",

@@ -2,7 +2,7 @@
 
 Means, second moments and per-concept means are accumulated in float64 over every kept token.
 Kinds that need the activations themselves get rows in half precision, in memory or, above a
-budget, in an unlinked temporary file, at most `max_rows_per_class` tokens of a class.
+budget, in an unlinked temporary file, at most `limits.per_class` tokens of a class.
 
 Two controls are collected in the same pass. *Permuted*: the token labels of whole samples laid
 over the tokens in another order of the samples, which keeps their number and their clustering and
@@ -25,9 +25,9 @@ from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.concepts.train_statistics import (
-    MAX_ROWS_PER_CLASS,
-    MEMORY_BUDGET,
+    LIMITS,
     LayerStatistics,
+    RowLimits,
     Rows,
     TrainStatistics,
     draw_rows,
@@ -52,8 +52,7 @@ def collect(
     normaliser: str = "rms",
     sinks: str = "drop",
     seed: int = 0,
-    max_rows_per_class: int = MAX_ROWS_PER_CLASS,
-    memory_budget: int = MEMORY_BUDGET,
+    limits: RowLimits = LIMITS,
 ) -> TrainStatistics:
     """Run the train split once.
 
@@ -66,8 +65,7 @@ def collect(
         normaliser: Scale is the root mean square of the norms ("rms") or their mean.
         sinks: "drop" leaves attention sinks out of every statistic.
         seed: Of the label permutation and of the draw of rows.
-        max_rows_per_class: Rows kept of a concept's tokens, and of the other tokens.
-        memory_budget: Bytes of rows above which they lie in a temporary file.
+        limits: How many rows are stored, and from how many bytes on in a temporary file.
 
     Returns:
         Statistics for `fit(..., statistics=...)`.
@@ -85,9 +83,9 @@ def collect(
     split = data.train
     layout = lay_out(host, split.samples, data.concepts)
     point = cast(HookPoint, hook_point)
-    plan = _Plan.of(host, layout, split, blocks, point, need, seed, max_rows_per_class)
+    plan = _Plan.of(host, layout, split, blocks, point, need, seed, limits.per_class)
     rule = sink_rule(host.info, blocks, cast(SinkRule, sinks))
-    job = Job(plan.sites, plan.reducer, plan.chosen, memory_budget // max(1, len(blocks)))
+    job = Job(plan.sites, plan.reducer, plan.chosen, limits.memory // max(1, len(blocks)))
     try:
         (kept,) = run(host, layout, [job], rule, description="train pass")
     except NonFiniteRowError as error:
@@ -102,7 +100,7 @@ def collect(
         "sinks": sinks,
         "seed": seed,
         "need": list(need),
-        "max_rows_per_class": max_rows_per_class,
+        "max_rows_per_class": limits.per_class,
         "train_samples": len(split.samples),
         "train_tokens": len(tokens),
         "stored_rows": int(kept.keep[plan.chosen].sum()),
@@ -192,13 +190,14 @@ class _Plan:
         return partial(
             reducers.train,
             valid=batch.valid,
-            blocks=self.blocks,
-            point=self.hook_point,
-            labels=torch.from_numpy(self.labels[rows]),
+            sites=tuple((block, self.hook_point) for block in self.blocks),
+            labels=(
+                torch.from_numpy(self.labels[rows]),
+                torch.from_numpy(self.sample_labels[batch.rows.numpy()]),
+            ),
             stored=torch.from_numpy(np.isin(rows, self.chosen)) if self.keep_rows else None,
             gram=self.gram,
             writes=tuple((site.layer, str(site.point)) for site in self.writes),
-            sample_labels=torch.from_numpy(self.sample_labels[batch.rows.numpy()]),
             class_index=batch.class_index,
         )
 

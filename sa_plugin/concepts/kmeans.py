@@ -145,7 +145,7 @@ def _cluster(
     if 4 * len(rows) * rows.d_model > memory:
         raise ValueError(
             f"{kind}: {len(rows):,} rows of {rows.d_model} take more than memory={memory:,} bytes "
-            "in float32: raise memory or collect with fewer max_rows_per_class."
+            "in float32: raise memory or collect with limits=RowLimits(per_class=...) of fewer rows."
         )
     x = torch.cat([x for _, x in blocks(rows, kind, memory)()])
     fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(x.numpy())

@@ -40,14 +40,7 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.concepts.separator import NotConvergedWarning
-from sa_plugin.concepts.train_statistics import (
-    MAX_ROWS_PER_CLASS,
-    MEMORY_BUDGET,
-    LayerStatistics,
-    Rows,
-    TrainStatistics,
-    draw_rows,
-)
+from sa_plugin.concepts.train_statistics import LIMITS, LayerStatistics, Rows, TrainStatistics, draw_rows
 from sa_plugin.host.protocol import Batch, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
@@ -174,14 +167,14 @@ class StreamedRefits:
         )
         self.chosen = np.zeros(0, dtype=np.int64)
         if self.estimator.kind.need == "rows":
-            most = int(bank.origin.options.get("max_rows_per_class", MAX_ROWS_PER_CLASS))
+            most = int(bank.origin.options.get("max_rows_per_class", LIMITS.per_class))
             self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
 
     @property
     def job(self) -> Job:
         """For `passes.run`."""
         sites = {Site(layer, self.bank.hook_point) for layer in self.layers}
-        return Job(sites, self._reducer, self.chosen, MEMORY_BUDGET // max(1, len(self.layers)))
+        return Job(sites, self._reducer, self.chosen, LIMITS.memory // max(1, len(self.layers)))
 
     def _reducer(self, batch: Batch) -> Keep:
         rows = self.layout.rows(batch)
@@ -367,7 +360,7 @@ def _check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
         raise ValueError(
             f"the null needs the row of every train token, the statistics hold {stored:,} of "
             f"{len(statistics.tokens):,}: collect(..., need=('means', 'gram', 'rows'), "
-            "max_rows_per_class=10**9)."
+            "limits=RowLimits(per_class=10**9))."
         )
     missing = sorted(set(bank.layers) - set(statistics.layers))
     if missing:

@@ -5,7 +5,7 @@ the root mean square of their norms `|h|` ("rms"), or the mean of the norms ("me
 2512.05038, normaliser of the authors' code.
 
 Kinds that iterate need the rows themselves. They are stored as the model gave them, in half
-precision, in memory or in a file, at most `most` tokens of a class (`draw_rows`), and read
+precision, in memory or in a file, at most so many tokens of a class (`draw_rows`), and read
 normalised, in float32, checked once; what fits stays in memory between readings.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +24,22 @@ from sa_plugin.concepts.bank import ComponentMeans, HookPoint
 from sa_plugin.passes.layout import TokenTable
 
 MEMORY = 2 << 30
-MEMORY_BUDGET = 2 << 30
-MAX_ROWS_PER_CLASS = 100_000
 Blocks = Callable[[], Iterable[tuple[slice, Float[Tensor, "row d_model"]]]]
+
+
+class RowLimits(NamedTuple):
+    """How many train rows are stored, and where.
+
+    Attributes:
+        per_class: Rows of a concept's tokens, and of the other tokens, at most.
+        memory: Bytes of rows, over all layers, above which they lie in a temporary file.
+    """
+
+    per_class: int = 100_000
+    memory: int = 2 << 30
+
+
+LIMITS = RowLimits()
 
 
 @dataclass(frozen=True, eq=False)

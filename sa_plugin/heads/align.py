@@ -32,7 +32,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind
-from sa_plugin.concepts.train_statistics import TrainStatistics
+from sa_plugin.concepts.train_statistics import RowLimits, TrainStatistics
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -610,7 +610,7 @@ def _collect(host: Host, data: ConceptData, bank: ConceptBank) -> TrainStatistic
         seed=bank.origin.seed,
         sinks=bank.origin.sinks,
         normaliser=options.get("normaliser", "rms"),
-        max_rows_per_class=10**9,
+        limits=RowLimits(per_class=10**9),
     )
 
 

@@ -273,13 +273,11 @@ def train(
     keep: torch.Tensor,
     *,
     valid: torch.Tensor,
-    blocks: Sequence[int],
-    point: str,
-    labels: torch.Tensor,
+    sites: Sequence[tuple[int, str]],
+    labels: tuple[torch.Tensor, torch.Tensor],
     stored: torch.Tensor | None,
     gram: bool,
     writes: Sequence[tuple[int, str]],
-    sample_labels: torch.Tensor,
     class_index: torch.Tensor | None,
 ) -> Parts:
     """Sums that concept vectors are fitted from, and the rows to store.
@@ -287,15 +285,14 @@ def train(
     Args:
         read: Activations.
         keep: Which tokens are evidence.
-        valid: Tokens that are neither padding nor special, as many as `labels` has rows.
-        blocks: Where activations are read.
-        point: Hook point.
-        labels: `[row, label]`: token labels, then permuted ones.
+        valid: Tokens that are neither padding nor special, as many as there are rows of labels.
+        sites: Where activations are read: one block each, and its point.
+        labels: Of rows `[row, label]`, token labels and then permuted ones; of samples
+            `[batch, concept]`.
         stored: Which rows to store; None when the kinds to be fitted need sums alone. Then the
             sample means and class tokens are summed too, not handed over one by one.
         gram: Whether to sum outer products.
         writes: Sites whose means the ledger needs.
-        sample_labels: `[batch, concept]`.
         class_index: Where each sample's class token stands.
 
     Returns:
@@ -304,14 +301,16 @@ def train(
     """
     device = keep.device
     own = valid.to(device)
-    weight, labels = keep[own].float(), labels.to(device).float()
+    # A row that is no evidence keeps its place with weight 0: rows of labels stay rows of the batch.
+    weight = keep[own].float()
+    of_rows, of_samples = (one.to(device).float() for one in labels)
     sums: dict[Any, torch.Tensor] = {}
     rows: dict[Any, torch.Tensor] = {}
     samples: dict[Any, torch.Tensor] = {}
-    for block in blocks:
+    for block, point in sites:
         h = read[block, point].float()
         flat = h[own]
-        found = moments(flat, weight, labels, gram)
+        found = moments(flat, weight, of_rows, gram)
         sums.update({(name, "token", block): value for name, value in found.items()})
         whole = {"pooled": mean_over(h, keep)}
         if class_index is not None:
@@ -321,7 +320,7 @@ def train(
                 samples[what, block] = value
                 continue
             each = torch.ones(len(value), device=device)
-            found = moments(value, each, sample_labels.to(device).float(), gram)
+            found = moments(value, each, of_samples, gram)
             sums.update({(name, what, block): summed for name, summed in found.items()})
         if stored is not None:
             rows[block] = flat[stored.to(device)].half()

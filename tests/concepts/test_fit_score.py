@@ -8,7 +8,7 @@ import torch
 from fake_host import FakeHost, in_batches
 from word_data import WORDS, word_data
 
-from sa_plugin.concepts import ConceptBank, collect, draw_rows, fit, permute_labels
+from sa_plugin.concepts import ConceptBank, RowLimits, collect, draw_rows, fit, permute_labels
 from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.host import Batch, Site, keep_tokens
 from sa_plugin.passes import LostLabelWarning, allocate, compact
@@ -94,7 +94,7 @@ def test_a_memory_map_gives_the_same_scores(host, data):
     outside = score(host, data, bank, memory_budget=0)
     assert isinstance(outside.scores, np.memmap)
     np.testing.assert_array_equal(inside.scores, outside.scores)
-    rows = collect(host, data, memory_budget=0).token[0].rows
+    rows = collect(host, data, limits=RowLimits(memory=0)).token[0].rows
     assert rows is not None
     assert isinstance(rows.stored, np.memmap)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from sa_plugin.concepts import ConceptBank, collect, fit
+from sa_plugin.concepts import ConceptBank, RowLimits, collect, fit
 from sa_plugin.data import ConceptData, Image, Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import RULE, DataPlan, WeightTest, call, describe_blocks, head_alignment
@@ -333,7 +333,7 @@ def test_banks_that_have_no_null_are_refused(one):
     forged = replace(bank, token=replace(bank.token, vectors=bank.token.vectors.flip(1)))
     with pytest.raises(ValueError, match=r"at block 0, a vector has cosine .* another estimator"):
         head_alignment(host, data, forged, statistics=statistics, **FEW)
-    few, _ = fitted(one, max_rows_per_class=100)
+    few, _ = fitted(one, limits=RowLimits(per_class=100))
     with pytest.raises(ValueError, match=r"needs the row of every train token, .* hold [\d,]+ of"):
         head_alignment(host, data, bank, statistics=few)
     means = collect(host, data)
