@@ -45,6 +45,7 @@ from sa_plugin.detection.methods import (
 )
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.run import MEMORY_BUDGET
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.quantile import (
     DELTAS,
@@ -55,6 +56,7 @@ from sa_plugin.statistics.quantile import (
     tail_thresholds_cross,
     warn_counts,
 )
+from sa_plugin.statistics.streaming import ScoreChunks, streaming_thresholds
 
 
 def calibrate(
@@ -142,12 +144,30 @@ def _calibrate_tail(
 ) -> Calibrated:
     statistic = statistics(TAIL, table)
     if owns_units(TAIL, table.bank):
-        own = tail_thresholds(table.scores, token_labels, deltas, names=table.bank.concepts)
-        return search_own(TAIL, statistic, sample_labels, own.swapaxes(0, 1), deltas)
+        own = _in_concept_thresholds(table, token_labels, deltas)
+        return search_own(TAIL, statistic, sample_labels, own, deltas)
     cross = tail_thresholds_cross(
         table.scores, token_labels, deltas, names=table.bank.concepts, positive=_sparse(table)
     )
     return search_matched(TAIL, statistic, sample_labels, _layer_first(cross), deltas)
+
+
+def _in_concept_thresholds(
+    table: ScoreTable, labels: Bool[np.ndarray, "token concept"], deltas: tuple[float, ...]
+) -> Float[np.ndarray, "layer delta concept"]:
+    """Quantiles of in-concept scores; layer by layer from the stored scores where they are too many."""
+    names, layers = table.bank.concepts, table.scores.shape[1]
+    if 4 * int(labels.sum()) * layers <= MEMORY_BUDGET:
+        return tail_thresholds(table.scores, labels, deltas, names=names).swapaxes(0, 1)
+    found = []
+    for k in range(layers):
+        with warnings.catch_warnings():
+            if k:
+                # Counts of tokens are those of the first layer: one warning is enough.
+                warnings.simplefilter("ignore", FewTokensWarning)
+                warnings.simplefilter("ignore", EmptyConceptWarning)
+            found.append(streaming_thresholds(ScoreChunks(table.scores[:, k], labels), deltas, names=names))
+    return np.stack(found)
 
 
 def _calibrate_baselines(

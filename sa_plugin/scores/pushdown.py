@@ -28,7 +28,8 @@ from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.passes.layout import Layout, lay_out
 from sa_plugin.passes.run import Job, Keep, Kept, run
 from sa_plugin.scores.score import check_origin
-from sa_plugin.statistics.streaming import to_values
+from sa_plugin.statistics.quantile import positions, tail_levels
+from sa_plugin.statistics.streaming import BINS, bin_edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class TailHistogram:
     def above(self, threshold: float, layer: int, unit: str, *, inside: bool) -> tuple[float, float]:
         """At least and at most which share of the tokens reaches a threshold."""
         bins, counts = self.bins[inside, layer, unit], self.counts[inside, layer, unit]
-        lower, upper = _edges(bins)
+        lower, upper = bin_edges(bins)
         total = max(1, counts.sum())
         surely, perhaps = counts[lower >= threshold].sum(), counts[upper >= threshold].sum()
         return float(surely / total), float(perhaps / total)
@@ -134,10 +135,10 @@ class TailHistogram:
         if not total:
             raise ValueError(f"{unit!r} has no token in these samples: no threshold.")
         # The quantile lies between the tokens of these two ranks, whatever rule interpolates.
-        place = (1 - delta) * (total - 1)
-        ends = np.cumsum(counts)
-        low, high = (int(np.searchsorted(ends, r, side="right")) for r in (np.floor(place), np.ceil(place)))
-        return float(_edges(bins)[0][low]), float(_edges(bins)[1][high])
+        at, ends = positions(total, tail_levels([delta])), np.cumsum(counts)
+        below, above = (int(np.searchsorted(ends, rank[0], side="right")) for rank in (at.below, at.above))
+        lower, upper = bin_edges(bins)
+        return float(lower[below]), float(upper[above])
 
 
 def tail_histogram(host: Host, samples: Split | Sequence[Sample], bank: ConceptBank) -> TailHistogram:
@@ -203,15 +204,10 @@ def _input_positions(layout: Layout, place: Int[np.ndarray, "sample ..."]) -> In
     return out
 
 
-def _edges(bins: Int[np.ndarray, " bin"]) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
-    high = bins.astype(np.uint32) << np.uint32(16)
-    return to_values(high), to_values(high | np.uint32(0xFFFF))
-
-
 def _by_column(bank: ConceptBank, total: Tensor) -> TailHistogram:
     # The flat index of the reducer: (in or out, layer, unit) times the number of bins, plus the bin.
     place, count = total.indices()[0].numpy(), total.values().numpy()
-    column, low = place // reducers.BINS, place % reducers.BINS
+    column, low = place // BINS, place % BINS
     found: list[dict[tuple[bool, int, str], np.ndarray]] = [{}, {}]
     keys = [(i, at, unit) for i in (False, True) for at in bank.layers for unit in bank.units]
     for k, key in enumerate(keys):

@@ -1,20 +1,18 @@
-"""Unsigned integers that order as floats do.
+"""Exact quantiles of scores that do not fit in memory, and of shards.
 
-IEEE 754 numbers of one sign order by their bits; negative ones in reverse. Flipping the sign bit of
-positive and every bit of negative numbers gives keys that order as the numbers do. Both zeros get
-one key. 16-bit formats take the high half of a 32-bit key, and the low half of their sign (0 or
-65,535), so that one code serves all: bfloat16 is the high half of float32.
+Everything rests on one key: unsigned integers that order as floats do. IEEE 754 numbers of one sign
+order by their bits, negative ones in reverse; so the sign bit is flipped for positive numbers and
+every bit for negative ones. Both zeros get one key. 16-bit formats take the high half of a 32-bit
+key, and the low half of their sign (0 or 65,535), so that one code serves all: bfloat16 is the high
+half of float32.
 
-How often each key occurs, for the few bins that hold a wanted rank.
-
-Exact quantiles of scores that do not fit in memory, and of shards.
-
-The bits of a float, with the sign bit flipped for positive and all bits for negative numbers, order
-as unsigned integers exactly as the numbers do. So a histogram over the high 16 bits of that key,
-filled in one pass, tells in which of 65,536 bins each wanted rank lies; a second pass over the
-stored scores looks at the low 16 bits of those few bins only. 16-bit scores (float16, bfloat16, or
-float32 that holds bfloat16 values) need no second pass. The model is never run again. Results equal
-`tail_thresholds` on the whole table to the bit, and histograms of shards add up.
+A histogram over the high 16 bits, filled in one pass, tells in which of 65,536 bins each wanted rank
+lies; its edges enclose the quantile to 2**-7 of itself, which is all that leaves a remote model
+(`sa_plugin.scores.tail_histogram`, filled by the same key in torch beside the model). A second pass
+over the stored scores looks at the low 16 bits of the few bins that hold a wanted rank, and gives
+the quantile exactly. 16-bit scores (float16, bfloat16, or float32 that holds bfloat16 values) need
+no second pass. The model is never run again. Results equal `tail_thresholds` on the whole table to
+the bit, and histograms of shards add up.
 
 Memory: 512 KiB a column for the histogram, whatever the number of tokens; in the second pass, for
 each column, 12 bytes for every distinct value inside the bins that hold a wanted rank (at most two
@@ -28,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Shaped, UInt32
+from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt32
 
 from sa_plugin.statistics.quantile import (
     DELTAS,
@@ -71,7 +69,9 @@ def to_keys(values: Shaped[np.ndarray, "*shape"], format: Format = "float32") ->
         bits: np.ndarray = np.ascontiguousarray(values).view(np.uint32)
     else:
         bits = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32) << np.uint32(16)
+    # Minus zero and zero are equal numbers, so they must be one key.
     bits = np.where(bits == _SIGN, np.uint32(0), bits)
+    # An arithmetic shift spreads the sign over all 32 bits: a mask of ones for negative numbers.
     negative: np.ndarray = (bits.view(np.int32) >> 31).view(np.uint32)
     keys: np.ndarray = bits ^ (negative | _SIGN)
     return keys
@@ -90,6 +90,14 @@ def to_values(
     return values.astype(np.float64)
 
 
+def bin_edges(
+    bins: Int[np.ndarray, " bin"],
+) -> tuple[Float64[np.ndarray, " bin"], Float64[np.ndarray, " bin"]]:
+    """The least and the largest float32 number of bins of the high 16 bits."""
+    high = bins.astype(np.uint32) << np.uint32(16)
+    return to_values(high), to_values(high | np.uint32(0xFFFF))
+
+
 def check_finite_bits(values: Shaped[np.ndarray, "*shape"], format: Format) -> None:
     """Refuse NaN and Inf in any format.
 
@@ -104,10 +112,12 @@ def check_finite_bits(values: Shaped[np.ndarray, "*shape"], format: Format) -> N
 def has_low_bits(keys: UInt32[np.ndarray, " value"]) -> bool:
     """Whether any number needs more than the high 16 bits."""
     low = keys & np.uint32(0xFFFF)
+    # What the low half is where a number needs 16 bits only: negative numbers have theirs inverted.
     sign = np.where(keys >> np.uint32(31), np.uint32(0), np.uint32(0xFFFF))
     return bool((low != sign).any())
 
 
+# Keys that wait to be counted: larger batches sort faster, smaller ones hold less.
 _BUFFER = 1 << 18
 
 
@@ -137,6 +147,7 @@ class Tally:
         """The key of each rank, counted within its bin of the high 16 bits."""
         self._compact()
         ends = np.cumsum(self._counts)
+        # Keys are sorted, so a rank within a bin is a rank after all keys of the bins before it.
         first = np.searchsorted(self._keys, bins.astype(np.uint32) << np.uint32(16))
         before = np.concatenate([[0], ends])[first]
         keys: np.ndarray = self._keys[np.searchsorted(ends, before + ranks, side="right")]
@@ -251,6 +262,7 @@ class RadixHistogram:
         self, ranks: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk] | None
     ) -> list[UInt32[np.ndarray, " _rank"]]:
         ends = np.cumsum(self.counts, axis=1)
+        # The bin of a rank is the first whose running count exceeds it.
         homes = [np.searchsorted(e, r, side="right") for e, r in zip(ends, ranks, strict=True)]
         if not self.low_bits:
             return [_only_key(home) for home in homes]

@@ -1,5 +1,6 @@
 """What may and what may not change a detector's decisions."""
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -46,6 +47,16 @@ def test_scaling_by_a_power_of_two_changes_no_decision(case, factor):
     before = calibrate(None, case.data, case.bank, scores=case.table)
     after = calibrate(None, case.data, scaled.bank, scores=scaled)
     np.testing.assert_array_equal(after.tail.thresholds, before.tail.thresholds * factor)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_thresholds_from_stored_scores_are_those_in_memory(rounded, monkeypatch):
+    case = make_case(rounded=rounded)
+    before = calibrate(None, case.data, case.bank, scores=case.table)
+    # The module hides behind the function of its name.
+    monkeypatch.setattr(sys.modules["sa_plugin.detection.calibrate"], "MEMORY_BUDGET", 0)
+    after = calibrate(None, case.data, case.bank, scores=case.table)
+    np.testing.assert_array_equal(after.tail.thresholds, before.tail.thresholds)
 
 
 def shuffled_tokens(table, rng):

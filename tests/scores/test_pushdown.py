@@ -10,7 +10,7 @@ from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Host, reducers
 from sa_plugin.scores import sample_maxima, score, tail_histogram
-from sa_plugin.statistics import to_keys
+from sa_plugin.statistics import RadixHistogram, to_keys
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,11 @@ def test_a_narrow_bank_keeps_its_sink_rule(bank):
 
 def test_bins_are_the_high_bits_of_the_keys():
     values = np.array([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0, 1.0039, 2e38], np.float32)
-    ours = reducers.bins(torch.from_numpy(values)).numpy()
-    np.testing.assert_array_equal(ours, to_keys(values) >> np.uint32(16))
+    every = (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16) | np.uint32(0x1234)).view(np.float32)
+    for some in (values, every[np.isfinite(every)]):
+        ours = reducers.bins(torch.from_numpy(some)).numpy()
+        np.testing.assert_array_equal(ours, to_keys(some) >> np.uint32(16))
+    assert RadixHistogram(1).counts.shape == (1, reducers.BINS)
 
 
 def test_a_histogram_encloses_thresholds_and_shares(host, data, bank):
