@@ -71,7 +71,7 @@ lint: $(STAMP) ## ruff, mypy and the contracts on imports, as CI runs them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache --contract layers --contract hosts --contract adapters
+	$(BIN)/lint-imports --no-cache
 
 docs: $(STAMP) ## the documentation site, into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
