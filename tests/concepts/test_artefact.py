@@ -1,10 +1,13 @@
 """Saved banks and detectors: equal to the bit when loaded, refused where they do not belong."""
 
 import json
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detection_cases import make_case
 from fake_host import FakeHost
 
 from sa_plugin.concepts import ConceptBank, fit, load_bank, save_bank
@@ -13,6 +16,7 @@ from sa_plugin.detection import Detector, calibrate
 from sa_plugin.scores import score
 
 ANIMALS = ("cat", "dog", "cow")
+OLD = Path(__file__).parents[1] / "golden" / "artefact_1"
 WORDS = (*ANIMALS, "sat", "ran", "tall", "house", "river", "blue", "over", "under")
 
 
@@ -54,6 +58,21 @@ def test_a_bank_comes_back_to_the_bit(tmp_path, detector):
         detector.bank.layers,
         detector.bank.hook_point,
     )
+
+
+def test_an_artefact_of_format_1_loads_and_decides_as_it_did():
+    """Written by the code before the house was redrawn, on the case that is made here again."""
+    case = make_case(n=40)
+    loaded = Detector.from_pretrained(OLD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = calibrate(None, case.data, case.bank, scores=case.table, deltas=(0.1, 0.5))
+    assert loaded.to_dict() == again.to_dict()
+    np.testing.assert_array_equal(loaded.tail.thresholds, again.tail.thresholds)
+    assert loaded.seen == again.seen
+    assert loaded.seed == again.seed
+    for name in loaded.baselines:
+        np.testing.assert_array_equal(loaded.baselines[name][0].f1, again.baselines[name][0].f1)
 
 
 @pytest.mark.parametrize(
