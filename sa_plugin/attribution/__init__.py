@@ -5,7 +5,7 @@ hands an objective to captum or anything else that wants inputs -> `[row]`, and 
 runs masked inputs for explainers of the user's own.
 """
 
-from sa_plugin.attribution.attribute import METHODS, attribute, explain
+from sa_plugin.attribution.attribute import METHODS, attribute, explain_game
 from sa_plugin.attribution.coalitions import (
     CoalitionPlan,
     bernoulli,
@@ -42,7 +42,7 @@ from sa_plugin.attribution.estimators import (
     shap_iq,
     shap_iq_pairs,
 )
-from sa_plugin.attribution.explained import Attribution, Explanation, heat_map
+from sa_plugin.attribution.explained import Attribution, Importances, heat_maps
 from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, coalition_game, forward_func
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import (
@@ -97,8 +97,8 @@ __all__ = [
     "Coverage",
     "Degenerate",
     "Design",
-    "Explanation",
     "ForwardFunc",
+    "Importances",
     "NoSuperActivator",
     "Objective",
     "SampleScores",
@@ -118,11 +118,11 @@ __all__ = [
     "deletion",
     "enumerated",
     "estimate",
-    "explain",
     "explain_coalitions",
+    "explain_game",
     "explain_pairs",
     "forward_func",
-    "heat_map",
+    "heat_maps",
     "insertion",
     "k_sii",
     "kernel",

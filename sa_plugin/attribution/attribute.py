@@ -31,13 +31,13 @@ from torch import Tensor
 from sa_plugin._check import require_known
 from sa_plugin.attribution import gradients
 from sa_plugin.attribution.estimators import COALITION_METHODS, explain_coalitions
-from sa_plugin.attribution.explained import Attribution, Explanation
+from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, coalition_game
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Host
 
-Explainer = Callable[..., Explanation]
+Explainer = Callable[..., Importances]
 EXPLAINERS: dict[str, Explainer] = {
     "direct_alignment": gradients.direct_alignment,
     "integrated_gradients": gradients.integrated_gradients,
@@ -111,11 +111,11 @@ def attribute(
     # it was asked for.
     if method == "integrated_gradients" and baseline is not None:
         options["baseline"] = baseline
-    found = explain(game, method, preset=preset, **options)
+    found = explain_game(game, method, preset=preset, **options)
     return as_results(game, text, method, found, preset=preset, **options)[0]
 
 
-def explain(game: CoalitionGame, method: str, *, preset: str = "paper", **options: Any) -> Explanation:
+def explain_game(game: CoalitionGame, method: str, *, preset: str = "paper", **options: Any) -> Importances:
     """One explainer on all objectives of a game.
 
     Args:
@@ -131,12 +131,12 @@ def explain(game: CoalitionGame, method: str, *, preset: str = "paper", **option
     require_known("preset", preset, PRESETS)
     settings = PRESETS[preset].get(method, {}) | options
     if method in COALITION_METHODS:
-        return Explanation(explain_coalitions(game, method, **settings), {})
+        return Importances(explain_coalitions(game, method, **settings), {})
     return EXPLAINERS[method](game, **settings)
 
 
 def as_results(
-    game: CoalitionGame, sample: Sample, method: str, found: Explanation, **settings: Any
+    game: CoalitionGame, sample: Sample, method: str, found: Importances, **settings: Any
 ) -> list[Attribution]:
     """What an explainer found, one result an objective of the game."""
     shown = {name: value for name, value in settings.items() if name != "rivals"}

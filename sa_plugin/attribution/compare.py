@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import position_of, require_known
-from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain
+from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game
 from sa_plugin.attribution.comparison import (
     CONTROL,
     ORDERS,
@@ -34,14 +34,14 @@ from sa_plugin.attribution.comparison import (
     resamples_of,
 )
 from sa_plugin.attribution.estimators import COALITION_METHODS
-from sa_plugin.attribution.explained import Attribution, Explanation
+from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import Objective, objective
 from sa_plugin.attribution.yardsticks import (
     CURVE_STEPS,
-    CURVES,
     PRIMARY,
+    WAYS,
     LaterProbe,
     Yardstick,
     area_under,
@@ -385,7 +385,7 @@ def _areas(
     """Areas under insertion and deletion by every yardstick; the curves themselves into `found`."""
     both = curves(game, importance, n_steps=bench.design.curve_steps)
     areas = {}
-    for kind in CURVES:
+    for kind in WAYS:
         values = getattr(both, kind)
         for stick, total, column in zip(sticks, area_under(both.share, values), values.T, strict=True):
             areas[f"{kind}/{stick.name}"] = float(total)
@@ -394,7 +394,7 @@ def _areas(
     return areas
 
 
-def _completeness(explanation: Explanation, k: int) -> dict[str, float]:
+def _completeness(explanation: Importances, k: int) -> dict[str, float]:
     """Error of integrated gradients as a share of what it should add up to."""
     if "completeness_error" not in explanation.notes:
         return {}
@@ -432,7 +432,7 @@ def _game(bench: _Bench, sample: Sample, readouts: Sequence[Readout]) -> Coaliti
 
 def _explanations(
     bench: _Bench, game: CoalitionGame, made: Sequence[Objective], sample: Sample
-) -> dict[str, Explanation]:
+) -> dict[str, Importances]:
     """Every method on the objectives of a game; refusals are left out."""
     found = {}
     for method, options in bench.options.items():
@@ -442,13 +442,13 @@ def _explanations(
             except Degenerate:
                 continue
         else:
-            found[method] = explain(game, method, preset=bench.design.preset, **options)
+            found[method] = explain_game(game, method, preset=bench.design.preset, **options)
     return found
 
 
 def _with_rivals(
     bench: _Bench, game: CoalitionGame, made: Sequence[Objective], sample: Sample, options: Mapping[str, Any]
-) -> Explanation:
+) -> Importances:
     """MFABA against the same objective of the detector's other concepts."""
     parts = []
     for k, one in enumerate(made):
@@ -467,5 +467,5 @@ def _with_rivals(
         # Rivals differ by objective, so each objective is explained in a game of its own.
         alone = replace(game, objectives=(one,), sites=game.sites[k : k + 1], known={})
         rivals = _game(bench, sample, others) if others else None
-        parts.append(explain(alone, "mfaba", preset=bench.design.preset, rivals=rivals, **options))
-    return Explanation(np.concatenate([part.importance for part in parts], axis=1), {})
+        parts.append(explain_game(alone, "mfaba", preset=bench.design.preset, rivals=rivals, **options))
+    return Importances(np.concatenate([part.importance for part in parts], axis=1), {})

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin._check import require_known
-from sa_plugin.attribution.explained import Attribution, heat_map
-from sa_plugin.attribution.yardsticks import CURVES, PRIMARY, SampleScores, micro_f1
+from sa_plugin.attribution.explained import Attribution, heat_maps
+from sa_plugin.attribution.yardsticks import PRIMARY, WAYS, SampleScores, micro_f1
 from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Result, Sheet, bounds_text, clean, number, signed
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
@@ -296,7 +296,7 @@ class Comparison(Result):
         """Of the players in, or taken out: where the curves have their points."""
         return tuple(next(iter(self.curves.values())).axes["share"])
 
-    def heat_map(self, concept: str | None = None) -> str:
+    def heat_maps(self, concept: str | None = None) -> str:
         """Side-by-side maps of one sample, as HTML.
 
         Args:
@@ -308,7 +308,7 @@ class Comparison(Result):
         known = list(dict.fromkeys(one.concept for one in self.examples))
         concept = known[0] if concept is None else concept
         require_known("concept", concept, known)
-        return heat_map([one for one in self.examples if one.concept == concept])
+        return heat_maps([one for one in self.examples if one.concept == concept])
 
     def plot(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> Any:
         """A panel a metric: each later objective minus the first by method, with intervals.
@@ -371,10 +371,10 @@ class Comparison(Result):
         for method in methods:
             require_known("method", method, known)
         require_known("yardstick", yardstick, dict.fromkeys(key[3] for key in self.curves))
-        figure, axes = plots.new_figure(2.0 + 2.4 * len(methods), 4.6, rows=len(CURVES), columns=len(methods))
+        figure, axes = plots.new_figure(2.0 + 2.4 * len(methods), 4.6, rows=len(WAYS), columns=len(methods))
         looks = {self.objectives[0]: (plots.IN_COLOUR, "-"), self.objectives[-1]: (plots.TAIL_COLOUR, "-")}
         style = plots.styles(self.objectives, looks)
-        for row, kind in zip(np.reshape(axes, (len(CURVES), -1)), CURVES, strict=True):
+        for row, kind in zip(np.reshape(axes, (len(WAYS), -1)), WAYS, strict=True):
             for ax, method in zip(row, methods, strict=True):
                 for name, dashes in zip(ORDERS, (":", "--"), strict=True):
                     control = self.curves[CONTROL, name, kind, yardstick]

@@ -27,7 +27,7 @@ _SHOWN = 10
 _INCHES_PER_TOKEN = 0.22
 
 
-class Explanation(NamedTuple):
+class Importances(NamedTuple):
     """What an explainer finds for all objectives of a game.
 
     Attributes:
@@ -148,7 +148,7 @@ class Attribution(Result):
         return figure
 
     def _repr_html_(self) -> str:
-        return heat_map([self])
+        return heat_maps([self])
 
     @property
     def _title(self) -> str:
@@ -183,7 +183,7 @@ class _Map(NamedTuple):
     labels: Bool[np.ndarray, " kept"]
 
 
-def heat_map(shown: Sequence[Attribution]) -> str:
+def heat_maps(shown: Sequence[Attribution]) -> str:
     """Maps of one sample, side by side, as a piece of HTML.
 
     Args:
@@ -196,7 +196,7 @@ def heat_map(shown: Sequence[Attribution]) -> str:
     samples = {one.sample.id for one in shown}
     if len(samples) != 1:
         raise ValueError(
-            f"heat_map shows one sample, these attributions are of {sorted(samples)}: give those of one."
+            f"heat_maps shows one sample, these attributions are of {sorted(samples)}: give those of one."
         )
     figures = [el("figure", el("figcaption", f"{o.method}: {o.objective}"), o._shaded()) for o in shown]
     return str(join([MAP_STYLE, el("div", *figures, class_="sa-maps")]))

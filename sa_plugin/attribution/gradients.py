@@ -95,7 +95,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
 from sa_plugin._check import require
-from sa_plugin.attribution.explained import Explanation
+from sa_plugin.attribution.explained import Importances
 from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Readout, residuals
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.host.protocol import Site
@@ -111,7 +111,7 @@ _TOKENS_A_PASS = 64
 """Masks of one token that direct alignment evaluates together."""
 
 
-def direct_alignment(game: CoalitionGame) -> Explanation:
+def direct_alignment(game: CoalitionGame) -> Importances:
     """Direct alignment of every objective of a game.
 
     Cost: one forward pass for all objectives.
@@ -126,7 +126,7 @@ def direct_alignment(game: CoalitionGame) -> Explanation:
             _alone(objective, found[site])
             for objective, site in zip(game.objectives, game.sites, strict=True)
         ]
-    return Explanation(_by_player(game, torch.stack(maps)), {})
+    return Importances(_by_player(game, torch.stack(maps)), {})
 
 
 def _alone(objective: Readout, resid: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _alone(objective: Readout, resid: Tensor) -> Tensor:
 
 def integrated_gradients(
     game: CoalitionGame, *, n_steps: int = 64, baseline: str | Tensor | None = "mean"
-) -> Explanation:
+) -> Importances:
     """Integrated gradients of every objective of a game.
 
     Cost: `n_steps + 1` rows forward, and backward for each objective.
@@ -189,12 +189,12 @@ def integrated_gradients(
     values = torch.cat(ends, dim=1)
     importance = _by_player(game, _by_token(game, total * (x - start)))
     difference = (values[:, -1] - values[:, 0]).double().cpu().numpy()
-    return Explanation(
+    return Importances(
         importance, {"difference": difference, "completeness_error": abs(importance.sum(0) - difference)}
     )
 
 
-def grad_cam(game: CoalitionGame, *, site: Site | None = None, centre: bool = True) -> Explanation:
+def grad_cam(game: CoalitionGame, *, site: Site | None = None, centre: bool = True) -> Importances:
     """Grad-CAM of every objective of a game.
 
     Cost: one forward pass for each distinct pair of sites, one backward pass an objective.
@@ -232,10 +232,10 @@ def grad_cam(game: CoalitionGame, *, site: Site | None = None, centre: bool = Tr
         a = found[of].detach().float()[0]
         a = a - a[playing].mean(0) if centre else a
         maps.append(a @ slope.float()[0, playing].mean(0))
-    return Explanation(_by_player(game, torch.stack(maps)), {})
+    return Importances(_by_player(game, torch.stack(maps)), {})
 
 
-def full_grad(game: CoalitionGame) -> Explanation:
+def full_grad(game: CoalitionGame) -> Importances:
     """FullGrad of every objective of a game.
 
     Cost: one forward pass and one backward pass an objective.
@@ -265,7 +265,7 @@ def full_grad(game: CoalitionGame) -> Explanation:
     importance = of_inputs + of_biases
     value = values.detach()[:, 0].double().cpu().numpy()
     notes = {"residual": value - importance.sum(0), "biases": of_biases.sum(0)}
-    return Explanation(importance, notes)
+    return Importances(importance, notes)
 
 
 @contextmanager
@@ -330,7 +330,7 @@ class Degenerate(ValueError):
 
 def mfaba(
     game: CoalitionGame, *, rivals: CoalitionGame | None = None, n_steps: int = 50, step: float = 0.001
-) -> Explanation:
+) -> Importances:
     """MFABA of every objective of a game.
 
     Cost: a forward and a backward pass a step, for each objective.
@@ -361,7 +361,7 @@ def mfaba(
         drops.append(drop)
         lengths.append(length)
     notes = {"probability_drop": np.array(drops), "steps": np.array(lengths, dtype=np.float64)}
-    return Explanation(_by_player(game, torch.stack(maps)), notes)
+    return Importances(_by_player(game, torch.stack(maps)), notes)
 
 
 def _path(
@@ -427,13 +427,13 @@ def _scale(objective: Readout) -> str | None:
     return objective.vectors.scoring if known else None
 
 
-def saliency(game: CoalitionGame) -> Explanation:
+def saliency(game: CoalitionGame) -> Importances:
     """Absolute gradients. Cost: one forward and backward pass an objective."""
     attr = _captum()
     return _each(game, lambda f: attr.Saliency(f).attribute(_leaf(f), abs=True))
 
 
-def input_x_gradient(game: CoalitionGame) -> Explanation:
+def input_x_gradient(game: CoalitionGame) -> Importances:
     """Input times gradient. Cost: one forward and backward pass an objective."""
     attr = _captum()
     return _each(game, lambda f: attr.InputXGradient(f).attribute(_leaf(f)))
@@ -441,7 +441,7 @@ def input_x_gradient(game: CoalitionGame) -> Explanation:
 
 def smooth_grad(
     game: CoalitionGame, *, n_samples: int = 50, noise: float = 0.15, seed: int = 0
-) -> Explanation:
+) -> Importances:
     """Absolute mean gradient over noisy copies.
 
     Cost: `n_samples` rows forward and backward, for each objective.
@@ -478,7 +478,7 @@ def smooth_grad(
     return _each(game, one)
 
 
-def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> Explanation:
+def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> Importances:
     """The fall of the objective when one player is replaced by the baseline.
 
     captum's `Occlusion` where players are single tokens or patches, its `FeatureAblation` where
@@ -530,9 +530,9 @@ def _captum() -> Any:
     return require("captum.attr", "attribution")
 
 
-def _each(game: CoalitionGame, one: Callable[[ForwardFunc], Tensor]) -> Explanation:
+def _each(game: CoalitionGame, one: Callable[[ForwardFunc], Tensor]) -> Importances:
     maps = [one(ForwardFunc(game, k)).detach()[0] for k in range(len(game.objectives))]
-    return Explanation(_by_player(game, _by_token(game, torch.stack(maps))), {})
+    return Importances(_by_player(game, _by_token(game, torch.stack(maps))), {})
 
 
 def _gradients(

@@ -66,10 +66,10 @@ from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc, average_precision
 
-CURVES = ("insertion", "deletion")
+WAYS = ("insertion", "deletion")
 CURVE_STEPS = {"paper": 50, "fast": 12}
 """Blocks of players of insertion and deletion at most, by preset."""
-YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
+_YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
 PRIMARY = "mean_alignment"
 _LEAST_SCALE = 1e-6
 """Added to a feature's deviation, which may be zero."""
@@ -222,7 +222,7 @@ def choose_level(samples: Sequence[ImportanceAndLabels], grid: Sequence[float] =
     return sorted(grid)[int(np.argmax(np.array(found)))]
 
 
-def micro_f1(sums: Float64[np.ndarray, term * draw]) -> Float64[np.ndarray, "*draw"]:
+def micro_f1(sums: Float64[np.ndarray, "term *draw"]) -> Float64[np.ndarray, "*draw"]:
     """F1 from sums of true positives, marked and labelled tokens."""
     return ratio(2 * sums[0], sums[1] + sums[2])
 
@@ -341,7 +341,7 @@ def yardsticks(
     """
     choice = detector.choice(objective.concept)
     shared = (objective.layer, objective.hook_name, objective.mask, objective.vectors)
-    found = [Yardstick(name, *shared, choice.threshold) for name in YARDSTICKS[:2]]
+    found = [Yardstick(name, *shared, choice.threshold) for name in _YARDSTICKS[:2]]
     if probe is not None:
         name = host.hook_name(Site(probe.layer, "resid_post"))
         found.append(Yardstick("later_probe", probe.layer, name, objective.mask, probe=probe))

@@ -312,7 +312,7 @@ def quantiles(
 
 def quantiles_sorted(
     ordered: Float[np.ndarray, "*batch row"], q: Sequence[float] | Float64[np.ndarray, " q"]
-) -> Float64[np.ndarray, q * batch]:
+) -> Float64[np.ndarray, "q *batch"]:
     """Quantiles along the last axis of values sorted along it."""
     at = positions(ordered.shape[-1], q)
     lower = np.moveaxis(ordered[..., at.below], -1, 0).astype(np.float64)

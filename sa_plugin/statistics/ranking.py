@@ -34,7 +34,7 @@ from sa_plugin.statistics.quantile import check_finite
 
 
 def auroc(
-    scores: Float[np.ndarray, row * column], labels: Bool[np.ndarray, "row *#column"]
+    scores: Float[np.ndarray, "row *column"], labels: Bool[np.ndarray, "row *#column"]
 ) -> Float64[np.ndarray, "*column"]:
     """Area under the ROC curve of every column.
 
@@ -56,7 +56,7 @@ def auroc(
 
 
 def average_precision(
-    scores: Float[np.ndarray, row * column], labels: Bool[np.ndarray, "row *#column"]
+    scores: Float[np.ndarray, "row *column"], labels: Bool[np.ndarray, "row *#column"]
 ) -> Float64[np.ndarray, "*column"]:
     """Average precision of every column.
 
@@ -102,7 +102,7 @@ def _average_precision_of(positive: Float[np.ndarray, " p"], negative: Float[np.
 
 def _columns(
     measure: Callable[[np.ndarray, np.ndarray], float],
-    scores: Float[np.ndarray, row * column],
+    scores: Float[np.ndarray, "row *column"],
     labels: Bool[np.ndarray, "row *#column"],
 ) -> Float64[np.ndarray, "*column"]:
     if len(labels) != len(scores):

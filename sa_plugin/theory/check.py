@@ -38,7 +38,7 @@ from sa_plugin.theory.assumptions import (
     of_concept,
     shared,
 )
-from sa_plugin.theory.measures import KINDS, Quantity, measure
+from sa_plugin.theory.measures import QUANTITIES, Quantity, measure
 from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
@@ -191,7 +191,7 @@ def _assembled(
             aligned_gamma=gamma,
             level=settings["level"],
         )
-        quantities[key] = {name: measures.quantity(name) for name in KINDS if name in measures.own}
+        quantities[key] = {name: measures.quantity(name) for name in QUANTITIES if name in measures.own}
         verdicts += judge(measures, *key, layers, causal=info.causal)
         regime = regime_of(measures, *key, layers)
         regimes += [] if regime is None else [regime]

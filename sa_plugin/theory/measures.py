@@ -74,7 +74,7 @@ from sa_plugin.theory.paths import Directions
 from sa_plugin.theory.slopes import orthogonal
 from sa_plugin.theory.sums import Sums
 
-Values: TypeAlias = Float64[np.ndarray, "_draw _layer _column"]
+_Values: TypeAlias = Float64[np.ndarray, "_draw _layer _column"]
 Total: TypeAlias = Callable[[str], np.ndarray]
 """Sums over samples by name, `[draw, layer, column]`."""
 CONTROLS = ("permuted", "random")
@@ -88,7 +88,7 @@ DECISIVE = (
 """What verdicts rest on (`theory.verdicts`)."""
 
 
-class Kind(NamedTuple):
+class Belongs(NamedTuple):
     """What a quantity belongs to.
 
     Attributes:
@@ -100,44 +100,44 @@ class Kind(NamedTuple):
     null: float
 
 
-KINDS: Mapping[str, Kind] = {
-    **{f"{who}gap_slope": Kind("T1", 1.0) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gap_deviation_ratio": Kind("T1", 1.0) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gaps_grown": Kind("T1", 0.5) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gaps_shrunk": Kind("T1", 0.5) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gap_order": Kind("T1", 0.0) for who in ("", "heads_", "prefix_")},
-    "gap_deviation_per_norm": Kind("T1", 1.0),
-    "prefix_left_out": Kind("T1", 0.0),
-    "path_gap_slope": Kind("T1", 1.0),
-    "predicted_factor": Kind("T1", 1.0),
-    "attention_by_sign": Kind("C1", 0.0),
-    **{f"{end}_lift_{side}": Kind("C1", 0.0) for end in ("top", "bottom") for side in ("plus", "minus")},
-    "top_lift_plus_with_sinks": Kind("C1", 0.0),
-    "attention_by_sign_with_sinks": Kind("C1", 0.0),
-    "top_mass_plus": Kind("C1", np.nan),
-    "effective_keys": Kind("C1", 1.0),
-    "effective_keys_with_sinks": Kind("C1", 1.0),
-    "kept_mass": Kind("C1", np.nan),
-    "spread": Kind("C2", np.nan),
-    "variation": Kind("C2", np.nan),
-    "equalisation": Kind("C2", 0.0),
-    "update_gap_ratio": Kind("C2", 1.0),
-    "skew": Kind("T2", 0.0),
-    "skew_after": Kind("T2", 0.0),
-    "l_skew": Kind("T2", 0.0),
-    "skew_growth": Kind("T2", 0.0),
-    "tail_gain": Kind("T2", 0.0),
-    "heads_tail_gain": Kind("T2", 0.0),
-    "mlp_share": Kind("assumption", 0.0),
-    "path_r2": Kind("assumption", 1.0),
+QUANTITIES: Mapping[str, Belongs] = {
+    **{f"{who}gap_slope": Belongs("T1", 1.0) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gap_deviation_ratio": Belongs("T1", 1.0) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_grown": Belongs("T1", 0.5) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_shrunk": Belongs("T1", 0.5) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gap_order": Belongs("T1", 0.0) for who in ("", "heads_", "prefix_")},
+    "gap_deviation_per_norm": Belongs("T1", 1.0),
+    "prefix_left_out": Belongs("T1", 0.0),
+    "path_gap_slope": Belongs("T1", 1.0),
+    "predicted_factor": Belongs("T1", 1.0),
+    "attention_by_sign": Belongs("C1", 0.0),
+    **{f"{end}_lift_{side}": Belongs("C1", 0.0) for end in ("top", "bottom") for side in ("plus", "minus")},
+    "top_lift_plus_with_sinks": Belongs("C1", 0.0),
+    "attention_by_sign_with_sinks": Belongs("C1", 0.0),
+    "top_mass_plus": Belongs("C1", np.nan),
+    "effective_keys": Belongs("C1", 1.0),
+    "effective_keys_with_sinks": Belongs("C1", 1.0),
+    "kept_mass": Belongs("C1", np.nan),
+    "spread": Belongs("C2", np.nan),
+    "variation": Belongs("C2", np.nan),
+    "equalisation": Belongs("C2", 0.0),
+    "update_gap_ratio": Belongs("C2", 1.0),
+    "skew": Belongs("T2", 0.0),
+    "skew_after": Belongs("T2", 0.0),
+    "l_skew": Belongs("T2", 0.0),
+    "skew_growth": Belongs("T2", 0.0),
+    "tail_gain": Belongs("T2", 0.0),
+    "heads_tail_gain": Belongs("T2", 0.0),
+    "mlp_share": Belongs("assumption", 0.0),
+    "path_r2": Belongs("assumption", 1.0),
 }
 
 
 class Estimated(NamedTuple):
-    """Values and, where there is one, the prediction."""
+    """_Values and, where there is one, the prediction."""
 
-    value: Values
-    predicted: Values | None = None
+    value: _Values
+    predicted: _Values | None = None
 
 
 def estimate_all(
@@ -184,7 +184,7 @@ def _gaps(total: Total, weights: bool, beta: bool) -> dict[str, Estimated]:
     return found
 
 
-def _pairs(total: Total, who: str, name: str, slope: Values | None) -> dict[str, Estimated]:
+def _pairs(total: Total, who: str, name: str, slope: _Values | None) -> dict[str, Estimated]:
     pairs, grown, shrunk, flipped = (
         total(f"{what} {name}") for what in ("pairs", "grown", "shrunk", "flipped")
     )
@@ -212,7 +212,7 @@ def _prefix(total: Total) -> dict[str, Estimated]:
 
 
 def _attention(total: Total, beta: bool) -> dict[str, Estimated]:
-    def lift(kind: str, end: str, side: str) -> Values:
+    def lift(kind: str, end: str, side: str) -> _Values:
         chance = "chance full" if kind == "full" else "chance"
         mass = total(f"{kind} {end} {side}") - total(f"{chance} {end} {side}")
         return _ratio(mass, total(f"queries {side}"))
@@ -262,12 +262,12 @@ def _equalisation(
 
 
 def _tail(total: Total, beta: bool) -> dict[str, Estimated]:
-    def skew(side: str) -> Values:
+    def skew(side: str) -> _Values:
         n = total("tokens")
-        # Values are centred within their samples: the first moment is zero.
+        # _Values are centred within their samples: the first moment is zero.
         return skewness_of_sums(n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}"))
 
-    def gain(name: str) -> Values:
+    def gain(name: str) -> _Values:
         slope = tenth_slopes(total, name)
         return np.asarray(slope[..., -1] - slope[..., 0])
 
@@ -359,7 +359,7 @@ class Measures:
 
     def quantity(self, name: str) -> Quantity:
         """One quantity with its bounds; draws are dropped, they fill hundreds of megabytes."""
-        own, kind = self.own[name], KINDS[name]
+        own, kind = self.own[name], QUANTITIES[name]
         controls = {c: self.controls[c][name] for c in CONTROLS if c in self.controls}
         return Quantity(
             name,

@@ -22,7 +22,7 @@ from sa_plugin.theory.measures import Quantity
 from sa_plugin.theory.paths import Directions
 from sa_plugin.theory.verdicts import TITLES, Regime, Verdict
 
-SHOWN = {
+_SHEETS = {
     "T1": (
         "gap_slope",
         "gap_deviation_ratio",
@@ -38,7 +38,7 @@ SHOWN = {
     "assumption": ("predicted_factor", "mlp_share", "path_r2"),
 }
 """Quantities of each theorem's sheet."""
-PANELS = ("gap_deviation_ratio", "attention_by_sign", "spread", "tail_gain")
+_PANELS = ("gap_deviation_ratio", "attention_by_sign", "spread", "tail_gain")
 """The quantity of each theorem's panel."""
 _DASHES = {"permuted": "--", "random": ":"}
 
@@ -152,10 +152,10 @@ class TheoryReport(Result):
         Raises:
             ValueError: Unknown theorem, concept or direction.
         """
-        require_known("theorem", theorem, SHOWN)
+        require_known("theorem", theorem, _SHEETS)
         found = self._of(concept, direction)
         header, columns = ["layer"], [[str(layer) for layer in self.layers]]
-        for q in (found[name] for name in SHOWN[theorem] if name in found):
+        for q in (found[name] for name in _SHEETS[theorem] if name in found):
             header.append(q.name)
             cells = [q.measured.sel(layer=layer) for layer in self.layers]
             columns.append([f"{number(one.estimate)} {bounds_text(one)}" for one in cells])
@@ -252,7 +252,7 @@ class TheoryReport(Result):
         concept = next(iter(self.quantities))[0] if concept is None else concept
         found = self._of(concept, direction)
         figure, axes = plots.new_figure(9.5, 6.0, rows=2, columns=2)
-        for k, (name, ax) in enumerate(zip(PANELS, axes.flat, strict=True)):
+        for k, (name, ax) in enumerate(zip(_PANELS, axes.flat, strict=True)):
             _draw(ax, found[name])
             plots.words(ax, title=f"{found[name].theorem}: {name}", x="block", y=name)
             if k == 1:

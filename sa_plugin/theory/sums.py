@@ -108,10 +108,10 @@ def pair_counts(
     gaps, later = before[rows] - before[columns], after[rows] - after[columns]
     scale = torch.maximum(before.abs().amax(0), after.abs().amax(0))
     used = gaps.abs() > RESOLUTION * scale
-    return count(gaps, later, used)
+    return pair_outcomes(gaps, later, used)
 
 
-def count(
+def pair_outcomes(
     gaps: Float[Tensor, "*pair column"],
     later: Float[Tensor, "*pair column"],
     used: Bool[Tensor, "*pair column"],
@@ -154,14 +154,14 @@ def shape_sums(steps: Steps) -> dict[str, Tensor]:
         x = _centred(values)
         found[f"second {name}"], found[f"third {name}"] = x.square().sum(0), x.pow(3).sum(0)
     for name in ("before", "after"):
-        shape = l_skewness(sides[name])
+        shape = column_l_skewness(sides[name])
         found[f"l skew {name}"] = shape.nan_to_num(0.0)
         found[f"l skewed {name}"] = shape.isfinite().double()
     found["tokens"] = torch.full_like(found["second before"], len(steps.before))
     return found
 
 
-def l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
+def column_l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
     """L-skewness of each column (`sa_plugin.statistics.shape`); NaN for a constant."""
     n = len(values)
     ordered = _centred(values).sort(dim=0).values
@@ -409,7 +409,7 @@ def prefix_sums(
     used = pair & later.isfinite()
     later, predicted = (torch.where(used, x, 0.0) for x in (later, predicted))
     kept = torch.where(used, gaps, 0.0)
-    found = {f"{what} prefix": value for what, value in count(kept, later, used).items()}
+    found = {f"{what} prefix": value for what, value in pair_outcomes(kept, later, used).items()}
     return found | {
         "left out prefix": (pair & ~used).sum((0, 1)).double(),
         "xx prefix": kept.square().sum((0, 1)),

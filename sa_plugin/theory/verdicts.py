@@ -54,7 +54,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sa_plugin.show.result import short
-from sa_plugin.theory.measures import KINDS, Measures
+from sa_plugin.theory.measures import QUANTITIES, Measures
 
 Answer = Literal["holds", "does not hold", "cannot be said"]
 CONCENTRATED = 0.5
@@ -160,12 +160,12 @@ def _decide(
     tally = f"{n_up} of {n} layers are for it, {n_down} against"
     means = {name: measures.mean(name, claim.assessed) for name in claim.decisive}
     for name, mean in means.items():
-        if mean.high < KINDS[name].null:
+        if mean.high < QUANTITIES[name].null:
             return "does not hold", f"the mean {name} is {short(mean)}; {tally}", (up, down)
     if n_down > AGAINST * n and n_down > n_up:
         return "does not hold", tally, (up, down)
     for name, mean in means.items():
-        if not mean.low > KINDS[name].null:
+        if not mean.low > QUANTITIES[name].null:
             return "cannot be said", f"the mean {name} is {short(mean)}; {tally}", (up, down)
     if n_up <= n / 2 or n_down > AGAINST * n:
         return "cannot be said", f"layers disagree: {tally}", (up, down)
@@ -195,8 +195,8 @@ def _beaten(measures: Measures, claim: Claim) -> tuple[str, int]:
 def _votes(measures: Measures, claim: Claim) -> tuple[Bool[np.ndarray, " layer"], Bool[np.ndarray, " layer"]]:
     up, down = claim.assessed.copy(), np.zeros_like(claim.assessed)
     for name in claim.decisive:
-        up &= measures.own[name].low > KINDS[name].null
-        down |= measures.own[name].high < KINDS[name].null
+        up &= measures.own[name].low > QUANTITIES[name].null
+        down |= measures.own[name].high < QUANTITIES[name].null
     return up, down & claim.assessed
 
 

@@ -19,7 +19,7 @@ from sa_plugin.attribution import (
     compare,
     cosine,
     curves,
-    explain,
+    explain_game,
     explain_pairs,
     objective,
     superpatches,
@@ -40,7 +40,7 @@ def test_occlusion_of_groups_is_the_fall_of_the_objective(name):
     groups = np.where(valid, game.player_of // 3, -1)
     game = replace(game, player_of=groups, known={})
     expected = game(np.ones((1, game.n_players), bool)) - game(~np.eye(game.n_players, dtype=bool))
-    np.testing.assert_allclose(explain(game, "occlusion").importance, expected, atol=2e-5)
+    np.testing.assert_allclose(explain_game(game, "occlusion").importance, expected, atol=2e-5)
 
 
 def test_order_two_of_shap_iq_adds_up_with_its_pairs():

@@ -18,7 +18,7 @@ from sa_plugin.attribution import (
     compare,
     contrasts_of,
     curves,
-    explain,
+    explain_game,
     later_probes,
     objective,
     on_grid,
@@ -264,7 +264,7 @@ def test_compare_equals_its_parts(comparison):
     values = []
     for sample in [s for s in data.test.samples if s.id in ids]:
         game = coalition_game(host, sample, made_for(detector, sample))
-        found = explain(game, "integrated_gradients", preset="fast").importance
+        found = explain_game(game, "integrated_gradients", preset="fast").importance
         values.append([roc_auc_score(labels_of(table, sample), found[:, k]) for k in range(2)])
     (row,) = [
         r
@@ -310,10 +310,10 @@ def test_a_comparison_prints_and_draws(comparison):
     found = comparison.to_dict()
     assert found["settings"]["primary_yardstick"] == "mean_alignment"
     assert len(found["curves"]) == (3 * 2 + 2) * 2 * 3
-    html = comparison.heat_map("animal")
+    html = comparison.heat_maps("animal")
     assert html.count("<figure>") == 6
     with pytest.raises(ValueError, match="concept 'animals' is unknown"):
-        comparison.heat_map("animals")
+        comparison.heat_maps("animals")
     with pytest.raises(ValueError, match="metric 'f2' is unknown"):
         comparison.plot(["f2"])
     with pytest.raises(ValueError, match="method 'ris' is unknown"):

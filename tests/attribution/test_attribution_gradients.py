@@ -16,7 +16,7 @@ from sa_plugin.attribution import (
     ForwardFunc,
     attribute,
     coalition_game,
-    explain,
+    explain_game,
     forward_func,
     objective,
 )
@@ -67,7 +67,7 @@ def test_forward_func_is_the_objective_of_the_sample(name):
 @pytest.mark.parametrize("name", ALL)
 def test_integrated_gradients_are_complete_and_equal_captums(name):
     game = cases.game(name)
-    found = explain(game, "integrated_gradients", n_steps=256)
+    found = explain_game(game, "integrated_gradients", n_steps=256)
     empty, full = game(np.stack([np.zeros(game.n_players, bool), np.ones(game.n_players, bool)]))
     if name == "vit":
         whole = replace(game, baseline=ForwardFunc(game, 0).baseline("mean"), known={})
@@ -95,14 +95,14 @@ def test_captum_methods_equal_gradients_and_loops(name):
     for k in range(2):
         gradient = pixel_or_token_gradient(game, k, x)
         for method, expected in (("saliency", gradient.abs()), ("input_x_gradient", gradient * x)):
-            found = explain(game, method).importance[:, k]
+            found = explain_game(game, method).importance[:, k]
             np.testing.assert_allclose(found, player_sums(game, expected[0]), rtol=1e-4, atol=1e-6)
     state = torch.get_rng_state()
-    first, again = (explain(game, "smooth_grad", preset="fast", seed=3).importance for _ in range(2))
+    first, again = (explain_game(game, "smooth_grad", preset="fast", seed=3).importance for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(first, again)
-    still = explain(game, "smooth_grad", n_samples=2, noise=1e-6).importance
-    np.testing.assert_allclose(still, explain(game, "saliency").importance, rtol=1e-2, atol=1e-5)
+    still = explain_game(game, "smooth_grad", n_samples=2, noise=1e-6).importance
+    np.testing.assert_allclose(still, explain_game(game, "saliency").importance, rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "vit"])
@@ -111,7 +111,7 @@ def test_occlusion_is_the_fall_of_the_objective(name):
     one_out = ~np.eye(game.n_players, dtype=bool)
     full = game(np.ones((1, game.n_players), bool))
     expected = full - game(one_out)
-    np.testing.assert_allclose(explain(game, "occlusion").importance, expected, atol=2e-5)
+    np.testing.assert_allclose(explain_game(game, "occlusion").importance, expected, atol=2e-5)
 
 
 def test_captums_own_classes_take_the_forward_func_and_hook_points():
@@ -138,7 +138,7 @@ def test_captums_own_classes_take_the_forward_func_and_hook_points():
 @pytest.mark.parametrize("name", ALL)
 def test_grad_cam_equals_loops(name):
     game = cases.game(name)
-    found = explain(game, "grad_cam", centre=False).importance
+    found = explain_game(game, "grad_cam", centre=False).importance
     at = game.sites[0]
     site = Site(at.layer, "resid_pre")
     for k in range(2):
@@ -150,10 +150,10 @@ def test_grad_cam_equals_loops(name):
         alpha = [sum(float(g[0, t, d]) for t in playing) / len(playing) for d in range(a.shape[2])]
         expected = [sum(alpha[d] * float(a[0, t, d]) for d in range(a.shape[2])) for t in playing]
         np.testing.assert_allclose(found[:, k], expected, rtol=1e-3, atol=1e-5)
-    centred = explain(game, "grad_cam").importance
+    centred = explain_game(game, "grad_cam").importance
     np.testing.assert_allclose(np.diff(centred, axis=0), np.diff(found, axis=0), atol=1e-5)
     with pytest.raises(ValueError, match="does not depend on Site"):
-        explain(game, "grad_cam", site=Site(2, "resid_post"))
+        explain_game(game, "grad_cam", site=Site(2, "resid_post"))
 
 
 def test_captums_layer_grad_cam_takes_tokens_for_channels():
@@ -167,7 +167,7 @@ def test_captums_layer_grad_cam_takes_tokens_for_channels():
 def test_full_grad_places_every_bias(name):
     """Summed over tokens, each bias's shares are bias times its own gradient."""
     game = cases.game(name)
-    found = explain(game, "full_grad")
+    found = explain_game(game, "full_grad")
     # GPT-2's joint projection is split by TransformerLens, so not those of the original model.
     owners = [m for m in game.host.bridge.modules() if m._parameters.get("bias") is not None]
     biases = list({id(m.bias): m._parameters["bias"] for m in owners}.values())
@@ -177,7 +177,7 @@ def test_full_grad_places_every_bias(name):
         value = ForwardFunc(game, k)(game.values).sum()
         if not biases:
             assert found.notes["biases"][k] == 0
-            plain = explain(game, "input_x_gradient").importance[:, k]
+            plain = explain_game(game, "input_x_gradient").importance[:, k]
             np.testing.assert_allclose(found.importance[:, k], plain, rtol=1e-4, atol=1e-6)
             continue
         slopes = torch.autograd.grad(value, biases, allow_unused=True)
@@ -187,7 +187,7 @@ def test_full_grad_places_every_bias(name):
             if slope is not None
         )
         every = np.arange(len(game.player_of))
-        shares = explain(replace(game, player_of=every), "full_grad").notes["biases"][k]
+        shares = explain_game(replace(game, player_of=every), "full_grad").notes["biases"][k]
         assert shares == pytest.approx(total, rel=1e-3, abs=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_full_grad_adds_up_on_a_piecewise_linear_model():
     """A toy with biased linear maps and a ReLU: the shares add up to the objective."""
     host = ReluHost()
     game = toy_game(host)
-    found = explain(game, "full_grad")
+    found = explain_game(game, "full_grad")
     np.testing.assert_allclose(found.notes["residual"], 0, atol=1e-5)
     assert abs(found.notes["biases"][0]) > 1e-3
 
@@ -233,7 +233,7 @@ def test_mfaba_equals_a_loop():
     start = [float(r(host.forward_from(toy_game(host).values, None, Site(1, "resid_post")))) for r in rows]
     rows = [rows[k] for k in np.argsort(start)[::-1]]
     game, rivals = toy_game(host, rows[0]), toy_game(host, *rows[1:])
-    found = explain(game, "mfaba", rivals=rivals, n_steps=7, step=0.001)
+    found = explain_game(game, "mfaba", rivals=rivals, n_steps=7, step=0.001)
     x = game.values.clone()
     size = 0.001 * float(x.max() - x.min())
     expected, probabilities = np.zeros(game.n_players), []
@@ -261,9 +261,9 @@ def test_mfaba_refuses_degenerate_cases():
     rows = [Projection(seed) for seed in range(3)]
     game = toy_game(host, rows[0])
     with pytest.raises(Degenerate, match="with one score the softmax is 1"):
-        explain(game, "mfaba")
+        explain_game(game, "mfaba")
     with pytest.raises(Degenerate, match="its adversarial path has no length"):
-        explain(toy_game(host, rows[0]), "mfaba", rivals=toy_game(host, *better_than(host, rows[0])))
+        explain_game(toy_game(host, rows[0]), "mfaba", rivals=toy_game(host, *better_than(host, rows[0])))
     gpt2, detector, sample, made = cases.chosen("gpt2", kind="lda")
     rival = objective("global", detector=detector, concept="animal", sample=sample)
     with pytest.raises(Degenerate, match="mix cosines with dot products"):
@@ -283,7 +283,7 @@ def better_than(host, row):
 def test_direct_alignment_is_each_tokens_own_value(name, kind):
     host, detector, sample, made = cases.chosen(name, kind=kind)
     game = coalition_game(host, sample, made)
-    found = explain(game, "direct_alignment").importance
+    found = explain_game(game, "direct_alignment").importance
     concept, layer = made[0].concept, made[0].layer
     site = Site(layer, "resid_post")
     h = host.read(game.batch, [site], lambda r: {"h": r[site].float()})["h"][0].double().numpy()

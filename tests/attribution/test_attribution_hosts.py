@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from sa_plugin.attribution import METHODS, ForwardFunc, coalition_game, explain, objective
+from sa_plugin.attribution import METHODS, ForwardFunc, coalition_game, explain_game, objective
 
 pytest.importorskip("nnsight")
 NAMES = ("gpt2", "bert", "vit")
@@ -29,14 +29,14 @@ def games(name):
 def test_explainers_agree_on_both_hosts(name):
     ours, theirs = games(name)
     for method in OTHERS:
-        one, two = (explain(game, method, preset="fast").importance for game in (ours, theirs))
+        one, two = (explain_game(game, method, preset="fast").importance for game in (ours, theirs))
         scale = np.abs(one).max()
         assert np.abs(one - two).max() < 2e-3 * scale, method
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_full_grad_finds_the_same_biases_on_both_hosts(name):
-    ours, theirs = (explain(game, "full_grad") for game in games(name))
+    ours, theirs = (explain_game(game, "full_grad") for game in games(name))
     np.testing.assert_allclose(ours.importance, theirs.importance, rtol=1e-2, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import attribution_cases as cases
 import numpy as np
 import pytest
 
-from sa_plugin.attribution import attribute, heat_map
+from sa_plugin.attribution import attribute, heat_maps
 
 
 @pytest.fixture(scope="module", params=["gpt2", "vit"])
@@ -50,5 +50,5 @@ def test_pictures_hold_the_shares_of_the_map(found):
         filled = [patch for patch in ax.patches if patch.get_fill()]
         np.testing.assert_allclose([patch.get_alpha() for patch in filled], 0.75 * abs(shares))
         assert len(ax.patches) - len(filled) == found.table()["labelled"].sum()
-    assert found._repr_html_() == heat_map([found])
+    assert found._repr_html_() == heat_maps([found])
     assert found._repr_html_().count("230,110,0") == (shares >= 0).sum()

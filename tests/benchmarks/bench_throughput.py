@@ -35,8 +35,7 @@ import tiny
 from bench_forward import bare_forward
 from word_data import word_data
 
-from sa_plugin.attribution import bernoulli, coalition_game, objective
-from sa_plugin.attribution import run as explain
+from sa_plugin.attribution import bernoulli, coalition_game, explain_game, objective
 from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
@@ -171,7 +170,7 @@ def explainers(
 
     masks = bernoulli(game().n_players, 256, seed=0).coalitions
     work: Mapping[str, tuple[int, Callable[[], Any]]] = {
-        "integrated gradients": (65, lambda: explain(game(), "integrated_gradients", n_steps=64)),
+        "integrated gradients": (65, lambda: explain_game(game(), "integrated_gradients", n_steps=64)),
         "coalitions": (len(masks), lambda: game()(masks)),
     }
     (batch,) = host.batches([sample])
