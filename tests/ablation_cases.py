@@ -78,10 +78,15 @@ def standard():
     return Standard(fake, data, scores, detector)
 
 
-def any_host(name):
+def any_host(name, library="transformer_lens", **options):
+    """A host of one model on either library; DINOv2 with its LayerScale folded on both."""
+    if library == "nnsight":
+        if name in tiny.ARCHITECTURES:
+            return tiny.nnsight_host(name, **options)
+        return tiny.nnsight_vision_host(name, folded=name == "dinov2", **options)
     if name == "clip_text":
         return accept(tiny.vision_bridge(name))
-    return tiny.host(name) if name in tiny.ARCHITECTURES else tiny.vision_host(name)
+    return tiny.host(name, **options) if name in tiny.ARCHITECTURES else tiny.vision_host(name)
 
 
 def some_samples(name):

@@ -1,10 +1,13 @@
-"""Pattern ablation: uniform attention over what the model's own mask leaves, on every kind."""
+"""Pattern ablation: uniform attention over what the model's own mask leaves, on every kind and host."""
+
+from functools import cache
 
 import pytest
 import tiny
 import torch
 from ablation_cases import EVERY, any_host, residual
 
+from sa_plugin.data import Sample
 from sa_plugin.heads import Reference, make_edits
 from sa_plugin.host import Attended, Site, ZEdit, uniform_attention
 from sa_plugin.host import edits as editing
@@ -12,52 +15,106 @@ from sa_transformer_lens import ablation_hooks, accept
 from sa_transformer_lens.passes import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-GROUPED = {"llama": 2, "gemma2": 2, "qwen3": 2}
+LIBRARIES = ("transformer_lens", "nnsight")
+# How nnsight's own modules lay out values is known here for these.
+READABLE = ("gpt2", "neox", "llama", "bert", "vit")
 LONG = "The dog sat. " * 4
+
+on_both = pytest.mark.parametrize("library", LIBRARIES)
+
+
+@cache
+def shared(library, name):
+    """A host that tests share; leave it as you found it."""
+    return any_host(name, library)
 
 
 def padded_batch(name, host):
-    if name in tiny.VISION:
-        return host.batches(tiny.images())[0]
-    return host.batches(tiny.samples())[0]
+    samples = tiny.images() if name in tiny.VISION else tiny.samples()
+    return host.batches(samples)[0]
+
+
+def z_of(host, batch, layer=1):
+    site = Site(layer, "z")
+    return host.read(batch, [site], lambda r: {"z": r[site]})["z"]
+
+
+def patterned(*heads):
+    return make_edits("pattern", list(heads), Reference())
 
 
 def uniform_by_loop(name, host, batch, layer=1):
-    """z of uniform attention from the library's own pattern and values, query by query."""
-    hooks = [f"blocks.{layer}.attn.hook_{x}" for x in ("pattern", "v")]
-    pattern, value = capture(host.bridge, hooks, batch.inputs).values()
-    value = value.repeat_interleave(GROUPED.get(name) or 1, 2)
-    rows = torch.ones(pattern.shape[0], pattern.shape[2], dtype=torch.bool)
-    if "attention_mask" in list(batch.inputs):
-        rows = batch.inputs["attention_mask"].bool()
-    z = torch.zeros(*pattern.shape[:1], *pattern.shape[2:3], tiny.N_HEADS, tiny.D_HEAD)
+    """z of uniform attention from the library's own pattern and values, query by query.
+
+    Returns z and its rows, those that are no padding.
+    """
+    by_library = _lens_values if host.info.host == "transformer_lens" else _module_values
+    pattern, value = by_library(name, host, batch, layer)
+    value = value.repeat_interleave(host.info.n_heads // value.shape[2], 2)
+    mask = batch.inputs["attention_mask"] if "attention_mask" in list(batch.inputs) else None
+    rows = torch.ones_like(pattern[:, 0, :, 0], dtype=torch.bool) if mask is None else mask.bool()
+    z = torch.zeros(*rows.shape, host.info.n_heads, host.info.d_head)
     for b, q in torch.nonzero(rows).tolist():
-        seen = pattern[b, :, q].any(0)
-        z[b, q] = value[b, seen].mean(0)
+        z[b, q] = value[b, (pattern[b, :, q] > 0).any(0)].mean(0)
     return z, rows
 
 
-@pytest.mark.parametrize(
-    ("name", "side"), [(name, "right") for name in EVERY] + [(name, "left") for name in tiny.ARCHITECTURES]
-)
-def test_z_is_the_mean_of_visible_values(name, side):
-    host = tiny.host(name, padding_side=side) if name in tiny.ARCHITECTURES else any_host(name)
+def _lens_values(name, host, batch, layer):
+    hooks = [f"blocks.{layer}.attn.hook_{x}" for x in ("pattern", "v")]
+    return capture(host.bridge, hooks, batch.inputs).values()
+
+
+def _module_values(name, host, batch, layer):
+    """By a hook of torch on the module that makes values, split as the architecture does."""
+    kept, role = [], "qkv" if host.places.has("qkv") else "v"
+    handle = host.places.module(role, layer).register_forward_hook(lambda *a: kept.append(a[2]))
+    site = Site(layer, "pattern")
+    pattern = host.read(batch, [site], lambda r: {"p": r[site]})["p"]
+    handle.remove()
+    out = kept[0]
+    if name == "gpt2":
+        out = out[..., -host.info.d_model :]
+    if name == "neox":
+        out = out.unflatten(-1, (host.info.n_heads, 3, -1))[..., 2, :].flatten(-2)
+    return pattern, out.unflatten(-1, (-1, host.info.d_head))
+
+
+CASES = [("transformer_lens", name, "right") for name in EVERY]
+CASES += [("transformer_lens", name, "left") for name in tiny.ARCHITECTURES]
+CASES += [("nnsight", name, "right") for name in READABLE]
+CASES += [("nnsight", name, "left") for name in READABLE if name != "vit"]
+
+
+@pytest.mark.parametrize(("library", "name", "side"), CASES)
+def test_z_is_the_mean_of_visible_values(library, name, side):
+    host = shared(library, name) if side == "right" else any_host(name, library, padding_side=side)
     batch = padded_batch(name, host)
     expected, rows = uniform_by_loop(name, host, batch)
-    clean = capture(host.bridge, ["blocks.1.attn.hook_z"], batch.inputs)["blocks.1.attn.hook_z"]
-    with host.edited(make_edits("pattern", [(1, 1), (1, 3)], Reference())):
-        z = host.read(batch, [Site(1, "z")], lambda r: {"z": r[Site(1, "z")]})["z"]
+    clean = z_of(host, batch)
+    with host.edited(patterned((1, 1), (1, 3))):
+        z = z_of(host, batch)
     heads = [1, 3]
     torch.testing.assert_close(z[rows][:, heads], expected[rows][:, heads], atol=1e-5, rtol=1e-4)
     assert torch.equal(z[:, :, [0, 2]], clean[:, :, [0, 2]])
     assert (z - clean)[rows][:, heads].abs().max() > 1e-2
 
 
-def test_a_sliding_window_hides_what_it_hides():
-    """Gemma-2's even blocks see 16 tokens here, its odd ones all."""
-    from sa_plugin.data import Sample
+@pytest.mark.parametrize("name", EVERY)
+def test_both_libraries_give_the_same(name):
+    edits, found = patterned((0, 1), (1, 3), (2, 0)), []
+    for library in LIBRARIES:
+        host = shared(library, name)
+        batch = padded_batch(name, host)
+        with host.edited(edits):
+            found.append(residual(host, batch)[batch.valid])
+        assert not torch.allclose(found[-1], residual(host, batch)[batch.valid], atol=1e-2)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
-    host = tiny.host("gemma2")
+
+@on_both
+def test_a_sliding_window_hides_what_it_hides(library):
+    """Gemma-2's even blocks see 16 tokens here, its odd ones all."""
+    host = shared(library, "gemma2")
     (batch,) = host.batches([Sample("long", LONG, "d")])
     seen = {}
 
@@ -76,28 +133,68 @@ def test_a_sliding_window_hides_what_it_hides():
     assert len(full) > 20
 
 
-def test_values_are_those_of_the_edited_pass(tiny_gpt2):
+@on_both
+def test_values_are_those_of_the_edited_pass(library):
     """An earlier ablation changes the values that a later head averages."""
-    host = tiny_gpt2
+    host = shared(library, "gpt2")
     (batch,) = host.batches(tiny.samples()[1:2])
-    zero = {Site(0, "z"): torch.zeros_like}
-    with host.edited(zero):
+    with host.edited({Site(0, "z"): torch.zeros_like}):
         expected, _ = uniform_by_loop("gpt2", host, batch)
-        with host.edited(make_edits("pattern", [(1, 0)], Reference())):
-            z = host.read(batch, [Site(1, "z")], lambda r: {"z": r[Site(1, "z")]})["z"]
+        with host.edited(patterned((1, 0))):
+            z = z_of(host, batch)
     torch.testing.assert_close(z[:, :, 0], expected[:, :, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_padding_changes_nothing(tiny_host):
-    host = tiny_host
-    edits = make_edits("pattern", [(0, 0), (1, 2)], Reference())
+@on_both
+def test_contexts_nest(library):
+    """The inner edit sees what the outer one left, also of the same block's z."""
+    host = shared(library, "gpt2")
+    batch = padded_batch("gpt2", host)
+    with host.edited(patterned((1, 0))), host.edited(patterned((1, 2))):
+        nested = residual(host, batch)
+    with host.edited(patterned((1, 0), (1, 2))):
+        torch.testing.assert_close(residual(host, batch), nested)
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [("transformer_lens", name) for name in tiny.ARCHITECTURES]
+    + [("nnsight", name) for name in ("gpt2", "llama", "bert")],
+)
+def test_padding_changes_nothing(library, name):
+    host = shared(library, name)
     (together,) = host.batches(tiny.samples())
-    with host.edited(edits):
+    with host.edited(patterned((0, 0), (1, 2))):
         padded = residual(host, together)
         for k, row in enumerate(together.rows.tolist()):
             (alone,) = host.batches(tiny.samples()[row : row + 1])
             got = padded[k, together.valid[k]]
             torch.testing.assert_close(got, residual(host, alone)[alone.valid], atol=1e-4, rtol=1e-4)
+
+
+@on_both
+def test_one_visible_key_leaves_z(library):
+    """The first token of a decoder sees itself alone, so nothing of it changes."""
+    host = shared(library, "gpt2")
+    (batch,) = host.batches(tiny.samples()[1:2])
+    clean = residual(host, batch, 0)
+    with host.edited(patterned((0, 0))):
+        edited = residual(host, batch, 0)
+    torch.testing.assert_close(edited[:, 0], clean[:, 0])
+    assert (edited - clean)[:, 1:].abs().max() > 1e-2
+
+
+@on_both
+def test_a_misread_mask_is_refused(library, monkeypatch):
+    real = editing.allowed
+    monkeypatch.setattr(editing, "allowed", lambda mask: real(mask).tril(-1))
+    host = shared(library, "gpt2")
+    (batch,) = host.batches(tiny.samples()[1:2])
+    with (
+        pytest.raises(RuntimeError, match="to a key that its mask hides: the mask was misread"),
+        host.edited(patterned((1, 0))),
+    ):
+        residual(host, batch)
 
 
 def test_queries_without_keys_keep_their_z():
@@ -134,27 +231,6 @@ def test_a_padded_encoder_without_its_mask_is_refused(tiny_bert):
     hooks = ablation_hooks(tiny_bert, [(0, 1)], "pattern")
     with pytest.raises(RuntimeError, match=r"is padding, say.*ablation_hooks\(attention_mask"):
         tiny_bert.bridge.run_with_hooks(inputs.pop("input_ids"), fwd_hooks=hooks, **inputs)
-
-
-def test_a_misread_mask_is_refused(tiny_gpt2, monkeypatch):
-    real = editing.allowed
-    monkeypatch.setattr(editing, "allowed", lambda mask: real(mask).tril(-1))
-    (batch,) = tiny_gpt2.batches(tiny.samples()[1:2])
-    with (
-        pytest.raises(RuntimeError, match="to a key that its mask hides: the mask was misread"),
-        tiny_gpt2.edited(make_edits("pattern", [(1, 0)], Reference())),
-    ):
-        residual(tiny_gpt2, batch)
-
-
-def test_one_visible_key_leaves_z(tiny_gpt2):
-    """The first token of a decoder sees itself alone, so nothing of it changes."""
-    (batch,) = tiny_gpt2.batches(tiny.samples()[1:2])
-    clean = residual(tiny_gpt2, batch, 0)
-    with tiny_gpt2.edited(make_edits("pattern", [(0, 0)], Reference())):
-        edited = residual(tiny_gpt2, batch, 0)
-    torch.testing.assert_close(edited[:, 0], clean[:, 0])
-    assert (edited - clean)[:, 1:].abs().max() > 1e-2
 
 
 def test_compatibility_mode_and_bfloat16():
