@@ -201,6 +201,7 @@ def held_out(data: ConceptData, bank: ConceptBank, split: str | Sequence[Sample]
         ValueError: They were.
     """
     chosen = data.split(split).samples if isinstance(split, str) else tuple(split)
+    # Ids repeat between data sets: only the data the bank was fitted on can hold its train samples.
     fitted = {sample.id for sample in data.train.samples}
     caught = sum(sample.id in fitted for sample in chosen)
     if caught and bank.origin.data_hash == data.hash:
@@ -253,6 +254,7 @@ class Asked:
 
     def known(self, batch: Batch) -> BatchLabels:
         """What is known of a batch's tokens."""
+        # Rows of the layout are the batch's valid tokens in order, so a mask scatters them back.
         inside = torch.zeros(*batch.valid.shape, self.labels.shape[1], dtype=torch.bool)
         inside[batch.valid] = torch.from_numpy(self.labels[self.layout.rows(batch)])
         rows = batch.rows.numpy()

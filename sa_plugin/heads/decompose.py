@@ -84,6 +84,7 @@ class Target:
     def of(cls, info: HostInfo, bank: ConceptBank, columns: Sequence[Column], vectors: VectorSet) -> Target:
         """Columns of `vectors`: `bank.token`, or others of its shape."""
         check_supported(bank.hook_point)
+        # Each column becomes a "layer" of its own, so that one VectorSet holds all of them.
         at = [bank.index(column.layer) for column in columns]
         picked = [vectors.vectors[k, c.unit] for k, c in zip(at, columns, strict=True)]
         chosen = VectorSet(
@@ -197,6 +198,7 @@ def score_batch(target: Target, read: Mapping[Site, Tensor]) -> Scored:
             by_layer[place] = (source.score(place, h), *norms)
         scores, x_norm, h_norm = by_layer[place]
         length = float(target.lengths[k])
+        # What a unit of dot product is worth: 1, or for a cosine |x| |w| of this token.
         size = (x_norm * length).clamp_min(_SMALL) if target.cosine else torch.ones_like(x_norm)
         parts.append((scores[..., column.unit], size, h_norm * length))
     return Scored(*(torch.stack(one, dim=-1) for one in zip(*parts, strict=True)))
@@ -259,6 +261,7 @@ class LedgerPlan:
         scales = scales or self.frozen.scales(read)
         # What each write is multiplied with on its way through later norms, and the embedding's.
         factors, entry = self.frozen.factors(scales, self.target.depths)
+        # The embedding first, then block by block: terms of all blocks at once would not fit.
         mean = self.embedding_mean.to(h.device)[None]
         embedding = _times(h @ self.embedding.to(h.device), entry)
         yield embedding[:, :, None] - mean, mean
@@ -395,6 +398,7 @@ def _check_means(plan: LedgerPlan) -> None:
     parts = [plan.embedding_mean[None], *(one.mean for one in plan.blocks)]
     if not plan.scaled_biases:
         parts += [one.bias[:1] for one in plan.blocks]
+    # Means of all terms and the reference -w . mean / rho must cancel, or centring shifts scores.
     terms = torch.cat(parts)
     size = terms.abs().sum(0) + target.reference.abs()
     off = (terms.sum(0) + target.reference).abs() / size.clamp_min(1e-30)
@@ -466,6 +470,7 @@ def check_closure(host: Host, target: Target, batch: Batch, residue: Residue, sa
     Raises:
         LedgerError: Names layer, concept, token, residue and the likely cause.
     """
+    # The worst sample of the worst column is the one to name.
     by_column, rows = residue.relative.max(dim=0)
     worst = int(by_column.argmax())
     if float(by_column[worst]) <= target.tolerance:

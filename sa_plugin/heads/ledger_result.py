@@ -390,29 +390,31 @@ class HeadLedger(Result):
         Raises:
             ValueError: Unknown concept, or one at several layers.
         """
-        name, whole = self.ranked_by, "lift" if "lift" in self.effects else "contrast"
+        whole = "lift" if "lift" in self.effects else "contrast"
         chosen = range(len(self.columns)) if concept is None else [self.column(concept, layer)]
+        grid, n = self._mean_map(chosen, whole)
+        height = max(2.8, 0.16 * len(grid) + 1.4, 0.22 * len(chosen) + 1.6)
+        figure, (left, right) = plots.new_figure(9.5, height, columns=2)
+        limit = max(np.abs(grid[np.isfinite(grid)]).tolist(), default=0.0)
+        plots.heat(left, grid, range(len(grid)), range(grid.shape[1]), limit=limit)
+        who = concept or f"mean of {n} scores"
+        title = f"{who}: {self.ranked_by}, full colour {limit:.1f} % of the {whole}"
+        plots.words(left, title=title, x="head", y="block")
+        self._bars(right, [self.scores[k] for k in chosen], whole)
+        plots.note(figure, self._plot_note())
+        return figure
+
+    def _mean_map(self, chosen: Sequence[int], whole: str) -> tuple[Float[np.ndarray, "block head"], int]:
+        """Percent of each score's total, a head behind a score 0, averaged over scores that have a tail."""
         totals = np.abs(self.effects[whole].total.estimate)
         blocks = max(self.depths[k] for k in chosen)
         maps = []
         for k in chosen:
-            found = self.head_map(self.columns[k].concept, name, layer=self.columns[k].layer)
-            maps.append(np.pad(100 * found / totals[k], ((0, blocks - len(found)), (0, 0))))
-        known = np.array(maps)[np.isfinite(maps).all(axis=(1, 2))]
-        values = known.mean(0) if len(known) else np.full_like(maps[0], np.nan)
-        names = [self.scores[k] for k in chosen]
-        figure, (left, right) = plots.new_figure(
-            9.5, max(2.8, 0.16 * blocks + 1.4, 0.22 * len(names) + 1.6), columns=2
-        )
-        limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-        plots.heat(left, values, range(blocks), range(values.shape[1]), limit=limit)
-        who = concept or f"mean of {len(known)} scores"
-        plots.words(
-            left, title=f"{who}: {name}, full colour {limit:.1f} % of the {whole}", x="head", y="block"
-        )
-        self._bars(right, [self.scores[k] for k in chosen], whole)
-        plots.note(figure, self._plot_note(name))
-        return figure
+            own = self.head_map(self.columns[k].concept, layer=self.columns[k].layer)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                maps.append(np.pad(100 * own / totals[k], ((0, blocks - len(own)), (0, 0))))
+        known = [one for one in maps if np.isfinite(one).all()]
+        return (np.mean(known, axis=0) if known else np.full_like(maps[0], np.nan)), len(known)
 
     def _bars(self, ax: Any, scores: Sequence[str], effect: str) -> None:
         shares = self.effects[effect].shares.sel(score=list(scores))
@@ -427,8 +429,8 @@ class HeadLedger(Result):
         plots.legend(ax)
         plots.words(ax, title=f"shares of the {effect}", x="share")
 
-    def _plot_note(self, name: str) -> str:
-        s = self.settings
+    def _plot_note(self) -> str:
+        s, name = self.settings, self.ranked_by
         control = {
             "excess": f"Excess: lift minus that of {s['permutations']} permuted-label vectors. ",
             "lift": "No control: tokens chosen by a sum lift every part of it that varies. ",

@@ -144,6 +144,7 @@ class FrozenNorms:
                 f"{host.info.model} ({host.info.architecture}) is {kind}: what its heads add to "
                 f"the residual stream passes a norm, which has to be known. {error}"
             ) from error
+        # attn_out is read behind a post_norm block's norm: what that norm saw is remade from z.
         raw = kind == "post_norm"
         return cls(kind, norms, tuple(host.output_projection(b) for b in range(depth) if raw))
 
@@ -166,6 +167,7 @@ class FrozenNorms:
     def scales(self, read: Mapping[Site, Tensor]) -> Scales:
         """Measure a batch."""
         if self.block == "staged":
+            # Blocks themselves are pre-norm; only the joints between stacks rescale the stream.
             entry = tuple(
                 None
                 if norms.entry is None
@@ -216,6 +218,7 @@ class FrozenNorms:
             assert two is not None
             if carried is None:
                 carried = torch.ones(*one.shape, len(depths), device=one.device)
+            # The MLP's write passes n2 alone, attention's n1 and then n2; `carried` is what follows.
             mlp = carried * two[..., None]
             attention = mlp * one[..., None]
             out.append(Factors(attention, mlp, carried))
@@ -425,6 +428,7 @@ class MeanPass:
 
     def result(self, kept: Kept) -> ScaledMeans:
         """The means."""
+        # Sums are float64 over all batches; what is left after the division fits float32.
         n = kept.sums["n"]
         mean = {name: (value / n).float() for name, value in kept.sums.items()}
         shape = (len(self.rows), self.n_blocks, self.info.n_heads, self.info.d_head)

@@ -157,6 +157,7 @@ def sum_groups(
 def _reduce(
     plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
 ) -> Parts:
+    # The score is measured once: it finds the tail, weighs the groups, and closes the terms.
     scored = score_batch(plan.target, read)
     tail = _find_tail(scored, _thresholds(plan), keep, known)
     weight = _group_weights(scored, tail, keep, known)
@@ -194,6 +195,7 @@ def _term_sums(
     for terms, mean in pieces:
         if closure is not None:
             closure.add(terms, mean)
+        # Padding may hold anything, also NaN, which a weight of 0 would not silence.
         terms = terms.masked_fill(~keep[..., None, None], 0.0)
         sums.append(torch.einsum("btnc,sbtcg->sbgnc", terms, scales))
     return torch.cat(sums, dim=3)
@@ -349,6 +351,7 @@ class ControlPass:
         self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
     ) -> Parts:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
+        # A draw chooses its own tail, also where the concept's was given.
         known = BatchLabels(known.inside, known.negative, None)
         # The norms' scales are of the stream, not of a vector: measured once for all draws.
         scales = self.plans[0].frozen.scales(read)
@@ -511,6 +514,7 @@ def _means(
     for group in range(weights.shape[1]):
         above = document_sums(sums[:, group].T.astype(np.float64), resamples)
         below = document_sums(weights[:, group].astype(np.float64), resamples)
+        # Ratio of sums, so that every token counts once, whatever its sample's length.
         # NaN over no token, and in the resamples of a group that one document alone has.
         with np.errstate(invalid="ignore", divide="ignore"):
             values = unit * (above @ taken) / (below @ taken)

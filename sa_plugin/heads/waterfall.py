@@ -512,6 +512,7 @@ def _build_chain(
         for layer in bank.layers
         if layer <= max(column.layer for column in columns)
     }
+    # A column read before a depth has direction 0 there: nothing is added to it any more.
     followed = torch.tensor(list(refitted))
     before = torch.tensor(target.depths)
 
@@ -523,6 +524,7 @@ def _build_chain(
     # A direction turns where one was fitted; where the two are the same there is no step.
     turns = {d: direction(d + 1) - direction(d) * (before > d) for d in at if d < depth}
     turns = {d: turn for d, turn in turns.items() if bool(turn.any())}
+    # attn_out and mlp_out of pre_norm and post_norm blocks are what they add: no norm to pass.
     none = FrozenNorms("pre_norm", (), ())
     known = host.info.block in ("post_ln", "staged")
     frozen = FrozenNorms.of(host, depth) if known else none

@@ -35,6 +35,8 @@ OTHERS = (
     ("#0b7d5e", "-."),
     ("#a34a83", "--"),
 )
+MOST_LABELS = 24
+"""Under a grid; more would run into one another."""
 # Variables of the report's style sheet in place of the palette.
 VARIABLES: Mapping[str, str] = {
     TAIL_COLOUR: "var(--own)",
@@ -190,7 +192,9 @@ def heat(
                 color=TEXT_COLOUR,
             )
     ax.set_xlim(-0.5, len(column_labels) - 0.5)
-    ax.set_xticks(range(len(column_labels)), [str(label) for label in column_labels], fontsize=7)
+    # More labels than fit are thinned, the first always shown.
+    at = range(0, len(column_labels), -(-len(column_labels) // MOST_LABELS) or 1)
+    ax.set_xticks(at, [str(column_labels[c]) for c in at], fontsize=7)
     rows(ax, row_labels)
 
 

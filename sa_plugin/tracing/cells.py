@@ -177,6 +177,7 @@ def binned(cell: ConceptScores) -> Binned:
     if not len(inside) or not len(outside) or outside.min() == outside.max():
         nan = [np.full((2, n), np.nan) for n in (OVERLAP_BINS, len(_COMMON_EDGES) - 1)]
         return Binned(np.full(OVERLAP_BINS + 1, np.nan), *nan)
+    # One unit for both groups: deviations of what is out of concept.
     centre, sd = outside.mean(dtype=np.float64), outside.std(dtype=np.float64)
     groups = [(x.astype(np.float64) - centre) / sd for x in (inside, outside)]
     edges = joint_edges(*groups)
