@@ -183,7 +183,7 @@ def test_a_bare_embedding_model_is_one_model_on_both_hosts():
     two = paper_models.transformer_lens_host("qwen3_embedding")
     known = {"architecture": "", "model": "", "host": ""}
     assert replace(one.info, **known) == replace(two.info, **known)
-    assert one.padding_side == two.padding_side == "left"
+    assert one.reader.padding_side == two.reader.padding_side == "left"
     batch = one.batches(tiny.samples(), batch_tokens=10_000)[0]
     site = Site(2, "resid_post")
     ours, theirs = (read(host, batch, site)[batch.valid] for host in (one, two))

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 from ablation_cases import residual, standard
-from fake_host import HEADS
+from fake_host import HEADS, FakeHost
 
 from sa_plugin.concepts import fit
 from sa_plugin.heads import explain_tokens, make_edits, one_direction, reference
@@ -19,6 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.fixture(scope="module")
 def case():
     return standard()
+
+
+def test_a_fake_without_edits_is_the_fake():
+    fake, data, *_ = standard()
+    (batch,) = fake.batches(data.test.samples[:4])
+    torch.testing.assert_close(residual(fake, batch), residual(FakeHost(), batch))
 
 
 def test_mean_is_the_train_mean_of_z_at_every_position(tiny_host, case):

@@ -1,4 +1,4 @@
-"""Norms and attention weights against the host's own pattern and z, by slow loops."""
+"""Norms and attention weights of both hosts against their own pattern and z, by slow loops."""
 
 import math
 
@@ -6,19 +6,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from both_hosts import EVERY, host_on, new_host, on_both, samples_of
 
-from sa_plugin.host import Site, require_described
+from sa_plugin.host import RAW, DescribedHost, Site, norm_of, require_described
 from sa_plugin.host import weights as describe
 from sa_transformer_lens import accept
-from sa_transformer_lens.passes import capture
 
-ALL = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
-
-
-def host_of(name):
-    if name == "clip_text":
-        return accept(tiny.vision_bridge(name))
-    return tiny.host(name) if name in tiny.ARCHITECTURES else tiny.vision_host(name)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def slow_norm(norm, x):
@@ -66,80 +60,99 @@ def slow_head(weights, h, head, allowed):
     return pattern, pattern @ np.array(v)
 
 
-def read(host, layer, samples):
+def seen_in(host, layer, sample):
+    """What enters a block, its pattern and z, of one sample without padding, float64."""
     sites = [Site(layer, "resid_pre"), Site(layer, "pattern"), Site(layer, "z")]
-    batch = host.batches(samples)[0]
+    batch = host.batches([sample])[0]
     got = host.read(batch, sites, lambda r: {s.point: r[s] for s in sites})
-    mask = batch.inputs.get("attention_mask")
-    n = got["z"].shape[1] if mask is None else int(mask[0].sum())
-    return {p: t[0].double().numpy() for p, t in got.items()}, n
+    return {point: tensor[0].double().numpy() for point, tensor in got.items()}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_weights_reproduce_pattern_and_z(name):
-    host = require_described(host_of(name))
-    images = name in tiny.VISION
-    sample = tiny.images()[:1] if images else tiny.samples()[1:2]
-    for layer in range(host.info.n_layers):
+@on_both(*EVERY)
+def test_weights_reproduce_pattern_and_z(library, name):
+    host = require_described(host_on(library, name))
+    assert isinstance(host, DescribedHost)
+    info, sample = host.info, samples_of(name)[min(1, len(samples_of(name)) - 1)]
+    for layer in range(info.n_layers):
         weights = host.attention_weights(layer)
+        assert weights.query.shape == (info.n_heads, info.d_model, info.d_head)
         assert weights.query.shape == weights.key.shape == weights.value.shape
+        assert weights.key.dtype == torch.float32
         assert weights.query_key_norm == (name == "qwen3")
         if weights.query_key_norm:
             continue
-        got, n = read(host, layer, sample)
-        for head in range(host.info.n_heads):
-            pattern, z = slow_head(weights, got["resid_pre"][:n], head, got["pattern"][head][:n, :n] > 0)
-            np.testing.assert_allclose(pattern, got["pattern"][head][:n, :n], atol=1e-5)
-            np.testing.assert_allclose(z, got["z"][:n, head], atol=1e-5 * abs(z).max())
+        got = seen_in(host, layer, sample)
+        for head in range(info.n_heads):
+            expected = got["pattern"][head]
+            pattern, z = slow_head(weights, got["resid_pre"], head, expected > 0)
+            np.testing.assert_allclose(pattern, expected, atol=1e-5)
+            np.testing.assert_allclose(z, got["z"][:, head], atol=1e-5 * abs(z).max())
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_norms_reproduce_what_the_blocks_do(name):
-    host = host_of(name)
-    norms = host.norms(1)
-    block = host.info.block
-    assert (norms.attn_in is None) == (block == "post_ln")
-    assert (norms.attn_out is None) == (block == "pre_norm")
-    assert (norms.mlp_in is None) == (block == "post_ln")
-    assert (norms.mlp_out is None) == (block == "pre_norm")
-    modules = {"attn_in": "ln1", "mlp_in": "ln2"}
+@on_both(*EVERY)
+def test_norms_reproduce_what_the_blocks_do(library, name):
+    host = host_on(library, name)
+    norms, block = host.norms(1), host.info.block
+    assert (norms.attn_in is None) == (norms.mlp_in is None) == (block == "post_ln")
+    assert (norms.attn_out is None) == (norms.mlp_out is None) == (block == "pre_norm")
+    first, second = ("attn_out", "mlp_out") if block == "post_ln" else ("attn_in", "mlp_in")
+    ends = {first: ("norm1_in", "norm1_out"), second: ("norm2_in", "norm2_out")}
     if block == "post_norm":
-        modules |= {"attn_out": "ln1_post", "mlp_out": "ln2_post"}
-    if block == "post_ln":
-        modules = {"attn_out": "ln1", "mlp_out": "ln2"}
-    hooks = [f"blocks.1.{m}.hook_{end}" for m in modules.values() for end in ("in", "out")]
-    seen = capture(host.bridge, hooks, host.forward_inputs(host.check_samples()[0]))
-    for which, module in modules.items():
-        before, after = (seen[f"blocks.1.{module}.hook_{end}"][0] for end in ("in", "out"))
-        for x, y in zip(before.double().numpy(), after.double().numpy(), strict=True):
-            np.testing.assert_allclose(slow_norm(getattr(norms, which), x), y, atol=2e-5)
+        ends["attn_out"] = (RAW, "attn_out")
+        # What leaves the MLP before its norm is no part: any rows do.
+        (_, module), x = host.places.norm("norm2_post", 1), torch.randn(5, host.info.d_model)
+        np.testing.assert_allclose(slow_norms(norms.mlp_out, x), module(x).detach(), atol=2e-5)
+    if not {"norm1_in", "norm2_in"} <= set(host.places.parts):
+        # Parallel blocks of one norm.
+        ends.pop(second)
+    inputs = host.forward_inputs(samples_of(name)[0])
+    seen = host.passes.read(inputs, [(1, part) for pair in ends.values() for part in pair])
+    for which, (before, after) in ends.items():
+        made = slow_norms(getattr(norms, which), seen[1, before][0])
+        np.testing.assert_allclose(made, seen[1, after][0], atol=2e-5)
 
 
-def test_keys_and_values_are_repeated_for_their_queries():
-    host = tiny.host("llama")
+def slow_norms(norm, rows):
+    return np.stack([slow_norm(norm, row) for row in rows.double().numpy()])
+
+
+def test_a_norm_that_is_none():
+    with pytest.raises(ValueError, match=r"ln is a Linear, and neither a LayerNorm nor an RMS"):
+        norm_of("ln", torch.nn.Linear(4, 4))
+
+
+@on_both("llama")
+def test_keys_and_values_are_repeated_for_their_queries(library, name):
+    host = host_on(library, name)
     weights = host.attention_weights(0)
     assert weights.n_key_value_heads == 2
     assert torch.equal(weights.key[0], weights.key[1])
     assert not torch.equal(weights.key[1], weights.key[2])
-    assert torch.equal(weights.key[2], host.bridge.blocks[0].attn.W_K[1])
+    own = tiny.hf_model("llama").model.layers[0].self_attn.k_proj.weight.detach().unflatten(0, (2, -1))
+    assert torch.equal(weights.key[2], own[1].T)
 
 
-def test_gemma_is_described_whole():
-    weights = tiny.host("gemma2").attention_weights(1)
-    raw = tiny.host("gemma2").bridge.blocks[1].ln1.original_component.weight.detach()
-    assert torch.allclose(weights.norm.gain, 1 + raw)
+@on_both("gemma2")
+def test_gemma_is_described_whole(library, name):
+    host = host_on(library, name)
+    weights = host.attention_weights(1)
+    _, module = host.places.norm("norm1", 1)
+    assert torch.allclose(weights.norm.gain, 1 + module.weight.detach())
     assert weights.softcap == 50.0
     assert weights.scale == pytest.approx(tiny.D_HEAD**-0.5)
-    assert tiny.host("neox").attention_weights(0).rotary.width == 2
+    assert host_on(library, "neox").attention_weights(0).rotary.width == 2
 
 
-def test_gains_of_query_and_key_norms_are_folded():
-    host = tiny.host("qwen3")
-    weights = host.attention_weights(0)
-    attention = host.bridge.blocks[0].attn
-    gain = attention.k_norm.original_component.weight.detach()
-    assert torch.allclose(weights.key[3], attention.W_K[1] * gain)
-    assert torch.allclose(weights.value[3], attention.W_V[1])
+@on_both("qwen3")
+def test_gains_of_query_and_key_norms_are_folded(library, name):
+    host = host_on(library, name)
+    weights, own = host.attention_weights(0), tiny.hf_model(name).model.layers[0].self_attn
+    query, key, value = (
+        getattr(own, f"{part}_proj").weight.detach().unflatten(0, (-1, 8)).transpose(1, 2) for part in "qkv"
+    )
+    torch.testing.assert_close(weights.query, query * own.q_norm.weight.detach())
+    torch.testing.assert_close(weights.key[3], key[1] * own.k_norm.weight.detach())
+    assert torch.equal(weights.value[3], value[1])
 
 
 def test_compatibility_mode_is_described_too():
@@ -149,19 +162,20 @@ def test_compatibility_mode_is_described_too():
     assert torch.equal(weights.norm.gain, torch.ones(tiny.D_MODEL))
 
 
-def test_unknown_layers_are_refused_and_scales_are_read():
-    host = tiny.host("llama")
+@on_both("llama")
+def test_unknown_layers_are_refused_and_scales_are_read(library, name):
+    host = new_host(library, name)
     with pytest.raises(ValueError, match=r"layer 9 does not exist: .* nearest is 2"):
         host.attention_weights(9)
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         host.norms(9)
-    host.bridge.blocks[1].attn.original_component.scaling *= 2
-    got = host.attention_weights(1)
-    assert got.scale == pytest.approx(2 * tiny.D_HEAD**-0.5)
+    host.places.attention(1).module.scaling *= 2
+    assert host.attention_weights(1).scale == pytest.approx(2 * tiny.D_HEAD**-0.5)
 
 
-def test_attention_that_is_not_reproduced_is_refused(monkeypatch):
-    host = tiny.host("llama")
+@on_both("llama")
+def test_attention_that_is_not_reproduced_is_refused(library, name, monkeypatch):
+    host = new_host(library, name)
     monkeypatch.setattr(describe, "rotary_of", lambda root, kind: None)
     with pytest.raises(
         ValueError, match=r"block 1: its attention is none of the known ones\. Its pattern is not"

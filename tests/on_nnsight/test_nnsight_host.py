@@ -257,45 +257,6 @@ class TestRefusals:
 
 
 class TestReading:
-    def test_any_order_of_sites_is_read_in_the_models_order(self, gpt2):
-        batch = gpt2.batches(tiny.samples())[0]
-        sites = [Site(2, "resid_post"), Site(0, "z"), Site(1, "pattern"), Site(0, "resid_pre")]
-        together = read(gpt2, batch, sites)
-        assert list(together) == sites
-        for site in sites:
-            assert torch.equal(read(gpt2, batch, [site])[site], together[site])
-
-    def test_a_read_stops_where_nothing_more_is_needed(self, gpt2):
-        ran = []
-        blocks = gpt2.places.module("blocks")
-        handles = [b.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, b in enumerate(blocks)]
-        read(gpt2, gpt2.batches(tiny.samples())[0], [Site(1, "resid_post")])
-        for handle in handles:
-            handle.remove()
-        assert ran in ([0], [0, 1])
-
-    def test_gradients_are_not_kept(self, gpt2):
-        site = Site(1, "resid_post")
-        batch = gpt2.batches(tiny.samples())[0]
-        seen = {}
-        gpt2.read(batch, [site], lambda found: seen.update(found) or {})
-        assert not seen[site].requires_grad
-
-    def test_exceptions_come_out_as_they_are_and_leave_nothing(self, gpt2):
-        batch = gpt2.batches(tiny.samples())[0]
-        site = Site(2, "resid_post")
-        before = read(gpt2, batch, [site])[site]
-
-        def fail(found):
-            raise ZeroDivisionError("in reduce")
-
-        with pytest.raises(ZeroDivisionError, match="in reduce"):
-            gpt2.read(batch, [site], fail)
-        wrong = replace(batch, inputs={"input_ids": batch.inputs["input_ids"] + 10_000})
-        with pytest.raises(IndexError):
-            read(gpt2, wrong, [site])
-        assert torch.equal(read(gpt2, batch, [site])[site], before)
-
     def test_fused_attention_is_unfused_for_a_pattern_and_put_back(self):
         model = tiny.nnsight_model("llama")
         model._module.set_attn_implementation("sdpa")
@@ -313,23 +274,6 @@ class TestReading:
         monkeypatch.setattr(type(model._module), "set_attn_implementation", lambda *_: None)
         with pytest.raises(ValueError, match=r"self_attn\.output\[1\] is None: fused attention"):
             accept(model)
-
-    def test_half_precision(self):
-        host = tiny.nnsight_host("gemma2", dtype=torch.bfloat16)
-        assert host.info.dtype == "bfloat16"
-        batch = host.batches(tiny.samples())[0]
-        site = Site(1, "resid_post")
-        assert read(host, batch, [site])[site].dtype == torch.bfloat16
-
-    def test_padding_side(self):
-        left, right = (tiny.nnsight_host("gpt2", padding_side=side) for side in ("left", "right"))
-        site = Site(2, "resid_post")
-        for host in (left, right):
-            assert not host.batches(tiny.samples())[0].inputs["attention_mask"].all()
-        (a,), (b,) = (host.batches(tiny.samples()) for host in (left, right))
-        assert_close(
-            read(left, a, [site])[site][a.valid], read(right, b, [site])[site][b.valid], rtol=1e-4, atol=1e-5
-        )
 
 
 def run_python(code):

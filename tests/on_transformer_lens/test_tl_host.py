@@ -452,3 +452,19 @@ def test_attaching_a_bridge_never_imports_nnsight():
 
 def test_checking_imports_no_adapter():
     assert not any("transformer_lens" in name for name in vars(sys.modules[check.__module__]))
+
+
+@pytest.mark.parametrize(
+    ("site", "blocks_run"),
+    [(Site(0, "z"), [0]), (Site(1, "resid_pre"), [0]), (Site(2, "resid_post"), [0, 1, 2])],
+)
+def test_a_read_stops_after_the_deepest_block(tiny_host, tiny_samples, site, blocks_run):
+    ran = []
+    hooks = [
+        (f"blocks.{layer}.mlp.out.hook_out", lambda tensor, hook, k=layer: ran.append(k))
+        for layer in range(tiny.N_LAYERS)
+    ]
+    hooks.append(("unembed.hook_out", lambda tensor, hook: ran.append("logits")))
+    with tiny_host.bridge.hooks(fwd_hooks=hooks):
+        tiny_host.read(tiny_host.batches(tiny_samples)[0], [site], lambda found: {})
+    assert ran == blocks_run
