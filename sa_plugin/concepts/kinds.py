@@ -1,4 +1,9 @@
-"""Mean prototype of a concept: the mean normalised embedding of its train tokens.
+"""The concept kinds by name: what each needs, how its activation is computed, who fits it.
+
+Adding a kind is adding a function `(statistics, *, seed, **options) -> (vectors, record)` and a line
+of `KINDS`. The two that need no rows are here:
+
+*Prototype*: the mean normalised embedding of the concept's train tokens,
 
 `v_c = mean of x over tokens in concept c = (positive_mean_c - mean) / scale`
 
@@ -6,26 +11,18 @@ Not re-normalised; the activation is the cosine, which does not see its length (
 `compute_avg_concept_vectors` in the authors' code). A prototype ignores how tokens vary: where one
 direction carries most of the variance, prototypes of unrelated concepts point along it together.
 
-Fisher's linear discriminant from means and one second moment: no rows, no iterations.
-
-With `S` the covariance of all train tokens in normalised space and `mu_1`, `mu_0` the means of the
-tokens in and out of the concept,
+*LDA*: Fisher's linear discriminant from means and one second moment. With `S` the covariance of all
+train tokens in normalised space and `mu_1`, `mu_0` the means of the tokens in and out of the concept,
 
 `w = (S + ridge tr(S)/d I)^-1 (mu_1 - mu_0)`
 
-The textbook direction has the within-class covariance `S_W` in place of `S`. Both are parallel:
-with `p` the concept's share of the tokens and `delta = mu_1 - mu_0`,
+The textbook direction has the within-class covariance `S_W` in place of `S`. Both are parallel: with
+`p` the concept's share of the tokens and `delta = mu_1 - mu_0`,
 `S = S_W + p (1 - p) delta delta^T`, so by Sherman and Morrison
 `S^-1 delta = S_W^-1 delta / (1 + p (1 - p) delta^T S_W^-1 delta)`, and the same holds with a ridge
-added to both. One factor of `S` therefore serves every concept.
-
-The default ridge, a tenth of the mean variance of a direction, keeps the many directions of little
-variance, whose noise the inverse blows up, from ruling `w`. The length of `w` means nothing, and no
-threshold comes with it.
-
-The concept kinds by name: what each needs, how its activation is computed, who fits it.
-
-Adding a kind is adding a function `(statistics, options) -> vectors` and a line here.
+added to both. One factor of `S` therefore serves every concept. The default ridge, a tenth of the
+mean variance of a direction, keeps the many directions of little variance, whose noise the inverse
+blows up, from ruling `w`. The length of `w` means nothing, and no threshold comes with it.
 """
 
 from __future__ import annotations

@@ -1,19 +1,18 @@
-"""What is asked of a sparse autoencoder: `encode(h) -> latents`, and nothing else.
-
-`h` are raw activations `[token, d_model]` in float32, on the device they were read on, neither
-centred nor scaled: what an SAE needs of that is its own. Latents come back dense,
-`[token, latent]`, zero or above, as from SAELens's `SAE.encode`; an SAE that returns pairs of
-values and indices needs a wrapper of three lines. Nothing here knows which hook point an SAE was
-trained at: that is the user's word, and only the width is checked.
-
-Latents of an SAE in the place of concept vectors: unit k of a layer is one latent of its SAE.
+"""Latents of a sparse autoencoder in the place of concept vectors: unit k is one latent of its SAE.
 
     score of unit k = encode(h)[latent_k] >= 0,   h the raw activation
 
-(arXiv 2512.05038, SAE latents as concepts.) An activation function stands between `h` and the
-score, so a latent is no vector: what needs one (head ledgers, directional edits, linear objectives)
-is refused. The pre-activation of a ReLU latent is linear, and its encoder row can be given to
-`ConceptBank.from_vectors`; its scores are other numbers than the latent's.
+(arXiv 2512.05038, SAE latents as concepts.) All that is asked of an SAE is `encode(h) -> latents`:
+`h` are raw activations `[token, d_model]` in float32, on the device they were read on, neither
+centred nor scaled, since what an SAE needs of that is its own. Latents come back dense,
+`[token, latent]`, zero or above, as from SAELens's `SAE.encode`; an SAE that returns pairs of values
+and indices needs a wrapper of three lines. Which hook point an SAE was trained at is the user's
+word: only the width is checked.
+
+An activation function stands between `h` and the score, so a latent is no vector: what needs one
+(head ledgers, directional edits, linear objectives) is refused. The pre-activation of a ReLU latent
+is linear, and its encoder row can be given to `ConceptBank.from_vectors`; its scores are other
+numbers than the latent's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""Which latents are worth matching: neither dead, nor everywhere, nor weak.
+"""From an SAE to a bank: one pass over the calibration split, which prunes; nothing is fitted.
 
-Over the kept tokens of the calibration split, with `n_j` the tokens where latent j is above zero:
+The bank goes the way of unsupervised kinds: `score`, `calibrate` (which matches latents to concepts
+by calibration F1), `evaluate`. It is made here and not by `fit`, since there is nothing to learn
+from the train split, and the calibration split is all it reads. A latent is worth matching that is
+neither dead, nor everywhere, nor weak. Over the kept calibration tokens, with `n_j` those where
+latent j is above zero:
 
     dead        n_j < dead
     ubiquitous  n_j / tokens > ubiquitous
@@ -13,19 +17,12 @@ times the tokens of the rarest concept (images) or below max(10, 1 % of them) (t
 above 1.25 times the share of tokens of the commonest concept; weak the 50th, 60th, 70th or 80th
 percentile for 1, up to 9, up to 29, or more concepts. `none` drops dead latents alone.
 
-Everything is exact. Only active latents are stored, eight bytes each, and a latent that is
-certainly ubiquitous is stored no further: about 8 L0 bytes a token, whatever the width.
+Everything is exact. Dense latents exist for a few thousand tokens at a time; only active ones are
+stored, eight bytes each, and a latent that is certainly ubiquitous is stored no further: about 8 L0
+bytes a token, whatever the width. `score` stores the latents that are left, dense, in a file above
+its memory budget.
 
 What pruning does not show: that a latent that is left means anything.
-
-From an SAE to a bank: one pass over the calibration split, which prunes; nothing is fitted.
-
-The bank goes the way of unsupervised kinds: `score`, `calibrate` (which matches latents to concepts
-by calibration F1), `evaluate`. It is made here and not by `fit`, since there is nothing to learn
-from the train split, and the calibration split is all it reads.
-
-Memory: dense latents exist for a few thousand tokens at a time; `prune.py` stores active ones
-alone; `score` stores the latents that are left, dense, in a file above its memory budget.
 """
 
 from __future__ import annotations

@@ -1,33 +1,4 @@
-"""Balanced logistic regressions without intercept, all labels solved jointly.
-
-For label `c`, with `y = +1` on its `n_1` rows and `-1` on the `n_0` others,
-
-`f_c(w) = 1/(2 n_1) sum_in log(1 + exp(-w.x)) + 1/(2 n_0) sum_out log(1 + exp(w.x)) + lam/2 |w|^2`
-
-Method: L-BFGS for each label, all in step, so that an iteration costs two products with the rows,
-`X @ directions` and `X^T @ residuals`, whatever the number of labels. The starting inverse Hessian
-is that of the bound `X^T X / 4n + lam I` (Böhning 1992), shared by all labels and taken from an
-even sample of the rows: a preconditioner moves the path, not the optimum. Along a direction the
-margins are linear in the step, so the line search needs no further product.
-
-Stop: `f_c` is `lam`-strongly convex, hence `|w - w*| <= |grad f_c(w)| / lam`. A label is done when
-`|grad f_c| <= tol lam |w|`, which certifies `|w - w*| <= tol |w|` and an angle to the optimum of at
-most `asin(tol)`; or when the gradient is lost in float32 rounding, `|grad f_c| <= 2^-22 rms|x|`.
-
-The paper's own recipe for a linear separator: Adam with minibatches, stopped by patience.
-
-One linear layer without bias, initialised as `torch.nn.Linear` is, on as many rows in the concept
-as outside it (the larger class undersampled); binary cross-entropy; Adam with learning rate 1e-3
-times 0.8 every 5 epochs and weight decay 1e-4, batches of 64, at most 1,000 epochs. It stops once
-F1 on its own rows reaches .99, or after 20 epochs in which the loss fell by less than 1e-3 below
-its best (arXiv 2512.05038 and its authors' code, which draws unseeded).
-
-The result depends on the draw, the order of batches and the moment of stopping; it is no optimum
-of anything. The shrinking steps add up to .025, so a weight moves by about .025 times the batches
-of an epoch at most: by .1 with a hundred rows in the concept (4 batches), and the loss ends not far
-below log 2. `separator` is the optimum of the same loss. Kept to compare with published figures.
-
-Linear separator of a concept: balanced, penalised logistic regression without intercept.
+"""Linear separators of concepts: balanced logistic regression without intercept.
 
 For each concept, with `n_1` rows in it and `n_0` outside, in normalised space,
 
@@ -35,12 +6,31 @@ For each concept, with `n_1` rows in it and `n_0` outside, in normalised space,
 
 This is the model of arXiv 2512.05038 (a linear layer without bias, binary cross-entropy, classes
 balanced, weight decay 1e-4), with the balance as weights instead of a draw, and solved to the one
-optimum it has instead of by a stopped Adam (`separator_adam`). scikit-learn's `LogisticRegression`
-with `fit_intercept=False`, `sample_weight` 1/(2 n_1) or 1/(2 n_0) and `C = 1/lam` has the same
-optimum. How it is solved and when it stops: `_logistic.py`.
+optimum it has. scikit-learn's `LogisticRegression` with `fit_intercept=False`, `sample_weight`
+1/(2 n_1) or 1/(2 n_0) and `C = 1/lam` has the same optimum. The activation is `w.x`: no offset, and
+`w` is not of unit length, so its size is no distance. Where rows are a capped sample, the means are
+over the stored rows of each class.
 
-The activation is `w.x`: no offset, and `w` is not of unit length, so its size is no distance. Where
-rows are a capped sample, the means are over the stored rows of each class.
+*How it is solved.* All labels jointly: L-BFGS for each, in step, so that an iteration costs two
+products with the rows, `X @ directions` and `X^T @ residuals`, whatever the number of labels. The
+starting inverse Hessian is that of the bound `X^T X / 4n + lam I` (Böhning 1992), shared by all
+labels and taken from an even sample of the rows: a preconditioner moves the path, not the optimum.
+Along a direction the margins are linear in the step, so the line search needs no further product.
+
+*When it stops.* The objective f is `lam`-strongly convex, hence `|w - w*| <= |grad f(w)| / lam`. A
+label is done when `|grad f| <= tol lam |w|`, which certifies `|w - w*| <= tol |w|` and an angle to
+the optimum of at most `asin(tol)`; or when the gradient is lost in float32 rounding,
+`|grad f| <= 2^-22 rms|x|`.
+
+*The paper's own recipe*, `separator_adam`: one linear layer without bias, initialised as
+`torch.nn.Linear` is, on as many rows in the concept as outside it (the larger class undersampled);
+Adam with learning rate 1e-3 times 0.8 every 5 epochs and weight decay 1e-4, batches of 64, at most
+1,000 epochs. It stops once F1 on its own rows reaches .99, or after 20 epochs in which the loss
+fell by less than 1e-3 below its best (the authors' code, which draws unseeded). The result depends
+on the draw, the order of batches and the moment of stopping; it is no optimum of anything. The
+shrinking steps add up to .025, so a weight moves by about .025 times the batches of an epoch at
+most: by .1 with a hundred rows in the concept (4 batches), and the loss ends not far below log 2.
+Kept to compare with published figures.
 """
 
 from __future__ import annotations
@@ -66,10 +56,108 @@ from sa_plugin.concepts.train_statistics import (
     stored_rows,
 )
 
+LAM = 1e-4
+TOL = 1e-3
+MAX_ITER = 200
 MEMORY_PAIRS = 10
 ROUNDING = 2.0**-22
 PRECONDITIONER_ROWS = 4  # times d_model
 Pair = tuple[Float[Tensor, "d_model label"], Float[Tensor, "d_model label"]]
+LEAST_GAIN = 1e-3
+STEP_EPOCHS = 5
+STEP_FACTOR = 0.8
+
+
+class NotConvergedWarning(UserWarning):
+    """Some separators did not reach the stated tolerance."""
+
+
+def separator(
+    statistics: LayerStatistics,
+    *,
+    seed: int = 0,
+    lam: float = LAM,
+    tol: float = TOL,
+    max_iter: int = MAX_ITER,
+    memory: int = MEMORY,
+) -> tuple[Float[Tensor, "concept d_model"], dict[str, Any]]:
+    """Solve all concepts jointly; deterministic.
+
+    Args:
+        statistics: With `rows` and `labels`.
+        seed: Ignored: the optimum is unique and nothing is drawn.
+        lam: Weight of the penalty.
+        tol: Largest relative error `|w - w*| / |w|`, certified by the gradient's norm.
+        max_iter: Steps at most; a step reads the rows twice.
+        memory: Bytes of float32 rows to keep in memory; above it, rows are normalised anew at
+            every reading.
+
+    Returns:
+        Vectors in float32, and a record with `lam`, `tol`, `rows`, and for each concept
+        `iterations`, `gradient_norm`, `objective`, `converged` and `error_bound`, the certified
+        `|w - w*| / |w|`. Float32 rows end it near 1e-4 at the default `lam`, whatever `tol`.
+
+    Raises:
+        ValueError: No rows, a row with NaN or Inf, a concept with one class only, or an option
+            out of range.
+
+    Warns:
+        NotConvergedWarning: Some concepts used up `max_iter`.
+    """
+    check_options(lam, tol, max_iter)
+    labels = torch.tensor(stored_labels(statistics, "separator"))
+    rows = stored_rows(statistics, "separator")
+    read = blocks(rows, "separator", memory)
+    start = preconditioner(read, len(rows), rows.d_model, lam)
+    solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter)
+    warn_unless_converged(solution, "separator", lam)
+    return solution.weights, {"lam": lam, "tol": tol, "rows": len(rows), **describe(solution, lam)}
+
+
+def describe(solution: Solution, lam: float) -> dict[str, list[Any]]:
+    """How each fit went, as plain lists."""
+    names = ("iterations", "gradient_norm", "objective", "converged")
+    record = {name: getattr(solution, name).tolist() for name in names}
+    return {**record, "error_bound": error_bound(solution, lam).tolist()}
+
+
+def error_bound(solution: Solution, lam: float) -> Float[Tensor, " label"]:
+    """Certified relative error `|grad f_c| / (lam |w|)`; finite, so that JSON can hold it."""
+    length = solution.weights.double().norm(dim=1)
+    return torch.nan_to_num(solution.gradient_norm / (lam * length))
+
+
+def check_options(lam: float, tol: float, max_iter: int) -> None:
+    """Refuse options outside their range.
+
+    Raises:
+        ValueError: The text names the option, its value and its range.
+    """
+    if not 0 < lam < float("inf"):
+        raise ValueError(f"lam is {lam}: it must be above 0, or separable data have no optimum.")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol is {tol}: a relative error between 0 and 1 is meant.")
+    if max_iter < 1:
+        raise ValueError(f"max_iter is {max_iter}: it must be 1 or more.")
+
+
+def warn_unless_converged(solution: Solution, kind: str, lam: float) -> None:
+    """Warn about labels that used up their steps.
+
+    Warns:
+        NotConvergedWarning: With their columns and the largest error that can be left.
+    """
+    if solution.converged.all():
+        return
+    late = (~solution.converged).nonzero().flatten()
+    norm, error = solution.gradient_norm[late], error_bound(solution, lam)[late]
+    warnings.warn(
+        f"{kind}: columns {late.tolist()} stopped after {int(solution.iterations.max())} steps "
+        f"with a gradient norm of up to {float(norm.max()):.1e}, which bounds the relative error "
+        f"of the vectors by {float(error.max()):.1e} only: raise max_iter, lam or tol.",
+        NotConvergedWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,9 +350,6 @@ def _line_search(
 
 
 F1_ENOUGH = 0.99
-LEAST_GAIN = 1e-3
-STEP_EPOCHS = 5
-STEP_FACTOR = 0.8
 
 
 def separator_adam(
@@ -368,100 +453,3 @@ def _train(
 def _f1(predicted: Bool[Tensor, " row"], true: Bool[Tensor, " row"]) -> float:
     hits = int((predicted & true).sum())
     return 2 * hits / max(1, int(predicted.sum()) + int(true.sum()))
-
-
-LAM = 1e-4
-TOL = 1e-3
-MAX_ITER = 200
-
-
-class NotConvergedWarning(UserWarning):
-    """Some separators did not reach the stated tolerance."""
-
-
-def separator(
-    statistics: LayerStatistics,
-    *,
-    seed: int = 0,
-    lam: float = LAM,
-    tol: float = TOL,
-    max_iter: int = MAX_ITER,
-    memory: int = MEMORY,
-) -> tuple[Float[Tensor, "concept d_model"], dict[str, Any]]:
-    """Solve all concepts jointly; deterministic.
-
-    Args:
-        statistics: With `rows` and `labels`.
-        seed: Ignored: the optimum is unique and nothing is drawn.
-        lam: Weight of the penalty.
-        tol: Largest relative error `|w - w*| / |w|`, certified by the gradient's norm.
-        max_iter: Steps at most; a step reads the rows twice.
-        memory: Bytes of float32 rows to keep in memory; above it, rows are normalised anew at
-            every reading.
-
-    Returns:
-        Vectors in float32, and a record with `lam`, `tol`, `rows`, and for each concept
-        `iterations`, `gradient_norm`, `objective`, `converged` and `error_bound`, the certified
-        `|w - w*| / |w|`. Float32 rows end it near 1e-4 at the default `lam`, whatever `tol`.
-
-    Raises:
-        ValueError: No rows, a row with NaN or Inf, a concept with one class only, or an option
-            out of range.
-
-    Warns:
-        NotConvergedWarning: Some concepts used up `max_iter`.
-    """
-    check_options(lam, tol, max_iter)
-    labels = torch.tensor(stored_labels(statistics, "separator"))
-    rows = stored_rows(statistics, "separator")
-    read = blocks(rows, "separator", memory)
-    start = preconditioner(read, len(rows), rows.d_model, lam)
-    solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter)
-    warn_unless_converged(solution, "separator", lam)
-    return solution.weights, {"lam": lam, "tol": tol, "rows": len(rows), **describe(solution, lam)}
-
-
-def describe(solution: Solution, lam: float) -> dict[str, list[Any]]:
-    """How each fit went, as plain lists."""
-    names = ("iterations", "gradient_norm", "objective", "converged")
-    record = {name: getattr(solution, name).tolist() for name in names}
-    return {**record, "error_bound": error_bound(solution, lam).tolist()}
-
-
-def error_bound(solution: Solution, lam: float) -> Float[Tensor, " label"]:
-    """Certified relative error `|grad f_c| / (lam |w|)`; finite, so that JSON can hold it."""
-    length = solution.weights.double().norm(dim=1)
-    return torch.nan_to_num(solution.gradient_norm / (lam * length))
-
-
-def check_options(lam: float, tol: float, max_iter: int) -> None:
-    """Refuse options outside their range.
-
-    Raises:
-        ValueError: The text names the option, its value and its range.
-    """
-    if not 0 < lam < float("inf"):
-        raise ValueError(f"lam is {lam}: it must be above 0, or separable data have no optimum.")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol is {tol}: a relative error between 0 and 1 is meant.")
-    if max_iter < 1:
-        raise ValueError(f"max_iter is {max_iter}: it must be 1 or more.")
-
-
-def warn_unless_converged(solution: Solution, kind: str, lam: float) -> None:
-    """Warn about labels that used up their steps.
-
-    Warns:
-        NotConvergedWarning: With their columns and the largest error that can be left.
-    """
-    if solution.converged.all():
-        return
-    late = (~solution.converged).nonzero().flatten()
-    norm, error = solution.gradient_norm[late], error_bound(solution, lam)[late]
-    warnings.warn(
-        f"{kind}: columns {late.tolist()} stopped after {int(solution.iterations.max())} steps "
-        f"with a gradient norm of up to {float(norm.max()):.1e}, which bounds the relative error "
-        f"of the vectors by {float(error.max()):.1e} only: raise max_iter, lam or tol.",
-        NotConvergedWarning,
-        stacklevel=3,
-    )

@@ -1,4 +1,4 @@
-"""Answers to prompts, and their way into the detection table.
+"""Asking an instruct model whether a text has a concept, and its answers in the detection table.
 
     p(yes) = P(Y) / (P(Y) + P(N)),   Y, N the words for yes and no, as first token of the reply
 
@@ -7,22 +7,16 @@ Two methods come of it. "Prompt" is the paper's: yes iff the reply written greed
 its threshold is searched on the calibration split as that of every other statistic, over the same
 grid. `mass = P(Y) + P(N)` says how far the model answers at all.
 
-What they do not show: what the model knows. Another wording gives other answers, and p(yes) of a
-model that always says yes may still rank samples.
-
-The words of a question, and the tokens that count as its answer.
-
-Each concept is asked about on its own, with all concept names in sight, as in the paper (arXiv
-2512.05038, prompting baseline; its exact words are not published, these are ours). The text comes
-first and the concept last, so that all questions about a text share their beginning.
-
-Asking an instruct model: every question about a text from one reading of it.
-
-All questions about a text begin alike, so the text is read once, its keys and values are repeated
-for every concept, and what differs is run as one batch, padded on the left. That is exact up to
+Each concept is asked about on its own, with all concept names in sight, as in the paper (its exact
+words are not published, these are ours). The text comes first and the concept last, so that all
+questions about a text begin alike: the text is read once, its keys and values are repeated for
+every concept, and what differs is run as one batch, padded on the left. That is exact up to
 rounding: masked keys weigh nothing, and positions count real tokens. Prompts longer than a model's
 sliding window are refused, since padding would shift the window. `reuse=False` runs whole prompts,
 for models whose cache cannot be repeated.
+
+What the answers do not show: what the model knows. Another wording gives other answers, and p(yes)
+of a model that always says yes may still rank samples.
 """
 
 from __future__ import annotations
