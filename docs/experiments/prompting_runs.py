@@ -32,7 +32,7 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
 from sa_plugin.host import attach, find_folder
 from sa_plugin.loaders import load
-from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, prompt, score, with_answers
+from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, Wording, prompt, score, with_answers
 from sa_plugin.stages import markdown
 from sa_transformer_lens.host import load_bridge
 
@@ -119,7 +119,13 @@ def wordings(arguments: argparse.Namespace) -> None:
     rows = []
     for template in WORDINGS:
         found = prompt(
-            model, tokenizer, samples, data.concepts, template=template, reply_tokens=0, progress=False
+            model,
+            tokenizer,
+            samples,
+            data.concepts,
+            wording=Wording(template),
+            reply_tokens=0,
+            progress=False,
         )
         scores = [roc_auc_score(truth[:, c], found.p_yes[:, c]) for c in np.flatnonzero(both)]
         rows.append(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -208,6 +208,26 @@ YES = ("Yes", "yes", " Yes", " yes", "YES")
 NO = ("No", "no", " No", " no", "NO")
 
 
+class Wording(NamedTuple):
+    """How a concept is asked about.
+
+    Attributes:
+        template: The question, with {text}, {concept} and {concepts}; what stands before {concept}
+            is read once a text.
+        chat: Whether the tokenizer's chat template goes around it.
+        yes: Words for yes; those of one token count.
+        no: Words for no.
+    """
+
+    template: str = TEMPLATE
+    chat: bool = True
+    yes: Sequence[str] = YES
+    no: Sequence[str] = NO
+
+
+WORDING = Wording()
+
+
 def check_template(template: str) -> None:
     """Refuse a template that does not ask.
 
@@ -309,10 +329,7 @@ def prompt(
     samples: Split | Sequence[Sample],
     concepts: Sequence[str],
     *,
-    template: str = TEMPLATE,
-    chat: bool = True,
-    yes: Sequence[str] = YES,
-    no: Sequence[str] = NO,
+    wording: Wording = WORDING,
     reply_tokens: int = REPLY_TOKENS,
     reuse: bool = True,
     progress: bool = True,
@@ -328,11 +345,7 @@ def prompt(
         tokenizer: Its tokenizer.
         samples: Texts.
         concepts: Asked about one by one.
-        template: The question, with {text}, {concept} and {concepts}; what stands before {concept}
-            is read once a text.
-        chat: Whether the tokenizer's chat template goes around it.
-        yes: Words for yes; those of one token count.
-        no: Words for no.
+        wording: How it is asked, and which words are answers.
         reply_tokens: Tokens of the greedy reply; 0 writes none, which p(yes) does not need.
         reuse: Whether keys and values of the shared beginning are reused.
         progress: Whether to show a bar.
@@ -358,6 +371,7 @@ def prompt(
             f"{len(rows)} samples, {len(names)} concepts and reply_tokens={reply_tokens}: give at "
             "least one sample and one concept, and 0 or more tokens."
         )
+    template, chat, yes, no = wording
     check_template(template)
     if chat:
         require_chat(tokenizer)

@@ -6,7 +6,15 @@ import tiny
 import torch
 
 from sa_plugin.data import Image, Sample
-from sa_plugin.scores import AnswerMassWarning, answer_tokens, probabilities, prompt, questions, shared_length
+from sa_plugin.scores import (
+    AnswerMassWarning,
+    Wording,
+    answer_tokens,
+    probabilities,
+    prompt,
+    questions,
+    shared_length,
+)
 
 CONCEPTS = ("cat", "a dog", "nobody at night")
 YES, NO = ("a", "b"), ("o", "the cat")
@@ -14,7 +22,8 @@ CHAT = (
     "<bos>{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}me: {% endif %}"
 )
-WORDS = {"yes": YES, "no": NO, "progress": False}
+WORDING = Wording(yes=YES, no=NO)
+ASKED = {"wording": WORDING, "progress": False}
 TEMPLATE = "{text} of {concepts}? {concept}!"
 
 pytestmark = pytest.mark.filterwarnings("ignore::sa_plugin.scores.AnswerMassWarning")
@@ -49,7 +58,16 @@ def one_by_one(model, tok, text, yes, no, reply_tokens):
 def test_answers_equal_one_prompt_at_a_time(architecture, reuse):
     model, tok = tiny.hf_model(architecture), tokenizer(architecture)
     samples = tiny.samples()[:3]
-    found = prompt(model, tok, samples, CONCEPTS, template=TEMPLATE, reply_tokens=5, reuse=reuse, **WORDS)
+    found = prompt(
+        model,
+        tok,
+        samples,
+        CONCEPTS,
+        wording=WORDING._replace(template=TEMPLATE),
+        reply_tokens=5,
+        reuse=reuse,
+        progress=False,
+    )
     yes, no = answer_tokens(tok, YES, NO)
     for n, sample in enumerate(samples):
         for c, concept in enumerate(CONCEPTS):
@@ -64,8 +82,8 @@ def test_answers_equal_one_prompt_at_a_time(architecture, reuse):
 def test_reuse_reads_fewer_tokens_and_says_the_same():
     model, tok = tiny.hf_model("llama"), tokenizer("llama")
     samples = tiny.samples()[:2]
-    apart = prompt(model, tok, samples, CONCEPTS, reuse=False, reply_tokens=0, **WORDS)
-    once = prompt(model, tok, samples, CONCEPTS, reuse=True, reply_tokens=0, **WORDS)
+    apart = prompt(model, tok, samples, CONCEPTS, reuse=False, reply_tokens=0, **ASKED)
+    once = prompt(model, tok, samples, CONCEPTS, reuse=True, reply_tokens=0, **ASKED)
     np.testing.assert_allclose(once.p_yes, apart.p_yes, rtol=1e-4)
     assert once.tokens < 0.7 * apart.tokens
     assert once.replies == ()
@@ -75,8 +93,8 @@ def test_reuse_reads_fewer_tokens_and_says_the_same():
 
 def test_a_bridge_is_asked_as_its_model_is():
     tok, samples = tokenizer("llama"), tiny.samples()[:2]
-    plain = prompt(tiny.hf_model("llama"), tok, samples, CONCEPTS, reply_tokens=3, **WORDS)
-    bridged = prompt(tiny.bridge("llama"), tok, samples, CONCEPTS, reply_tokens=3, **WORDS)
+    plain = prompt(tiny.hf_model("llama"), tok, samples, CONCEPTS, reply_tokens=3, **ASKED)
+    bridged = prompt(tiny.bridge("llama"), tok, samples, CONCEPTS, reply_tokens=3, **ASKED)
     np.testing.assert_allclose(bridged.p_yes, plain.p_yes, rtol=1e-4)
     assert bridged.replies == plain.replies
 
@@ -85,8 +103,16 @@ def test_plain_text_needs_no_chat_template():
     model, tok = tiny.hf_model("llama"), tiny.tokenizer("llama")
     tok.chat_template = None
     with pytest.raises(ValueError, match="no chat template, so the model is no instruct model"):
-        prompt(model, tok, tiny.samples()[:1], CONCEPTS, **WORDS)
-    found = prompt(model, tok, tiny.samples()[:1], CONCEPTS, chat=False, reply_tokens=0, **WORDS)
+        prompt(model, tok, tiny.samples()[:1], CONCEPTS, **ASKED)
+    found = prompt(
+        model,
+        tok,
+        tiny.samples()[:1],
+        CONCEPTS,
+        wording=WORDING._replace(chat=False),
+        reply_tokens=0,
+        progress=False,
+    )
     assert found.p_yes.shape == (1, 3)
     rows = questions(tok, tiny.samples()[0], CONCEPTS, TEMPLATE, False)
     assert all(row[0] == tok.bos_token_id for row in rows)
@@ -112,12 +138,12 @@ def test_shared_beginnings_leave_a_token(rows, length):
 
 def test_an_end_of_text_ends_a_reply():
     model, tok = tiny.hf_model("llama"), tokenizer("llama")
-    first = prompt(model, tok, tiny.samples()[:1], CONCEPTS[:1], reply_tokens=4, **WORDS)
+    first = prompt(model, tok, tiny.samples()[:1], CONCEPTS[:1], reply_tokens=4, **ASKED)
     ids = questions(tok, tiny.samples()[0], CONCEPTS[:1], first.template, True)[0]
     with torch.no_grad():
         token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
     model.generation_config.eos_token_id = [tok.eos_token_id, token]
-    ended = prompt(model, tok, tiny.samples()[:1], CONCEPTS[:1], reply_tokens=4, **WORDS)
+    ended = prompt(model, tok, tiny.samples()[:1], CONCEPTS[:1], reply_tokens=4, **ASKED)
     assert ended.tokens == first.tokens - 3
     assert ended.replies[0][0] == tok.decode([token])
 
@@ -125,24 +151,24 @@ def test_an_end_of_text_ends_a_reply():
 def test_rare_answers_are_said():
     with pytest.warns(AnswerMassWarning, match="yes and no have 0.0.* conditional on a rare event"):
         prompt(
-            tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], CONCEPTS, reply_tokens=0, **WORDS
+            tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], CONCEPTS, reply_tokens=0, **ASKED
         )
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"template": "{text}"}, r"lacks \{concept\}"),
-        ({"template": "{text} {concept} {label}"}, r"field that is not known \('label'\)"),
-        ({"template": "{text} {concept} {"}, "field that is not known"),
-        ({"yes": ["zebra crossing"]}, "none of the words for yes"),
-        ({"no": ["a"]}, "stand for yes and for no"),
+        ({"wording": Wording("{text}")}, r"lacks \{concept\}"),
+        ({"wording": Wording("{text} {concept} {label}")}, r"field that is not known \('label'\)"),
+        ({"wording": Wording("{text} {concept} {")}, "field that is not known"),
+        ({"wording": WORDING._replace(yes=["zebra crossing"])}, "none of the words for yes"),
+        ({"wording": WORDING._replace(no=["a"])}, "stand for yes and for no"),
         ({"concepts": ()}, "0 concepts and reply_tokens=0"),
         ({"reply_tokens": -1}, "reply_tokens=-1: give at least"),
     ],
 )
 def test_wrong_arguments_are_refused(change, match):
-    given = {"concepts": CONCEPTS, "reply_tokens": 0, **WORDS, **change}
+    given = {"concepts": CONCEPTS, "reply_tokens": 0, **ASKED, **change}
     with pytest.raises(ValueError, match=match):
         prompt(tiny.hf_model("llama"), tokenizer("llama"), tiny.samples()[:1], given.pop("concepts"), **given)
 
@@ -151,9 +177,9 @@ def test_what_cannot_be_asked_is_refused():
     tok = tokenizer("llama")
     picture = Sample("p", "", "d", image=Image(np.zeros((4, 4, 3), dtype=np.uint8)))
     with pytest.raises(ValueError, match="'p' is an image, and questions are about texts"):
-        prompt(tiny.hf_model("llama"), tok, [picture], CONCEPTS, **WORDS)
+        prompt(tiny.hf_model("llama"), tok, [picture], CONCEPTS, **ASKED)
     with pytest.raises(TypeError, match="without logits: give a causal language model"):
-        prompt(tiny.hf_model("llama").model, tok, tiny.samples()[:1], CONCEPTS, **WORDS)
+        prompt(tiny.hf_model("llama").model, tok, tiny.samples()[:1], CONCEPTS, **ASKED)
     gemma = tiny.hf_model("gemma2")
     with pytest.raises(ValueError, match="this model's sliding window is 16"):
-        prompt(gemma, tokenizer("gemma2"), tiny.samples()[:1], CONCEPTS, **WORDS)
+        prompt(gemma, tokenizer("gemma2"), tiny.samples()[:1], CONCEPTS, **ASKED)
