@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,8 +67,11 @@ def new_figure(
     Raises:
         ImportError: matplotlib is missing; the text names the extra.
     """
-    # pyplot registers how a notebook shows a figure; nothing else of it is used.
-    require("matplotlib.pyplot", "plot", "plots")
+    pyplot = require("matplotlib.pyplot", "plot", "plots")
+    if "IPython" in sys.modules:
+        # A notebook learns how to show a figure when its backend is loaded, which pyplot puts off
+        # until it is asked to draw; there is nothing of pyplot's to be drawn.
+        pyplot.draw_if_interactive()
     figure = require("matplotlib.figure", "plot", "plots").Figure(
         figsize=(width, height), layout="constrained"
     )

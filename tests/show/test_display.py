@@ -1,7 +1,10 @@
 """What a user sees: notebooks show the full text, reprs are short, wrong arguments are named."""
 
 import html
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -173,3 +176,19 @@ class TestWrongArguments:
             Detector.from_pretrained(folder, host=TransformerBridge())
         assert Detector.from_pretrained(folder, host=host).host is host
         assert Detector.from_pretrained(folder).host is None
+
+
+def test_a_notebook_shows_a_figure_that_pyplot_never_made():
+    """As a kernel does: the inline backend is named, and loaded by nobody else."""
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "from sa_plugin.show import plots\n"
+        "figure, ax = plots.new_figure(2, 2)\n"
+        "print('image/png' in shell.display_formatter.format(figure)[0])\n"
+    )
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **backend}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "True", done.stderr
