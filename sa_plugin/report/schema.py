@@ -359,6 +359,7 @@ class KindBlock(TypedDict, total=False):
     units: int
     tokens: dict[str, int]
     train_tokens: dict[str, int]
+    fit: Any
     hook_point: str
     detection: Detection
     missing: dict[str, str]

@@ -282,6 +282,7 @@ class Graph:
             "units": len(detector.bank.units),
             "tokens": {"kept": len(table.tokens), **table.tokens.dropped},
             "train_tokens": dict(detector.bank.origin.counts),
+            "fit": detector.bank.origin.options.get("token_fit"),
             "hook_point": detector.bank.hook_point,
             "detection": blocks.detection(evaluation),
             "missing": dict(evaluation.missing),

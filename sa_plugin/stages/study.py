@@ -218,12 +218,23 @@ def _record(graph: Graph, notes: Sequence[str]) -> Results:
         "versions": versions(),
         "hashes": {"data": graph.data.hash, "weights": graph.host.info.fingerprint},
         "settings": clean({**asdict(plan), "kinds": graph.layers, "batch_tokens": graph.host.batch_tokens}),
+        "counts": {kind: _counts(block) for kind, block in kinds.items()},
         "timings": {name: one["seconds"] for name, one in used.items()},
         "machine": machine(),
     }
     said = {note for one in used.values() for note in one["warnings"]}
     record["warnings"] = sorted({*notes, *said})
     return record  # type: ignore[return-value]
+
+
+def _counts(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a kind was fitted and scored."""
+    return {
+        "units": block["units"],
+        "train_tokens": block["train_tokens"],
+        "scored_tokens": block["tokens"]["kept"],
+        "fit": block["fit"],
+    }
 
 
 def _part(block: dict[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, str]:
