@@ -170,6 +170,9 @@ def study(
         folder: Where stages are kept; run again with the same folder to continue.
         say: Called with one line a stage.
 
+    Returns:
+        A `Study`: every number, its tables and pictures, `report` and `save`.
+
     Raises:
         TypeError: The order is study(host, data, plan).
         ValueError: As the functions called.
