@@ -111,6 +111,11 @@ RULE = (
 # fewer where each is an iterative fit.
 _DELTA, _N_CONTROL, _REFITS, _SEPARATOR_REFITS = 0.05, 19, 400, 100
 _SHOWN_HEADS = 10
+_NULL_WORDS = {
+    "across": "labels permuted across samples",
+    "within": "labels shuffled within samples",
+    "covariance": "random directions with the tokens' covariance",
+}
 
 
 @dataclass(frozen=True)
@@ -394,8 +399,8 @@ class HeadAlignment(Result):
         s = self.settings
         plots.note(
             figure,
-            f"Null: labels permuted {next(iter(self.nulls))} samples; calls: {s['correction']} at q = "
-            f"{s['q']:g} over all heads and concepts. Alignment is no effect: ablate to see one.",
+            f"Null: {_NULL_WORDS[next(iter(self.nulls))]}; calls: {s['correction']} at q = {s['q']:g} over "
+            "all heads and concepts. Alignment is no effect: ablate to see one.",
         )
         return figure
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from bench_forward import bare_forward
 
-from sa_plugin.concepts import collect, fit
+from sa_plugin.concepts import collect, fit, unit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import head_alignment, unit
+from sa_plugin.heads import head_alignment
 from sa_plugin.loaders import load
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
