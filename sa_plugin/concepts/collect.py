@@ -23,9 +23,10 @@ from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
+from sa_plugin.concepts.kinds import Need
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.concepts.train_statistics import (
-    LIMITS,
+    ROW_LIMITS,
     LayerStatistics,
     RowLimits,
     Rows,
@@ -38,7 +39,6 @@ from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_o
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
 from sa_plugin.passes.run import Job, Keep, Kept, NonFiniteRowError, run, sink_rule
 
-Need = Literal["means", "gram", "rows"]
 Normaliser = Literal["rms", "mean_norm"]
 
 
@@ -52,7 +52,7 @@ def collect(
     normaliser: str = "rms",
     sinks: str = "drop",
     seed: int = 0,
-    limits: RowLimits = LIMITS,
+    limits: RowLimits = ROW_LIMITS,
 ) -> TrainStatistics:
     """Run the train split once.
 

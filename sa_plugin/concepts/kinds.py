@@ -36,6 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin.concepts.bank import Scoring
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
 from sa_plugin.concepts.separator import separator, separator_adam
 from sa_plugin.concepts.train_statistics import LayerStatistics
@@ -137,7 +138,6 @@ def _check_both_classes(statistics: LayerStatistics) -> None:
         )
 
 
-Scoring = Literal["cosine", "dot"]
 Need = Literal["means", "gram", "rows"]
 Fit = Callable[..., tuple[Float[Tensor, "unit d_model"], Mapping[str, Any]]]
 

@@ -40,7 +40,7 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.concepts.separator import NotConvergedWarning
-from sa_plugin.concepts.train_statistics import LIMITS, LayerStatistics, Rows, TrainStatistics, draw_rows
+from sa_plugin.concepts.train_statistics import ROW_LIMITS, LayerStatistics, Rows, TrainStatistics, draw_rows
 from sa_plugin.host.protocol import Batch, Site
 from sa_plugin.host.reducers import Parts, keeping
 from sa_plugin.passes.layout import Layout
@@ -167,14 +167,14 @@ class StreamedRefits:
         )
         self.chosen = np.zeros(0, dtype=np.int64)
         if self.estimator.kind.need == "rows":
-            most = int(bank.origin.options.get("max_rows_per_class", LIMITS.per_class))
+            most = int(bank.origin.options.get("max_rows_per_class", ROW_LIMITS.per_class))
             self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
 
     @property
     def job(self) -> Job:
         """For `passes.run`."""
         sites = {Site(layer, self.bank.hook_point) for layer in self.layers}
-        return Job(sites, self._reducer, self.chosen, LIMITS.memory // max(1, len(self.layers)))
+        return Job(sites, self._reducer, self.chosen, ROW_LIMITS.memory // max(1, len(self.layers)))
 
     def _reducer(self, batch: Batch) -> Keep:
         rows = self.layout.rows(batch)

@@ -59,7 +59,7 @@ def require_encoder(sae: object, layer: int) -> Encoder:
     )
 
 
-def encode(sae: Encoder, activations: Float[Tensor, "token d_model"]) -> Float[Tensor, "token latent"]:
+def latents_of(sae: Encoder, activations: Float[Tensor, "token d_model"]) -> Float[Tensor, "token latent"]:
     """Latents in float32, checked.
 
     Args:
@@ -129,7 +129,7 @@ def width_of(sae: Encoder, layer: int, d_model: int) -> int:
         ValueError: As `encode`; the text names the layer.
     """
     try:
-        return int(encode(sae, torch.zeros(1, d_model, device=device_of(sae))).shape[1])
+        return int(latents_of(sae, torch.zeros(1, d_model, device=device_of(sae))).shape[1])
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"layer {layer} (d_model {d_model}): {error} Whether it was trained at this hook point "
@@ -271,7 +271,7 @@ class LatentSet(VectorSet):
             activations: Raw activations.
 
         Raises:
-            TypeError, ValueError: As `sa_plugin.concepts.sae.encode`.
+            TypeError, ValueError: As `sa_plugin.concepts.sae.latents_of`.
         """
         source, device = self.sources[index], activations.device
         flat = activations.reshape(-1, activations.shape[-1])
@@ -279,7 +279,7 @@ class LatentSet(VectorSet):
         kept = self.kept[index].to(device)
         out = torch.empty(len(flat), len(columns), device=device)
         for part in in_parts(len(flat), source.width):
-            found = encode(source.sae, flat[part])
+            found = latents_of(source.sae, flat[part])
             if found.shape[1] != source.width:
                 raise ValueError(
                     f"encode of the {type(source.sae).__name__} returned {found.shape[1]} latents, "
@@ -313,7 +313,7 @@ class LatentSet(VectorSet):
 def signature(sae: Encoder, probes: Float[Tensor, "probe d_model"]) -> Float[Tensor, "probe 3"]:
     """Number of active latents of each probe, their sum, and their sum weighted by place."""
     # Probes are kept on the CPU, whatever runs the SAE.
-    found = encode(sae, probes.to(device_of(sae)))
+    found = latents_of(sae, probes.to(device_of(sae)))
     place = torch.arange(1, found.shape[1] + 1, device=found.device) / found.shape[1]
     parts = ((found > 0).sum(-1).float(), found.sum(-1), found @ place)
     return torch.stack(parts, dim=-1).cpu()
@@ -351,7 +351,7 @@ def load_parts(
         TypeError: An SAE has no `encode`.
         ValueError: No SAE is given, one is missing, or one is another than was saved.
     """
-    given = by_layer(saes, layers) if saes is not None else {}
+    given = saes_by_layer(saes, layers) if saes is not None else {}
     sources = []
     for layer, one in zip(layers, about, strict=True):
         if layer not in given:
@@ -379,7 +379,7 @@ def load_parts(
     return found
 
 
-def by_layer(saes: object, layers: Sequence[int]) -> dict[int, Encoder]:
+def saes_by_layer(saes: object, layers: Sequence[int]) -> dict[int, Encoder]:
     """An SAE for each layer.
 
     Raises:

@@ -43,10 +43,10 @@ from sa_plugin.concepts.sae import (
     Encoder,
     LatentSet,
     Source,
-    by_layer,
-    encode,
     hash_of,
     in_parts,
+    latents_of,
+    saes_by_layer,
     width_of,
 )
 from sa_plugin.data.concept_data import ConceptData
@@ -257,7 +257,7 @@ def sae_bank(
     if layers is None:
         raise ValueError("layers is not given: an SAE belongs to one layer, give layers=14, say.")
     blocks = layers_of(host.info, layers)
-    saes = by_layer(sae, blocks)
+    saes = saes_by_layer(sae, blocks)
     widths = {at: width_of(saes[at], at, host.info.d_model) for at in blocks}
     hashes = {at: hash_of(saes[at]) for at in blocks}
     samples = data.cal.samples
@@ -330,7 +330,7 @@ class _Count:
             value = [torch.zeros(0)]
             # Dense latents exist for a part of the tokens at a time: wide SAEs have 10^5 of them.
             for part in in_parts(len(h), self.widths[at]):
-                found = encode(sae, h[part])
+                found = latents_of(sae, h[part])
                 place = found.nonzero(as_tuple=True)
                 latent.append(place[1].int().cpu())
                 value.append(found[place].cpu())

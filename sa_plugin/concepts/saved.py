@@ -21,7 +21,7 @@ from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorS
 from sa_plugin.concepts.sae import LatentSet, load_parts, saved_parts
 from sa_plugin.show.result import clean
 
-FORMAT = 1
+ARTEFACT_FORMAT = 1
 SETS = ("token", "permuted", "pooled", "cls")
 
 
@@ -37,7 +37,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     if any(folder.iterdir()) and not (folder / "artefact.json").exists():
         raise FileExistsError(f"{folder} is not empty and holds no artefact: name a new folder.")
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors")
-    text = json.dumps(clean({"format": FORMAT, **record}), indent=1)
+    text = json.dumps(clean({"format": ARTEFACT_FORMAT, **record}), indent=1)
     (folder / "artefact.json").write_text(text + "\n")
     return folder
 
@@ -55,9 +55,9 @@ def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no artefact.json: it is no saved {what}.")
     record = _record(folder)
-    if record.get("format") != FORMAT:
+    if record.get("format") != ARTEFACT_FORMAT:
         raise ValueError(
-            f"{folder} has artefact format {record.get('format')}, this version reads {FORMAT}: "
+            f"{folder} has artefact format {record.get('format')}, this version reads {ARTEFACT_FORMAT}: "
             "update sa_plugin or save it again."
         )
     if record.get("what") != what:

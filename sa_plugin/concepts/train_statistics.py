@@ -39,7 +39,7 @@ class RowLimits(NamedTuple):
     memory: int = 2 << 30
 
 
-LIMITS = RowLimits()
+ROW_LIMITS = RowLimits()
 
 
 @dataclass(frozen=True, eq=False)

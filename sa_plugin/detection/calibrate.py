@@ -28,9 +28,14 @@ from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.calibration import token_cuts
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import Seen, check_bank_data, check_finite, check_scores, rows_of_samples
+from sa_plugin.detection.guard import (
+    Seen,
+    check_bank_data,
+    check_finite_scores,
+    check_scores,
+    rows_of_samples,
+)
 from sa_plugin.detection.methods import (
-    ALWAYS,
     CLS,
     PERMUTED,
     TAIL,
@@ -47,6 +52,7 @@ from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.html import ALWAYS
 from sa_plugin.statistics.quantile import (
     DELTAS,
     EmptyConceptWarning,
@@ -132,7 +138,7 @@ def _cal_scores(
         scores = score(host, data, bank, splits=("cal",))
     check_scores(scores, bank, bank.concepts)
     table = scores.select(rows_of_samples(scores, data.cal.samples))
-    check_finite(table)
+    check_finite_scores(table)
     return table
 
 

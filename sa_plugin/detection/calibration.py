@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from sa_plugin._check import position_of
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.guard import Seen, check_finite, check_scores, rows_of_samples
+from sa_plugin.detection.guard import Seen, check_finite_scores, check_scores, rows_of_samples
 from sa_plugin.detection.methods import TAIL, column_scores
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
@@ -181,7 +181,7 @@ class Calibration:
         rows = rows_of_samples(scores, split.samples)
         everything = np.array_equal(rows, np.arange(scores.tokens.n_samples))
         table = scores if everything else scores.select(rows)
-        check_finite(table)
+        check_finite_scores(table)
         return table
 
     def _with(self, array: np.ndarray) -> list[tuple[str, Any]]:

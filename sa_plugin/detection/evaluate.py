@@ -35,7 +35,6 @@ from sa_plugin.detection.measures import (
     superactivator_fractions,
 )
 from sa_plugin.detection.methods import (
-    ALWAYS,
     RANDOM,
     RANDOM_DRAWS,
     TAIL,
@@ -48,6 +47,7 @@ from sa_plugin.detection.methods import (
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
+from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, bounds_text, clean, exact, number, short, signed
 from sa_plugin.statistics.bootstrap import Average, Resamples, resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack

@@ -156,7 +156,7 @@ def check_scores(table: ScoreTable, bank: ConceptBank, concepts: Sequence[str]) 
         raise ValueError(f"sample {name!r} has no kept token: leave it out, or give a longer text.")
 
 
-def check_finite(table: ScoreTable) -> None:
+def check_finite_scores(table: ScoreTable) -> None:
     """Refuse NaN and infinite scores.
 
     Raises:

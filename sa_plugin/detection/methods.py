@@ -40,6 +40,7 @@ from jaxtyping import Float, Int
 from sa_plugin._check import did_you_mean
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.show.html import ALWAYS
 
 Statistic = Callable[
     [Float[np.ndarray, "token layer unit"], Int[np.ndarray, " sample_and_one"]],
@@ -146,7 +147,6 @@ RANDOM = "RandTok"
 POOLED = "pooled"
 CLS = "CLS"
 PERMUTED = "MaxTok permuted"
-ALWAYS = "always-positive"
 RANDOM_DRAWS = 20
 _ORDER = (
     TAIL,

@@ -24,11 +24,11 @@ from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.measures import averaged, counted, f1_of, labels_of, positives_of
-from sa_plugin.detection.methods import ALWAYS, TAIL, values
+from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
-from sa_plugin.show.html import MAXTOK
+from sa_plugin.show.html import ALWAYS, MAXTOK
 from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling

@@ -29,7 +29,7 @@ from sa_plugin.passes.layout import Layout, lay_out
 from sa_plugin.passes.run import Job, Keep, Kept, run
 from sa_plugin.scores.score import check_origin
 from sa_plugin.statistics.quantile import positions, tail_levels
-from sa_plugin.statistics.streaming import BINS, bin_edges
+from sa_plugin.statistics.streaming import HIGH_BINS, bin_edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ def _input_positions(layout: Layout, place: Int[np.ndarray, "sample ..."]) -> In
 def _by_column(bank: ConceptBank, total: Tensor) -> TailHistogram:
     # The flat index of the reducer: (in or out, layer, unit) times the number of bins, plus the bin.
     place, count = total.indices()[0].numpy(), total.values().numpy()
-    column, low = place // BINS, place % BINS
+    column, low = place // HIGH_BINS, place % HIGH_BINS
     found: list[dict[tuple[bool, int, str], np.ndarray]] = [{}, {}]
     keys = [(i, at, unit) for i in (False, True) for at in bank.layers for unit in bank.units]
     for k, key in enumerate(keys):

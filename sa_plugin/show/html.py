@@ -75,7 +75,7 @@ Real = float | int
 
 DASH = "–"
 
-KINDS: Mapping[str, str] = {
+KIND_LABELS: Mapping[str, str] = {
     "prototype": "mean prototype",
     "separator": "linear separator",
     "separator_adam": "linear separator (Adam recipe)",
@@ -97,7 +97,7 @@ def kind_label(name: str) -> str:
         >>> kind_label("prototype"), kind_label("my_kind")
         ('mean prototype', 'my kind')
     """
-    return KINDS.get(name, name.replace("_", " "))
+    return KIND_LABELS.get(name, name.replace("_", " "))
 
 
 def number(value: Real | None, digits: int = 3, signed: bool = False) -> str:

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from sa_plugin.attribution.compare import Design, compare
 from sa_plugin.attribution.comparison import Comparison
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.concepts.collect import Need, collect
+from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.fit import fit
-from sa_plugin.concepts.kinds import kind_of
+from sa_plugin.concepts.kinds import Need, kind_of
 from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.train_statistics import TrainStatistics
 from sa_plugin.data.concept_data import ConceptData

@@ -72,14 +72,14 @@ def block_rows(table: Shaped[np.ndarray, "token column"]) -> int:
     return max(1, _BLOCK_BYTES // max(1, int(table.itemsize * table.shape[1])))
 
 
-def blocks(table: Shaped[np.ndarray, "token column"]) -> Iterator[slice]:
+def row_blocks(table: Shaped[np.ndarray, "token column"]) -> Iterator[slice]:
     """Row ranges of blocks that stay in cache."""
     step = block_rows(table)
     for start in range(0, len(table), step):
         yield slice(start, min(start + step, len(table)))
 
 
-def pick(
+def in_concept_values(
     block: Shaped[np.ndarray, "token column"], labels: Bool[np.ndarray, "token concept"]
 ) -> list[Shaped[np.ndarray, " _in_token"]]:
     """The labelled values of each column; the labels repeat: column k has those of k % concepts."""
@@ -100,7 +100,7 @@ class InactiveConceptWarning(UserWarning):
 
 
 # Concepts named in one warning; their numbers are in Detector.table().
-SHOWN = 3
+_SHOWN = 3
 
 
 def warn_counts(
@@ -139,7 +139,7 @@ def warn_counts(
     if few:
         warnings.warn(
             f"{len(few)} of {len(sizes)} concepts have fewer than 1 / delta {unit}: "
-            f"{'; '.join(few[:SHOWN])}{_more(len(few))}. Their "
+            f"{'; '.join(few[:_SHOWN])}{_more(len(few))}. Their "
             "thresholds interpolate near the maximum; use a larger delta or more data.",
             FewTokensWarning,
             stacklevel=stacklevel,
@@ -175,7 +175,7 @@ def warn_inactive(
 
 
 def _more(n: int) -> str:
-    return f"; and {n - SHOWN} more" if n > SHOWN else ""
+    return f"; and {n - _SHOWN} more" if n > _SHOWN else ""
 
 
 def _too_small(n: int, deltas: Sequence[float]) -> str:
@@ -450,11 +450,11 @@ def _in_concept(
     flat: Float[np.ndarray, "token column"], labels: Bool[np.ndarray, "token concept"]
 ) -> list[Float[np.ndarray, " _in_token"]]:
     parts: list[list[Float[np.ndarray, " _in_token"]]] = [[] for _ in range(flat.shape[1])]
-    for rows in blocks(flat):
+    for rows in row_blocks(flat):
         block = np.asarray(flat[rows])
         if not np.isfinite(block).all():
             check_finite(flat)
-        for part, values in zip(parts, pick(block, labels[rows]), strict=True):
+        for part, values in zip(parts, in_concept_values(block, labels[rows]), strict=True):
             part.append(values)
     return [np.concatenate(part) if part else np.zeros(0, flat.dtype) for part in parts]
 

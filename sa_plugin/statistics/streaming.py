@@ -30,17 +30,17 @@ from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt32
 
 from sa_plugin.statistics.quantile import (
     DELTAS,
-    blocks,
     check_finite,
+    in_concept_values,
     interpolate,
-    pick,
     positions,
+    row_blocks,
     tail_levels,
     warn_counts,
 )
 
 Format = Literal["float32", "float16", "bfloat16"]
-BINS = 1 << 16
+HIGH_BINS = 1 << 16
 _SIGN = np.uint32(1 << 31)
 
 
@@ -190,7 +190,7 @@ class RadixHistogram:
 
     def __init__(self, columns: int, format: Format = "float32") -> None:
         self.format: Format = format
-        self.counts: Int64[np.ndarray, "column bin"] = np.zeros((columns, BINS), dtype=np.int64)
+        self.counts: Int64[np.ndarray, "column bin"] = np.zeros((columns, HIGH_BINS), dtype=np.int64)
         self.low_bits = False
 
     def __repr__(self) -> str:
@@ -218,7 +218,7 @@ class RadixHistogram:
         """
         for k, keys in self._keys(values, mask):
             self.low_bits = self.low_bits or has_low_bits(keys)
-            self.counts[k] += np.bincount(keys >> np.uint32(16), minlength=BINS)
+            self.counts[k] += np.bincount(keys >> np.uint32(16), minlength=HIGH_BINS)
 
     def merge(self, other: RadixHistogram) -> None:
         """Add the counts of another shard.
@@ -275,7 +275,7 @@ class RadixHistogram:
         ]
 
     def _refine(self, homes: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk]) -> list[Tally]:
-        wanted = np.zeros((len(homes), BINS), dtype=bool)
+        wanted = np.zeros((len(homes), HIGH_BINS), dtype=bool)
         for k, home in enumerate(homes):
             wanted[k, home] = True
         tallies = [Tally() for _ in homes]
@@ -301,10 +301,10 @@ class RadixHistogram:
         format_of(values, self.format)
         mask = np.ones((len(values), 1), dtype=bool) if mask is None else mask
         parts: list[list[np.ndarray]] = [[] for _ in self.counts]
-        for rows in blocks(values):
+        for rows in row_blocks(values):
             block = np.asarray(values[rows])
             check_finite_bits(block, self.format)
-            for part, picked in zip(parts, pick(block, mask[rows]), strict=True):
+            for part, picked in zip(parts, in_concept_values(block, mask[rows]), strict=True):
                 part.append(picked)
         for k, part in enumerate(parts):
             if part:
