@@ -2,7 +2,7 @@
 
 from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, number, side_of_zero
 from sa_plugin.show.patches import data_uri, mask_outline, png, shrunk
-from sa_plugin.show.result import Result, Sheet, Shown, as_html, clean, long_frame
+from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
 from sa_plugin.show.tokens import shade, tokens
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Result",
     "Sheet",
     "Shown",
-    "as_html",
     "clean",
     "data_uri",
     "el",

@@ -51,7 +51,7 @@ def test_it_closes_for_every_token(case):
         np.testing.assert_allclose(terms.sum(0), found.effects[name].total.estimate, atol=1e-6)
     # Tokens chosen for their score lift it more than permuted vectors' own tails lift theirs.
     assert (found.lift.total.estimate > 0).all()
-    assert np.isfinite(found.share("heads").value).all()
+    assert np.isfinite(found.share("heads").estimate).all()
 
 
 def test_one_text_closes_centred(case):

@@ -2,7 +2,6 @@
 
 import html
 import os
-import re
 import subprocess
 import sys
 
@@ -16,8 +15,8 @@ from sa_plugin._check import require_type
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
-from sa_plugin.heads import BankScores, head_ledger
-from sa_plugin.show import Shown, as_html
+from sa_plugin.heads import BankScores, explain_tokens, head_ledger, tail_waterfall
+from sa_plugin.show import Sheet, Shown
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
@@ -70,6 +69,8 @@ def shown(case, detector, model):
         "LocalisationMetrics": detector.evaluate_tokens(case.data.test, scores=case.table),
         "TailTrace": trace(scores=case.table, resampling=Resampling(40)),
         "HeadLedger": head_ledger(*model, resampling=Resampling(40)),
+        "TokenLedger": explain_tokens(model[0], model[2], model[1].test.samples[0], "animal"),
+        "Waterfall": tail_waterfall(*model, resampling=Resampling(40)),
     }
 
 
@@ -83,33 +84,34 @@ def shown(case, detector, model):
         "LocalisationMetrics",
         "TailTrace",
         "HeadLedger",
+        "TokenLedger",
+        "Waterfall",
     ],
 )
 def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
     result = shown[name]
     text = str(result)
     assert text.count("\n") > 1
-    if isinstance(result, Shown):
-        cells = [cell for sheet in result.sheets() for row in sheet.rows for cell in row]
-        shown_html = result._repr_html_()
-        assert "<table" in shown_html
-        assert all(html.escape(cell) in shown_html and cell in text for cell in cells)
-        assert "\n" not in repr(result)
-        return
-    found = re.fullmatch(r"<pre>(.*)</pre>", result._repr_html_(), flags=re.DOTALL)
-    assert found is not None
-    assert html.unescape(found[1]) == text
+    assert isinstance(result, Shown)
+    cells = [cell for sheet in result.sheets() for row in sheet.rows for cell in row]
+    shown_html = result._repr_html_()
+    assert "<table" in shown_html
+    assert all(html.escape(cell) in shown_html and cell in text for cell in cells)
     assert repr(result).startswith(f"{name}(")
     assert "\n" not in repr(result)
 
 
-@pytest.mark.parametrize("name", ["Evaluation", "TailTrace", "HeadLedger"])
+@pytest.mark.parametrize("name", ["Evaluation", "TailTrace", "HeadLedger", "Waterfall"])
 def test_the_text_is_the_summary(shown, name):
     assert str(shown[name]) == shown[name].summary()
 
 
 def test_html_is_escaped():
-    assert as_html("F1 < 1 & <b>") == "<pre>F1 &lt; 1 &amp; &lt;b&gt;</pre>"
+    shown = Sheet(["F1 < 1"], [["a & <b>"]], "x > y", ["<i>"]).html()
+    assert "F1 &lt; 1" in shown
+    assert "a &amp; &lt;b&gt;" in shown
+    assert "x &gt; y" in shown
+    assert "&lt;i&gt;" in shown
 
 
 def test_localisation_metrics_repr_has_plain_numbers(shown):
