@@ -114,6 +114,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    from sa_plugin.host.images import processor_of
     from sa_plugin.stages.config import CellConfig, ModelPart, RunPart
     from sa_plugin.stages.demo import demo_passages, demo_plan, demo_scenes
     from sa_plugin.stages.reproduce import open_host, run
@@ -127,7 +128,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         "demo", f"{name}, {size} setting", model=model, run=RunPart(batch_tokens=BATCH_TOKENS)
     )
     host = open_host(config)
-    images = getattr(host, "processor", None) is not None
+    images = processor_of(host) is not None
     seed = arguments.seed
     data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
     plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)

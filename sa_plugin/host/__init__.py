@@ -3,7 +3,7 @@
 from sa_plugin.host.adapter import FINAL, AttentionParts, HeadMap, Part, Passes, Places
 from sa_plugin.host.check import CheckReport, check, check_folder
 from sa_plugin.host.folders import as_vit, find_folder, open_folder
-from sa_plugin.host.images import Processor, read_processor
+from sa_plugin.host.images import Processor, processor_of, read_processor
 from sa_plugin.host.laws import NORMS, RAW, Law, relative_difference
 from sa_plugin.host.local import LocalHost, Options, demand_embedded, open_images, open_texts, refuse_training
 from sa_plugin.host.protocol import (
@@ -84,6 +84,7 @@ __all__ = [
     "open_folder",
     "open_images",
     "open_texts",
+    "processor_of",
     "read_processor",
     "refuse_training",
     "relative_difference",

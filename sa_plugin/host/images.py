@@ -308,6 +308,12 @@ class PixelValues(Mapping[str, Tensor]):
         return 1
 
 
+def processor_of(host: Any) -> Processor | None:
+    """How a host's images become pixel values; None where it reads texts."""
+    found = getattr(getattr(host, "reader", None), "processor", None)
+    return found if isinstance(found, Processor) else None
+
+
 @dataclass(frozen=True, eq=False)
 class ImageReader:
     """What turns images into batches.

@@ -32,6 +32,7 @@ from sa_plugin.detection.localise import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.ledger_result import HeadLedger
+from sa_plugin.host.images import processor_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
@@ -104,7 +105,7 @@ class Graph:
             "dtype": info.dtype,
             "tokenizer": info.tokenizer,
             "data": self.data.hash,
-            "processor": repr(getattr(self.host, "processor", None)),
+            "processor": repr(processor_of(self.host)),
             "seed": self.plan.seed,
             "batch_tokens": self.host.batch_tokens,
         }

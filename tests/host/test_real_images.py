@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sa_plugin.data import ConceptData
-from sa_plugin.host import Site, attach, find_folder
+from sa_plugin.host import Site, attach, find_folder, processor_of
 from sa_plugin.loaders import shapes
 from sa_plugin.report import check, write_report
 from sa_plugin.stages import Plan, study
@@ -79,6 +79,11 @@ def test_colours_are_found_and_the_ledger_closes(found):
     localised = {row["method"]: row for row in block["localisation"]}
     assert localised["raw"]["auroc"] > 0.7
     assert block["heads"]["closes_to"] < 1e-2
+
+
+def test_the_host_says_that_it_reads_images(host):
+    assert processor_of(host) is not None
+    assert "size=(224, 224)" in repr(processor_of(host))
 
 
 def test_results_become_a_report_with_pictures(found, tmp_path):
