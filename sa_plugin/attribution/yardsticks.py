@@ -59,7 +59,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host, Site
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import lay_out
 from sa_plugin.passes.run import Job, run
 from sa_plugin.statistics.confusion import ratio
@@ -396,7 +396,7 @@ def _means(
 ) -> Mapping[int, Float[np.ndarray, "sample d_model"]]:
     sites = {layer: Site(layer, "resid_post") for layer in layers}
 
-    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
         return keeping(samples={at: _mean_direction(read[site], keep) for at, site in sites.items()})
 
     layout = lay_out(host, samples, ())

@@ -18,7 +18,7 @@ from sa_plugin.concepts.sae import LatentSet, hash_of
 from sa_plugin.concepts.sae_bank import Activity, Pruning, pruning_of, sae_bank
 from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
-from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, blocks, draw_rows
+from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, draw_rows, row_blocks
 
 __all__ = [
     "KINDS",
@@ -36,7 +36,6 @@ __all__ = [
     "StoredRefits",
     "StreamedRefits",
     "VectorSet",
-    "blocks",
     "collect",
     "draw_rows",
     "fit",
@@ -52,6 +51,7 @@ __all__ = [
     "permute_labels",
     "prototype",
     "pruning_of",
+    "row_blocks",
     "sae_bank",
     "save_bank",
     "separator",

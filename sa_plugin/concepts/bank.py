@@ -56,7 +56,7 @@ class VectorSet:
             index: Place of the layer in this set (not its block index).
             activations: Raw activations.
         """
-        return reducers.score(self.plain, index, activations)
+        return reducers.score_rows(self.plain, index, activations)
 
     @property
     def plain(self) -> reducers.Vectors:

@@ -37,7 +37,7 @@ from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_of
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
-from sa_plugin.passes.run import Job, Keep, Kept, NonFiniteRowError, run, sink_rule
+from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, Reducer, run, sink_rule
 
 Normaliser = Literal["rms", "mean_norm"]
 
@@ -147,6 +147,7 @@ class _Plan:
         seed: int,
         max_rows: int,
     ) -> _Plan:
+        # One stream for both draws, in this order: the numbers of a seed must stay what they are.
         rng = np.random.default_rng(seed)
         labels = np.concatenate([layout.labels, permute_labels(layout.labels, layout.bounds, rng)], axis=1)
         keep_rows = "rows" in need
@@ -184,7 +185,7 @@ class _Plan:
         blocks = range(self.blocks[-1] + 1)
         return [Site(0, "resid_pre"), *(Site(block, part) for block in blocks for part in parts)]
 
-    def reducer(self, batch: Batch) -> Keep:
+    def reducer(self, batch: Batch) -> Reducer:
         """What one batch leaves behind."""
         rows = self.layout.rows(batch)
         return partial(
@@ -216,6 +217,7 @@ class _Records:
         plan, n_concepts = self.plan, self.plan.labels.shape[1] // 2
         counts = plan.labels[self.kept.keep].sum(0)
         labels = plan.labels[plan.chosen][self.kept.keep[plan.chosen]]
+        # Columns are the true labels, then as many permuted ones: one product summed both.
         halves = (slice(n_concepts), slice(n_concepts, None))
         found: tuple[list[LayerStatistics], list[LayerStatistics]] = ([], [])
         for block in plan.blocks:

@@ -32,7 +32,7 @@ from sa_plugin.concepts.separator import (
     solve,
     warn_unless_converged,
 )
-from sa_plugin.concepts.train_statistics import MEMORY, LayerStatistics, blocks, stored_rows
+from sa_plugin.concepts.train_statistics import MEMORY, LayerStatistics, row_blocks, stored_rows
 
 MOST_CLUSTERS = 1000
 TOKENS_A_CLUSTER = 50
@@ -112,7 +112,7 @@ def kmeans_separator(
         statistics, "kmeans_separator", seed=seed, k=k, memory=memory, **kmeans_options
     )
     rows = stored_rows(statistics, "kmeans_separator")
-    read = blocks(rows, "kmeans_separator", memory)
+    read = row_blocks(rows, "kmeans_separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
     parts = []
     at_once = max(1, MARGINS_AT_ONCE // len(rows))
@@ -147,7 +147,7 @@ def _cluster(
             f"{kind}: {len(rows):,} rows of {rows.d_model} take more than memory={memory:,} bytes "
             "in float32: raise memory or collect with limits=RowLimits(per_class=...) of fewer rows."
         )
-    x = torch.cat([x for _, x in blocks(rows, kind, memory)()])
+    x = torch.cat([x for _, x in row_blocks(rows, kind, memory)()])
     fitted = KMeans(k, init=init, n_init=n_init, max_iter=max_iter, random_state=seed).fit(x.numpy())
     sizes = np.bincount(fitted.labels_, minlength=k)
     if not sizes.all():

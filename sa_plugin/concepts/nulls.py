@@ -42,9 +42,9 @@ from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.concepts.separator import NotConvergedWarning
 from sa_plugin.concepts.train_statistics import ROW_LIMITS, LayerStatistics, Rows, TrainStatistics, draw_rows
 from sa_plugin.host.protocol import Batch, Site
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, Kept
+from sa_plugin.passes.run import Job, Kept, Reducer
 
 NULLS = ("across", "within", "covariance")
 # Least cosine of a refit on the true labels with the bank's own vector.
@@ -56,10 +56,10 @@ _UNCHANGED = 0.1
 _CHUNK_VALUES = 1 << 25
 _SPARSE = 0.03
 
-Bounds = Int[np.ndarray, " sample_and_one"]
+_Bounds = Int[np.ndarray, " sample_and_one"]
 
 
-def across(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+def across(bounds: _Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
     """For each row the row whose label it gets: whole samples in another order."""
     order = rng.permutation(len(bounds) - 1)
     lengths = np.diff(bounds)[order]
@@ -69,7 +69,7 @@ def across(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
     return rows
 
 
-def within(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+def within(bounds: _Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
     """For each row the row whose label it gets: another one of its sample."""
     sample_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     # Sorting by sample first, at random inside it, shuffles every sample at once.
@@ -77,14 +77,14 @@ def within(bounds: Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
 
 
 def permute_labels(
-    labels: Shaped[np.ndarray, "row concept"], bounds: Bounds, rng: np.random.Generator
+    labels: Shaped[np.ndarray, "row concept"], bounds: _Bounds, rng: np.random.Generator
 ) -> Shaped[np.ndarray, "row concept"]:
     """Labels of whole samples laid over the rows in another order of the samples."""
     permuted: np.ndarray = labels[across(bounds, rng)]
     return permuted
 
 
-def permutations(bounds: Bounds, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
+def permutations(bounds: _Bounds, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
     """For each draw the token whose labels every token gets.
 
     Args:
@@ -176,12 +176,12 @@ class StreamedRefits:
         sites = {Site(layer, self.bank.hook_point) for layer in self.layers}
         return Job(sites, self._reducer, self.chosen, ROW_LIMITS.memory // max(1, len(self.layers)))
 
-    def _reducer(self, batch: Batch) -> Keep:
+    def _reducer(self, batch: Batch) -> Reducer:
         rows = self.layout.rows(batch)
         labels = torch.from_numpy(self.labels[rows]).float()
         stored = torch.from_numpy(np.isin(rows, self.chosen))
 
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             valid = batch.valid.to(keep.device)
             weight = keep[valid].float()[:, None]
             sums, kept_rows = {}, {}

@@ -51,9 +51,9 @@ from sa_plugin.concepts.sae import (
 )
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Batch, BulkHost, Host, SinkRule, Site, layers_of
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
-from sa_plugin.passes.run import Job, Keep, run, sink_rule
+from sa_plugin.passes.run import Job, Reducer, run, sink_rule
 from sa_plugin.statistics.quantile import quantiles_sorted
 
 RULES = ("adaptive", "plain", "none")
@@ -316,12 +316,12 @@ class _Count:
     def job(self) -> Job:
         """For `passes.run`."""
 
-        def reducer(batch: Batch) -> Keep:
+        def reducer(batch: Batch) -> Reducer:
             return self._take
 
         return Job({Site(at, self.point) for at in self.saes}, reducer)
 
-    def _take(self, read: Mapping[Any, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def _take(self, read: Mapping[Any, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
         """Latents above zero of a batch's evidence, as pairs of index and value."""
         for at, sae in self.saes.items():
             h = read[at, self.point].float()

@@ -50,8 +50,8 @@ from sa_plugin.concepts.train_statistics import (
     MEMORY,
     Blocks,
     LayerStatistics,
-    blocks,
     refuse_non_finite,
+    row_blocks,
     stored_labels,
     stored_rows,
 )
@@ -107,7 +107,7 @@ def separator(
     check_options(lam, tol, max_iter)
     labels = torch.tensor(stored_labels(statistics, "separator"))
     rows = stored_rows(statistics, "separator")
-    read = blocks(rows, "separator", memory)
+    read = row_blocks(rows, "separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
     solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter)
     warn_unless_converged(solution, "separator", lam)

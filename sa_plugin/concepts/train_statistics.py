@@ -135,7 +135,7 @@ def stored_labels(statistics: LayerStatistics, kind: str) -> Bool[np.ndarray, "r
     return labels
 
 
-def blocks(rows: Rows, kind: str, memory: int = MEMORY) -> Blocks:
+def row_blocks(rows: Rows, kind: str, memory: int = MEMORY) -> Blocks:
     """A function that iterates over the normalised rows, as often as it is called.
 
     Args:

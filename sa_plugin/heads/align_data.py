@@ -49,9 +49,9 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.heads.align_weights import HeadBlock, write_norms
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, run
+from sa_plugin.passes.run import Job, Reducer, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
@@ -297,11 +297,11 @@ def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
     )
 
 
-def _reducer(plan: DataPlan, batch: Batch) -> Keep:
+def _reducer(plan: DataPlan, batch: Batch) -> Reducer:
     attended = batch.inputs.get("attention_mask")
     distance = _token_distance(batch)
 
-    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
         known = torch.ones_like(batch.valid) if attended is None else attended.bool()
         blocks = [_block_sums(plan, k, read, keep, known, distance) for k in range(len(plan.blocks))]
         own, control = ([block[i] for block in blocks] for i in (0, 1))

@@ -26,9 +26,9 @@ from sa_plugin.detection.guard import check_scores, check_unseen, document_names
 from sa_plugin.heads.edits import Head, Reference, reference
 from sa_plugin.heads.tail_metrics import Frozen, OutputProbe, deviations, measured, output_probe
 from sa_plugin.host.protocol import Batch, EditableHost, Host, Output, Site, require_editable
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout, lay_out, rows_kept_in
-from sa_plugin.passes.run import Job, Keep, run
+from sa_plugin.passes.run import Job, Reducer, run
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -135,8 +135,8 @@ def residual(
     """Activations of chosen rows at each layer, under whatever edits are in force."""
     sites = {at: Site(at, point) for at in layers}  # type: ignore[arg-type]
 
-    def reducer(batch: Batch) -> Keep:
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def reducer(batch: Batch) -> Reducer:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             valid = batch.valid.to(keep.device)
             return keeping(rows={at: read[site].float()[valid] for at, site in sites.items()})
 

@@ -33,7 +33,7 @@ from sa_plugin.heads.baseline import Baseline, candidates
 from sa_plugin.heads.edits import Head, Reference
 from sa_plugin.host.protocol import Attended, Batch, Edit, Site, ZEdit, apply_edit
 from sa_plugin.host.reducers import keeping
-from sa_plugin.passes.run import Job, Keep, run
+from sa_plugin.passes.run import Job, Reducer, run
 
 CONTROL_FAMILIES = ("random", "layer_matched", "norm_matched", "bottom")
 _FAMILIES = (*CONTROL_FAMILIES, "permuted")
@@ -173,7 +173,7 @@ def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float
     }
     site = Site(max(at.layer for at in edits), "attn_out")
 
-    def reducer(batch: Batch) -> Keep:
+    def reducer(batch: Batch) -> Reducer:
         masks.append(base.probe.layout.mask(batch, base.probe.rows))
         return lambda read, keep: keeping()
 

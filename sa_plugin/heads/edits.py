@@ -58,9 +58,9 @@ from sa_plugin.host.protocol import (
     ZEdit,
     uniform_attention,
 )
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import Job, Keep, run
+from sa_plugin.passes.run import Job, Reducer, run
 
 ABLATIONS = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
@@ -154,8 +154,8 @@ def _train_z(
     """The mean of z over kept tokens, or z itself, by layer."""
     layout = lay_out(host, samples, ())
 
-    def reducer(batch: Batch) -> Keep:
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def reducer(batch: Batch) -> Reducer:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             if mean:
                 return keeping(sums={at: read[Site(at, "z")].float()[keep].double().sum(0) for at in layers})
             valid = batch.valid.to(keep.device)

@@ -58,7 +58,7 @@ from sa_plugin.host.protocol import (
     Site,
     require_described,
 )
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.run import Job, Kept
 
 _NO_NORMS = BlockNorms(None, None, None, None)
@@ -399,7 +399,7 @@ class MeanPass:
         sites = {Site(b, point) for b in blocks for point in points}
         return Job(sites | self.frozen.sites | {Site(0, "resid_pre")}, lambda batch: self._reduce)
 
-    def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+    def _reduce(self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
         """Sums over a batch's kept tokens."""
         weight = keep.float()
         # b batch, t token, d what is averaged, r one row for each depth at which a score is read.

@@ -71,8 +71,8 @@ from sa_plugin.heads.decompose import (
     score_batch,
 )
 from sa_plugin.host.protocol import Batch, Host, Site
-from sa_plugin.host.reducers import Parts, keeping
-from sa_plugin.passes.run import Job, Keep, Kept, Name, run
+from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.passes.run import Job, Kept, Name, Reducer, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
@@ -131,7 +131,7 @@ def sum_groups(
         ValueError: A mask of the tail has another length than its sample's kept tokens.
     """
 
-    def reducer(batch: Batch) -> Keep:
+    def reducer(batch: Batch) -> Reducer:
         known = asked.known(batch)
         return lambda read, keep: _reduce(plan, read, keep, known)
 
@@ -156,7 +156,7 @@ def sum_groups(
 
 def _reduce(
     plan: Decomposition, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
-) -> Parts:
+) -> Keeping:
     # The score is measured once: it finds the tail, weighs the groups, and closes the terms.
     scored = score_batch(plan.target, read)
     tail = _find_tail(scored, _thresholds(plan), keep, known)
@@ -277,10 +277,10 @@ def tail_cuts(
     """
     cuts = _thresholds(plan)
 
-    def reducer(batch: Batch) -> Keep:
+    def reducer(batch: Batch) -> Reducer:
         known = asked.known(batch)
 
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             tail = _find_tail(score_batch(plan.target, read), cuts, keep, known)
             null = torch.stack([score_batch(draw.target, read).score for draw in draws], dim=2)
             return keeping(
@@ -341,7 +341,7 @@ class ControlPass:
     def job(self) -> Job:
         """For `passes.run`."""
 
-        def reducer(batch: Batch) -> Keep:
+        def reducer(batch: Batch) -> Reducer:
             known = self.asked.known(batch)
             return lambda read, keep: self._reduce(read, keep, known)
 
@@ -349,7 +349,7 @@ class ControlPass:
 
     def _reduce(
         self, read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"], known: BatchLabels
-    ) -> Parts:
+    ) -> Keeping:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
         # A draw chooses its own tail, also where the concept's was given.
         known = BatchLabels(known.inside, known.negative, None)

@@ -23,8 +23,8 @@ Read = Mapping[Any, torch.Tensor]
 # Vectors [layer, unit, d_model], mean [layer, d_model], scale [layer], cosine or dot; or, on a host
 # in this process, any function (place of the layer, activations) -> scores, such as an SAE's.
 Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | Callable[..., torch.Tensor]
-BINS = 1 << 16
-Parts = dict[tuple[str, Hashable], torch.Tensor]
+SCORE_BINS = 1 << 16
+Keeping = dict[tuple[str, Hashable], torch.Tensor]
 # Group, number of the job, name.
 Key = tuple[str, int, Hashable]
 KEEP: Key = ("rows", -1, "keep")
@@ -35,7 +35,7 @@ def keeping(
     sums: Mapping[Any, torch.Tensor] | None = None,
     rows: Mapping[Any, torch.Tensor] | None = None,
     samples: Mapping[Any, torch.Tensor] | None = None,
-) -> Parts:
+) -> Keeping:
     """What a job keeps of one batch, as one flat dictionary.
 
     Args:
@@ -53,7 +53,7 @@ def reduce(
     valid: torch.Tensor,
     sinks: tuple[Sequence[int], str, bool] | None,
     frozen: torch.Tensor | None,
-    jobs: Sequence[Callable[[Read, torch.Tensor], Parts]],
+    jobs: Sequence[Callable[[Read, torch.Tensor], Keeping]],
 ) -> dict[Key, torch.Tensor]:
     """What every job of a pass keeps of one batch, and which of its tokens are evidence.
 
@@ -89,10 +89,12 @@ def keep_tokens(
     """
     if sinks == "keep":
         return valid
+    # Padding and special tokens are no measure of a usual norm: the median skips what is NaN.
     masked = norms.float().masked_fill(~valid, torch.nan)
     median = masked.nanmedian(dim=-1, keepdim=True).values
     keep = valid & ~(masked > factor * median).any(0)
     if drop_first:
+        # Without BOS a decoder makes a sink of whatever stands first, ten times the median or not.
         keep = keep & ~(valid & (valid.long().cumsum(-1) == 1))
     return keep
 
@@ -105,6 +107,7 @@ def evidence(
     Raises:
         ValueError: An activation is NaN or Inf.
     """
+    # A norm is NaN or Inf as soon as one entry is: one number a token is looked at, not d_model.
     norms = torch.stack([read[layer, "resid_post"].float().norm(dim=-1) for layer in layers])
     valid = valid.to(norms.device)
     for layer, row in zip(layers, norms, strict=True):
@@ -118,12 +121,13 @@ def evidence(
     return keep_tokens(valid, norms, sinks, drop_first)
 
 
-def score(vectors: Vectors, index: int, activations: torch.Tensor) -> torch.Tensor:
+def score_rows(vectors: Vectors, index: int, activations: torch.Tensor) -> torch.Tensor:
     """Scores `[*token, unit]` of raw activations at one layer, float32 whatever their format."""
     if callable(vectors):
         return vectors(index, activations)
     directions, mean, scale, cosine = vectors
     device = activations.device
+    # In float32 whatever the model's format: differences of scores are what thresholds cut.
     x = (activations.float() - mean[index].to(device)) / scale[index].to(device)
     v = directions[index].to(device)
     dots = x @ v.T
@@ -135,7 +139,7 @@ def score(vectors: Vectors, index: int, activations: torch.Tensor) -> torch.Tens
 
 def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores `[*token, layer, unit]`."""
-    return torch.stack([score(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
+    return torch.stack([score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
 
 
 def mean_over(h: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -150,14 +154,14 @@ def class_tokens(h: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return h[torch.arange(len(h), device=h.device), index.to(h.device)]
 
 
-def scores(
+def token_scores(
     read: Read,
     keep: torch.Tensor,
     *,
     valid: torch.Tensor,
     banks: Sequence[tuple[Sequence[int], str, Mapping[str, Vectors]]],
     class_index: torch.Tensor | None = None,
-) -> Parts:
+) -> Keeping:
     """Scores of every token under every vector, and the controls' scores of each sample.
 
     Args:
@@ -176,6 +180,7 @@ def scores(
         h = [read[layer, point] for layer in layers]
         rows[k] = by_layer(sets["token"], h)[valid.to(keep.device)]
         if "permuted" in sets:
+            # Of the null only the highest score a sample is ever used: a few numbers travel, not all.
             null = by_layer(sets["permuted"], h)
             samples["permuted", k] = null.masked_fill(~keep[..., None, None], -torch.inf).amax(1)
         if "pooled" in sets:
@@ -194,7 +199,7 @@ def maxima(
     vectors: Vectors,
     top: int = 1,
     places: bool = False,
-) -> Parts:
+) -> Keeping:
     """The `top` highest scores of each sample, and where they stand.
 
     Args:
@@ -232,7 +237,7 @@ def histogram(
     point: str,
     vectors: Vectors,
     labels: torch.Tensor,
-) -> Parts:
+) -> Keeping:
     """Counts of scores by their bits, in and out of each concept.
 
     A bin is the high 16 bits of the score's order-preserving key (see
@@ -254,8 +259,8 @@ def histogram(
     n_layers, n_units = found.shape[1:]
     # One flat index for (in or out, layer, unit, bin), so that a single count serves all columns.
     column = torch.arange(n_layers * n_units, device=found.device).reshape(n_layers, n_units)
-    place = (inside * n_layers * n_units + column) * BINS + bins(found)
-    size = 2 * n_layers * n_units * BINS
+    place = (inside * n_layers * n_units + column) * SCORE_BINS + bins(found)
+    size = 2 * n_layers * n_units * SCORE_BINS
     flat, count = torch.unique(place, return_counts=True)
     total = torch.sparse_coo_tensor(flat[None], count, (size,), check_invariants=False)
     return keeping(sums={"bins": total.coalesce()})
@@ -267,6 +272,8 @@ def bins(values: torch.Tensor) -> torch.Tensor:
     The key is `sa_plugin.statistics.streaming.to_keys`, said again in torch because this file travels
     by itself to wherever the model is; a test holds the two equal on every pattern of high bits.
     """
+    # Adding 0 turns -0.0 into 0.0. Negative numbers order backwards by their bits, so all bits flip;
+    # positive ones stand above them once the sign bit is set.
     bits = (values.contiguous() + 0.0).view(torch.int32).long() & 0xFFFFFFFF
     negative = bits >> 31 == 1
     return torch.where(negative, bits ^ 0xFFFFFFFF, bits ^ 0x80000000) >> 16
@@ -283,7 +290,7 @@ def train(
     gram: bool,
     writes: Sequence[tuple[int, str]],
     class_index: torch.Tensor | None,
-) -> Parts:
+) -> Keeping:
     """Sums that concept vectors are fitted from, and the rows to store.
 
     Args:

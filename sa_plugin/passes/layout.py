@@ -91,6 +91,7 @@ def lay_out(
         raise ValueError("there are no samples to run: the split or the list is empty.")
     size = host.batch_tokens if at_most is None else min(at_most, host.batch_tokens)
     batches = tuple(host.batches(samples, batch_tokens=size))
+    # Rows of all samples follow one another in the order given, so counts alone say where each lies.
     counts = np.zeros(len(samples), dtype=np.int64)
     attended = 0
     for batch in batches:
@@ -107,6 +108,7 @@ def lay_out(
     )
     for batch in batches:
         rows = layout.rows(batch)
+        # Counted over attended tokens: the place is the same on either side of the padding.
         place = _attended(batch).long().cumsum(-1) - 1
         layout.position[rows] = place[batch.valid].numpy()
         layout.offsets[rows] = batch.offsets[batch.valid].numpy()
@@ -212,6 +214,7 @@ def token_table(
     Raises:
         ValueError: A sample has no kept token.
     """
+    # `reduceat` gives a sample without rows its neighbour's first: such samples are caught below.
     lengths = np.add.reduceat(keep, layout.bounds[:-1]) if layout.n_rows else np.zeros(0)
     empty = np.flatnonzero((lengths == 0) | (np.diff(layout.bounds) == 0))
     if len(empty):

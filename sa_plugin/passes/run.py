@@ -37,7 +37,7 @@ MEMORY_BUDGET = 1 << 30
 Sinks: TypeAlias = tuple[tuple[int, ...], str, bool]
 Name: TypeAlias = Hashable
 # Of what was read, and of which tokens of the batch are evidence.
-Keep: TypeAlias = Callable[[Mapping[Site, Tensor], Bool[Tensor, "batch token"]], reducers.Parts]
+Reducer: TypeAlias = Callable[[Mapping[Site, Tensor], Bool[Tensor, "batch token"]], reducers.Keeping]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Job:
     """
 
     sites: Collection[Site]
-    reducer: Callable[[Batch], Keep]
+    reducer: Callable[[Batch], Reducer]
     chosen: Int[np.ndarray, " stored"] | None = None
     budget: int = MEMORY_BUDGET
     each: Callable[[Batch, Mapping[Name, np.ndarray]], None] | None = None
@@ -132,10 +132,12 @@ def run(
             jobs=tuple(job.reducer(batch) for job in jobs),
         )
 
+    # Filled batch by batch; every store holds the same array, and reads its own batch's part of it.
     keep = np.zeros(layout.n_rows, dtype=bool)
     stores = [_Store(job, layout, Kept(keep)) for job in jobs]
     for batch, got in _walk(host, layout, sorted(sites), reducer, description):
         rows = layout.rows(batch)
+        # First, since stores look at which of their rows are evidence.
         keep[rows] = got.pop(reducers.KEEP).numpy()
         for k, store in enumerate(stores):
             store.add(batch, rows, {(group, name): v for (group, at, name), v in got.items() if at == k})
@@ -175,10 +177,12 @@ class _Store:
         samples = {}
         for (group, name), value in got.items():
             if group == "sums":
+                # A host that merges sums hands them over with some batches only.
                 total = self.kept.sums.get(name)
                 self.kept.sums[name] = reducers.wide(value) if total is None else total + reducers.wide(value)
             elif group == "rows":
                 array = value.numpy()
+                # Sinks may overflow half precision: they are no evidence, and are taken out in the end.
                 if not np.isfinite(array[evidence]).all():
                     raise NonFiniteRowError(name)
                 self._into(self.kept.rows, name, array, self.n_rows)[at] = array

@@ -26,7 +26,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Keep, Kept, run
+from sa_plugin.passes.run import Job, Kept, Reducer, run
 from sa_plugin.scores.score import check_origin
 from sa_plugin.statistics.quantile import positions, tail_levels
 from sa_plugin.statistics.streaming import HIGH_BINS, bin_edges
@@ -173,14 +173,14 @@ def _one_pass(
     host: Host,
     samples: Sequence[Sample],
     bank: ConceptBank,
-    reduce: Callable[..., reducers.Parts],
+    reduce: Callable[..., reducers.Keeping],
     asked: Callable[[Layout, Batch], Mapping[str, Any]],
 ) -> tuple[Layout, Kept]:
     """Run a reducer of one bank's scores; `asked` is what else it is told of each batch."""
     check_origin(bank, host)
     layout = lay_out(host, samples, bank.concepts)
 
-    def reducer(batch: Batch) -> Keep:
+    def reducer(batch: Batch) -> Reducer:
         own = {"layers": bank.layers, "point": bank.hook_point, "vectors": bank.token.plain}
         return partial(reduce, **own, **asked(layout, batch))
 

@@ -17,7 +17,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
 from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in, token_table
-from sa_plugin.passes.run import MEMORY_BUDGET, Job, Keep, run
+from sa_plugin.passes.run import MEMORY_BUDGET, Job, Reducer, run
 from sa_plugin.scores.table import ScoreTable
 
 
@@ -171,8 +171,8 @@ def _score(
     layout = lay_out(host, samples, concepts)
     plain = tuple((bank.layers, bank.hook_point, bank.plain_sets) for bank in banks)
 
-    def reducer(batch: Batch) -> Keep:
-        return partial(reducers.scores, valid=batch.valid, banks=plain, class_index=batch.class_index)
+    def reducer(batch: Batch) -> Reducer:
+        return partial(reducers.token_scores, valid=batch.valid, banks=plain, class_index=batch.class_index)
 
     job = Job({Site(at, bank.hook_point) for bank in banks for at in bank.layers}, reducer, budget=budget)
     sinks = banks[0].sinks_on(host.info) if keep_of is None else rows_kept_in(keep_of, layout, samples)

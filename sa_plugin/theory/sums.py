@@ -29,9 +29,9 @@ from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.host.protocol import Batch, Host, HostInfo, Point, Site
-from sa_plugin.host.reducers import Parts, keeping
+from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Keep, Name, run
+from sa_plugin.passes.run import Job, Name, Reducer, run
 from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
 
 LEAST_TOKENS = 10
@@ -474,12 +474,12 @@ def run_pass(
 
 def _reducer(
     info: HostInfo, directions: Directions, paths: Sequence[Path] | None, tail: float
-) -> Callable[[Batch], Keep]:
-    def for_batch(batch: Batch) -> Keep:
+) -> Callable[[Batch], Reducer]:
+    def for_batch(batch: Batch) -> Reducer:
         mask = batch.inputs.get("attention_mask")
         attended = torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Parts:
+        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             rows: list[dict[str, Tensor]] = []
             # One sample and block at a time: each makes tokens^2 x columns numbers.
             for row in range(len(keep)):
@@ -509,7 +509,7 @@ def _reducer(
     return for_batch
 
 
-def _batched(rows: Sequence[dict[str, Tensor]]) -> Parts:
+def _batched(rows: Sequence[dict[str, Tensor]]) -> Keeping:
     """Sums of each sample, 0 for those with too few tokens; attention by head over all of them."""
     samples = {"measured": torch.tensor([bool(row) for row in rows])}
     sums: dict[str, Tensor] = {}

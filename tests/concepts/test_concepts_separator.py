@@ -8,7 +8,7 @@ import torch
 from concept_rows import cosines, make_rows, normalised, statistics_of
 from sklearn.linear_model import LogisticRegression
 
-from sa_plugin.concepts import ROUNDING, NotConvergedWarning, blocks, separator
+from sa_plugin.concepts import ROUNDING, NotConvergedWarning, row_blocks, separator
 
 SHAPES = {
     "plain": {"orders": 0.0},
@@ -79,8 +79,8 @@ def test_chunks_change_nothing(memory: int) -> None:
 
 def test_rows_above_the_memory_budget_are_read_anew() -> None:
     rows = statistics_of(*make_rows()).rows
-    assert blocks(rows, "separator", 0)() is not blocks(rows, "separator", 0)()
-    kept = blocks(rows, "separator", 4 * len(rows) * rows.d_model)
+    assert row_blocks(rows, "separator", 0)() is not row_blocks(rows, "separator", 0)()
+    kept = row_blocks(rows, "separator", 4 * len(rows) * rows.d_model)
     assert kept() is kept()
 
 
