@@ -374,7 +374,7 @@ def _given(
 
 
 def _pad_id(host: DifferentiableHost) -> int:
-    pad = getattr(getattr(host, "tokenizer", None), "pad_token_id", None)
+    pad = getattr(getattr(getattr(host, "reader", None), "tokenizer", None), "pad_token_id", None)
     if pad is None:
         raise ValueError(
             f"{host.info.model} has no padding token: use 'mean' or 'zero', or give "

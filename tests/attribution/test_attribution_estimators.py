@@ -1,9 +1,10 @@
-"""Laws of the coalition plans, KernelSHAP and SHAP-IQ: the definitions by enumeration."""
+"""Laws of coalitions and of LIME, KernelSHAP, RISE and SHAP-IQ: enumeration, closed forms, captum."""
 
 from math import comb
 
 import numpy as np
 import pytest
+import torch
 from attribution_toy import interactions, linear_game, random_game, shapley_values, smooth_game
 
 from sa_plugin.attribution import (
@@ -13,8 +14,11 @@ from sa_plugin.attribution import (
     estimate,
     insertion,
     k_sii,
+    kernel,
     kernel_shap,
+    lime,
     plan_for,
+    rise,
     shap_iq,
     shap_iq_pairs,
     shapley,
@@ -175,7 +179,7 @@ def test_insertion_and_deletion():
     ("method", "stated"), [("lime", 0.93), ("kernel_shap", 0.93), ("rise", 0.84), ("shap_iq", 0.49)]
 )
 def test_the_trust_that_is_stated(method, stated):
-    """The table of `coalition_methods` at 256 players, two of its seeds."""
+    """The table of `estimators` at 256 players, two of its seeds."""
     n, game = 256, smooth_game(256, 1)
     many = shapley(n, 12_000, seed=99)
     truth = kernel_shap(*inputs(many, game))[:, 0]
@@ -186,7 +190,7 @@ def test_the_trust_that_is_stated(method, stated):
     assert np.mean(found) == pytest.approx(stated, abs=0.08)
 
 
-def test_bad_input():
+def test_shapley_values_refuse():
     _, game = linear_game(6)
     z, w, v = inputs(shapley(6, 30, seed=0), game)
     with pytest.raises(ValueError, match="the empty coalition is missing"):
@@ -229,3 +233,138 @@ def test_shapiq_agrees():
     main = k_sii(shap_iq(*inputs(plan, game)), ours[:, :, None])[:, 0]
     aggregated = theirs("k-SII", order=2)
     np.testing.assert_allclose(aggregated.get_n_order_values(1), main, atol=1e-9)
+
+
+# LIME
+
+
+def ridge_by_hand(z, v, weights, alpha):
+    """Normal equations with an intercept that is not penalised."""
+    design = np.concatenate([np.ones((len(z), 1)), z.astype(float)], axis=1)
+    penalty = alpha * np.diag([0.0, *np.ones(z.shape[1])])
+    gram = design.T @ (weights[:, None] * design) + penalty
+    return np.linalg.solve(gram, design.T @ (weights[:, None] * v))[1:]
+
+
+@pytest.mark.parametrize("width", [None, 0.25, 1.0])
+def test_lime_without_penalty_a_linear_game_gives_its_slopes(width):
+    slopes, game = linear_game(9)
+    z = bernoulli(9, 200, seed=0).coalitions
+    np.testing.assert_allclose(lime(z, game(z), alpha=0.0, width=width), slopes, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 30.0])
+def test_lime_of_all_coalitions_of_a_linear_game_shrinks_by_the_closed_form(alpha):
+    """Columns are orthogonal with variance 1/4: w = slope N / 4 / (N / 4 + alpha)."""
+    slopes, game = linear_game(7)
+    z = enumerated(7).coalitions
+    quarter = len(z) / 4
+    expected = slopes * quarter / (quarter + alpha)
+    np.testing.assert_allclose(lime(z, game(z), alpha=alpha, width=None), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [None, 0.25])
+def test_lime_equals_weighted_ridge_by_hand(width):
+    game, z = random_game(8, n_objectives=3), bernoulli(8, 60, seed=1).coalitions
+    weights = np.ones(60) if width is None else kernel(z, width)
+    expected = ridge_by_hand(z, game(z), weights, 1.0)
+    np.testing.assert_allclose(lime(z, game(z), width=width), expected, atol=1e-9)
+
+
+def test_the_kernel_of_lime():
+    z = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    cosine = np.array([1.0, 1 / np.sqrt(4), 0.0])
+    np.testing.assert_allclose(kernel(z, 0.5), np.exp(-((1 - cosine) ** 2) / 0.5))
+    with pytest.raises(ValueError, match="width is 0"):
+        kernel(z, 0.0)
+
+
+def test_lime_of_objectives_together():
+    game = smooth_game(10)
+    z = bernoulli(10, 100, seed=4).coalitions
+    np.testing.assert_array_equal(z, bernoulli(10, 100, seed=4).coalitions)
+    both = np.concatenate([game(z), 2 * game(z)], axis=1)
+    together = lime(z, both)
+    np.testing.assert_allclose(together[:, :1], lime(z, game(z)), atol=1e-12)
+    np.testing.assert_allclose(together[:, 1], 2 * together[:, 0], atol=1e-12)
+
+
+def test_captums_lime_gives_the_same_slopes_of_the_same_coalitions():
+    pytest.importorskip("captum")
+    from captum._utils.models.linear_model import SkLearnRidge
+    from captum.attr import Lime
+
+    game, plan = smooth_game(6), bernoulli(6, 80, seed=2)
+    rows = iter(plan.coalitions)
+
+    def forward(x):
+        return torch.from_numpy(game(x.numpy() > 0.5)[:, 0])
+
+    explainer = Lime(
+        forward,
+        interpretable_model=SkLearnRidge(alpha=1.0),
+        similarity_func=lambda _x, _y, z, **_: torch.tensor(kernel(z.numpy() > 0, 0.25)),
+        perturb_func=lambda _x, **_: torch.from_numpy(next(rows))[None].long(),
+    )
+    theirs = explainer.attribute(torch.ones(1, 6), n_samples=80)
+    ours = lime(plan.coalitions, game(plan.coalitions))
+    np.testing.assert_allclose(ours[:, 0], theirs[0], atol=1e-5)
+
+
+def test_lime_refuses():
+    _, game = linear_game(4)
+    z = bernoulli(4, 40, seed=0).coalitions
+    with pytest.raises(ValueError, match="alpha is -1"):
+        lime(z, game(z), alpha=-1.0)
+    with pytest.raises(ValueError, match="give a positive number, or None for no kernel"):
+        lime(z, game(z), width=-0.1)
+    with pytest.raises(ValueError, match="a row a coalition"):
+        lime(z, game(z)[:-1])
+    kept = z.copy()
+    kept[:, 2] = True
+    with pytest.raises(ValueError, match="player 2 is kept in all 40 coalitions"):
+        lime(kept, game(kept))
+
+
+# RISE
+
+
+def test_rise_of_all_coalitions_of_a_linear_game_has_a_closed_form():
+    """E[v | i in] = offset + slope_i + half of the other slopes."""
+    slopes, game = linear_game(7)
+    z = enumerated(7).coalitions
+    offset = game(np.zeros((1, 7), bool))[0]
+    expected = offset + slopes + (slopes.sum(0) - slopes) / 2
+    np.testing.assert_allclose(rise(z, game(z)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+def test_rise_of_many_draws_approaches_the_closed_form(keep):
+    slopes, game = linear_game(6)
+    z = bernoulli(6, 40_000, seed=0, keep=keep).coalitions
+    offset = game(np.zeros((1, 6), bool))[0]
+    expected = offset + slopes + keep * (slopes.sum(0) - slopes)
+    np.testing.assert_allclose(rise(z, game(z)), expected, atol=0.05)
+
+
+def test_rise_equals_the_definition_as_a_loop():
+    game, z = random_game(8), bernoulli(8, 50, seed=3).coalitions
+    v = game(z)
+    for player in range(8):
+        expected = np.mean([value for row, value in zip(z, v, strict=True) if row[player]], axis=0)
+        np.testing.assert_allclose(rise(z, v)[player], expected, atol=1e-12)
+
+
+def test_order_of_coalitions_changes_nothing():
+    game, z = random_game(8), bernoulli(8, 50, seed=3).coalitions
+    order = np.random.default_rng(0).permutation(50)
+    np.testing.assert_allclose(rise(z[order], game(z[order])), rise(z, game(z)), atol=1e-12)
+
+
+def test_rise_refuses_a_player_never_kept():
+    z = bernoulli(5, 30, seed=0).coalitions
+    z[:, 1] = False
+    with pytest.raises(ValueError, match="player 1 is masked in all 30 coalitions"):
+        rise(z, np.ones((30, 1)))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        rise(bernoulli(5, 30, seed=0).coalitions, np.full((30, 1), np.inf))
