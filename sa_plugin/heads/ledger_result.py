@@ -17,11 +17,12 @@ from sa_plugin.statistics.drawn import Drawn
 
 # The effects that are printed; the others are in the table.
 PRINTED_EFFECTS = ("lift", "control", "excess", "contrast")
-_KIND_COLOURS = {
-    "embedding": "#55606b",
-    "heads": plots.TAIL_COLOUR,
-    "mlps": plots.IN_COLOUR,
-    "constants": "#9a6a00",
+# What a legend calls each kind, and its colour.
+_DRAWN_KINDS = {
+    "embedding": ("embedding", "#55606b"),
+    "heads": ("heads", plots.TAIL_COLOUR),
+    "mlps": ("MLPs", plots.IN_COLOUR),
+    "constants": ("biases", "#9a6a00"),
 }
 
 
@@ -418,13 +419,13 @@ class HeadLedger(Result):
 
     def _bars(self, ax: Any, scores: Sequence[str], effect: str) -> None:
         shares = self.effects[effect].shares.sel(score=list(scores))
-        height = 0.8 / len(_KIND_COLOURS)
-        for j, (kind, colour) in enumerate(_KIND_COLOURS.items()):
+        height = 0.8 / len(_DRAWN_KINDS)
+        for j, (kind, (word, colour)) in enumerate(_DRAWN_KINDS.items()):
             of_kind = shares.sel(kind=kind)
             if not np.nan_to_num(of_kind.estimate).any():
                 continue
-            offset = (j - (len(_KIND_COLOURS) - 1) / 2) * height
-            plots.whiskers(ax, of_kind, colours=colour, offset=offset, label=_KIND_WORDS[kind])
+            offset = (j - (len(_DRAWN_KINDS) - 1) / 2) * height
+            plots.whiskers(ax, of_kind, colours=colour, offset=offset, label=word)
         plots.zero(ax)
         plots.legend(ax)
         plots.words(ax, title=f"shares of the {effect}", x="share")
@@ -442,9 +443,6 @@ class HeadLedger(Result):
             "over documents.\nDirect contributions, no causal effects. Heads large on the split shown are so "
             "partly by chance."
         )
-
-
-_KIND_WORDS = {"embedding": "embedding", "heads": "heads", "mlps": "MLPs", "constants": "biases"}
 
 
 def _cell(measure: str, drawn: Drawn, *at: int) -> dict[str, Any]:

@@ -261,7 +261,7 @@ class Drawn:
             "low": self.low,
             "high": self.high,
             "level": self.level,
-            "draws": self.draws,
+            "draws": None if self.kept is not None else self.draws,
             "documents": self.documents,
         }
 

@@ -68,6 +68,11 @@ def test_a_frozen_number_keeps_its_interval_and_refuses_a_difference(drawn):
         frozen - frozen
     both = stack({"x": frozen, "y": frozen}, "which")
     assert np.array_equal(both.sel(which="y").low, drawn.low)
+    behind = stack({"x": frozen, "y": drawn}, "which", last=True)
+    assert list(behind.axes) == ["method", "delta", "which"]
+    assert np.array_equal(behind.estimate[..., 1], drawn.estimate)
+    assert np.array_equal(behind.sel(which="y").high, drawn.high)
+    assert frozen.to_dict()["draws"] is None
     with pytest.raises(ValueError, match="means come before freezing"):
         frozen.mean("delta")
 
