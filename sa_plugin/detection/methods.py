@@ -1,24 +1,14 @@
-"""Statistics of one sample: what each detector thresholds.
+"""Every detection method by name: which number of a sample it thresholds.
 
-SuperActivators and MaxTok threshold the same number, the sample's highest token score
-`max_t s[t]` (arXiv 2512.05038, section 4); they differ only in the calibration quantiles that
-make up the threshold grid. The other statistics are the paper's baselines and controls.
-
-A statistic is a function `(scores, bounds) -> [sample, layer, unit]`, where sample n owns the
-token rows `bounds[n]:bounds[n + 1]`. It must treat samples one by one. `STATISTICS` holds them by
-name; a line added there is calibrated and evaluated beside the others. Results are float32, as
-scores are (sums run in float64); every comparison with a threshold is in float64.
-
-What a statistic does not show: whether the tokens it takes lie inside the concept.
-
-Every detection method by name: which number of a sample it thresholds, where it comes from.
-
-All methods share one search (`search.py`): the grid of deltas times the layers, times the units
-of unsupervised banks, chosen by calibration F1. Names, in the order of every table:
+SuperActivators and MaxTok threshold the same number, the sample's highest token score `max_t s[t]`
+(arXiv 2512.05038, section 4); they differ only in the calibration quantiles that make up the
+threshold grid. All methods share one search (`sa_plugin.detection.search`): the grid of deltas times
+the layers, times the units of unsupervised banks, chosen by calibration F1. Names, in the order of
+every table:
 
 - SuperActivators: highest token score; thresholds are quantiles of in-concept calibration TOKENS.
-- MaxTok, MeanTok, LastTok, Top10%, length-only: statistics of `pool.py`; thresholds are quantiles
-  of the statistic over positive calibration SAMPLES (arXiv 2512.05038, baselines).
+- MaxTok, MeanTok, LastTok, Top10%, length-only: the functions of `STATISTICS`; thresholds are
+  quantiles of the statistic over positive calibration SAMPLES (arXiv 2512.05038, baselines).
 - RandTok: the score at one random token, 20 draws with a selection each, metrics averaged.
 - pooled: score of the sample's mean activation under vectors fitted on mean activations.
 - CLS: the same of the class token, where the model has one (vision towers).
@@ -27,6 +17,13 @@ of unsupervised banks, chosen by calibration F1. Names, in the order of every ta
 - always-positive: fires on every sample. No search.
 - any name of `ScoreTable.given`: a statistic of samples from elsewhere, such as the answers to a
   prompt ("Prompt" has a threshold beforehand and no search, "Prompt p(yes)" is searched).
+
+A statistic is a function `(scores, bounds) -> [sample, layer, unit]`, where sample n owns the token
+rows `bounds[n]:bounds[n + 1]`. It must treat samples one by one. A line added to `STATISTICS` is
+calibrated and evaluated beside the others. Results are float32, as scores are (sums run in float64);
+every comparison with a threshold is in float64.
+
+What a statistic does not show: whether the tokens it takes lie inside the concept.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from sa_plugin.statistics.confusion import (
     precision,
     recall,
 )
-from sa_plugin.statistics.drawn import Drawn, Interval, Resampling, Rule, interval, percentile_bounds, stack
+from sa_plugin.statistics.drawn import Drawn, Resampling, Rule, percentile_bounds, stack
 from sa_plugin.statistics.quantile import (
     DELTAS,
     EmptyConceptWarning,
@@ -55,7 +55,6 @@ __all__ = [
     "EmptyConceptWarning",
     "FewTokensWarning",
     "InactiveConceptWarning",
-    "Interval",
     "RadixHistogram",
     "Resamples",
     "Resampling",
@@ -71,7 +70,6 @@ __all__ = [
     "document_sums",
     "f1",
     "false_positive_rate",
-    "interval",
     "l_skewness",
     "mean_over_concepts",
     "percentile_bounds",

@@ -1,57 +1,41 @@
-"""Reading the columns of a table that is stored row by row.
+"""Tail thresholds: the (1 - delta) quantile of a concept's in-concept token scores, exactly.
 
-Picking one column of a [token, column] table at a time streams the whole table through memory once
-a column. Cut into blocks of tokens that stay in cache, it is read once.
+    tau_c(delta) = Q_{1 - delta}({ s_{t,c} : token t is labelled c })
 
-What a threshold needs of its tokens: enough of them, all of them finite.
-
-The (1 - delta) quantile of n tokens rests on about delta * n of them. Below one it interpolates
-near the maximum of a handful of tokens, and says more about that handful than about the tail.
-
-The grid of deltas: shares of a concept's in-concept tokens that count as its tail.
-
-Source: the SuperActivators code (arXiv 2512.05038), twelve values; the paper's own plots leave
-out .5 and .7. A delta chosen at the edge of a grid says that the optimum may lie beyond it.
-
-Where a quantile lies between two order statistics, and its value, to the bit of numpy.
-
-Quantile q of n sorted values x_0 <= ... <= x_{n-1}, linear interpolation (Hyndman-Fan type 7):
+over the tokens of the calibration split, pooled over samples (SuperActivators, arXiv 2512.05038,
+definition of the tail). A token of any sample, labelled or not, is a SuperActivator of c when its
+score reaches tau_c(delta). Q is linear interpolation (Hyndman-Fan type 7): of n sorted values
+x_0 <= ... <= x_{n-1},
 
     p = (n - 1) q,   k = floor(p),   t = p - k,   Q = x_k + t (x_{k+1} - x_k)
 
 Floating point makes that formula miss x_{k+1} at t near 1, so numpy computes
 `x_{k+1} - (1 - t) (x_{k+1} - x_k)` for t >= 1/2. The same branches here, in float64, give the same
-bits as `numpy.quantile` on float64-cast values (a negative zero is returned as zero).
+bits as `numpy.quantile` on float64-cast values (a negative zero is returned as zero). One sort serves
+every delta: numpy's float32 sort is an order of magnitude faster than `torch.quantile`, which besides
+refuses more than 2**24 values and interpolates in float32. Scores are stored row by row; cut into
+blocks of tokens that stay in cache, a table is read once and not once a column.
 
-Quantiles of weighted values.
+The grid of deltas is that of the authors' code, twelve values; the paper's own plots leave out .5
+and .7. A delta chosen at the edge of a grid says that the optimum may lie beyond it.
 
-Sorted values x_i with weights w_i, A_i the weight before x_i, W the weight of all:
+"Balanced" thresholds give every sample the weight 1, shared by its in-concept tokens, so that long
+concept mentions do not set the threshold alone; they are no longer the paper's definition. With
+weights w_i of sorted values, A_i the weight before x_i and W that of all,
 
     p_i = A_i / (W - w_i),   Q(q) = linear interpolation of the points (p_i, x_i) at q
 
-Equal weights give p_i = i / (n - 1), the ordinary linear quantile; p_0 = 0 and p_{n-1} = 1 for any
-weights, and p is non-decreasing. A weight is an importance, not a number of copies: doubling every
-weight changes nothing. Resampled counts are copies: see `sa_plugin.statistics.resampled_quantiles`.
+Equal weights give p_i = i / (n - 1), the ordinary quantile. A weight is an importance, not a number
+of copies: doubling every weight changes nothing. Resampled counts are copies: see
+`sa_plugin.statistics.resampled_quantiles`.
 
-"Balanced" thresholds give every sample the weight 1, shared by its in-concept tokens, so that long
-concept mentions do not set the threshold alone. They are no longer the paper's definition.
-
-Tail thresholds: the (1 - delta) quantile of a concept's in-concept token scores.
-
-    tau_c(delta) = Q_{1 - delta}({ s_{t,c} : token t is labelled c })
-
-over the tokens of the calibration split, pooled over samples, linear interpolation, exact
-(SuperActivators, arXiv 2512.05038, definition of the tail). A token of any sample, labelled or not,
-is a SuperActivator of c when its score reaches tau_c(delta).
+Sparse activations (SAE latents) are zero or above, and zero is no activation: with `positive`,
+quantiles are of a unit's values above zero, +inf where there are none.
 
 What a threshold does not show: by construction a share delta of the calibration tokens reaches it,
 however good or bad the concept vector is; only out-of-concept tokens tell whether the tail is
-reliable. Sparse activations (SAE latents) are zero or above, and zero is no activation: with
-`positive`, quantiles are of a unit's values above zero, +inf where there are none. Long concept
-mentions weigh more than short ones (`weights="balanced"` undoes that).
-
-One sort serves every delta: numpy's float32 sort is an order of magnitude faster than
-`torch.quantile`, which besides refuses more than 2**24 values and interpolates in float32.
+reliable. And it rests on about delta * n tokens: below one it interpolates near the maximum of a
+handful of tokens, and says more about that handful than about the tail (`FewTokensWarning`).
 """
 
 from __future__ import annotations

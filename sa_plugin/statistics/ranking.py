@@ -1,4 +1,4 @@
-"""How well scores rank positives above negatives, without a threshold.
+"""How well scores rank positives above negatives, without a threshold, on the data and on every draw.
 
     AUROC = P(s+ > s-) + P(s+ = s-) / 2        (Mann-Whitney, ties at half)
     average precision = sum_k (R_k - R_{k-1}) P_k   over distinct thresholds, no interpolation
@@ -7,17 +7,15 @@ as in scikit-learn. Both average over the whole ranking: AUROC hardly moves when
 per cent of negatives changes, which is where a tail lives; average precision does, and depends on
 the share of positives. NaN when a class is empty: there is nothing to rank.
 
-AUROC and average precision of every bootstrap draw, without resampling rows.
-
-With w the draw's document weights, both are functions of weighted counts in the order of the
-scores. AUROC is besides a quadratic form in the document weights:
+No draw copies a row: with w its document weights, both are functions of weighted counts in the order
+of the scores. AUROC is besides a quadratic form in the document weights,
 
     AUROC_b = (w' A w) / ((w' p) (w' n)),
     A_de = sum of [s_i > s_j] + [s_i = s_j] / 2 over positives i of document d and negatives j of
            document e,
 
 so for many rows of few documents (tokens) A is made once and each draw costs D² instead of the
-number of rows. Draws without a positive or without a negative are NaN.
+number of rows.
 """
 
 from __future__ import annotations

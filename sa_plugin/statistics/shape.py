@@ -1,11 +1,4 @@
-"""Quantiles of every bootstrap draw, without sorting or copying a draw.
-
-A draw holds w_d copies of every value of document d, N in all. Its quantile is the ordinary one
-(linear interpolation, type 7) of those N values. Values are sorted once and cut into blocks; a
-matrix product gives the copies in each block, hence the block of a wanted rank, and only that
-block's values are looked at.
-
-The shape of a distribution: skewness by moments and by L-moments.
+"""The shape of a distribution on every draw: quantiles, and skewness by moments and by L-moments.
 
     skewness = m_3 / m_2^{3/2},   m_k = mean (x - mean)^k                    (0 for symmetric laws)
     L-skewness = l_3 / l_2 in (-1, 1),   l_2 = 2 b_1 - b_0,   l_3 = 6 b_2 - 6 b_1 + b_0
@@ -16,6 +9,11 @@ The shape of a distribution: skewness by moments and by L-moments.
 tokens, so its sampling error is large just where tails are heavy; L-skewness is linear in the
 values and bounded. Neither says which tail is reliable: a long tail of out-of-concept tokens is
 skewed too. NaN for a constant, or below three values.
+
+A draw holds w_d copies of every value of document d, N in all, and no draw is sorted or copied: its
+quantile is the ordinary one (linear interpolation, type 7) of those N values. Values are sorted once
+and cut into blocks; a matrix product gives the copies in each block, hence the block of a wanted
+rank, and only that block's values are looked at.
 """
 
 from __future__ import annotations

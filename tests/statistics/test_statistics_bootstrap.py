@@ -8,14 +8,13 @@ from jaxtyping import config
 from scipy import stats
 
 from sa_plugin.statistics import (
-    Interval,
+    Drawn,
     Resampling,
     bootstrap_mean,
     bootstrap_statistic,
     confusion,
     document_sums,
     f1,
-    interval,
     mean_over_concepts,
     percentile_bounds,
     resample_documents,
@@ -231,22 +230,20 @@ def test_large_counts_stay_exact():
     assert np.array_equal(resampled_sums(values, resamples), expected)
 
 
-def test_an_interval_prints_one_line_and_knows_zero():
-    shown = Interval(0.7314, 0.69, 0.77, draws=1000, n_units=42)
-    assert repr(shown) == "0.731 [0.690, 0.770] (95 %, 1000 draws of 42 documents)"
-    assert shown.excludes_zero
-    assert not Interval(0.1, -0.1, 0.2).excludes_zero
-    assert not Interval(0.1, float("nan"), float("nan")).excludes_zero
-
-
 def test_undefined_draws_are_left_out_and_counted():
     drawn = np.array([0.1, np.nan, 0.3, 0.2])
-    found = interval(0.2, drawn, n_units=5, level=0.5)
-    assert found.draws == 3
+    found = Drawn(np.concatenate([[0.2], drawn]), {}, documents=5, level=0.5)
+    assert repr(found) == "0.200 [0.150, 0.250] (50 %, 3 draws of 5 documents)"
     assert (found.low, found.high) == pytest.approx((0.15, 0.25))
     low, high = percentile_bounds(np.stack([drawn, np.full(4, np.nan)]), 0.5)
     assert low[0] == pytest.approx(0.15)
     assert np.isnan([low[1], high[1]]).all()
+
+
+def test_zero_is_excluded_by_known_bounds_alone():
+    assert Drawn(np.array([0.1, 0.05, 0.2]), {}).excludes_zero
+    assert not Drawn(np.array([0.1, -0.1, 0.2]), {}).excludes_zero
+    assert not Drawn(np.array([0.1, np.nan, np.nan]), {}).excludes_zero
 
 
 def test_bad_arguments_say_what_was_expected(as_shipped):
