@@ -63,6 +63,7 @@ def prototype(
 
 def positive_means(statistics: LayerStatistics) -> Float[Tensor, "concept d_model"]:
     """Mean normalised embedding of each concept's tokens, in float64."""
+    # The mean of normalised rows is the normalised mean: no row is needed.
     raw = statistics.positive_mean.double() - statistics.mean.double()
     return (raw / statistics.scale).cpu()
 
@@ -110,6 +111,7 @@ def lda(
     contrast = positive / (1 - share)[:, None]
     covariance = _covariance(statistics)
     d_model = len(covariance)
+    # A share of the mean eigenvalue, so that the ridge means the same at every layer and width.
     covariance.diagonal().add_(ridge * covariance.trace() / d_model)
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed or not torch.isfinite(factor).all():

@@ -115,6 +115,7 @@ def kmeans_separator(
     read = row_blocks(rows, "kmeans_separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
     parts = []
+    # Margins of every row under every separator are kept while they are solved: not of all clusters.
     at_once = max(1, MARGINS_AT_ONCE // len(rows))
     for first in range(0, record["k"], at_once):
         labels = assigned[:, None] == torch.arange(first, min(first + at_once, record["k"]))

@@ -189,6 +189,7 @@ class Preconditioner:
 
 def preconditioner(blocks: Blocks, n_rows: int, d_model: int, lam: float) -> Preconditioner:
     """Factor the bound on an even sample of the rows."""
+    # A few times d_model rows fix the directions that matter; the bound need not be exact to speed up.
     stride = max(1, n_rows // (PRECONDITIONER_ROWS * d_model))
     gram, used = torch.zeros(d_model, d_model, dtype=torch.float64), 0
     for _, x in blocks():
@@ -222,6 +223,7 @@ def solve(
     sign, weight = _signs_and_weights(labels)
     d_model, n_labels = len(start.factor), labels.shape[1]
     w = torch.zeros(d_model, n_labels, dtype=torch.float64)
+    # Margins are updated along the step, so an iteration reads the rows twice: products and gradient.
     margin = torch.zeros_like(weight)
     gradient = _gradient(blocks, margin, sign, weight, w, lam)
     history: deque[Pair] = deque(maxlen=MEMORY_PAIRS)
@@ -230,6 +232,7 @@ def solve(
         active = ~_converged(gradient, w, lam, tol, start.rms)
         if not active.any() or int(iterations.max()) == max_iter:
             break
+        # Labels that are done take steps of zero; all others go on in the same products.
         iterations += active
         direction = -_apply_inverse_hessian(gradient, history, start.factor)
         change = _products(blocks, direction, len(labels)).mul_(sign)
@@ -253,6 +256,7 @@ def _signs_and_weights(
     labels: Bool[Tensor, "row label"],
 ) -> tuple[Float[Tensor, "row label"], Float[Tensor, "row label"]]:
     n_in = labels.sum(0).double()
+    # Either class weighs one half, however rare the concept is.
     inside, outside = (0.5 / n_in).float(), (0.5 / (len(labels) - n_in)).float()
     return torch.where(labels, 1.0, -1.0), torch.where(labels, inside, outside)
 
@@ -264,6 +268,7 @@ def _converged(
     tol: float,
     rms: float,
 ) -> Bool[Tensor, " label"]:
+    # f_c is lam-strongly convex, so |w - w*| <= |grad| / lam; below rounding no gradient gets smaller.
     certified = tol * lam * w.norm(dim=0)
     return torch.le(gradient.norm(dim=0), certified.clamp_min(ROUNDING * rms))
 
@@ -286,6 +291,7 @@ def _gradient(
     w: Float[Tensor, "d_model label"],
     lam: float,
 ) -> Float[Tensor, "d_model label"]:
+    # Products in float32, sums in float64: the error of a long sum would end the descent early.
     residual = torch.sigmoid(-margin).mul_(weight).mul_(sign)
     total = lam * w
     for part, x in blocks():
@@ -298,6 +304,7 @@ def _apply_inverse_hessian(
 ) -> Float[Tensor, "d_model label"]:
     """The two-loop recursion (Nocedal and Wright, algorithm 7.4), a label a column."""
     q, alphas = gradient.clone(), []
+    # Newest pair first on the way in, oldest first on the way out; the factor stands for the start.
     for moved, turned in reversed(history):
         inverse = _inverse_curvature(moved, turned)
         alpha = inverse * (moved * q).sum(0)
@@ -328,6 +335,7 @@ def _line_search(
     active: Bool[Tensor, " label"],
 ) -> Float[Tensor, " label"]:
     """Step at which the slope is a tenth of its start: Newton's method inside a bracket."""
+    # Penalty and slope along the line are polynomials of the step: only the margins are looked at anew.
     goal = 0.1 * (gradient * direction).sum(0).abs()
     pull = lam * (w * direction).sum(0)
     stiffness = lam * direction.square().sum(0)
@@ -341,9 +349,11 @@ def _line_search(
         if not searching.any():
             break
         bend = stiffness + (pushed * (1 - miss) * change).sum(0, dtype=torch.float64)
+        # The objective falls up to its minimum along the line and rises behind it: the bracket closes.
         low, high = torch.where(slope < 0, step, low), torch.where(slope > 0, step, high)
         newton = step - slope / bend
         middle = torch.where(high.isinf(), 2 * step, (low + high) / 2)
+        # Newton's step where it stays inside the bracket, or else half of it (twice, while it is open).
         better = torch.where((newton > low) & (newton < high), newton, middle)
         step = torch.where(searching, better, step)
     return torch.where(active, step, 0.0)

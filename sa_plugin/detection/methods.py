@@ -117,13 +117,16 @@ def random_rows(
     """
     tokens = np.diff(bounds)
     place = np.random.default_rng([seed, draw]).random(len(tokens))
+    # One uniform number a sample, scaled to its length: lengths of others do not change its draw.
     return np.asarray(bounds[:-1] + np.minimum((place * tokens).astype(np.int64), tokens - 1))
 
 
 def _top_tenth(rows: Float[np.ndarray, "token layer unit"]) -> Float[np.ndarray, "layer unit"]:
     n = len(rows)
+    # Rounded up, so that a short sample still has one score.
     k = -(-n // 10)
     top: Float[np.ndarray, "top layer unit"] = np.partition(rows, n - k, axis=0)[n - k :]
+    # Sorted first: the sum then does not depend on the order of tokens.
     return np.asarray(np.sort(top, axis=0).mean(0, dtype=np.float64))
 
 
@@ -275,6 +278,7 @@ def values(
         return given_values(method, table, table.bank.concepts)
     if method in (POOLED, CLS) or (method == PERMUTED and table.bank.supervised):
         return _of(method, table, table.scores, seed, draw)[:, layer, unit]
+    # Only the chosen columns are reduced: statistics treat columns one by one.
     picked = column_scores(table, layer, unit)[:, None]
     found = _of(method, table, picked, seed, draw)[:, 0]
     return np.broadcast_to(found, (len(found), len(layer)))

@@ -123,6 +123,7 @@ def search_matched(
     for at, d, c in np.ndindex(thresholds.shape[:3]):
         fired = stat[at] >= thresholds[at, d, c, :, None]
         table[at, d, c] = f1(confusion(fired, labels[:, c]))
+    # A concept keeps one unit a layer over all deltas: its best at that unit's best delta.
     unit = table.max(1).argmax(-1)
     index = unit[:, None, :, None]
     f1_of = np.take_along_axis(table, index, axis=-1)[..., 0]

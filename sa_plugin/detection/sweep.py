@@ -175,6 +175,7 @@ def _curve(
 ) -> Float[np.ndarray, "delta column"]:
     curves = []
     for draw, each in enumerate(calibrated):
+        # Matched units may differ by layer: the curve takes those of its own layer.
         unit, at = each.at_layer(place)
         layer = np.full(len(unit), place)
         value = values(each.method, table, layer, unit, seed=seed, draw=draw).astype(np.float64)

@@ -141,9 +141,11 @@ def document_sums(
             f"values {values.shape} have {values.shape[-1]} samples in their last axis, the "
             f"resamples {len(resamples.document)}."
         )
+    # Sorted by document, every document is a run, and one reduction sums them all.
     order = np.argsort(resamples.document, kind="stable")
     home = resamples.document[order]
     starts = np.searchsorted(home, np.arange(resamples.n_documents))
+    # A subset of samples may miss documents, and reduceat has no empty runs.
     filled = np.flatnonzero(np.diff(starts, append=len(home)))
     sums = np.zeros((*values.shape[:-1], resamples.n_documents))
     if len(filled):
@@ -167,6 +169,7 @@ def resampled_sums(
     sums = document_sums(values, resamples)
     flat = sums.reshape(-1, resamples.n_documents)
     counts = values.dtype == np.bool_ or np.issubdtype(values.dtype, np.integer)
+    # A draw weighs a document D times at most, so no partial sum is larger than this.
     largest = np.abs(flat).max(initial=0) * resamples.n_documents
     dtype = np.float32 if counts and largest < _EXACT_FLOAT32 else np.float64
     product = flat.astype(dtype) @ resamples.weights.T.astype(dtype)

@@ -48,6 +48,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 
+# Fits a second-level cache: a block is read from memory once, whatever its columns.
 _BLOCK_BYTES = 1 << 20
 
 
@@ -233,6 +234,7 @@ def interpolate(
     difference = upper - lower
     early = lower + difference * t
     late = upper - difference * (1 - t)
+    # The sum turns minus zero into zero, which numpy returns for it too.
     result: np.ndarray = np.where(t >= 0.5, late, early) + 0.0
     return result
 
@@ -257,9 +259,11 @@ def weighted_quantiles(
     order = np.argsort(values, kind="stable")
     x, w = values[order].astype(np.float64), weights[order].astype(np.float64)
     if len(x) == 1:
+        # p would be 0 / 0: a single value is every quantile.
         return np.full(len(q), x[0])
     before = np.concatenate([[0.0], np.cumsum(w)[:-1]])
     p = before / (before[-1] + w[-1] - w)
+    # Exactly one, which rounding of the sums would miss; interpolation needs the end of its range.
     p[-1] = 1.0
     return np.interp(np.asarray(q, dtype=np.float64), p, x)
 
@@ -396,6 +400,7 @@ def tail_thresholds_cross(
     result = np.full((len(levels), labels.shape[1], flat.shape[1]), np.inf)
     for c, rows in enumerate(np.ascontiguousarray(labels.T)):
         index = np.flatnonzero(rows)
+        # Units whose values on this concept stay in cache while they are sorted.
         step = max(1, _BLOCK_BYTES // max(1, 4 * len(index)))
         for start in range(0, flat.shape[1] if len(index) else 0, step):
             part = slice(start, start + step)
@@ -422,6 +427,7 @@ def _of_rows(
     """Quantiles of sorted rows, of all values or of those above zero."""
     if not positive:
         return quantiles_sorted(ordered, levels)
+    # Rows are sorted, so values above zero are the last ones; units with equally many go together.
     counts = (ordered > 0).sum(-1)
     result = np.full((len(levels), len(ordered)), np.inf)
     for n in np.unique(counts[counts > 0]):
@@ -437,6 +443,7 @@ def _in_concept(
     for rows in row_blocks(flat):
         block = np.asarray(flat[rows])
         if not np.isfinite(block).all():
+            # The whole table is counted only where something is wrong.
             check_finite(flat)
         for part, values in zip(parts, in_concept_values(block, labels[rows]), strict=True):
             part.append(values)
@@ -451,6 +458,7 @@ def _quantiles(
     rows: Bool[np.ndarray, " token"],
 ) -> Float64[np.ndarray, " q"]:
     if weights == "tokens" or sample_of is None:
+        # In place: the values are a copy of this column already.
         values.sort()
         return quantiles_sorted(values, levels)
     return weighted_quantiles(values, balanced_weights(sample_of[rows]), levels)

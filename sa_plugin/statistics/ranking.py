@@ -77,6 +77,7 @@ def auroc_of(positive: Float[np.ndarray, " p"], negative: Float[np.ndarray, " n"
     if not len(positive) or not len(negative):
         return float("nan")
     positive, negative = np.sort(positive), np.sort(negative)
+    # Negatives strictly below count one, equal ones a half: the mean of both sides of the search.
     below = np.searchsorted(negative, positive, side="left").sum()
     upto = np.searchsorted(negative, positive, side="right").sum()
     return float((int(below) + int(upto)) / (2 * len(positive) * len(negative)))
@@ -92,6 +93,7 @@ def _average_precision_of(positive: Float[np.ndarray, " p"], negative: Float[np.
         return float("nan")
     scores = np.concatenate([positive, negative])
     order = np.argsort(-scores, kind="stable")
+    # Precision is defined at distinct thresholds only: within a tie there is no order.
     ends = tie_ends(scores[order])
     hits = np.cumsum(order < len(positive))[ends]
     gained = np.diff(hits, prepend=0) / len(positive)
@@ -112,6 +114,7 @@ def _columns(
     return np.array(values, dtype=np.float64).reshape(scores.shape[1:])
 
 
+# Entries of a [draw, row] table that exist at a time: 32 MiB of float64.
 _CHUNK = 1 << 22
 
 
@@ -125,6 +128,7 @@ def resampled_auroc(
         labels: Truth.
         resamples: Draws over the same rows (`resamples.of(sample_of)` for tokens).
     """
+    # By documents a draw costs D² of a matrix product, by rows their number of running sums, each far dearer.
     if resamples.n_documents**2 <= 64 * len(scores):
         return _auroc_by_documents(scores, labels, resamples)
     return _auroc_by_rows(scores, labels, resamples)
@@ -149,6 +153,7 @@ def resampled_average_precision(
         hits = np.cumsum(weights * labels[order], axis=1)[:, ends].astype(np.float64)
         gained = np.diff(hits, axis=1, prepend=0)
         total = (gained * ratio(hits, fired)).sum(axis=1)
+        # A draw of one class alone has nothing to rank.
         both = (hits[:, -1] > 0) & (hits[:, -1] < fired[:, -1])
         drawn.append(ratio(total, np.where(both, hits[:, -1], 0), empty=np.nan))
     return np.concatenate(drawn)
@@ -165,6 +170,7 @@ def _auroc_by_rows(
         positive = np.cumsum(weights * labels[order], axis=1)[:, ends].astype(np.float64)
         negative = np.cumsum(weights * ~labels[order], axis=1)[:, ends].astype(np.float64)
         gained = np.diff(positive, axis=1, prepend=0)
+        # Of the negatives tied with a threshold half count as beaten.
         below = negative - np.diff(negative, axis=1, prepend=0) / 2
         pairs = positive[:, -1] * negative[:, -1]
         drawn.append(ratio((gained * below).sum(axis=1), pairs, empty=np.nan))

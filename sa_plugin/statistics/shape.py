@@ -28,6 +28,7 @@ from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import interpolate
 
+# Values a block: a rank is found by one comparison a block and one a value of its block.
 _BLOCK = 64
 
 
@@ -68,6 +69,7 @@ def resampled_quantiles(
 def _block_ends(home: Int64[np.ndarray, " row"], resamples: Resamples) -> Float64[np.ndarray, "draw block"]:
     """Copies at or before the end of each block of sorted values, in every draw."""
     blocks, documents = -(-len(home) // _BLOCK), resamples.n_documents
+    # One flat index for (block, document), so that a single count fills the whole table.
     cell = np.arange(len(home)) // _BLOCK * documents + home
     counts = np.bincount(cell, minlength=blocks * documents).reshape(blocks, documents)
     return np.cumsum(resamples.weights.astype(np.float64) @ counts.T.astype(np.float64), axis=1)
@@ -81,6 +83,7 @@ def _find(
     resamples: Resamples,
 ) -> Int64[np.ndarray, " drawn"]:
     """Place among the sorted values of a rank among the copies of each draw."""
+    # Ranks start at zero: the block of a rank is the first that ends beyond it.
     block = (ends[drawn] <= rank[:, None]).sum(axis=1)
     before = np.where(block > 0, ends[drawn, block - 1], 0.0)
     place = block[:, None] * _BLOCK + np.arange(_BLOCK)
@@ -90,6 +93,7 @@ def _find(
     return found
 
 
+# Draws at a time: a table [row, draw] of running counts stays small.
 _DRAWS = 16
 
 
@@ -112,6 +116,7 @@ def skewness_of_sums(
     """Skewness from sums of powers of values that are already centred near their mean."""
     mean, square, cube = (ratio(s, n, empty=np.nan) for s in (first, second, third))
     variance = square - mean**2
+    # A constant leaves a variance of rounding alone: zero spread makes the quotient undefined.
     spread = np.where(variance > 1e-12 * square, variance, 0.0) ** 1.5
     return ratio(cube - 3 * mean * square + 2 * mean**3, spread, empty=np.nan)
 
@@ -152,12 +157,14 @@ def _l_skewness(
     """
     if len(ordered) < 3:
         return np.full(upto.shape[1], np.nan)
+    # Centred, or the differences of large sums below would lose all their digits.
     x = ordered - ordered.mean()
     step = np.append(x[:-1] - x[1:], x[-1])
     n = upto[-1].copy()
     b0 = ratio(step @ upto, n, empty=np.nan)
     pairs = upto * (upto - 1)
     b1 = ratio(step @ pairs / 2, n * (n - 1), empty=np.nan)
+    # In place: m (m - 1) (m - 2) from m (m - 1), without a third table of this size.
     upto -= 2
     pairs *= upto
     b2 = ratio(step @ pairs / 3, n * (n - 1) * (n - 2), empty=np.nan)
