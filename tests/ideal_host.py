@@ -13,7 +13,7 @@ from ideal_model.dynamics import IdealModel, attention
 
 from sa_plugin.concepts import ConceptBank, VectorSet
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import AttentionWeights, Batch, BlockNorms, HostInfo, OutputProjection, Site
+from sa_plugin.host import AttentionWeights, Batch, BlockNorms, HostInfo, InputMap, OutputProjection, Site
 
 WIDTH = 24
 
@@ -94,7 +94,7 @@ class IdealHost:
         one[:, 0] = 1.0
         query = one * torch.tensor(self.model.beta, dtype=torch.float64)[:, None, None]
         heads = self.info.n_heads
-        return AttentionWeights(query, one, one, None, None, None, 1.0, None, False, None, None, heads)
+        return AttentionWeights(*map(InputMap, (query, one, one)), 1.0, None, False, None, None, heads)
 
 
 def ideal_data(n_samples=8, n_words=80):

@@ -18,7 +18,7 @@ from fake_host import FakeHost
 from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.heads import WeightTest, head_alignment
-from sa_plugin.host import AttentionWeights, BlockNorms, HostInfo, OutputProjection, Site
+from sa_plugin.host import AttentionWeights, BlockNorms, HostInfo, InputMap, OutputProjection, Site
 from sa_plugin.statistics import Resampling
 
 BLOCKS, HEADS, WIDTH, D_HEAD = 3, 4, 96, 8
@@ -74,7 +74,7 @@ class PlantedHost(FakeHost):
 
     def attention_weights(self, layer: int) -> AttentionWeights:
         q, k, v = (self.maps[m][layer] for m in "qkv")
-        return AttentionWeights(q, k, v, None, None, None, 1.0, None, False, None, None, HEADS)
+        return AttentionWeights(*map(InputMap, (q, k, v)), 1.0, None, False, None, None, HEADS)
 
 
 @dataclass(frozen=True)

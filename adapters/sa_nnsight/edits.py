@@ -20,13 +20,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sa_nnsight.places import Places, eager
+from sa_nnsight.places import EnvoyPlaces, eager
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import relative_difference
 
 
 @contextmanager
-def watching(places: Places, watches: Mapping[int, EditWatch]) -> Iterator[None]:
+def watching(places: EnvoyPlaces, watches: Mapping[int, EditWatch]) -> Iterator[None]:
     """Show every pass inside the context to the watches of some blocks; see `Passes.watching`.
 
     Attention computes a pattern where a watch attends, and is as before afterwards.
@@ -53,7 +53,7 @@ def watching(places: Places, watches: Mapping[int, EditWatch]) -> Iterator[None]
         yield
 
 
-def _edited(places: Places, layer: int, watch: EditWatch) -> list[Any]:
+def _edited(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
     gate = places.gate("attn_gate", layer)
 
     def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ def _edited(places: Places, layer: int, watch: EditWatch) -> list[Any]:
     ]
 
 
-def _attended(places: Places, layer: int, watch: EditWatch) -> list[Any]:
+def _attended(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
     """Hooks that show a watch's reader mask, values and pattern, and prove them."""
     reader = watch.reader
     assert reader is not None
@@ -103,7 +103,7 @@ def _attended(places: Places, layer: int, watch: EditWatch) -> list[Any]:
 class _Proof:
     """That values and pattern give the unedited z, in the first pass that shows all three."""
 
-    def __init__(self, places: Places, layer: int, reader: AttendedReader, limit: float) -> None:
+    def __init__(self, places: EnvoyPlaces, layer: int, reader: AttendedReader, limit: float) -> None:
         self.where, self.limit = f"{places.architecture}, block {layer}", limit
         self.reader, self.done = reader, False
         self.pattern: Tensor | None = None
@@ -135,7 +135,7 @@ class _Proof:
         self.done, self.z, self.pattern = True, None, None
 
 
-def _value_role(places: Places) -> str:
+def _value_role(places: EnvoyPlaces) -> str:
     for role in ("v", "qkv"):
         if places.has(role):
             return role
@@ -145,7 +145,7 @@ def _value_role(places: Places) -> str:
     )
 
 
-def _values_by_head(places: Places, role: str, out: Tensor) -> Tensor:
+def _values_by_head(places: EnvoyPlaces, role: str, out: Tensor) -> Tensor:
     if role == "v":
         return rearrange(out, "b t (h e) -> b t h e", e=places.d_head)
     heads = places.n_heads
@@ -154,7 +154,7 @@ def _values_by_head(places: Places, role: str, out: Tensor) -> Tensor:
     return rearrange(out.chunk(3, dim=-1)[2], "b t (h e) -> b t h e", h=heads)
 
 
-def _pattern(places: Places, layer: int, out: Any) -> Tensor:
+def _pattern(places: EnvoyPlaces, layer: int, out: Any) -> Tensor:
     found = out[1] if isinstance(out, tuple) and len(out) > 1 else None
     if isinstance(found, Tensor) and found.ndim == 4:
         return found

@@ -285,7 +285,7 @@ class RemoteFault(RuntimeError):
         self.retry = fault.retry
 
 
-def explain(error: BaseException, *, host: str | None = None) -> RemoteFault:
+def explain_fault(error: BaseException, *, host: str | None = None) -> RemoteFault:
     """Say what an error of nnsight's remote client means.
 
     Args:
@@ -296,7 +296,7 @@ def explain(error: BaseException, *, host: str | None = None) -> RemoteFault:
         The exception to raise from `error`; `error` itself if it was explained before.
 
     Example:
-        >>> explain(ConnectionRefusedError(111, "Connection refused"), host="http://x:1").kind
+        >>> explain_fault(ConnectionRefusedError(111, "Connection refused"), host="http://x:1").kind
         'unreachable'
     """
     if isinstance(error, RemoteFault):

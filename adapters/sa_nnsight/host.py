@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sa_nnsight.passes import TracePasses
-from sa_nnsight.places import Places, locate
+from sa_nnsight.places import EnvoyPlaces, locate
 from sa_plugin._check import require
 from sa_plugin.host.folders import load_folder
 from sa_plugin.host.images import context_states
@@ -101,7 +101,7 @@ def _tower(model: Any, tower: str) -> Any:
     raise ValueError(f"{type(model._module).__name__} has no {TOWERS[tower][0]}: leave tower out.")
 
 
-def _reads_images(places: Places) -> bool:
+def _reads_images(places: EnvoyPlaces) -> bool:
     own = getattr(places.root, "main_input_name", "input_ids") == "pixel_values"
     return own or places.kind.endswith("vision_model")
 

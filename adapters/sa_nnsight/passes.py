@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sa_nnsight.edits import watching
-from sa_nnsight.places import Places, Tap, eager
+from sa_nnsight.places import EnvoyPlaces, Tap, eager
 from sa_plugin.host import mllama
 from sa_plugin.host.adapter import Keep, Part
 from sa_plugin.host.edits import EditWatch
@@ -44,7 +44,7 @@ class TracePasses:
         order: In which its modules run, from `settle`.
     """
 
-    places: Places
+    places: EnvoyPlaces
     order: Order = field(default_factory=dict)
 
     def refuse_unready(self) -> None:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from sa_nnsight.paths import NOT_IN_BLOCKS, PATHS, REQUIRED, ROLES, SOME_BLOCKS, Paths
 from sa_plugin.host import mllama, weights
-from sa_plugin.host.adapter import FINAL, AttentionParts, HeadMap, NormRole, Part
+from sa_plugin.host.adapter import FINAL, AttentionParts, NormRole, Part
 from sa_plugin.host.laws import NORMS, RAW
-from sa_plugin.host.protocol import Norm, OutputProjection, Point
-from sa_plugin.host.weights import norm_of, plain
+from sa_plugin.host.protocol import InputMap, Norm, OutputProjection, Point
+from sa_plugin.host.weights import as_float32, norm_of
 
 NORM_ROLES = {"norm1": "norm1", "norm2": "norm2", "norm1_post": "attn_out", "norm2_post": "mlp"}
 GATES = {"attn_out": "attn_gate", RAW: "attn_gate", "mlp_out": "mlp_gate"}
@@ -54,7 +54,7 @@ def envoy_path(model: Any, path: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class EnvoyPlaces:
     """A model's modules by role.
 
     Attributes:
@@ -226,10 +226,10 @@ class Places:
     def output_projection(self, layer: int) -> OutputProjection:
         """W_O and b_O of one block, copied, in float32 on the CPU."""
         module = self.module("o_proj", layer)
-        weight, bias = plain(as_linear(module)), getattr(module, "bias", None)
-        bias = None if bias is None else plain(bias)
+        weight, bias = as_float32(as_linear(module)), getattr(module, "bias", None)
+        bias = None if bias is None else as_float32(bias)
         if self.has("attn_scale"):
-            scale = plain(self.module("attn_scale", layer).lambda1)
+            scale = as_float32(self.module("attn_scale", layer).lambda1)
             # LayerScale multiplies what is written: rows of W_O, and its bias.
             weight, bias = weight * scale[:, None], None if bias is None else bias * scale
         gate = self.gate("attn_gate", layer)
@@ -326,7 +326,7 @@ def as_linear(module: Any) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T
 
 
-def split_fused(places: Places, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_fused(places: EnvoyPlaces, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a fused projection (or entries of its bias) of queries, keys and values."""
     if places.roles.get("qkv_order") == "heads":
         # GPT-NeoX keeps the query, key and value of one head side by side.
@@ -336,13 +336,13 @@ def split_fused(places: Places, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _by_head(weight: Tensor, bias: Tensor | None, d_head: int) -> HeadMap:
+def _by_head(weight: Tensor, bias: Tensor | None, d_head: int) -> InputMap:
     """One slice a head."""
-    sliced = rearrange(plain(weight), "(h e) d -> h d e", e=d_head).contiguous()
-    return HeadMap(sliced, None if bias is None else rearrange(plain(bias), "(h e) -> h e", e=d_head))
+    sliced = rearrange(as_float32(weight), "(h e) d -> h d e", e=d_head).contiguous()
+    return InputMap(sliced, None if bias is None else rearrange(as_float32(bias), "(h e) -> h e", e=d_head))
 
 
-def locate(model: Any, given: Paths | None, *, every: bool = False) -> Places:
+def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlaces:
     """Find a model's modules.
 
     Args:
@@ -377,7 +377,7 @@ def locate(model: Any, given: Paths | None, *, every: bool = False) -> Places:
             ]
             if not names:
                 break
-            places = Places(model, roles, prefix, tuple(names))
+            places = EnvoyPlaces(model, roles, prefix, tuple(names))
             _check(places)
             return places
     raise ValueError(f"{architecture} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
@@ -387,7 +387,7 @@ def _alternatives(path: Any) -> tuple[str, ...]:
     return tuple(path) if isinstance(path, list | tuple) else (str(path),)
 
 
-def _check(places: Places) -> None:
+def _check(places: EnvoyPlaces) -> None:
     """Every role in the first block; in the others too where paths have alternatives."""
     for role in sorted(set(places.roles) - NOT_IN_BLOCKS - SOME_BLOCKS):
         several = len(_alternatives(places.roles[role])) > 1

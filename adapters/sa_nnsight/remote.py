@@ -36,20 +36,26 @@ from einops import rearrange
 from torch import Tensor
 
 from sa_nnsight import beside, session
-from sa_nnsight.faults import RemoteFault, explain
+from sa_nnsight.faults import RemoteFault, explain_fault
 from sa_nnsight.jobs import Journal, Patience, Request, Result, Runner, digest
 from sa_nnsight.passes import TracePasses, in_order
-from sa_nnsight.places import Places, Tap, eager, locate
+from sa_nnsight.places import EnvoyPlaces, Tap, eager, locate
 from sa_nnsight.session import Once, Reads
 from sa_nnsight.wire import Server, Traffic, Wire
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.adapter import part_of
-from sa_plugin.host.laws import limit_of, structure
+from sa_plugin.host.laws import structure, tolerance
 from sa_plugin.host.local import Options
 from sa_plugin.host.protocol import Batch, HostInfo, OutputProjection, Reduce, Site
-from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, check_tokenizer, puts_special_first
-from sa_plugin.host.texts import digest as tokenizer_digest
+from sa_plugin.host.texts import (
+    PROBE_TEXT,
+    PaddingSide,
+    TextReader,
+    check_tokenizer,
+    puts_special_first,
+    tokenizer_hash,
+)
 from sa_plugin.host.weights import hash_values, strided_places
 
 TRACES = 16
@@ -68,7 +74,7 @@ UNABLE = {
     "gradients": "no gradient reaches the first block",
     "attention_probabilities": "attention hands back None: it is fused, and stays so",
 }
-TRIALS: dict[str, Callable[[Places, Mapping[str, Tensor], Any], None]] = {
+TRIALS: dict[str, Callable[[EnvoyPlaces, Mapping[str, Tensor], Any], None]] = {
     "weights": session.send_weights,
     "gradients": session.send_gradients,
     "attention_probabilities": session.send_probabilities,
@@ -168,7 +174,7 @@ class RemoteHost:
         )
 
     @property
-    def places(self) -> Places:
+    def places(self) -> EnvoyPlaces:
         """Where things are in the model."""
         return self.passes.places
 
@@ -257,7 +263,7 @@ class RemoteHost:
         return recover_projection(self.places, self.reader, self.line, layer)
 
 
-def probe_capabilities(places: Places, reader: TextReader, line: Line) -> Capabilities:
+def probe_capabilities(places: EnvoyPlaces, reader: TextReader, line: Line) -> Capabilities:
     """Try each on a few tokens: three requests, of one forward pass each at most."""
     found, reasons, inputs = {}, {}, reader.probe_inputs()
     for name, send in TRIALS.items():
@@ -275,7 +281,7 @@ def probe_capabilities(places: Places, reader: TextReader, line: Line) -> Capabi
     return Capabilities(**found, sandboxed=sandboxed, reasons=said)
 
 
-def recover_projection(places: Places, reader: TextReader, line: Line, layer: int) -> OutputProjection:
+def recover_projection(places: EnvoyPlaces, reader: TextReader, line: Line, layer: int) -> OutputProjection:
     """W_O and b_O of one block, by calling the projection."""
     send = partial(session.send_projection, places, layer, reader.probe_inputs())
     (answer,) = line.now(Once(line.server, send))
@@ -289,7 +295,7 @@ def recover_projection(places: Places, reader: TextReader, line: Line, layer: in
 Ask = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-def fingerprint_of(places: Places, ask: Ask) -> str:
+def fingerprint_of(places: EnvoyPlaces, ask: Ask) -> str:
     """The fingerprint that the same weights have on this machine.
 
     Args:
@@ -311,7 +317,7 @@ def fingerprint_of(places: Places, ask: Ask) -> str:
 
 
 def _places(
-    places: Places, inner: str, parameter: Tensor
+    places: EnvoyPlaces, inner: str, parameter: Tensor
 ) -> tuple[Tensor, dict[str, tuple[tuple[int, ...], int]]]:
     """Flat indices into a parameter, and the shape and count of each part that they are for."""
     names = places.shared_names(inner, parameter)
@@ -379,7 +385,7 @@ def attach_remote(
             raise ValueError(f"{name} is for a model on this machine: leave it out with remote=True.")
     if traces < 1:
         raise ValueError(f"traces is {traces}: give 1 or more.")
-    session.register()
+    session.ship_modules()
     places = locate(model, paths)
     tokenizer = model.tokenizer if chosen.tokenizer is None else chosen.tokenizer
     check_tokenizer(tokenizer)
@@ -395,7 +401,7 @@ def attach_remote(
 
 
 def _line(
-    places: Places, host: str | None, runner: Runner, traffic: Traffic, traces: int
+    places: EnvoyPlaces, host: str | None, runner: Runner, traffic: Traffic, traces: int
 ) -> tuple[Line, str]:
     """The way to where the model is, and the fingerprint of its weights.
 
@@ -427,14 +433,14 @@ def _line(
 
 def _runner(journal: Journal, patience: Patience, traffic: Traffic) -> Runner:
     def translate(error: Exception) -> tuple[Exception, bool]:
-        fault = explain(error)
+        fault = explain_fault(error)
         return fault, fault.retry
 
     again, reused = partial(traffic.add, retried=1), partial(traffic.add, reused=1)
     return Runner(journal, patience, translate, again, reused)
 
 
-def _settled(places: Places, reader: TextReader) -> TracePasses:
+def _settled(places: EnvoyPlaces, reader: TextReader) -> TracePasses:
     """In which order modules run, from a pass without weights."""
     device = next(places.root.parameters()).device
     ids = reader.probe_inputs()["input_ids"].to(device)
@@ -463,7 +469,7 @@ def _describe(passes: TracePasses, reader: TextReader, line: Line, fingerprint: 
     found = {part: whole[f"{k} {name}"] for part, (k, name) in twins.items()}
     dtype = str(whole["format"].dtype).removeprefix("torch.")
     read = [{name: found[k, name] for name in names} for k in blocks]
-    block, _ = structure(places.architecture, read, limit_of(dtype))
+    block, _ = structure(places.architecture, read, tolerance(dtype))
     last, n = f"{blocks[-1]} resid_post", short.shape[1]
     # In a causal model the first tokens do not feel those behind them; loose, for half precision.
     gap = (whole[last][:, :n] - start[last]).abs().max() / start[last].abs().max()
@@ -481,5 +487,5 @@ def _describe(passes: TracePasses, reader: TextReader, line: Line, fingerprint: 
         processing="none",
         dtype=dtype,
         fingerprint=fingerprint,
-        tokenizer=tokenizer_digest(reader.tokenizer, reader.add_special_tokens),
+        tokenizer=tokenizer_hash(reader.tokenizer, reader.add_special_tokens),
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sa_nnsight import beside
 from sa_nnsight.jobs import SHIPPED, Result, digest
-from sa_nnsight.places import Places, Tap
+from sa_nnsight.places import EnvoyPlaces, Tap
 from sa_nnsight.wire import Server, Wire
 from sa_plugin.host import reducers
 
@@ -27,7 +27,7 @@ VERSION = 2
 Inputs = Mapping[str, Tensor]
 
 
-def register() -> None:
+def ship_modules() -> None:
     """Have nnsight ship what runs on the server, so that this package need not be there."""
     for module in SHIPPED:
         nnsight.register(module)
@@ -151,7 +151,7 @@ def submit_values(model: Any, backend: Any, places: Mapping[str, torch.Tensor]) 
         result = save([values(model._module, places)])  # noqa: F841 (handed back by its name)
 
 
-def send_projection(places: Places, layer: int, inputs: Inputs, backend: Any) -> None:
+def send_projection(places: EnvoyPlaces, layer: int, inputs: Inputs, backend: Any) -> None:
     """Ask what one block's output projection makes of zero and of an identity."""
     model, projection = places.model, places.model.get(places.tap((layer, "z")).path)
     width = places.n_heads * places.d_head
@@ -166,7 +166,7 @@ def send_projection(places: Places, layer: int, inputs: Inputs, backend: Any) ->
         result = save(kept)  # noqa: F841 (handed back by its name)
 
 
-def send_weights(places: Places, inputs: Inputs, backend: Any) -> None:
+def send_weights(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> None:
     """Ask whether a module's weights can be read."""
     model, save = places.model, nnsight.save
     module = places.module("o_proj", 0)
@@ -178,7 +178,7 @@ def send_weights(places: Places, inputs: Inputs, backend: Any) -> None:
         result = save([{"able": tensor(able), "sandboxed": tensor(meta)}])  # noqa: F841
 
 
-def send_gradients(places: Places, inputs: Inputs, backend: Any) -> None:
+def send_gradients(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> None:
     """Ask whether gradients reach the first block from the last."""
     model, save, module = places.model, nnsight.save, places.module("o_proj", 0)
     first, last = (model.get(places.tap((k, "resid_post")).path) for k in (0, places.n_layers - 1))
@@ -197,7 +197,7 @@ def send_gradients(places: Places, inputs: Inputs, backend: Any) -> None:
         result = save([{"able": flows[0], "sandboxed": tensor(meta)}])  # noqa: F841
 
 
-def send_probabilities(places: Places, inputs: Inputs, backend: Any) -> None:
+def send_probabilities(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> None:
     """Ask whether unfused attention hands out its probabilities."""
     model, save, root = places.model, nnsight.save, places.model._module
     module, attention = places.module("o_proj", 0), model.get(places.tap((0, "pattern")).path)

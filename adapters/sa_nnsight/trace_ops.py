@@ -235,7 +235,7 @@ def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor
         if host.hook_name(site := Site(objective.layer, point)) == objective.hook_name
     )
     with torch.no_grad():
-        pick = partial(reducers.pick, site=(site.layer, site.point))
+        pick = partial(reducers.at_site, site=(site.layer, site.point))
         h = host.read(batch, [site], pick)["h"][0]
     if len(h) != len(objective.tail):
         raise ValueError(

@@ -121,7 +121,7 @@ class BridgePasses:
             found[EMBED] = []
             hooks.insert(0, (EMBED, embed))
         # Hooks at one point run in the order they were added: those that read, then the end.
-        run(self.bridge, inputs, [*hooks, (self._last_hook(parts), _end)])
+        call_under(self.bridge, inputs, [*hooks, (self._last_hook(parts), _end)])
         _demand_once(found)
         return {part: found[name][0] for part, name in names.items()}
 
@@ -137,7 +137,7 @@ class BridgePasses:
             hooks = [(name, lambda tensor, hook: edit(tensor))]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor")
-            out = run(self.bridge, inputs, hooks)
+            out = call_under(self.bridge, inputs, hooks)
         assert out is not None
         return out
 
@@ -225,12 +225,12 @@ def capture(
     hooks = [(name, keep(name)) for name in read]
     # Added last, so that it runs after what is read at the same point.
     with torch.no_grad():
-        run(bridge, inputs, hooks if stop is None else [*hooks, (stop, _end)])
+        call_under(bridge, inputs, hooks if stop is None else [*hooks, (stop, _end)])
     _demand_once(read)
     return {name: tensors[0] for name, tensors in read.items()}
 
 
-def run(bridge: Any, inputs: Mapping[str, Tensor], hooks: Sequence[Hook]) -> Tensor | None:
+def call_under(bridge: Any, inputs: Mapping[str, Tensor], hooks: Sequence[Hook]) -> Tensor | None:
     """Call the bridge under hooks, which are removed whatever happens.
 
     Returns:

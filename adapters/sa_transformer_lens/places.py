@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sa_plugin.host import mllama, weights
-from sa_plugin.host.adapter import FINAL, AttentionParts, HeadMap, NormRole, Part
+from sa_plugin.host.adapter import FINAL, AttentionParts, NormRole, Part
 from sa_plugin.host.laws import NORMS, RAW
-from sa_plugin.host.protocol import Norm, OutputProjection
+from sa_plugin.host.protocol import InputMap, Norm, OutputProjection
 
 FINAL_HOOK = "ln_final.hook_out"
 # Inside a block.
@@ -113,7 +113,8 @@ class BridgePlaces:
         attention = self.model.blocks[layer].attn
         # A bias-free projection has no attribute b_O, or None.
         bias = getattr(attention, "b_O", None)
-        return OutputProjection(weights.plain(attention.W_O), None if bias is None else weights.plain(bias))
+        weight = weights.as_float32(attention.W_O)
+        return OutputProjection(weight, None if bias is None else weights.as_float32(bias))
 
     def norm(self, role: NormRole, layer: int) -> tuple[str, nn.Module] | None:
         """The module of transformers behind `ln1`, `ln2`, `ln1_post` or `ln2_post`."""
@@ -171,9 +172,9 @@ class BridgePlaces:
         return norm
 
 
-def _head_map(attention: Any, name: str) -> HeadMap:
+def _head_map(attention: Any, name: str) -> InputMap:
     """W_Q, W_K or W_V and its bias, one slice a head."""
-    weight = weights.plain(getattr(attention, f"W_{name}"))
+    weight = weights.as_float32(getattr(attention, f"W_{name}"))
     # A bias-free projection has no attribute b_Q, or None.
     bias = getattr(attention, f"b_{name}", None)
-    return HeadMap(weight, None if bias is None else weights.plain(bias).reshape(len(weight), -1))
+    return InputMap(weight, None if bias is None else weights.as_float32(bias).reshape(len(weight), -1))

@@ -539,7 +539,7 @@ def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) 
         )
     if any(one.softcap for one in attention):
         found.append("Logits are soft-capped: beta is their slope at zero.")
-    if any(bias is not None for one in attention for bias in (one.query_bias, one.key_bias)):
+    if any(bias is not None for one in attention for bias in (one.query.bias, one.key.bias)):
         found.append("Query and key biases add terms linear in one token's activation: left out.")
     if host.info.block != "pre_norm":
         found.append(

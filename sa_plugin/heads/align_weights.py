@@ -150,7 +150,8 @@ def _head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputP
         projection: Attention's output projection.
     """
     query, key, value = (
-        _read_through(weights.norm, part) for part in (weights.query, weights.key, weights.value)
+        _read_through(weights.norm, part)
+        for part in (weights.query.weight, weights.key.weight, weights.value.weight)
     )
     output = projection.weight
     # Behind attention: centring and gain of each norm act on what the head writes, in order; what

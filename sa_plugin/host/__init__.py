@@ -1,6 +1,6 @@
 """What the method asks of a model, and the checks that hold it to that."""
 
-from sa_plugin.host.adapter import FINAL, AttentionParts, HeadMap, Part, Passes, Places
+from sa_plugin.host.adapter import FINAL, AttentionParts, Part, Passes, Places
 from sa_plugin.host.check import CheckReport, check, check_folder
 from sa_plugin.host.folders import as_vit, find_folder, open_folder
 from sa_plugin.host.images import Processor, processor_of, read_processor
@@ -18,6 +18,7 @@ from sa_plugin.host.protocol import (
     EditableHost,
     Host,
     HostInfo,
+    InputMap,
     Norm,
     OutputProjection,
     Point,
@@ -53,9 +54,9 @@ __all__ = [
     "DescribedHost",
     "DifferentiableHost",
     "EditableHost",
-    "HeadMap",
     "Host",
     "HostInfo",
+    "InputMap",
     "Law",
     "LocalHost",
     "Norm",

@@ -22,20 +22,13 @@ from torch import Tensor, nn
 
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
-from sa_plugin.host.protocol import FINAL_NORM, HostInfo, Norm, OutputProjection, Point, Site
+from sa_plugin.host.protocol import FINAL_NORM, HostInfo, InputMap, Norm, OutputProjection, Point, Site
 
 FINAL = "final"
 Part: TypeAlias = tuple[int, str]
 NormRole = Literal["norm1", "norm2", "norm1_post", "norm2_post"]
 Keep = Callable[[str, Tensor], Tensor]
 """What is kept of a part, by its name and value; a clone where nothing is said."""
-
-
-class HeadMap(NamedTuple):
-    """A linear map of the residual stream, one slice a head, float32 on the CPU."""
-
-    weight: Float[Tensor, "head d_model d_head"]
-    bias: Float[Tensor, "head d_head"] | None
 
 
 class AttentionParts(NamedTuple):
@@ -47,9 +40,9 @@ class AttentionParts(NamedTuple):
         head_norms: Its own norms of queries and keys, or None.
     """
 
-    query: HeadMap
-    key: HeadMap
-    value: HeadMap
+    query: InputMap
+    key: InputMap
+    value: InputMap
     module: Any
     head_norms: tuple[nn.Module, nn.Module] | None
 

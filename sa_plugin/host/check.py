@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sa_plugin.data.images import Image
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.folders import load_model
-from sa_plugin.host.laws import Law, limit_of, read_sites, relative_difference
+from sa_plugin.host.folders import load_for_host
+from sa_plugin.host.laws import Law, read_sites, relative_difference, tolerance
 from sa_plugin.host.protocol import FINAL_NORM, Batch, Host, Site, attach
 from sa_plugin.host.texts import TEXTS
 from sa_plugin.show import plots
@@ -162,7 +162,7 @@ def check_folder(
         ImportError: The host's library is not installed.
         ValueError: Unknown host, or a missing or needless tower.
     """
-    model, options = load_model(folder, host, tower=tower)
+    model, options = load_for_host(folder, host, tower=tower)
     return check(model, texts, **options)
 
 
@@ -180,7 +180,7 @@ def _own(host: Host, samples: Sequence[Sample]) -> list[Law]:
 
 
 def _generic(host: Host, samples: Sequence[Sample]) -> list[Law]:
-    limit = limit_of(host.info.dtype)
+    limit = tolerance(host.info.dtype)
     offsets = _boxes_tile if samples[0].image is not None else _offsets_cover
     return [
         offsets(host, samples),

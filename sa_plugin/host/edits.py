@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin.host.laws import limit_of
+from sa_plugin.host.laws import tolerance
 from sa_plugin.host.protocol import Attended, Edit, OutputProjection, ZEdit, apply_edit
 
 
@@ -47,7 +47,7 @@ class EditWatch:
     ) -> None:
         self.name, self.edit = name, edit
         self.weight, self.bias = projection
-        self.limit = limit_of(dtype)
+        self.limit = tolerance(dtype)
         self.passes = self.fired = 0
         self.outputs: tuple[Tensor, Tensor] | None = None
         self.place = (0, 0)

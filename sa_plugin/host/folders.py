@@ -111,11 +111,11 @@ def open_folder(
     Example:
         >>> host = open_folder("smollm2", "nnsight")  # doctest: +SKIP
     """
-    model, own = load_model(folder, host, dtype=dtype, tower=tower)
+    model, own = load_for_host(folder, host, dtype=dtype, tower=tower)
     return attach(model, **(own | options))
 
 
-def load_model(
+def load_for_host(
     folder: str | Path,
     host: str = "transformer_lens",
     *,

@@ -79,7 +79,7 @@ class Law:
         return f"{verdict}  {self.name}: {measured}{note}"
 
 
-def limit_of(dtype: str) -> float:
+def tolerance(dtype: str) -> float:
     """Largest difference that passes in a number format; mixed ones count as float32."""
     return LIMITS.get(dtype, LIMITS["float32"])
 
@@ -264,7 +264,7 @@ def padding_law(host: Host, alone: Sequence[Sequence[Batch]], padded: Mapping[st
         alone: The batches of each sample by itself, unpadded.
         padded: Side of the padding to the batches of all samples.
     """
-    limit = limit_of(host.info.dtype)
+    limit = tolerance(host.info.dtype)
     expected = [_residuals(host, batches)[0] for batches in alone]
     worst = 0.0
     for batches in padded.values():
@@ -279,7 +279,7 @@ def _residuals(host: Host, batches: Sequence[Batch]) -> dict[int, Tensor]:
     site = Site(host.info.n_layers - 1, "resid_post")
     found = {}
     for batch in batches:
-        read = host.read(batch, [site], partial(reducers.pick, site=(site.layer, str(site.point))))["h"]
+        read = host.read(batch, [site], partial(reducers.at_site, site=(site.layer, str(site.point))))["h"]
         for k, row in enumerate(batch.rows.tolist()):
             found[row] = read[k, batch.valid[k]]
     return found

@@ -36,12 +36,12 @@ from sa_plugin.host.laws import (
     in_stages,
     is_causal,
     kept_part,
-    limit_of,
     module_streams,
     padding_law,
     projection_law,
     stream_law,
     structure,
+    tolerance,
 )
 from sa_plugin.host.protocol import (
     BATCH_TOKENS,
@@ -62,8 +62,8 @@ from sa_plugin.host.texts import (
     PaddingSide,
     TextReader,
     check_tokenizer,
-    digest,
     puts_special_first,
+    tokenizer_hash,
 )
 
 # Where patches are counted.
@@ -464,7 +464,7 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
             up in no known way.
     """
     places, layers = passes.places, range(passes.places.n_layers)
-    name, limit = places.architecture, limit_of(number_format(places))
+    name, limit = places.architecture, tolerance(number_format(places))
     parts = [(k, part) for k in layers for part in places.parts if part != "pattern" or not places.crosses(k)]
     last = [(layers[-1], FINAL)] if final_norm else []
     passes = passes.settle(inputs, [*parts, *last])
@@ -516,7 +516,7 @@ def open_texts(host: type[H], passes: Passes, options: Options) -> H:
     reader = TextReader(options.tokenizer, places.model_name, places.context_length, side, special)
     seen = probe(passes, passes.inputs(reader.probe_inputs()), final_norm=options.final_norm)
     bos = puts_special_first(options.tokenizer, special)
-    info = replace(_describe(seen, options, bos), tokenizer=digest(options.tokenizer, special))
+    info = replace(_describe(seen, options, bos), tokenizer=tokenizer_hash(options.tokenizer, special))
     made = host(seen.passes, info, reader, options.batch_tokens, options.progress)
     sample = Sample("probe", PROBE_TEXT, "probe")
     demand(info.architecture, _padding_law(made, reader, [sample], [side]))

@@ -341,13 +341,19 @@ class Rotary(NamedTuple):
     scaling: float = 1.0
 
 
+class InputMap(NamedTuple):
+    """How heads read the residual stream: `x @ weight[h] + bias[h]`, float32 on the CPU."""
+
+    weight: Float[Tensor, "head d_model d_head"]
+    bias: Float[Tensor, "head d_head"] | None = None
+
+
 class AttentionWeights(NamedTuple):
-    """Query, key and value maps of one block, one slice a query head, float32 on the CPU.
+    """Query, key and value maps of one block, one slice a query head.
 
     Attributes:
         query, key, value: Keys and values of grouped-query attention are repeated, so that slice h
             is what query head h uses.
-        query_bias, key_bias, value_bias: Or None.
         scale: Logits are `q . k * scale`.
         softcap: Logits become `softcap * tanh(logit / softcap)`, or None.
         query_key_norm: Whether q and k pass a norm of their own (Qwen3), after which a bilinear
@@ -357,12 +363,9 @@ class AttentionWeights(NamedTuple):
         n_key_value_heads: Before repetition.
     """
 
-    query: Float[Tensor, "head d_model d_head"]
-    key: Float[Tensor, "head d_model d_head"]
-    value: Float[Tensor, "head d_model d_head"]
-    query_bias: Float[Tensor, "head d_head"] | None
-    key_bias: Float[Tensor, "head d_head"] | None
-    value_bias: Float[Tensor, "head d_head"] | None
+    query: InputMap
+    key: InputMap
+    value: InputMap
     scale: float
     softcap: float | None
     query_key_norm: bool

@@ -357,7 +357,7 @@ def moments(
     return out
 
 
-def pick(read: Read, *, site: tuple[int, str]) -> dict[str, torch.Tensor]:
+def at_site(read: Read, *, site: tuple[int, str]) -> dict[str, torch.Tensor]:
     """The activations at one site, in float32."""
     return {"h": read[site].float()}
 

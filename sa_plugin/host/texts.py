@@ -68,10 +68,10 @@ def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
 
 def puts_special_first(tokenizer: Any, add_special_tokens: bool = True) -> bool:
     """Whether the first token of a text is a special one."""
-    return bool(encode(tokenizer, ["The cat sat."], add_special_tokens)[0].special[0])
+    return bool(encode_texts(tokenizer, ["The cat sat."], add_special_tokens)[0].special[0])
 
 
-def digest(tokenizer: Any, add_special_tokens: bool = True) -> str:
+def tokenizer_hash(tokenizer: Any, add_special_tokens: bool = True) -> str:
     """Hash of everything that decides which tokens a text becomes."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     for changing in ("padding", "truncation"):
@@ -80,7 +80,7 @@ def digest(tokenizer: Any, add_special_tokens: bool = True) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def encode(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[Tokens]:
+def encode_texts(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[Tokens]:
     """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
     if not texts:
         return []
@@ -152,7 +152,7 @@ class TextReader:
                 f"sample {image.id!r} is an image; {self.model} reads texts. Attach a vision model "
                 "(load_bridge takes ViT, DINOv2 and CLIP folders)."
             )
-        tokens = encode(self.tokenizer, [sample.text for sample in samples], self.add_special_tokens)
+        tokens = encode_texts(self.tokenizer, [sample.text for sample in samples], self.add_special_tokens)
         for sample, row in zip(samples, tokens, strict=True):
             if self.context is not None and len(row.ids) > self.context:
                 raise ValueError(
@@ -170,7 +170,7 @@ class TextReader:
         Raises:
             ValueError: The tokenizer makes less than two tokens of it.
         """
-        ids = encode(self.tokenizer, [PROBE_TEXT], self.add_special_tokens)[0].ids
+        ids = encode_texts(self.tokenizer, [PROBE_TEXT], self.add_special_tokens)[0].ids
         if len(ids) < 2:
             raise ValueError(f"the tokenizer makes {len(ids)} token of {PROBE_TEXT!r}.")
         row = torch.from_numpy(ids)[None]

@@ -26,9 +26,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sa_plugin.host.adapter import AttentionParts, HeadMap, NormRole, Places
-from sa_plugin.host.laws import limit_of, read_sites, relative_difference
-from sa_plugin.host.protocol import AttentionWeights, Batch, Block, BlockNorms, Host, Norm, Rotary, Site
+from sa_plugin.host.adapter import AttentionParts, NormRole, Places
+from sa_plugin.host.laws import read_sites, relative_difference, tolerance
+from sa_plugin.host.protocol import (
+    AttentionWeights,
+    Batch,
+    Block,
+    BlockNorms,
+    Host,
+    InputMap,
+    Norm,
+    Rotary,
+    Site,
+)
 
 EPSILONS = ("eps", "variance_epsilon")
 # Hashed of each weight.
@@ -96,12 +106,9 @@ def attention_weights(
     parts = places.attention(layer)
     query, key, value = (_repeated(one, info.n_heads) for one in (parts.query, parts.key, parts.value))
     weights = AttentionWeights(
-        query=query.weight,
-        key=key.weight,
-        value=value.weight,
-        query_bias=query.bias,
-        key_bias=key.bias,
-        value_bias=value.bias,
+        query=query,
+        key=key,
+        value=value,
         scale=_scale(parts.module, info.d_head),
         softcap=getattr(parts.module, "attn_logit_softcapping", None),
         query_key_norm=parts.head_norms is not None,
@@ -114,16 +121,16 @@ def attention_weights(
     read = read_sites(host, batch, [Site(layer, point) for point in ("resid_pre", "pattern", "z")])
     # Proved on what the model itself computes, so that no name or attribute has to be believed.
     resid, pattern, z = (tensor.float() for tensor in read.values())
-    prove(where, weights, resid, pattern, z, limit_of(info.dtype), own)
+    prove(where, weights, resid, pattern, z, tolerance(info.dtype), own)
     return weights if parts.head_norms is None else _with_head_gains(where, weights, parts)
 
 
-def _repeated(one: HeadMap, n_heads: int) -> HeadMap:
+def _repeated(one: InputMap, n_heads: int) -> InputMap:
     """One slice a query head; those of grouped-query attention repeated."""
     # Query head h uses key and value h // group.
     group = n_heads // len(one.weight)
     bias = None if one.bias is None else one.bias.repeat_interleave(group, 0)
-    return HeadMap(one.weight.repeat_interleave(group, 0), bias)
+    return InputMap(one.weight.repeat_interleave(group, 0), bias)
 
 
 def _scale(module: Any, d_head: int) -> float:
@@ -150,16 +157,21 @@ def _with_head_gains(where: str, weights: AttentionWeights, parts: AttentionPart
     gains = []
     for name, module in zip(("query", "key"), parts.head_norms or (), strict=True):
         norm = norm_of(f"the norm of each {name} of {where}", module)
-        if norm.centred or len(norm.gain) != weights.query.shape[-1]:
+        if norm.centred or len(norm.gain) != weights.query.weight.shape[-1]:
             raise ValueError(
                 f"{where} normalises each {name} by no RMSNorm over its head's dimensions: its "
                 "attention cannot be described by weights. Read its pattern instead."
             )
         gains.append(norm.gain)
-    return weights._replace(query=weights.query * gains[0], key=weights.key * gains[1])
+    # A bias is added before the norm, so its gain scales it too.
+    query, key = (
+        InputMap(one.weight * gain, None if one.bias is None else one.bias * gain)
+        for one, gain in zip((weights.query, weights.key), gains, strict=True)
+    )
+    return weights._replace(query=query, key=key)
 
 
-def plain(tensor: Tensor) -> Tensor:
+def as_float32(tensor: Tensor) -> Tensor:
     """A copy in float32 on the CPU."""
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
@@ -179,7 +191,7 @@ def norm_of(name: str, module: Any) -> Norm:
     # A Linear has a matrix for a weight: it is no norm, whatever it would reproduce.
     vector = weight is None or weight.ndim == 1
     x, seen = _tried(module, eps)
-    limit = limit_of(str(seen.dtype).removeprefix("torch."))
+    limit = tolerance(str(seen.dtype).removeprefix("torch."))
     for norm in _candidates(module, x.shape[-1], eps) if vector else ():
         if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
             return norm
@@ -211,7 +223,7 @@ def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm 
     before, after = (read[site].float()[batch.valid] for site in sites)
     if torch.equal(before, after):
         return None
-    limit = limit_of(host.info.dtype)
+    limit = tolerance(host.info.dtype)
     if norm is None or not relative_difference(apply_norm(norm, before), after) <= limit:
         raise ValueError(
             f"{host.info.architecture} changes the residual stream between blocks {layer - 1} and "
@@ -236,8 +248,8 @@ def _tried(module: Any, eps: float) -> tuple[Float[Tensor, "row width"], Tensor]
 
 def _candidates(module: Any, width: int, eps: float) -> Iterator[Norm]:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    gain = torch.ones(width) if weight is None else plain(weight)
-    shift = None if bias is None else plain(bias)
+    gain = torch.ones(width) if weight is None else as_float32(weight)
+    shift = None if bias is None else as_float32(bias)
     # LayerNorm before RMSNorm, gain before 1 + gain: they agree on no random rows.
     for centred, offset in product((True, False), (0.0, 1.0)):
         yield Norm(gain + offset, shift, centred, eps)
@@ -266,7 +278,7 @@ def rotary_of(root: nn.Module, layer_type: str | None) -> Rotary | None:
             if isinstance(found, Tensor):
                 prefix = name.removesuffix("inv_freq")
                 scaling = getattr(module, f"{prefix}attention_scaling", 1.0)
-                return Rotary(plain(found), 2 * len(found), float(scaling))
+                return Rotary(as_float32(found), 2 * len(found), float(scaling))
     return None
 
 
@@ -328,14 +340,9 @@ def prove(
 
 def _project(normed: Tensor, weights: AttentionWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of every query head, `[batch, token, head, d_head]`."""
-    pairs = (
-        (weights.query, weights.query_bias),
-        (weights.key, weights.key_bias),
-        (weights.value, weights.value_bias),
-    )
     q, k, v = (
-        torch.einsum("btd,hde->bthe", normed, weight) + (0.0 if bias is None else bias)
-        for weight, bias in pairs
+        torch.einsum("btd,hde->bthe", normed, one.weight) + (0.0 if one.bias is None else one.bias)
+        for one in (weights.query, weights.key, weights.value)
     )
     return q, k, v
 

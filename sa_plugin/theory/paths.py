@@ -257,18 +257,18 @@ def path_of(
     """The heads of one block; arguments as for `paths_of`."""
     # v as the heads see it: through the norm's gain, without the mean that a LayerNorm takes off.
     seen = _through(weights.norm, read)
-    query = torch.einsum("dc,hde->hce", seen, weights.query.double())
-    key = torch.einsum("dc,hde->hce", seen, weights.key.double())
+    query = torch.einsum("dc,hde->hce", seen, weights.query.weight.double())
+    key = torch.einsum("dc,hde->hce", seen, weights.key.weight.double())
     beta = _turned(query, key, weights.rotary, lengths, causal) * weights.scale
     if weights.query_key_norm:
         beta = torch.full_like(beta, torch.nan)
     out, bias = output
     # What a value dimension writes along v_out, then what a normalised token does.
     onto = torch.einsum("hed,dc->hec", out.double().cpu(), write)
-    value = torch.einsum("hde,hec->hdc", weights.value.double(), onto)
+    value = torch.einsum("hde,hec->hdc", weights.value.weight.double(), onto)
     constant = torch.zeros(write.shape[1], dtype=torch.float64)
-    if weights.value_bias is not None:
-        constant += torch.einsum("he,hec->c", weights.value_bias.double(), onto)
+    if weights.value.bias is not None:
+        constant += torch.einsum("he,hec->c", weights.value.bias.double(), onto)
     if bias is not None:
         constant += bias.double().cpu() @ write
     gamma = torch.einsum("dc,hdc->hc", seen, value)
@@ -353,6 +353,6 @@ def _limits(weights: AttentionWeights) -> tuple[str, ...]:
         found.append("softcap")
     if weights.rotary is not None:
         found.append("rotary positions")
-    if weights.query_bias is not None or weights.key_bias is not None:
+    if weights.query.bias is not None or weights.key.bias is not None:
         found.append("query and key biases")
     return tuple(found)

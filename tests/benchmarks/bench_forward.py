@@ -18,7 +18,7 @@ from sa_plugin.data import Sample
 from sa_plugin.host import Batch, Site
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
-from sa_transformer_lens.passes import run as forward
+from sa_transformer_lens.passes import call_under as forward
 
 CONCEPTS = 16
 TEXT = "the cat sat on the mat and nobody walked the dog that sat beside the cat at night " * 8

@@ -93,11 +93,11 @@ def test_forms_are_differences_of_the_hosts_own_numbers(architecture):
     v, w = torch.randn(2, 1, tiny.D_MODEL, generator=generator)
     read = v if norm is None else (v - norm.centred * v.mean()) * norm.gain
     for h in range(tiny.N_HEADS):
-        beta = (read @ weights.query[h]) @ (read @ weights.key[h]).T * weights.scale
+        beta = (read @ weights.query.weight[h]) @ (read @ weights.key.weight[h]).T * weights.scale
         if weights.rotary is None or weights.rotary.scaling == 1:
             got = float(qk_form(block.maps, v, block.turn)[0, h])
             assert got == pytest.approx(float(beta), rel=1e-4)
-        out = (read @ weights.value[h]) @ host.output_projection(0).weight[h]
+        out = (read @ weights.value.weight[h]) @ host.output_projection(0).weight[h]
         if architecture in ("gpt2", "neox", "llama"):
             got = float(ov_form(block.maps, v, w)[0, h])
             assert got == pytest.approx(float(out @ w.T), rel=1e-3, abs=1e-5)

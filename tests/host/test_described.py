@@ -42,13 +42,13 @@ def slow_head(weights, h, head, allowed):
     """Pattern and z of one head of one sample, token by token, float64."""
     x = [slow_norm(weights.norm, row) for row in h]
 
-    def part(weight, bias):
-        b = 0.0 if bias is None else bias[head].numpy().astype(float)
-        return [row @ weight[head].numpy().astype(float) + b for row in x]
+    def part(one):
+        b = 0.0 if one.bias is None else one.bias[head].numpy().astype(float)
+        return [row @ one.weight[head].numpy().astype(float) + b for row in x]
 
-    q = part(weights.query, weights.query_bias)
-    k = part(weights.key, weights.key_bias)
-    v = part(weights.value, weights.value_bias)
+    q = part(weights.query)
+    k = part(weights.key)
+    v = part(weights.value)
     q, k = ([slow_turn(weights.rotary, r, t) for t, r in enumerate(rows)] for rows in (q, k))
     pattern = np.zeros((len(h), len(h)))
     for i in range(len(h)):
@@ -75,9 +75,9 @@ def test_weights_reproduce_pattern_and_z(library, name):
     info, sample = host.info, samples_of(name)[min(1, len(samples_of(name)) - 1)]
     for layer in range(info.n_layers):
         weights = host.attention_weights(layer)
-        assert weights.query.shape == (info.n_heads, info.d_model, info.d_head)
-        assert weights.query.shape == weights.key.shape == weights.value.shape
-        assert weights.key.dtype == torch.float32
+        assert weights.query.weight.shape == (info.n_heads, info.d_model, info.d_head)
+        assert weights.query.weight.shape == weights.key.weight.shape == weights.value.weight.shape
+        assert weights.key.weight.dtype == torch.float32
         assert weights.query_key_norm == (name == "qwen3")
         if weights.query_key_norm:
             continue
@@ -126,10 +126,10 @@ def test_keys_and_values_are_repeated_for_their_queries(library, name):
     host = host_on(library, name)
     weights = host.attention_weights(0)
     assert weights.n_key_value_heads == 2
-    assert torch.equal(weights.key[0], weights.key[1])
-    assert not torch.equal(weights.key[1], weights.key[2])
+    assert torch.equal(weights.key.weight[0], weights.key.weight[1])
+    assert not torch.equal(weights.key.weight[1], weights.key.weight[2])
     own = tiny.hf_model("llama").model.layers[0].self_attn.k_proj.weight.detach().unflatten(0, (2, -1))
-    assert torch.equal(weights.key[2], own[1].T)
+    assert torch.equal(weights.key.weight[2], own[1].T)
 
 
 @on_both("gemma2")
@@ -150,9 +150,9 @@ def test_gains_of_query_and_key_norms_are_folded(library, name):
     query, key, value = (
         getattr(own, f"{part}_proj").weight.detach().unflatten(0, (-1, 8)).transpose(1, 2) for part in "qkv"
     )
-    torch.testing.assert_close(weights.query, query * own.q_norm.weight.detach())
-    torch.testing.assert_close(weights.key[3], key[1] * own.k_norm.weight.detach())
-    assert torch.equal(weights.value[3], value[1])
+    torch.testing.assert_close(weights.query.weight, query * own.q_norm.weight.detach())
+    torch.testing.assert_close(weights.key.weight[3], key[1] * own.k_norm.weight.detach())
+    assert torch.equal(weights.value.weight[3], value[1])
 
 
 def test_compatibility_mode_is_described_too():

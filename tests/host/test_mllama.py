@@ -70,7 +70,7 @@ class TestText:
             host.attention_weights(1)
         with pytest.raises(ValueError, match=r"block 1 attends to an image's states.*no tokens"):
             host.hook_name(Site(1, "pattern"))
-        assert host.attention_weights(2).query.shape == (tiny.N_HEADS, tiny.D_MODEL, tiny.D_HEAD)
+        assert host.attention_weights(2).query.weight.shape == (tiny.N_HEADS, tiny.D_MODEL, tiny.D_HEAD)
 
     def test_the_gate_is_in_the_projection(self, hosts):
         host, model = hosts("mllama_text_image"), tiny_multimodal.mllama()

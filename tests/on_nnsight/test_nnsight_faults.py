@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sa_nnsight.faults import RemoteFault, classify, explain, strike
+from sa_nnsight.faults import RemoteFault, classify, explain_fault, strike
 
 HOST = "http://ndif.example:8001"
 RECORDED = json.loads((Path(__file__).parents[1] / "recorded/ndif_faults.json").read_text("utf-8"))
@@ -117,7 +117,7 @@ def test_sentences_of_the_server(text, kind, retry, says):
 
 def test_the_misleading_one_names_the_module():
     (row,) = [row for row in RECORDED if row["name"] == "unregistered"]
-    text = str(explain(rebuilt(row["chain"])))
+    text = str(explain_fault(rebuilt(row["chain"])))
     assert "nnsight.register('saplug_absent')" in text
     assert "that does not help" in text
 
@@ -136,12 +136,12 @@ def test_keys_are_struck_everywhere(monkeypatch):
         "Failed to send request: Invalid API key format: 'typed-wrong'. sk-very-secret"
     )
     error.__cause__ = cause
-    fault = explain(error, host="http://me:password@ndif.example")
+    fault = explain_fault(error, host="http://me:password@ndif.example")
     for text in (str(fault), str(error), str(cause)):
         for secret in ("sk-very-secret", "typed-wrong", "other-key", "password"):
             assert secret not in text
     assert fault.kind == "key"
-    refused = explain(ConnectionRefusedError(111, "refused"), host="http://me:password@x:1")
+    refused = explain_fault(ConnectionRefusedError(111, "refused"), host="http://me:password@x:1")
     assert "password" not in str(refused)
     assert "x:1" in str(refused)
 
@@ -153,8 +153,8 @@ def test_a_key_in_nnsights_configuration_is_struck(monkeypatch):
 
 
 def test_explained_once():
-    fault = explain(ConnectionRefusedError(111, "Connection refused"), host=HOST)
-    assert explain(fault) is fault
+    fault = explain_fault(ConnectionRefusedError(111, "Connection refused"), host=HOST)
+    assert explain_fault(fault) is fault
     assert isinstance(fault, RemoteFault)
     assert fault.retry
 

@@ -196,7 +196,7 @@ class TestAccepts:
         )
         host = accept(NNsight(tiny.fill(model).eval()), tokenizer=tokenizer)
         assert check(host, SHORT).passed
-        assert host.attention_weights(1).query.shape == (4, 32, 8)
+        assert host.attention_weights(1).query.weight.shape == (4, 32, 8)
 
 
 class TestRefusals:

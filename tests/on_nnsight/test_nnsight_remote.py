@@ -53,7 +53,7 @@ def test_kinds_that_need_activations_are_refused_before_anything_is_sent():
     with pytest.raises(ValueError, match=r"do not leave the server.*'prototype' and 'lda'"):
         refuse_rows([rows])
     others = partial(reducers.train, stored=None), partial(reducers.maxima)
-    refuse_rows([partial(reducers.reduce, jobs=others), reducers.pick])
+    refuse_rows([partial(reducers.reduce, jobs=others), reducers.at_site])
 
 
 def test_bytecode_is_refused_here_before_it_ends_a_process_there():
@@ -99,7 +99,7 @@ tiny.hf_model("llama").save_pretrained(folder)
 tiny.tokenizer("llama").save_pretrained(folder)
 huggingface._ID_CACHE[folder] = folder
 model = TransformersModel(folder, task="text-generation")
-session.register()
+session.ship_modules()
 taps = [((k, "resid_post"), locate(model, None).tap((k, "resid_post")))
         for k in range(3)]
 ids = torch.tensor([[0, 5, 6]])

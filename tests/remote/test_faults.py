@@ -18,14 +18,14 @@ import server
 import torch
 from nnsight.intervention.backends.remote import RemoteBackend
 
-from sa_nnsight.faults import explain
+from sa_nnsight.faults import explain_fault
 
 
 def fault_of(call):
     try:
         call()
     except Exception as error:
-        return explain(error)
+        return explain_fault(error)
     raise AssertionError("nothing was raised")
 
 

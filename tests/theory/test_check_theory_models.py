@@ -8,7 +8,7 @@ from word_data import word_data
 
 from sa_plugin.concepts import ConceptBank, VectorSet, fit
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import AttentionWeights, Norm, OutputProjection, Rotary, Site
+from sa_plugin.host import AttentionWeights, InputMap, Norm, OutputProjection, Rotary, Site
 from sa_plugin.statistics import Resampling
 from sa_plugin.theory import check_theory, normalised, path_of, scales_of
 
@@ -126,9 +126,7 @@ def test_beta_and_gamma_by_loops(causal, norm):
     rotary = Rotary(torch.tensor([1.0, 0.1]), 4, 1.2)
     gain = draw(8) if norm else None
     n = None if norm is None else Norm(gain, None, norm == "layer", 1e-6)
-    weights = AttentionWeights(
-        draw(2, 8, 6), draw(2, 8, 6), draw(2, 8, 6), None, None, None, 0.3, None, False, rotary, n, 2
-    )
+    weights = AttentionWeights(*(InputMap(draw(2, 8, 6)) for _ in range(3)), 0.3, None, False, rotary, n, 2)
     out = OutputProjection(draw(2, 6, 8), None)
     read, write = draw(8, 1).double(), draw(8, 1).double()
     lengths = [5, 3]
@@ -137,7 +135,7 @@ def test_beta_and_gamma_by_loops(causal, norm):
     if n is not None:
         v = gain.double() * (v - v.mean() if n.centred else v)
     for h in range(2):
-        q, k = (v @ w[h].double() for w in (weights.query, weights.key))
+        q, k = (v @ w[h].double() for w in (weights.query.weight, weights.key.weight))
         logits = [
             float(rotated(q, i, rotary) @ rotated(k, j, rotary)) * 0.3
             for length in lengths
@@ -145,7 +143,7 @@ def test_beta_and_gamma_by_loops(causal, norm):
             for j in range(i + 1 if causal else length)
         ]
         assert found.beta[h, 0] == pytest.approx(np.mean(logits), rel=1e-9)
-        gamma = v @ weights.value[h].double() @ out.weight[h].double() @ write[:, 0]
+        gamma = v @ weights.value.weight[h].double() @ out.weight[h].double() @ write[:, 0]
         assert found.gamma[h, 0] == pytest.approx(float(gamma), rel=1e-9)
 
 
@@ -180,8 +178,8 @@ def test_a_direction_through_the_norm_moves_logits_by_beta():
         # The norm frozen at the tokens' own scale, as the formula has it.
         n = weights.norm
         x = (x - x.mean(-1, keepdim=True)) / scale[:, None] * n.gain.double() + n.bias.double()
-        q = x[0] @ weights.query.double() + weights.query_bias.double()
-        k = x[1] @ weights.key.double() + weights.key_bias.double()
+        q = x[0] @ weights.query.weight.double() + weights.query.bias.double()
+        k = x[1] @ weights.key.weight.double() + weights.key.bias.double()
         return (q * k).sum(-1) * weights.scale
 
     scale = scales_of(weights.norm, base)
