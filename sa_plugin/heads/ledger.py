@@ -76,6 +76,8 @@ from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
+from sa_plugin.show.html import Markup, el
+from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
 from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Resampling
@@ -484,36 +486,53 @@ class TokenLedger(Result):
         return {"format": FORMAT, "kind": type(self).__name__, **clean(content)}
 
     def plot(self, token: int | None = None, n: int = 12) -> Any:
-        """Every token's score, and the largest terms of one.
+        """Scores along the text or on the picture, and the largest terms of one token.
 
         Args:
             token: Place among the kept tokens; by default the one that scores highest.
             n: How many terms.
         """
         at = int(self.score.argmax()) if token is None else token
-        figure, (left, right) = plots.new_figure(9.5, max(2.8, 0.2 * len(self.score) + 1.0), columns=2)
-        colours = [plots.TAIL_COLOUR if one else plots.OUT_COLOUR for one in self.tail]
-        left.barh(range(len(self.score)), self.score, color=colours)
-        plots.rows(left, [f"> {text}" if t == at else text for t, text in enumerate(self.tokens)])
-        if np.isfinite(self.column.threshold):
-            plots.zero(left, at=self.column.threshold)
-        plots.words(left, title=f"{self.column.concept}, block {self.column.layer}", x="score")
+        image, title = self.sample.image, f"{self.column.concept}, block {self.column.layer}"
+        if image is None:
+            width = min(max(0.2 * len(self.score) + 1, 6.0), 18.0)
+            figure, (upper, lower) = plots.new_figure(width, 5.6, rows=2)
+            plots.word_bars(upper, self.tokens, self.score, self.tail)
+            if np.isfinite(self.column.threshold):
+                plots.zero(upper, upright=False, at=self.column.threshold)
+            plots.words(upper, title=title, y="score")
+        else:
+            figure, (upper, lower) = plots.new_figure(9.0, 4.4, columns=2)
+            plots.patch_map(upper, image.pixels, self.offsets, self._shares, self.tail)
+            plots.words(upper, title=title)
         largest = self.strongest(at, n)
-        right.barh(
-            range(len(largest)),
-            [value for _, value in largest],
-            color=[plots.TAIL_COLOUR if value >= 0 else plots.IN_COLOUR for _, value in largest],
-        )
-        plots.rows(right, [name for name, _ in largest])
-        plots.zero(right)
-        plots.words(right, title=f"largest terms of {self.tokens[at]!r}", x="part of the score")
+        colours = [plots.TAIL_COLOUR if value >= 0 else plots.IN_COLOUR for _, value in largest]
+        lower.barh(range(len(largest)), [value for _, value in largest], color=colours)
+        plots.rows(lower, [name for name, _ in largest])
+        plots.zero(lower)
+        plots.words(lower, title=f"largest terms of {self.tokens[at].strip()!r}", x="part of the score")
         plots.note(
             figure,
-            f"SuperActivators in orange, dashed their threshold. Shown are {len(largest)} of "
-            f"{len(self.components)} terms of the marked token; all add up to {self.score[at]:.3f}. "
-            "Direct contributions, no causal effects.",
+            f"Framed: SuperActivators. Shown are {len(largest)} of {len(self.components)} terms of one "
+            f"token; all add up to {self.score[at]:.3f}.\nDirect contributions, no causal effects.",
         )
         return figure
+
+    @property
+    def _shares(self) -> Float[np.ndarray, " token"]:
+        return self.score / (float(np.abs(self.score).max(initial=0.0)) or 1.0)
+
+    def _repr_html_(self) -> str:
+        tips = [
+            f"{score:.3f}: " + ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
+            for t, score in enumerate(self.score)
+        ]
+        image, title = self.sample.image, f"scores of {self.column.concept}"
+        if image is None:
+            shown = shaded_text(self.sample.text, self.offsets, self._shares, self.tail, tips)
+        else:
+            shown = shaded_picture(image.pixels, self.offsets, self._shares, self.tail, tips, title=title)
+        return str(el("div", MAP_STYLE, el("div", shown, class_="sa-maps"), Markup(super()._repr_html_())))
 
 
 def explain_tokens(

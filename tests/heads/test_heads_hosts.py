@@ -68,6 +68,10 @@ def test_the_ledger_closes_on_every_tower(attached, tower, kind):
     assert head_ledger(host, data, bank, resampling=Resampling(20)).residue < 1e-6
     one = explain_tokens(host, bank, data.test.samples[0], "a", layer=2)
     np.testing.assert_allclose(one.terms.sum(1), one.score, atol=2e-5)
+    assert one._repr_html_().count("<rect") >= len(one.score)
+    upper, lower = one.plot().axes
+    assert len(upper.patches) >= len(one.score)
+    assert len(lower.patches) == min(12, len(one.components))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])

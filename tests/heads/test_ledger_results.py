@@ -1,5 +1,6 @@
 """What the ledger shows and refuses: tables, words, counts, warnings, errors."""
 
+import html
 import json
 from dataclasses import fields
 
@@ -122,8 +123,11 @@ def test_one_text_is_shown_token_by_token(fake, fake_detector, data):
     terms = table[table.measure == "term"].groupby("position").value.sum()
     np.testing.assert_allclose(terms, one.score, atol=2e-5)
     assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["tokens"] == list(one.tokens)
-    left, right = one.plot().axes
-    assert len(left.patches) == len(one.score)
+    upper, right = one.plot().axes
+    np.testing.assert_allclose([bar.get_height() for bar in upper.patches], one.score, rtol=1e-6)
+    shown = one._repr_html_()
+    assert shown.count('class="lab"') + shown.count('class="neg lab"') == one.tail.sum()
+    assert all(f">{html.escape(text)}</span>" in shown for text in one.tokens)
     best = int(one.score.argmax())
     np.testing.assert_allclose(
         [bar.get_width() for bar in right.patches], [v for _, v in one.strongest(best, 12)]
