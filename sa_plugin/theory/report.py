@@ -126,20 +126,27 @@ class TheoryReport(Result):
             f"{s['model']}, {s['split']}: {s['n_samples']} samples of {s['n_documents']} "
             f"documents, {len(self.layers)} layers, top share {s['tail']:g}."
         )
-        claims = [self._claim(claim, title) for claim, title in TITLES.items()]
+        header = ("claim", "concept", "vectors", "answer", "layers for it", "against", "assessed")
+        rows = [
+            [
+                v.claim,
+                v.concept,
+                v.direction,
+                v.answer,
+                *map(str, map(len, (v.for_it, v.against, v.assessed))),
+            ]
+            for claim in TITLES
+            for v in self.verdicts
+            if v.claim == claim
+        ]
+        reasons = [line for claim, title in TITLES.items() for line in self._reasons(claim, title)]
         absent = [f"absent: {what}: {why}." for what, why in self.absent.items()]
         words = [[repr(one) for one in self.regimes], [repr(one) for one in self.assumptions], absent]
-        return (Sheet((), (), size), *claims, *(Sheet((), (), notes=some) for some in words if some))
+        return (Sheet(header, rows, size, reasons), *(Sheet((), (), notes=some) for some in words if some))
 
-    def _claim(self, claim: str, title: str) -> Sheet:
+    def _reasons(self, claim: str, title: str) -> list[str]:
         mine = [v for v in self.verdicts if v.claim == claim]
-        header = ("concept", "vectors", "answer", "layers for it", "against", "assessed")
-        rows = [
-            [v.concept, v.direction, v.answer, *(str(len(at)) for at in (v.for_it, v.against, v.assessed))]
-            for v in mine
-        ]
-        reasons = [f"{v.concept} {v.direction}: {v.answer}, because {v.because}" for v in mine]
-        return Sheet(header, rows, f"{claim}: {title}", reasons)
+        return [f"{claim}: {title}", *(f"  {v.concept} {v.direction} because {v.because}" for v in mine)]
 
     def sheet(self, theorem: str, concept: str, direction: str = "fixed") -> Sheet:
         """Measured, predicted and controls of one theorem, by layer.

@@ -69,11 +69,14 @@ def test_words(report):
     for result in (*report.verdicts, *report.regimes, *report.assumptions, report.quantity("spread", "c")):
         assert "\n" not in repr(result)
     for verdict in report.verdicts:
-        assert f"{verdict.concept} {verdict.direction}: {verdict.answer}, because" in text
+        assert f"{verdict.concept} {verdict.direction} because {verdict.because}" in text
     sheet = report.sheet("T1", "c")
     assert [row[0] for row in sheet.rows] == [str(layer) for layer in report.layers]
     assert {"gap_slope", "predicted", "permuted", "random"} <= set(sheet.header)
-    assert report._repr_html_().count("<table") == len(TITLES)
+    (verdicts, *_) = report.sheets()
+    assert [row[3] for row in verdicts.rows] == [report.verdict(*row[:3]).answer for row in verdicts.rows]
+    assert len(verdicts.rows) == len(report.verdicts) == 2 * len(TITLES)
+    assert report._repr_html_().count("<table") == 1
 
 
 def test_refitted_blocks_without_vectors_are_absent(report):
