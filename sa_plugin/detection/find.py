@@ -110,6 +110,11 @@ class SuperActivators(Shown, Sequence[SuperActivator]):
     def __len__(self) -> int:
         return len(self.marks)
 
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     @overload
     def __getitem__(self, index: int) -> SuperActivator: ...
     @overload

@@ -48,6 +48,8 @@ def test_what_is_found_is_a_sequence_of_records(shown):
     assert [TEXT[one.start : one.end] for one in found] == [one.text for one in found]
     assert found[:1] == [found[0]] == list(found)[:1]
     assert len(found) > 0
+    assert found == list(found)
+    assert found != shown["none"]
     assert not shown["none"]
     assert (found.table()["measure"] == "score").sum() == len(found)
 
