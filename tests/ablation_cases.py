@@ -5,7 +5,6 @@ from copy import copy
 from functools import cache
 from typing import NamedTuple
 
-import tiny
 import torch
 from fake_host import FakeHost
 from word_data import word_data
@@ -15,10 +14,7 @@ from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.host import Site, apply_edit
 from sa_plugin.scores import score
-from sa_transformer_lens import accept
 from sa_transformer_lens.passes import split_inputs
-
-EVERY = (*tiny.ARCHITECTURES, *tiny.VISION, "clip_text")
 
 
 @cache
@@ -78,27 +74,8 @@ def standard():
     return Standard(fake, data, scores, detector)
 
 
-def any_host(name, library="transformer_lens", **options):
-    """A host of one model on either library; DINOv2 with its LayerScale folded on both."""
-    if library == "nnsight":
-        if name in tiny.ARCHITECTURES:
-            return tiny.nnsight_host(name, **options)
-        return tiny.nnsight_vision_host(name, folded=name == "dinov2", **options)
-    if name == "clip_text":
-        return accept(tiny.vision_bridge(name))
-    return tiny.host(name, **options) if name in tiny.ARCHITECTURES else tiny.vision_host(name)
-
-
-def some_samples(name):
-    return tiny.images()[:1] if name in tiny.VISION else tiny.samples()[1:2]
-
-
 def residual(host, batch, layer=2):
     return host.read(batch, [Site(layer, "resid_post")], lambda r: {"h": next(iter(r.values()))})["h"]
-
-
-def zero(*heads):
-    return lambda z: z.index_fill(2, torch.tensor(heads), 0.0)
 
 
 def with_gradients(host):

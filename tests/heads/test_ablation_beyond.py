@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from ablation_cases import any_host, make_data, standard
+from ablation_cases import make_data, standard
 
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
@@ -236,7 +236,7 @@ def test_kl_is_zero_for_a_shift_of_logits():
 
 
 def test_refusals_of_logits(case):
-    host = any_host("vit")
+    host = tiny.vision_host("vit")
     (batch,) = host.batches(tiny.images()[:1])
     with pytest.raises(ValueError, match="no logits over a vocabulary for each token: give output='hidden'"):
         logits(host, batch)

@@ -1,11 +1,10 @@
 """Pattern ablation: uniform attention over what the model's own mask leaves, on every kind and host."""
 
-from functools import cache
-
 import pytest
 import tiny
 import torch
-from ablation_cases import EVERY, any_host, residual
+from ablation_cases import residual
+from both_hosts import EVERY, LIBRARIES, host_on, new_host, on_both, read_one
 
 from sa_plugin.data import Sample
 from sa_plugin.heads import Reference, make_edits
@@ -15,18 +14,9 @@ from sa_transformer_lens import ablation_hooks, accept
 from sa_transformer_lens.passes import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-LIBRARIES = ("transformer_lens", "nnsight")
 # How nnsight's own modules lay out values is known here for these.
 READABLE = ("gpt2", "neox", "llama", "bert", "vit")
 LONG = "The dog sat. " * 4
-
-on_both = pytest.mark.parametrize("library", LIBRARIES)
-
-
-@cache
-def shared(library, name):
-    """A host that tests share; leave it as you found it."""
-    return any_host(name, library)
 
 
 def padded_batch(name, host):
@@ -35,8 +25,7 @@ def padded_batch(name, host):
 
 
 def z_of(host, batch, layer=1):
-    site = Site(layer, "z")
-    return host.read(batch, [site], lambda r: {"z": r[site]})["z"]
+    return read_one(host, batch, Site(layer, "z"))
 
 
 def patterned(*heads):
@@ -68,8 +57,7 @@ def _module_values(name, host, batch, layer):
     """By a hook of torch on the module that makes values, split as the architecture does."""
     kept, role = [], "qkv" if host.places.has("qkv") else "v"
     handle = host.places.module(role, layer).register_forward_hook(lambda *a: kept.append(a[2]))
-    site = Site(layer, "pattern")
-    pattern = host.read(batch, [site], lambda r: {"p": r[site]})["p"]
+    pattern = read_one(host, batch, Site(layer, "pattern"))
     handle.remove()
     out = kept[0]
     if name == "gpt2":
@@ -87,7 +75,7 @@ CASES += [("nnsight", name, "left") for name in READABLE if name != "vit"]
 
 @pytest.mark.parametrize(("library", "name", "side"), CASES)
 def test_z_is_the_mean_of_visible_values(library, name, side):
-    host = shared(library, name) if side == "right" else any_host(name, library, padding_side=side)
+    host = host_on(library, name) if side == "right" else new_host(library, name, padding_side=side)
     batch = padded_batch(name, host)
     expected, rows = uniform_by_loop(name, host, batch)
     clean = z_of(host, batch)
@@ -103,7 +91,9 @@ def test_z_is_the_mean_of_visible_values(library, name, side):
 def test_both_libraries_give_the_same(name):
     edits, found = patterned((0, 1), (1, 3), (2, 0)), []
     for library in LIBRARIES:
-        host = shared(library, name)
+        # TransformerLens reads DINOv2 with its LayerScale folded.
+        folded = library == "nnsight" and name == "dinov2"
+        host = new_host(library, name, folded=True) if folded else host_on(library, name)
         batch = padded_batch(name, host)
         with host.edited(edits):
             found.append(residual(host, batch)[batch.valid])
@@ -111,10 +101,10 @@ def test_both_libraries_give_the_same(name):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-@on_both
-def test_a_sliding_window_hides_what_it_hides(library):
+@on_both("gemma2")
+def test_a_sliding_window_hides_what_it_hides(library, name):
     """Gemma-2's even blocks see 16 tokens here, its odd ones all."""
-    host = shared(library, "gemma2")
+    host = host_on(library, name)
     (batch,) = host.batches([Sample("long", LONG, "d")])
     seen = {}
 
@@ -133,23 +123,23 @@ def test_a_sliding_window_hides_what_it_hides(library):
     assert len(full) > 20
 
 
-@on_both
-def test_values_are_those_of_the_edited_pass(library):
+@on_both("gpt2")
+def test_values_are_those_of_the_edited_pass(library, name):
     """An earlier ablation changes the values that a later head averages."""
-    host = shared(library, "gpt2")
+    host = host_on(library, name)
     (batch,) = host.batches(tiny.samples()[1:2])
     with host.edited({Site(0, "z"): torch.zeros_like}):
-        expected, _ = uniform_by_loop("gpt2", host, batch)
+        expected, _ = uniform_by_loop(name, host, batch)
         with host.edited(patterned((1, 0))):
             z = z_of(host, batch)
     torch.testing.assert_close(z[:, :, 0], expected[:, :, 0], atol=1e-5, rtol=1e-4)
 
 
-@on_both
-def test_contexts_nest(library):
+@on_both("gpt2")
+def test_contexts_nest(library, name):
     """The inner edit sees what the outer one left, also of the same block's z."""
-    host = shared(library, "gpt2")
-    batch = padded_batch("gpt2", host)
+    host = host_on(library, name)
+    batch = padded_batch(name, host)
     with host.edited(patterned((1, 0))), host.edited(patterned((1, 2))):
         nested = residual(host, batch)
     with host.edited(patterned((1, 0), (1, 2))):
@@ -162,7 +152,7 @@ def test_contexts_nest(library):
     + [("nnsight", name) for name in ("gpt2", "llama", "bert")],
 )
 def test_padding_changes_nothing(library, name):
-    host = shared(library, name)
+    host = host_on(library, name)
     (together,) = host.batches(tiny.samples())
     with host.edited(patterned((0, 0), (1, 2))):
         padded = residual(host, together)
@@ -172,10 +162,10 @@ def test_padding_changes_nothing(library, name):
             torch.testing.assert_close(got, residual(host, alone)[alone.valid], atol=1e-4, rtol=1e-4)
 
 
-@on_both
-def test_one_visible_key_leaves_z(library):
+@on_both("gpt2")
+def test_one_visible_key_leaves_z(library, name):
     """The first token of a decoder sees itself alone, so nothing of it changes."""
-    host = shared(library, "gpt2")
+    host = host_on(library, name)
     (batch,) = host.batches(tiny.samples()[1:2])
     clean = residual(host, batch, 0)
     with host.edited(patterned((0, 0))):
@@ -184,11 +174,11 @@ def test_one_visible_key_leaves_z(library):
     assert (edited - clean)[:, 1:].abs().max() > 1e-2
 
 
-@on_both
-def test_a_misread_mask_is_refused(library, monkeypatch):
+@on_both("gpt2")
+def test_a_misread_mask_is_refused(library, name, monkeypatch):
     real = editing.allowed
     monkeypatch.setattr(editing, "allowed", lambda mask: real(mask).tril(-1))
-    host = shared(library, "gpt2")
+    host = host_on(library, name)
     (batch,) = host.batches(tiny.samples()[1:2])
     with (
         pytest.raises(RuntimeError, match="to a key that its mask hides: the mask was misread"),
@@ -207,7 +197,7 @@ def test_queries_without_keys_keep_their_z():
 
 @pytest.mark.parametrize("name", [*tiny.ARCHITECTURES, "vit", "clip_text"])
 def test_hooks_of_ones_own_runs_do_the_same(name):
-    host = any_host(name)
+    host = host_on("transformer_lens", name)
     heads = [(0, 1), (2, 0), (2, 3)]
     batch = padded_batch(name, host)
     inputs = dict(batch.inputs)

@@ -1,16 +1,17 @@
-"""Ledger, waterfall and theorems are the same numbers through TransformerLens and nnsight."""
+"""Ledger, waterfall, ablations and theorems are the same numbers through TransformerLens and nnsight."""
 
 from functools import cache
 
 import numpy as np
+import pandas
 import pytest
 import tiny
 from word_data import word_data
 
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData
+from sa_plugin.data import ConceptData, Splits
 from sa_plugin.detection import calibrate
-from sa_plugin.heads import explain_tokens, head_ledger, tail_waterfall
+from sa_plugin.heads import Intervention, ablate_heads, explain_tokens, head_ledger, tail_waterfall
 from sa_plugin.statistics import Resampling
 from sa_plugin.theory import Conditions, check_theory
 
@@ -55,6 +56,22 @@ def test_ledger_and_waterfall(name):
         assert lens.effects.keys() == ours.effects.keys()
         for effect in lens.effects:
             same(ours.effects[effect].terms.estimate, lens.effects[effect].terms.estimate)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])
+def test_ablations(name):
+    rng = np.random.default_rng(0)
+    words = ("cat", "dog", "sat", "mat", "people", "walk", "home", "night")
+    texts = [list(rng.choice(words, 8)) for _ in range(40)]
+    labels = [["animal" if w in ("cat", "dog") else None for w in row] for row in texts]
+    data = ConceptData.from_words(texts, labels, splits=Splits(seed=1))
+    lens, ours = tiny.host(name), tiny.nnsight_host(name)
+    detector = calibrate(lens, data, fit(lens, data, "prototype", layers=[2]), deltas=(0.3,))
+    modes = ("mean", "zero", "pattern", "directional")
+    for mode in modes if ours.info.block == "pre_norm" else modes[:-1]:
+        options = {"how": Intervention(mode), "resampling": Resampling(10)}
+        found = [ablate_heads(host, data, detector, [(1, 2)], **options).table() for host in (ours, lens)]
+        pandas.testing.assert_frame_equal(*found, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["prototype", "lda"])
