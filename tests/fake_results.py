@@ -88,6 +88,69 @@ def _meta() -> dict[str, Any]:
     }
 
 
+def _drawn(value: float, half: float = 0.05) -> dict[str, Any]:
+    """As `Drawn.to_dict` writes a number without axes."""
+    low, high = _interval(value, half)
+    made = {"level": 0.95, "draws": 1000, "documents": 58}
+    return {"axes": {}, "estimate": value, "low": low, "high": high, **made}
+
+
+def _peaks() -> dict[str, Any]:
+    shares = {"small_share": _drawn(0.625), "large_share": _drawn(0.25)}
+    counts = [3, 1, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0]
+    places = {"layer": 20, "deltas": DELTAS, "on_test": counts, "on_cal": counts, "small": 0.1, "large": 0.5}
+    return {"format": 1, "kind": "DeltaPeaks", **places, **shares, "gain": _drawn(0.061, 0.02)}
+
+
+def _density() -> dict[str, Any]:
+    inside = {"0.1": _drawn(0.41), "0.2": _drawn(0.62), "0.5": _drawn(0.87)}
+    return {"all": dict(inside), "inside": inside}
+
+
+def _separation() -> dict[str, Any]:
+    parts = ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "auroc")
+    return {"layer": 20, **{name: _drawn(0.3) for name in parts}, "coverage_difference": _drawn(0.44)}
+
+
+def attribution() -> dict[str, Any]:
+    """As `Comparison.to_dict` writes it, with what a study adds."""
+    rows = []
+    for metric, better in (("f1", "higher"), ("deletion/mean_alignment", "lower"), ("auroc_micro", "higher")):
+        for k, method in enumerate(("direct_alignment", "integrated_gradients")):
+            row: dict[str, Any] = {"concept": "all", "method": method, "metric": metric, "better": better}
+            row["n_samples"] = 24
+            gap = 0.11 - 0.2 * k
+            for name, value in (
+                ("global", 0.31),
+                ("superactivator", 0.31 + gap),
+                ("superactivator_difference", gap),
+            ):
+                low, high = _interval(value, 0.04)
+                row |= {name: round(value, 4), f"{name}_low": low, f"{name}_high": high}
+            said = ("better", "worse") if better == "higher" else ("worse", "better")
+            rows.append({**row, "superactivator_is": said[k]})
+    cover = {
+        "layer": 20,
+        "positive": 14,
+        "covered": 12,
+        "compared": 8,
+        "cal": 4,
+        "refused": {},
+        "probe": None,
+    }
+    return {
+        "format": 1,
+        "kind": "Comparison",
+        "settings": {"level": 0.95},
+        "rows": rows,
+        "coverage": [{"concept": name, **cover} for name in CONCEPTS[:3]],
+        "grid": [0.0, 1.0],
+        "curves": [],
+        "concepts": CONCEPTS[:3],
+        "text": "",
+    }
+
+
 def _interval(value: float, half: float) -> list[float]:
     return [round(value - half, 4), round(value + 0.9 * half, 4)]
 
@@ -103,6 +166,7 @@ def _kind(rng: np.random.Generator, shift: float, full: bool = True) -> dict[str
     }
     if full:
         block |= {"trace": _trace(rng), "heads": _heads(rng), "rates": _rates(rng), "fractions": _fractions()}
+        block |= {"peaks": _peaks(), "density": _density(), "separation": _separation()}
     return block
 
 

@@ -294,18 +294,15 @@ class Evaluation(Result):
         f1 = self.weighted["f1"]
         order = sorted(self.methods, key=lambda name: -np.nan_to_num(f1.sel(method=name).estimate, nan=-1.0))
         figure, (left, right) = plots.new_figure(9.0, 1.2 + 0.3 * len(order), columns=2)
-        colours = [plots.TAIL_COLOUR if name == TAIL else plots.TEXT_COLOUR for name in order]
-        plots.whiskers(left, f1.sel(method=order), colours=colours)
-        if ALWAYS in self.methods:
-            plots.zero(left, at=float(f1.sel(method=ALWAYS).estimate))
+        floor = float(f1.sel(method=ALWAYS).estimate) if ALWAYS in self.methods else float("nan")
+        plots.methods(left, f1.sel(method=order), floor)
         plots.words(
             left, title=f"{self.ground.split}: weighted F1", x="weighted F1 (dashed: always-positive)"
         )
         own = f1.sel(method=TAIL)
         by = stack({name: f1.sel(method=name) - own for name in order}, "method")
+        plots.gaps(right, by)
         sure = np.atleast_1d(by.excludes_zero)
-        plots.whiskers(right, by, colours=[plots.TEXT_COLOUR if s else plots.OUT_COLOUR for s in sure])
-        plots.zero(right)
         right.set_yticks(range(len(order)), ["*" if s else "" for s in sure])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")
         caution = f" Only {self.ground.n_documents} documents." if self._few else ""

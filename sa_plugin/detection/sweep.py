@@ -28,7 +28,7 @@ from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
-from sa_plugin.show.html import ALWAYS, MAXTOK
+from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
@@ -101,19 +101,7 @@ class SparsityCurve(Result):
     def plot(self) -> Any:
         """Weighted F1 against delta, SuperActivators and MaxTok with bands, and the floor."""
         figure, ax = plots.new_figure(7.0, 3.8)
-        methods = self.f1.axes["method"]
-        own = {TAIL: (plots.TAIL_COLOUR, "-"), MAXTOK: (plots.IN_COLOUR, (0, (9, 2)))}
-        style = plots.styles(methods, own)
-        for name in methods:
-            colour, dashes = style[name]
-            curve, width = self.f1.sel(method=name), 2.4 if name == TAIL else 1.4
-            plots.line(ax, curve, label=name, colour=colour, dashes=dashes, band=name in own, width=width)
-        floor = float(self.always_positive.estimate)
-        ax.axhline(floor, color=plots.OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
-        ax.set_xscale("log")
-        shown = [d for d in self.deltas if d in plots.SHOWN_DELTAS] or list(self.deltas)
-        ax.set_xticks(shown, [f"{d:g}" for d in shown])
-        ax.minorticks_off()
+        plots.delta_curves(ax, self.f1, float(self.always_positive.estimate))
         plots.words(ax, title=f"layer {self.layer}", x="delta", y=f"weighted F1, {self.split}")
         plots.legend(ax)
         plots.note(

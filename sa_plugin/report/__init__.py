@@ -1,7 +1,8 @@
 """One HTML page of a run."""
 
-from sa_plugin.report.heads import mean_grid, relative
-from sa_plugin.report.page import render_report, verdict, write_report
+from sa_plugin.report.charts import density_grid, fraction_lines, shown_concepts, stored
+from sa_plugin.report.page import render_report, write_report
+from sa_plugin.report.parts import mean_grid, relative
 from sa_plugin.report.schema import (
     SCHEMA,
     Heads,
@@ -13,8 +14,7 @@ from sa_plugin.report.schema import (
     read_results,
     write_results,
 )
-from sa_plugin.report.svg import Scale, nice, path_data
-from sa_plugin.report.trace import shown_concepts
+from sa_plugin.report.words import verdict
 from sa_plugin.show.result import clean
 
 __all__ = [
@@ -22,18 +22,18 @@ __all__ = [
     "Heads",
     "KindBlock",
     "Results",
-    "Scale",
     "Trace",
     "check",
     "clean",
+    "density_grid",
+    "fraction_lines",
     "mean_grid",
-    "nice",
-    "path_data",
     "problems",
     "read_results",
     "relative",
     "render_report",
     "shown_concepts",
+    "stored",
     "verdict",
     "write_report",
     "write_results",

@@ -17,7 +17,10 @@ VOID = frozenset({"meta", "br", "hr", "col", "link", "img", "input", "wbr"})
 
 
 class Markup(str):
-    """Text that is HTML already: it is not escaped again."""
+    """Text that is HTML already: it is not escaped again, here or in a template."""
+
+    def __html__(self) -> str:
+        return str(self)
 
 
 Child = str | int | float | None | Iterable[Any]

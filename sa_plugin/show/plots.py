@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from sa_plugin._check import require
-from sa_plugin.show.html import Markup
+from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
 TAIL_COLOUR = "#ce5410"
 IN_COLOUR = "#1a6fae"
 OUT_COLOUR = "#a9a79f"
 TEXT_COLOUR = "#1d1d1b"
+LONGEST = 30
+"""Characters of a name beside an axis: a longer one would leave no room for the picture."""
 # Deltas that get a tick where a whole grid of them would not fit.
 SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
 # Colour and dashes of whatever has no colour of its own, in order.
@@ -35,6 +37,8 @@ OTHERS = (
     ("#77756e", ":"),
     ("#0b7d5e", "-."),
     ("#a34a83", "--"),
+    ("#9a6a00", ":"),
+    ("#55606b", "--"),
 )
 MOST_LABELS = 24
 """Under a grid; more would run into one another."""
@@ -120,21 +124,39 @@ def line(
     dashes: Any = "-",
     band: bool = True,
     width: float = 1.6,
-) -> None:
+) -> Any:
     """A number of one axis as a line over that axis' labels, with its interval as a band."""
     if len(drawn.axes) != 1:
         raise ValueError(f"a line shows a number of one axis, not {drawn!r}: choose with .sel(...).")
     (labels,) = drawn.axes.values()
     marker = "o" if len(labels) < 2 else None
-    ax.plot(labels, drawn.estimate, color=colour, ls=dashes, lw=width, marker=marker, label=label or None)
+    (found,) = ax.plot(
+        labels, drawn.estimate, color=colour, ls=dashes, lw=width, marker=marker, label=label or None
+    )
     if band and np.isfinite(drawn.low).any():
         ax.fill_between(labels, drawn.low, drawn.high, color=colour, alpha=0.15, lw=0)
+    return found
 
 
 def whiskers(
-    ax: Any, drawn: Drawn, *, colours: Sequence[str] | str = TEXT_COLOUR, offset: float = 0.0, label: str = ""
+    ax: Any,
+    drawn: Drawn,
+    *,
+    colours: Sequence[str] | str = TEXT_COLOUR,
+    offset: float = 0.0,
+    label: str = "",
+    hollow: bool = False,
 ) -> None:
-    """A number of one axis as points with their intervals, one row a label, the first on top."""
+    """A number of one axis as points with their intervals, one row a label, the first on top.
+
+    Args:
+        ax: Where.
+        drawn: The number.
+        colours: Of all points, or of each.
+        offset: From the row's middle, where several numbers share a row.
+        label: In the legend.
+        hollow: Draw rings, so that two numbers of a row differ in more than colour.
+    """
     if len(drawn.axes) != 1:
         raise ValueError(f"whiskers show a number of one axis, not {drawn!r}: choose with .sel(...).")
     (labels,) = drawn.axes.values()
@@ -143,13 +165,17 @@ def whiskers(
         at = place + offset
         if np.isfinite(low) and np.isfinite(high):
             ax.plot([low, high], [at, at], color=each[place], lw=1.5)
-        ax.plot([value], [at], "o", color=each[place], ms=4.5, label=label if place == 0 and label else None)
+        said = label if place == 0 and label else None
+        fill = {"markerfacecolor": "none", "markeredgewidth": 1.3} if hollow else {}
+        ax.plot([value], [at], "o", color=each[place], ms=4.5, label=said, **fill)
     rows(ax, labels)
 
 
 def rows(ax: Any, labels: Sequence[Any]) -> None:
-    """Names along the upright axis, the first on top."""
-    ax.set_yticks(range(len(labels)), [str(label) for label in labels], fontsize=8)
+    """Names along the upright axis, the first on top; a very long one is cut short."""
+    names = [str(label) for label in labels]
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    ax.set_yticks(range(len(labels)), shown, fontsize=8)
     for one in ax.get_yticklabels():
         one.set_parse_math(False)
     ax.set_ylim(len(labels) - 0.5, -0.5)
@@ -168,23 +194,29 @@ def heat(
     *,
     limit: float | None = None,
     print_values: bool = False,
+    tips: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """A grid of shaded rectangles, orange above zero and blue below; empty where not defined.
 
-    Rectangles and no image: an image would not follow the page's colours.
+    Rectangles and no image: an image would not follow the page's colours. A bar in a dark rectangle
+    says that it is below zero, so that colour is not alone.
     """
     known = np.abs(values[np.isfinite(values)]).tolist()
     top = max(known, default=0.0) if limit is None else limit
     patches = require("matplotlib.patches", "plot", "plots")
+    bars: list[tuple[float, float]] = []
     for r, c in np.ndindex(values.shape):
         value = float(values[r, c])
         if not np.isfinite(value):
             continue
         share = min(abs(value) / top, 1.0) if top else 0.0
         colour = TAIL_COLOUR if value >= 0 else IN_COLOUR
-        ax.add_patch(
-            patches.Rectangle((c - 0.5, r - 0.5), 1, 1, facecolor=colour, alpha=share, lw=0, edgecolor="none")
-        )
+        cell = patches.Rectangle((c - 0.5, r - 0.5), 1, 1, facecolor=colour, alpha=share, lw=0, clip_on=False)
+        ax.add_patch(cell)
+        if tips is not None:
+            tip(cell, tips[r][c])
+        if value < 0 and share > 0.25:
+            bars += [(c - 0.2, r), (c + 0.2, r), (np.nan, np.nan)]
         if print_values:
             ax.text(
                 c,
@@ -195,6 +227,8 @@ def heat(
                 fontsize=6.5,
                 color=TEXT_COLOUR,
             )
+    if bars and not print_values:
+        ax.plot(*zip(*bars, strict=True), color=TEXT_COLOUR, lw=0.8)
     ax.set_xlim(-0.5, len(column_labels) - 0.5)
     # More labels than fit are thinned, the first always shown.
     at = range(0, len(column_labels), -(-len(column_labels) // MOST_LABELS) or 1)
@@ -224,6 +258,39 @@ def densities(
         above = edges[1:] > cut
         ax.stairs(np.where(above, heights, 0.0), edges, fill=True, color=TAIL_COLOUR, label="tail")
         ax.axvline(cut, color=TAIL_COLOUR, lw=1.2)
+
+
+def methods(ax: Any, f1: Drawn, floor: float) -> None:
+    """F1 of every method with its interval, SuperActivators in their colour, always-positive dashed."""
+    whiskers(ax, f1, colours=[TAIL_COLOUR if name == OWN else TEXT_COLOUR for name in f1.axes["method"]])
+    if np.isfinite(floor):
+        zero(ax, at=floor)
+
+
+def gaps(ax: Any, by: Drawn) -> None:
+    """Paired differences by method: dark where the interval excludes zero, pale where it does not."""
+    whiskers(
+        ax, by, colours=[TEXT_COLOUR if sure else OUT_COLOUR for sure in np.atleast_1d(by.excludes_zero)]
+    )
+    zero(ax)
+
+
+def delta_curves(ax: Any, f1: Drawn, floor: float) -> None:
+    """F1 of every method against delta; bands for SuperActivators and MaxTok, always-positive dashed."""
+    own = {OWN: (TAIL_COLOUR, "-"), MAXTOK: (IN_COLOUR, (0, (9, 2)))}
+    names, deltas = f1.axes["method"], list(f1.axes["delta"])
+    style = styles(names, own)
+    for name in names:
+        colour, dashes = style[name]
+        width = 2.4 if name == OWN else 1.4
+        curve = f1.sel(method=name)
+        tip(line(ax, curve, label=name, colour=colour, dashes=dashes, band=name in own, width=width), name)
+    if np.isfinite(floor):
+        ax.axhline(floor, color=OUT_COLOUR, lw=1, ls="--", label=ALWAYS)
+    ax.set_xscale("log")
+    shown = [d for d in deltas if d in SHOWN_DELTAS] or deltas
+    ax.set_xticks(shown, [f"{d:g}" for d in shown])
+    ax.minorticks_off()
 
 
 def word_bars(ax: Any, tokens: Sequence[str], values: np.ndarray, outlined: np.ndarray) -> None:
@@ -269,42 +336,75 @@ def patch_map(
     ax.set_axis_off()
 
 
-_used = 0
+def tip(artist: Any, words: str) -> None:
+    """What an artist says of itself when it is pointed at in a page."""
+    artist.set_gid(f"{_TIP}{words}")
 
 
-def svg(figure: Any, description: str) -> Markup:
+_TIP = "tip:"
+
+
+def svg(figure: Any, title: str, description: str, prefix: str) -> Markup:
     """A figure as an SVG element of a page: its colours follow the style sheet, its ids are its own.
 
-    The same figure gives the same bytes but for the prefix of its ids, which counts up so that two
-    figures of a page never share one.
+    Equal figures of one prefix give equal bytes. The page's style sheet sets what stands for all
+    figures alike: lines that join round, text in the page's ink.
 
     Args:
         figure: Of matplotlib.
+        title: Its name, for people who point at it or do not see it.
         description: What it shows, for people who do not see it.
+        prefix: Of its ids: letters and figures, another one for every figure of a page.
     """
-    global _used
-    _used += 1
     matplotlib = require("matplotlib", "plot", "plots")
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "sa_plugin", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return themed(buffer.getvalue(), f"f{_used}", description)
-
-
-def themed(text: str, prefix: str, description: str) -> Markup:
-    """An SVG file of matplotlib as an element: see `svg`."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    # A global style in one figure would reach every other: it is bound to this element.
-    text = re.sub(r"<style type=\"text/css\">\*\{", f'<style type="text/css">#{prefix} *{{', text)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\1{prefix}-\2", text)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, variable)
-    # What matplotlib draws in plain black is text, ticks and spines.
-    text = re.sub(r"stroke: #000000", "stroke: var(--ink)", text)
-    text = re.sub(r"fill: #000000", "fill: var(--ink)", text)
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return Markup(
-        text.replace("<svg", f'<svg id="{prefix}" role="img" aria-label="{label}" class="figure"', 1)
+    width, height = (72 * side for side in figure.get_size_inches())
+    return el(
+        "svg",
+        el("title", title),
+        el("desc", description),
+        _themed(buffer.getvalue(), prefix),
+        viewBox=f"0 0 {width:g} {height:g}",
+        # In pixels: a point is a third more than one.
+        width=f"{width * 4 / 3:.0f}",
+        height=f"{height * 4 / 3:.0f}",
+        role="img",
+        aria_label=title,
+        class_="figure",
     )
+
+
+def _themed(text: str, prefix: str) -> Markup:
+    """What an SVG file of matplotlib draws, as a part of a page: see `svg`."""
+    text = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    # A global style in one figure would reach every other; the page's style sheet has it instead.
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S)
+    text = text.replace(' xml:space="preserve"', "").replace("xlink:href", "href")
+    text = re.sub(rf'<g id="{_TIP}([^"]*)">', r"<g><title>\1</title>", text)
+    # Names that nothing refers to go, the others get the figure's own prefix.
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(href="#|url\(#)([^")]+)', rf"\1{prefix}-\2", text)
+    text = re.sub(r' style="([^"]*)"', lambda m: _styled(m[1]), text)
+    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: _rounded(m[0]), text)
+    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    return Markup(re.sub(r">\s+<", "><", text.strip()))
+
+
+def _styled(style: str) -> str:
+    """A style in the page's variables, without what its style sheet says of all figures."""
+    for colour, variable in VARIABLES.items():
+        style = style.replace(colour, variable)
+    # What matplotlib draws in plain black is ticks and spines.
+    style = style.replace(": #000000", ": var(--ink)")
+    kept = [one for one in style.split("; ") if not one.startswith(("font-family", "stroke-linejoin"))]
+    return f' style="{"; ".join(kept)}"' if kept else ""
+
+
+def _rounded(attribute: str) -> str:
+    """Places to a hundredth of a point: less cannot be seen."""
+    numbers = re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", attribute)
+    return re.sub(r"\s+", " ", re.sub(r"\s*([MLQCz])\s*", r"\1", numbers))

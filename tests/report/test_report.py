@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_results import CONCEPTS, results, small
+from fake_results import CONCEPTS, attribution, results, small
 
 from sa_plugin.report import (
-    Scale,
     check,
     mean_grid,
-    nice,
-    path_data,
     read_results,
     relative,
     render_report,
@@ -108,7 +105,7 @@ def test_the_page_fetches_nothing(page: str) -> None:
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "action", "srcset", "data", "poster", "xlink:href"):
                 assert (value or "").startswith("#"), (tag, name, value)
-    assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|@font-face|url\(|javascript:", page)
+    assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|@font-face|url\((?!#)|javascript:", page)
 
 
 def test_links_lead_to_sections(page: str) -> None:
@@ -119,10 +116,10 @@ def test_links_lead_to_sections(page: str) -> None:
 
 def test_every_drawing_says_what_it_shows(page: str) -> None:
     drawings = re.findall(r"<svg[^>]*>.*?</svg>", page, re.S)
-    assert len(drawings) > 30
+    assert len(drawings) > 20
     for one in drawings:
-        named = 'role="img"' in one and re.search(r"<title>[^<]+</title><desc>[^<]+</desc>", one)
-        assert named or 'aria-hidden="true"' in one
+        assert 'role="img"' in one
+        assert re.search(r"<svg[^>]*><title>[^<]+</title><desc>[^<]+</desc>", one)
 
 
 def test_numbers_of_the_detection_table_appear(page: str, fake: dict[str, Any]) -> None:
@@ -215,7 +212,7 @@ def test_every_text_is_escaped(fake: dict[str, Any]) -> None:
 
 SAFE_TAGS = """
 html head meta title style body header h1 h2 h3 h4 h5 p nav a main section div span figure
-figcaption table thead tbody tr th td dl dt dd svg desc g line path circle rect text article
+figcaption table thead tbody tr th td dl dt dd svg desc g path rect text defs use clippath article
 em b strong sup mark code pre ul li details summary footer
 """
 
@@ -239,8 +236,8 @@ def test_a_token_of_spaces_can_be_seen() -> None:
 
 
 def test_the_mean_head_map_counts_later_blocks_as_zero() -> None:
-    shallow, deep = [[1.0, None]], [[3.0, 4.0], [0.5, -1.0]]
-    assert mean_grid([shallow, deep]) == [[2.0, None], [0.25, -0.5]]
+    shallow, deep = np.array([[1.0, np.nan]]), np.array([[3.0, 4.0], [0.5, -1.0]])
+    np.testing.assert_array_equal(mean_grid([shallow, deep]), [[2.0, np.nan], [0.25, -0.5]])
 
 
 def test_head_maps_are_shares_of_their_own_lift(fake: dict[str, Any]) -> None:
@@ -259,7 +256,7 @@ def test_head_maps_are_shares_of_their_own_lift(fake: dict[str, Any]) -> None:
     assert maps[0] == maps[1]
     assert "As a share of the lift of the concept's score" in parse(page).text
     a["total"] = None
-    assert relative(a)[0][0] is None
+    assert np.isnan(relative(a)).all()
     assert "mean of 1 concepts" in parse(section(render_report(one), "heads")).text
 
 
@@ -274,7 +271,7 @@ def test_the_ledger_says_that_its_control_is_no_test(fake: dict[str, Any]) -> No
     assert "on the split shown, out of 270 candidates" in text
     assert "negative numbers work against the concept" in text
     assert "free of the selection" not in text
-    bodies = re.findall(r"<tbody>.*?</tbody>", section(render_report(one), "heads"))
+    bodies = re.findall(r"<tbody>.*?</tbody>", section(render_report(one), "heads"), re.S)
     rows = table_rows(bodies[-1])
     assert [row[0] for row in rows].index("Lower it") == len(rows) - 2
 
@@ -285,8 +282,12 @@ def test_shares_are_named_by_what_they_are_of(fake: dict[str, Any]) -> None:
     heads["shares_of"] = "contrast"
     for head_map in heads["concepts"].values():
         head_map["lift_shares"] = dict(head_map["shares"])
-    text = parse(section(render_report(one), "heads")).text
-    assert text.index("Share of the lift (") < text.index("Share of the contrast (")
+    tree = parse(section(render_report(one), "heads"))
+    text = tree.text
+    lift, contrast = text.index("Share of the lift ("), text.index("Share of the contrast (")
+    first = text.index("Who writes what makes a SuperActivator higher than the other tokens of its sample?")
+    second = text.index("Who writes what makes labelled tokens higher than tokens of negative samples?")
+    assert first < lift < second < contrast
 
 
 def test_the_verdict_says_how_far_into_the_tail_the_deltas_lie(fake: dict[str, Any]) -> None:
@@ -526,30 +527,6 @@ def test_escaping_once() -> None:
     assert el("p", title=Markup('"<b>"')) == '<p title="&quot;&lt;b&gt;&quot;"></p>'
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_ticks_cover_the_data_in_equal_steps(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.normal(rng.normal(0, 10), 10 ** rng.uniform(-3, 3), 20)
-    ticks = nice(values.tolist(), 5)
-    assert ticks[0] <= values.min() + 1e-9
-    assert ticks[-1] >= values.max() - 1e-9
-    np.testing.assert_allclose(np.diff(ticks), ticks[1] - ticks[0], rtol=1e-6)
-    assert 3 <= len(ticks) <= 10
-
-
-def test_scales_agree_with_numpy() -> None:
-    values = np.linspace(0.02, 0.95, 7)
-    straight = Scale((0.02, 0.95), (10, 200))
-    logged = Scale((0.02, 0.95), (10, 200), log=True)
-    np.testing.assert_allclose([straight(v) for v in values], np.interp(values, [0.02, 0.95], [10, 200]))
-    expected = np.interp(np.log(values), np.log([0.02, 0.95]), [10, 200])
-    np.testing.assert_allclose([logged(v) for v in values], expected)
-
-
-def test_a_gap_in_the_data_is_a_gap_in_the_line() -> None:
-    assert path_data([(0, 0), (1, 1), None, (2, 2), (3, 3)]) == "M0.0 0.0L1.0 1.0M2.0 2.0L3.0 3.0"
-
-
 def test_shown_concepts_span_the_ranking() -> None:
     names = [f"c{k}" for k in range(20)]
     choices = [{"concept": name, "cal_f1": 1 - k / 20} for k, name in enumerate(names)]
@@ -578,3 +555,96 @@ def test_a_file_without_what_every_run_writes_is_refused(
 
 def test_the_folder_of_the_report_is_made(tmp_path: Any) -> None:
     assert write_report({"schema": 1}, tmp_path / "sub" / "dir" / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "terms"),
+    [
+        ("<header>", "<nav", ["SuperActivator", "Delta, δ", "MaxTok"]),
+        ('id="heads"', "<h3>", ["Ledger", "Lift", "Share"]),
+    ],
+)
+def test_every_term_is_told_in_a_sentence_where_it_first_stands(
+    page: str, start: str, end: str, terms: list[str]
+) -> None:
+    first = page[page.index(start) :]
+    told = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", first[: first.index(end)]))
+    assert list(told) == terms
+    assert all(words.endswith(".") and len(words.split()) > 10 for words in told.values())
+
+
+def test_few_test_documents_are_a_caution(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    assert "Few documents." not in render_report(one)
+    one["meta"]["documents"]["test"] = 12
+    said = parse(section(render_report(one), "headline")).text
+    assert "Only 12 test documents: percentile intervals over so few are too narrow" in said
+
+
+def test_tokens_of_the_tail_are_marked_in_the_passage_explained(page: str, fake: dict[str, Any]) -> None:
+    part = section(page, "explained")
+    readings = "".join(re.findall(r'<p class="reading">(.*?)</p>', part, re.S))
+    marked = re.findall(r'<span class="tok [^"]*\btail\b[^"]*"[^>]*>([^<]*)<', readings)
+    explained = fake["explained"]
+    words = [
+        explained["text"][a:b].strip()
+        for (a, b), on in zip(explained["offsets"], explained["superactivator"], strict=True)
+        if on
+    ]
+    assert marked == words * len(explained["explanations"])
+    assert "In brackets : SuperActivators." in parse(part).text
+    # The brackets are the style's, so that the text stays whole.
+    assert '.tok.tail::before { content: "["; }' in page
+
+
+def test_peaks_density_and_separation_are_told_in_few_words(page: str) -> None:
+    text = parse(section(page, "sparsity")).text
+    assert "best test F1 lies at a δ of at most 0.1 is 0.62 [0.57, 0.67], and at 0.3 or more 0.25" in text
+    assert (
+        "One δ of 0.1 for all concepts, chosen on calibration, changes test F1 against one of 0.5 by +0.061"
+        in text
+    )
+    assert "at most 0.1 in 0.41 [0.36, 0.46], at most 0.2 in 0.62" in parse(section(page, "rates")).text
+    assert "more often than negative ones by +0.44 [+0.39, +0.48]" in parse(section(page, "trace")).text
+
+
+def test_the_comparison_of_objectives_stands_where_the_record_has_it(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake) | {"attribution": attribution()}
+    page = render_report(one)
+    parse(page)
+    part = section(page, "attribution")
+    rows = {row[0]: row for row in table_rows(part)}
+    assert list(rows) == [
+        "f1 (higher is better)",
+        "direct_alignment",
+        "integrated_gradients",
+        "deletion/mean_alignment (lower is better)",
+    ]
+    assert rows["integrated_gradients"] == [
+        "integrated_gradients",
+        "0.310",
+        "0.220",
+        "−0.090",
+        "[−0.130, −0.054]",
+        "24",
+    ]
+    text = parse(part).text
+    assert "animal: 8 of 12 samples with a SuperActivator compared, 2 of 14 skipped without one" in text
+    assert "no more faithful" in text
+    assert part.count('class="figure"') == 2
+
+
+def test_a_comparison_that_was_refused_says_why(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    one["kinds"]["prototype"]["absent"] = {"attribution": "this host brings no explainer"}
+    assert "not computed in this run: this host brings no explainer." in section(
+        render_report(one), "attribution"
+    )
+    assert 'id="attribution"' not in render_report(fake)
+
+
+def test_a_missing_explanation_says_why(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    del one["explained"]
+    one["kinds"]["prototype"]["absent"] = {"explained": "no true positive"}
+    assert "not computed in this run: no true positive." in section(render_report(one), "explained")

@@ -9,7 +9,7 @@ import pytest
 from fake_results import small
 from test_report import SAFE_TAGS, SECTIONS, parse, section
 
-from sa_plugin.report import plots, read_results, render_report, write_results
+from sa_plugin.report import read_results, render_report, write_results
 from sa_plugin.show import data_uri, mask_outline
 from sa_plugin.show.patches import _rim
 
@@ -85,9 +85,10 @@ def test_the_page_holds_its_images_and_fetches_nothing(page: str, fake: dict[str
     sources = [str(attrs["href"]) for tag, attrs in tree.elements if tag == "image"]
     assert sources == [one["png"] for one in fake["pictures"]]
     again = [str(attrs["href"])[1:] for tag, attrs in tree.elements if tag == "use"]
-    assert again == [attrs["id"] for tag, attrs in tree.elements if tag == "image"]
+    images = [attrs["id"] for tag, attrs in tree.elements if tag == "image"]
+    assert [name for name in again if name in images] == images
     assert {tag for tag, _ in tree.elements} <= {*SAFE_TAGS.split(), "image", "use"}
-    assert not re.search(r"https?://|@import|url\(|javascript:", page)
+    assert not re.search(r"https?://|@import|url\((?!#)|javascript:", page)
 
 
 def test_marks_are_the_superactivators(page: str, fake: dict[str, Any]) -> None:
@@ -224,14 +225,3 @@ def test_both_may_be_there(fake: dict[str, Any]) -> None:
 def test_equal_results_give_equal_bytes(fake: dict[str, Any], page: str, tmp_path: Any) -> None:
     assert render_report(copy.deepcopy(fake)) == page
     assert render_report(read_results(write_results(fake, tmp_path / "results.json"))) == page
-
-
-def test_pictures_show_in_a_notebook_without_network(fake: dict[str, Any]) -> None:
-    shown = plots.show_pictures(fake["pictures"])
-    assert repr(shown) == "PictureView(2 pictures)"
-    ((tag, attributes),) = parse(shown._repr_html_()).elements
-    assert (tag, attributes["sandbox"], attributes["title"]) == ("iframe", "", "Pictures")
-    inner = parse(str(attributes["srcdoc"]))
-    sources = [str(a["href"]) for t, a in inner.elements if t == "image"]
-    assert sources == [one["png"] for one in fake["pictures"]]
-    assert not any(t in ("script", "img", "link") for t, _ in inner.elements)
