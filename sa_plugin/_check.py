@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -121,3 +122,15 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
     """
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(chosen or os.environ.get("SA_PLUGIN_CACHE") or f"{shared}/sa_plugin").expanduser()
+
+
+def users_line() -> int:
+    """The `stacklevel` of a warning that is to name the user's line, however deep it is raised."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "sa_plugin"

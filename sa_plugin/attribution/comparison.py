@@ -344,6 +344,8 @@ class Comparison(Result):
                     label=f"{name} - {first}" if len(others) > 1 else "",
                 )
             plots.zero(ax)
+            # Panels are narrow, and differences of a hundredth have long labels.
+            ax.xaxis.get_major_locator().set_params(nbins=4)
             plots.words(ax, title=metric, x=f"difference ({found[0].better} is better)")
             if k:
                 ax.set_yticklabels([])

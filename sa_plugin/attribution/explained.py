@@ -148,7 +148,8 @@ class Attribution(Result):
         return figure
 
     def _repr_html_(self) -> str:
-        return heat_maps([self])
+        words = (repr(self), heat_maps([self]), self.about)
+        return str(el("div", el("strong", words[0]), Markup(words[1]), el("p", words[2], style="opacity:.8")))
 
     @property
     def _title(self) -> str:

@@ -279,7 +279,8 @@ class ConceptBank(Shown):
             plots.heat(ax, self._kept().T[: len(names)].astype(float), names, self.layers, limit=1.0)
             plots.words(ax, title="latents kept", x="layer")
         else:
-            plots.heat(ax, self.cosines(layer)[: len(names), : len(names)], names, names, limit=1.0)
+            shown = self.cosines(layer)[: len(names), : len(names)]
+            plots.heat(ax, shown, names, names, limit=1.0, print_values=len(names) <= 16)
             ax.tick_params(axis="x", rotation=90)
             plots.words(ax, title=f"{self.kind}, layer {layer}: cosine between vectors")
         left = len(self.units) - len(names)

@@ -46,6 +46,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from sa_plugin._check import users_line
 from sa_plugin.concepts.train_statistics import (
     MEMORY,
     Blocks,
@@ -156,7 +157,7 @@ def warn_unless_converged(solution: Solution, kind: str, lam: float) -> None:
         f"with a gradient norm of up to {float(norm.max()):.1e}, which bounds the relative error "
         f"of the vectors by {float(error.max()):.1e} only: raise max_iter, lam or tol.",
         NotConvergedWarning,
-        stacklevel=3,
+        stacklevel=users_line(),
     )
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sa_plugin._check import users_line
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
 from sa_plugin.data.sample import SPLITS, Sample, Span
 
@@ -66,7 +67,7 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
             f"{repeated[0][1]!r} first: results on the second are too good. Give repeated texts "
             "one document.",
             RepeatedTextWarning,
-            stacklevel=4,
+            stacklevel=users_line(),
         )
     for concept in concepts:
         _validate_concept(samples, split_of, concept)
@@ -122,7 +123,7 @@ def _validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concep
                 f"concept {concept!r} has no positive sample in the {name} split: its results "
                 "there are undefined. Add samples, or leave the concept out.",
                 EmptySplitWarning,
-                stacklevel=5,
+                stacklevel=users_line(),
             )
 
 

@@ -381,6 +381,10 @@ class ConceptData(Shown):
         # Rare concepts and those without a positive stay readable beside frequent ones.
         ax.set_xscale("symlog", linthresh=10)
         ax.set_xlim(left=-1)
+        decades = range(int(np.log10(max(ax.get_xlim()[1], 10))) + 1)
+        ticks = [0, 5, *(n * 10**k for k in decades if k for n in (1, 2, 5) if n * 10**k <= ax.get_xlim()[1])]
+        ax.set_xticks(ticks, [str(one) for one in ticks])
+        ax.minorticks_off()
         plots.rows(ax, self.concepts)
         plots.words(ax, title=self.name, x="positive samples (filled), documents that they lie in (hollow)")
         plots.legend(ax)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import position_of
+from sa_plugin._check import position_of, users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
@@ -179,13 +179,7 @@ def _in_concept_thresholds(
 def _calibrate_baselines(
     table: ScoreTable, labels: Bool[np.ndarray, "sample concept"], deltas: tuple[float, ...], seed: int
 ) -> tuple[dict[str, tuple[Calibrated, ...]], dict[str, str]]:
-    warn_counts(
-        labels.sum(0),
-        deltas,
-        table.bank.concepts,
-        unit="positive calibration samples (baselines)",
-        stacklevel=4,
-    )
+    warn_counts(labels.sum(0), deltas, table.bank.concepts, unit="positive calibration samples (baselines)")
     baselines: dict[str, tuple[Calibrated, ...]] = {}
     absent: dict[str, str] = {}
     for method in (*method_names(), *given_names(table, searched=True)):
@@ -227,7 +221,7 @@ def _warn_few_active(
             f"tokens where the matched latent is above zero: {'; '.join(few)}. They lie near the "
             "highest of them; prune more, or take them for a guess.",
             FewTokensWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
 
 

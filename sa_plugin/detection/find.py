@@ -31,7 +31,7 @@ from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.pushdown import sample_maxima
 from sa_plugin.show import plots
-from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
+from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, noun_count, number
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class SuperActivators(Shown, Sequence[SuperActivator]):
         counts = Counter(one.concept for one in self.marks)
         said = ", ".join(f"{name} {n}" for name, n in counts.most_common(4)) or "none"
         more = ", ..." if len(counts) > 4 else ""
-        n_samples = self.scored.tokens.n_samples
-        return f"{len(self.marks)} tokens in {n_samples} sample{'s' if n_samples != 1 else ''}: {said}{more}"
+        samples = noun_count(self.scored.tokens.n_samples, "sample")
+        return f"{noun_count(len(self.marks), 'token')} in {samples}: {said}{more}"
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Each text with its marked tokens, beside its highest raw activations."""
@@ -205,7 +205,8 @@ class Detection(Shown):
     def headline(self) -> str:
         """How many pairs of sample and concept are present."""
         return (
-            f"{len(self.samples)} samples x {len(self.concepts)} concepts, {int(self.present.sum())} present"
+            f"{noun_count(len(self.samples), 'sample')} x {noun_count(len(self.concepts), 'concept')}, "
+            f"{int(self.present.sum())} present"
         )
 
     def sheets(self) -> tuple[Sheet, ...]:
@@ -248,7 +249,9 @@ class Detection(Shown):
         for n, c in np.argwhere(self.present[:size]):
             ax.plot([c], [n], ".", color=plots.TEXT_COLOUR, ms=4)
         plots.words(ax, title="highest score minus threshold")
-        plots.note(figure, "Shares of each concept's largest margin: they do not compare concepts.")
+        plots.note(
+            figure, "Dot: present. Shares of each concept's largest margin: they do not compare concepts."
+        )
         return figure
 
     def _repr_html_(self) -> str:

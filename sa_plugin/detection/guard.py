@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from sa_plugin._check import position_of
+from sa_plugin._check import position_of, users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.sample import Sample
@@ -99,7 +99,7 @@ def check_unseen(split: Split, seen: Seen) -> None:
             f"split {split.name!r} holds samples that thresholds, deltas and layers were chosen "
             "on: the numbers are optimistic. Report data.test.",
             SelectionDataWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
     if not same and split.data_hash:
         warnings.warn(
@@ -107,7 +107,7 @@ def check_unseen(split: Split, seen: Seen) -> None:
             f"({seen.data_hash[:8]}): no train text is among it, but passages of the same "
             "documents cannot be ruled out.",
             OtherDataWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
 
 
@@ -126,7 +126,7 @@ def check_bank_data(bank: ConceptBank, data: ConceptData) -> None:
             "the two share documents, calibration or test may hold samples the vectors were "
             "fitted on. Fit and calibrate on one ConceptData.",
             OtherDataWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
 
 

@@ -42,7 +42,18 @@ from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, i
 from sa_plugin.detection.measures import averaged, counted, f1_of, positives_of
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show import plots
-from sa_plugin.show.result import FORMAT, Result, Sheet, Shown, bounds_text, clean, exact, number, signed
+from sa_plugin.show.result import (
+    FORMAT,
+    Result,
+    Sheet,
+    Shown,
+    bounds_text,
+    clean,
+    exact,
+    noun_count,
+    number,
+    signed,
+)
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 from sa_plugin.statistics.ranking import auroc, average_precision
@@ -120,7 +131,8 @@ class Localisation(Shown):
     def headline(self) -> str:
         """How many tokens carry a concept."""
         return (
-            f"{self.tokens.n_samples} samples, {len(self.concepts)} concepts, {int(self.mask.sum())} of "
+            f"{noun_count(self.tokens.n_samples, 'sample')}, {noun_count(len(self.concepts), 'concept')}, "
+            f"{int(self.mask.sum())} of "
             f"{self.mask.size} token marks set"
         )
 
@@ -134,9 +146,9 @@ class Localisation(Shown):
         tokens, found = self.tokens, []
         for row, c in np.argwhere(self.mask):
             sample = tokens.samples[tokens.sample_of[row]].id
-            edges = tuple(tokens.offsets[row].tolist())
             labels = {"sample": sample, "concept": self.concepts[c], "token": tokens.text(int(row))}
-            found.append(exact("score", self.scores[row, c], **labels, edges=edges))
+            edges = dict(zip(_EDGES[tokens.offsets.shape[1]], tokens.offsets[row].tolist(), strict=True))
+            found.append(exact("score", self.scores[row, c], **labels, **edges))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +162,10 @@ class Localisation(Shown):
     def _repr_html_(self) -> str:
         items, left = self._items()
         return items_html(self, items, (), left)
+
+
+# Characters of a token, or the box of a patch in pixels.
+_EDGES = {2: ("start", "end"), 4: ("top", "left", "bottom", "right")}
 
 
 def localise(scored: ScoredSamples) -> Localisation:

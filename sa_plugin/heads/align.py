@@ -377,6 +377,9 @@ class HeadAlignment(Result):
         plots.heat(left, shade.T.astype(np.float64), range(n_heads), self.blocks)
         what = "concepts aligned" if concept is None else "-log10 p of the weights"
         plots.words(left, title=f"shade: {what}", x="block", y="head")
+        if not shade.any():
+            centre = {"x": 0.5, "y": 0.5, "ha": "center", "transform": left.transAxes, "fontsize": 9}
+            left.text(s="no head is concept-aligned", **centre)
         cells = np.stack([-np.log10(p_ov), -np.log10(p_qk)])
         rest = ~called
         right.scatter(*cells[:, rest], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
-from sa_plugin._check import require_type
+from sa_plugin._check import require_type, users_line
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
 from sa_plugin.data.concept_data import ConceptData
@@ -228,7 +228,7 @@ def warn_no_tail(sums: GroupSums, columns: Sequence[Column]) -> None:
             f"no SuperActivator of {', '.join(map(repr, none))} in {len(sums.weights)} samples: "
             "their lifts are NaN.",
             NoTailWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
 
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Int, Real
 from torch import Tensor
 
+from sa_plugin._check import users_line
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch, Host
 
@@ -282,5 +283,5 @@ def _warn_lost_labels(layout: Layout, keep: Bool[np.ndarray, " row"]) -> None:
             "its evidence. Attach with a tokenizer that adds BOS (TransformerLens's own: "
             "attach(bridge, tokenizer=bridge.tokenizer)), or fit with sinks='keep'.",
             LostLabelWarning,
-            stacklevel=4,
+            stacklevel=users_line(),
         )

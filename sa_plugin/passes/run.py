@@ -148,7 +148,9 @@ def _walk(
     host: Host, layout: Layout, sites: Sequence[Site], reducer: Callable[[Batch], Reduce], description: str
 ) -> Iterator[tuple[Batch, dict[reducers.Key, Tensor]]]:
     quiet = not host.progress
-    with tqdm(total=len(layout.batches), desc=description, unit="batch", disable=quiet, leave=False) as bar:
+    # A pass over one text is over before a bar would be of use.
+    look = {"desc": description, "unit": "batch", "leave": False, "delay": 0.5}
+    with tqdm(total=len(layout.batches), disable=quiet, **look) as bar:
         if isinstance(host, BulkHost):
             found = host.read_many(layout.batches, sites, reducer)
         else:

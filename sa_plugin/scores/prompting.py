@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import position_of
+from sa_plugin._check import position_of, users_line
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.scores.table import ScoreTable
@@ -392,7 +392,7 @@ def prompt(
             "average: p(yes) is conditional on a rare event. Reword the template, or give the "
             "words this model answers with.",
             AnswerMassWarning,
-            stacklevel=2,
+            stacklevel=users_line(),
         )
     name = str(getattr(getattr(speaker.model, "config", None), "_name_or_path", "") or "model")
     return PromptAnswers(tuple(rows), names, p_yes, mass, tuple(replies), template, name, speaker.tokens)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import overload
 
+from sa_plugin._check import users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -145,7 +146,7 @@ def check_origin(bank: ConceptBank, host: Host) -> None:
             f"the bank was fitted in {origin.dtype}, the attached model runs in {info.dtype}: "
             "scores differ by its rounding, thresholds do not know it.",
             OtherPrecisionWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )
 
 

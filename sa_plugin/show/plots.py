@@ -27,7 +27,7 @@ TEXT_COLOUR = "#1d1d1b"
 LONGEST = 30
 """Characters of a name beside an axis: a longer one would leave no room for the picture."""
 # Deltas that get a tick where a whole grid of them would not fit.
-SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.95)
+SHOWN_DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.95)
 # Colour and dashes of whatever has no colour of its own, in order.
 OTHERS = (
     ("#0b7d5e", "--"),

@@ -180,8 +180,10 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 
     head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)
     body = [el("tr", *(cell("td", k, words) for k, words in enumerate(row))) for row in rows]
-    style = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:none"
-    return el("div", el("table", el("thead", head), el("tbody", *body), style=style), style="overflow-x:auto")
+    # A notebook centres tables; the text around these stands to the left.
+    look = "border-collapse:collapse;margin:0 0 .4em;color:inherit;background:none"
+    look += ";font-variant-numeric:tabular-nums"
+    return el("div", el("table", el("thead", head), el("tbody", *body), style=look), style="overflow-x:auto")
 
 
 def clean(value: Any) -> Any:
@@ -237,6 +239,11 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         lines.append("  ".join([first, *rest]).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def noun_count(n: int, what: str) -> str:
+    """A count with its noun: "1 sample", "2 samples"."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -21,7 +21,7 @@ from sa_plugin.host.protocol import Host
 from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import SCHEMA, Results, check, write_results
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import Result, Sheet, clean
+from sa_plugin.show.result import Result, Sheet, clean, noun_count
 from sa_plugin.stages.blocks import machine, versions
 from sa_plugin.stages.graph import Graph
 from sa_plugin.stages.plan import Plan
@@ -92,7 +92,8 @@ class Study(Result):
         own = rows["SuperActivators"]["weighted_f1"]
         f1 = "not defined" if own is None else f"{own:.3f}"
         return (
-            f"{meta['model']} on {meta['data']}, {len(self.kinds)} kinds, {len(meta['concepts'])} concepts, "
+            f"{meta['model']} on {meta['data']}, {noun_count(len(self.kinds), 'kind')}, "
+            f"{noun_count(len(meta['concepts']), 'concept')}, "
             f"SuperActivators' weighted F1 {f1} with {kind}"
         )
 
@@ -103,7 +104,7 @@ class Study(Result):
             results = self.results(kind)
             shown = results.values() if kind == self.graph.plan.main else [results["evaluation"]]
             scoring = self.record["kinds"][kind]["scoring"]
-            found.append(Sheet((), (), f"## {kind}: {scoring} scores"))
+            found.append(Sheet((), (), f"{kind}, {scoring} scores:"))
             found += [sheet for result in shown for sheet in result.sheets()]
         notes = [f"warning: {note}" for note in self.record["warnings"]]
         return [*found, Sheet((), (), notes=notes)] if notes else found

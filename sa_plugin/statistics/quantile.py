@@ -48,6 +48,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 
+from sa_plugin._check import users_line
+
 # Fits a second-level cache: a block is read from memory once, whatever its columns.
 _BLOCK_BYTES = 1 << 20
 
@@ -94,7 +96,6 @@ def warn_counts(
     names: Sequence[str] | None = None,
     *,
     unit: str = "in-concept tokens",
-    stacklevel: int = 3,
 ) -> None:
     """Warn of concepts with no token, or too few for a delta.
 
@@ -103,7 +104,6 @@ def warn_counts(
         deltas: The deltas asked for.
         names: Names of the concepts; by default their numbers.
         unit: What was counted.
-        stacklevel: Of the warning.
     """
     sizes = [int(n) for n in counts]
     label = [repr(n) for n in names] if names is not None else [f"#{k}" for k in range(len(sizes))]
@@ -113,7 +113,7 @@ def warn_counts(
             f"no {unit} for {', '.join(empty)}: the threshold is +inf and never fires. Label "
             "tokens of the concept in this split, or leave it out.",
             EmptyConceptWarning,
-            stacklevel=stacklevel,
+            stacklevel=users_line(),
         )
     smallest = min(deltas)
     few = [
@@ -127,7 +127,7 @@ def warn_counts(
             f"{'; '.join(few[:_SHOWN])}{_more(len(few))}. Their "
             "thresholds interpolate near the maximum; use a larger delta or more data.",
             FewTokensWarning,
-            stacklevel=stacklevel,
+            stacklevel=users_line(),
         )
 
 
@@ -137,7 +137,6 @@ def warn_inactive(
     names: Sequence[str] | None = None,
     *,
     unit: str = "in-concept tokens",
-    stacklevel: int = 3,
 ) -> None:
     """Warn of concepts that have tokens, none of which any unit is active on.
 
@@ -146,7 +145,6 @@ def warn_inactive(
         active: Whether any unit is above zero on any of them.
         names: Names of the concepts; by default their numbers.
         unit: What was counted.
-        stacklevel: Of the warning.
     """
     label = [repr(n) for n in names] if names is not None else [f"#{k}" for k in range(len(counts))]
     silent = [n for n, k, yes in zip(label, counts, active, strict=True) if k and not yes]
@@ -155,7 +153,7 @@ def warn_inactive(
             f"no unit is above zero on any of the {unit} of {', '.join(silent)}: the thresholds "
             "are +inf and the concept never fires. Prune less, or use another SAE or layer.",
             InactiveConceptWarning,
-            stacklevel=stacklevel,
+            stacklevel=users_line(),
         )
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from tqdm.auto import tqdm
 
-from sa_plugin._check import did_you_mean, require_type
+from sa_plugin._check import did_you_mean, require_type, users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.guard import document_names
@@ -447,5 +447,5 @@ def _warn_undefined(concepts: Sequence[str], counts: Mapping[str, Int[np.ndarray
                 f"no {what.replace('_', ' ')} for {', '.join(map(repr, lacking))} in the split: "
                 "what needs them is NaN and is left out of means over concepts.",
                 UndefinedMeasureWarning,
-                stacklevel=3,
+                stacklevel=users_line(),
             )
