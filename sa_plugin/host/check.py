@@ -77,17 +77,18 @@ class CheckReport(Result):
     def plot(self) -> Any:
         """Each law's difference, on a logarithmic axis, and the limit it has to stay under."""
         measured = [law for law in self.laws if law.difference is not None]
-        figure, ax = plots.new_figure(7.0, 0.8 + 0.35 * len(measured))
+        figure, ax = plots.new_figure(8.0, 1.2 + 0.35 * len(measured))
         for k, law in enumerate(measured):
             # A difference of zero, or one without bounds, has no place on a logarithm.
             at = float(np.clip(law.difference or 0.0, SMALLEST, 1.0))
-            ax.plot(
-                at, k, "o" if law.passed else "X", color=plots.TAIL_COLOUR if law.passed else plots.OUT_COLOUR
-            )
+            colour, mark = (plots.IN_COLOUR, "o") if law.passed else (plots.TAIL_COLOUR, "X")
+            ax.plot(at, k, mark, color=colour)
             ax.plot(max(law.limit, SMALLEST), k, "|", color=plots.TEXT_COLOUR, markersize=12)
         ax.set_xscale("log")
         plots.rows(ax, [law.name for law in measured])
-        plots.words(ax, title=self.model, x="relative difference; the stroke is its limit")
+        plots.words(ax, x="relative difference; stroke: its limit")
+        figure.suptitle(self.headline(), fontsize=9, x=0.01, ha="left", parse_math=False)
+        plots.note(figure, self.about)
         return figure
 
 
