@@ -27,7 +27,6 @@ REMEMBERED = 64
 """Charts of each sort."""
 Block = Mapping[str, Any]
 _Made = TypeVar("_Made")
-Bounds = Sequence[Sequence[Real | None] | None] | None
 
 
 def drawn_once(draw: Callable[..., _Made]) -> Callable[..., _Made]:
@@ -71,9 +70,6 @@ def stored(values: Sequence[Any], bounds: Any = None, **axes: Sequence[Any]) -> 
 def floats(values: Sequence[Any]) -> np.ndarray:
     """Numbers of the record, NaN where they are not defined."""
     return np.array(values, dtype=np.float64)
-
-
-# Detection -------------------------------------------------------------------------------------------
 
 
 @drawn_once
@@ -206,9 +202,6 @@ def deltas(block: Block, peaks: Sequence[Block], prefix: str) -> Markup:
         for peak in peaks
     )
     return plots.svg(figure, "Weighted test F1 against delta", words, f"{prefix}delta")
-
-
-# How the tail forms ------------------------------------------------------------------------------------
 
 
 def shown_concepts(names: Sequence[str], choices: Sequence[Block]) -> list[str]:
@@ -355,9 +348,6 @@ def _means(block: Block, keys: Sequence[str]) -> str:
     )
 
 
-# Heads -------------------------------------------------------------------------------------------------
-
-
 @drawn_once
 def head_map(grid: Float[np.ndarray, "block head"], limit: float, title: str, prefix: str) -> Markup:
     """Columns are blocks, rows are heads; the shade is the share of `limit`."""
@@ -400,9 +390,6 @@ def shares(rows: Sequence[Block], parts: Mapping[str, str], title: str, prefix: 
 
 
 _PART_COLOURS = ((plots.TAIL_COLOUR, "-"), (plots.IN_COLOUR, "-"))
-
-
-# Objectives --------------------------------------------------------------------------------------------
 
 
 @drawn_once

@@ -88,9 +88,6 @@ def primary(block: Block) -> dict[str, Any]:
     }
 
 
-# Detection ---------------------------------------------------------------------------------------------
-
-
 def detection(block: Block, prefix: str) -> dict[str, Any]:
     """Methods by weighted F1, and what is not won."""
     rows = by_weighted_f1(block["methods"])
@@ -156,9 +153,6 @@ def _peak(curve: Block, deltas: Sequence[Real]) -> dict[str, Any]:
     return {"f1": f1, "delta": None if delta is None else -delta}
 
 
-# How the tail forms --------------------------------------------------------------------------------------
-
-
 def distributions(block: Block, chosen: Sequence[Block], prefix: str) -> dict[str, Any]:
     """Densities by concept and layer."""
     names = charts.shown_concepts(list(block["concepts"]), chosen)
@@ -182,9 +176,6 @@ def trace(block: Block, prefix: str) -> dict[str, Any]:
         "fixed_on": block.get("fixed_on"),
         "fpr": {"mean": sum(rates) / len(rates), "low": min(rates), "high": max(rates)} if rates else None,
     }
-
-
-# Heads -------------------------------------------------------------------------------------------------
 
 
 def heads(block: Block) -> dict[str, Any]:
@@ -301,9 +292,6 @@ def shares(concepts: Mapping[str, Block], key: str, of: str) -> dict[str, Any] |
     return {"rows": rows, "parts": parts, "chart": chart}
 
 
-# Samples -----------------------------------------------------------------------------------------------
-
-
 def samples(items: Sequence[Item] | None, *, pictured: bool) -> list[dict[str, Any]] | None:
     """Every passage or image twice, with what each rule says of it."""
     if not items:
@@ -395,9 +383,6 @@ def _objectives(rows: Sequence[Block]) -> list[str]:
     """Names of the objectives, the one that the others are compared with first."""
     keys = list(rows[0]) if rows else []
     return [key for key in keys if f"{key}_low" in keys and not key.endswith("_difference")] or [""]
-
-
-# The rest ----------------------------------------------------------------------------------------------
 
 
 def other_kinds(kinds: Mapping[str, Block], main: str) -> dict[str, Any]:

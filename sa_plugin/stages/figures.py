@@ -82,7 +82,7 @@ def draw_deltas(record: Mapping[str, Any]) -> Any:
         curves = {curve["method"]: curve for curve in found["curves"]}
         own, label = curves[OWN], kind_label(kind)
         f1 = stored(own["weighted_f1"], own["interval"], delta=found["deltas"])
-        plots.line(ax, f1, label=f"{label}, layer {found['layer']}", colour=colour, width=2)
+        plots.line(ax, f1, label=f"{label}, layer {found['layer']}", colour=colour, width=2.0)
         if kind == primary:
             maxtok = stored(curves[MAXTOK]["weighted_f1"], delta=found["deltas"])
             plots.line(ax, maxtok, label=f"MaxTok, {label}", colour=IN_COLOUR, dashes=(0, (5, 2)), width=1.5)
@@ -136,7 +136,7 @@ def draw_layers(record: Mapping[str, Any]) -> Any:
         "in_mass_at_fpr": "in-concept mass above q",
         "coverage": "positive samples above q (dashed: negative)",
     }
-    figure, axes = plots.new_figure(11, 3.6, columns=len(panels))
+    figure, axes = plots.new_figure(11.0, 3.6, columns=len(panels))
     for ax, (name, title) in zip(axes, panels.items(), strict=True):
         for colour, (kind, block) in zip(_colours(record), record["kinds"].items(), strict=True):
             mean, layers = block["trace"]["mean"], block["trace"]["layers"]
@@ -145,7 +145,7 @@ def draw_layers(record: Mapping[str, Any]) -> Any:
             plots.line(ax, drawn, label=kind_label(kind), colour=colour, band=main)
             if name == "coverage":
                 negative = stored(mean["negative_coverage"], layer=layers)
-                plots.line(ax, negative, colour=colour, dashes="--", width=1)
+                plots.line(ax, negative, colour=colour, dashes="--", width=1.0)
         ax.xaxis.get_major_locator().set_params(integer=True)
         plots.words(ax, title=title, x="layer")
     plots.legend(axes[0], outside=False)
@@ -175,7 +175,7 @@ def draw_attribution(record: Mapping[str, Any]) -> Any:
     overall = "all" if "all" in every else next(iter(every))
     panels = ("f1", "insertion/mean_alignment", "deletion/mean_alignment")
     missed = incomplete(found)
-    figure, axes = plots.new_figure(11, 3.8, columns=len(panels))
+    figure, axes = plots.new_figure(11.0, 3.8, columns=len(panels))
     for ax, metric in zip(axes, panels, strict=True):
         rows = [r for r in found["rows"] if (r["concept"], r["metric"]) == (overall, metric)]
         names = [r["method"] + (" (incomplete)" if r["method"] in missed else "") for r in rows]

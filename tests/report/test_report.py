@@ -422,7 +422,18 @@ def test_optional_keys_may_be_missing(fake: dict[str, Any]) -> None:
 def hollow(value: Any) -> Any:
     """Every float of the results replaced by NaN, except grids and axes."""
     if isinstance(value, dict):
-        kept = ("deltas", "delta", "edges", "grid", "timings", "intervals", "fpr", "settings")
+        kept = (
+            "deltas",
+            "delta",
+            "small",
+            "large",
+            "edges",
+            "grid",
+            "timings",
+            "intervals",
+            "fpr",
+            "settings",
+        )
         return {k: v if k in kept else hollow(v) for k, v in value.items()}
     if isinstance(value, list):
         return [hollow(item) for item in value]
