@@ -221,7 +221,7 @@ def _record(graph: Graph, notes: Sequence[str]) -> Results:
     record["provenance"] = {
         "versions": versions(),
         "hashes": {"data": graph.data.hash, "weights": graph.host.info.fingerprint},
-        "settings": clean({**asdict(plan), "kinds": graph.layers, "batch_tokens": graph.host.batch_tokens}),
+        "settings": clean(asdict(plan) | {"kinds": graph.layers, "primary": main, "batch_tokens": graph.host.batch_tokens}),
         "counts": {kind: _counts(block) for kind, block in kinds.items()},
         "timings": {name: one["seconds"] for name, one in used.items()},
         "machine": machine(),
