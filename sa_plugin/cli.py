@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
 DATA = "what `sa_plugin.load` reads: a data set's name, a .jsonl or .csv file, a folder with a metadata.csv"
 # Written out: importing the modules that own these names would import torch.
-HOSTS = ("transformer_lens", "nnsight")
+HOST = "the library that runs the model: transformer_lens, nnsight, or the name of another adapter"
 DTYPES = ("float32", "float16", "bfloat16")
 # Two cores, idle, extrapolated from the default setting; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
     check.add_argument("folder", help=MODEL)
-    check.add_argument("--host", choices=HOSTS, default=HOSTS[0])
+    check.add_argument("--host", default="transformer_lens", help=HOST)
     check.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     check.set_defaults(command=_check)
 
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="the library that runs the model")
+    parser.add_argument("--host", default="transformer_lens", help=HOST)
     parser.add_argument("--kind", action="append", help="a concept kind; give it again for several")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")

@@ -28,12 +28,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.concepts.kinds import kind_of
-from sa_plugin.host.protocol import layer_of_percent
+from sa_plugin.host.protocol import adapters, layer_of_percent
 from sa_plugin.loaders.registry import LOADERS
 from sa_plugin.stages.plan import STAGES, AttributionPart, Plan
 from sa_plugin.statistics.drawn import Resampling
 
-HOSTS = ("transformer_lens", "nnsight")
 PAPER_KINDS = ("prototype", "separator", "kmeans", "kmeans_separator")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -282,7 +281,7 @@ def _part(cls: type, table: Any, name: str, path: Path) -> Any:
 
 
 def _check(cell: CellConfig, where: str) -> None:
-    require_known(f"{where}: model.host", cell.model.host, HOSTS)
+    require_known(f"{where}: model.host", cell.model.host, adapters())
     require_known(f"{where}: model.dtype", cell.model.dtype, DTYPES)
     for stage in cell.run.stages:
         require_known(f"{where}: run.stages", stage, STAGES)

@@ -218,10 +218,11 @@ def _record(graph: Graph, notes: Sequence[str]) -> Results:
         kinds[main]["absent"] = absent
     made = graph.store.record()
     used = {stage.name: made[stage.file] for stage in graph.stages() if stage.file in made}
+    chosen = {"kinds": graph.layers, "primary": main, "batch_tokens": graph.host.batch_tokens}
     record["provenance"] = {
         "versions": versions(),
         "hashes": {"data": graph.data.hash, "weights": graph.host.info.fingerprint},
-        "settings": clean(asdict(plan) | {"kinds": graph.layers, "primary": main, "batch_tokens": graph.host.batch_tokens}),
+        "settings": clean(asdict(plan) | chosen),
         "counts": {kind: _counts(block) for kind, block in kinds.items()},
         "timings": {name: one["seconds"] for name, one in used.items()},
         "machine": machine(),
