@@ -25,8 +25,8 @@ from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.measures import (
     METRICS,
-    Fractions,
     Outcome,
+    TailFractions,
     averaged,
     firing_rates,
     labels_of,
@@ -153,7 +153,7 @@ class Evaluation(Result):
     chosen: Mapping[str, Chosen]
     missing: Mapping[str, str]
     rates: Mapping[str, Drawn]
-    fractions: Fractions
+    fractions: TailFractions
     ground: Ground
 
     about: ClassVar[str] = CONDITIONAL

@@ -169,11 +169,11 @@ def firing_rates(
 
 
 @dataclass(frozen=True, eq=False)
-class Fractions:
+class TailFractions:
     """Distribution of the SuperActivator fraction over positive samples.
 
     Attributes:
-        grid: Fractions.
+        grid: TailFractions.
         all: Share of samples with r_all at most each grid value; NaN for a concept without any.
         inside: The same of r_in.
         above_one: Share of samples with r_all > 1.
@@ -193,7 +193,7 @@ class Fractions:
         with np.errstate(invalid="ignore"):
             share = [float(np.nanmean(a[:, at])) if self.n.any() else np.nan for a in (self.all, self.inside)]
         return (
-            f"Fractions(r <= .2 in {share[0]:.0%} of positive samples (all) and {share[1]:.0%} "
+            f"TailFractions(r <= .2 in {share[0]:.0%} of positive samples (all) and {share[1]:.0%} "
             f"(inside), mean over {len(self.n)} concepts)"
         )
 
@@ -203,7 +203,7 @@ def superactivator_fractions(
     inside: Bool[np.ndarray, "token concept"],
     sample_of: Int[np.ndarray, " token"],
     labels: Bool[np.ndarray, "sample concept"],
-) -> Fractions:
+) -> TailFractions:
     """The distribution of both fractions over positive samples."""
     n_samples, concepts = labels.shape
 
@@ -224,4 +224,4 @@ def superactivator_fractions(
         return ratio(below.sum(1), n, empty=np.nan).T
 
     above = ((n_all > n_in) & counted_samples).sum(0)
-    return Fractions(GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n)
+    return TailFractions(GRID, cdf(n_all), cdf(n_both), ratio(above, n, empty=np.nan), n, labels.sum(0) - n)

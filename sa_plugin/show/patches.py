@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from sa_plugin.show.html import Child, Markup, Real, el, number
 from sa_plugin.show.tokens import Item, side
 
-LONGEST = 320
+LONGEST_SIDE = 320
 WIDEST = 26
 Box = tuple[Real, Real, Real, Real]
 
@@ -234,7 +234,7 @@ def _corners(
 
 
 def shrunk(
-    pixels: UInt8[np.ndarray, "height width 3"], longest: int = LONGEST
+    pixels: UInt8[np.ndarray, "height width 3"], longest: int = LONGEST_SIDE
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The image with at most `longest` pixels a side; smaller ones as they are.
 

@@ -59,7 +59,7 @@ def block_rows(table: Shaped[np.ndarray, "token column"]) -> int:
     return max(1, _BLOCK_BYTES // max(1, int(table.itemsize * table.shape[1])))
 
 
-def row_blocks(table: Shaped[np.ndarray, "token column"]) -> Iterator[slice]:
+def cached_blocks(table: Shaped[np.ndarray, "token column"]) -> Iterator[slice]:
     """Row ranges of blocks that stay in cache."""
     step = block_rows(table)
     for start in range(0, len(table), step):
@@ -438,7 +438,7 @@ def _in_concept(
     flat: Float[np.ndarray, "token column"], labels: Bool[np.ndarray, "token concept"]
 ) -> list[Float[np.ndarray, " _in_token"]]:
     parts: list[list[Float[np.ndarray, " _in_token"]]] = [[] for _ in range(flat.shape[1])]
-    for rows in row_blocks(flat):
+    for rows in cached_blocks(flat):
         block = np.asarray(flat[rows])
         if not np.isfinite(block).all():
             # The whole table is counted only where something is wrong.

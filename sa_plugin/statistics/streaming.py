@@ -30,11 +30,11 @@ from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt32
 
 from sa_plugin.statistics.quantile import (
     DELTAS,
+    cached_blocks,
     check_finite,
     in_concept_values,
     interpolate,
     positions,
-    row_blocks,
     tail_levels,
     warn_counts,
 )
@@ -301,7 +301,7 @@ class RadixHistogram:
         format_of(values, self.format)
         mask = np.ones((len(values), 1), dtype=bool) if mask is None else mask
         parts: list[list[np.ndarray]] = [[] for _ in self.counts]
-        for rows in row_blocks(values):
+        for rows in cached_blocks(values):
             block = np.asarray(values[rows])
             check_finite_bits(block, self.format)
             for part, picked in zip(parts, in_concept_values(block, mask[rows]), strict=True):
