@@ -94,7 +94,8 @@ if not TYPE_CHECKING:
                 value = getattr(import_module(f"sa_plugin.{room}"), name)
                 globals()[name] = value
                 return value
-        raise AttributeError(f"module 'sa_plugin' has no attribute {name!r}")
+        near = import_module("sa_plugin._check").did_you_mean(name, __all__)
+        raise AttributeError(f"module 'sa_plugin' has no attribute {name!r}{near}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

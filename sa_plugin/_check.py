@@ -80,7 +80,21 @@ def require_type(name: str, value: object, expected: Any, fix: str, *, optional:
     kinds = expected if isinstance(expected, tuple) else (expected,)
     if not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} is a {type(value).__name__}, not a {names}: {fix}.")
+        raise TypeError(f"{name} is {_article(type(value).__name__)}, not {_article(names)}: {fix}.")
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
+
+
+def require_names(what: str, names: object) -> None:
+    """Refuse one text where a list of names is asked for, whose letters would be taken for names.
+
+    Raises:
+        TypeError: A text; the text says how a list of it is written.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"{what} is the text {names!r}, not a list of names: give [{names!r}].")
 
 
 def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from sa_plugin._check import position_of, require_known
+from sa_plugin._check import position_of, require_known, require_type
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
@@ -227,6 +227,7 @@ def ablate_heads(
     Example:
         >>> ablate_heads(host, data, detector, [(8, 3)])  # doctest: +SKIP
     """
+    require_type("how", how, Intervention, "give Intervention('mean')")
     chosen = _by_concept(host, detector, heads)
     if how.keep:
         every = candidates(host, detector)

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from sa_plugin._check import require_known, require_type
+from sa_plugin._check import require_known, require_names, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
@@ -600,6 +600,7 @@ def _check_statistics(statistics: TrainStatistics, host: Host, data: ConceptData
 
 
 def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]:
+    require_names("concepts", concepts)
     names = tuple(bank.concepts if concepts is None else concepts)
     if not names:
         raise ValueError("concepts is empty: name at least one, or None for all.")

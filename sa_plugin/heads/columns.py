@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sa_plugin._check import position_of, require_type
+from sa_plugin._check import position_of, require_names, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -155,6 +155,7 @@ def columns_of(
     Raises:
         ValueError: No concept, or an unknown one or layer.
     """
+    require_names("concepts", concepts)
     if isinstance(source, Detector):
         columns = [detector_column(source, c) for c in concepts or source.concepts]
     else:

@@ -178,8 +178,11 @@ def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
     """Heads as given, in order.
 
     Raises:
+        TypeError: Not a list of pairs.
         ValueError: None, one twice, or one the model does not have.
     """
+    if not all(isinstance(head, Sequence) and len(head) == 2 for head in heads):
+        raise TypeError(f"heads {heads!r} are no pairs: give a list of (layer, head), such as [(4, 1)].")
     chosen = tuple((int(layer), int(head)) for layer, head in heads)
     if not chosen:
         raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")

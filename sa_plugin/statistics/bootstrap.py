@@ -34,6 +34,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
+from sa_plugin._check import require_type
 from sa_plugin.statistics.confusion import Confusion, check_samples, ratio
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
@@ -118,6 +119,7 @@ def resample_documents(
         >>> resample_documents(np.array(["a", "a", "b"]), Resampling(draws=10))
         Resamples(10 draws of 2 documents, 3 samples, seed 0)
     """
+    require_type("resampling", resampling, Resampling, "give Resampling(draws=1000)")
     names, document = np.unique(np.asarray(documents), return_inverse=True)
     n = len(names)
     if n < 2:

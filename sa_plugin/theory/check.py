@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sa_plugin._check import position_of, require_known, require_type
+from sa_plugin._check import position_of, require_known, require_names, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -262,6 +262,7 @@ def _own_means(directions: Directions) -> list[int]:
 def _chosen(
     source: Detector | ConceptBank, data: ConceptData, concepts: Sequence[str] | None, fixed_at: int | None
 ) -> dict[str, tuple[int, int]]:
+    require_names("concepts", concepts)
     if isinstance(source, Detector):
         if fixed_at is not None:
             raise ValueError("a detector has chosen each concept's layer: give detector.bank to fix another.")

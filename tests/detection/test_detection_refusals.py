@@ -135,7 +135,7 @@ def test_deltas_are_checked(case, deltas):
 
 
 def test_samples_are_checked(detector):
-    with pytest.raises(TypeError, match="samples are a int: give a text"):
+    with pytest.raises(TypeError, match="samples are of type int: give a text"):
         inspect.unwrap(as_split)(3, detector.concepts)
     with pytest.raises(ValueError, match="there are no samples"):
         detector.find([])

@@ -130,5 +130,5 @@ def test_an_image_is_a_path_a_picture_or_pixels(pixels, tmp_path):
 def test_what_is_no_image_is_refused(pixels):
     with pytest.raises(ValueError, match="expected uint8"):
         as_split(pixels / 255, ("a",))
-    with pytest.raises(TypeError, match="samples are a dict: give a text, an image"):
+    with pytest.raises(TypeError, match="samples are of type dict: give a text, an image"):
         as_split({"a": 1}, ("a",))

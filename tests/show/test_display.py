@@ -11,11 +11,13 @@ from detection_cases import make_case
 from fake_host import FakeHost
 from jaxtyping import config
 
+import sa_plugin
 from sa_plugin._check import require_type
-from sa_plugin.concepts import fit
+from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
-from sa_plugin.heads import BankScores, explain_tokens, head_ledger, tail_waterfall
+from sa_plugin.heads import BankScores, ablate_heads, explain_tokens, head_ledger, tail_waterfall
+from sa_plugin.scores import score
 from sa_plugin.show import Sheet, Shown
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
@@ -141,9 +143,9 @@ def test_samples_with_the_same_repr_are_equal_only_if_all_they_hold_is():
 def test_require_type():
     require_type("n", 1, (int, str), "count")
     require_type("n", None, int, "count", optional=True)
-    with pytest.raises(TypeError, match=r"^n is a float, not a int or str: count\.$"):
+    with pytest.raises(TypeError, match=r"^n is a float, not an int or str: count\.$"):
         require_type("n", 1.0, (int, str), "count")
-    with pytest.raises(TypeError, match="n is a NoneType, not a int"):
+    with pytest.raises(TypeError, match="n is a NoneType, not an int"):
         require_type("n", None, int, "count")
 
 
@@ -169,6 +171,36 @@ class TestWrongArguments:
             trace(scores=detector)
         with pytest.raises(TypeError, match=r"host is a ScoreTable, not a Host: pass scores="):
             trace(case.table)
+        with pytest.raises(TypeError, match="bank is a Detector, not a ConceptBank: a detector's is"):
+            trace(None, None, detector)
+        with pytest.raises(TypeError, match="resampling is an int, not a Resampling: give Resampling"):
+            trace(scores=case.table, resampling=100)
+
+    @pytest.mark.parametrize(
+        ("ask", "order"),
+        [(collect, r"collect\(host, data\)"), (fit, "fit"), (score, "score"), (calibrate, "calibrate")],
+    )
+    def test_the_first_steps(self, model, ask, order):
+        host, data, detector = model
+        last = [detector.bank] if ask in (score, calibrate) else []
+        with pytest.raises(TypeError, match=f"host is a ConceptData, not a Host: .*the order is {order}"):
+            ask(data, host, *last)
+        with pytest.raises(TypeError, match=f"data is a Detector, not a ConceptData: .*the order is {order}"):
+            ask(host, detector, *last)
+
+    def test_names_and_heads(self, model):
+        host, data, detector = model
+        name = detector.concepts[0]
+        with pytest.raises(TypeError, match=f"concepts is the text '{name}', not a list of names: give"):
+            head_ledger(host, data, detector, concepts=name)
+        with pytest.raises(TypeError, match=r"heads \(1, 2\) are no pairs: give a list of \(layer, head\)"):
+            ablate_heads(host, data, detector, (1, 2))
+        with pytest.raises(TypeError, match="how is a str, not an Intervention: give Intervention"):
+            ablate_heads(host, data, detector, [(0, 0)], how="mean")
+
+    def test_a_misspelt_question(self):
+        with pytest.raises(AttributeError, match="no attribute 'headledger': did you mean 'head_ledger'"):
+            _ = sa_plugin.headledger
 
     def test_from_pretrained(self, model, tmp_path):
         host, _, detector = model
