@@ -295,13 +295,13 @@ class Evaluation(Result):
         order = sorted(self.methods, key=lambda name: -np.nan_to_num(f1.sel(method=name).estimate, nan=-1.0))
         figure, (left, right) = plots.new_figure(9.0, 1.2 + 0.3 * len(order), columns=2)
         floor = float(f1.sel(method=ALWAYS).estimate) if ALWAYS in self.methods else float("nan")
-        plots.methods(left, f1.sel(method=order), floor)
+        plots.method_whiskers(left, f1.sel(method=order), floor)
         plots.words(
             left, title=f"{self.ground.split}: weighted F1", x="weighted F1 (dashed: always-positive)"
         )
         own = f1.sel(method=TAIL)
         by = stack({name: f1.sel(method=name) - own for name in order}, "method")
-        plots.gaps(right, by)
+        plots.gap_whiskers(right, by)
         sure = np.atleast_1d(by.excludes_zero)
         right.set_yticks(range(len(order)), ["*" if s else "" for s in sure])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")

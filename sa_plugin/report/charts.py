@@ -23,13 +23,13 @@ from sa_plugin.statistics.drawn import Drawn
 WIDTH = 4.7
 """Of a panel, in inches."""
 MOST_CONCEPTS = 6
-REMEMBERED = 64
+_REMEMBERED = 64
 """Charts of each sort."""
 Block = Mapping[str, Any]
 _Made = TypeVar("_Made")
 
 
-def drawn_once(draw: Callable[..., _Made]) -> Callable[..., _Made]:
+def _drawn_once(draw: Callable[..., _Made]) -> Callable[..., _Made]:
     """Remember what a chart looks like: equal blocks give equal bytes.
 
     A page that is made again, after one block has changed, draws that block's charts alone.
@@ -41,7 +41,7 @@ def drawn_once(draw: Callable[..., _Made]) -> Callable[..., _Made]:
         key = pickle.dumps(given)
         if key not in made:
             made[key] = draw(*given)
-            if len(made) > REMEMBERED:
+            if len(made) > _REMEMBERED:
                 made.popitem(last=False)
         return made[key]
 
@@ -72,14 +72,14 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
-@drawn_once
-def methods(rows: Sequence[Block], floor: Real | None, prefix: str) -> list[Markup]:
+@_drawn_once
+def method_charts(rows: Sequence[Block], floor: Real | None, prefix: str) -> list[Markup]:
     """Weighted F1 by method, and the paired differences to SuperActivators."""
     names = [row["method"] for row in rows]
     f1 = stored([row["weighted_f1"] for row in rows], [row["interval"] for row in rows], method=names)
     others = [row for row in rows if row["difference"] is not None]
     figure, ax = plots.new_figure(WIDTH, 0.7 + 0.24 * len(rows))
-    plots.methods(ax, f1, float("nan") if floor is None else floor)
+    plots.method_whiskers(ax, f1, float("nan") if floor is None else floor)
     plots.words(ax, x="weighted F1, test")
     words = "; ".join(
         f"{row['method']} {number(row['weighted_f1'])} {interval(row['interval'])}" for row in rows
@@ -92,15 +92,15 @@ def methods(rows: Sequence[Block], floor: Real | None, prefix: str) -> list[Mark
             method=[row["method"] for row in others],
         )
         figure, ax = plots.new_figure(WIDTH, 0.7 + 0.24 * len(rows))
-        plots.gaps(ax, by)
+        plots.gap_whiskers(ax, by)
         plots.words(ax, x="method minus SuperActivators, paired")
         words = "; ".join(f"{row['method']} {number(row['difference'], signed=True)}" for row in others)
         drawn.append(plots.svg(figure, "Differences to SuperActivators", words, f"{prefix}gap"))
     return drawn
 
 
-@drawn_once
-def concepts(rows: Sequence[Block], prefix: str) -> Markup:
+@_drawn_once
+def concept_chart(rows: Sequence[Block], prefix: str) -> Markup:
     """Test F1 by concept: SuperActivators with intervals, MaxTok and the best other method."""
     names = [row["concept"] for row in rows]
     figure, ax = plots.new_figure(WIDTH, 1.0 + 0.3 * len(rows))
@@ -124,8 +124,8 @@ def concepts(rows: Sequence[Block], prefix: str) -> Markup:
     return plots.svg(figure, "Test F1 by concept", words, f"{prefix}concepts")
 
 
-@drawn_once
-def rates(rows: Sequence[Block], prefix: str) -> list[Markup]:
+@_drawn_once
+def rate_charts(rows: Sequence[Block], prefix: str) -> list[Markup]:
     """False fires and misses by concept, raw scores beside SuperActivators."""
     drawn = []
     for key, title in (
@@ -152,8 +152,8 @@ def rates(rows: Sequence[Block], prefix: str) -> list[Markup]:
     return drawn
 
 
-@drawn_once
-def fractions(block: Block, prefix: str) -> list[Markup]:
+@_drawn_once
+def fraction_charts(block: Block, prefix: str) -> list[Markup]:
     """The two distributions of the SuperActivator fraction over positive samples."""
     drawn = []
     for key, title in (
@@ -177,8 +177,8 @@ def fraction_lines(ax: Any, grid: Sequence[Real], curve: Block) -> None:
     ax.set_ylim(0, 1.03)
 
 
-@drawn_once
-def deltas(block: Block, peaks: Sequence[Block], prefix: str) -> Markup:
+@_drawn_once
+def delta_chart(block: Block, peaks: Sequence[Block], prefix: str) -> Markup:
     """Weighted F1 against delta, a line a method, peaks dotted."""
     figure, ax = plots.new_figure(WIDTH, 3.5)
     curves = [next(one for one in block["curves"] if one["method"] == peak["method"]) for peak in peaks]
@@ -217,8 +217,8 @@ def shown_concepts(names: Sequence[str], choices: Sequence[Block]) -> list[str]:
     return [ranked[round(k * step)] for k in range(MOST_CONCEPTS)]
 
 
-@drawn_once
-def distributions(block: Block, names: Sequence[str], chosen: Mapping[str, int], prefix: str) -> Markup:
+@_drawn_once
+def density_chart(block: Block, names: Sequence[str], chosen: Mapping[str, int], prefix: str) -> Markup:
     """Small multiples: rows are concepts, columns are layers, all on one axis."""
     layers = block["layers"]
     figure, ax = plots.new_figure(min(10.4, 1.4 + 1.8 * len(layers)), 0.6 + 0.62 * len(names))
@@ -311,8 +311,8 @@ PANELS = (
 )
 
 
-@drawn_once
-def layers(block: Block, prefix: str) -> list[Markup]:
+@_drawn_once
+def layer_charts(block: Block, prefix: str) -> list[Markup]:
     """Separation by layer: the mean over concepts with its interval, concepts thin behind it."""
     share = "top" if block.get("fpr") is None else f"{tick(100 * block['fpr'])} %"
     where = f" on {block['fixed_on']}" if block.get("fixed_on") else ""
@@ -348,8 +348,8 @@ def _means(block: Block, keys: Sequence[str]) -> str:
     )
 
 
-@drawn_once
-def head_map(grid: Float[np.ndarray, "block head"], limit: float, title: str, prefix: str) -> Markup:
+@_drawn_once
+def head_map_chart(grid: Float[np.ndarray, "block head"], limit: float, title: str, prefix: str) -> Markup:
     """Columns are blocks, rows are heads; the shade is the share of `limit`."""
     blocks, heads = grid.shape
     figure, ax = plots.new_figure(0.75 + max(0.155 * blocks, 1.1), 0.55 + 0.155 * heads)
@@ -369,8 +369,8 @@ def _every(n: int, most: int) -> list[str]:
     return [str(k) if k % step == 0 else "" for k in range(n)]
 
 
-@drawn_once
-def shares(rows: Sequence[Block], parts: Mapping[str, str], title: str, prefix: str) -> Markup:
+@_drawn_once
+def share_chart(rows: Sequence[Block], parts: Mapping[str, str], title: str, prefix: str) -> Markup:
     """Share of each kind of component by concept, with intervals."""
     figure, ax = plots.new_figure(WIDTH, 1.0 + 0.36 * len(rows))
     looks = plots.styles(list(parts), dict(zip(parts, _PART_COLOURS, strict=False)))
@@ -392,8 +392,8 @@ def shares(rows: Sequence[Block], parts: Mapping[str, str], title: str, prefix: 
 _PART_COLOURS = ((plots.TAIL_COLOUR, "-"), (plots.IN_COLOUR, "-"))
 
 
-@drawn_once
-def objectives(rows: Sequence[Block], objective: str, metric: str, prefix: str) -> Markup:
+@_drawn_once
+def objective_chart(rows: Sequence[Block], objective: str, metric: str, prefix: str) -> Markup:
     """One metric: an objective minus the first, by explainer, coloured by what the interval says."""
     colours = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR}
     figure, ax = plots.new_figure(WIDTH, 0.9 + 0.26 * len(rows))

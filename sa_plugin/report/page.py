@@ -20,7 +20,7 @@ from sa_plugin.show import html
 from sa_plugin.show.result import clean
 from sa_plugin.show.tokens import passage_rules
 
-SECTIONS = (
+_SECTIONS = (
     ("headline", "In short"),
     ("detection", "Detection"),
     ("choices", "Chosen δ and layer"),
@@ -35,7 +35,7 @@ SECTIONS = (
     ("kinds", "Other concept kinds"),
     ("provenance", "Provenance"),
 )
-FILTERS = (
+_FILTERS = (
     html.number,
     html.interval,
     html.count,
@@ -61,8 +61,8 @@ def render_report(results: Mapping[str, Any]) -> str:
         ValueError: The results do not keep the schema.
     """
     found = check(clean(results))
-    style = html.Markup(stylesheet() + passage_rules())
-    return f"{template().render(context(found), sections=_that_apply(found), style=style).strip()}\n"
+    style = html.Markup(_stylesheet() + passage_rules())
+    return f"{_template().render(context(found), sections=_that_apply(found), style=style).strip()}\n"
 
 
 def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -91,7 +91,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
 
 
 @cache
-def template() -> Any:
+def _template() -> Any:
     """The page, waiting for its context; what the context lacks is an error and never a silent gap."""
     made = Environment(
         loader=PackageLoader("sa_plugin.report", "."),
@@ -100,17 +100,17 @@ def template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {each.__name__: each for each in FILTERS}
-    made.filters["shown"] = shown
+    made.filters |= {each.__name__: each for each in _FILTERS}
+    made.filters["shown"] = _shown
     return made.get_template("page.html")
 
 
-def stylesheet() -> str:
+def _stylesheet() -> str:
     """The page's CSS."""
     return files("sa_plugin.report").joinpath("style.css").read_text(encoding="utf-8")
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A recorded setting as text."""
     if value is None:
         return html.number(None)
@@ -119,7 +119,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int):
         return html.count(value)
     if isinstance(value, list):
-        return ", ".join(shown(item) for item in value)
+        return ", ".join(_shown(item) for item in value)
     return str(value)
 
 
@@ -133,4 +133,4 @@ def _that_apply(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     refused = any("attribution" in block.get("absent", {}) for block in results.get("kinds", {}).values())
     if not refused:
         out.add("attribution")
-    return [one for one in SECTIONS if one[0] not in out - set(results)]
+    return [one for one in _SECTIONS if one[0] not in out - set(results)]

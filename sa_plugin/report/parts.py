@@ -33,14 +33,14 @@ from sa_plugin.show.patches import picture_sides
 from sa_plugin.show.tokens import Item, limit_of, shade, text_sides, tokens, verdicts
 
 Block = Mapping[str, Any]
-MOST_MAPS = 5
-ROLES: Mapping[str, str] = {
+_MOST_MAPS = 5
+_ROLES: Mapping[str, str] = {
     "true_positive": "True positive",
     "raw_false_fire": "False fire of raw scores, rejected by the tail",
     "false_positive": "Failure: false positive",
     "miss": "Failure: miss",
 }
-SIGNS = {1: ("▲", "better than"), -1: ("▼", "worse than"), 0: ("·", "not told apart from")}
+_SIGNS = {1: ("▲", "better than"), -1: ("▼", "worse than"), 0: ("·", "not told apart from")}
 
 
 def context(results: Block) -> dict[str, Any]:
@@ -59,36 +59,36 @@ def context(results: Block) -> dict[str, Any]:
         "kind": kind,
         "block": block,
         "absent": block.get("absent", {}),
-        **primary(block),
-        "passages": samples(results.get("passages"), pictured=False),
-        "pictures": samples(results.get("pictures"), pictured=True),
-        "explained": explained(results.get("explained")),
-        "attribution": attribution(results.get("attribution")),
-        "kinds": other_kinds(kinds, kind) if len(kinds) > 1 else None,
-        "provenance": provenance(results.get("provenance")),
+        **_primary(block),
+        "passages": _samples(results.get("passages"), pictured=False),
+        "pictures": _samples(results.get("pictures"), pictured=True),
+        "explained": _explained(results.get("explained")),
+        "attribution": _attribution(results.get("attribution")),
+        "kinds": _other_kinds(kinds, kind) if len(kinds) > 1 else None,
+        "provenance": _provenance(results.get("provenance")),
         "warnings": results.get("warnings"),
     }
 
 
-def primary(block: Block) -> dict[str, Any]:
+def _primary(block: Block) -> dict[str, Any]:
     """The parts of one concept kind, in full."""
     detected, found = block.get("detection"), block.get("trace")
     choices_made, drawn = block.get("choices"), (found or {}).get("distributions")
     return {
-        "detection": detected and detection(detected, ""),
-        "choices": choices_made and choices(choices_made, (detected or {}).get("per_concept", [])),
-        "sparsity": block.get("sparsity") and sparsity(block["sparsity"], ""),
-        "distributions": drawn and distributions(drawn, choices_made or [], ""),
-        "trace": found and trace(found, ""),
-        "heads": block.get("heads") and heads(block["heads"]),
+        "detection": detected and _detection(detected, ""),
+        "choices": choices_made and _choices(choices_made, (detected or {}).get("per_concept", [])),
+        "sparsity": block.get("sparsity") and _sparsity(block["sparsity"], ""),
+        "distributions": drawn and _distributions(drawn, choices_made or [], ""),
+        "trace": found and _trace(found, ""),
+        "heads": block.get("heads") and _heads(block["heads"]),
         "localisation": block.get("localisation"),
         "rates": block.get("rates")
-        and {"rows": block["rates"], "charts": charts.rates(block["rates"], "rate-")},
-        "fractions": block.get("fractions") and charts.fractions(block["fractions"], "fraction-"),
+        and {"rows": block["rates"], "charts": charts.rate_charts(block["rates"], "rate-")},
+        "fractions": block.get("fractions") and charts.fraction_charts(block["fractions"], "fraction-"),
     }
 
 
-def detection(block: Block, prefix: str) -> dict[str, Any]:
+def _detection(block: Block, prefix: str) -> dict[str, Any]:
     """Methods by weighted F1, and what is not won."""
     rows = by_weighted_f1(block["methods"])
     floor = method_of(rows, ALWAYS)
@@ -97,7 +97,7 @@ def detection(block: Block, prefix: str) -> dict[str, Any]:
         "rows": [
             {**row, "own": row["method"] == OWN, "sign": _sign(row["difference_interval"])} for row in rows
         ],
-        "charts": charts.methods(rows, floor and floor["weighted_f1"], f"{prefix}method-"),
+        "charts": charts.method_charts(rows, floor and floor["weighted_f1"], f"{prefix}method-"),
         "n_samples": block["n_samples"],
         "n_documents": block["n_documents"],
         "heading": heading,
@@ -107,15 +107,15 @@ def detection(block: Block, prefix: str) -> dict[str, Any]:
 
 def _sign(bounds: Sequence[Real | None] | None) -> tuple[str, str] | None:
     """▲ or ▼ where a paired interval excludes zero, a point where it does not."""
-    return SIGNS[side_of_zero(bounds)] if known(bounds) else None
+    return _SIGNS[side_of_zero(bounds)] if known(bounds) else None
 
 
-def choices(chosen: Sequence[Block], scored: Sequence[Block]) -> dict[str, Any]:
+def _choices(chosen: Sequence[Block], scored: Sequence[Block]) -> dict[str, Any]:
     """What calibration chose for each concept, beside its test F1 by three methods."""
     by_concept = {row["concept"]: row for row in scored}
     rows = [{**choice, **_tested(by_concept.get(choice["concept"]))} for choice in chosen]
     rows.sort(key=lambda row: (-(row["own"] or 0.0), row["concept"]))
-    return {"rows": rows, "chart": charts.concepts(rows, "choice-") if scored else None}
+    return {"rows": rows, "chart": charts.concept_chart(rows, "choice-") if scored else None}
 
 
 def _tested(row: Block | None) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _tested(row: Block | None) -> dict[str, Any]:
     }
 
 
-def sparsity(block: Block, prefix: str) -> dict[str, Any]:
+def _sparsity(block: Block, prefix: str) -> dict[str, Any]:
     """The delta curve, methods by the height of their peaks."""
     peaks = [{"method": curve["method"], **_peak(curve, block["deltas"])} for curve in block["curves"]]
     peaks.sort(key=lambda peak: (peak["f1"] is None, -(peak["f1"] or 0.0), peak["method"]))
@@ -142,7 +142,7 @@ def sparsity(block: Block, prefix: str) -> dict[str, Any]:
         "layer": block["layer"],
         "always_positive": block["always_positive"],
         "peaks": peaks,
-        "chart": charts.deltas(block, peaks, prefix),
+        "chart": charts.delta_chart(block, peaks, prefix),
     }
 
 
@@ -153,23 +153,23 @@ def _peak(curve: Block, deltas: Sequence[Real]) -> dict[str, Any]:
     return {"f1": f1, "delta": None if delta is None else -delta}
 
 
-def distributions(block: Block, chosen: Sequence[Block], prefix: str) -> dict[str, Any]:
+def _distributions(block: Block, chosen: Sequence[Block], prefix: str) -> dict[str, Any]:
     """Densities by concept and layer."""
     names = charts.shown_concepts(list(block["concepts"]), chosen)
     layer = {choice["concept"]: choice["layer"] for choice in chosen}
     return {
-        "chart": charts.distributions(block, names, layer, prefix),
+        "chart": charts.density_chart(block, names, layer, prefix),
         "out": block.get("out", "as traced"),
         "more": len(block["concepts"]) - len(names),
     }
 
 
-def trace(block: Block, prefix: str) -> dict[str, Any]:
+def _trace(block: Block, prefix: str) -> dict[str, Any]:
     """Separation by layer, and what share of test tokens out of concept lies above q."""
     series = [one.get("realised_fpr") or [] for one in block["concepts"].values()]
     rates = [rate for one in series for rate in one if rate is not None]
     return {
-        "charts": charts.layers(block, f"{prefix}trace-"),
+        "charts": charts.layer_charts(block, f"{prefix}trace-"),
         "draws": block.get("draws"),
         "mean": bool(block.get("mean")),
         "top": None if block.get("delta") is None else 1 - block["delta"],
@@ -178,18 +178,18 @@ def trace(block: Block, prefix: str) -> dict[str, Any]:
     }
 
 
-def heads(block: Block) -> dict[str, Any]:
+def _heads(block: Block) -> dict[str, Any]:
     """Head maps, shares and the strongest heads of a ledger."""
     concepts = block["concepts"]
     rows = [{**row, "gap": _gap(row)} for row in block["strongest"]]
     lowers = [row for row in rows if _ranked_by(row) < 0]
     return {
-        "maps": head_maps(concepts),
+        "maps": _head_maps(concepts),
         "controlled": all(one.get("control") for one in concepts.values()),
         "closes_to": block["closes_to"],
         "unit": block.get("unit"),
-        "lift_shares": shares(concepts, "lift_shares", "lift"),
-        "shares": shares(concepts, "shares", "contrast"),
+        "lift_shares": _shares(concepts, "lift_shares", "lift"),
+        "shares": _shares(concepts, "shares", "contrast"),
         "shares_of": block.get("shares_of"),
         "groups": [
             (name, group)
@@ -247,7 +247,7 @@ def mean_grid(grids: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(np.mean([np.pad(grid, ((0, depth - len(grid)), (0, 0))) for grid in grids], axis=0))
 
 
-def head_maps(concepts: Mapping[str, Block]) -> dict[str, Any]:
+def _head_maps(concepts: Mapping[str, Block]) -> dict[str, Any]:
     """Heat maps: the mean over concepts, then the concepts with the strongest single head."""
     scaled = all("total" in one for one in concepts.values())
     of = relative if scaled else lambda one: relative({k: v for k, v in one.items() if k != "total"})
@@ -255,7 +255,7 @@ def head_maps(concepts: Mapping[str, Block]) -> dict[str, Any]:
     size = {name: _largest(grid) for name, grid in grids.items()}
     ranked = sorted(grids, key=lambda name: (-size[name], name))
     shown = [
-        (f"{name}, score at layer {concepts[name]['layer']}", grids[name]) for name in ranked[:MOST_MAPS]
+        (f"{name}, score at layer {concepts[name]['layer']}", grids[name]) for name in ranked[:_MOST_MAPS]
     ]
     if len(grids) > 1:
         # A concept without a lift has no shares; the mean is over those that have.
@@ -263,7 +263,7 @@ def head_maps(concepts: Mapping[str, Block]) -> dict[str, Any]:
         shown.insert(0, (_mean_title(concepts, len(some)), mean_grid(some or list(grids.values()))))
     limit = max((_largest(grid) for _, grid in shown), default=0.0)
     drawn = [
-        {"title": title, "chart": charts.head_map(grid, limit, title, f"heads{n}")}
+        {"title": title, "chart": charts.head_map_chart(grid, limit, title, f"heads{n}")}
         for n, (title, grid) in enumerate(shown)
     ]
     return {"drawn": drawn, "limit": limit, "scaled": scaled}
@@ -280,7 +280,7 @@ def _largest(grid: np.ndarray) -> float:
     return float(np.nanmax(np.abs(grid), initial=0.0)) if np.isfinite(grid).any() else 0.0
 
 
-def shares(concepts: Mapping[str, Block], key: str, of: str) -> dict[str, Any] | None:
+def _shares(concepts: Mapping[str, Block], key: str, of: str) -> dict[str, Any] | None:
     """Shares of heads, MLPs, embedding and, where there are any, biases."""
     rows = [{"concept": name, **one[key]} for name, one in sorted(concepts.items()) if one.get(key)]
     if not rows:
@@ -288,11 +288,11 @@ def shares(concepts: Mapping[str, Block], key: str, of: str) -> dict[str, Any] |
     parts = {"head": "Heads", "mlp": "MLPs", "embedding": "Embedding"}
     if any("bias_share" in row for row in rows):
         parts["bias"] = "Biases"
-    chart = charts.shares(rows, parts, f"Shares of the {of}", f"shares-{of}")
+    chart = charts.share_chart(rows, parts, f"Shares of the {of}", f"shares-{of}")
     return {"rows": rows, "parts": parts, "chart": chart}
 
 
-def samples(items: Sequence[Item] | None, *, pictured: bool) -> list[dict[str, Any]] | None:
+def _samples(items: Sequence[Item] | None, *, pictured: bool) -> list[dict[str, Any]] | None:
     """Every passage or image twice, with what each rule says of it."""
     if not items:
         return None
@@ -301,13 +301,13 @@ def samples(items: Sequence[Item] | None, *, pictured: bool) -> list[dict[str, A
         limit = limit_of(item, items)
         sides = picture_sides(item, limit, f"image-{n}") if pictured else text_sides(item, limit)
         names = (item.get("document"), item["id"] if pictured else None)
-        role = ROLES.get(item["role"], item["role"].replace("_", " "))
+        role = _ROLES.get(item["role"], item["role"].replace("_", " "))
         places = list(dict.fromkeys(word for word in names if word))
         found.append({**item, "role": role, "places": places, "sides": sides, "verdicts": verdicts(item)})
     return found
 
 
-def explained(block: Block | None) -> dict[str, Any] | None:
+def _explained(block: Block | None) -> dict[str, Any] | None:
     """One passage under each objective: attribution by token and, where given, by head."""
     if not block:
         return None
@@ -336,7 +336,7 @@ def _attributed(block: Block, one: Block, prefix: str) -> dict[str, Any]:
         grid = charts.floats(one["heads"])
         limit = _largest(grid)
         found["limit"] = number(limit, decimals([limit]))
-        found["map"] = charts.head_map(grid, limit, f"objective {one['objective']}", prefix)
+        found["map"] = charts.head_map_chart(grid, limit, f"objective {one['objective']}", prefix)
     return found
 
 
@@ -352,7 +352,7 @@ def _bare(text: str) -> str:
     return text.strip() or text.replace("\n", "↵")
 
 
-def attribution(block: Block | None) -> dict[str, Any] | None:
+def _attribution(block: Block | None) -> dict[str, Any] | None:
     """Whether explaining the tail beats explaining the global vector, by explainer and metric."""
     if not block:
         return None
@@ -365,7 +365,7 @@ def attribution(block: Block | None) -> dict[str, Any] | None:
     ]
     groups = [(metric, rows) for metric, rows in groups if rows]
     drawn = [
-        charts.objectives(rows, other, metric, f"objective{k}x{n}")
+        charts.objective_chart(rows, other, metric, f"objective{k}x{n}")
         for k, other in enumerate(others)
         for n, (metric, rows) in enumerate(groups)
     ]
@@ -385,7 +385,7 @@ def _objectives(rows: Sequence[Block]) -> list[str]:
     return [key for key in keys if f"{key}_low" in keys and not key.endswith("_difference")] or [""]
 
 
-def other_kinds(kinds: Mapping[str, Block], main: str) -> dict[str, Any]:
+def _other_kinds(kinds: Mapping[str, Block], main: str) -> dict[str, Any]:
     """A line for every kind, then what was computed for each but the primary, folded."""
     return {
         "rows": [_kind_row(name, block, name == main) for name, block in kinds.items()],
@@ -415,13 +415,13 @@ def _kind_row(name: str, block: Block, main: bool) -> dict[str, Any]:
 def _folded(name: str, block: Block, prefix: str) -> dict[str, Any]:
     return {
         "name": name,
-        "detection": block.get("detection") and detection(block["detection"], prefix),
-        "sparsity": block.get("sparsity") and sparsity(block["sparsity"], prefix),
-        "trace": block.get("trace") and trace(block["trace"], prefix),
+        "detection": block.get("detection") and _detection(block["detection"], prefix),
+        "sparsity": block.get("sparsity") and _sparsity(block["sparsity"], prefix),
+        "trace": block.get("trace") and _trace(block["trace"], prefix),
     }
 
 
-def provenance(block: Block | None) -> dict[str, Any] | None:
+def _provenance(block: Block | None) -> dict[str, Any] | None:
     """Everything the run recorded about itself, nested keys joined by dots."""
     if not block:
         return None

@@ -260,14 +260,14 @@ def densities(
         ax.axvline(cut, color=TAIL_COLOUR, lw=1.2)
 
 
-def methods(ax: Any, f1: Drawn, floor: float) -> None:
+def method_whiskers(ax: Any, f1: Drawn, floor: float) -> None:
     """F1 of every method with its interval, SuperActivators in their colour, always-positive dashed."""
     whiskers(ax, f1, colours=[TAIL_COLOUR if name == OWN else TEXT_COLOUR for name in f1.axes["method"]])
     if np.isfinite(floor):
         zero(ax, at=floor)
 
 
-def gaps(ax: Any, by: Drawn) -> None:
+def gap_whiskers(ax: Any, by: Drawn) -> None:
     """Paired differences by method: dark where the interval excludes zero, pale where it does not."""
     whiskers(
         ax, by, colours=[TEXT_COLOUR if sure else OUT_COLOUR for sure in np.atleast_1d(by.excludes_zero)]

@@ -65,7 +65,7 @@ def draw_detection(record: Mapping[str, Any]) -> Any:
         rows = {row["method"]: row for row in block["detection"]["methods"]}
         shown = [rows.get(name, {"weighted_f1": None, "interval": None}) for name in order]
         f1 = stored([row["weighted_f1"] for row in shown], [row["interval"] for row in shown], method=order)
-        plots.methods(ax, f1, float(f1.sel(method=ALWAYS).estimate))
+        plots.method_whiskers(ax, f1, float(f1.sel(method=ALWAYS).estimate))
         plots.words(ax, title=kind_label(kind))
         if ax is not np.ravel(axes)[0]:
             ax.set_yticklabels([])

@@ -52,7 +52,7 @@ def test_methods_have_a_dot_and_a_whisker_each(block: dict[str, Any], ax: Any) -
     rows = sorted(block["detection"]["methods"], key=lambda row: -row["weighted_f1"])
     names = [row["method"] for row in rows]
     f1 = stored([row["weighted_f1"] for row in rows], [row["interval"] for row in rows], method=names)
-    plots.methods(ax, f1, 0.549)
+    plots.method_whiskers(ax, f1, 0.549)
     assert texts(ax.get_yticklabels()) == sorted(METHODS, key=lambda m: -METHODS[m])
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [float(dot.get_xdata()[0]) for dot in dots] == sorted(METHODS.values(), reverse=True)
@@ -61,7 +61,7 @@ def test_methods_have_a_dot_and_a_whisker_each(block: dict[str, Any], ax: Any) -
 
 
 def test_gaps_are_dark_where_the_interval_excludes_zero(ax: Any) -> None:
-    plots.gaps(ax, stored([-0.1, -0.1], [[-0.2, -0.05], [-0.2, 0.05]], method=["a", "b"]))
+    plots.gap_whiskers(ax, stored([-0.1, -0.1], [[-0.2, -0.05], [-0.2, 0.05]], method=["a", "b"]))
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [dot.get_color() for dot in dots] == [plots.TEXT_COLOUR, plots.OUT_COLOUR]
 
