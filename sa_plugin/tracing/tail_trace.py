@@ -393,7 +393,6 @@ def _table(
         require_type("host", host, Host, "pass scores=")
     if scores is not None:
         return scores
-    require_type("bank", bank, ConceptBank, "a detector's is detector.bank", optional=True)
     if host is None or data is None or bank is None:
         raise ValueError("give scores=score(host, data, bank), or host, data and bank.")
     return score(host, data, bank, splits=list(dict.fromkeys(["cal", split])))

@@ -171,8 +171,6 @@ class TestWrongArguments:
             trace(scores=detector)
         with pytest.raises(TypeError, match=r"host is a ScoreTable, not a Host: pass scores="):
             trace(case.table)
-        with pytest.raises(TypeError, match="bank is a Detector, not a ConceptBank: a detector's is"):
-            trace(None, None, detector)
         with pytest.raises(TypeError, match="resampling is an int, not a Resampling: give Resampling"):
             trace(scores=case.table, resampling=100)
 
