@@ -7,8 +7,9 @@ it is, shows how it forms and which heads form it, and explains it.
 A name is imported when it is first used: `import sa_plugin` loads neither torch nor anything heavy.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
     from sa_plugin.attribution import Objective, attribute, compare, objective, register_objective
@@ -87,15 +88,7 @@ _ROOMS = {
 
 # Hidden from type checkers, which would otherwise accept every misspelt name.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        for room, names in _ROOMS.items():
-            if name in names:
-                value = getattr(import_module(f"sa_plugin.{room}"), name)
-                globals()[name] = value
-                return value
-        near = import_module("sa_plugin._check").did_you_mean(name, __all__)
-        raise AttributeError(f"module 'sa_plugin' has no attribute {name!r}{near}")
+    __getattr__ = lazily(__name__, _ROOMS)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -192,7 +192,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sa_plugin.host.check import check_folder
+    from sa_plugin.host.checks import check_folder
 
     report = check_folder(arguments.folder, host=arguments.host, tower=arguments.tower)
     print(report)

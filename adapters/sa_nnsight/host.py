@@ -17,7 +17,6 @@ import torch
 from sa_nnsight.passes import TracePasses
 from sa_nnsight.places import EnvoyPlaces, locate
 from sa_plugin._check import require
-from sa_plugin.host.folders import load_folder
 from sa_plugin.host.images import context_states
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
 
@@ -128,6 +127,8 @@ def load_model(
         >>> model, options = load_model("minilm")  # doctest: +SKIP
     """
     nnsight = require("nnsight", "nnsight", "loading a model folder into nnsight")
+    from sa_plugin.host.folders import load_folder
+
     loaded = load_folder(folder, dtype=dtype, tower=tower)
     with warnings.catch_warnings():
         # BERT has modules named `output`, which nnsight calls `E_output`; nothing here uses them.

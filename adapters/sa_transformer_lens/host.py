@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sa_plugin._check import require
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.folders import Loaded, load_folder
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
 from sa_plugin.host.protocol import Owed
 from sa_plugin.host.texts import check_tokenizer
@@ -165,6 +164,8 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
         >>> bridge = load_bridge("smollm2")  # doctest: +SKIP
     """
     require("transformer_lens", "transformer-lens", "loading a bridge")
+    from sa_plugin.host.folders import load_folder
+
     loaded = load_folder(folder, dtype=dtype, tower=tower, fold=True)
     if loaded.tower is not None:
         from sa_transformer_lens.towers import tower_bridge
@@ -191,7 +192,7 @@ def load_model(
     return load_bridge(folder, dtype=dtype, tower=tower), {}
 
 
-def _text_bridge(loaded: Loaded, dtype: torch.dtype) -> Any:
+def _text_bridge(loaded: Any, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(
@@ -199,7 +200,7 @@ def _text_bridge(loaded: Loaded, dtype: torch.dtype) -> Any:
     )
 
 
-def _module_bridge(loaded: Loaded) -> Any:
+def _module_bridge(loaded: Any) -> Any:
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     model = loaded.model

@@ -1,5 +1,8 @@
 """Concept vectors: the kinds, what they are fitted from, and the bank that holds them."""
 
+from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.fit import fit
@@ -14,11 +17,19 @@ from sa_plugin.concepts.nulls import (
     permute_labels,
     unit,
 )
-from sa_plugin.concepts.sae import LatentSet, hash_of
-from sa_plugin.concepts.sae_bank import Activity, Pruning, pruning_of, sae_bank
 from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
 from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, draw_rows, row_blocks
+
+if TYPE_CHECKING:
+    from sa_plugin.concepts.sae import LatentSet, hash_of
+    from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
+else:
+    __getattr__ = lazily(
+        __name__,
+        {"sae": ("LatentSet", "hash_of"), "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank")},
+    )
+
 
 __all__ = [
     "KINDS",

@@ -20,7 +20,6 @@ from sa_plugin._check import require_known
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
 from sa_plugin.passes.run import Sinks, sink_rule
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
 Scoring = Literal["cosine", "dot", "latent"]
@@ -270,6 +269,8 @@ class ConceptBank(Shown):
         Args:
             layer: Block index; by default the last of the bank.
         """
+        from sa_plugin.show import plots
+
         names = self.units[:DRAWN_UNITS]
         latent = self.token.scoring == "latent"
         layer = self.layers[-1] if layer is None else layer

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
-from sa_plugin.concepts.sae import LatentSet, load_parts, saved_parts
 from sa_plugin.show.result import clean
 
 ARTEFACT_FORMAT = 1
@@ -94,6 +93,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A bank as tensors and a record."""
+    from sa_plugin.concepts.sae import LatentSet, saved_parts
+
     tensors: dict[str, Tensor] = {}
     for name in SETS:
         vectors: VectorSet | None = getattr(bank, name)
@@ -129,6 +130,8 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: objec
     Raises:
         ValueError: A value is not finite, or the SAE is missing or another one.
     """
+    from sa_plugin.concepts.sae import load_parts
+
     for name, value in tensors.items():
         if value.is_floating_point() and name.endswith("vectors") and not value.isfinite().all():
             raise ValueError(f"{name} holds NaN or Inf: the artefact is damaged.")

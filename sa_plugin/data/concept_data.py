@@ -34,7 +34,6 @@ from sa_plugin.data.build import (
 from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.sample import SPLITS, Sample
 from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
 
@@ -371,6 +370,8 @@ class ConceptData(Shown):
 
     def plot(self) -> Any:
         """Positive samples (filled) and their documents (hollow) of every concept, by split."""
+        from sa_plugin.show import plots
+
         counts = self._counts()
         figure, ax = plots.new_figure(7.0, 1.2 + 0.24 * len(self.concepts))
         for (split, (colour, _)), offset in zip(plots.styles(SPLITS).items(), (-0.2, 0.0, 0.2), strict=True):

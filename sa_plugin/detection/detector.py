@@ -30,7 +30,6 @@ from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 from sa_plugin.statistics.drawn import Resampling
 
@@ -91,6 +90,8 @@ class Detector(Shown, Calibration):
 
     def plot(self) -> Any:
         """Calibration F1 by concept and layer at each layer's best delta, and the chosen deltas."""
+        from sa_plugin.show import plots
+
         best = self.tail.f1.max(1).T
         names, layers = self.concepts, self.bank.layers
         width = 2.4 + min(0.3 * len(layers), 5.0)

@@ -46,7 +46,6 @@ from sa_plugin.detection.methods import (
 )
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show import plots
 from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, bounds_text, clean, exact, number, short, signed
 from sa_plugin.statistics.bootstrap import Average, Resamples, resample_documents
@@ -291,6 +290,8 @@ class Evaluation(Result):
 
         A difference whose interval excludes zero is drawn dark; ties are pale.
         """
+        from sa_plugin.show import plots
+
         f1 = self.weighted["f1"]
         order = sorted(self.methods, key=lambda name: -np.nan_to_num(f1.sel(method=name).estimate, nan=-1.0))
         figure, (left, right) = plots.new_figure(9.0, 1.2 + 0.3 * len(order), columns=2)

@@ -30,7 +30,6 @@ from sa_plugin.detection.items import (
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.pushdown import sample_maxima
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, noun_count, number
 
 
@@ -238,6 +237,8 @@ class Detection(Shown):
 
     def plot(self) -> Any:
         """Margins by sample and concept, each concept in shares of its largest; present ones dotted."""
+        from sa_plugin.show import plots
+
         size = min(len(self.samples), SHOWN_SAMPLES)
         margin = np.where(np.isfinite(self.margin[:size]), self.margin[:size], np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -15,7 +15,6 @@ from jaxtyping import Float
 
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.show import plots
 from sa_plugin.show.html import el, number
 from sa_plugin.show.patches import data_uri, mask_outline, picture_sides, shrunk
 from sa_plugin.show.result import Sheet, Shown
@@ -188,6 +187,8 @@ def items_figure(tokens: TokenTable, items: Sequence[Item]) -> Any:
         tokens: Whose samples are drawn.
         items: Four at most are drawn.
     """
+    from sa_plugin.show import plots
+
     shown = list(items[:4])
     pixels = {one.id: one.image for one in tokens.samples}
     figure, axes = plots.new_figure(8.0, 2.6 * max(1, len(shown)), rows=max(1, len(shown)))

@@ -41,7 +41,6 @@ from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
 from sa_plugin.detection.measures import averaged, counted, f1_of, positives_of
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.show import plots
 from sa_plugin.show.result import (
     FORMAT,
     Result,
@@ -268,6 +267,8 @@ class LocalisationMetrics(Result):
 
     def plot(self) -> Any:
         """Token F1 of raw scores and of the two-stage rule, concept by concept."""
+        from sa_plugin.show import plots
+
         known = [name for name, n in self.n_tokens.items() if n] or list(self.concepts)
         figure, ax = plots.new_figure(6.5, 1.4 + 0.34 * len(known))
         for name, colour, offset in ((RAW, plots.IN_COLOUR, -0.14), (LOCALISED, plots.TAIL_COLOUR, 0.14)):

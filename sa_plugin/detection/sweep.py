@@ -27,7 +27,6 @@ from sa_plugin.detection.measures import averaged, counted, f1_of, labels_of, po
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show import plots
 from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents
@@ -100,6 +99,8 @@ class SparsityCurve(Result):
 
     def plot(self) -> Any:
         """Weighted F1 against delta, SuperActivators and MaxTok with bands, and the floor."""
+        from sa_plugin.show import plots
+
         figure, ax = plots.new_figure(7.0, 3.8)
         plots.delta_curves(ax, self.f1, float(self.always_positive.estimate))
         plots.words(ax, title=f"layer {self.layer}", x="delta", y=f"weighted F1, {self.split}")

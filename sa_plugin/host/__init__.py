@@ -1,8 +1,9 @@
 """What the method asks of a model, and the checks that hold it to that."""
 
+from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 from sa_plugin.host.adapter import FINAL, AttentionParts, Part, Passes, Places
-from sa_plugin.host.check import CheckReport, check, check_folder
-from sa_plugin.host.folders import as_vit, find_folder, open_folder
 from sa_plugin.host.images import Processor, processor_of, read_processor
 from sa_plugin.host.laws import NORMS, RAW, Law, relative_difference
 from sa_plugin.host.local import LocalHost, Options, demand_embedded, open_images, open_texts, refuse_training
@@ -37,6 +38,19 @@ from sa_plugin.host.protocol import (
 from sa_plugin.host.reducers import keep_tokens
 from sa_plugin.host.texts import TEXTS
 from sa_plugin.host.weights import apply_norm, norm_of
+
+if TYPE_CHECKING:
+    from sa_plugin.host.checks import CheckReport, check, check_folder
+    from sa_plugin.host.folders import as_vit, find_folder, open_folder
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "checks": ("CheckReport", "check", "check_folder"),
+            "folders": ("as_vit", "find_folder", "open_folder"),
+        },
+    )
+
 
 __all__ = [
     "FINAL",

@@ -352,7 +352,7 @@ class ImageReader:
         return [_batch(images[start : start + step], start, self.processor, around) for start in starts]
 
     def check_samples(self) -> list[Sample]:
-        """Images of several sizes for `sa_plugin.host.check.check`."""
+        """Images of several sizes for `sa_plugin.host.checks.check`."""
         return check_images()
 
 
@@ -392,7 +392,7 @@ def _batch(images: Sequence[Image], start: int, processor: Processor, around: tu
 
 
 def check_images() -> list[Sample]:
-    """Images of several sizes for `sa_plugin.host.check.check`."""
+    """Images of several sizes for `sa_plugin.host.checks.check`."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in CHECK_SIZES]
     return [Sample(f"image {k}", "", str(k), image=Image(x)) for k, x in enumerate(images)]

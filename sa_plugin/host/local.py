@@ -285,7 +285,7 @@ class LocalHost:
         demand_writable(self.passes, hook_name, self._probe_inputs())
 
     def check_samples(self) -> list[Sample]:
-        """Samples of unlike size for `sa_plugin.host.check.check`."""
+        """Samples of unlike size for `sa_plugin.host.checks.check`."""
         return self.reader.check_samples()
 
     def laws(self, samples: Sequence[Sample]) -> list[Law]:

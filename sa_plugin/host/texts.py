@@ -177,7 +177,7 @@ class TextReader:
         return {"input_ids": row, "attention_mask": torch.ones_like(row)}
 
     def check_samples(self) -> list[Sample]:
-        """Texts of several lengths for `sa_plugin.host.check.check`."""
+        """Texts of several lengths for `sa_plugin.host.checks.check`."""
         return [Sample(f"text {k}", text, str(k)) for k, text in enumerate(TEXTS)]
 
 

@@ -1,22 +1,48 @@
 """Concept scores of every kept token: the one pass that the questions share."""
 
-from sa_plugin.scores.prompting import (
-    PROMPT,
-    PROMPT_P,
-    TEMPLATE,
-    AnswerMassWarning,
-    PromptAnswers,
-    Wording,
-    answer_tokens,
-    probabilities,
-    prompt,
-    questions,
-    shared_length,
-    with_answers,
-)
+from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
 from sa_plugin.scores.score import OtherPrecisionWarning, score, score_samples
 from sa_plugin.scores.table import ScoreTable
+
+if TYPE_CHECKING:
+    from sa_plugin.scores.prompting import (
+        PROMPT,
+        PROMPT_P,
+        TEMPLATE,
+        AnswerMassWarning,
+        PromptAnswers,
+        Wording,
+        answer_tokens,
+        probabilities,
+        prompt,
+        questions,
+        shared_length,
+        with_answers,
+    )
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "prompting": (
+                "PROMPT",
+                "PROMPT_P",
+                "TEMPLATE",
+                "AnswerMassWarning",
+                "PromptAnswers",
+                "Wording",
+                "answer_tokens",
+                "probabilities",
+                "prompt",
+                "questions",
+                "shared_length",
+                "with_answers",
+            )
+        },
+    )
+
 
 __all__ = [
     "PROMPT",

@@ -36,7 +36,6 @@ from sa_plugin._check import position_of, users_line
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
 PROMPT, PROMPT_P = "Prompt", "Prompt p(yes)"
@@ -134,6 +133,8 @@ class PromptAnswers(Shown):
 
     def plot(self) -> Any:
         """p(yes) by concept: mean and middle 80 % of samples that have it, and of the others."""
+        from sa_plugin.show import plots
+
         figure, ax = plots.new_figure(6.5, 1.4 + 0.34 * len(self.concepts))
         positive = self._positive
         for label, mark, colour, shift in (

@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number, signed
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import quantiles
@@ -159,6 +158,8 @@ class ScoreTable(Shown):
             layer: Block index; by default the last of the bank.
             delta: Share of in-concept tokens above the threshold.
         """
+        from sa_plugin.show import plots
+
         layer = self.bank.layers[-1] if layer is None else layer
         k = self.bank.index(layer)
         units = self.bank.units[:DRAWN_CONCEPTS]

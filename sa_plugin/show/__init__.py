@@ -1,6 +1,5 @@
 """How numbers are shown: results, tables, pages."""
 
-from sa_plugin.show import plots
 from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, number, side_of_zero
 from sa_plugin.show.patches import data_uri, mask_outline, png, shrunk
 from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
@@ -20,7 +19,6 @@ __all__ = [
     "long_frame",
     "mask_outline",
     "number",
-    "plots",
     "png",
     "shade",
     "shrunk",

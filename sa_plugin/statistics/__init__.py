@@ -1,5 +1,8 @@
 """Pure numpy: quantiles of tails, rankings, confusion counts, resampling of documents."""
 
+from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 from sa_plugin.statistics.bootstrap import (
     Resamples,
     bootstrap_mean,
@@ -39,14 +42,25 @@ from sa_plugin.statistics.ranking import (
     resampled_auroc,
     resampled_average_precision,
 )
-from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
-from sa_plugin.statistics.streaming import (
-    RadixHistogram,
-    ScoreChunks,
-    streaming_thresholds,
-    to_keys,
-    to_values,
-)
+
+if TYPE_CHECKING:
+    from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
+    from sa_plugin.statistics.streaming import (
+        RadixHistogram,
+        ScoreChunks,
+        streaming_thresholds,
+        to_keys,
+        to_values,
+    )
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "streaming": ("RadixHistogram", "ScoreChunks", "streaming_thresholds", "to_keys", "to_values"),
+            "shape": ("l_skewness", "resampled_l_skewness", "resampled_quantiles", "skewness"),
+        },
+    )
+
 
 __all__ = [
     "DELTAS",

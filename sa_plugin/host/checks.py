@@ -22,7 +22,6 @@ from sa_plugin.host.folders import load_for_host
 from sa_plugin.host.laws import Law, read_sites, relative_difference, tolerance
 from sa_plugin.host.protocol import FINAL_NORM, Batch, Host, Site, attach
 from sa_plugin.host.texts import TEXTS
-from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, exact
 
 # Where differences of zero are drawn.
@@ -76,6 +75,8 @@ class CheckReport(Result):
 
     def plot(self) -> Any:
         """Each law's difference, on a logarithmic axis, and the limit it has to stay under."""
+        from sa_plugin.show import plots
+
         measured = [law for law in self.laws if law.difference is not None]
         figure, ax = plots.new_figure(8.0, 1.2 + 0.35 * len(measured))
         for k, law in enumerate(measured):
