@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sa_plugin.report.parts import context
-from sa_plugin.report.schema import check
+from sa_plugin.report.schema import checked
 from sa_plugin.show import html
 from sa_plugin.show.result import clean
 from sa_plugin.show.tokens import passage_rules
@@ -60,7 +60,7 @@ def render_report(results: Mapping[str, Any]) -> str:
     Raises:
         ValueError: The results do not keep the schema.
     """
-    found = check(clean(results))
+    found = checked(clean(results))
     style = html.Markup(_stylesheet() + passage_rules())
     return f"{_template().render(context(found), sections=_that_apply(found), style=style).strip()}\n"
 

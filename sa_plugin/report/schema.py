@@ -109,7 +109,7 @@ class ConceptF1(TypedDict):
     interval: NotRequired[dict[str, Interval]]
 
 
-class Detection(TypedDict):
+class DetectionBlock(TypedDict):
     """Sample-level detection on the test split, every method with the same search."""
 
     n_samples: int
@@ -118,7 +118,7 @@ class Detection(TypedDict):
     per_concept: NotRequired[list[ConceptF1]]
 
 
-class Choice(TypedDict):
+class ChoiceRow(TypedDict):
     """What calibration chose for one concept. `unit`: the matched cluster of unsupervised kinds.
 
     `threshold` is None when it is infinite: the concept then never fires.
@@ -361,9 +361,9 @@ class KindBlock(TypedDict, total=False):
     train_tokens: dict[str, int]
     fit: Any
     hook_point: str
-    detection: Detection
+    detection: DetectionBlock
     missing: dict[str, str]
-    choices: list[Choice]
+    choices: list[ChoiceRow]
     sparsity: Sparsity
     trace: Trace
     heads: Heads
@@ -498,7 +498,7 @@ class Results(TypedDict, total=False):
     extra: Any
 
 
-def check(results: Mapping[str, Any]) -> Results:
+def checked(results: Mapping[str, Any]) -> Results:
     """Hold a dictionary against the schema.
 
     Args:
@@ -513,7 +513,7 @@ def check(results: Mapping[str, Any]) -> Results:
             what was expected, and for an unknown key which known one is nearest.
 
     Example:
-        >>> sorted(check({"schema": 1, "warnings": []}))
+        >>> sorted(checked({"schema": 1, "warnings": []}))
         ['schema', 'warnings']
     """
     found = problems(results)
@@ -527,10 +527,10 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
     """Clean, check and write results as JSON (strict: no NaN).
 
     Raises:
-        ValueError: The schema is not kept, see `check`.
+        ValueError: The schema is not kept, see `checked`.
     """
     path = Path(path)
-    text = json.dumps(check(clean(results)), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(checked(clean(results)), indent=1, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -545,7 +545,7 @@ def read_results(path: str | Path) -> Results:
         loaded = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON ({error}): give the results.json of a run.") from error
-    results = check(clean(loaded))
+    results = checked(clean(loaded))
     missing = [key for key in WRITTEN if key not in results]
     if missing:
         raise ValueError(

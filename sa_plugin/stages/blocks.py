@@ -23,8 +23,8 @@ from sa_plugin.detection.localise import LocalisationMetrics
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.heads.ledger_result import PRINTED_EFFECTS, HeadLedger
 from sa_plugin.report.schema import (
-    Choice,
-    Detection,
+    ChoiceRow,
+    DetectionBlock,
     Fractions,
     Heads,
     LocalisationRow,
@@ -117,7 +117,7 @@ def bounds(interval: Drawn | None) -> list[float | None] | None:
     return None if interval is None else [number(interval.low), number(interval.high)]
 
 
-def detection(evaluation: Evaluation) -> Detection:
+def detection(evaluation: Evaluation) -> DetectionBlock:
     """The detection table and test F1 by concept."""
     results = [evaluation.of(name) for name in evaluation.methods]
     methods = []
@@ -156,12 +156,12 @@ def detection(evaluation: Evaluation) -> Detection:
     }
 
 
-def choices(detector: Detector) -> list[Choice]:
+def choices(detector: Detector) -> list[ChoiceRow]:
     """What calibration chose for each concept."""
-    rows: list[Choice] = []
+    rows: list[ChoiceRow] = []
     for concept in detector.concepts:
         one = detector.choice(concept)
-        row: Choice = {
+        row: ChoiceRow = {
             "concept": concept,
             "layer": one.layer,
             "delta": one.delta,

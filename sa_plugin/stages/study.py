@@ -19,7 +19,7 @@ from sa_plugin.data.sample import SPLITS
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
 from sa_plugin.report.page import write_report
-from sa_plugin.report.schema import SCHEMA, Results, check, write_results
+from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import Result, Sheet, clean, noun_count
 from sa_plugin.stages.blocks import machine, versions
@@ -192,7 +192,7 @@ def study(
         validate(data.samples, data.split_of, data.concepts)
     graph = Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
     record = _record(graph, [f"{w.category.__name__}: {w.message}" for w in caught])
-    return Study(check(clean(record)), graph)
+    return Study(checked(clean(record)), graph)
 
 
 def _record(graph: Graph, notes: Sequence[str]) -> Results:

@@ -11,7 +11,7 @@ import torch
 from sa_plugin.data import ConceptData
 from sa_plugin.host import Site, attach, find_folder
 from sa_plugin.loaders import load
-from sa_plugin.report import check, write_report
+from sa_plugin.report import checked, write_report
 from sa_plugin.stages import Plan, study
 from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
@@ -101,7 +101,7 @@ def test_one_passage_is_explained(found):
 
 def test_results_follow_the_schema_and_become_a_report(found, tmp_path):
     text = json.dumps(found.record, allow_nan=False)
-    check(json.loads(text))
+    checked(json.loads(text))
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "SuperActivators" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

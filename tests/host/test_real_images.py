@@ -9,7 +9,7 @@ import torch
 from sa_plugin.data import ConceptData
 from sa_plugin.host import Site, attach, find_folder, processor_of
 from sa_plugin.loaders import shapes
-from sa_plugin.report import check, write_report
+from sa_plugin.report import checked, write_report
 from sa_plugin.stages import Plan, study
 from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
@@ -88,7 +88,7 @@ def test_the_host_says_that_it_reads_images(host):
 
 def test_results_become_a_report_with_pictures(found, tmp_path):
     text = json.dumps(found.record, allow_nan=False)
-    check(json.loads(text))
+    checked(json.loads(text))
     page = write_report(json.loads(text), tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")

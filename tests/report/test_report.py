@@ -12,7 +12,7 @@ import torch
 from fake_results import CONCEPTS, attribution, results, small
 
 from sa_plugin.report import (
-    check,
+    checked,
     mean_grid,
     read_results,
     relative,
@@ -528,7 +528,7 @@ def test_strict_json(fake: dict[str, Any], tmp_path: Any) -> None:
     path = write_results(one, tmp_path / "results.json")
     loaded = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
     assert loaded["kinds"]["prototype"]["choices"][0]["threshold"] is None
-    assert check(loaded)["meta"]["seed"] == 0
+    assert checked(loaded)["meta"]["seed"] == 0
 
 
 def test_escaping_once() -> None:
