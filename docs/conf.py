@@ -25,7 +25,7 @@ extensions = [
 ]
 source_suffix = {".md": "markdown"}
 default_role = "py:obj"
-exclude_patterns = ["_build", "notebooks/README.md"]
+exclude_patterns = ["_build", "notebooks/README.md", "experiments/**"]
 
 myst_heading_anchors = 3
 # Pages begin with tables made by scripts; short names of types may stand in two modules.

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 _SHOWN = 12
@@ -141,10 +141,16 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
 def users_line() -> int:
     """The `stacklevel` of a warning that is to name the user's line, however deep it is raised."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    # Shape checks, where they are switched on, wrap this function and those that warn.
+    while frame.f_back is not None and _is_from(frame, _WRAPPERS):
+        frame = frame.f_back
+    while frame.f_back is not None and _is_from(frame, ("sa_plugin", *_WRAPPERS)):
         level, frame = level + 1, frame.f_back
     return level
 
 
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == "sa_plugin"
+_WRAPPERS = ("jaxtyping", "beartype")
+
+
+def _is_from(frame: FrameType, packages: Sequence[str]) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in packages

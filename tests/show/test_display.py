@@ -224,3 +224,19 @@ def test_a_notebook_shows_a_figure_that_pyplot_never_made():
         [sys.executable, "-c", code], env={**os.environ, **backend}, capture_output=True, text=True
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_warning_names_the_users_line(case, as_shipped):
+    with pytest.warns(UserWarning, match="fewer than 1 / delta") as seen:
+        calibrate(None, case.data, case.bank, scores=case.table)
+    assert {one.filename for one in seen} == {__file__}
+
+
+def test_localised_tokens_say_where_they_start_and_end(model):
+    _, data, detector = model
+    found = detector.localise(data.test)
+    table = found.table()
+    assert list(table.columns[:5]) == ["sample", "concept", "token", "start", "end"]
+    texts = {sample.id: sample.text for sample in data.test.samples}
+    for row in table.itertuples():
+        assert texts[row.sample][row.start : row.end] == row.token
