@@ -17,17 +17,21 @@ from sa_plugin.concepts.nulls import (
     permute_labels,
     unit,
 )
-from sa_plugin.concepts.saved import load_bank, save_bank
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
 from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, draw_rows, row_blocks
 
 if TYPE_CHECKING:
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
+    from sa_plugin.concepts.saved import load_bank, save_bank
 else:
     __getattr__ = lazily(
         __name__,
-        {"sae": ("LatentSet", "hash_of"), "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank")},
+        {
+            "saved": ("load_bank", "save_bank"),
+            "sae": ("LatentSet", "hash_of"),
+            "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
+        },
     )
 
 

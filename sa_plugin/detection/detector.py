@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sa_plugin._check import require_type
-from sa_plugin.concepts.saved import read, require_hook_point, write
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.evaluate import Evaluation, evaluate
@@ -25,7 +24,6 @@ from sa_plugin.detection.find import (
 from sa_plugin.detection.guard import check_unseen
 from sa_plugin.detection.items import ScoredSamples
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
-from sa_plugin.detection.saved import calibration_of, calibration_parts
 from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.score import check_origin, score_samples
@@ -261,6 +259,9 @@ class Detector(Shown, Calibration):
         Raises:
             FileExistsError: The folder holds something else.
         """
+        from sa_plugin.concepts.saved import write
+        from sa_plugin.detection.saved import calibration_parts
+
         tensors, record = calibration_parts(self)
         return write(Path(folder), tensors, {"what": "Detector", **record})
 
@@ -287,6 +288,9 @@ class Detector(Shown, Calibration):
             ValueError: It belongs to another model, processing mode or hook point, or to another
                 SAE than the one given.
         """
+        from sa_plugin.concepts.saved import read, require_hook_point
+        from sa_plugin.detection.saved import calibration_of
+
         require_type("host", host, Host, "attach(bridge) first", optional=True)
         tensors, record = read(Path(folder), "Detector")
         found = calibration_of(tensors, record, sae)

@@ -1,12 +1,12 @@
 """What is drawn of one sample under one concept, and results that draw it.
 
-The record is the `Item` of `sa_plugin.show.tokens`: a text with its tokens, or an image with its
+The record is the `Item` of `sa_plugin.show.shaded`: a text with its tokens, or an image with its
 patches, scores of the concept's own layer and unit, and what each rule marks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,7 @@ from jaxtyping import Float
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show.html import el, number
-from sa_plugin.show.patches import data_uri, mask_outline, picture_sides, shrunk
 from sa_plugin.show.result import Sheet, Shown
-from sa_plugin.show.tokens import Item, framed, limit_of, marked_text, text_sides, verdicts
 
 SHOWN_ITEMS = 6
 TOP_TOKENS = 5
@@ -40,6 +38,8 @@ def shown_item(
         sample: Place of the sample.
         concept: Place of the concept.
     """
+    from sa_plugin.show.patches import data_uri, mask_outline, shrunk
+
     rows = slice(int(tokens.bounds[sample]), int(tokens.bounds[sample + 1]))
     name, one = calibration.concepts[concept], tokens.samples[sample]
     choice, own = calibration.choice(name), scores[rows, concept]
@@ -104,8 +104,10 @@ class ScoredSamples:
         return found if self.labelled else [{**one, "positive": None} for one in found]
 
 
-def item_sheet(item: Item) -> Sheet:
+def item_sheet(item: Mapping[str, Any]) -> Sheet:
     """One sample under one concept for the terminal: its text with marked tokens, the highest raw scores."""
+    from sa_plugin.show.shaded import marked_text
+
     bar = item["threshold"]
     rule = "no finite threshold" if bar is None else f"threshold {number(bar)}"
     head = f"{item['id']}, {item['concept']} (layer {item['layer']}, delta {item['delta']:g}, {rule}):"
@@ -122,7 +124,7 @@ def item_sheet(item: Item) -> Sheet:
     return Sheet((), (), f"{head} {text}", [f"Highest raw activations: {raw}. {'; '.join(says)}."])
 
 
-def _names(item: Item) -> list[str]:
+def _names(item: Mapping[str, Any]) -> list[str]:
     if "text" in item:
         return [repr(item["text"][start:stop].strip()) for start, stop in item["offsets"]]
     return [_box(box) for box in item["boxes"]]
@@ -133,7 +135,7 @@ def _box(box: Sequence[float]) -> str:
     return f"[{top}:{bottom}, {left}:{right}]"
 
 
-def _marked_boxes(item: Item) -> str:
+def _marked_boxes(item: Mapping[str, Any]) -> str:
     """Where the marked patches of an image lie: rows and columns of its pixels."""
     marked = [_box(box) for box, on in zip(item["boxes"], item["superactivator"], strict=True) if on]
     return f"{len(marked)} of {len(item['boxes'])} patches: {', '.join(marked) or 'none'}"
@@ -142,7 +144,7 @@ def _marked_boxes(item: Item) -> str:
 _drawn = 0
 
 
-def items_html(result: Shown, items: Sequence[Item], sheets: Sequence[Sheet], left: int) -> str:
+def items_html(result: Shown, items: Sequence[Mapping[str, Any]], sheets: Sequence[Sheet], left: int) -> str:
     """A result with its samples: raw activations and SuperActivators side by side.
 
     Args:
@@ -151,6 +153,9 @@ def items_html(result: Shown, items: Sequence[Item], sheets: Sequence[Sheet], le
         sheets: Tables that stand before.
         left: Pairs of sample and concept that are not drawn.
     """
+    from sa_plugin.show.patches import picture_sides
+    from sa_plugin.show.shaded import framed, limit_of, text_sides, verdicts
+
     global _drawn
     articles = []
     for item in items:
@@ -180,7 +185,7 @@ def left_over_sheet(left: int) -> tuple[Sheet, ...]:
     return (Sheet((), (), words),) if left > 0 else ()
 
 
-def items_figure(tokens: TokenTable, items: Sequence[Item]) -> Any:
+def items_figure(tokens: TokenTable, items: Sequence[Mapping[str, Any]]) -> Any:
     """Scores along each text with the threshold, or the picture with its marked patches.
 
     Args:
@@ -188,6 +193,7 @@ def items_figure(tokens: TokenTable, items: Sequence[Item]) -> Any:
         items: Four at most are drawn.
     """
     from sa_plugin.show import plots
+    from sa_plugin.show.shaded import limit_of
 
     shown = list(items[:4])
     pixels = {one.id: one.image for one in tokens.samples}

@@ -18,7 +18,7 @@ from sa_plugin.report.parts import context
 from sa_plugin.report.schema import checked
 from sa_plugin.show import html
 from sa_plugin.show.result import clean
-from sa_plugin.show.tokens import passage_rules
+from sa_plugin.show.shaded import passage_rules
 
 _SECTIONS = (
     ("headline", "In short"),

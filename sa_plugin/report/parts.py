@@ -30,7 +30,7 @@ from sa_plugin.show.html import (
     side_of_zero,
 )
 from sa_plugin.show.patches import picture_sides
-from sa_plugin.show.tokens import Item, limit_of, shade, text_sides, tokens, verdicts
+from sa_plugin.show.shaded import Item, limit_of, shade, text_sides, tokens, verdicts
 
 Block = Mapping[str, Any]
 _MOST_MAPS = 5

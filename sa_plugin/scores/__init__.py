@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from sa_plugin._lazy import lazily
-from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
 from sa_plugin.scores.score import OtherPrecisionWarning, score, score_samples
 from sa_plugin.scores.table import ScoreTable
 
@@ -22,10 +21,12 @@ if TYPE_CHECKING:
         shared_length,
         with_answers,
     )
+    from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
 else:
     __getattr__ = lazily(
         __name__,
         {
+            "pushdown": ("sample_maxima", "tail_histogram"),
             "prompting": (
                 "PROMPT",
                 "PROMPT_P",
@@ -39,7 +40,7 @@ else:
                 "questions",
                 "shared_length",
                 "with_answers",
-            )
+            ),
         },
     )
 

@@ -1,9 +1,19 @@
 """How numbers are shown: results, tables, pages."""
 
+from typing import TYPE_CHECKING
+
+from sa_plugin._lazy import lazily
 from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, number, side_of_zero
-from sa_plugin.show.patches import data_uri, mask_outline, png, shrunk
 from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
-from sa_plugin.show.tokens import shade, tokens
+
+if TYPE_CHECKING:
+    from sa_plugin.show.patches import data_uri, mask_outline, png, shrunk
+    from sa_plugin.show.shaded import shade, tokens
+else:
+    __getattr__ = lazily(
+        __name__, {"patches": ("data_uri", "mask_outline", "png", "shrunk"), "shaded": ("shade", "tokens")}
+    )
+
 
 __all__ = [
     "VOID",

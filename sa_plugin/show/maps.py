@@ -13,7 +13,7 @@ import numpy as np
 
 from sa_plugin.show.html import Child, Markup, el
 from sa_plugin.show.patches import data_uri
-from sa_plugin.show.tokens import tokens
+from sa_plugin.show.shaded import tokens
 
 MAP_STYLE = Markup(
     "<style>"

@@ -1,6 +1,6 @@
 """Images with their patches: raw activations beside SuperActivators, masks outlined.
 
-Palette, limits and verdicts are those of texts (`sa_plugin.show.tokens`); the `Item` of an image
+Palette, limits and verdicts are those of texts (`sa_plugin.show.shaded`); the `Item` of an image
 has `png` (a `data:` address), `size`, `boxes` and `outline` in place of a text and offsets. Every
 image is in the page once: the second panel draws the first's again. Patches are drawn as far as
 the image goes; what no patch covers the host did not score, and it is veiled.
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sa_plugin.show.html import Child, Markup, Real, el, number
-from sa_plugin.show.tokens import Item, side
+from sa_plugin.show.shaded import Item, side
 
 LONGEST_SIDE = 320
 WIDEST = 26
