@@ -16,7 +16,8 @@ from sa_plugin.statistics import (
     Resamples,
     Resampling,
     confusion,
-    f1_over_concepts,
+    f1,
+    mean_over_concepts,
     percentile_bounds,
     resample_documents,
     resampled_confusion,
@@ -51,8 +52,9 @@ def loop(predicted: np.ndarray, labels: np.ndarray, resamples: Resamples) -> Con
 
 
 def intervals(counts: Confusion) -> np.ndarray:
-    """Bounds of the weighted F1 at every delta."""
-    return np.stack(percentile_bounds(f1_over_concepts(counts)))
+    """Bounds of the weighted F1 at every delta; a concept that a draw lacks is left out of it."""
+    positives, scores = (np.moveaxis(x, 1, -1) for x in (counts.tp + counts.fn, f1(counts)))
+    return np.stack(percentile_bounds(mean_over_concepts(np.where(positives > 0, scores, np.nan), positives)))
 
 
 def run() -> dict[str, object]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sa_nnsight import remote as capabilities
+from sa_nnsight import Patience
 from sa_nnsight.places import as_linear
 from sa_nnsight.remote import attach_remote
 
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.sandboxed
 
 @pytest.fixture(scope="module", params=models.TINY)
 def host(request, client):
-    return attach_remote(client(models.tiny(request.param)), timeout=120)
+    return attach_remote(client(models.tiny(request.param)), patience=Patience(timeout=120.0))
 
 
 def test_capabilities_are_those_of_the_mode(host, mode):
-    found = capabilities.probe(host)
+    found = host.capabilities()
     trusted = mode == "trusted"
     assert found.sandboxed == (not trusted)
     assert found.weights == trusted

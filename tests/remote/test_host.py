@@ -6,9 +6,10 @@ import torch
 from clients import remote_model
 from conftest import MODE
 
+from sa_nnsight import Patience
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import ConceptBank, fit
-from sa_plugin.data import ConceptData, Splits
+from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import attach
@@ -100,7 +101,7 @@ def test_maxima_and_histograms(pair, data):
 
 def test_a_run_that_was_cut_off_goes_on_and_gives_the_same(data, tmp_path, monkeypatch):
     model = remote_model("tiny-gpt2")
-    options = {"remote": True, "traces": 1, "at_once": 2, **SMALL}
+    options = {"remote": True, "traces": 1, "patience": Patience(at_once=2), **SMALL}
     bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype")
     whole = score(attach(model, **options), data, bank)
     cut = attach(model, journal=tmp_path, **options)
@@ -134,7 +135,7 @@ def test_a_job_that_was_left_is_picked_up(data, tmp_path, monkeypatch):
     model = remote_model("tiny-gpt2")
     bank = fit(attach(remote_model("tiny-gpt2", load=True)), data, "prototype")
     left = attach(model, remote=True, journal=tmp_path, traces=64)
-    monkeypatch.setattr(type(left.server), "answer", _leave)
+    monkeypatch.setattr(type(left.line.server), "answer", _leave)
     with pytest.raises(KeyboardInterrupt):
         score(left, data, bank)
     monkeypatch.undo()
@@ -171,7 +172,7 @@ def test_what_needs_activations_or_the_model_here_says_so(pair, data):
 @pytest.mark.sandboxed
 def test_vectors_of_the_users_own(pair):
     bank = ConceptBank.from_vectors({("animal", 1): torch.ones(pair[0].info.d_model)})
-    samples = [pair[0].probe_sample()]
+    samples = [Sample("probe", "The quick brown fox jumps over the lazy dog.", "probe")]
     here, there = (sample_maxima(h, samples, bank) for h in pair)
     assert np.isfinite(here.scores).all()
     np.testing.assert_allclose(there.scores, here.scores, atol=1e-5)
