@@ -30,7 +30,7 @@ GROUPS = {
 # Modules of adapters that users import from; their other modules show what the adapter exports.
 ADAPTERS = {
     "sa_transformer_lens": ("explain", "hooks", "host", "mllama", "prefix", "towers"),
-    "sa_nnsight": ("host", "paths", "remote", "trace_ops"),
+    "sa_nnsight": ("host", "paths", "remote", "trace_ops", "trace_setup"),
 }
 
 

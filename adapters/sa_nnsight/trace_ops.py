@@ -1,9 +1,9 @@
 """Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
 
-`concept`, `goal` and `inputs_of` make, outside the trace, the tensors that `scores`, `mask` and
-`objective` take inside it, from a detector or an objective. For a remote trace call
-`nnsight.register("sa_nnsight.trace_ops")` first: functions then travel as source, and nothing is
-imported on the server.
+`sa_nnsight.trace_setup` makes, outside the trace, the tensors that `scores`, `mask` and `objective`
+take inside it. For a remote trace call `nnsight.register("sa_nnsight.trace_ops")` first: functions
+then travel as source, and nothing is imported on the server. nnsight ships all that a module's names
+stand for, used or not, so this one imports torch alone.
 
 With x = (h - mean) / scale in float32:
 
@@ -20,18 +20,8 @@ that a value written from one into the other lands on other tokens, and is no er
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from sa_plugin.attribution.objective import Objective
-from sa_plugin.data.sample import Sample
-from sa_plugin.detection.detector import Detector
-from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Host, Site
-from sa_plugin.passes.run import sink_sites
 
 
 class Concept:
@@ -99,7 +89,7 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
 
     Args:
         resid: `[batch, token, d_model]`, or the tuple a block returns.
-        concept: From `concept`.
+        concept: From `sa_nnsight.trace_setup.concept`.
     """
     h = resid[0] if isinstance(resid, tuple) else resid
     direction = concept.direction.to(h.device)
@@ -119,7 +109,7 @@ def mask(found: torch.Tensor, concept: Concept, keep: torch.Tensor) -> torch.Ten
     Args:
         found: From `scores`.
         concept: With its threshold.
-        keep: `[batch, token]`, tokens that are evidence, from `inputs_of`.
+        keep: `[batch, token]`, tokens that are evidence, from `sa_nnsight.trace_setup.inputs_of`.
     """
     return (found.double() >= concept.threshold) & keep.to(found.device)
 
@@ -130,7 +120,7 @@ def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
     Args:
         resid: `[batch, token, d_model]` of the goal's sample or perturbed copies of it, or the
             tuple a block returns.
-        goal: From `sa_nnsight.trace_ops.goal`.
+        goal: From `sa_nnsight.trace_setup.goal`.
 
     Raises:
         ValueError: Another number of tokens than the goal's sample has.
@@ -147,106 +137,7 @@ def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
     return total.div(tokens.sum()).mean()
 
 
-def concept(detector: Detector, name: str, host: Host) -> Concept:
-    """A concept's vector, normaliser and threshold, at the layer the detector chose.
-
-    Args:
-        detector: Calibrated.
-        name: Of the concept.
-        host: The attached model.
-
-    Raises:
-        ValueError: The detector has no such concept.
-    """
-    choice, bank = detector.choice(name), detector.bank
-    k = bank.index(choice.layer)
-    token = bank.token
-    return Concept(
-        token.vectors[k, bank.unit(choice.unit)].float(),
-        token.mean[k].float(),
-        float(token.scale[k]),
-        token.scoring == "cosine",
-        float(choice.threshold),
-        host.hook_name(Site(choice.layer, bank.hook_point)),
-    )
-
-
-def inputs_of(
-    detector: Detector, sample: Sample | str, host: Host
-) -> tuple[dict[str, Tensor], Bool[Tensor, "one token"]]:
-    """Keyword arguments of a trace of one sample, and its tokens that are evidence.
-
-    Costs one forward pass: attention sinks are found by their norms, with the detector's own rule.
-
-    Args:
-        detector: Calibrated.
-        sample: A sample or a text.
-        host: The attached model.
-    """
-    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
-    bank = detector.bank
-    (batch,) = host.batches([one])
-    reduce = partial(
-        reducers.activations,
-        site=(bank.sink_layers[0], "resid_post"),
-        valid=batch.valid,
-        sinks=bank.sinks_on(host.info),
-    )
-    keep = host.read(batch, sink_sites(bank.sink_layers), reduce)["keep"]
-    return dict(batch.inputs), keep
-
-
-def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
-    """An objective as plain tensors, for a trace of the sample it was made on.
-
-    Costs one forward pass for "superactivator".
-
-    Args:
-        objective: One of "superactivator", "superactivator_tokens" and "global".
-        sample: The one it was made on.
-        host: The attached model.
-
-    Raises:
-        ValueError: Another objective: call it, `objective.metric(resid)`, in a local trace.
-    """
-    own = objective.vectors
-    mask, tail = objective.mask[0], objective.tail
-    kinds = {"superactivator": mask, "superactivator_tokens": mask & tail, "global": mask}
-    if objective.name not in kinds:
-        raise ValueError(
-            f"objective {objective.name!r} is not one of {list(kinds)}, whose formulas are in "
-            "trace_ops: in a local trace call it as it is, objective.metric(resid)."
-        )
-    direction, cosine = own.vectors[0, 0], own.scoring == "cosine"
-    if objective.name == "superactivator":
-        direction, cosine = _tail_mean(objective, sample, host), True
-    return Goal(
-        direction, own.mean[0], float(own.scale[0]), cosine, kinds[objective.name], objective.hook_name
-    )
-
-
-def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor:
-    """Mean normalised activation of the sample's own SuperActivators on the clean run."""
-    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
-    (batch,) = host.batches([one])
-    site = next(
-        site
-        for point in ("resid_post", "resid_pre", "attn_out", "mlp_out")
-        if host.hook_name(site := Site(objective.layer, point)) == objective.hook_name
-    )
-    with torch.no_grad():
-        pick = partial(reducers.at_site, site=(site.layer, site.point))
-        h = host.read(batch, [site], pick)["h"][0]
-    if len(h) != len(objective.tail):
-        raise ValueError(
-            f"sample {one.id!r} has {len(h)} tokens; the objective was made on "
-            f"{objective.sample!r}, which has {len(objective.tail)}: give that sample."
-        )
-    x = (h - objective.vectors.mean[0]) / objective.vectors.scale[0]
-    return x[objective.tail].mean(0)
-
-
-def check_pair(clean: Mapping[str, Tensor], corrupted: Mapping[str, Tensor]) -> None:
+def check_pair(clean: Mapping[str, torch.Tensor], corrupted: Mapping[str, torch.Tensor]) -> None:
     """Refuse a pair whose tokens, or pixels, do not stand in the same places.
 
     Args:

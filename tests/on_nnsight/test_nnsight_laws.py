@@ -16,7 +16,7 @@ from animal_data import animal_pictures, animal_texts
 from bare_host import BareHost
 from torch.testing import assert_close
 
-from sa_nnsight import trace_ops
+from sa_nnsight import trace_ops, trace_setup
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
@@ -265,7 +265,7 @@ def test_objectives_and_their_gradients(name, objective_name):
 def plain_goal(name, objective_name):
     sample, detector, host = explained(name), detectors(name)[1], hosts(name)[1]
     made = objective(objective_name, detector=detector, concept="animal", sample=sample, host=host)
-    return made, trace_ops.goal(made, sample, host), host, sample
+    return made, trace_setup.goal(made, sample, host), host, sample
 
 
 @pytest.mark.parametrize("objective_name", NAMES)
@@ -292,8 +292,8 @@ def test_trace_ops_find_what_the_detector_finds(name):
     import nnsight
 
     sample, detector, host = explained(name), detectors(name)[1], hosts(name)[1]
-    concept = trace_ops.concept(detector, "animal", host)
-    inputs, keep = trace_ops.inputs_of(detector, sample, host)
+    concept = trace_setup.concept(detector, "animal", host)
+    inputs, keep = trace_setup.inputs_of(detector, sample, host)
     model = host.model
     with torch.no_grad(), model.trace(**inputs) as tracer:
         found = trace_ops.scores(model.get(concept.path), concept)

@@ -90,7 +90,7 @@ import functools, sys, torch, tiny
 import nnsight.modeling.huggingface as huggingface
 from nnsight import TransformersModel
 from nnsight.schema.request import RequestModel
-from sa_nnsight import session, wire
+from sa_nnsight import session, trace_ops, wire
 from sa_nnsight.places import locate
 from sa_plugin.host import reducers
 
@@ -121,6 +121,17 @@ for package in (b"sa_plugin.", b"sa_nnsight.", b"jaxtyping"):
     assert package not in sent["blob"], package
 assert b"def maxima" in sent["blob"] and b"def evidence" in sent["blob"]
 assert len(sent["blob"]) < 60_000, len(sent["blob"])
+
+# Functions for a trace of the user's own: a module that is shipped ships all that its names stand for.
+session.nnsight.register("sa_nnsight.trace_ops")
+path = "model.layers.1.output"
+goal = trace_ops.Goal(torch.ones(32), torch.zeros(32), 1.0, False, valid[0], path)
+with model.trace(input_ids=ids, backend=Backend()):
+    value = session.nnsight.save(trace_ops.objective(model.model.layers[1].output, goal))
+wire.refuse_bytecode(sent["blob"])
+for name in (b"sa_plugin", b"jaxtyping"):
+    assert name not in sent["blob"], name
+assert b"def objective" in sent["blob"]
 """
 
 

@@ -12,7 +12,7 @@ from plug_cases import EVERY, pair, view_of
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import Node, attribution_patch
 
-from sa_nnsight import trace_ops
+from sa_nnsight import trace_ops, trace_setup
 from sa_nnsight.places import envoy_path
 from sa_nnsight.trace_ops import check_pair
 from sa_plugin.data import Sample
@@ -148,7 +148,7 @@ def test_gradients_in_a_trace_are_those_of_transformer_lens(name, objective_name
     if name == "vit":
         found = in_trace(host, broken, Local(made, host).metric, Local(made, host).hook_path)
     else:
-        goal = trace_ops.goal(made_again(name, objective_name, host), sample, host)
+        goal = trace_setup.goal(made_again(name, objective_name, host), sample, host)
         metric = lambda resid: trace_ops.objective(resid, goal)  # noqa: E731
         found = in_trace(host, broken, metric, goal.path)
         own = in_trace(host, broken, made.metric, goal.path)
@@ -243,7 +243,7 @@ def test_a_pair_of_different_lengths_is_refused():
 def test_an_objective_of_other_tokens_is_refused_in_the_trace(objective_name):
     host, (clean, _) = host_of("gpt2"), inputs_of("gpt2")
     made = made_again("gpt2", objective_name, host)
-    goal = trace_ops.goal(made, Sample("short", plug_cases.SHORT, "d"), host)
+    goal = trace_setup.goal(made, Sample("short", plug_cases.SHORT, "d"), host)
     longer = {name: torch.cat([x, x[:, -1:]], dim=1) for name, x in clean.items()}
     n = clean["input_ids"].shape[1]
     for metric in (made.metric, lambda resid: trace_ops.objective(resid, goal)):

@@ -13,7 +13,7 @@ from clients import remote_model
 from conftest import MODE
 from nnsight.intervention.backends.remote import RemoteError
 
-from sa_nnsight import trace_ops
+from sa_nnsight import trace_ops, trace_setup
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Splits
@@ -39,7 +39,7 @@ def case(request):
     detector = calibrate(here, data, bank, deltas=(0.5,))
     sample = next(s for s in data.test.samples if detector.find(s))
     made = objective("superactivator", detector=detector, concept="animal", sample=sample)
-    goal = trace_ops.goal(made, sample, here)
+    goal = trace_setup.goal(made, sample, here)
     return here, remote_model(request.param), here.forward_inputs(sample), goal
 
 
