@@ -25,9 +25,8 @@ import numpy as np
 import torch
 from between_markers import put
 
-from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
-from sa_plugin.detection import Detector, calibrate
+from sa_plugin.detection import Detector
 from sa_plugin.heads import (
     CONTROL_FAMILIES,
     CROSS_EFFECTS,
@@ -43,7 +42,8 @@ from sa_plugin.heads import (
 )
 from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
-from sa_plugin.scores import ScoreTable, score
+from sa_plugin.scores import ScoreTable
+from sa_plugin.stages import Graph, Plan
 from sa_plugin.statistics import Drawn
 from sa_transformer_lens import logits
 from sa_transformer_lens.host import load_bridge
@@ -94,9 +94,8 @@ def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
     """Attach, fit separators at one layer, score and calibrate."""
     host = attach(load_bridge(name))
     data = emoji_scenes(200) if name == "vit" else passages(concepts)
-    bank = fit(host, data, "separator", layers=[LAYER[name]])
-    scores = score(host, data, bank)
-    return Trial(name, host, data, scores, calibrate(host, data, bank, scores=scores))
+    made = Graph(host, data, Plan({"separator": [LAYER[name]]}))
+    return Trial(name, host, data, made.table("separator"), made.detector("separator"))
 
 
 def ranked(trial: Trial, by: str, permutations: int | None = None) -> Ranking:

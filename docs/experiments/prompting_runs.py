@@ -27,13 +27,12 @@ from between_markers import put
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
 from sa_plugin.host import attach, find_folder
 from sa_plugin.loaders import load
-from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, Wording, prompt, score, with_answers
-from sa_plugin.stages import markdown
+from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, Wording, prompt, with_answers
+from sa_plugin.stages import Graph, Plan, markdown
 from sa_transformer_lens.host import load_bridge
 
 BEGIN = "<!-- tables: written by docs/experiments/prompting_runs.py tables -->"
@@ -165,14 +164,13 @@ def detect(arguments: argparse.Namespace) -> None:
     answers = [one for one, _ in found]
     data = asked_about(full, answers)
     host = attach(load_bridge("smollm2"))
-    statistics = collect(host, data, layers=[LAYER])
-    banks = [fit(host, data, kind, statistics=statistics) for kind in KINDS]
+    made = Graph(host, data, Plan(KINDS, [LAYER]))
     record: dict[str, Any] = {"kinds": {}}
-    for kind, bank, scores in zip(KINDS, banks, score(host, data, banks), strict=True):
-        table = with_answers(scores, *answers)
+    for kind in KINDS:
+        table = with_answers(made.table(kind), *answers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            detector = calibrate(host, data, bank, scores=table)
+            detector = calibrate(host, data, made.bank(kind), scores=table)
         evaluation = detector.evaluate(data.test, scores=table)
         print(evaluation.summary(), flush=True)
         record["kinds"][kind] = summed_up(evaluation)

@@ -24,13 +24,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sa_plugin.concepts import collect, fit, sae_bank
+from sa_plugin.concepts import collect, sae_bank
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, Evaluation, calibrate, column_scores
 from sa_plugin.host import Host, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import ScoreTable, score
-from sa_plugin.stages import markdown
+from sa_plugin.stages import Graph, Plan, markdown
 from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
@@ -200,9 +200,9 @@ def detect(arguments: argparse.Namespace) -> None:
     began = time.time()
     host, data = attach(load_bridge("smollm2")), load("supersense")
     sae = load_sae(arguments.sae)
-    statistics = collect(host, data, layers=[LAYER])
     names = ["prototype", "separator"]
-    banks = [fit(host, data, kind, statistics=statistics) for kind in names]
+    made = Graph(host, data, Plan(names, [LAYER]))
+    banks = [made.bank(kind) for kind in names]
     # Latents whose sinks are decided as the other kinds' are: the same layer.
     for rule in ("adaptive", "none"):
         banks.append(sae_bank(host, data, {LAYER: sae}, pruning=rule))

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.detection import calibrate
 from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
+from sa_plugin.stages import Graph, Plan
 from sa_plugin.theory import TheoryReport, check_theory
 from sa_transformer_lens.host import load_bridge
 
@@ -52,16 +51,11 @@ def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Se
     )
 
 
-def banks(host: Host, data: ConceptData, kinds: Sequence[str]) -> dict[str, ConceptBank]:
-    """Vectors of every kind at every layer, from one pass."""
-    statistics = collect(host, data)
-    return {kind: fit(host, data, kind, statistics=statistics) for kind in kinds}
-
-
 def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[str, TheoryReport]]:
     """A report a kind, the fixed vector that of each concept's calibrated layer."""
-    for kind, bank in banks(host, data, kinds).items():
-        detector = calibrate(host, data, bank)
+    made = Graph(host, data, Plan(kinds))
+    for kind in kinds:
+        detector = made.detector(kind)
         start = time.process_time()
         report = check_theory(host, data, detector)
         print(f"{kind}: {time.process_time() - start:.0f} s of one thread", file=sys.stderr)

@@ -13,6 +13,7 @@ from sa_plugin.stages.config import (
 )
 from sa_plugin.stages.demo import demo_plan
 from sa_plugin.stages.examples import marked, passages, pictures
+from sa_plugin.stages.graph import Graph
 from sa_plugin.stages.measured import delta_peaks, density, tokens_per_positive
 from sa_plugin.stages.plan import STAGES, AttributionPart, Plan
 from sa_plugin.stages.published import (
@@ -37,6 +38,7 @@ __all__ = [
     "Cell",
     "CellConfig",
     "DataPart",
+    "Graph",
     "ModelPart",
     "Plan",
     "RunPart",

@@ -68,13 +68,13 @@ class Graph:
         host: An attached model.
         data: Labelled samples.
         plan: What to compute.
-        store: Where results lie.
+        store: Where results lie; in memory by default.
     """
 
     host: Host
     data: ConceptData
     plan: Plan
-    store: Store
+    store: Store = field(default_factory=lambda: Store(None, lambda line: None))
     _made: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
