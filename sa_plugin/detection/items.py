@@ -210,7 +210,7 @@ def items_figure(tokens: TokenTable, items: Sequence[Mapping[str, Any]]) -> Any:
             plots.patch_map(ax, image.pixels, np.array(item["boxes"]), shares, marked)
         title = f"{item['id']}, {item['concept']}, layer {item['layer']}"
         plots.words(ax, title=title, y="score" if image is None else "")
-    plots.note(
-        figure, "Orange: SuperActivators. Dashed: threshold. A SuperActivator may lie beside the concept."
-    )
+    pictured = any(pixels[item["id"]] is not None for item in shown)
+    key = "Orange: high, blue: negative scores. Outlined" if pictured else "Dashed: threshold. Orange"
+    plots.note(figure, f"{key}: SuperActivators. A SuperActivator may lie beside the concept.")
     return figure
