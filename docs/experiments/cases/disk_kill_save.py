@@ -8,7 +8,7 @@ import sys, time
 from pathlib import Path
 from fake_host import FakeHost
 from word_data import word_data
-from sa_plugin import *
+from sa_plugin import calibrate, fit, score
 host=FakeHost()
 a=[]
 for seed in (0,7):
