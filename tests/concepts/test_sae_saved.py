@@ -99,7 +99,7 @@ def test_stored_activations_go_to_the_device_of_the_sae(monkeypatch):
         seen.append(h.device.type)
         return torch.ones(len(h), 5)
 
-    monkeypatch.setattr(latents, "encode", encoded)
+    monkeypatch.setattr(latents, "latents_of", encoded)
     elsewhere = PlainSAE(torch.ones(5, 12, device="meta"))
     found = LatentSet([latents.Source(elsewhere, 5, "")], [0], torch.ones(1, 1).bool(), torch.ones(1, 3, 12))
     assert seen == ["meta"]
