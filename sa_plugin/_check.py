@@ -113,7 +113,7 @@ def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
             its own raises that error unchanged: installing the extra would not help.
 
     Example:
-        >>> require("json", "plot").__name__
+        >>> require("json", "images").__name__
         'json'
     """
     try:

@@ -12,11 +12,11 @@ import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from sa_plugin._check import require
 from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
@@ -67,18 +67,13 @@ def new_figure(
         rows: Of panels.
         columns: Of panels.
         heights: Of the rows of panels, relative to one another.
-
-    Raises:
-        ImportError: matplotlib is missing; the text names the extra.
     """
-    pyplot = require("matplotlib.pyplot", "plot", "plots")
+    pyplot = import_module("matplotlib.pyplot")
     if "IPython" in sys.modules:
         # A notebook learns how to show a figure when its backend is loaded, which pyplot puts off
         # until it is asked to draw; there is nothing of pyplot's to be drawn.
         pyplot.draw_if_interactive()
-    figure = require("matplotlib.figure", "plot", "plots").Figure(
-        figsize=(width, height), layout="constrained"
-    )
+    figure = import_module("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, height_ratios=heights)
     for ax in np.ravel(axes):
         ax.spines[["top", "right"]].set_visible(False)
@@ -203,7 +198,7 @@ def heat(
     """
     known = np.abs(values[np.isfinite(values)]).tolist()
     top = max(known, default=0.0) if limit is None else limit
-    patches = require("matplotlib.patches", "plot", "plots")
+    patches = import_module("matplotlib.patches")
     bars: list[tuple[float, float]] = []
     for r, c in np.ndindex(values.shape):
         value = float(values[r, c])
@@ -325,7 +320,7 @@ def patch_map(
         shares: Of each patch, -1 to 1.
         outlined: Which patches have a frame.
     """
-    patches = require("matplotlib.patches", "plot", "plots")
+    patches = import_module("matplotlib.patches")
     ax.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=255)
     for (top, left, bottom, right), share, frame in zip(boxes, shares, outlined, strict=True):
         corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
@@ -356,7 +351,7 @@ def svg(figure: Any, title: str, description: str, prefix: str) -> Markup:
         description: What it shows, for people who do not see it.
         prefix: Of its ids: letters and figures, another one for every figure of a page.
     """
-    matplotlib = require("matplotlib", "plot", "plots")
+    matplotlib = import_module("matplotlib")
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "sa_plugin", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -1,5 +1,6 @@
 """Laws of vision hosts, against a Hugging Face twin read by bare torch hooks."""
 
+import importlib
 import warnings
 from dataclasses import replace
 
@@ -483,7 +484,7 @@ class TestPrefixView:
         assert float(gradient.abs().max()) > 0
 
     def test_a_patching_sweep_by_positions(self, vit, explained):
-        pandas = pytest.importorskip("pandas")
+        pandas = importlib.import_module("pandas")
         goal, pixels, *_ = explained
         view = prefix_view(vit, goal)
         broken = pixels.flip(-1)

@@ -1,5 +1,6 @@
 """Laws of the emoji scenes: exact masks, and glyphs that stay in one deck of one split."""
 
+import importlib
 from collections import Counter
 from dataclasses import replace
 
@@ -215,7 +216,7 @@ def test_seeds(data):
 
 @needs_font
 def test_a_font_without_colour_bitmaps_is_refused():
-    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib = importlib.import_module("matplotlib")
     plain = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
     with pytest.raises(ValueError, match="no colour bitmaps of emoji: give a Noto Color Emoji"):
         read_glyphs(font=plain)
