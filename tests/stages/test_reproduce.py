@@ -16,6 +16,7 @@ from sa_plugin.detection import best_layer, calibrate
 from sa_plugin.stages import (
     CellConfig,
     DataPart,
+    Plan,
     RunPart,
     Stage,
     Store,
@@ -28,11 +29,13 @@ from sa_plugin.stages import (
     read_json,
     read_scores,
     reproduce,
+    study,
     tokens_per_positive,
     verdict,
     write_json,
     write_scores,
 )
+from sa_plugin.stages import graph as graph_module
 from sa_plugin.stages import store as store_module
 from sa_plugin.statistics import Resampling
 
@@ -124,6 +127,22 @@ class TestStages:
         _, found, _, _ = first
         notes = found.record["warnings"]
         assert any(note.startswith("FewTokensWarning") for note in notes)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no weights"), TypeError("a fault of ours")])
+def test_only_meant_refusals_leave_a_study_standing(data, monkeypatch, error):
+    def refuse(*args, **given):
+        raise error
+
+    monkeypatch.setattr(graph_module, "head_ledger", refuse)
+    plan = Plan(["prototype"], stages=("detection", "heads"), resampling=Resampling(20))
+    if isinstance(error, NotImplementedError):
+        found = study(FakeHost(), data, plan).record["kinds"]["prototype"]
+        assert found["absent"] == {"heads": "no weights"}
+        assert "heads" not in found
+    else:
+        with pytest.raises(TypeError, match="a fault of ours"):
+            study(FakeHost(), data, plan)
 
 
 def test_an_edit_of_the_code_or_another_library_computes_anew(tmp_path, monkeypatch):
