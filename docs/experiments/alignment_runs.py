@@ -6,14 +6,14 @@ python docs/experiments/alignment_runs.py vit --kind separator --most 3 --nulls 
 """
 
 import argparse
-from dataclasses import replace
 
 import numpy as np
+from trials import scenes, some_of
 
 import sa_plugin as sa
 from sa_plugin.concepts import RowLimits
+from sa_plugin.data import Sample
 from sa_plugin.heads import HeadAlignment, WeightTest, call
-from sa_plugin.loaders import emoji_scenes
 from sa_transformer_lens.host import load_bridge
 
 LEAST = 15
@@ -23,17 +23,11 @@ def passages(train: int) -> sa.ConceptData:
     """A seeded draw from each split of the embedded prose."""
     full = sa.load("supersense")
     rng = np.random.default_rng(0)
-    keep: list[int] = []
+    rows: list[tuple[Sample, str]] = []
     for name, most in (("train", train), ("cal", train // 3), ("test", train // 3)):
-        rows = [k for k, of in enumerate(full.split_of) if of == name]
-        keep += sorted(rng.permutation(rows)[:most].tolist())
-    chosen = tuple(full.samples[k] for k in keep)
-    return replace(full, samples=chosen, split_of=tuple(full.split_of[k] for k in keep))
-
-
-def scenes() -> sa.ConceptData:
-    """The emoji scenes of docs/experiments/theory_runs.py, with all their concepts."""
-    return emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
+        mine = full.split(name).samples
+        rows += [(mine[k], name) for k in sorted(rng.permutation(len(mine))[:most])]
+    return some_of(full, rows)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import torch
 import sa_plugin as sa
 from sa_plugin.attribution import Attribution, Comparison, Design, superpatches
 from sa_plugin.loaders import emoji_scenes
+from sa_plugin.stages import Graph, Plan
 from sa_transformer_lens.host import load_bridge
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -104,8 +105,7 @@ def run(given: argparse.Namespace) -> None:
     if left:
         given.out.mkdir(parents=True, exist_ok=True)
         host, data = sa.attach(load_bridge(given.model)), data_of(given.model)
-        bank = sa.fit(host, data, given.kind, layers=setting.layers, controls=False)
-        detector = sa.calibrate(host, data, bank)
+        detector = Graph(host, data, Plan({given.kind: setting.layers})).detector(given.kind)
     for chunk in left:
         if time.time() - began > 60 * given.minutes:
             break

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import between_markers
 import numpy as np
-from between_markers import put
 
 from sa_plugin.attribution import Contrast, SampleScores, Trial, contrasts_of, controls_of
 from sa_plugin.stages import markdown
@@ -260,7 +260,4 @@ def show(folder: Path, into: Path | None) -> None:
     """Print the tables, or write them between the markers of a file."""
     runs = load(folder)
     text = "\n".join([summary(runs), *(report(name, files) for name, files in runs.items())])
-    if into is None:
-        print(text)
-        return
-    put(into, BEGIN, END, text)
+    between_markers.show(text, into, BEGIN, END)

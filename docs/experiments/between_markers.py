@@ -16,3 +16,11 @@ def put(page: Path, begin: str, end: str, text: str) -> None:
     before, rest = old.split(begin)
     _, after = rest.split(end)
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def show(text: str, into: Path | None, begin: str, end: str) -> None:
+    """Print text, or put it between the markers of a page."""
+    if into is None:
+        print(text)
+    else:
+        put(into, begin, end, text)

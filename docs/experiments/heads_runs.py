@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from between_markers import put
+from between_markers import show
+from trials import signed, some_of, three, unsigned, write
 
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector
@@ -44,7 +45,6 @@ from sa_plugin.host import Host, attach
 from sa_plugin.loaders import emoji_scenes, load
 from sa_plugin.scores import ScoreTable
 from sa_plugin.stages import Graph, Plan
-from sa_plugin.statistics import Drawn
 from sa_transformer_lens import logits
 from sa_transformer_lens.host import load_bridge
 
@@ -80,14 +80,8 @@ class Trial:
 def passages(concepts: tuple[str, ...]) -> ConceptData:
     """The first passages of each split of the embedded data, all labels of the given concepts."""
     full = load("supersense")
-    concepts = concepts or full.concepts
     rows = [(sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]]
-    return ConceptData.from_samples(
-        [s.only(concepts) for s, _ in rows],
-        concepts,
-        [name for _, name in rows],
-        name=f"supersense, {len(rows)} passages",
-    )
+    return some_of(full, rows, concepts, f"supersense, {len(rows)} passages")
 
 
 def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
@@ -167,7 +161,7 @@ def _rows(found: AblationCurve) -> list[dict[str, Any]]:
         row["heads"] = " ".join(f"L{layer}H{head}" for layer, head in sorted(run.heads))
         for metric in found.metrics:
             for when in ("before", "after", "difference"):
-                row[f"{metric} {when}"] = _three(run.result.mean(when).sel(metric=metric))
+                row[f"{metric} {when}"] = three(run.result.mean(when).sel(metric=metric))
         rows.append(row)
     return rows
 
@@ -179,7 +173,7 @@ def _margins(found: AblationCurve) -> list[dict[str, Any]]:
             "family": family,
             "metric": metric,
             "clear": found.clear(metric, k, family),
-            "margin": _three(found.margin(k, family).sel(metric=metric)),
+            "margin": three(found.margin(k, family).sel(metric=metric)),
         }
         for k in found.ks
         for family in found.families
@@ -199,7 +193,7 @@ def cross(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     print(found, flush=True)
     intervals = {
-        metric: {side: _three(found.effect(side).sel(metric=metric)) for side in CROSS_EFFECTS}
+        metric: {side: three(found.effect(side).sel(metric=metric)) for side in CROSS_EFFECTS}
         for metric in METRICS[:7]
     }
     about = settings(trial, arguments, began) | {"ablated for": list(heads)}
@@ -218,10 +212,6 @@ def total(arguments: argparse.Namespace) -> dict[str, Any]:
         "agreement": found.agreement(),
         "settings": settings(trial, arguments, began),
     }
-
-
-def _three(drawn: Drawn) -> list[float]:
-    return [float(drawn.estimate), float(drawn.low), float(drawn.high)]
 
 
 def tables(paths: Path) -> str:
@@ -259,7 +249,7 @@ def _curve_table(result: dict[str, Any]) -> str:
     ]
     for key in dict.fromkeys((m["k"], m["family"]) for m in result["margins"]):
         found = {m["metric"]: m for m in result["margins"] if (m["k"], m["family"]) == key}
-        cells = [_signed(found[m]["margin"]) + " *" * found[m]["clear"] for m in VERDICT_METRICS]
+        cells = [signed(found[m]["margin"], 2) + " *" * found[m]["clear"] for m in VERDICT_METRICS]
         lines.append(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "First heads: " + ", ".join(result["settings"]["first"]), ""])
 
@@ -267,33 +257,20 @@ def _curve_table(result: dict[str, Any]) -> str:
 def _cell(values: list[list[float]]) -> str:
     """An estimate with its interval over documents; of several sets the mean and their range."""
     if len(values) == 1:
-        estimate, low, high = values[0]
-        return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+        return unsigned(values[0], 2)
     estimates = [value[0] for value in values]
     return f"{np.mean(estimates):.2f} ({min(estimates):.2f} to {max(estimates):.2f})"
-
-
-def _signed(three: list[float]) -> str:
-    return f"{three[0]:+.2f} [{three[1]:+.2f}, {three[2]:+.2f}]"
 
 
 def _cross_table(result: dict[str, Any]) -> str:
     lines = ["| metric | own | others | own - others |", "|---|---|---|---|"]
     for metric, found in result["intervals"].items():
-        lines.append(f"| {metric} | " + " | ".join(_signed(v) for v in found.values()) + " |")
+        lines.append(f"| {metric} | " + " | ".join(signed(v, 2) for v in found.values()) + " |")
     return "\n".join([*lines, ""])
 
 
 def _total_table(result: dict[str, Any]) -> str:
     return f"```\n{result['summary']}\n```\n"
-
-
-def show(text: str, into: Path | None) -> None:
-    """Print the tables, or write them between the markers of a file."""
-    if into is None:
-        print(text)
-        return
-    put(into, BEGIN, END, text)
 
 
 def parse() -> argparse.Namespace:
@@ -327,7 +304,7 @@ def main() -> None:
     """Run one command."""
     arguments = parse()
     if arguments.command == "tables":
-        show(tables(arguments.out), arguments.into)
+        show(tables(arguments.out), arguments.into, BEGIN, END)
         return
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -344,9 +321,7 @@ def main() -> None:
     tags = ["keep"] * bool(words.get("keep"))
     tags += [f"{n}-permutations" for n in (words.get("permutations"),) if n]
     name = "_".join([arguments.model, arguments.command, arguments.mode, *tags, ks])
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{name.strip('_')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, arguments.out / f"{name.strip('_')}.json")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from between_markers import put
+from between_markers import show
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trials import setting, signed, some_of, summed_up, unsigned, write
 
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
@@ -49,6 +50,13 @@ WORDINGS = (
     "Does the passage mention something of the concept {concept}? Reply with one word: Yes or No.",
     "Passage:\n{text}\n\nConcepts: {concepts}.\n\nYes or no: does the passage mention the concept {concept}?",
 )
+
+
+def instructed() -> tuple[Any, Any]:
+    """The model that is asked, and its tokenizer."""
+    place = find_folder("smollm2")
+    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").train(False)
+    return model, AutoTokenizer.from_pretrained(place)
 
 
 def save(answers: PromptAnswers, path: Path, about: dict[str, Any]) -> None:
@@ -86,9 +94,7 @@ def load_answers(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str
 def ask(arguments: argparse.Namespace) -> None:
     """Ask about one split."""
     began = time.time()
-    place = find_folder("smollm2")
-    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").train(False)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    model, tokenizer = instructed()
     data = load("supersense")
     samples = data.split(arguments.split).samples[:: arguments.every]
     answers = prompt(
@@ -108,9 +114,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
 def wordings(arguments: argparse.Namespace) -> None:
     """p(yes) of other words on a few train passages: its mass, and its AUROC against labels."""
-    place = find_folder("smollm2")
-    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").train(False)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    model, tokenizer = instructed()
     data = load("supersense")
     samples = data.train.samples[:: len(data.train) // arguments.samples][: arguments.samples]
     truth = np.array([[c in s.positive for c in data.concepts] for s in samples])
@@ -137,23 +141,15 @@ def wordings(arguments: argparse.Namespace) -> None:
         )
         print(rows[-1], flush=True)
     record = {"samples": len(samples), "concepts": int(both.sum()), "rows": rows}
-    (arguments.out / "wordings.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(record, arguments.out / "wordings.json")
 
 
 def asked_about(data: ConceptData, answers: list[PromptAnswers]) -> ConceptData:
     """All train passages, and the calibration and test passages that were asked about."""
     wanted = {sample.id for one in answers for sample in one.samples}
-    rows = [
-        (sample, name)
-        for sample, name in zip(data.samples, data.split_of, strict=True)
-        if name == "train" or sample.id in wanted
-    ]
-    return ConceptData.from_samples(
-        [s for s, _ in rows],
-        data.concepts,
-        [name for _, name in rows],
-        name="supersense, passages asked about",
-    )
+    rows = zip(data.samples, data.split_of, strict=True)
+    kept = [(sample, of) for sample, of in rows if of == "train" or sample.id in wanted]
+    return some_of(data, kept, name="supersense, passages asked about")
 
 
 def detect(arguments: argparse.Namespace) -> None:
@@ -179,28 +175,8 @@ def detect(arguments: argparse.Namespace) -> None:
         for one, (name, about) in zip(answers, ((r["split"], r) for _, r in found), strict=True)
     }
     record["concepts"] = _by_concept(evaluation, answers[1])
-    record["settings"] = {
-        "layer": LAYER,
-        "cal": len(data.cal),
-        "test": len(data.test),
-        "data": full.hash[:12],
-        "documents": len({s.document for s in data.test.samples}),
-        "seconds": round(time.time() - began),
-    }
-    (arguments.out / "prompting.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def summed_up(evaluation: Evaluation) -> dict[str, Any]:
-    """Weighted metrics of every method, and its difference to SuperActivators."""
-    rows = {}
-    for one in map(evaluation.of, evaluation.methods):
-        f1, by = one.weighted["f1"], one.difference.get("f1")
-        rows[one.method] = {
-            "f1": [f1.estimate, f1.low, f1.high],
-            **{m: one.weighted[m].estimate for m in ("precision", "recall", "auroc")},
-            "difference": [by.estimate, by.low, by.high] if by else None,
-        }
-    return rows
+    record["settings"] = setting(data, LAYER, began, full)
+    write(record, arguments.out / "prompting.json")
 
 
 def _about(answers: PromptAnswers, record: dict[str, Any]) -> dict[str, Any]:
@@ -240,10 +216,7 @@ def tables(arguments: argparse.Namespace) -> None:
     record = json.loads((arguments.folder / "prompting.json").read_text())
     other = json.loads((arguments.folder / "wordings.json").read_text())
     text = "\n\n".join([*_sections(record), *_wordings(other)])
-    if arguments.into is None:
-        print(text)
-        return
-    put(arguments.into, BEGIN, END, text)
+    show(text, arguments.into, BEGIN, END)
 
 
 def _sections(record: dict[str, Any]) -> list[str]:
@@ -311,9 +284,8 @@ def _wordings(record: dict[str, Any]) -> list[str]:
 
 def _method(name: str, row: dict[str, Any]) -> list[str]:
     by = row["difference"]
-    change = f"{by[0]:+.3f} [{by[1]:+.3f}, {by[2]:+.3f}]" if by else ""
-    f1 = "{:.3f} [{:.3f}, {:.3f}]".format(*row["f1"])
-    return [name, f1, *(f"{row[m]:.3f}" for m in ("precision", "recall", "auroc")), change]
+    change = signed(by) if by else ""
+    return [name, unsigned(row["f1"]), *(f"{row[m]:.3f}" for m in ("precision", "recall", "auroc")), change]
 
 
 def main() -> None:

@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from between_markers import put
+from between_markers import show
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from trials import setting, signed, summed_up, unsigned, write
 
 from sa_plugin.concepts import collect, sae_bank
 from sa_plugin.data import ConceptData
-from sa_plugin.detection import Detector, Evaluation, calibrate, column_scores
+from sa_plugin.detection import Detector, calibrate, column_scores
 from sa_plugin.host import Host, Site, attach
 from sa_plugin.loaders import load
 from sa_plugin.scores import ScoreTable, score
@@ -149,7 +150,7 @@ def train(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(sae.state_dict(), arguments.out / "sae.safetensors", {"about": json.dumps(about)})
     record = {"settings": {**about, "seconds": round(time.time() - began)}, "quality": found}
-    (arguments.out / "train.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(record, arguments.out / "train.json")
     print(json.dumps(record, indent=1))
 
 
@@ -179,20 +180,6 @@ def best_tokens(detector: Detector, cal: ScoreTable, concept: str, n: int = 6) -
     layer, unit = detector.tail.layer[[k]], detector.tail.chosen_unit[[k]]
     order = column_scores(cal, layer, unit)[:, 0].argsort()[::-1]
     return list(dict.fromkeys(cal.tokens.text(int(row)).strip() for row in order[:60]))[:n]
-
-
-def summed_up(evaluation: Evaluation) -> dict[str, Any]:
-    """Weighted F1 and AUROC of every method, and its difference to SuperActivators."""
-    found = {}
-    for one in map(evaluation.of, evaluation.methods):
-        f1, by = one.weighted["f1"], one.difference.get("f1")
-        found[one.method] = {
-            "f1": [f1.estimate, f1.low, f1.high],
-            "auroc": one.weighted["auroc"].estimate,
-            "difference": [by.estimate, by.low, by.high] if by else None,
-            "candidates": one.chosen.candidates,
-        }
-    return found
 
 
 def detect(arguments: argparse.Namespace) -> None:
@@ -234,15 +221,8 @@ def detect(arguments: argparse.Namespace) -> None:
         }
         for k, c in enumerate(chosen.concepts)
     ]
-    record["settings"] = {
-        "layer": LAYER,
-        "cal": len(data.cal),
-        "test": len(data.test),
-        "documents": len({s.document for s in data.test.samples}),
-        "data": data.hash[:12],
-        "seconds": round(time.time() - began),
-    }
-    (arguments.out / "detect.json").write_text(json.dumps(record, indent=1) + "\n")
+    record["settings"] = setting(data, LAYER, began)
+    write(record, arguments.out / "detect.json")
 
 
 METHODS = (
@@ -262,10 +242,7 @@ def tables(arguments: argparse.Namespace) -> None:
     one = json.loads((arguments.folder / "train.json").read_text())
     two = json.loads((arguments.folder / "detect.json").read_text())
     text = "\n\n".join([*_training(one), *_detection(two)])
-    if arguments.into is None:
-        print(text)
-        return
-    put(arguments.into, BEGIN, END, text)
+    show(text, arguments.into, BEGIN, END)
 
 
 def _training(record: dict[str, Any]) -> list[str]:
@@ -297,11 +274,11 @@ def _detection(record: dict[str, Any]) -> list[str]:
     ]
     rows = []
     for name, found in record["kinds"].items():
-        cells = [_interval(found["SuperActivators"]["f1"])]
+        cells = [unsigned(found["SuperActivators"]["f1"])]
         cells += [f"{found[m]['f1'][0]:.3f}" if m in found else "-" for m in METHODS[1:]]
         rows.append([name, str(found["SuperActivators"]["candidates"]), *cells])
     differences = [
-        [name, method, _interval(found[method]["difference"], sign=True)]
+        [name, method, signed(found[method]["difference"])]
         for name, found in record["kinds"].items()
         if name.startswith("sae")
         for method in ("prototype", "separator", "MaxTok")
@@ -338,11 +315,6 @@ def _limits(limits: dict[str, float]) -> str:
         f"dead below {limits['dead']} tokens, ubiquitous above {limits['ubiquitous']:.3f}, weak "
         f"below percentile {limits['weak']:g}"
     )
-
-
-def _interval(values: list[float], *, sign: bool = False) -> str:
-    shown = [f"{v:+.3f}" if sign else f"{v:.3f}" for v in values]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def main() -> None:

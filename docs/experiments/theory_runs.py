@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from trials import scenes, some_of
 
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.host import Host, attach
-from sa_plugin.loaders import emoji_scenes, load
+from sa_plugin.loaders import load
 from sa_plugin.stages import Graph, Plan
 from sa_plugin.theory import TheoryReport, check_theory
 from sa_transformer_lens.host import load_bridge
@@ -30,25 +31,15 @@ def passages() -> ConceptData:
         mine = [s for s in full.split(split).samples if s.positive & set(WORDS)]
         order = np.random.default_rng(0).permutation(len(mine))[:n]
         picked += [(mine[k], split) for k in sorted(order)]
-    return subset(full, picked, WORDS)
+    return some_of(full, picked, WORDS)
 
 
-def scenes() -> ConceptData:
+def frequent_scenes() -> ConceptData:
     """Emoji scenes with three of their concepts, or the three most frequent ones."""
-    full = emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
+    full = scenes()
     counts = {c: sum(c in s.positive for s in full.test.samples) for c in full.concepts}
     frequent = sorted(counts, key=lambda c: -counts[c])[:3]
-    return subset(full, list(zip(full.samples, full.split_of, strict=True)), frequent)
-
-
-def subset(full: ConceptData, picked: Sequence[tuple[Sample, str]], concepts: Sequence[str]) -> ConceptData:
-    """The same samples with fewer concepts."""
-    return ConceptData(
-        tuple(concepts),
-        tuple(sample.only(concepts) for sample, _ in picked),
-        tuple(split for _, split in picked),
-        name=full.name,
-    )
+    return some_of(full, zip(full.samples, full.split_of, strict=True), frequent)
 
 
 def run(host: Host, data: ConceptData, kinds: Sequence[str]) -> Iterator[tuple[str, TheoryReport]]:
@@ -118,7 +109,7 @@ def numbers(report: TheoryReport) -> list[str]:
 def main(name: str, *kinds: str) -> None:
     """Print the findings on one model; by default with separators."""
     host = attach(load_bridge(name))
-    data = scenes() if name == "vit" else passages()
+    data = frequent_scenes() if name == "vit" else passages()
     for kind, report in run(host, data, kinds or ("separator",)):
         print(f"\n### {name}, {kind}\n\n{report!r}\n", flush=True)
         print("\n".join(verdicts(report)))

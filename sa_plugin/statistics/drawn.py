@@ -6,8 +6,8 @@ holds both, over named and labelled axes,
     values[*axes, column],   column 0 the data, column b > 0 the b-th resample
 
 so that every difference of two `Drawn` of the same resamples is paired, and an interval is a rule
-applied to the last axis. The rule belongs to the resampling (`Resampling.rule`) and may be replaced:
-columns can as well leave out one document each.
+applied to the last axis. Whoever makes a `Drawn` may give it another rule than percentiles
+(`Drawn.rule`): columns can as well leave out one document each.
 
     percentile rule: [Q_{alpha/2}, Q_{1-alpha/2}] of columns 1, 2, ...,   alpha = 1 - level
 

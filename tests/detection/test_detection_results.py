@@ -111,7 +111,8 @@ def test_fractions_in_both_definitions(detector, test_table, evaluation):
 
 
 def test_the_table_holds_every_method_in_order(evaluation):
-    assert list(evaluation.methods) == [
+    # One that a contributor adds stands behind them.
+    assert list(evaluation.methods)[:10] == [
         "SuperActivators",
         "MaxTok",
         "MeanTok",
@@ -123,10 +124,10 @@ def test_the_table_holds_every_method_in_order(evaluation):
         "length-only",
         "MaxTok permuted",
     ]
-    table = evaluation.table()
-    for measure, count in (("weighted f1", 10), ("macro auroc", 10), ("f1", 30), ("raw miss", 3)):
+    table, n = evaluation.table(), len(evaluation.methods)
+    for measure, count in (("weighted f1", n), ("macro auroc", n), ("f1", 3 * n), ("raw miss", 3)):
         assert (table["measure"] == measure).sum() == count
-    assert (table["measure"] == "weighted f1 minus SuperActivators").sum() == 9
+    assert (table["measure"] == "weighted f1 minus SuperActivators").sum() == n - 1
     assert evaluation.of("RandTok").chosen.delta.shape == (20, 3)
     assert evaluation.of("always-positive").weighted["recall"].estimate == 1
     assert evaluation.of("always-positive").weighted["auroc"].estimate == 0.5
@@ -219,7 +220,7 @@ def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
     assert (
         detector.sweep(case.data.test, scores=case.table, layer=9, resampling=Resampling(draws=10)).layer == 9
     )
-    assert len(curve.table()) == 12 * 9 + 1
+    assert len(curve.table()) == 12 * len(curve.f1.axes["method"]) + 1
 
 
 def test_localisation_is_two_stage(case, detector, test_table):

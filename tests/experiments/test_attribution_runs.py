@@ -5,6 +5,7 @@ import json
 import attribution_cases as cases
 import attribution_runs
 import attribution_tables as tables
+import between_markers
 import pytest
 
 from sa_plugin.attribution import Design, compare
@@ -65,4 +66,4 @@ def test_a_page_without_its_markers_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{tables.BEGIN}\nno end\n")
     with pytest.raises(ValueError, match=r"page.md has '<!-- end of tables -->' 0 times"):
-        tables.put(page, tables.BEGIN, tables.END, "text")
+        between_markers.put(page, tables.BEGIN, tables.END, "text")

@@ -59,39 +59,36 @@ def model():
     return host, data, found
 
 
-@pytest.fixture(scope="module")
-def shown(case, detector, model):
-    """Everything that is shown by its text."""
-    given = {"scores": case.table, "resampling": Resampling(draws=40)}
-    return {
-        "ConceptData": case.data,
-        "Detector": detector,
-        "Evaluation": detector.evaluate(case.data.test, **given),
-        "SparsityCurve": detector.sweep(case.data.test, **given),
-        "LocalisationMetrics": detector.evaluate_tokens(case.data.test, scores=case.table),
-        "TailTrace": trace(scores=case.table, resampling=Resampling(40)),
-        "HeadLedger": head_ledger(*model, resampling=Resampling(40)),
-        "TokenLedger": explain_tokens(model[0], model[2], model[1].test.samples[0], "animal"),
-        "Waterfall": tail_waterfall(*model, resampling=Resampling(40)),
-    }
+# What each is made by, of a case, its detector and a model; a new result needs a row here.
+MAKERS = {
+    "ConceptData": lambda case, detector, model: case.data,
+    "Detector": lambda case, detector, model: detector,
+    "Evaluation": lambda case, detector, model: detector.evaluate(case.data.test, **given(case)),
+    "SparsityCurve": lambda case, detector, model: detector.sweep(case.data.test, **given(case)),
+    "LocalisationMetrics": lambda case, detector, model: detector.evaluate_tokens(
+        case.data.test, scores=case.table
+    ),
+    "TailTrace": lambda case, detector, model: trace(**given(case)),
+    "HeadLedger": lambda case, detector, model: head_ledger(*model, resampling=Resampling(40)),
+    "TokenLedger": lambda case, detector, model: explain_tokens(
+        model[0], model[2], model[1].test.samples[0], "animal"
+    ),
+    "Waterfall": lambda case, detector, model: tail_waterfall(*model, resampling=Resampling(40)),
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ConceptData",
-        "Detector",
-        "Evaluation",
-        "SparsityCurve",
-        "LocalisationMetrics",
-        "TailTrace",
-        "HeadLedger",
-        "TokenLedger",
-        "Waterfall",
-    ],
-)
-def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
-    result = shown[name]
+def given(case):
+    return {"scores": case.table, "resampling": Resampling(draws=40)}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def shown(request, case, detector, model):
+    """A result of each kind that is shown by its text, with its name."""
+    return request.param, MAKERS[request.param](case, detector, model)
+
+
+def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown):
+    name, result = shown
     text = str(result)
     assert text.count("\n") > 1
     assert isinstance(result, Shown)
@@ -103,9 +100,9 @@ def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown, name):
     assert "\n" not in repr(result)
 
 
-@pytest.mark.parametrize("name", ["Evaluation", "TailTrace", "HeadLedger", "Waterfall"])
-def test_the_text_is_the_summary(shown, name):
-    assert str(shown[name]) == shown[name].summary()
+def test_the_text_is_the_summary(shown):
+    _, result = shown
+    assert str(result) == result.summary()
 
 
 def test_html_is_escaped():
@@ -116,8 +113,8 @@ def test_html_is_escaped():
     assert "&lt;i&gt;" in shown
 
 
-def test_localisation_metrics_repr_has_plain_numbers(shown):
-    metrics = shown["LocalisationMetrics"]
+def test_localisation_metrics_repr_has_plain_numbers(case, detector):
+    metrics = detector.evaluate_tokens(case.data.test, scores=case.table)
     assert "'0." not in repr(metrics)
     for name in metrics.methods:
         assert f"{name} {metrics.f1.sel(method=name).estimate:.3f}" in repr(metrics)

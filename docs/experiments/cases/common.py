@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -28,4 +29,29 @@ from sa_plugin import ConceptBank, ConceptData, Detector, calibrate, fit, score
 from sa_plugin.data import Splits
 
 __all__ = ["ROOT", "SCRATCH", "ConceptBank", "ConceptData", "Detector", "Path", "Splits", "calibrate", "fit"]
-__all__ += ["np", "os", "sa", "score", "shutil", "sys", "torch", "warnings"]
+__all__ += ["my_detector", "np", "os", "sa", "score", "shutil", "sys", "torch", "tryit", "warnings"]
+
+
+def tryit(name, f):
+    """Say what a call gives, or how it is refused."""
+    print("==", name, flush=True)
+    began = time.time()
+    try:
+        found = f()
+        print("   ->", repr(found)[:500], "| ok", round(time.time() - began, 1), flush=True)
+        return found
+    except BaseException as error:
+        print("   ", type(error).__name__, str(error)[:700], flush=True)
+
+
+def my_detector(layers=(4, 12)):
+    """Separators of `mydata` on SmolLM2: data, bridge, host, bank, scores, detector."""
+    from mydata import ROWS
+    from sa_transformer_lens.host import load_bridge
+
+    data = sa.ConceptData.from_words([r[1] for r in ROWS], [r[2] for r in ROWS], name="mine")
+    bridge = load_bridge("smollm2")
+    host = sa.attach(bridge, progress=False)
+    bank = sa.fit(host, data, "separator", layers=list(layers))
+    scores = sa.score(host, data, bank)
+    return data, bridge, host, bank, scores, sa.calibrate(host, data, bank, scores=scores)

@@ -1,29 +1,6 @@
-import warnings
+from common import my_detector, sa, tryit, warnings
 
-warnings.simplefilter("ignore")
-import sa_plugin as sa, time
-from mydata import ROWS
-from sa_plugin.host import find_folder as folder
-from sa_transformer_lens.host import load_bridge
-
-
-def tryit(name, f, tb=False):
-    print("==", name, flush=True)
-    t = time.time()
-    try:
-        r = f()
-        print("   ->", repr(r)[:500], "| ok", round(time.time() - t, 2), flush=True)
-        return r
-    except BaseException as e:
-        print("   ", type(e).__name__, str(e)[:700], flush=True)
-
-
-data = sa.ConceptData.from_words([r[1] for r in ROWS], [r[2] for r in ROWS], name="mine")
-br = load_bridge(folder("smollm2"))
-host = sa.attach(br, progress=False)
-bank = sa.fit(host, data, "separator", layers=[4, 12])
-sc = sa.score(host, data, bank)
-det = sa.calibrate(host, data, bank, scores=sc)
+data, br, host, bank, sc, det = my_detector()
 loc = tryit("localise text", lambda: det.localise("The dog and the storm were angry."))
 print([n for n in dir(loc) if not n.startswith("_")])
 tryit("sweep a text -> token scores?", lambda: loc.scores if hasattr(loc, "scores") else None)

@@ -1,11 +1,9 @@
 """Vision on pictures I draw myself: circles, squares, triangles with masks; ViT through TL and nnsight."""
 
-import warnings, time, traceback
+import time
 
-warnings.simplefilter("ignore")
-import numpy as np, sa_plugin as sa
 from PIL import Image, ImageDraw
-from common import SCRATCH
+from common import SCRATCH, np, sa, tryit
 from sa_plugin.host import find_folder as folder
 
 rng = np.random.default_rng(0)
@@ -40,19 +38,6 @@ for i in range(90):
     masks.append(m)
 
 
-def tryit(name, f, tb=True):
-    print("==", name, flush=True)
-    t = time.time()
-    try:
-        r = f()
-        print("   ->", repr(r)[:300], "| ok", round(time.time() - t, 1), flush=True)
-        return r
-    except BaseException as e:
-        print("   ", type(e).__name__, str(e)[:600], flush=True)
-        if tb:
-            traceback.print_exc(limit=-2)
-
-
 data = tryit("from_masks PIL", lambda: sa.ConceptData.from_masks(imgs, masks, name="drawn"))
 if data is None:
     data = tryit(
@@ -64,7 +49,6 @@ tryit(
     lambda: sa.ConceptData.from_masks(
         [np.array(i) for i in imgs], [{k: v[:100] for k, v in m.items()} for m in masks]
     ),
-    tb=False,
 )
 from sa_transformer_lens.host import load_bridge
 
@@ -84,8 +68,8 @@ def full(host):
     print(det.evaluate_tokens(data.test, scores=sc, resampling=sa.Resampling(50)))
     s = data.test.samples[0]
     print(det.find(s)[:2])
-    tryit("find on a PIL image", lambda: det.find(imgs[0])[:1], tb=False)
-    tryit("find on np image", lambda: det.find(np.array(imgs[0]))[:1], tb=False)
+    tryit("find on a PIL image", lambda: det.find(imgs[0])[:1])
+    tryit("find on np image", lambda: det.find(np.array(imgs[0]))[:1])
     led = tryit("ledger", lambda: sa.head_ledger(host, data, det, scores=sc, resampling=sa.Resampling(20)))
     s = next(s for s in data.test.samples if det.find(s))
     c = det.find(s)[0].concept
@@ -122,4 +106,4 @@ def nn2():
     return h
 
 
-tryit("ViT nnsight, no processor given", nn2, tb=False)
+tryit("ViT nnsight, no processor given", nn2)

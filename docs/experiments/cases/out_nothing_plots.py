@@ -1,31 +1,10 @@
-import warnings, time, traceback
-
-warnings.simplefilter("ignore")
-import sa_plugin as sa, transformers as tr
+import transformers as tr
+from common import SCRATCH, my_detector, sa, tryit
 from mydata import ROWS
-from common import SCRATCH
 from sa_plugin.host import find_folder as folder
 from sa_transformer_lens.host import load_bridge
 
-
-def tryit(name, f, tb=False):
-    print("==", name, flush=True)
-    t = time.time()
-    try:
-        r = f()
-        print("   ->", repr(r)[:300], "| ok", round(time.time() - t, 1), flush=True)
-        return r
-    except BaseException as e:
-        print("   ", type(e).__name__, str(e)[:600], flush=True)
-        if tb:
-            traceback.print_exc(limit=-2)
-
-
-data = sa.ConceptData.from_words([r[1] for r in ROWS], [r[2] for r in ROWS], name="mine")
-host = sa.attach(load_bridge("smollm2"), progress=False)
-bank = sa.fit(host, data, "separator", layers=[4, 12])
-sc = sa.score(host, data, bank)
-det = sa.calibrate(host, data, bank, scores=sc)
+data, _, host, bank, sc, det = my_detector()
 print("#### ten mistakes in Python")
 tryit("typo kind", lambda: sa.fit(host, data, "seperator"))
 tryit("typo arg", lambda: sa.fit(host, data, "separator", layer=[4]))
