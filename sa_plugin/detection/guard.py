@@ -111,6 +111,32 @@ def check_unseen(split: Split, seen: Seen) -> None:
         )
 
 
+def held_out(
+    data: ConceptData, bank: ConceptBank, split: str | Sequence[Sample], what: str = "scores"
+) -> Sequence[Sample]:
+    """The samples of a split, or those given, unless vectors were fitted on one of them.
+
+    Args:
+        data: Labelled samples.
+        bank: The vectors.
+        split: A name, or samples.
+        what: Of them the vectors fit too well.
+
+    Raises:
+        ValueError: They were.
+    """
+    chosen = data.split(split).samples if isinstance(split, str) else tuple(split)
+    # Ids repeat between data sets: only the data the bank was fitted on can hold its train samples.
+    fitted = {sample.id for sample in data.train.samples}
+    caught = sum(sample.id in fitted for sample in chosen)
+    if caught and bank.origin.data_hash == data.hash:
+        raise ValueError(
+            f"{caught} of {len(chosen)} samples are of the train split the vectors were fitted on, "
+            f"whose {what} they fit too well: use split='test' (or 'cal')."
+        )
+    return chosen
+
+
 def check_bank_data(bank: ConceptBank, data: ConceptData) -> None:
     """Refuse a bank of concepts the data do not know; warn when it was fitted on other data.
 

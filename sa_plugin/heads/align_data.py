@@ -48,8 +48,9 @@ from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.heads.align_weights import HeadBlock, write_norms
-from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Norm, Site
+from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Site
 from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.host.weights import apply_norm, norm_scale
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Reducer, run
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
@@ -372,7 +373,7 @@ def _writes(
     wrote = torch.einsum("bthe,heu->bthu", z, onto) / behind[..., None, None]
     change = ((after - before) @ v_out.T) * weight
     wrote = wrote * weight[..., None]
-    reading = _token_scale(block.attention.norm, before)
+    reading = norm_scale(block.attention.norm, before)
     return {
         "write": torch.stack([wrote.sum(1), (wrote * change[:, :, None]).sum(1)], -1),
         "change": torch.stack([change.sum(1), change.square().sum(1)], -1),
@@ -390,26 +391,12 @@ def _write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[T
     if len(norms) == 1:
         weight, bias = plan.host.output_projection(at)
         raw = torch.einsum("bthe,hed->btd", z, weight.to(z.device))
-        return _token_scale(norms[0], raw if bias is None else raw + bias.to(z.device))
+        return norm_scale(norms[0], raw if bias is None else raw + bias.to(z.device))
     # A post_ln block norms the stream twice; both scales are each token's own.
     added = before + read[Site(at, "attn_out")].float()
-    first = _token_scale(norms[0], added)
-    middle = _normed(norms[0], added) + read[Site(at, "mlp_out")].float()
-    return first * _token_scale(norms[1], middle)
-
-
-def _token_scale(norm: Norm | None, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token"]:
-    """What a norm divides each token by; 1 where there is none."""
-    if norm is None:
-        return torch.ones_like(x[..., 0])
-    centred = x - x.mean(-1, keepdim=True) if norm.centred else x
-    return (centred.square().mean(-1) + norm.eps).sqrt()
-
-
-def _normed(norm: Norm, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
-    centred = x - x.mean(-1, keepdim=True) if norm.centred else x
-    out: Tensor = centred / _token_scale(norm, x)[..., None] * norm.gain.to(x.device)
-    return out if norm.bias is None else out + norm.bias.to(x.device)
+    first = norm_scale(norms[0], added)
+    middle = apply_norm(norms[0], added) + read[Site(at, "mlp_out")].float()
+    return first * norm_scale(norms[1], middle)
 
 
 def _token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:

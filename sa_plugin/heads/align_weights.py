@@ -54,6 +54,7 @@ from sa_plugin.host.protocol import (
     OutputProjection,
     Rotary,
 )
+from sa_plugin.host.weights import centre
 from sa_plugin.passes.layout import TokenTable
 
 
@@ -157,7 +158,7 @@ def _head_maps(weights: AttentionWeights, norms: BlockNorms, projection: OutputP
     # Behind attention: centring and gain of each norm act on what the head writes, in order; what
     # they divide by is a token's own and stands in `DataSide.scales`.
     for norm in write_norms(norms):
-        output = (output - output.mean(-1, keepdim=True) if norm.centred else output) * norm.gain
+        output = centre(norm, output) * norm.gain
     return HeadMaps(query, key, value, output, weights.scale)
 
 

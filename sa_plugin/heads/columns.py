@@ -195,24 +195,6 @@ def score_names(columns: Sequence[Column]) -> tuple[str, ...]:
     return tuple(f"{c.concept} at {c.layer}" if concepts.count(c.concept) > 1 else c.concept for c in columns)
 
 
-def held_out(data: ConceptData, bank: ConceptBank, split: str | Sequence[Sample]) -> Sequence[Sample]:
-    """The samples of a split, or those given, unless vectors were fitted on one of them.
-
-    Raises:
-        ValueError: They were.
-    """
-    chosen = data.split(split).samples if isinstance(split, str) else tuple(split)
-    # Ids repeat between data sets: only the data the bank was fitted on can hold its train samples.
-    fitted = {sample.id for sample in data.train.samples}
-    caught = sum(sample.id in fitted for sample in chosen)
-    if caught and bank.origin.data_hash == data.hash:
-        raise ValueError(
-            f"{caught} of {len(chosen)} samples are of the train split the vectors were fitted on, "
-            "whose scores they fit too well: use split='test' (or 'cal')."
-        )
-    return chosen
-
-
 @dataclass(frozen=True, eq=False)
 class Asked:
     """The samples of a ledger and what is known of their tokens.

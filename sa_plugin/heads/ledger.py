@@ -31,7 +31,7 @@ from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import check_scores
+from sa_plugin.detection.guard import check_scores, held_out
 from sa_plugin.heads.columns import (
     COMPONENT_KINDS,
     Asked,
@@ -44,7 +44,6 @@ from sa_plugin.heads.columns import (
     depth_of,
     detector_column,
     has_tail,
-    held_out,
     score_names,
     source_bank,
 )

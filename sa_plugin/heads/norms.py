@@ -59,6 +59,7 @@ from sa_plugin.host.protocol import (
     require_described,
 )
 from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.host.weights import centre
 from sa_plugin.passes.run import Job, Kept
 
 _NO_NORMS = BlockNorms(None, None, None, None)
@@ -251,17 +252,12 @@ def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch to
 
 def _inverse_scale(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
     """One over the scale a norm divides each token by."""
-    return (_centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
-
-
-def _centre(norm: Norm, y: Float[Tensor, "*what d_model"]) -> Float[Tensor, "*what d_model"]:
-    """Subtract the mean over d_model, if the norm does."""
-    return y - y.mean(-1, keepdim=True) if norm.centred else y
+    return (centre(norm, y).square().mean(-1) + norm.eps).rsqrt()
 
 
 def frozen_norm(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
     """The norm itself."""
-    out = _centre(norm, y) * _inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
+    out = centre(norm, y) * _inverse_scale(norm, y)[..., None] * norm.gain.to(y.device)
     return out if norm.bias is None else out + norm.bias.to(y.device)
 
 
@@ -270,7 +266,7 @@ def _back(norm: Norm | None, directions: Float[Tensor, "d_model column"]) -> Flo
     if norm is None:
         return directions
     # C is symmetric, so the mean over d_model is taken off the direction instead of the stream.
-    return _centre(norm, (norm.gain[:, None] * directions).T).T
+    return centre(norm, (norm.gain[:, None] * directions).T).T
 
 
 class Carried(NamedTuple):

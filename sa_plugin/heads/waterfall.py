@@ -43,6 +43,7 @@ from sa_plugin._check import require_known
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
+from sa_plugin.detection.guard import held_out
 from sa_plugin.heads.columns import (
     STEP_KINDS,
     Asked,
@@ -53,7 +54,6 @@ from sa_plugin.heads.columns import (
     columns_of,
     depth_of,
     has_tail,
-    held_out,
 )
 from sa_plugin.heads.decompose import Target, Terms
 from sa_plugin.heads.ledger import check_decomposable, warn_no_tail

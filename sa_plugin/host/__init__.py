@@ -37,7 +37,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.reducers import keep_tokens
 from sa_plugin.host.texts import TEXTS
-from sa_plugin.host.weights import apply_norm, norm_of
+from sa_plugin.host.weights import apply_norm, norm_of, norm_scale
 
 if TYPE_CHECKING:
     from sa_plugin.host.checks import CheckReport, check, check_folder
@@ -96,6 +96,7 @@ __all__ = [
     "layer_of_percent",
     "layers_at",
     "norm_of",
+    "norm_scale",
     "open_folder",
     "open_images",
     "open_texts",

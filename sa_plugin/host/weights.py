@@ -255,14 +255,24 @@ def _candidates(module: Any, width: int, eps: float) -> Iterator[Norm]:
         yield Norm(gain + offset, shift, centred, eps)
 
 
+def centre(norm: Norm, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
+    """Less the mean over the last axis, if the norm takes it off."""
+    return x - x.mean(-1, keepdim=True) if norm.centred else x
+
+
+def norm_scale(norm: Norm | None, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row"]:
+    """What a norm divides each row by; 1 where there is none."""
+    if norm is None:
+        return torch.ones_like(x[..., 0])
+    return (centre(norm, x).square().mean(-1) + norm.eps).sqrt()
+
+
 def apply_norm(norm: Norm | None, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
     """What a norm makes of activations; None changes nothing."""
     if norm is None:
         return x
-    if norm.centred:
-        x = x - x.mean(-1, keepdim=True)
-    scaled = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.gain
-    return scaled if norm.bias is None else scaled + norm.bias
+    scaled = centre(norm, x) / norm_scale(norm, x)[..., None] * norm.gain.to(x.device)
+    return scaled if norm.bias is None else scaled + norm.bias.to(x.device)
 
 
 def rotary_of(root: nn.Module, layer_type: str | None) -> Rotary | None:

@@ -6,7 +6,7 @@
 from sa_plugin.theory.assumptions import Assumption, HeadPaths
 from sa_plugin.theory.check import Conditions, check_theory
 from sa_plugin.theory.measures import Measures, Quantity
-from sa_plugin.theory.paths import normalised, path_of, scales_of
+from sa_plugin.theory.paths import path_of
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
 from sa_plugin.theory.verdicts import TITLES, Regime, Verdict, judge
@@ -25,8 +25,6 @@ __all__ = [
     "check_theory",
     "judge",
     "layer_slopes",
-    "normalised",
     "orthogonal",
     "path_of",
-    "scales_of",
 ]

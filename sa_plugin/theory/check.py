@@ -23,7 +23,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import check_scores
+from sa_plugin.detection.guard import check_scores, held_out
 from sa_plugin.host.protocol import Host, HostInfo, layers_of
 from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, lay_out
 from sa_plugin.scores.score import check_origin
@@ -121,7 +121,7 @@ def check_theory(
     _check_types(host, data, source, scores)
     bank = source.bank if isinstance(source, Detector) else source
     check_origin(bank, host)
-    chosen_samples = _samples(data, bank, split)
+    chosen_samples = held_out(data, bank, split, "tokens")
     chosen = _chosen(source, data, concepts, how.fixed_at)
     blocks = layers_of(host.info, layers)
     directions = build_directions(bank, host.info, chosen, blocks, how.n_random, resampling.seed)
@@ -151,7 +151,8 @@ def check_theory(
         "least_tail": LEAST_TAIL,
         "closes_to": sums.closes_to,
         "fixed_at": dict(directions.chosen),
-        "own_mean_at": _own_means(directions),
+        # Blocks whose input is measured from each sample's own mean.
+        "own_mean_at": [b for b, own in zip(blocks, directions.own_mean[:, 0], strict=True) if own],
     }
     return _assembled(host.info, directions, paths, why, sums, counted, resamples, settings)
 
@@ -193,8 +194,8 @@ def _assembled(
         )
         quantities[key] = {name: measures.quantity(name) for name in QUANTITIES if name in measures.own}
         verdicts += judge(measures, *key, layers, causal=info.causal)
-        regime = regime_of(measures, *key, layers)
-        regimes += [] if regime is None else [regime]
+        if regime := regime_of(measures, *key, layers):
+            regimes.append(regime)
         assumptions += of_concept(directions, measures, *key, heads, weights=paths is not None)
         tenths[key] = measures.tenths
     assumptions += shared(sums, layers, weights=paths is not None)
@@ -254,19 +255,14 @@ def _counted(samples: Sequence[Sample], concept: str, which: str) -> Bool[np.nda
     return counted
 
 
-def _own_means(directions: Directions) -> list[int]:
-    """Blocks whose input is measured from each sample's own mean."""
-    return [b for b, own in zip(directions.layers, directions.own_mean[:, 0], strict=True) if own]
-
-
 def _chosen(
     source: Detector | ConceptBank, data: ConceptData, concepts: Sequence[str] | None, fixed_at: int | None
 ) -> dict[str, tuple[int, int]]:
     require_names("concepts", concepts)
+    wanted = list(source.concepts if concepts is None else concepts)
     if isinstance(source, Detector):
         if fixed_at is not None:
             raise ValueError("a detector has chosen each concept's layer: give detector.bank to fix another.")
-        wanted = list(source.concepts if concepts is None else concepts)
         for concept in wanted:
             position_of(concept, source.concepts)
         found = {c: (source.layer[c], source.bank.unit(source.unit[c])) for c in wanted}
@@ -276,7 +272,6 @@ def _chosen(
                 f"the bank's vectors are {len(source.units)} units without concepts: calibrate "
                 "matches them, so give the detector."
             )
-        wanted = list(source.concepts if concepts is None else concepts)
         layer = source.layers[len(source.layers) // 2] if fixed_at is None else fixed_at
         source.index(layer)
         found = {c: (layer, source.unit(c)) for c in wanted}
@@ -285,18 +280,6 @@ def _chosen(
     for concept in found:
         position_of(concept, data.concepts, f"the concepts of {data.name!r}")
     return found
-
-
-def _samples(data: ConceptData, bank: ConceptBank, split: str | Sequence[Sample]) -> Sequence[Sample]:
-    chosen = data.split(split).samples if isinstance(split, str) else tuple(split)
-    fitted = {sample.id for sample in data.train.samples}
-    caught = sum(sample.id in fitted for sample in chosen)
-    if caught and bank.origin.data_hash == data.hash:
-        raise ValueError(
-            f"{caught} of {len(chosen)} samples are of the train split the vectors were fitted on, "
-            "whose tokens they fit too well: use split='test' (or 'cal')."
-        )
-    return chosen
 
 
 def _check_scored(

@@ -275,22 +275,27 @@ def path_of(
     return Path(beta, gamma, value, constant, weights.norm, _limits(weights))
 
 
-def scales_of(norm: Norm | None, resid: Float[Tensor, "token d_model"]) -> Float[Tensor, " token"]:
-    """The scale r of each token; 1 without a norm."""
-    if norm is None:
-        return torch.ones(len(resid), dtype=resid.dtype, device=resid.device)
-    centred = resid - resid.mean(-1, keepdim=True) if norm.centred else resid
-    scale: Tensor = (centred.square().mean(-1) + norm.eps).sqrt()
-    return scale
+def predicted_pattern(
+    scaled: Float[Tensor, "token column"],
+    beta: Float[Tensor, "head column"],
+    visible: Bool[Tensor, "query key"],
+) -> Float[Tensor, "column head query key"]:
+    """softmax_j (beta_h a_i a_j / r_i r_j) over the keys seen, in float32."""
+    a = scaled.float().T
+    # Rows are softmaxed over the keys a query sees; beta_h (a_i / r_i) (a_j / r_j) is all there is.
+    logits = beta.float().T[:, :, None, None] * (a[:, :, None] * a[:, None])[:, None]
+    return logits.masked_fill(~visible, -torch.inf).softmax(-1)
 
 
-def normalised(norm: Norm | None, resid: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-    """n(h): what the attention layer reads."""
-    if norm is None:
-        return resid
-    centred = resid - resid.mean(-1, keepdim=True) if norm.centred else resid
-    out = centred / scales_of(norm, resid)[:, None] * norm.gain.to(resid)
-    return out if norm.bias is None else out + norm.bias.to(resid)
+def tilted(
+    pattern: Float[Tensor, "head query key"], scaled: Float[Tensor, "key column"]
+) -> tuple[Float[Tensor, "head query column"], Float[Tensor, "head query column"]]:
+    """Mean and variance of a / r under each query's actual attention."""
+    # Around the sample's mean: the raw second moment would cancel.
+    centre = scaled.mean(0)
+    x = scaled - centre
+    mean = pattern @ x
+    return mean + centre, (pattern @ x.square() - mean.square()).clamp_min(0.0)
 
 
 def _through(norm: Norm | None, read: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
@@ -328,21 +333,14 @@ def _mean_turn(
     offsets = torch.arange(longest, dtype=torch.float64)
     # A sample of n tokens has n - d pairs at offset d: held[d + 1] + ... + held[n].
     pairs = torch.from_numpy(held[1:][::-1].cumsum()[::-1].astype(np.float64).copy())
+    if not causal:
+        # Every offset but 0 occurs in both directions.
+        pairs[1:] *= 2
     angle = offsets[:, None] * rotary.inverse_frequency.double().cpu()
     share = (pairs / pairs.sum())[:, None]
-    cosine = (angle.cos() * share).sum(0) if causal else _both_ways(angle, pairs)
-    # Offsets of both signs cancel where keys lie on both sides.
-    sine = (angle.sin() * share).sum(0) if causal else torch.zeros_like(cosine)
-    return cosine, sine
-
-
-def _both_ways(
-    angle: Float[Tensor, "offset half_width"], pairs: Float[Tensor, " offset"]
-) -> Float[Tensor, " half_width"]:
-    # Every offset but 0 occurs in both directions.
-    doubled = pairs * 2
-    doubled[0] = pairs[0]
-    return (angle.cos() * (doubled / doubled.sum())[:, None]).sum(0)
+    cosine = (angle.cos() * share).sum(0)
+    # Where keys lie on both sides, sines of either sign cancel.
+    return cosine, (angle.sin() * share).sum(0) if causal else torch.zeros_like(cosine)
 
 
 def _limits(weights: AttentionWeights) -> tuple[str, ...]:

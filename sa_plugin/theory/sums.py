@@ -18,7 +18,7 @@ pure torch inside `Host.read`, one sample and one block at a time, to sums of sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,9 +30,10 @@ from torch import Tensor
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.host.protocol import Batch, Host, HostInfo, Point, Site
 from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.host.weights import apply_norm, norm_scale
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Name, Reducer, run
-from sa_plugin.theory.paths import Directions, Path, normalised, scales_of
+from sa_plugin.theory.paths import Directions, Path, predicted_pattern, tilted
 
 LEAST_TOKENS = 10
 """Kept tokens that a sample must have to be measured."""
@@ -59,23 +60,26 @@ class Steps(NamedTuple):
         before: a at the input, from its origin.
         after: a at the output.
         heads: What the attention layer adds along v_out.
-        gain: Predicted 1 + sum beta gamma Var / r of each token; None where beta is not known.
+        predicted: a at the output as the idealised heads would have it; None where beta is not known.
         path: What heads write along v_out from reading the concept alone; None without weights.
     """
 
     before: Float[Tensor, "token column"]
     after: Float[Tensor, "token column"]
     heads: Float[Tensor, "token column"]
-    gain: Float[Tensor, "token column"] | None
+    predicted: Float[Tensor, "token column"] | None
     path: Float[Tensor, "token column"] | None
+
+    def later(self) -> dict[str, Float[Tensor, "token column"]]:
+        """A behind the block: as it is, by the heads' write alone, and as predicted."""
+        found = {"layer": self.after, "heads": self.before + self.heads}
+        return found if self.predicted is None else found | {"predicted": self.predicted}
 
 
 def gap_sums(steps: Steps) -> dict[str, Tensor]:
     """Moments and pairs, before against after, with the heads' write alone, and as predicted."""
     found: dict[str, Tensor] = {}
-    later = {"layer": steps.after, "heads": steps.before + steps.heads}
-    if steps.gain is not None:
-        later["predicted"] = integrated(steps.before, steps.gain)
+    later = steps.later()
     if steps.path is not None:
         later["path"] = steps.before + steps.path
     # Within the sample, so that an offset of the whole sample is no gap.
@@ -148,8 +152,8 @@ def shape_sums(steps: Steps) -> dict[str, Tensor]:
     """Powers for the pooled skewness, and the sample's own L-skewness."""
     found: dict[str, Tensor] = {}
     sides = {"before": steps.before, "after": steps.after}
-    if steps.gain is not None:
-        sides["predicted"] = integrated(steps.before, steps.gain)
+    if steps.predicted is not None:
+        sides["predicted"] = steps.predicted
     for name, values in sides.items():
         x = _centred(values)
         found[f"second {name}"], found[f"third {name}"] = x.square().sum(0), x.pow(3).sum(0)
@@ -181,15 +185,10 @@ def tenth_sums(steps: Steps) -> dict[str, Tensor]:
     rank = steps.before.argsort(dim=0).argsort(dim=0)
     tenth = (rank * TENTHS) // n
     member = torch.nn.functional.one_hot(tenth, TENTHS).to(steps.before)
-    parts = {
-        "tenth before": _centred(steps.before),
-        "tenth layer": _centred(steps.after),
-        "tenth heads": _centred(steps.before + steps.heads),
-    }
-    if steps.gain is not None:
-        parts["tenth predicted"] = _centred(integrated(steps.before, steps.gain))
-    found = {name: torch.einsum("tc,tcq->cq", part, member) for name, part in parts.items()}
-    return {"tenth tokens": member.sum(0), **found}
+    found = {"tenth tokens": member.sum(0)}
+    for name, values in {"before": steps.before, **steps.later()}.items():
+        found[f"tenth {name}"] = torch.einsum("tc,tcq->cq", _centred(values), member)
+    return found
 
 
 def tail_sums(steps: Steps, tail: float, least: int) -> dict[str, Tensor]:
@@ -335,29 +334,6 @@ def mass_sums(
     return found
 
 
-def predicted_pattern(
-    scaled: Float[Tensor, "token column"],
-    beta: Float[Tensor, "head column"],
-    visible: Bool[Tensor, "query key"],
-) -> Float[Tensor, "column head query key"]:
-    """softmax_j (beta_h a_i a_j / r_i r_j) over the keys seen, in float32."""
-    a = scaled.float().T
-    # Rows are softmaxed over the keys a query sees; beta_h (a_i / r_i) (a_j / r_j) is all there is.
-    logits = beta.float().T[:, :, None, None] * (a[:, :, None] * a[:, None])[:, None]
-    return logits.masked_fill(~visible, -torch.inf).softmax(-1)
-
-
-def tilted(
-    pattern: Float[Tensor, "head query key"], scaled: Float[Tensor, "key column"]
-) -> tuple[Float[Tensor, "head query column"], Float[Tensor, "head query column"]]:
-    """Mean and variance of a / r under each query's actual attention."""
-    # Around the sample's mean: the raw second moment would cancel.
-    centre = scaled.mean(0)
-    x = scaled - centre
-    mean = pattern @ x
-    return mean + centre, (pattern @ x.square() - mean.square()).clamp_min(0.0)
-
-
 def prefix_sums(
     before: Float[Tensor, "token column"],
     pattern: Float[Tensor, "head query key"],
@@ -462,7 +438,7 @@ def run_pass(
             _check_closes(host, float(found["closes"].max()))
 
     sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
-    job = Job(sites, _reducer(host.info, directions, paths, tail), each=closes)
+    job = Job(sites, lambda batch: _reducer(host.info, directions, paths, tail, batch), each=closes)
     rule = bank.sinks_on(host.info)
     (kept,) = run(host, layout, [job], rule, description="theory")
     values = {str(name): array for name, array in kept.samples.items()}
@@ -473,40 +449,25 @@ def run_pass(
 
 
 def _reducer(
-    info: HostInfo, directions: Directions, paths: Sequence[Path] | None, tail: float
-) -> Callable[[Batch], Reducer]:
-    def for_batch(batch: Batch) -> Reducer:
-        mask = batch.inputs.get("attention_mask")
-        attended = torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
+    info: HostInfo, directions: Directions, paths: Sequence[Path] | None, tail: float, batch: Batch
+) -> Reducer:
+    mask = batch.inputs.get("attention_mask")
+    attended = torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
-            rows: list[dict[str, Tensor]] = []
-            # One sample and block at a time: each makes tokens^2 x columns numbers.
-            for row in range(len(keep)):
-                inputs = attended[row].to(keep.device)
-                tokens = keep[row][inputs]
-                if int(tokens.sum()) < LEAST_TOKENS:
-                    rows.append({})
-                    continue
-                blocks = [
-                    _block(
-                        {p: read[Site(layer, p)][row] for p in _POINTS},
-                        inputs,
-                        tokens,
-                        k,
-                        directions,
-                        None if paths is None else paths[k],
-                        tail,
-                        info.causal,
-                    )
-                    for k, layer in enumerate(directions.layers)
-                ]
-                rows.append({name: torch.stack([one[name] for one in blocks]) for name in blocks[0]})
-            return _batched(rows)
+    def of_sample(read: Mapping[Site, Tensor], row: int, keep: Bool[Tensor, " token"]) -> dict[str, Tensor]:
+        inputs = attended[row].to(keep.device)
+        tokens = keep[inputs]
+        if int(tokens.sum()) < LEAST_TOKENS:
+            return {}
+        blocks = []
+        for k, layer in enumerate(directions.layers):
+            own = {point: read[Site(layer, point)][row] for point in _POINTS}
+            path = None if paths is None else paths[k]
+            blocks.append(_block(own, inputs, tokens, k, directions, path, tail, info.causal))
+        return {name: torch.stack([one[name] for one in blocks]) for name in blocks[0]}
 
-        return reduce
-
-    return for_batch
+    # One sample and block at a time: each makes tokens^2 x columns numbers.
+    return lambda read, keep: _batched([of_sample(read, row, of_row) for row, of_row in enumerate(keep)])
 
 
 def _batched(rows: Sequence[dict[str, Tensor]]) -> Keeping:
@@ -523,7 +484,7 @@ def _batched(rows: Sequence[dict[str, Tensor]]) -> Keeping:
 
 
 def _block(
-    read: Mapping[str, Tensor],
+    read: Mapping[Point, Tensor],
     inputs: Tensor,
     tokens: Tensor,
     at: int,
@@ -533,10 +494,9 @@ def _block(
     causal: bool,
 ) -> dict[str, Tensor]:
     """Everything of one sample in one block."""
-    # Products of many tokens are summed: the model's own format would lose them.
-    before, after, added = (
-        read[p][inputs].to(_wide(inputs.device)) for p in ("resid_pre", "resid_post", "attn_out")
-    )
+    # Products of many tokens are summed: the model's own format would lose them. MPS has no float64.
+    wide = torch.float32 if inputs.device.type == "mps" else torch.float64
+    before, after, added = (read[p][inputs].to(wide) for p in ("resid_pre", "resid_post", "attn_out"))
     v_in, v_out = (d[at].to(before) for d in (directions.read, directions.write))
     a = _along(before[tokens], v_in, directions.origin_in[at], bool(directions.own_mean[at, 0]))
     b = _along(after[tokens], v_out, directions.origin_out[at], bool(directions.own_mean[at, 1]))
@@ -549,19 +509,20 @@ def _block(
         "norm after": after[tokens].norm(dim=-1).sum(),
         "closes": torch.zeros((), dtype=before.dtype, device=before.device),
     }
-    gain = path_write = None
+    after_path = path_write = None
     if path is not None:
-        written = normalised(path.norm, before)
+        written = apply_norm(path.norm, before)
         writes = torch.einsum("td,hdc->htc", written, path.write.to(before))
         said = torch.einsum("hqk,hkc->qc", full, writes) + path.constant.to(before)
         found["closes"] = _missed(said, added @ v_out)
-        inverse = 1 / scales_of(path.norm, before[tokens])
-        own = _concept_columns(directions)
-        extra, gain, path_write, predicted = _by_weights(
+        inverse = 1 / norm_scale(path.norm, before[tokens])
+        # Concepts' columns stand first, so that pairs and keys are predicted for them.
+        own = sum(column.role == "concept" for column in directions.columns)
+        extra, after_path, path_write, predicted = _by_weights(
             path, a, inverse, writes[:, tokens], attention, own, causal
         )
         found |= extra
-    steps = Steps(a, b, heads, gain, path_write)
+    steps = Steps(a, b, heads, after_path, path_write)
     found |= gap_sums(steps) | shape_sums(steps) | tenth_sums(steps)
     found |= tail_sums(steps, tail, LEAST_TAIL) | spread_sums(attention)
     return found | mass_sums(a, attention, tail, predicted)
@@ -604,14 +565,7 @@ def _by_weights(
     gain = 1 + torch.einsum("hc,hqc->qc", beta * gamma, variance) * inverse[:, None]
     found["gain"] = gain.sum(0)
     pattern = predicted_pattern(scaled[:, :first], beta[:, :first], attention.visible)
-    return found, gain, path_write, pattern
-
-
-def _concept_columns(directions: Directions) -> int:
-    """How many columns are concepts'; they stand first, so that pairs and keys are predicted for them."""
-    mine = [k for k, column in enumerate(directions.columns) if column.role == "concept"]
-    assert mine == list(range(len(mine)))
-    return len(mine)
+    return found, integrated(a, gain), path_write, pattern
 
 
 def _missed(said: Float[Tensor, "every column"], got: Float[Tensor, "every column"]) -> Float[Tensor, ""]:
@@ -629,11 +583,6 @@ def _along(
 ) -> Float[Tensor, "token column"]:
     mean = resid.mean(0) if own_mean else origin.to(resid)
     return (resid - mean) @ vectors
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _check_closes(host: Host, missed: float) -> None:

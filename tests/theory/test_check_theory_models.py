@@ -8,9 +8,18 @@ from word_data import word_data
 
 from sa_plugin.concepts import ConceptBank, VectorSet, fit
 from sa_plugin.data import ConceptData, Sample
-from sa_plugin.host import AttentionWeights, InputMap, Norm, OutputProjection, Rotary, Site
+from sa_plugin.host import (
+    AttentionWeights,
+    InputMap,
+    Norm,
+    OutputProjection,
+    Rotary,
+    Site,
+    apply_norm,
+    norm_scale,
+)
 from sa_plugin.statistics import Resampling
-from sa_plugin.theory import check_theory, normalised, path_of, scales_of
+from sa_plugin.theory import check_theory, path_of
 
 WORDS = """the cat sat on the mat while a much longer sentence
 about dogs went past them""".split()  # noqa: SIM905
@@ -158,8 +167,8 @@ def test_norms_are_torchs(norm):
     else:
         expected = torch.nn.functional.rms_norm(x, (8,), gain, 1e-5)
         made = Norm(gain, None, False, 1e-5)
-    torch.testing.assert_close(normalised(made, x), expected)
-    assert scales_of(None, x).tolist() == [1.0] * 5
+    torch.testing.assert_close(apply_norm(made, x), expected)
+    assert norm_scale(None, x).tolist() == [1.0] * 5
 
 
 def test_a_direction_through_the_norm_moves_logits_by_beta():
@@ -182,6 +191,6 @@ def test_a_direction_through_the_norm_moves_logits_by_beta():
         k = x[1] @ weights.key.weight.double() + weights.key.bias.double()
         return (q * k).sum(-1) * weights.scale
 
-    scale = scales_of(weights.norm, base)
+    scale = norm_scale(weights.norm, base)
     mixed = logit(1, 1, scale) - logit(1, 0, scale) - logit(0, 1, scale) + logit(0, 0, scale)
     torch.testing.assert_close(mixed, path.beta[:, 0] / scale.prod(), rtol=1e-6, atol=1e-9)

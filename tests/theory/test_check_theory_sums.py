@@ -16,6 +16,7 @@ from sa_plugin.statistics import skewness
 from sa_plugin.theory import layer_slopes, orthogonal
 from sa_plugin.theory import sums as at
 from sa_plugin.theory import sums as gs
+from sa_plugin.theory.paths import predicted_pattern, tilted
 
 RNG = np.random.default_rng(0)
 
@@ -219,14 +220,14 @@ def test_the_predicted_pattern_is_the_idealised_models():
     for model in (TWO, CAUSAL):
         beta = t([model.beta]).T.expand(-1, 2)
         visible = view(attention(a, model), causal=model.causal).visible
-        found = at.predicted_pattern(t(np.stack([a, 2 * a], 1)), beta, visible)
+        found = predicted_pattern(t(np.stack([a, 2 * a], 1)), beta, visible)
         np.testing.assert_allclose(found[0].numpy(), attention(a, model), atol=1e-6)
         np.testing.assert_allclose(found[1].numpy(), attention(2 * a, model), atol=1e-6)
 
 
 def test_tilted_moments_by_loops():
     pattern, a = random_pattern(12), columns(12) + 100
-    mean, variance = at.tilted(t(pattern), t(a))
+    mean, variance = tilted(t(pattern), t(a))
     for h in range(2):
         for i in range(12):
             for k in range(3):
