@@ -25,6 +25,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 # Two cores, idle, extrapolated from the default setting; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 BATCH_TOKENS = 1024
+WRITTEN = ("results.json", "report.html")
 DESCRIPTION = (
     "Find concepts in a transformer's activations by their extreme high tail, and write what was "
     "found as results.json and report.html."
@@ -114,6 +115,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    from sa_plugin._files import output_folder
     from sa_plugin.host.images import processor_of
     from sa_plugin.stages.config import CellConfig, ModelPart, RunPart
     from sa_plugin.stages.demo import demo_passages, demo_plan, demo_scenes
@@ -127,15 +129,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     config = CellConfig(
         "demo", f"{name}, {size} setting", model=model, run=RunPart(batch_tokens=BATCH_TOKENS)
     )
-    host = open_host(config)
-    images = processor_of(host) is not None
-    seed = arguments.seed
-    data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
-    plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
-    return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
+    with output_folder(arguments.out, *WRITTEN):
+        host = open_host(config)
+        images = processor_of(host) is not None
+        seed = arguments.seed
+        data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
+        plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
+        return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from sa_plugin._files import output_folder
     from sa_plugin.stages.config import CellConfig, DataPart, ModelPart, RunPart
     from sa_plugin.stages.plan import Plan
     from sa_plugin.stages.reproduce import open_data, open_host, run
@@ -153,9 +157,10 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     kinds = arguments.kind or ("prototype", "separator")
     plan = Plan(kinds, arguments.layers or (), resampling=Resampling(seed=seed), seed=seed)
-    data = open_data(config)
-    host = open_host(config)
-    return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
+    with output_folder(arguments.out, *WRITTEN):
+        data = open_data(config)
+        host = open_host(config)
+        return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
 
 
 def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sa_plugin._files import write_text
 from sa_plugin.report.parts import context
 from sa_plugin.report.schema import checked
 from sa_plugin.show import html
@@ -84,10 +85,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
         >>> write_report({"schema": 1}, f"{folder}/report.html").name
         'report.html'
     """
-    path, text = Path(path), render_report(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_text(path, render_report(results))
 
 
 @cache

@@ -32,6 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict, is_typeddict
 
 from sa_plugin._check import did_you_mean
+from sa_plugin._files import write_text
 from sa_plugin.show.result import clean
 
 SCHEMA = 1
@@ -529,10 +530,8 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
     Raises:
         ValueError: The schema is not kept, see `checked`.
     """
-    path = Path(path)
     text = json.dumps(checked(clean(results)), indent=1, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+    return write_text(path, text + "\n")
 
 
 def read_results(path: str | Path) -> Results:

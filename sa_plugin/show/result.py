@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sa_plugin._files import write_text
 from sa_plugin.show.html import Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
@@ -138,9 +139,7 @@ class Result(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write the dictionary as a JSON file."""
-        path = Path(path)
-        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return path
+        return write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
 def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:

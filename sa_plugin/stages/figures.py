@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sa_plugin._files import written
 from sa_plugin.report.charts import density_grid, fraction_lines, stored
 from sa_plugin.show import plots
 from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, by_weighted_f1, kind_label, tick
@@ -33,7 +34,6 @@ def draw_figures(record: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
     Returns:
         Paths of the PNG files; the SVG files lie beside them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "detection": draw_detection,
         "deltas": draw_deltas,
@@ -50,7 +50,8 @@ def draw_figures(record: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
         for ending in FORMATS:
             # Without a date equal numbers give equal files.
             metadata = {"Date": None} if ending == "svg" else {"Software": None}
-            figure.savefig(folder / f"{name}.{ending}", dpi=DPI, metadata=metadata)
+            with written(folder / f"{name}.{ending}") as partial:
+                figure.savefig(partial, dpi=DPI, metadata=metadata)
         paths.append(folder / f"{name}.png")
     return tuple(paths)
 

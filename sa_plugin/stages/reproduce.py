@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from sa_plugin._files import output_folder, write_text
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.folders import open_folder
 from sa_plugin.host.protocol import Host
@@ -72,15 +73,15 @@ def run(
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
+        OSError: The folder cannot be written, or another run writes it; said before anything runs.
         ValueError: As the functions called.
     """
-    folder = Path(out)
-    say(f"{host!r}\n{data!r}")
-    found = study(host, data, plan, folder=folder if keep else None, say=say)
-    found.record["provenance"]["command"] = f"sa-plugin, model {host.info.model}, data {data.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_results(found.record, folder / "results.json")
-    write_report(found.record, folder / "report.html")
+    with output_folder(out, "results.json", "report.html") as folder:
+        say(f"{host!r}\n{data!r}")
+        found = study(host, data, plan, folder=folder if keep else None, say=say)
+        found.record["provenance"]["command"] = f"sa-plugin, model {host.info.model}, data {data.name}"
+        write_results(found.record, folder / "results.json")
+        write_report(found.record, folder / "report.html")
     return found
 
 
@@ -107,29 +108,30 @@ def reproduce(
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
+        OSError: The folder cannot be written, or another run writes it; said before anything runs.
         FileNotFoundError: The model or the data are not there.
         ValueError: As the functions called.
 
     Example:
         >>> reproduce(read_config("minilm_supersense"), "out", say=print)  # doctest: +SKIP
     """
-    folder = Path(out)
-    host = open_host(config) if host is None else host
-    data = open_data(config) if data is None else data
-    say(config.title)
-    found = run(config.plan(host.info.n_layers), host, data, folder, keep=True, say=say)
-    record: dict[str, Any] = {
-        **found.record,
-        "config": clean(asdict(config)),
-        "published": published_of(config.paper),
-    }
-    record["findings"] = findings(record)
-    write_json(record, folder / "cell.json")
-    drawn = draw_figures(record, folder / "figures") if figures else ()
-    text = cell_markdown(record, [path.relative_to(folder).as_posix() for path in drawn])
-    (folder / "cell.md").write_text(text, encoding="utf-8")
-    say(f"{folder / 'cell.md'}, {folder / 'cell.json'}, {len(drawn)} figures")
-    return Cell(config, record, found, folder, tuple(drawn))
+    with output_folder(out, "results.json", "report.html", "cell.json", "cell.md") as folder:
+        host = open_host(config) if host is None else host
+        data = open_data(config) if data is None else data
+        say(config.title)
+        found = run(config.plan(host.info.n_layers), host, data, folder, keep=True, say=say)
+        record: dict[str, Any] = {
+            **found.record,
+            "config": clean(asdict(config)),
+            "published": published_of(config.paper),
+        }
+        record["findings"] = findings(record)
+        write_json(record, folder / "cell.json")
+        drawn = draw_figures(record, folder / "figures") if figures else ()
+        text = cell_markdown(record, [path.relative_to(folder).as_posix() for path in drawn])
+        write_text(folder / "cell.md", text)
+        say(f"{folder / 'cell.md'}, {folder / 'cell.json'}, {len(drawn)} figures")
+        return Cell(config, record, found, folder, tuple(drawn))
 
 
 def open_host(config: CellConfig) -> Host:

@@ -2,9 +2,10 @@
 
 `STAGE-HASH.json` (or a folder, or an `.npz`) holds what a stage computed; `HASH` is SHA-256 over
 the JSON of its settings and of the hashes of the stages before it. A second run finds the name and
-reads; a changed setting gives another name, so nothing stale is ever read. `stages.json` remembers
-the last settings of every stage, so that a run can say what changed, and the seconds and warnings
-of every file.
+reads; a changed setting gives another name, so nothing stale is ever read. `stages.json` holds of
+every file the whole hash of its settings, the SHA-256 of its content, its seconds and its warnings,
+and the last settings of every stage, so that a run can say what changed. A file that it does not
+hold, or whose content is another, is computed again, and the run says so.
 
 The hash also holds the code of this package and the versions of what else computes (numpy, torch,
 transformers, ...): an upgrade or an edit computes everything anew.
@@ -16,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,13 +28,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sa_plugin._files import (
+    PARTIAL,
+    DamagedFileError,
+    digest_of,
+    file_digest,
+    publish_folder,
+    read_object,
+    remove,
+    require_sealed,
+    sealed,
+    write_text,
+    written,
+)
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.stages.blocks import versions
 
-FORMAT = 1
+FORMAT = 2
+_REPAIR = "every stage is computed again"
 _T = TypeVar("_T")
 
 
@@ -59,10 +72,14 @@ class Stage:
         return {**environment(), **json.loads(json.dumps(self.depends))}
 
     @property
+    def settings(self) -> str:
+        """SHA-256 over what it depends on."""
+        return digest_of({"format": FORMAT, "stage": self.name, **self.known})
+
+    @property
     def hash(self) -> str:
-        """Twelve hex digits of SHA-256 over what it depends on."""
-        known = {"format": FORMAT, "stage": self.name, **self.known}
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits of it, for names."""
+        return self.settings[:12]
 
     @property
     def file(self) -> str:
@@ -85,8 +102,10 @@ class Store:
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def has(self, stage: Stage) -> bool:
-        """Whether the result is there."""
-        return self.folder is not None and (self.folder / stage.file).exists()
+        """Whether the result is there, of these settings."""
+        held = self._manifest()["files"].get(stage.file, {})
+        there = self.folder is not None and (self.folder / stage.file).exists()
+        return there and held.get("settings") == stage.settings
 
     def keep(
         self,
@@ -95,14 +114,17 @@ class Store:
         write: Callable[[_T, Path], object],
         read: Callable[[Path], _T],
     ) -> _T:
-        """The stage's result: read if it is there, else made and written.
+        """The stage's result: read if it is there and whole, else made and written.
 
-        A result is written under another name and renamed when complete, so that a run that was
-        killed leaves nothing half written under a stage's name.
+        A result is written under another name and renamed when complete, and counts once
+        `stages.json` holds its digest: a run that was killed leaves nothing that would be read.
         """
         if self.folder is not None and self.has(stage):
-            self.say(f"{stage.name}: kept {stage.file}")
-            return read(self.folder / stage.file)
+            place = self.folder / stage.file
+            if file_digest(place) == self._manifest()["files"][stage.file]["sha256"]:
+                self.say(f"{stage.name}: kept {stage.file}")
+                return read(place)
+            self.say(f"{stage.name}: {place} is damaged (its content is not what was written), made again")
         why = self.changed(stage)
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
@@ -111,23 +133,29 @@ class Store:
         seconds = round(time.perf_counter() - begun, 1)
         self.made[stage.file] = {"seconds": seconds, "warnings": _ours(caught)}
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # The ending stays last: numpy adds one to names without it.
-            partial = self.folder / f"partial-{stage.file}"
-            _remove(partial)
-            write(made, partial)
-            os.replace(partial, self.folder / stage.file)
-            self._remember(self.folder, stage)
+            self._write(self.folder, stage, lambda path: write(made, path))
         self.say(f"{stage.name}: computed in {seconds:.0f} s{why}")
         return made
 
+    def _write(self, folder: Path, stage: Stage, write: Callable[[Path], object]) -> None:
+        place = folder / stage.file
+        if stage.ending:
+            with written(place) as partial:
+                write(partial)
+        else:
+            built = folder / f"{PARTIAL}{stage.file}"
+            remove(built)
+            write(built)
+            publish_folder(built, place)
+        self._remember(folder, stage)
+
     def record(self) -> dict[str, Any]:
         """File to the seconds and warnings of its making, of every stage made or ever stored here."""
-        return {**self._manifest().get("files", {}), **self.made}
+        return {**self._manifest()["files"], **self.made}
 
     def changed(self, stage: Stage) -> str:
         """What differs from the last run of this stage, or "" if there was none."""
-        before = self._manifest().get("last", {}).get(stage.name)
+        before = self._manifest()["last"].get(stage.name)
         if before is None:
             return ""
         now = stage.known
@@ -136,16 +164,27 @@ class Store:
         return f" ({'; '.join(said) if said else 'its file was gone'})"
 
     def _manifest(self) -> dict[str, Any]:
+        """What `stages.json` says; nothing where it is missing, damaged or of another format."""
         path = None if self.folder is None else self.folder / "stages.json"
-        return json.loads(path.read_text()) if path is not None and path.exists() else {}
+        nothing: dict[str, Any] = {"last": {}, "files": {}}
+        if path is None or not path.exists():
+            return nothing
+        try:
+            found = read_object(path, _REPAIR)
+            if found.get("format") != FORMAT:
+                return nothing
+            require_sealed(found, path, _REPAIR)
+        except DamagedFileError as damage:
+            self.say(str(damage))
+            return nothing
+        return found
 
     def _remember(self, folder: Path, stage: Stage) -> None:
         known = self._manifest()
-        last = {**known.get("last", {}), stage.name: stage.known}
-        files = {**known.get("files", {}), stage.file: self.made[stage.file]}
-        partial = folder / "partial-stages.json"
-        write_json({"format": FORMAT, "last": last, "files": files}, partial)
-        os.replace(partial, folder / "stages.json")
+        held = {"settings": stage.settings, "sha256": file_digest(folder / stage.file)}
+        last = {**known["last"], stage.name: stage.known}
+        files = {**known["files"], stage.file: {**held, **self.made[stage.file]}}
+        write_json(sealed({"format": FORMAT, "last": last, "files": files}), folder / "stages.json")
 
 
 @cache
@@ -172,19 +211,12 @@ def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
 def write_json(value: Any, path: Path) -> None:
     """JSON without NaN, in UTF-8."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:
@@ -212,7 +244,8 @@ def write_scores(table: ScoreTable, path: Path) -> None:
     }
     arrays: dict[str, Any] = {name: np.asarray(getattr(tokens, name)) for name in ROWS}
     arrays |= {k: v for k in BY_SAMPLE if (v := getattr(table, k)) is not None}
-    np.savez(path, scores=np.asarray(table.scores), names=np.array(json.dumps(names)), **arrays)
+    with written(path) as partial:
+        np.savez(partial, scores=np.asarray(table.scores), names=np.array(json.dumps(names)), **arrays)
 
 
 def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sa_plugin._check import require_known, require_type
+from sa_plugin._files import output_folder
 from sa_plugin.data.build import validate
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import SPLITS
@@ -142,12 +144,11 @@ class Study(Result):
 
     def save(self, path: str | Path) -> Path:
         """Write everything into a folder: results.json, report.html, and each kind's detector."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_results(self.record, folder / "results.json")
-        self.report(folder / "report.html")
-        for kind in self.kinds:
-            self.detector(kind).save_pretrained(folder / "detectors" / kind)
+        with output_folder(path, "results.json", "report.html") as folder:
+            write_results(self.record, folder / "results.json")
+            self.report(folder / "report.html")
+            for kind in self.kinds:
+                self.detector(kind).save_pretrained(folder / "detectors" / kind)
         return folder
 
 
@@ -176,6 +177,7 @@ def study(
 
     Raises:
         TypeError: The order is study(host, data, plan).
+        OSError: The folder cannot be written, or another run writes it; said before anything runs.
         ValueError: As the functions called.
 
     Example:
@@ -186,11 +188,18 @@ def study(
     require_type("host", host, Host, f"attach(model) first; {order}")
     require_type("data", data, ConceptData, order)
     require_type("plan", plan, Plan, order)
+    with nullcontext() if folder is None else output_folder(folder):
+        return _study(
+            Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
+        )
+
+
+def _study(graph: Graph) -> Study:
+    data = graph.data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # What was said when the data were made belongs in the record too.
         validate(data.samples, data.split_of, data.concepts)
-    graph = Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
     record = _record(graph, [f"{w.category.__name__}: {w.message}" for w in caught])
     return Study(checked(clean(record)), graph)
 
