@@ -52,10 +52,7 @@ def small_deltas(records: Mapping[str, Any]) -> str:
     for cell, record in records.items():
         tokens = number(record["kinds"][names[0]]["tokens_per_positive"][0], 1)
         gains = [record["kinds"][name]["peaks"]["gain"] for name in names]
-        cells = [
-            difference({"difference": g["estimate"], "difference_interval": [g["low"], g["high"]]})
-            for g in gains
-        ]
+        cells = [difference(g["estimate"], [g["low"], g["high"]]) for g in gains]
         rows.append([cell, tokens, *cells])
     return markdown(["cell", "in-concept tokens a positive sample", *map(kind_label, names)], rows)
 
@@ -67,7 +64,7 @@ def against(records: Mapping[str, Any], method: str) -> str:
     for cell, record in records.items():
         tables = [record["kinds"][name]["detection"]["methods"] for name in names]
         found = [next(row for row in table if row["method"] == method) for table in tables]
-        rows.append([cell, *map(difference, found)])
+        rows.append([cell, *(difference(row["difference"], row["difference_interval"]) for row in found)])
     return markdown(["cell", *map(kind_label, names)], rows)
 
 

@@ -357,13 +357,8 @@ def _attribution(block: Block | None) -> dict[str, Any] | None:
     if not block:
         return None
     every = {row["concept"] for row in block["rows"]}
-    overall = "all" if "all" in every else min(every, default="")
     first, *others = _objectives(block["rows"])
-    groups = [
-        (metric, [row for row in block["rows"] if (row["concept"], row["metric"]) == (overall, metric)])
-        for metric in HEADLINE
-    ]
-    groups = [(metric, rows) for metric, rows in groups if rows]
+    groups = [(metric, rows) for metric in HEADLINE if (rows := words.overall_rows(block, metric))]
     drawn = [
         charts.objective_chart(rows, other, metric, f"objective{k}x{n}")
         for k, other in enumerate(others)

@@ -163,3 +163,10 @@ def standing(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if not parts:
         return "", "SuperActivators are first, and every paired interval excludes zero."
     return "Where SuperActivators do not win.", " ".join(parts)
+
+
+def overall_rows(block: Mapping[str, Any], *metrics: str) -> list[Mapping[str, Any]]:
+    """Rows of some metrics of a comparison of objectives, of all concepts together; of one, its own."""
+    every = {row["concept"] for row in block["rows"]}
+    overall = "all" if "all" in every else min(every, default="")
+    return [row for row in block["rows"] if row["concept"] == overall and row["metric"] in metrics]

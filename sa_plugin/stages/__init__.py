@@ -1,6 +1,6 @@
 """The whole method, stage by stage: demo, run and reproduce."""
 
-from sa_plugin.stages.blocks import heads_block, record
+from sa_plugin.stages.blocks import heads_block, trace_block
 from sa_plugin.stages.config import (
     PAPER_KINDS,
     PARTS,
@@ -21,10 +21,10 @@ from sa_plugin.stages.published import (
     difference,
     facts,
     findings,
+    interval_says,
     markdown,
     published,
     published_of,
-    verdict,
 )
 from sa_plugin.stages.reproduce import Cell, open_data, open_host, reproduce, run
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
@@ -54,6 +54,7 @@ __all__ = [
     "facts",
     "findings",
     "heads_block",
+    "interval_says",
     "markdown",
     "marked",
     "open_data",
@@ -65,12 +66,11 @@ __all__ = [
     "read_config",
     "read_json",
     "read_scores",
-    "record",
     "reproduce",
     "run",
     "study",
     "tokens_per_positive",
-    "verdict",
+    "trace_block",
     "write_json",
     "write_scores",
 ]

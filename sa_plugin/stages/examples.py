@@ -29,9 +29,25 @@ def passages(detector: Detector, table: ScoreTable, each: int = 2) -> list[Passa
         table: Scores of the split shown.
         each: Passages a role, of different concepts.
     """
+    return cast(list[Passage], _items(detector, table, each))
+
+
+def pictures(detector: Detector, table: ScoreTable, each: int = 2) -> list[Picture]:
+    """Images of every role, as `passages`.
+
+    Raises:
+        ValueError: A sample is no image.
+    """
+    for sample in table.tokens.samples:
+        if sample.image is None:
+            raise ValueError(f"sample {sample.id!r} has no image: show texts with passages().")
+    return cast(list[Picture], _items(detector, table, each))
+
+
+def _items(detector: Detector, table: ScoreTable, each: int) -> list[dict[str, Any]]:
     scores = detector.token_scores(table)
     return [
-        cast(Passage, shown_item(detector, table.tokens, scores, n, c) | {"role": role})
+        shown_item(detector, table.tokens, scores, n, c) | {"role": role}
         for n, c, role in chosen(detector, table, scores, each)
     ]
 
@@ -65,27 +81,6 @@ def _typical(
         if len(rows):
             order = rows[np.argsort(margin[rows, c], kind="stable")]
             yield int(order[len(order) // 2]), int(c)
-
-
-def pictures(detector: Detector, table: ScoreTable, each: int = 2) -> list[Picture]:
-    """Images of every role.
-
-    Args:
-        detector: Calibrated.
-        table: Scores of the split shown; its samples are images.
-        each: Images a role, of different concepts.
-
-    Raises:
-        ValueError: A sample is no image.
-    """
-    for sample in table.tokens.samples:
-        if sample.image is None:
-            raise ValueError(f"sample {sample.id!r} has no image: show texts with passages().")
-    scores = detector.token_scores(table)
-    return [
-        cast(Picture, shown_item(detector, table.tokens, scores, n, c) | {"role": role})
-        for n, c, role in chosen(detector, table, scores, each)
-    ]
 
 
 def marked(record: Mapping[str, Any]) -> str:

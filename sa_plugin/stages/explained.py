@@ -1,8 +1,9 @@
 """One passage explained by three objectives and one explainer, on hosts that bring one.
 
-The passage is not picked by hand: of the true positives of the concept with most test positives,
-the one at the median margin. The corrupted passage replaces its SuperActivator tokens by other
-tokens of the passage. First-order attributions are leads, not proofs.
+The passage is not picked by hand: it is the first that a report shows (`examples`), of the true
+positives of the concept with most test positives the one at the median margin. The corrupted passage
+replaces its SuperActivator tokens by other tokens of the passage. First-order attributions are
+leads, not proofs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sa_plugin.attribution.objective import objective
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import ExplainingHost, Host
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.stages.examples import chosen
 
 OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
 TOKENS = "gradient x (embedding - mean)"
@@ -38,10 +40,9 @@ def explain_passage(host: Host, detector: Detector, table: ScoreTable, seed: int
         raise NotImplementedError("the explainer of one passage takes texts, these samples are images")
     if not isinstance(host, ExplainingHost):
         raise NotImplementedError(f"{host.info.host} brings no explainer of one passage: use sa.attribute")
-    picked = _pick(detector, table)
-    if picked is None:
+    n, c, role = next(chosen(detector, table, detector.token_scores(table), 1), (0, 0, ""))
+    if role != "true_positive":
         raise NotImplementedError("no sample of the split is a true positive")
-    n, c = picked
     tokens, concept = table.tokens, detector.concepts[c]
     sample = tokens.samples[n]
     rows = slice(int(tokens.bounds[n]), int(tokens.bounds[n + 1]))
@@ -87,16 +88,3 @@ def _share_elsewhere(tokens: Float[np.ndarray, " token"], shown: Int[np.ndarray,
     """Share of the summed sizes that lies on tokens that are not rows: sinks and special tokens."""
     sizes = np.abs(tokens)
     return float(1 - sizes[shown].sum() / sizes.sum()) if sizes.any() else 0.0
-
-
-def _pick(detector: Detector, table: ScoreTable) -> tuple[int, int] | None:
-    """The true positive at the median margin, of the largest concept that has one."""
-    scores = detector.token_scores(table)
-    margin = np.maximum.reduceat(scores, table.tokens.bounds[:-1]) - detector.tail.chosen_threshold
-    positive = table.tokens.sample_labels
-    for c in np.argsort(-positive.sum(0), kind="stable"):
-        rows = np.flatnonzero(positive[:, c] & (margin[:, c] >= 0))
-        if len(rows):
-            order = rows[np.argsort(margin[rows, c], kind="stable")]
-            return int(order[len(order) // 2]), int(c)
-    return None

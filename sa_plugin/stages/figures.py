@@ -13,6 +13,7 @@ import numpy as np
 
 from sa_plugin._files import written
 from sa_plugin.report.charts import density_grid, fraction_lines, stored
+from sa_plugin.report.words import overall_rows
 from sa_plugin.show import plots
 from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, by_weighted_f1, kind_label, tick
 from sa_plugin.show.plots import IN_COLOUR, OTHERS, OUT_COLOUR, TAIL_COLOUR
@@ -35,15 +36,15 @@ def draw_figures(record: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
         Paths of the PNG files; the SVG files lie beside them.
     """
     drawings: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "detection": draw_detection,
-        "deltas": draw_deltas,
-        "peaks": draw_peaks,
-        "density": draw_density,
+        "detection": _draw_detection,
+        "deltas": _draw_deltas,
+        "peaks": _draw_peaks,
+        "density": _draw_density,
     }
     if any("trace" in block for block in record["kinds"].values()):
-        drawings |= {"layers": draw_layers, "histograms": draw_histograms}
+        drawings |= {"layers": _draw_layers, "histograms": _draw_histograms}
     if "rows" in record.get("attribution", {}):
-        drawings["attribution"] = draw_attribution
+        drawings["attribution"] = _draw_attribution
     paths = []
     for name, draw in drawings.items():
         figure = draw(record)
@@ -56,7 +57,7 @@ def draw_figures(record: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def draw_detection(record: Mapping[str, Any]) -> Any:
+def _draw_detection(record: Mapping[str, Any]) -> Any:
     """Weighted F1 of every method with its interval, one panel a kind."""
     blocks = record["kinds"]
     first = record["meta"]["primary_kind"]
@@ -74,7 +75,7 @@ def draw_detection(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_deltas(record: Mapping[str, Any]) -> Any:
+def _draw_deltas(record: Mapping[str, Any]) -> Any:
     """Weighted F1 of SuperActivators against delta for every kind, MaxTok dashed for the first."""
     figure, ax = plots.new_figure(9.0, 4.2)
     primary = record["meta"]["primary_kind"]
@@ -98,7 +99,7 @@ def draw_deltas(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_peaks(record: Mapping[str, Any]) -> Any:
+def _draw_peaks(record: Mapping[str, Any]) -> Any:
     """Number of concepts whose test F1 is best at each delta, one group of bars a delta."""
     figure, ax = plots.new_figure(9.0, 4.2)
     blocks = record["kinds"]
@@ -114,7 +115,7 @@ def draw_peaks(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_density(record: Mapping[str, Any]) -> Any:
+def _draw_density(record: Mapping[str, Any]) -> Any:
     """Distribution of SuperActivators over in-concept tokens: all, and those inside."""
     figure, axes = plots.new_figure(9.0, 4.2, columns=2)
     found = record["kinds"][record["meta"]["primary_kind"]]["fractions"]
@@ -130,7 +131,7 @@ def draw_density(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_layers(record: Mapping[str, Any]) -> Any:
+def _draw_layers(record: Mapping[str, Any]) -> Any:
     """Separation by layer for every kind: AUROC, in-concept mass, coverage and its control."""
     panels = {
         "auroc": "AUROC of tokens",
@@ -153,7 +154,7 @@ def draw_layers(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_histograms(record: Mapping[str, Any]) -> Any:
+def _draw_histograms(record: Mapping[str, Any]) -> Any:
     """Scores in and out of a few concepts at a few layers, primary kind, the tail marked."""
     block = record["kinds"][record["meta"]["primary_kind"]]
     found = block["trace"]["distributions"]
@@ -169,16 +170,14 @@ def draw_histograms(record: Mapping[str, Any]) -> Any:
     return figure
 
 
-def draw_attribution(record: Mapping[str, Any]) -> Any:
+def _draw_attribution(record: Mapping[str, Any]) -> Any:
     """Both objectives by explainer: localisation, insertion, deletion."""
     found = record["attribution"]
-    every = {row["concept"] for row in found["rows"]}
-    overall = "all" if "all" in every else next(iter(every))
     panels = ("f1", "insertion/mean_alignment", "deletion/mean_alignment")
     missed = incomplete(found)
     figure, axes = plots.new_figure(11.0, 3.8, columns=len(panels))
     for ax, metric in zip(axes, panels, strict=True):
-        rows = [r for r in found["rows"] if (r["concept"], r["metric"]) == (overall, metric)]
+        rows = overall_rows(found, metric)
         names = [r["method"] + (" (incomplete)" if r["method"] in missed else "") for r in rows]
         for name, colour, offset in (("global", OTHERS[3][0], -0.14), ("superactivator", TAIL_COLOUR, 0.14)):
             ends = [[r[f"{name}_low"], r[f"{name}_high"]] for r in rows]

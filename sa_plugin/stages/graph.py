@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
+
 from sa_plugin.attribution.compare import Design, compare
 from sa_plugin.attribution.comparison import Comparison
 from sa_plugin.concepts.bank import ConceptBank
@@ -29,7 +31,7 @@ from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localise import LocalisationMetrics
-from sa_plugin.detection.sweep import SparsityCurve
+from sa_plugin.detection.sweep import SparsityCurve, best_layer
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.ledger_result import HeadLedger
 from sa_plugin.host.images import processor_of
@@ -86,11 +88,6 @@ class Graph:
     def all_layers(self) -> tuple[int, ...]:
         """Every block that is read: together they decide what is an attention sink."""
         return tuple(sorted({layer for layers in self.layers.values() for layer in layers}))
-
-    @property
-    def images(self) -> bool:
-        """Whether the samples are images."""
-        return any(sample.image is not None for sample in self.data.samples[:1])
 
     # What stages depend on -----------------------------------------------------------------------
 
@@ -285,16 +282,16 @@ class Graph:
             "train_tokens": dict(detector.bank.origin.counts),
             "fit": detector.bank.origin.options.get("token_fit"),
             "hook_point": detector.bank.hook_point,
-            "detection": blocks.detection(evaluation),
+            "detection": blocks.detection_block(evaluation),
             "missing": dict(evaluation.missing),
-            "choices": blocks.choices(detector),
-            "sparsity": blocks.sparsity(self.curve(kind)),
+            "choices": blocks.choice_rows(detector),
+            "sparsity": blocks.sparsity_block(self.curve(kind)),
             "tokens_per_positive": tokens_per_positive(table.split("cal")),
             "peaks": delta_peaks(detector, test, resampling).to_dict(),
-            "rates": blocks.rates(evaluation),
-            "fractions": blocks.fractions(evaluation),
+            "rates": blocks.rate_rows(evaluation),
+            "fractions": blocks.fraction_block(evaluation),
             "density": density(detector, test, resampling),
-            "localisation": blocks.localisation(self.localisation(kind)),
+            "localisation": blocks.localisation_rows(self.localisation(kind)),
             "extra": {"evaluation": evaluation.to_dict(), "localisation": self.localisation(kind).to_dict()},
         }
 
@@ -303,8 +300,10 @@ class Graph:
 
         def make() -> dict[str, Any]:
             detector, found = self.detector(kind), self.traced(kind)
-            best = detector.bank.layers[int(detector.tail.f1.mean(-1).max(1).argmax())]
-            return {"trace": blocks.trace(found, detector), "separation": separation(found, best)}
+            tail = detector.tail
+            threshold = tail.thresholds[:, tail.delta, np.arange(len(tail.delta))]
+            best = detector.bank.layers[best_layer(tail)]
+            return {"trace": blocks.trace_block(found, threshold), "separation": separation(found, best)}
 
         return self._kept("trace", kind, make)
 
@@ -317,11 +316,9 @@ class Graph:
 
         def make() -> dict[str, Any]:
             detector, test = self.detector(self.plan.main), self.table(self.plan.main).split("test")
-            return (
-                {"pictures": pictures(detector, test)}
-                if self.images
-                else {"passages": passages(detector, test)}
-            )
+            if any(sample.image is not None for sample in self.data.samples[:1]):
+                return {"pictures": pictures(detector, test)}
+            return {"passages": passages(detector, test)}
 
         return self._kept("examples", self.plan.main, make)
 

@@ -1,30 +1,28 @@
-"""What a cell shows of the paper's claims, each with the interval it rests on.
+"""A cell of the paper's matrix in words: what it shows of the claims, beside what was published.
 
-A claim *reproduces* where the interval says so, *does not* where it says the opposite, is *open*
+A claim *reproduces* where its interval says so, *does not* where that says the opposite, is *open*
 where it holds zero (or one half) and *mixed* where explainers disagree. Each interval stands alone:
 with ten claims a cell, some are wrong by chance. All are conditional on one train and calibration
 split, and none says anything about the paper's own models and data.
 
-Figures that the paper's sources publish, as published, with where each was read.
-
-`published.json` holds them. They are of the paper's own models and data (arXiv 2512.05038): a cell
-run on another model or other data has no published counterpart, and no difference is ever taken.
-Baselines whose published numbers contradict each other carry the contradiction with them.
-
-A cell as Markdown: detection by method, delta curve, peaks, density, layers, attribution.
+`published.json` holds what the paper's sources publish, as published, with where each was read. It
+is of the paper's own models and data (arXiv 2512.05038): a cell run on another model or other data
+has no published counterpart, and no difference is ever taken. Baselines whose published numbers
+contradict each other carry the contradiction with them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import Any
 
 from sa_plugin._check import require_known
 from sa_plugin.detection.evaluate import FEW_DOCUMENTS
-from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, number, tick
+from sa_plugin.report.words import overall_rows
+from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, known, number, side_of_zero, tick
 from sa_plugin.show.html import interval as bounds
 
 WEAKER = ("MeanTok", "LastTok", "RandTok", "pooled", "CLS", "MaxTok permuted", "always-positive")
@@ -59,12 +57,12 @@ def findings(record: Mapping[str, Any]) -> list[dict[str, str]]:
     return found
 
 
-def verdict(low: float | None, high: float | None, null: float = 0.0) -> str:
+def interval_says(low: float | None, high: float | None, null: float = 0.0) -> str:
     """Whether an interval lies above, below or around a value.
 
     Example:
-        >>> verdict(0.1, 0.3), verdict(-0.3, -0.1), verdict(-0.1, 0.1), verdict(None, None)
-        ('reproduces', 'does not', 'open', 'open')
+        >>> interval_says(0.1, 0.3), interval_says(-0.3, -0.1), interval_says(-0.1, 0.1)
+        ('reproduces', 'does not', 'open')
     """
     if low is None or high is None:
         return OPEN
@@ -75,9 +73,14 @@ def _claim(claim: str, said: str, text: str) -> dict[str, str]:
     return {"claim": claim, "verdict": said, "text": text}
 
 
-def _shown(one: Mapping[str, Any], *, signed: bool = False) -> str:
-    edges = bounds([one["low"], one["high"]], signed=signed)
-    return f"{number(one['estimate'], signed=signed)} {edges}"
+def _shown(one: Mapping[str, Any], digits: int = 3, *, signed: bool = False) -> str:
+    return _with_ends(one["estimate"], [one["low"], one["high"]], digits, signed=signed)
+
+
+def _with_ends(
+    value: float | None, ends: Sequence[float | None] | None, digits: int = 3, *, signed: bool = True
+) -> str:
+    return f"{number(value, digits, signed)} {bounds(ends, digits, signed)}"
 
 
 def _separation(found: Mapping[str, Any]) -> dict[str, str]:
@@ -89,7 +92,7 @@ def _separation(found: Mapping[str, Any]) -> dict[str, str]:
         f"token: {_shown(found['coverage'])} of the positive, {_shown(found['negative_coverage'])} "
         f"of the negative; difference {_shown(gap, signed=True)}."
     )
-    return _claim("The tail stands apart", verdict(gap["low"], gap["high"]), text)
+    return _claim("The tail stands apart", interval_says(gap["low"], gap["high"]), text)
 
 
 def _small_delta(block: Mapping[str, Any]) -> dict[str, str]:
@@ -108,7 +111,7 @@ def _small_delta(block: Mapping[str, Any]) -> dict[str, str]:
             "through a token of the concept"
         )
     text += "."
-    return _claim("The best delta is small", verdict(gain["low"], gain["high"]), text)
+    return _claim("The best delta is small", interval_says(gain["low"], gain["high"]), text)
 
 
 def _gains(block: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -118,28 +121,22 @@ def _gains(block: Mapping[str, Any]) -> list[dict[str, str]]:
         row = rows.get(name)
         if row is None or row["difference_interval"] is None:
             continue
-        low, high = row["difference_interval"]
-        said = verdict(None if high is None else -high, None if low is None else -low)
+        # The record has the method minus SuperActivators.
+        low, high = (None if end is None else -end for end in reversed(row["difference_interval"]))
         gain = None if row["difference"] is None else -row["difference"]
-        edges = [None if high is None else -high, None if low is None else -low]
-        text = (
-            f"Weighted F1, SuperActivators minus {name}: {number(gain, signed=True)} "
-            f"{bounds(edges, signed=True)}."
-        )
-        found.append(_claim(f"Better than {name}", said, text))
+        text = f"Weighted F1, SuperActivators minus {name}: {_with_ends(gain, [low, high])}."
+        found.append(_claim(f"Better than {name}", interval_says(low, high), text))
     return found
 
 
 def _maxtok(block: Mapping[str, Any]) -> dict[str, str]:
     row = next(r for r in block["detection"]["methods"] if r["method"] == "MaxTok")
-    low, high = row["difference_interval"] or (None, None)
-    said = OPPOSITE[verdict(low, high)]
+    ends = row["difference_interval"] or (None, None)
     text = (
-        f"MaxTok minus SuperActivators: {number(row['difference'], signed=True)} "
-        f"{bounds([low, high], signed=True)}. Both threshold the same number, a sample's highest "
-        "score; the paper's table leaves MaxTok out."
+        f"MaxTok minus SuperActivators: {_with_ends(row['difference'], ends)}. Both threshold the "
+        "same number, a sample's highest score; the paper's table leaves MaxTok out."
     )
-    return _claim("Better than MaxTok", said, text)
+    return _claim("Better than MaxTok", OPPOSITE[interval_says(*ends)], text)
 
 
 def _density(block: Mapping[str, Any]) -> dict[str, str]:
@@ -149,13 +146,13 @@ def _density(block: Mapping[str, Any]) -> dict[str, str]:
         f"{_shown(every)} counting all SuperActivators (as published), {_shown(inside)} counting "
         "those inside the concept; mean over concepts. No SuperActivator at all counts as 0."
     )
-    return _claim("Most samples lie below .2", verdict(every["low"], every["high"], 0.5), text)
+    return _claim("Most samples lie below .2", interval_says(every["low"], every["high"], 0.5), text)
 
 
 def _large(block: Mapping[str, Any]) -> dict[str, str]:
     share = block["peaks"]["large_share"]
     large = [f"{r['concept']} ({r['delta']:g})" for r in block["choices"] if r["delta"] >= LARGE]
-    said = verdict(share["low"], share["high"], 0.5)
+    said = interval_says(share["low"], share["high"], 0.5)
     text = (
         f"Concepts whose test F1 peaks at delta .3 or more: {_shown(share)} (picked on test). "
         f"On calibration, layer and delta by concept, {len(large)} of {len(block['choices'])} chose"
@@ -171,23 +168,17 @@ def incomplete(found: Mapping[str, Any]) -> dict[str, float]:
         found: `Comparison.to_dict()`.
     """
     errors = {}
-    for row in found["rows"]:
-        if (row["concept"], row["metric"]) == (_overall(found), "completeness_error"):
-            worst = max(row["global"] or 0.0, row["superactivator"] or 0.0)
-            if worst > COMPLETE:
-                errors[row["method"]] = worst
+    for row in overall_rows(found, "completeness_error"):
+        worst = max(row["global"] or 0.0, row["superactivator"] or 0.0)
+        if worst > COMPLETE:
+            errors[row["method"]] = worst
     return errors
-
-
-def _overall(found: Mapping[str, Any]) -> str:
-    every = {row["concept"] for row in found["rows"]}
-    return "all" if "all" in every else str(next(iter(every)))
 
 
 def _attribution(found: Mapping[str, Any]) -> list[dict[str, str]]:
     missed, claims = incomplete(found), []
     for metric, claim in ATTRIBUTION.items():
-        rows = [r for r in found["rows"] if (r["concept"], r["metric"]) == (_overall(found), metric)]
+        rows = overall_rows(found, metric)
         counted = [row for row in rows if row["method"] not in missed]
         said = {_side(row) for row in counted}
         notes = [
@@ -206,17 +197,20 @@ def _attribution(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _side(row: Mapping[str, Any]) -> str:
-    said = verdict(*(row[f"superactivator_difference_{end}"] for end in ("low", "high")))
+    low, high = _ends(row)
+    said = interval_says(low, high)
     return OPPOSITE[said] if row["better"] == "lower" else said
 
 
 def _compared(row: Mapping[str, Any]) -> str:
-    edges = [row[f"superactivator_difference_{end}"] for end in ("low", "high")]
+    gap = _with_ends(row["superactivator_difference"], _ends(row))
     return (
-        f"{row['method'].replace('_', ' ')} {number(row['global'])} to "
-        f"{number(row['superactivator'])}, {number(row['superactivator_difference'], signed=True)} "
-        f"{bounds(edges, signed=True)}"
+        f"{row['method'].replace('_', ' ')} {number(row['global'])} to {number(row['superactivator'])}, {gap}"
     )
+
+
+def _ends(row: Mapping[str, Any]) -> list[float | None]:
+    return [row[f"superactivator_difference_{end}"] for end in ("low", "high")]
 
 
 # Blocks by the models' public configurations; Llama's text stack runs 32 of 40 without an image.
@@ -233,11 +227,6 @@ SIZES = {
 }
 
 
-@cache
-def _text() -> str:
-    return files("sa_plugin.stages").joinpath("published.json").read_text(encoding="utf-8")
-
-
 def published() -> dict[str, Any]:
     """Every published figure, a fresh copy.
 
@@ -245,7 +234,8 @@ def published() -> dict[str, Any]:
         >>> published()["headline"]["f1"]["COCO"]["SuperActivators"]
         [0.83, 0.01]
     """
-    found: dict[str, Any] = json.loads(_text())
+    text = files("sa_plugin.stages").joinpath("published.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -295,31 +285,6 @@ def published_of(key: str) -> dict[str, Any] | None:
     return found
 
 
-def unlike(key: str, n_blocks: int, n_concepts: int, n_samples: int) -> list[str]:
-    """In what a run visibly differs from the paper's cell; none is no proof that it is that cell.
-
-    Args:
-        key: `MODEL/DATA`, such as "clip/COCO".
-        n_blocks: Blocks of the model that was run.
-        n_concepts: Concepts of the data.
-        n_samples: Samples of all splits.
-
-    Example:
-        >>> unlike("clip/COCO", 2, 29, 50)
-        ['2 blocks (the paper: 24)', '50 samples (the paper: 5500)']
-    """
-    model, data = key.split("/")
-    concepts, samples = SIZES[data]
-    found = []
-    if n_blocks not in BLOCKS[model]:
-        found.append(f"{n_blocks} blocks (the paper: {' or '.join(map(str, BLOCKS[model]))})")
-    if n_concepts != concepts:
-        found.append(f"{n_concepts} concepts (the paper: {concepts})")
-    if n_samples != samples:
-        found.append(f"{n_samples} samples (the paper: {samples})")
-    return found
-
-
 LAYER_MEASURES = ("auroc", "in_mass_at_fpr", "coverage", "negative_coverage", "tail_gap")
 YARDSTICKS = ("mean_alignment", "max_margin")
 NO_COUNTERPART = (
@@ -352,26 +317,24 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
     """
     primary = record["meta"]["primary_kind"]
     sections = {
-        "What it shows": (claims(record), ()),
-        "Detection by method": (f"{detection(record, primary)}\n\n{published_note(record)}", ("detection",)),
-        "Every kind": (kinds(record), ()),
-        "Delta": (deltas(record), ("deltas",)),
-        "Concepts by the delta of their best F1": (peaks(record), ("peaks",)),
-        "Density of SuperActivators": (densities(record), ("density",)),
+        "What it shows": (_claims(record), ()),
+        "Detection by method": (f"{_methods(record, primary)}\n\n{_published_note(record)}", ("detection",)),
+        "Every kind": (_kinds(record), ()),
+        "Delta": (_deltas(record), ("deltas",)),
+        "Concepts by the delta of their best F1": (_peaks(record), ("peaks",)),
+        "Density of SuperActivators": (_densities(record), ("density",)),
     }
     if "trace" in record["kinds"][primary]:
-        table = layers(record["kinds"][primary]["trace"])
-        sections["Layers"] = (table, ("layers", "histograms"))
+        sections["Layers"] = (_layers(record["kinds"][primary]["trace"]), ("layers", "histograms"))
     if "attribution" in record:
-        sections["Attribution"] = (attribution(record["attribution"]), ("attribution",))
+        sections["Attribution"] = (_objectives(record["attribution"]), ("attribution",))
     if record["warnings"]:
         sections["Warnings of the run"] = ("\n".join(f"- {note}" for note in record["warnings"]), ())
     parts = [f"{'#' * level} {record['config']['title']}", facts(record)]
     for title, (text, names) in sections.items():
         parts += [f"{'#' * (level + 1)} {title}", text]
-        parts += [
-            f"![{_alt(path)}]({path})" for name in names for path in figures if path.endswith(f"{name}.png")
-        ]
+        for path in (path for name in names for path in figures if path.endswith(f"{name}.png")):
+            parts.append(f"![{PurePosixPath(path).stem.replace('_', ' ')}]({path})")
     return "\n\n".join(parts) + "\n"
 
 
@@ -383,9 +346,8 @@ def facts(record: Mapping[str, Any]) -> str:
         f"{meta['samples'][name]} {name} samples of {meta['documents'][name]} documents"
         for name in meta["samples"]
     )
-    where = "; ".join(
-        f"{kind} {_listed(at)}" for kind, at in record["provenance"]["settings"]["kinds"].items()
-    )
+    blocks = record["provenance"]["settings"]["kinds"]
+    where = "; ".join(f"{kind} {', '.join(map(str, at))}" for kind, at in blocks.items())
     said = "; ".join(f"{reason}: {count}" for reason, count in meta["skipped"].items())
     left_out = f" The loader's counts of what it left out or changed: {said}." if said else ""
     few = ""
@@ -401,13 +363,13 @@ def facts(record: Mapping[str, Any]) -> str:
     )
 
 
-def claims(record: Mapping[str, Any]) -> str:
+def _claims(record: Mapping[str, Any]) -> str:
     """Findings as a table."""
     rows = [[one["claim"], f"**{one['verdict']}**", one["text"]] for one in record["findings"]]
     return markdown(["claim", "here it", "on what"], rows)
 
 
-def detection(record: Mapping[str, Any], kind: str) -> str:
+def _methods(record: Mapping[str, Any], kind: str) -> str:
     """Every method of one kind, best first, beside published figures where the cell has them."""
     block, known = record["kinds"][kind]["detection"], record.get("published")
     header = ["method", "F1", "interval", f"minus {OWN}", "precision", "recall", "AUROC"]
@@ -417,7 +379,7 @@ def detection(record: Mapping[str, Any], kind: str) -> str:
     rows = []
     for row in by_weighted_f1(block["methods"]):
         name = f"**{row['method']}**" if row["method"] == OWN else row["method"]
-        cells = [name, number(row["weighted_f1"]), bounds(row["interval"]), difference(row)]
+        cells = [name, number(row["weighted_f1"]), bounds(row["interval"]), _to_own(row)]
         cells += [number(row[part]) for part in ("precision", "recall", "auroc")]
         rows.append([*cells, *_published_cells(known, row["method"])])
     ours = {row["method"] for row in block["methods"]}
@@ -432,13 +394,15 @@ def detection(record: Mapping[str, Any], kind: str) -> str:
     return f"{title}\n\n{markdown(header, rows)}"
 
 
-def difference(row: Mapping[str, Any]) -> str:
+def difference(value: float | None, ends: Sequence[float | None] | None) -> str:
     """A paired difference with its interval and a star where that excludes zero."""
-    edges = row["difference_interval"]
-    if edges is None or None in edges:
-        return "" if row["difference"] is None else number(row["difference"], signed=True)
-    star = " *" if edges[0] > 0 or edges[1] < 0 else ""
-    return f"{number(row['difference'], signed=True)} {bounds(edges, signed=True)}{star}"
+    if not known(ends):
+        return "" if value is None else number(value, signed=True)
+    return f"{_with_ends(value, ends)}{' *' if side_of_zero(ends) else ''}"
+
+
+def _to_own(row: Mapping[str, Any]) -> str:
+    return difference(row["difference"], row["difference_interval"])
 
 
 def _published_cells(known: Mapping[str, Any] | None, method: str) -> list[str]:
@@ -458,7 +422,7 @@ def _published_methods(known: Mapping[str, Any] | None) -> list[str]:
     return list(dict.fromkeys([*known["best_layer"], *known.get("headline", {})]))
 
 
-def published_note(record: Mapping[str, Any]) -> str:
+def _published_note(record: Mapping[str, Any]) -> str:
     """What the published figures beside ours are, or that there are none."""
     known = record.get("published")
     if not known:
@@ -477,12 +441,23 @@ def published_note(record: Mapping[str, Any]) -> str:
 
 
 def _unlike(record: Mapping[str, Any], key: str) -> list[str]:
-    meta = record["meta"]
-    found = unlike(key, meta["n_blocks"], len(meta["concepts"]), sum(meta["samples"].values()))
+    """In what a run visibly differs from the paper's cell; none is no proof that it is that cell."""
+    meta, (model, data) = record["meta"], key.split("/")
+    concepts, samples = SIZES[data]
+    counts = (
+        (meta["n_blocks"], BLOCKS[model], "blocks"),
+        (len(meta["concepts"]), (concepts,), "concepts"),
+        (sum(meta["samples"].values()), (samples,), "samples"),
+    )
+    found = [
+        f"{n} {what} (the paper: {' or '.join(map(str, theirs))})"
+        for n, theirs, what in counts
+        if n not in theirs
+    ]
     return [f"**This run is not that cell: {', '.join(found)}.**"] if found else []
 
 
-def kinds(record: Mapping[str, Any]) -> str:
+def _kinds(record: Mapping[str, Any]) -> str:
     """Weighted F1 of every method for every kind, and paired differences."""
     found = {k: {m["method"]: m for m in b["detection"]["methods"]} for k, b in record["kinds"].items()}
     names = list(dict.fromkeys(name for rows in found.values() for name in rows))
@@ -491,7 +466,7 @@ def kinds(record: Mapping[str, Any]) -> str:
         for name in names
     ]
     apart = [
-        [name, *(difference(of[name]) if name in of else DASH for of in found.values())]
+        [name, *(_to_own(of[name]) if name in of else DASH for of in found.values())]
         for name in names
         if name != OWN
     ]
@@ -499,7 +474,7 @@ def kinds(record: Mapping[str, Any]) -> str:
     return f"{markdown(['weighted F1', *labels], values)}\n\n{markdown([f'minus {OWN}', *labels], apart)}"
 
 
-def deltas(record: Mapping[str, Any]) -> str:
+def _deltas(record: Mapping[str, Any]) -> str:
     """F1 of SuperActivators against delta for every kind, and the published curve."""
     blocks = {kind: block["sparsity"] for kind, block in record["kinds"].items()}
     grid = next(iter(blocks.values()))["deltas"]
@@ -523,7 +498,7 @@ def deltas(record: Mapping[str, Any]) -> str:
     return f"{text}\n\n{markdown(['delta', *map(tick, grid)], rows)}"
 
 
-def peaks(record: Mapping[str, Any]) -> str:
+def _peaks(record: Mapping[str, Any]) -> str:
     """How many concepts are best at each delta, and what a small delta gains, for every kind."""
     rows, gains = [], []
     grid: list[float] = []
@@ -534,10 +509,9 @@ def peaks(record: Mapping[str, Any]) -> str:
             label = f"{kind_label(kind)}, {'test' if part == 'on_test' else 'calibration'}"
             rows.append([label, *(str(n) if n else "" for n in found[part])])
         gain, share = found["gain"], found["small_share"]
-        as_row = {"difference": gain["estimate"], "difference_interval": [gain["low"], gain["high"]]}
-        shared = f"{number(share['estimate'], 2)} {bounds([share['low'], share['high']], 2)}"
-        cells = [f"{tick(found['small'])} and {tick(found['large'])}", difference(as_row), shared]
-        gains.append([kind_label(kind), *cells])
+        gained = difference(gain["estimate"], [gain["low"], gain["high"]])
+        both = f"{tick(found['small'])} and {tick(found['large'])}"
+        gains.append([kind_label(kind), both, gained, _shown(share, 2)])
     header = [
         "kind",
         "best delta up to .1, and from .3",
@@ -552,17 +526,13 @@ def peaks(record: Mapping[str, Any]) -> str:
     return f"{counts}\n\n{text}\n\n{markdown(header, gains)}"
 
 
-def densities(record: Mapping[str, Any]) -> str:
+def _densities(record: Mapping[str, Any]) -> str:
     """Shares of positive samples with few SuperActivators."""
     rows = []
     for kind, block in record["kinds"].items():
         for part, label in (("all", "all SuperActivators"), ("inside", "those inside")):
-            found = block["density"][part]
-            cells = [
-                f"{number(one['estimate'], 2)} {bounds([one['low'], one['high']], 2)}"
-                for one in found.values()
-            ]
-            rows.append([f"{kind_label(kind)}, {label}", *cells])
+            shares = block["density"][part].values()
+            rows.append([f"{kind_label(kind)}, {label}", *(_shown(one, 2) for one in shares)])
     header = ["share of positive samples with ratio at most", *block["density"]["all"]]
     known = (record.get("published") or {}).get("density")
     if known:
@@ -573,7 +543,7 @@ def densities(record: Mapping[str, Any]) -> str:
     return f"{text}\n\n{markdown(header, rows)}"
 
 
-def layers(found: Mapping[str, Any]) -> str:
+def _layers(found: Mapping[str, Any]) -> str:
     """Separation by layer, means over concepts."""
     rows = [
         [str(layer), *(number(found["mean"][name][at]) for name in LAYER_MEASURES)]
@@ -582,24 +552,18 @@ def layers(found: Mapping[str, Any]) -> str:
     return markdown(["layer", *(name.replace("_", " ") for name in LAYER_MEASURES)], rows)
 
 
-def attribution(found: Mapping[str, Any]) -> str:
+def _objectives(found: Mapping[str, Any]) -> str:
     """Both objectives side by side for every method and headline metric, or why there are none."""
     if "absent" in found:
         return f"Not computed: {found['absent']}"
-    every = {row["concept"] for row in found["rows"]}
-    overall = "all" if "all" in every else next(iter(every))
     yardsticks = [f"{k}/{y}" for y in YARDSTICKS for k in ("insertion", "deletion")]
     wanted = ("f1", "average_precision", *yardsticks, "completeness_error")
     rows = []
-    for row in found["rows"]:
-        if row["concept"] == overall and row["metric"] in wanted:
-            as_row = {
-                "difference": row["superactivator_difference"],
-                "difference_interval": [row[f"superactivator_difference_{end}"] for end in ("low", "high")],
-            }
-            cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
-            cells += [number(row["global"]), number(row["superactivator"]), difference(as_row)]
-            rows.append([*cells, str(row["n_samples"])])
+    for row in overall_rows(found, *wanted):
+        cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
+        cells += [number(row["global"]), number(row["superactivator"])]
+        gap = difference(row["superactivator_difference"], _ends(row))
+        rows.append([*cells, gap, str(row["n_samples"])])
     header = ["method", "metric", "global", "SuperActivator", "difference", "samples"]
     text = (
         f"Concepts: {', '.join(found['concepts'])}. Both objectives explain the same samples and "
@@ -609,11 +573,3 @@ def attribution(found: Mapping[str, Any]) -> str:
     for method, error in incomplete(found).items():
         text += f" Do not read {method}: its sums miss completeness by up to {error:.0%}."
     return f"{text}\n\n{markdown(header, rows)}"
-
-
-def _listed(blocks: Sequence[int]) -> str:
-    return ", ".join(map(str, blocks))
-
-
-def _alt(path: str) -> str:
-    return path.rsplit("/", 1)[-1].rpartition(".")[0].replace("_", " ")

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from sa_plugin._files import (
     PARTIAL,
@@ -45,10 +49,19 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.stages.blocks import versions
 
 FORMAT = 2
 _REPAIR = "every stage is computed again"
+_PACKAGES = (
+    "sa_plugin",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "numpy",
+    "scikit-learn",
+    "captum",
+)
 _T = TypeVar("_T")
 
 
@@ -198,6 +211,22 @@ def environment() -> dict[str, str]:
                 digest.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
                 digest.update(path.read_bytes())
     return {"code": digest.hexdigest()[:12], **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes, where installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Processor kind, cores and threads."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
 
 
 def _ours(caught: list[warnings.WarningMessage]) -> list[str]:

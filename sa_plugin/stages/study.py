@@ -24,10 +24,9 @@ from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import Result, Sheet, clean, noun_count
-from sa_plugin.stages.blocks import machine, versions
 from sa_plugin.stages.graph import Graph
 from sa_plugin.stages.plan import Plan
-from sa_plugin.stages.store import Store
+from sa_plugin.stages.store import Store, machine, versions
 
 UNTOLD: Callable[[str], None] = lambda line: None  # noqa: E731
 

@@ -24,6 +24,7 @@ from sa_plugin.stages import (
     density,
     facts,
     findings,
+    interval_says,
     published,
     published_of,
     read_json,
@@ -31,7 +32,6 @@ from sa_plugin.stages import (
     reproduce,
     study,
     tokens_per_positive,
-    verdict,
     write_json,
     write_scores,
 )
@@ -303,7 +303,7 @@ class TestSaid:
         assert "rise is not counted: its sums miss completeness by up to 40%" in found[0]["text"]
 
     def test_half_is_the_null_of_shares(self):
-        assert [verdict(0.6, 0.9, 0.5), verdict(0.1, 0.4, 0.5), verdict(0.4, 0.6, 0.5)] == [
+        assert [interval_says(0.6, 0.9, 0.5), interval_says(0.1, 0.4, 0.5), interval_says(0.4, 0.6, 0.5)] == [
             "reproduces",
             "does not",
             "open",

@@ -16,7 +16,7 @@ from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import Sample
 from sa_plugin.passes import TokenTable
 from sa_plugin.scores import ScoreTable
-from sa_plugin.stages import record
+from sa_plugin.stages import trace_block
 from sa_plugin.statistics import FewTokensWarning, Resampling, l_skewness, resample_documents
 from sa_plugin.tracing import ScoreGroup, TraceOptions, UndefinedMeasureWarning, joint_edges, overlap, trace
 
@@ -355,7 +355,7 @@ def test_its_picture_has_a_panel_a_question_and_says_what_it_leaves_open(traced,
 def test_the_record_keeps_the_results_schema(traced):
     from sa_plugin.report import Trace, clean, problems
 
-    block = clean(record(traced))
+    block = clean(trace_block(traced, traced.fixed["threshold"]))
     assert problems(block, Trace, "trace") == []
     assert block["mean"]["auroc"] == pytest.approx(traced.means["auroc"].estimate.tolist())
     assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 60, "cal"]
