@@ -34,6 +34,9 @@ from sa_plugin.statistics.drawn import Drawn
 FORMAT = 1
 """Of the dictionaries that results become."""
 WIDTH = 110
+"""Of sentences."""
+WIDEST = 120
+"""Of tables."""
 
 
 @dataclass(frozen=True)
@@ -227,17 +230,32 @@ def clean(value: Any) -> Any:
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain text: first column to the left, the others to the right."""
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
+    """Plain text: first column to the left, the others to the right.
+
+    A table that a terminal would break line by line is cut between columns; each piece repeats the first.
+    """
+    lines = [header, *rows]
+    widths = [max(len(row[k]) for row in lines) for k in range(len(header))]
+    pieces: list[list[int]] = [[0]]
+    for k in range(1, len(header)):
+        beside = pieces[-1]
+        if len(beside) > 1 and sum(widths[j] + 2 for j in beside) + widths[k] > WIDEST:
+            pieces.append([0])
+        pieces[-1].append(k)
+    return "\n\n".join(_piece([[row[k] for k in piece] for row in lines]) for piece in pieces)
+
+
+def _piece(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    found = []
+    for row in lines:
         first, *rest = (
             cell.rjust(width) if k else cell.ljust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append("  ".join([first, *rest]).rstrip())
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    return "\n".join(lines)
+        found.append("  ".join([first, *rest]).rstrip())
+    found.insert(1, "-" * max(map(len, found)))
+    return "\n".join(found)
 
 
 def noun_count(n: int, what: str) -> str:

@@ -42,16 +42,37 @@ class Assumption:
         evidence: What was measured, or what the architecture says.
         then: What may not be concluded.
         layers: Where; all blocks if empty.
+        of: Concept and direction it was measured on; all if empty.
+        measured: The number within the evidence.
     """
 
     name: str
     evidence: str
     then: str
     layers: tuple[int, ...] = ()
+    of: str = ""
+    measured: str = ""
 
     def __repr__(self) -> str:
         where = f" (layers {span(self.layers)})" if self.layers else ""
         return f"Assumption broken: {self.name}{where}: {self.evidence}. {self.then}"
+
+
+def told(broken: Sequence[Assumption]) -> list[str]:
+    """A sentence for each assumption that is broken, with every concept and the layers it is broken in."""
+    groups: dict[str, list[Assumption]] = {}
+    for one in broken:
+        groups.setdefault(one.name, []).append(one)
+    return [_together(group) if len(group) > 1 else repr(group[0]) for group in groups.values()]
+
+
+def _together(group: Sequence[Assumption]) -> str:
+    first = group[0]
+    # What was measured belongs to each concept, the rest of the evidence is the same for all.
+    evidence = first.evidence.removesuffix(f"; {first.measured}")
+    where = [f"layers {span(one.layers)}" + (f", {one.measured}" if one.measured else "") for one in group]
+    every = "; ".join(f"{one.of} ({at})" for one, at in zip(group, where, strict=True))
+    return f"Assumption broken: {first.name}: {evidence.replace(first.of, every)}. {first.then}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +213,7 @@ def _measured(who: str, measures: Measures, layers: tuple[int, ...]) -> list[Ass
         at = tuple(b for b, bad in zip(layers, rule.passes(value), strict=True) if bad)
         if at:
             mean = f"mean {rule.quantity} over layers {np.nanmean(value):.3f}"
-            found.append(Assumption(rule.name, f"{rule.evidence} {who}; {mean}", rule.then, at))
+            found.append(Assumption(rule.name, f"{rule.evidence} {who}; {mean}", rule.then, at, who, mean))
     return found
 
 
@@ -214,6 +235,7 @@ def _unaligned(
             f"no head reads and writes {who} more strongly than every control direction",
             "The theorems do not speak of these layers: what gaps do there is not their growth.",
             at,
+            who,
         )
     ]
 

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from sa_plugin._check import require_known
 from sa_plugin.show import plots
 from sa_plugin.show.result import FORMAT, Result, Sheet, bounds_text, clean, exact, long_frame, number
-from sa_plugin.theory.assumptions import Assumption, HeadPaths
+from sa_plugin.theory.assumptions import Assumption, HeadPaths, told
 from sa_plugin.theory.measures import Quantity
 from sa_plugin.theory.paths import Directions
 from sa_plugin.theory.verdicts import TITLES, Regime, Verdict
@@ -141,7 +141,7 @@ class TheoryReport(Result):
         ]
         reasons = [line for claim, title in TITLES.items() for line in self._reasons(claim, title)]
         absent = [f"absent: {what}: {why}." for what, why in self.absent.items()]
-        words = [[repr(one) for one in self.regimes], [repr(one) for one in self.assumptions], absent]
+        words = [[repr(one) for one in self.regimes], told(self.assumptions), absent]
         return (Sheet(header, rows, size, reasons), *(Sheet((), (), notes=some) for some in words if some))
 
     def _reasons(self, claim: str, title: str) -> list[str]:

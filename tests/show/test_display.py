@@ -1,9 +1,12 @@
 """What a user sees: notebooks show the full text, reprs are short, wrong arguments are named."""
 
 import html
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,8 @@ from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import BankScores, ablate_heads, explain_tokens, head_ledger, tail_waterfall
 from sa_plugin.scores import score
-from sa_plugin.show import Sheet, Shown
+from sa_plugin.show import Result, Sheet, Shown
+from sa_plugin.stages import Plan, delta_peaks, study
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
@@ -74,6 +78,26 @@ MAKERS = {
         model[0], model[2], model[1].test.samples[0], "animal"
     ),
     "Waterfall": lambda case, detector, model: tail_waterfall(*model, resampling=Resampling(40)),
+    "DeltaPeaks": lambda case, detector, model: delta_peaks(
+        detector, case.table.split("test"), Resampling(40)
+    ),
+    "Study": lambda case, detector, model: study(
+        *model[:2], Plan(["prototype"], stages=["detection"], resampling=Resampling(40))
+    ),
+}
+# Results that are costly to make are shown where they are tested: the file and its test.
+_ON_HEADS = (
+    "heads/test_heads_shown.py",
+    "test_text_and_notebook_show_the_same_cells_and_what_they_do_not_show",
+)
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("Ablation", "AblationCurve", "CrossAblation", "Ranking", "DirectTotal", "HeadAlignment"), _ON_HEADS
+    ),
+    "Attribution": ("attribution/test_attribution_results.py", "test_the_printed_sheet_is_the_top"),
+    "Comparison": ("attribution/test_attribution_evaluation.py", "test_a_comparison_prints_and_draws"),
+    "TheoryReport": ("theory/test_check_theory_report.py", "test_words"),
+    "CheckReport": ("on_transformer_lens/test_tl_host.py", "test_passes_on_every_architecture"),
 }
 
 
@@ -103,6 +127,30 @@ def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown):
 def test_the_text_is_the_summary(shown):
     _, result = shown
     assert str(result) == result.summary()
+
+
+def test_every_result_is_shown_by_a_test():
+    for package in ("sa_plugin", "sa_transformer_lens", "sa_nnsight"):
+        found = importlib.import_module(package)
+        for module in pkgutil.walk_packages(found.__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    every = {one.__name__ for one in Result.__subclasses__() if one.__module__.startswith("sa_")}
+    assert every - set(MAKERS) - set(ELSEWHERE) == set(), "no test shows these: add a row to MAKERS"
+    assert set(ELSEWHERE) <= every - set(MAKERS)
+    for file, test in ELSEWHERE.values():
+        assert f"def {test}(" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
+def test_a_wide_table_is_cut_between_columns():
+    header = ["name", *(f"column {k}" for k in range(20))]
+    rows = [[name, *(f"{name}{k}" for k in range(20))] for name in ("a", "b")]
+    text = Sheet(header, rows).text()
+    pieces = [piece.splitlines() for piece in text.split("\n\n")]
+    assert max(map(len, text.splitlines())) <= 120
+    assert [piece[0].split()[0] for piece in pieces] == ["name"] * 2
+    assert [cell for piece in pieces for cell in piece[2].split()[1:]] == rows[0][1:]
+    assert [cell for piece in pieces for cell in piece[3].split()[1:]] == rows[1][1:]
 
 
 def test_html_is_escaped():

@@ -15,7 +15,7 @@ from sa_plugin.data import ConceptData, Sample
 from sa_plugin.scores import score
 from sa_plugin.statistics import Drawn, Resampling
 from sa_plugin.theory import TITLES, Conditions, Measures, check_theory, judge
-from sa_plugin.theory.assumptions import span
+from sa_plugin.theory.assumptions import Assumption, span, told
 from sa_plugin.theory.check import _check_types
 
 DATA, LAYERS = ideal_data(n_words=40), 5
@@ -77,6 +77,20 @@ def test_words(report):
     assert [row[3] for row in verdicts.rows] == [report.verdict(*row[:3]).answer for row in verdicts.rows]
     assert len(verdicts.rows) == len(report.verdicts) == 2 * len(TITLES)
     assert report._repr_html_().count("<table") == 1
+
+
+def test_each_broken_assumption_is_one_sentence():
+    causal = Assumption("same keys", "the model is causal", "Only prefixes.")
+    on = [("'a' fixed", (0, 1), "mean 0.3"), ("'b' fixed", (4,), "mean 0.5")]
+    mlps = [Assumption("no MLP", f"MLPs write along {of}; {m}", "Beware.", at, of, m) for of, at, m in on]
+    heads = [Assumption("a head", f"no head reads {of} more", "Beware.", at, of) for of, at, _ in on]
+    assert told([causal, *mlps, *heads]) == [
+        repr(causal),
+        "Assumption broken: no MLP: MLPs write along 'a' fixed (layers 0-1, mean 0.3); "
+        "'b' fixed (layers 4, mean 0.5). Beware.",
+        "Assumption broken: a head: no head reads 'a' fixed (layers 0-1); 'b' fixed (layers 4) more. Beware.",
+    ]
+    assert told(mlps[:1]) == [repr(mlps[0])]
 
 
 def test_refitted_blocks_without_vectors_are_absent(report):
