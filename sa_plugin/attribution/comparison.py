@@ -110,8 +110,9 @@ class Contrast:
     def verdicts(self) -> dict[str, str]:
         """For each later objective "better", "worse" or "open" (the interval holds zero)."""
         good, bad = ("better", "worse") if self.better == "higher" else ("worse", "better")
-        names, away, low = self.differences.axes["objective"], *_sides(self.differences)
-        return {name: "open" if not away[k] else good if low[k] > 0 else bad for k, name in enumerate(names)}
+        low, high = np.asarray(self.differences.low), np.asarray(self.differences.high)
+        found = np.where(low > 0, good, np.where(high < 0, bad, "open"))
+        return dict(zip(self.differences.axes["objective"], found.tolist(), strict=True))
 
     def rows(self) -> list[dict[str, Any]]:
         """Long form: each objective, then each difference with its verdict."""
@@ -144,10 +145,6 @@ class Contrast:
                 name = f"{row['objective']}{ending}"
                 found |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
         return found | {f"{name}_is": verdict for name, verdict in self.verdicts.items()}
-
-
-def _sides(drawn: Drawn) -> tuple[Bool[np.ndarray, " objective"], Float[np.ndarray, " objective"]]:
-    return np.asarray(drawn.excludes_zero), np.asarray(drawn.low)
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from sa_plugin._check import require_known
-from sa_plugin.attribution.coalitions import CoalitionPlan, bernoulli, shapley
+from sa_plugin.attribution.coalitions import CoalitionPlan, Coalitions, bernoulli, shapley
+from sa_plugin.attribution.explained import PlayerValues
 from sa_plugin.attribution.game import CoalitionGame
 
+# A weight, and the objectives' values, for each coalition.
+Weights = Float[np.ndarray, " _"]
+Values = Float[np.ndarray, "_ objective"]
 COALITION_METHODS = ("lime", "kernel_shap", "rise", "shap_iq")
 _OF_BERNOULLI = ("lime", "rise")
 BUDGETS: Mapping[str, Mapping[str, int]] = {
@@ -128,7 +132,7 @@ def explain_coalitions(
     n_coalitions: int | None = None,
     seed: int = 0,
     **options: Any,
-) -> Float[np.ndarray, "player objective"]:
+) -> PlayerValues:
     """Importance of every player for every objective of a game.
 
     Cost: one pass for each coalition of the plan that the game does not know yet.
@@ -205,21 +209,20 @@ def plan_for(
 
 def estimate(
     method: str, plan: CoalitionPlan, values: Float[np.ndarray, "coalition objective"], **options: Any
-) -> Float[np.ndarray, "player objective"]:
+) -> PlayerValues:
     """A method's importances from the values of its plan; see `explain_coalitions`."""
     require_known("method", method, COALITION_METHODS)
-    if method in _OF_BERNOULLI:
-        slopes: Callable[..., Any] = {"lime": lime, "rise": rise}[method]
-        return np.asarray(slopes(plan.coalitions, values, **options))
-    weighted: Callable[..., Any] = {"kernel_shap": kernel_shap, "shap_iq": shap_iq}[method]
-    return np.asarray(weighted(plan.coalitions, plan.weights, values, **options))
+    known: dict[str, Callable[..., PlayerValues]] = {
+        "lime": lime,
+        "rise": rise,
+        "kernel_shap": kernel_shap,
+        "shap_iq": shap_iq,
+    }
+    weights = () if method in _OF_BERNOULLI else (plan.weights,)
+    return known[method](plan.coalitions, *weights, values, **options)
 
 
-def kernel_shap(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-) -> Float[np.ndarray, "player objective"]:
+def kernel_shap(coalitions: Coalitions, weights: Weights, values: Values) -> PlayerValues:
     """Shapley values, exact when all coalitions are given, else estimated.
 
     Args:
@@ -240,11 +243,9 @@ def kernel_shap(
         >>> kernel_shap(z, np.array([np.inf, np.inf, 0.5, 0.5]), v).round(6).ravel()
         array([2., 2.])
     """
-    _check_values(coalitions, values)
-    none, full = _ends(coalitions, values)
-    z, w, v = _interior(coalitions, weights, values)
+    z, w, worth, whole = _worths(coalitions, weights, values)
     n = coalitions.shape[1]
-    share = (full - none) / n
+    share = whole / n
     if n == 1:
         return np.asarray(share[None])
     # phi = share + basis @ psi meets the constraint for every psi: the columns of `basis` are
@@ -253,24 +254,20 @@ def kernel_shap(
     # Weighted least squares is ordinary least squares of rows times the root of their weight.
     root = np.sqrt(w)[:, None]
     # What an even split of v(all) - v(none) among the players does not say of each coalition.
-    target = v - none - z.sum(1, keepdims=True) * share
+    target = worth - z.sum(1, keepdims=True) * share
     psi, _, rank, _ = np.linalg.lstsq(root * (z @ basis), root * target, rcond=1e-10)
     if rank < n - 1:
         raise ValueError(
             f"{len(z)} coalitions tell apart {rank} of the {n - 1} differences between {n} "
             f"players: raise the budget, to 4 n = {4 * n} or more, or group the players."
         )
-    phi: Float[np.ndarray, "player objective"] = share + basis @ psi
+    phi: PlayerValues = share + basis @ psi
     return phi
 
 
 def lime(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    alpha: float | int = 1.0,
-    width: float | None = KERNEL_WIDTH,
-) -> Float[np.ndarray, "player objective"]:
+    coalitions: Coalitions, values: Values, *, alpha: float | int = 1.0, width: float | None = KERNEL_WIDTH
+) -> PlayerValues:
     """Slopes of the weighted ridge regression, the intercept not penalised.
 
     Args:
@@ -295,11 +292,11 @@ def lime(
 
     weights = np.ones(len(coalitions)) if width is None else kernel(coalitions, width)
     model = Ridge(alpha=alpha).fit(coalitions.astype(np.float64), values, sample_weight=weights)
-    slopes: Float[np.ndarray, "player objective"] = np.reshape(model.coef_, (values.shape[1], -1)).T
+    slopes: PlayerValues = np.reshape(model.coef_, (values.shape[1], -1)).T
     return slopes
 
 
-def kernel(coalitions: Bool[np.ndarray, "coalition player"], width: float) -> Float[np.ndarray, " coalition"]:
+def kernel(coalitions: Coalitions, width: float) -> Float[np.ndarray, " coalition"]:
     """Weight of each coalition by its cosine distance to the full one.
 
     Raises:
@@ -312,9 +309,7 @@ def kernel(coalitions: Bool[np.ndarray, "coalition player"], width: float) -> Fl
     return np.asarray(np.exp(-(distance**2) / (2 * width**2)))
 
 
-def rise(
-    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
-) -> Float[np.ndarray, "player objective"]:
+def rise(coalitions: Coalitions, values: Values) -> PlayerValues:
     """Mean value of the coalitions that keep each player.
 
     Args:
@@ -331,17 +326,11 @@ def rise(
     _check_values(coalitions, values)
     z = coalitions.astype(np.float64)
     # Each player's sum over the coalitions that keep it, by how many they are.
-    mean: Float[np.ndarray, "player objective"] = (z.T @ values) / z.sum(0)[:, None]
+    mean: PlayerValues = (z.T @ values) / z.sum(0)[:, None]
     return mean
 
 
-def shap_iq(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    order: int = 1,
-) -> Float[np.ndarray, "player objective"]:
+def shap_iq(coalitions: Coalitions, weights: Weights, values: Values, *, order: int = 1) -> PlayerValues:
     """Shapley values, by the sum; they need not add up unless all coalitions are given.
 
     Args:
@@ -365,25 +354,19 @@ def shap_iq(
     if order == 2:
         pairs = shap_iq_pairs(coalitions, weights, values)
         return k_sii(shap_iq(coalitions, weights, values), pairs)
-    _check_values(coalitions, values)
-    none, full = _ends(coalitions, values)
-    z, w, v = _interior(coalitions, weights, values)
+    z, w, worth, whole = _worths(coalitions, weights, values)
     n = coalitions.shape[1]
     if n == 1:
-        return np.asarray((full - none)[None])
+        return np.asarray(whole[None])
     t = z.sum(1, keepdims=True)
     # gamma / mu of order 1: the coalition's size counts against it where the player is out.
     gamma = w[:, None] * (n * z - t) / (n - 1)
-    phi: Float[np.ndarray, "player objective"] = (full - none) / n + gamma.T @ (v - none)
+    phi: PlayerValues = whole / n + gamma.T @ worth
     return phi
 
 
 def shap_iq_pairs(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
-    *,
-    control: bool = True,
+    coalitions: Coalitions, weights: Weights, values: Values, *, control: bool = True
 ) -> Float[np.ndarray, "player player objective"]:
     """Order 2: the interaction index of every pair; symmetric, the diagonal zero.
 
@@ -399,13 +382,11 @@ def shap_iq_pairs(
     n = coalitions.shape[1]
     if n < 2:
         raise ValueError(f"{n} player has no pairs: give two at least.")
-    _check_values(coalitions, values)
     if control:
         # An additive game has no interactions: taking it off leaves them, and most of the noise goes.
         additive = kernel_shap(coalitions, weights, values)
         values = values - coalitions.astype(np.float64) @ additive
-    none, full = _ends(coalitions, values)
-    z, w, v = _interior(coalitions, weights, values)
+    z, w, worth, whole = _worths(coalitions, weights, values)
     t = z.sum(1)
     # gamma / mu of order 2 by how many of the pair the coalition keeps.
     # Where a case cannot occur its denominator is 0; 1 stands in and no pair meets it.
@@ -415,18 +396,16 @@ def shap_iq_pairs(
     pairs = np.empty((n, n, values.shape[1]))
     for k in range(values.shape[1]):
         # Three products of players by players: pairs both in, one in (twice, by which), both out.
-        out, worth = 1 - z, w * (v[:, k] - none[k])
-        cross = z.T @ ((one * worth)[:, None] * out)
-        pairs[:, :, k] = z.T @ ((both * worth)[:, None] * z) + cross + cross.T
+        out, weighed = 1 - z, w * worth[:, k]
+        cross = z.T @ ((one * weighed)[:, None] * out)
+        pairs[:, :, k] = z.T @ ((both * weighed)[:, None] * z) + cross + cross.T
         # The full coalition keeps every pair: v0(all) / (n - s + 1) with s = 2.
-        pairs[:, :, k] += out.T @ ((neither * worth)[:, None] * out) + (full - none)[k] / (n - 1)
+        pairs[:, :, k] += out.T @ ((neither * weighed)[:, None] * out) + whole[k] / (n - 1)
     pairs[np.arange(n), np.arange(n)] = 0.0
     return pairs
 
 
-def k_sii(
-    singles: Float[np.ndarray, "player objective"], pairs: Float[np.ndarray, "_ _ _"]
-) -> Float[np.ndarray, "player objective"]:
+def k_sii(singles: PlayerValues, pairs: Float[np.ndarray, "_ _ _"]) -> PlayerValues:
     """Main effects that with the pairs add up: phi_i - sum_j phi_ij / 2 (k-SII of order 2).
 
     Args:
@@ -442,25 +421,32 @@ def k_sii(
             f"pairs have shape {list(pairs.shape)}, singles [{n}, {k}]: give pairs [{n}, {n}, {k}]."
         )
     # Half of each of a player's pairs is taken off it: the pair as a whole stands for that half twice.
-    main: Float[np.ndarray, "player objective"] = singles - pairs.sum(1) / 2
+    main: PlayerValues = singles - pairs.sum(1) / 2
     return main
 
 
-def _interior(
-    coalitions: Bool[np.ndarray, "coalition player"],
-    weights: Float[np.ndarray, " _"],
-    values: Float[np.ndarray, "_ objective"],
+def _worths(
+    coalitions: Coalitions, weights: Weights, values: Values
 ) -> tuple[
-    Float[np.ndarray, "inner player"], Float[np.ndarray, " inner"], Float[np.ndarray, "inner objective"]
+    Float[np.ndarray, "inner player"],
+    Float[np.ndarray, " inner"],
+    Float[np.ndarray, "inner objective"],
+    Float[np.ndarray, " objective"],
 ]:
-    """Coalitions that are neither empty nor full, as numbers, with weights and values.
+    """Coalitions that are neither empty nor full, as numbers, their weights and worths v0; v0(all).
 
     Raises:
-        ValueError: Another number of weights, or one that is not positive and finite.
+        ValueError: No empty or no full coalition, another number of weights, one between them that
+            is not positive and finite, or as `_check_values`.
     """
+    _check_values(coalitions, values)
+    size = coalitions.sum(1)
+    ends = [np.flatnonzero(size == t) for t in (0, coalitions.shape[1])]
+    if not all(len(rows) for rows in ends):
+        missing = "empty" if not len(ends[0]) else "full"
+        raise ValueError(f"the {missing} coalition is missing: its value is needed; use coalitions.shapley.")
     if weights.shape != (len(coalitions),):
         raise ValueError(f"{len(weights)} weights for {len(coalitions)} coalitions: give one each.")
-    size = coalitions.sum(1)
     inner = (size > 0) & (size < coalitions.shape[1])
     w = weights[inner].astype(np.float64)
     if not (np.isfinite(w) & (w > 0)).all():
@@ -468,12 +454,11 @@ def _interior(
             "weights between the empty and the full coalition must be positive and finite: give "
             "those of coalitions.shapley."
         )
-    return coalitions[inner].astype(np.float64), w, values[inner].astype(np.float64)
+    none, full = (values[rows[0]] for rows in ends)
+    return coalitions[inner].astype(np.float64), w, values[inner].astype(np.float64) - none, full - none
 
 
-def _check_values(
-    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
-) -> None:
+def _check_values(coalitions: Coalitions, values: Values) -> None:
     """Refuse values that do not belong to the coalitions, and players that were never both.
 
     Raises:
@@ -495,19 +480,3 @@ def _check_values(
             f"player {player} is {'kept' if kept[player] else 'masked'} in all {len(coalitions)} "
             "coalitions, so they say nothing of it: give more coalitions."
         )
-
-
-def _ends(
-    coalitions: Bool[np.ndarray, "coalition player"], values: Float[np.ndarray, "_ objective"]
-) -> tuple[Float[np.ndarray, " objective"], Float[np.ndarray, " objective"]]:
-    """Values of the empty and of the full coalition.
-
-    Raises:
-        ValueError: One of them is missing.
-    """
-    size = coalitions.sum(1)
-    found = [np.flatnonzero(size == t) for t in (0, coalitions.shape[1])]
-    if not all(len(rows) for rows in found):
-        missing = "empty" if not len(found[0]) else "full"
-        raise ValueError(f"the {missing} coalition is missing: its value is needed; use coalitions.shapley.")
-    return values[found[0][0]], values[found[1][0]]

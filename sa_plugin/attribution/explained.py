@@ -22,6 +22,7 @@ from sa_plugin.show.html import Markup, el, join
 from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
 from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact
 
+PlayerValues = Float[np.ndarray, "player objective"]
 _SHOWN = 10
 """Tokens in the printed table."""
 _INCHES_PER_TOKEN = 0.22
@@ -35,7 +36,7 @@ class Importances(NamedTuple):
         notes: By name, one number for each objective.
     """
 
-    importance: Float[np.ndarray, "player objective"]
+    importance: PlayerValues
     notes: Mapping[str, Float[np.ndarray, " objective"]]
 
 

@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 
 from sa_plugin._check import require_type
 from sa_plugin.attribution.players import (
+    Inputs,
     PatchGrid,
     counted_tokens,
     grid_of,
@@ -157,7 +158,7 @@ class CoalitionGame:
             ]
         return np.stack(columns, axis=1)
 
-    def emptied(self, baseline: str | Tensor | None = None) -> Float[Tensor, "one token_or_channel *rest"]:
+    def emptied(self, baseline: str | Tensor | None = None) -> Inputs:
         """The input of the empty coalition: a baseline, and the input itself where no player is.
 
         Args:
@@ -313,7 +314,7 @@ class ForwardFunc:
         return self.game.objectives[self.column]
 
     @property
-    def inputs(self) -> Float[Tensor, "one token_or_channel *rest"]:
+    def inputs(self) -> Inputs:
         """The sample's own embeddings or pixels, one row."""
         return self.game.values
 
@@ -328,7 +329,7 @@ class ForwardFunc:
         of = np.where(self.player_of < 0, self.game.n_players, self.player_of)
         return self.game.spread(torch.from_numpy(of))
 
-    def baseline(self, how: str | Tensor | None = None) -> Float[Tensor, "one token_or_channel *rest"]:
+    def baseline(self, how: str | Tensor | None = None) -> Inputs:
         """What a perturbed feature becomes; special tokens keep their own values.
 
         Args:

@@ -95,12 +95,11 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
 from sa_plugin._check import require
-from sa_plugin.attribution.explained import Importances
+from sa_plugin.attribution.explained import Importances, PlayerValues
 from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Readout, residuals
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.host.protocol import Site
 
-PlayerValues = Float[np.ndarray, "player objective"]
 NOISY_COPIES = {"paper": 50, "fast": 10}
 """Of SmoothGrad, by preset."""
 PATH_INTERVALS = {"paper": 64, "fast": 16}
@@ -502,7 +501,8 @@ def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> I
             )
             # captum gives every value of a feature, or a window, the effect of the whole.
             return fallen / mask.flatten().bincount()[mask]
-        window = _window(game)
+        grid, shape = game.grid, game.values.shape
+        window = (1, shape[2]) if grid is None else (shape[1], grid.side, grid.side)
         found: Tensor = attr.Occlusion(f).attribute(
             f.inputs.float(),
             sliding_window_shapes=window,
@@ -513,13 +513,6 @@ def occlusion(game: CoalitionGame, *, baseline: str | Tensor | None = None) -> I
         return found / torch.tensor(window).prod()
 
     return _each(game, one)
-
-
-def _window(game: CoalitionGame) -> tuple[int, ...]:
-    grid = game.grid
-    if grid is None:
-        return 1, game.values.shape[2]
-    return game.values.shape[1], grid.side, grid.side
 
 
 def _leaf(f: ForwardFunc) -> Tensor:

@@ -207,7 +207,8 @@ def objective(
     text = Sample("text", sample, "text") if isinstance(sample, str) else sample
     clean, found = _clean_run(model, detector, concept, text)
     if not found and fallback is None:
-        best = float(clean.vectors.score(0, _raw(clean))[clean.keep].max())
+        raw = clean.x * clean.vectors.scale[0] + clean.vectors.mean[0]
+        best = float(clean.vectors.score(0, raw)[clean.keep].max())
         raise NoSuperActivator(
             f"no token of sample {text.id!r} is a SuperActivator of {concept!r}: the highest "
             f"score is {best:.4g}, the threshold {choice.threshold:.4g} (layer {choice.layer}). "
@@ -369,10 +370,6 @@ def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> 
         tail[scores.argmax()] = True
     x = (h - vectors.mean[0]) / vectors.scale[0]
     return CleanRun(x, keep, tail, vectors), found
-
-
-def _raw(clean: CleanRun) -> Float[Tensor, "token d_model"]:
-    return clean.x * clean.vectors.scale[0] + clean.vectors.mean[0]
 
 
 def _one_vector(vectors: VectorSet, layer: int, unit: int) -> VectorSet:

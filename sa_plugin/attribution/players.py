@@ -45,6 +45,8 @@ from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch, DifferentiableHost
 
+Inputs = Float[Tensor, "one token_or_channel *rest"]
+"""Embeddings, or pixels, of one sample."""
 PLAYERS = ("token", "word", "kept")
 TEXT_BASELINES = ("mean", "zero", "pad")
 IMAGE_BASELINES = ("mean", "zero", "blur")
@@ -93,7 +95,7 @@ def patch_grid(valid: Bool[np.ndarray, " token"], height: int, width: int) -> Pa
     return PatchGrid(n_special, side, rows, columns)
 
 
-def grid_of(values: Float[Tensor, "one token_or_channel *rest"], batch: Batch) -> PatchGrid | None:
+def grid_of(values: Inputs, batch: Batch) -> PatchGrid | None:
     """The patches of a sample's input; None where it is a text."""
     if values.ndim == 3:
         return None
@@ -234,11 +236,8 @@ def _checked(
 
 
 def make_baseline(
-    host: DifferentiableHost,
-    batch: Batch,
-    values: Float[Tensor, "one token_or_channel *rest"],
-    how: str | Tensor | None = None,
-) -> Float[Tensor, "one token_or_channel *rest"]:
+    host: DifferentiableHost, batch: Batch, values: Inputs, how: str | Tensor | None = None
+) -> Inputs:
     """A baseline for one sample, in the shape, format and place of its input.
 
     Args:
@@ -314,10 +313,7 @@ def token_embedding(
 
 
 def masked(
-    values: Float[Tensor, "one token_or_channel *rest"],
-    baseline: Float[Tensor, "one token_or_channel *rest"],
-    keep: Bool[Tensor, "row token"],
-    grid: PatchGrid | None = None,
+    values: Inputs, baseline: Inputs, keep: Bool[Tensor, "row token"], grid: PatchGrid | None = None
 ) -> Float[Tensor, "row token_or_channel *rest"]:
     """Copies of one input, the baseline in place of what is not kept.
 
@@ -356,9 +352,7 @@ def blurred(
     return both.reshape(pixels.shape).to(pixels.dtype)
 
 
-def _given(
-    how: Tensor, values: Float[Tensor, "one token_or_channel *rest"], grid: PatchGrid | None
-) -> Float[Tensor, "one token_or_channel *rest"]:
+def _given(how: Tensor, values: Inputs, grid: PatchGrid | None) -> Inputs:
     if not torch.isfinite(how).all():
         raise ValueError("the baseline holds NaN or infinite values: give finite ones.")
     how = how.to(values.device, values.dtype)

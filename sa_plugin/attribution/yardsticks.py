@@ -167,7 +167,13 @@ def sample_scores(
         >>> sample_scores(np.array([3.0, 1.0, 0.0]), np.array([True, False, False]), 0.3).pointing
         1.0
     """
-    _check_scorable(importance, labels)
+    if not np.isfinite(importance).all():
+        raise ValueError("importance holds NaN or infinite values: nothing can be ranked by it.")
+    if not usable(labels):
+        raise ValueError(
+            f"{int(labels.sum())} of {len(labels)} tokens are labelled: localisation needs some "
+            "that are and some that are not."
+        )
     a = importance.astype(np.float64)
     marked = top_fraction(a, level)
     hits = float((marked & labels).sum())
@@ -239,21 +245,6 @@ def rank_share(importance: Float[np.ndarray, " token"]) -> Float64[np.ndarray, "
 def usable(labels: Bool[np.ndarray, " token"]) -> bool:
     """Whether a sample has labelled and unlabelled tokens."""
     return bool(labels.any() and not labels.all())
-
-
-def _check_scorable(importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " token"]) -> None:
-    """Refuse what cannot be scored.
-
-    Raises:
-        ValueError: Importance is not finite, or labels are all alike.
-    """
-    if not np.isfinite(importance).all():
-        raise ValueError("importance holds NaN or infinite values: nothing can be ranked by it.")
-    if not usable(labels):
-        raise ValueError(
-            f"{int(labels.sum())} of {len(labels)} tokens are labelled: localisation needs some "
-            "that are and some that are not."
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from sa_plugin._check import require_known
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
+from sa_plugin.passes.layout import TokenTable
 from sa_plugin.passes.run import Sinks, sink_rule
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
@@ -108,6 +109,13 @@ class Origin:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, info: HostInfo, tokens: TokenTable, **fields: Any) -> Origin:
+        """Of vectors made on a model from some tokens; `fields` are what the two do not say."""
+        names = ("model", "architecture", "fingerprint", "processing", "dtype", "tokenizer")
+        counts = {"kept": len(tokens), **tokens.dropped}
+        return cls(**{name: getattr(info, name) for name in names}, counts=counts, **fields)
 
 
 @dataclass(frozen=True, eq=False)

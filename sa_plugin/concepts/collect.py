@@ -225,7 +225,12 @@ class _Records:
         for block in plan.blocks:
             whole = self._summed("token", block, len(self.tokens), counts)
             for target, part in zip(found, halves, strict=True):
-                target.append(_with_rows(_part(whole, part), self.kept.rows.get(block), labels[:, part]))
+                count, mean = whole.positive_count[part], whole.positive_mean[part]
+                one = replace(whole, positive_count=count, positive_mean=mean)
+                if block in self.kept.rows:
+                    rows = Rows(self.kept.rows[block], whole.mean, whole.scale)
+                    one = replace(one, rows=rows, labels=labels[:, part])
+                target.append(one)
         return tuple(found[0]), tuple(found[1])
 
     def of_samples(self, what: str) -> tuple[LayerStatistics, ...]:
@@ -258,20 +263,6 @@ class _Records:
             z.reshape(len(blocks), info.n_heads, info.d_head),
             torch.stack([total["write", "mlp_out", b] / n for b in blocks]),
         )
-
-
-def _part(whole: LayerStatistics, part: slice) -> LayerStatistics:
-    return replace(whole, positive_count=whole.positive_count[part], positive_mean=whole.positive_mean[part])
-
-
-def _with_rows(
-    statistics: LayerStatistics,
-    rows: Float[np.ndarray, "stored d_model"] | None,
-    labels: Bool[np.ndarray, "stored concept"],
-) -> LayerStatistics:
-    if rows is None:
-        return statistics
-    return replace(statistics, rows=Rows(rows, statistics.mean, statistics.scale), labels=labels)
 
 
 def _of_rows(

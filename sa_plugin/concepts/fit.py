@@ -14,7 +14,7 @@ from sa_plugin._check import require_type
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import Kind, kind_of
-from sa_plugin.concepts.train_statistics import LayerStatistics, TrainStatistics
+from sa_plugin.concepts.train_statistics import LayerStatistics, TrainStatistics, check_collected
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Host, layers_of
 
@@ -92,20 +92,14 @@ def fit(
     units = data.concepts
     if not chosen.supervised:
         units = tuple(f"cluster {k}" for k in range(sets["token"].vectors.shape[1]))
-    info, settings = host.info, statistics.settings
-    origin = Origin(
-        model=info.model,
-        architecture=info.architecture,
-        fingerprint=info.fingerprint,
-        processing=info.processing,
-        dtype=info.dtype,
-        tokenizer=info.tokenizer,
+    origin = Origin.on(
+        host.info,
+        statistics.tokens,
         data_hash=data.hash,
-        sinks=settings["sinks"],  # type: ignore[arg-type]
+        sinks=statistics.settings["sinks"],
         sink_layers=statistics.layers,
         seed=seed,
         options=record,
-        counts={"kept": len(statistics.tokens), **statistics.tokens.dropped},
     )
     return ConceptBank(
         data.concepts,
@@ -161,13 +155,7 @@ def _check_concepts(one: LayerStatistics, concepts: Sequence[str], block: int, d
 def _check_statistics(
     statistics: TrainStatistics, host: Host, data: ConceptData, name: str, kind: Kind, blocks: Sequence[int]
 ) -> None:
-    if statistics.fingerprint != host.info.fingerprint:
-        raise ValueError("the statistics were collected on another model: collect them again.")
-    if statistics.data_hash != data.hash:
-        raise ValueError(
-            f"the statistics were collected on data {statistics.data_hash[:8]}, not on "
-            f"{data.hash[:8]}: collect them again."
-        )
+    check_collected(statistics, host, data)
     missing = sorted(set(blocks) - set(statistics.layers))
     if missing:
         raise ValueError(f"the statistics lack layers {missing}: they hold {statistics.layers}.")

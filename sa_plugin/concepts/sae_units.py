@@ -52,7 +52,7 @@ from sa_plugin.concepts.sae import (
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Batch, BulkHost, Host, SinkRule, Site, layers_of
 from sa_plugin.host.reducers import Keeping, keeping
-from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
+from sa_plugin.passes.layout import Layout, lay_out, token_table
 from sa_plugin.passes.run import Job, Reducer, run, sink_rule
 from sa_plugin.statistics.quantile import quantiles_sorted
 
@@ -259,11 +259,11 @@ def sae_bank(
     blocks = layers_of(host.info, layers)
     saes = saes_by_layer(sae, blocks)
     widths = {at: width_of(saes[at], at, host.info.d_model) for at in blocks}
-    hashes = {at: hash_of(saes[at]) for at in blocks}
+    sources = {at: Source(saes[at], widths[at], hash_of(saes[at])) for at in blocks}
     samples = data.cal.samples
     layout = lay_out(host, samples, data.concepts)
     point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
-    count = _Count(layout, saes, widths, point, pruning)
+    count = _Count(layout, sources, point, pruning)
     sinks_of = sink_rule(host.info, blocks, rule)
     (kept,) = run(host, layout, [count.job], sinks_of, description="sae")
     tokens = token_table(layout, kept.keep, samples, ["cal"] * len(samples), data.concepts)
@@ -274,9 +274,9 @@ def sae_bank(
         "pruning": vars(limits),
         "rule": pruning if isinstance(pruning, str) else "given",
         "cal_tokens": len(tokens),
-        "layers": {at: _about(found[at], saes[at], len(tokens)) for at in blocks},
+        "layers": {at: _about(found[at], sources[at].sae, len(tokens)) for at in blocks},
     }
-    latents = _latents(found, saes, widths, hashes, count.probes)
+    latents = _latents(found, sources, count.probes)
     return ConceptBank(
         data.concepts,
         tuple(f"latent {j}" for j in latents.latents),
@@ -284,7 +284,9 @@ def sae_bank(
         point,
         KIND,
         latents,
-        origin=_origin(host, data, tokens, blocks, rule, record),
+        origin=Origin.on(
+            host.info, tokens, data_hash=data.hash, sinks=rule, sink_layers=blocks, options=record
+        ),
     )
 
 
@@ -292,20 +294,14 @@ class _Count:
     """Counts active latents beside the model: an SAE is an object of this process, so it can."""
 
     def __init__(
-        self,
-        layout: Layout,
-        saes: Mapping[int, Encoder],
-        widths: Mapping[int, int],
-        point: HookPoint,
-        rule: str | Pruning,
+        self, layout: Layout, sources: Mapping[int, Source], point: HookPoint, rule: str | Pruning
     ) -> None:
-        self.layout, self.saes, self.rule = layout, saes, rule
-        self.widths, self.point = widths, point
+        self.layout, self.sources, self.point, self.rule = layout, sources, point, rule
         # Sinks are still among these rows: the bound holds for what is left of them. The one more
         # is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
         most = self.limits(layout.labels).ubiquitous * layout.n_rows + 1
-        self.activity = {at: Activity(widths[at], most) for at in saes}
-        self.probes: dict[int, list[Tensor]] = {at: [] for at in saes}
+        self.activity = {at: Activity(one.width, most) for at, one in sources.items()}
+        self.probes: dict[int, Tensor] = {}
 
     def limits(self, labels: Bool[np.ndarray, "row concept"]) -> Pruning:
         """What the rule gives for these rows."""
@@ -319,38 +315,34 @@ class _Count:
         def reducer(batch: Batch) -> Reducer:
             return self._take
 
-        return Job({Site(at, self.point) for at in self.saes}, reducer)
+        return Job({Site(at, self.point) for at in self.sources}, reducer)
 
     def _take(self, read: Mapping[Any, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
         """Latents above zero of a batch's evidence, as pairs of index and value."""
-        for at, sae in self.saes.items():
+        for at, one in self.sources.items():
             h = read[at, self.point].float()
             h = h[keep.to(h.device)]
             latent: list[Int[Tensor, " entry"]] = [torch.zeros(0, dtype=torch.int32)]
             value = [torch.zeros(0)]
             # Dense latents exist for a part of the tokens at a time: wide SAEs have 10^5 of them.
-            for part in in_parts(len(h), self.widths[at]):
-                found = latents_of(sae, h[part])
+            for part in in_parts(len(h), one.width):
+                found = latents_of(one.sae, h[part])
                 place = found.nonzero(as_tuple=True)
                 latent.append(place[1].int().cpu())
                 value.append(found[place].cpu())
             self.activity[at].add(torch.cat(latent).numpy(), torch.cat(value).numpy())
-            self.probes[at] = [torch.cat([*self.probes[at], h[:PROBES].cpu()])[:PROBES]]
+            first = h[:PROBES].cpu()
+            self.probes[at] = torch.cat([self.probes.get(at, first[:0]), first])[:PROBES]
         return keeping()
 
 
 def _latents(
-    found: Mapping[int, Pruned],
-    saes: Mapping[int, Encoder],
-    widths: Mapping[int, int],
-    hashes: Mapping[int, str],
-    first_rows: Mapping[int, Sequence[Tensor]],
+    found: Mapping[int, Pruned], sources: Mapping[int, Source], probes: Mapping[int, Tensor]
 ) -> LatentSet:
     chosen = sorted({int(j) for one in found.values() for j in np.flatnonzero(one.kept)})
-    kept = [[j < widths[at] and bool(one.kept[j]) for j in chosen] for at, one in found.items()]
-    sources = [Source(saes[at], widths[at], hashes[at]) for at in found]
-    probes = torch.stack([first_rows[at][0] for at in found])
-    return LatentSet(sources, chosen, torch.tensor(kept), probes)
+    kept = [[j < len(one.kept) and bool(one.kept[j]) for j in chosen] for one in found.values()]
+    rows = torch.stack([probes[at] for at in found])
+    return LatentSet([sources[at] for at in found], chosen, torch.tensor(kept), rows)
 
 
 def _require_some(found: Mapping[int, Pruned], limits: Pruning, tokens: int) -> None:
@@ -377,28 +369,3 @@ def _about(one: Pruned, sae: Encoder, tokens: int) -> dict[str, Any]:
         "never_active": int((one.count == 0).sum()),
         "active_per_token": float(one.count.sum() / max(1, tokens)),
     }
-
-
-def _origin(
-    host: Host,
-    data: ConceptData,
-    tokens: TokenTable,
-    blocks: tuple[int, ...],
-    sinks: SinkRule,
-    record: Mapping[str, Any],
-) -> Origin:
-    info = host.info
-    return Origin(
-        info.model,
-        info.architecture,
-        info.fingerprint,
-        info.processing,
-        info.dtype,
-        info.tokenizer,
-        data.hash,
-        sinks,
-        blocks,
-        0,
-        record,
-        {"kept": len(tokens), **tokens.dropped},
-    )

@@ -38,7 +38,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,10 @@ MAX_ITER = 200
 MEMORY_PAIRS = 10
 ROUNDING = 2.0**-22
 PRECONDITIONER_ROWS = 4  # times d_model
-Pair = tuple[Float[Tensor, "d_model label"], Float[Tensor, "d_model label"]]
+# A vector for each label, and a number for each row under each label.
+Columns = Float[Tensor, "d_model label"]
+Margins = Float[Tensor, "row label"]
+Pair = tuple[Columns, Columns]
 LEAST_GAIN = 1e-3
 STEP_EPOCHS = 5
 STEP_FACTOR = 0.8
@@ -180,8 +183,7 @@ class Solution:
     converged: Bool[Tensor, " label"]
 
 
-@dataclass(frozen=True, eq=False)
-class Preconditioner:
+class Preconditioner(NamedTuple):
     """Cholesky factor of `X^T X / 4n + lam I`, and the rows' root mean square norm."""
 
     factor: Float[Tensor, "d_model d_model"]
@@ -253,30 +255,20 @@ def solve(
     )
 
 
-def _signs_and_weights(
-    labels: Bool[Tensor, "row label"],
-) -> tuple[Float[Tensor, "row label"], Float[Tensor, "row label"]]:
+def _signs_and_weights(labels: Bool[Tensor, "row label"]) -> tuple[Margins, Margins]:
     n_in = labels.sum(0).double()
     # Either class weighs one half, however rare the concept is.
     inside, outside = (0.5 / n_in).float(), (0.5 / (len(labels) - n_in)).float()
     return torch.where(labels, 1.0, -1.0), torch.where(labels, inside, outside)
 
 
-def _converged(
-    gradient: Float[Tensor, "d_model label"],
-    w: Float[Tensor, "d_model label"],
-    lam: float,
-    tol: float,
-    rms: float,
-) -> Bool[Tensor, " label"]:
+def _converged(gradient: Columns, w: Columns, lam: float, tol: float, rms: float) -> Bool[Tensor, " label"]:
     # f_c is lam-strongly convex, so |w - w*| <= |grad| / lam; below rounding no gradient gets smaller.
     certified = tol * lam * w.norm(dim=0)
     return torch.le(gradient.norm(dim=0), certified.clamp_min(ROUNDING * rms))
 
 
-def _products(
-    blocks: Blocks, vectors: Float[Tensor, "d_model label"], n_rows: int
-) -> Float[Tensor, "row label"]:
+def _products(blocks: Blocks, vectors: Columns, n_rows: int) -> Margins:
     out = torch.empty(n_rows, vectors.shape[1])
     single = vectors.float()
     for part, x in blocks():
@@ -285,13 +277,8 @@ def _products(
 
 
 def _gradient(
-    blocks: Blocks,
-    margin: Float[Tensor, "row label"],
-    sign: Float[Tensor, "row label"],
-    weight: Float[Tensor, "row label"],
-    w: Float[Tensor, "d_model label"],
-    lam: float,
-) -> Float[Tensor, "d_model label"]:
+    blocks: Blocks, margin: Margins, sign: Margins, weight: Margins, w: Columns, lam: float
+) -> Columns:
     # Products in float32, sums in float64: the error of a long sum would end the descent early.
     residual = torch.sigmoid(-margin).mul_(weight).mul_(sign)
     total = lam * w
@@ -301,8 +288,8 @@ def _gradient(
 
 
 def _apply_inverse_hessian(
-    gradient: Float[Tensor, "d_model label"], history: deque[Pair], factor: Float[Tensor, "d_model d_model"]
-) -> Float[Tensor, "d_model label"]:
+    gradient: Columns, history: deque[Pair], factor: Float[Tensor, "d_model d_model"]
+) -> Columns:
     """The two-loop recursion (Nocedal and Wright, algorithm 7.4), a label a column."""
     q, alphas = gradient.clone(), []
     # Newest pair first on the way in, oldest first on the way out; the factor stands for the start.
@@ -317,21 +304,19 @@ def _apply_inverse_hessian(
     return q
 
 
-def _inverse_curvature(
-    moved: Float[Tensor, "d_model label"], turned: Float[Tensor, "d_model label"]
-) -> Float[Tensor, " label"]:
+def _inverse_curvature(moved: Columns, turned: Columns) -> Float[Tensor, " label"]:
     curvature = (moved * turned).sum(0)
     # A label that is done did not move: its pairs must count for nothing.
     return torch.where(curvature > 0, 1 / curvature, 0.0)
 
 
 def _line_search(
-    margin: Float[Tensor, "row label"],
-    change: Float[Tensor, "row label"],
-    weight: Float[Tensor, "row label"],
-    w: Float[Tensor, "d_model label"],
-    direction: Float[Tensor, "d_model label"],
-    gradient: Float[Tensor, "d_model label"],
+    margin: Margins,
+    change: Margins,
+    weight: Margins,
+    w: Columns,
+    direction: Columns,
+    gradient: Columns,
     lam: float,
     active: Bool[Tensor, " label"],
 ) -> Float[Tensor, " label"]:

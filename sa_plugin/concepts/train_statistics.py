@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, HookPoint
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 
 MEMORY = 2 << 30
@@ -208,6 +210,21 @@ class TrainStatistics:
         return (
             f"TrainStatistics({len(self.tokens)} train tokens, {len(self.tokens.concepts)} concepts, layers "
             f"{list(self.layers)}, {self.hook_point}{kept}, data {self.data_hash[:8]})"
+        )
+
+
+def check_collected(statistics: TrainStatistics, host: Host, data: ConceptData) -> None:
+    """Refuse statistics of another model or of other data.
+
+    Raises:
+        ValueError: The text says which.
+    """
+    if statistics.fingerprint != host.info.fingerprint:
+        raise ValueError("the statistics were collected on another model: collect them again.")
+    if statistics.data_hash != data.hash:
+        raise ValueError(
+            f"the statistics were collected on data {statistics.data_hash[:8]}, not on "
+            f"{data.hash[:8]}: collect them again."
         )
 
 

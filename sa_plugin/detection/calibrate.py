@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import position_of, require_type, users_line
+from sa_plugin._check import require_type, users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
@@ -35,6 +36,7 @@ from sa_plugin.detection.guard import (
     check_scores,
     rows_of_samples,
 )
+from sa_plugin.detection.measures import labels_of
 from sa_plugin.detection.methods import (
     CLS,
     PERMUTED,
@@ -109,9 +111,7 @@ def calibrate(
     check_bank_data(bank, data)
     table = _cal_scores(host, data, bank, scores)
     grid = tuple(sorted({float(d) for d in deltas}))
-    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in bank.concepts]
-    token_labels = table.tokens.labels[:, columns]
-    sample_labels = table.tokens.sample_labels[:, columns]
+    token_labels, sample_labels = labels_of(table, bank.concepts)
     tail = _calibrate_tail(table, token_labels, sample_labels, grid)
     baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
     cuts = token_cuts(tail, table, token_labels)
@@ -250,9 +250,8 @@ def _search(
         if own:
             thresholds = _own_thresholds(statistic, labels, deltas, positive)
             return search_own(method, statistic, labels, thresholds, deltas)
-        found = tail_thresholds_cross(statistic, labels, deltas, positive=positive)
-        cross = _layer_first(found)
-        return search_matched(method, statistic, labels, cross, deltas)
+        cross = tail_thresholds_cross(statistic, labels, deltas, positive=positive)
+        return search_matched(method, statistic, labels, _layer_first(cross), deltas)
 
 
 def _permuted_match(
@@ -266,9 +265,7 @@ def _permuted_match(
     unit = _search(PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit
     chosen = np.take_along_axis(statistic, unit[None], axis=-1)
     found = _search(PERMUTED, chosen, labels, deltas, own=True, positive=positive)
-    return Calibrated(
-        PERMUTED, deltas, found.thresholds, found.f1, unit, found.layer, found.delta, found.candidates
-    )
+    return replace(found, unit=unit)
 
 
 def _own_thresholds(

@@ -44,7 +44,6 @@ from sa_plugin.detection.methods import (
     method_names,
     values,
 )
-from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, bounds_text, clean, exact, number, short, signed
@@ -306,17 +305,14 @@ class Evaluation(Result):
         sure = np.atleast_1d(by.excludes_zero)
         right.set_yticks(range(len(order)), ["*" if s else "" for s in sure])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")
-        caution = f" Only {self.ground.n_documents} documents." if self._few else ""
+        few = self.ground.n_documents < FEW_DOCUMENTS
+        caution = f" Only {self.ground.n_documents} documents." if few else ""
         plots.note(
             figure,
             f"Bars: {100 * self.ground.resampling.level:g} % over documents, conditional on train and "
             f"calibration; * excludes zero, not adjusted for the number of comparisons.{caution}",
         )
         return figure
-
-    @property
-    def _few(self) -> bool:
-        return self.ground.n_documents < FEW_DOCUMENTS
 
 
 def evaluate(
@@ -363,21 +359,18 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
             shape = (table.tokens.n_samples, len(calibration.concepts))
             found[name] = [Outcome(np.ones(shape, dtype=bool), np.zeros(shape))]
         elif name in calibrated and name not in found:
-            found[name] = [_outcome(c, table, calibration.seed, k) for k, c in enumerate(calibrated[name])]
+            # Every draw at its own layers and units.
+            own = [
+                (one, values(name, table, one.layer, one.chosen_unit, seed=calibration.seed, draw=k))
+                for k, one in enumerate(calibrated[name])
+            ]
+            found[name] = [Outcome(value >= one.chosen_threshold, value) for one, value in own]
     for name in given_names(table, searched=False):
         threshold = table.given[name].threshold
         assert threshold is not None
         value = given_values(name, table, calibration.concepts).astype(np.float64)
         found[name] = [Outcome(value >= threshold, value)]
     return found
-
-
-def _outcome(calibrated: Calibrated, table: ScoreTable, seed: int, draw: int) -> Outcome:
-    """What one calibrated method says of every sample, at its own layers."""
-    value = values(
-        calibrated.method, table, calibrated.layer, calibrated.chosen_unit, seed=seed, draw=draw
-    ).astype(np.float64)
-    return Outcome(value >= calibrated.chosen_threshold, value)
 
 
 _Columns = Mapping[str, Mapping[str, Float[np.ndarray, "*shape column"]]]

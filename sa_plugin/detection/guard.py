@@ -74,10 +74,10 @@ def check_unseen(split: Split, seen: Seen) -> None:
     if not isinstance(split, Split):
         raise TypeError(f"evaluation takes one split, not a {type(split).__name__}: give data.test.")
     same = split.data_hash == seen.data_hash
-    if same:
-        caught = [s.id for s in split.samples if s.id in seen.train]
-    else:
-        caught = [s.id for s in split.samples if text_digest(s) in seen.train_texts]
+    # Ids tell samples of one data set apart; in another one the texts are looked up.
+    names = [s.id if same else text_digest(s) for s in split.samples]
+    train, cal = (seen.train, seen.cal) if same else (seen.train_texts, seen.cal_texts)
+    caught = [s.id for s, name in zip(split.samples, names, strict=True) if name in train]
     if split.name == "train" or caught:
         which = (
             f"the train split ({len(split)} samples)"
@@ -90,11 +90,7 @@ def check_unseen(split: Split, seen: Seen) -> None:
             f"cannot evaluate on {which}: concept vectors fit their train tokens, so the result "
             "would be too good. Give data.test."
         )
-    if same:
-        selected = split.name == "cal" or any(s.id in seen.cal for s in split.samples)
-    else:
-        selected = any(text_digest(s) in seen.cal_texts for s in split.samples)
-    if selected:
+    if (same and split.name == "cal") or not cal.isdisjoint(names):
         warnings.warn(
             f"split {split.name!r} holds samples that thresholds, deltas and layers were chosen "
             "on: the numbers are optimistic. Report data.test.",

@@ -39,44 +39,33 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
 
-Statistic = Callable[
-    [Float[np.ndarray, "token layer unit"], Int[np.ndarray, " sample_and_one"]],
-    Float[np.ndarray, "sample _layer _unit"],
-]
-_OfSample = Callable[[Float[np.ndarray, "token layer unit"]], Float[np.ndarray, "layer unit"]]
+Scores = Float[np.ndarray, "token layer unit"]
+Bounds = Int[np.ndarray, " sample_and_one"]
+OfSamples = Float[np.ndarray, "sample _layer _unit"]
+Statistic = Callable[[Scores, Bounds], OfSamples]
 
 
-def max_token(
-    scores: Float[np.ndarray, "token layer unit"], bounds: Int[np.ndarray, " sample_and_one"]
-) -> Float[np.ndarray, "sample layer unit"]:
+def max_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
     """The highest token score of each sample."""
     return _by_sample(lambda rows: rows.max(0), scores, bounds)
 
 
-def mean_token(
-    scores: Float[np.ndarray, "token layer unit"], bounds: Int[np.ndarray, " sample_and_one"]
-) -> Float[np.ndarray, "sample layer unit"]:
+def mean_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
     """The mean token score of each sample."""
     return _by_sample(lambda rows: rows.mean(0, dtype=np.float64), scores, bounds)
 
 
-def last_token(
-    scores: Float[np.ndarray, "token layer unit"], bounds: Int[np.ndarray, " sample_and_one"]
-) -> Float[np.ndarray, "sample layer unit"]:
+def last_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
     """The score of each sample's last kept token."""
     return _by_sample(lambda rows: rows[-1], scores, bounds)
 
 
-def top_tenth_mean(
-    scores: Float[np.ndarray, "token layer unit"], bounds: Int[np.ndarray, " sample_and_one"]
-) -> Float[np.ndarray, "sample layer unit"]:
+def top_tenth_mean(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
     """The mean of each sample's highest `ceil(tokens / 10)` scores."""
     return _by_sample(_top_tenth, scores, bounds)
 
 
-def length(
-    scores: Float[np.ndarray, "token layer unit"], bounds: Int[np.ndarray, " sample_and_one"]
-) -> Float[np.ndarray, "sample 1 1"]:
+def length(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample 1 1"]:
     """The number of kept tokens: what a detector achieves that never looks at the model."""
     return np.diff(bounds).astype(np.float32)[:, None, None]
 
@@ -105,9 +94,7 @@ def statistic_of(name: str, statistics: Mapping[str, Statistic] = STATISTICS) ->
     )
 
 
-def random_rows(
-    bounds: Int[np.ndarray, " sample_and_one"], seed: int, draw: int
-) -> Int[np.ndarray, " sample"]:
+def random_rows(bounds: Bounds, seed: int, draw: int) -> Int[np.ndarray, " sample"]:
     """One uniformly drawn token row of every sample (RandTok).
 
     Args:
@@ -121,7 +108,7 @@ def random_rows(
     return np.asarray(bounds[:-1] + np.minimum((place * tokens).astype(np.int64), tokens - 1))
 
 
-def _top_tenth(rows: Float[np.ndarray, "token layer unit"]) -> Float[np.ndarray, "layer unit"]:
+def _top_tenth(rows: Scores) -> Float[np.ndarray, "layer unit"]:
     n = len(rows)
     # Rounded up, so that a short sample still has one score.
     k = -(-n // 10)
@@ -131,9 +118,7 @@ def _top_tenth(rows: Float[np.ndarray, "token layer unit"]) -> Float[np.ndarray,
 
 
 def _by_sample(
-    of_sample: _OfSample,
-    scores: Float[np.ndarray, "token layer unit"],
-    bounds: Int[np.ndarray, " sample_and_one"],
+    of_sample: Callable[[Scores], Float[np.ndarray, "layer unit"]], scores: Scores, bounds: Bounds
 ) -> Float[np.ndarray, "sample layer unit"]:
     # A loop: `np.maximum.reduceat` along the first axis is five to fifteen times slower.
     out = np.empty((len(bounds) - 1, *scores.shape[1:]), dtype=np.float32)
@@ -214,15 +199,21 @@ def draws_of(method: str) -> int:
     return RANDOM_DRAWS if method == RANDOM else 1
 
 
+def _stored(table: ScoreTable) -> dict[str, tuple[Float[np.ndarray, "sample layer _unit"] | None, str]]:
+    """Methods whose statistic scoring left behind, and what is missing where it did not."""
+    found = {
+        POOLED: (table.pooled, "the bank has no pooled vectors"),
+        CLS: (table.cls, "the bank has no vectors of class tokens"),
+    }
+    if table.bank.supervised:
+        found[PERMUTED] = table.permuted_max, "the bank has no permuted-label vectors"
+    return found
+
+
 def missing(method: str, table: ScoreTable) -> str:
     """Why a method cannot be calibrated on these scores, or ""."""
-    if method == POOLED and table.pooled is None:
-        return "the bank has no pooled vectors"
-    if method == CLS and table.cls is None:
-        return "the bank has no vectors of class tokens"
-    if method == PERMUTED and table.bank.supervised and table.permuted_max is None:
-        return "the bank has no permuted-label vectors"
-    return ""
+    found, reason = _stored(table).get(method, (table.scores, ""))
+    return reason if found is None else ""
 
 
 def owns_units(method: str, bank: ConceptBank) -> bool:
@@ -235,9 +226,7 @@ def is_given(method: str) -> bool:
     return method not in method_names()
 
 
-def statistics(
-    method: str, table: ScoreTable, *, seed: int = 0, draw: int = 0
-) -> Float[np.ndarray, "sample _layer _unit"]:
+def statistics(method: str, table: ScoreTable, *, seed: int = 0, draw: int = 0) -> OfSamples:
     """What a method thresholds, at every layer for every unit.
 
     Args:
@@ -261,7 +250,7 @@ def values(
     seed: int = 0,
     draw: int = 0,
 ) -> Float[np.ndarray, "sample concept"]:
-    """What a method thresholds, at one layer and unit for each concept.
+    """What a method thresholds, at one layer and unit for each concept, in float64.
 
     Args:
         method: Name.
@@ -275,12 +264,12 @@ def values(
         ValueError: The method is unknown, or the table lacks what it needs.
     """
     if is_given(method):
-        return given_values(method, table, table.bank.concepts)
-    if method in (POOLED, CLS) or (method == PERMUTED and table.bank.supervised):
-        return _of(method, table, table.scores, seed, draw)[:, layer, unit]
+        return given_values(method, table, table.bank.concepts).astype(np.float64)
+    if method in _stored(table):
+        return _of(method, table, table.scores, seed, draw)[:, layer, unit].astype(np.float64)
     # Only the chosen columns are reduced: statistics treat columns one by one.
     picked = column_scores(table, layer, unit)[:, None]
-    found = _of(method, table, picked, seed, draw)[:, 0]
+    found = _of(method, table, picked, seed, draw)[:, 0].astype(np.float64)
     return np.broadcast_to(found, (len(found), len(layer)))
 
 
@@ -294,10 +283,10 @@ def column_scores(
     return out
 
 
-def _of(
-    method: str, table: ScoreTable, scores: Float[np.ndarray, "token layer unit"], seed: int, draw: int
-) -> Float[np.ndarray, "sample _layer _unit"]:
-    reason = missing(method, table)
+def _of(method: str, table: ScoreTable, scores: Scores, seed: int, draw: int) -> OfSamples:
+    found, reason = _stored(table).get(method, (None, ""))
+    if found is not None:
+        return found
     if reason:
         raise ValueError(f"{method} cannot be computed: {reason}.")
     if is_given(method):
@@ -305,14 +294,5 @@ def _of(
     bounds = table.tokens.bounds
     if method == RANDOM:
         return np.asarray(scores[random_rows(bounds, seed, draw)])
-    if method == POOLED:
-        assert table.pooled is not None
-        return table.pooled
-    if method == CLS:
-        assert table.cls is not None
-        return table.cls
-    if method == PERMUTED and table.bank.supervised:
-        assert table.permuted_max is not None
-        return table.permuted_max
     statistic = max_token if method in (TAIL, PERMUTED) else statistic_of(method)
     return statistic(scores, bounds)

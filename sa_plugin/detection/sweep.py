@@ -167,7 +167,7 @@ def _curve(
         # Matched units may differ by layer: the curve takes those of its own layer.
         unit, at = each.at_layer(place)
         layer = np.full(len(unit), place)
-        value = values(each.method, table, layer, unit, seed=seed, draw=draw).astype(np.float64)
+        value = values(each.method, table, layer, unit, seed=seed, draw=draw)
         tau = each.thresholds[at][..., None]
         fired = tau <= value.T
         curves.append(averaged(f1_of(counted(fired, labels.T, resamples)), positives, "weighted"))

@@ -32,7 +32,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind
-from sa_plugin.concepts.train_statistics import RowLimits, TrainStatistics
+from sa_plugin.concepts.train_statistics import RowLimits, TrainStatistics, check_collected
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -464,7 +464,7 @@ def head_alignment(
     refits = test.refits or (_SEPARATOR_REFITS if kind_of(bank.kind).need == "rows" else _REFITS)
     _check_options(bank, test, refits, split)
     statistics = statistics or _collect(host, data, bank)
-    _check_statistics(statistics, host, data)
+    check_collected(statistics, host, data)
     refit = StoredRefits(bank, [bank.unit(name) for name in names], statistics)
     offsets = offsets_seen(statistics.tokens, causal=host.info.causal)
     blocks = describe_blocks(described, bank.layers, offsets)
@@ -587,16 +587,6 @@ def _check_options(bank: ConceptBank, test: WeightTest, refits: int, split: str)
         )
     # Before any pass: what is too few for a single test is too few for all.
     check_draws(test.tail, refits, 0, test.q)
-
-
-def _check_statistics(statistics: TrainStatistics, host: Host, data: ConceptData) -> None:
-    if statistics.fingerprint != host.info.fingerprint:
-        raise ValueError("the statistics were collected on another model: collect them again.")
-    if statistics.data_hash != data.hash:
-        raise ValueError(
-            f"the statistics were collected on data {statistics.data_hash[:8]}, not on "
-            f"{data.hash[:8]}: collect them again."
-        )
 
 
 def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]:
