@@ -1,6 +1,6 @@
 """Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
 
-`sa_nnsight.trace_setup` makes, outside the trace, the tensors that `scores`, `mask` and `objective`
+`sa_nnsight.trace_setup` makes, outside the trace, the tensors that `scores`, `mask` and `goal_mean`
 take inside it. For a remote trace call `nnsight.register("sa_nnsight.trace_ops")` first: functions
 then travel as source, and nothing is imported on the server. nnsight ships all that a module's names
 stand for, used or not, so this one imports torch alone.
@@ -9,7 +9,7 @@ With x = (h - mean) / scale in float32:
 
     scores      s_t = x_t . v, or cos(x_t, v)
     mask        s_t >= threshold, among the tokens that are kept (SuperActivators)
-    objective   mean of s_t over the objective's tokens, and over the batch: a scalar
+    goal_mean   mean of s_t over the objective's tokens, and over the batch: a scalar
 
 What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
 
@@ -114,7 +114,7 @@ def mask(found: torch.Tensor, concept: Concept, keep: torch.Tensor) -> torch.Ten
     return (found.double() >= concept.threshold) & keep.to(found.device)
 
 
-def objective(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
+def goal_mean(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
     """An attribution objective, a 0-d tensor: its mean over the batch.
 
     Args:

@@ -51,15 +51,18 @@ EXPLAINERS: dict[str, Explainer] = {
 }
 METHODS = (*EXPLAINERS, *COALITION_METHODS)
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    name: {
-        "integrated_gradients": {"n_steps": gradients.PATH_INTERVALS[name]},
-        "smooth_grad": {"n_samples": gradients.NOISY_COPIES[name]},
-        "mfaba": {"n_steps": gradients.ADVERSARIAL_STEPS[name]},
-        **{method: {"preset": name} for method in COALITION_METHODS},
-    }
-    for name in ("paper", "fast")
+    "paper": {
+        "integrated_gradients": {"n_steps": 64},
+        "smooth_grad": {"n_samples": 50},
+        "mfaba": {"n_steps": 50},
+    },
+    "fast": {
+        "integrated_gradients": {"n_steps": 16},
+        "smooth_grad": {"n_samples": 10},
+        "mfaba": {"n_steps": 10},
+    },
 }
-"""Options of each method, by preset."""
+"""Options of each method by preset; of coalitions their number, see `estimators.BUDGETS`."""
 
 
 def attribute(
@@ -129,10 +132,9 @@ def explain_game(game: CoalitionGame, method: str, *, preset: str = "paper", **o
     """
     require_known("method", method, METHODS)
     require_known("preset", preset, PRESETS)
-    settings = PRESETS[preset].get(method, {}) | options
     if method in COALITION_METHODS:
-        return Importances(explain_coalitions(game, method, **settings), {})
-    return EXPLAINERS[method](game, **settings)
+        return Importances(explain_coalitions(game, method, preset=preset, **options), {})
+    return EXPLAINERS[method](game, **PRESETS[preset].get(method, {}) | options)
 
 
 def as_results(

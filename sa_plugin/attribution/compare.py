@@ -149,6 +149,8 @@ def compare(
     for concept in names:
         position_of(concept, detector.concepts)
     check_unseen(data.test, detector.seen)
+    cal, test = (_candidates(detector, split, names, scores) for split in (data.cal, data.test))
+    total = sum(min(design.n_test, len(test[c][0])) + min(design.n_cal, len(cal[c][0])) for c in names)
     bench = _Bench(
         host,
         detector,
@@ -156,11 +158,10 @@ def compare(
         {method: _options(method, design, resampling.seed) for method in methods},
         design,
         later_probes(host, data, detector, names) if design.probe else {},
+        tqdm(total=total, desc="explaining", disable=not host.progress),
     )
-    cal, test = (_candidates(detector, split, names, scores) for split in (data.cal, data.test))
-    found, coverage = _Found(), []
-    total = sum(min(design.n_test, len(test[c][0])) + min(design.n_cal, len(cal[c][0])) for c in names)
-    with tqdm(total=total, desc="explaining", disable=not host.progress) as bar:
+    coverage = []
+    with bench.bar:
         for concept in names:
             rng = np.random.default_rng(resampling.seed)
             held, shown = [], []
@@ -168,7 +169,7 @@ def compare(
             if test[concept][0] and cal[concept][0]:
                 held = _draw(cal[concept][0], design.n_cal, rng)
                 shown = _draw(test[concept][0], design.n_test, rng)
-            refused = _concept(bench, concept, held, shown, found, bar)
+            refused = _concept(bench, concept, held, shown)
             coverage.append(
                 Coverage(
                     concept,
@@ -181,7 +182,7 @@ def compare(
                     bench.probes[concept].cal_auroc if concept in bench.probes else None,
                 )
             )
-    if not found.trials:
+    if not bench.trials:
         raise ValueError(
             "no sample could be compared: no concept has test and calibration samples with labels "
             "and a SuperActivator. Look at detector.evaluate(data.test) first."
@@ -189,12 +190,12 @@ def compare(
     return Comparison(
         tuple(methods),
         tuple(objectives),
-        tuple(contrasts_of(found.trials, objectives, resampling)),
+        tuple(contrasts_of(bench.trials, objectives, resampling)),
         tuple(coverage),
-        {key: _mean_curve(lines, resampling) for key, lines in found.curves.items()},
-        tuple(found.examples),
+        {key: _mean_curve(lines, resampling) for key, lines in bench.curves.items()},
+        tuple(bench.examples),
         _settings(host, design, resampling),
-        tuple(found.trials),
+        tuple(bench.trials),
     )
 
 
@@ -209,7 +210,7 @@ class _Chosen:
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """What is run on every sample; options by method, probes by concept."""
+    """What is run on every sample, options by method and probes by concept, and what it found so far."""
 
     host: Host
     detector: Detector
@@ -217,13 +218,9 @@ class _Bench:
     options: Mapping[str, Mapping[str, Any]]
     design: Design
     probes: Mapping[str, LaterProbe]
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What was measured so far, filled sample by sample; curves with their sample's document."""
-
+    bar: Any
     trials: list[Trial] = field(default_factory=list)
+    # Curves with their sample's document.
     curves: dict[CurveKey, list[tuple[str, Float[np.ndarray, " share"]]]] = field(default_factory=dict)
     examples: list[Attribution] = field(default_factory=list)
 
@@ -285,21 +282,19 @@ def _draw(samples: Sequence[_Chosen], n: int, rng: np.random.Generator) -> list[
 
 
 def _concept(
-    bench: _Bench, concept: str, held: Sequence[_Chosen], shown: Sequence[_Chosen], found: _Found, bar: Any
+    bench: _Bench, concept: str, held: Sequence[_Chosen], shown: Sequence[_Chosen]
 ) -> dict[str, int]:
-    """One concept's samples into `found`; how many each method refused."""
-    levels = _levels(bench, concept, held, bar)
+    """Explain and measure one concept's samples; how many each method refused."""
+    levels = _levels(bench, concept, held)
     refused = dict.fromkeys(bench.options, 0) if shown else {}
     for chosen in shown:
-        for method in _measure(bench, concept, chosen, levels, found, example=chosen is shown[0]):
+        for method in _measure(bench, concept, chosen, levels, example=chosen is shown[0]):
             refused[method] += 1
-        bar.update()
+        bench.bar.update()
     return refused
 
 
-def _levels(
-    bench: _Bench, concept: str, samples: Sequence[_Chosen], bar: Any
-) -> dict[tuple[str, str], float]:
+def _levels(bench: _Bench, concept: str, samples: Sequence[_Chosen]) -> dict[tuple[str, str], float]:
     """The level of F1 for each method and objective, chosen on calibration samples."""
     seen: dict[tuple[str, str], list[Any]] = {}
     for chosen in samples:
@@ -309,27 +304,21 @@ def _levels(
             for k, one in enumerate(made):
                 values = explanation.importance[game.player_of[chosen.position], k]
                 seen.setdefault((method, one.name), []).append((values, chosen.labels))
-        bar.update()
+        bench.bar.update()
     return {key: choose_level(values) for key, values in seen.items()}
 
 
 def _measure(
-    bench: _Bench,
-    concept: str,
-    chosen: _Chosen,
-    levels: Mapping[tuple[str, str], float],
-    found: _Found,
-    *,
-    example: bool,
+    bench: _Bench, concept: str, chosen: _Chosen, levels: Mapping[tuple[str, str], float], *, example: bool
 ) -> list[str]:
-    """Explain and measure one test sample into `found`; the methods that refused it."""
+    """Explain and measure one test sample; the methods that refused it."""
     made = _objectives(bench, concept, chosen.sample)
     sticks = yardsticks(bench.host, bench.detector, made[0], bench.probes.get(concept))
     game, deep = _game(bench, chosen.sample, made), _game(bench, chosen.sample, sticks)
     explanations = _explanations(bench, game, made, chosen.sample)
 
     def judge(method: str, name: str, importance: Float[np.ndarray, " player"], level: float) -> Trial:
-        areas = _areas(bench, deep, sticks, (method, name), chosen, importance, found)
+        areas = _areas(bench, deep, sticks, (method, name), chosen, importance)
         values = importance[deep.player_of[chosen.position]]
         scores = sample_scores(values, chosen.labels, level)
         sample = chosen.sample
@@ -353,14 +342,14 @@ def _measure(
             continue
         explanation = explanations[method]
         if example:
-            found.examples.extend(
+            bench.examples.extend(
                 as_results(game, chosen.sample, method, explanation, preset=bench.design.preset)
             )
         for k, one in enumerate(made):
             trial = judge(method, one.name, explanation.importance[:, k], levels[method, one.name])
-            found.trials.append(replace(trial, areas={**trial.areas, **_completeness(explanation, k)}))
+            bench.trials.append(replace(trial, areas={**trial.areas, **_completeness(explanation, k)}))
     for name, order in zip(ORDERS, _control_orders(chosen, deep), strict=True):
-        found.trials.append(judge(CONTROL, name, order, _CONTROL_LEVEL))
+        bench.trials.append(judge(CONTROL, name, order, _CONTROL_LEVEL))
     return refused
 
 
@@ -381,9 +370,8 @@ def _areas(
     key: tuple[str, str],
     chosen: _Chosen,
     importance: Float[np.ndarray, " player"],
-    found: _Found,
 ) -> dict[str, float]:
-    """Areas under insertion and deletion by every yardstick; the curves themselves into `found`."""
+    """Areas under insertion and deletion by every yardstick; the curves themselves into `bench`."""
     both = curves(game, importance, n_steps=bench.design.curve_steps)
     areas = {}
     for kind in WAYS:
@@ -391,7 +379,7 @@ def _areas(
         for stick, total, column in zip(sticks, area_under(both.share, values), values.T, strict=True):
             areas[f"{kind}/{stick.name}"] = float(total)
             line = chosen.sample.document, on_grid(both.share, column, _SHARES)
-            found.curves.setdefault((*key, kind, stick.name), []).append(line)
+            bench.curves.setdefault((*key, kind, stick.name), []).append(line)
     return areas
 
 

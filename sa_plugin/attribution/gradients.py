@@ -100,12 +100,6 @@ from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Re
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.host.protocol import Site
 
-NOISY_COPIES = {"paper": 50, "fast": 10}
-"""Of SmoothGrad, by preset."""
-PATH_INTERVALS = {"paper": 64, "fast": 16}
-"""Of integrated gradients' path, by preset."""
-ADVERSARIAL_STEPS = {"paper": 50, "fast": 10}
-"""Of MFABA's path at most, by preset."""
 _TOKENS_A_PASS = 64
 """Masks of one token that direct alignment evaluates together."""
 

@@ -305,14 +305,14 @@ def token_mean(
 
 
 @register_objective("superactivator")
-def superactivator(clean: CleanRun) -> Measure:
+def _superactivator(clean: CleanRun) -> Measure:
     """Mean cosine of all valid tokens with the mean of the sample's own SuperActivators."""
     target = clean.x[clean.tail].mean(0, keepdim=True).detach()
     return lambda x, mask: token_mean(cosine(x, target.to(x.device)), mask)
 
 
 @register_objective("superactivator_tokens")
-def superactivator_tokens(clean: CleanRun) -> Measure:
+def _superactivator_tokens(clean: CleanRun) -> Measure:
     """Mean score at the positions of the clean run's SuperActivators."""
 
     def measure(
@@ -327,7 +327,7 @@ def superactivator_tokens(clean: CleanRun) -> Measure:
 
 
 @register_objective("global")
-def global_(clean: CleanRun) -> Measure:
+def _global(clean: CleanRun) -> Measure:
     """Mean score of all valid tokens with the concept's vector: the conventional target."""
     return lambda x, mask: token_mean(concept_score(clean.vectors, x), mask)
 

@@ -85,7 +85,7 @@ def collect(
     split = data.train
     layout = lay_out(host, split.samples, data.concepts)
     point = cast(HookPoint, hook_point)
-    plan = _Plan.of(host, layout, split, blocks, point, need, seed, limits.per_class)
+    plan = _Plan(host, layout, split, blocks, point, need, seed, limits.per_class)
     rule = sink_rule(host.info, blocks, cast(SinkRule, sinks))
     job = Job(plan.sites, plan.reducer, plan.chosen, limits.memory // max(1, len(blocks)))
     try:
@@ -122,24 +122,11 @@ def collect(
     )
 
 
-@dataclass(frozen=True, eq=False)
 class _Plan:
     """What every batch of the pass does."""
 
-    host: Host
-    layout: Layout
-    blocks: tuple[int, ...]
-    hook_point: HookPoint
-    gram: bool
-    components: bool
-    keep_rows: bool
-    chosen: Int[np.ndarray, " stored"]
-    labels: Bool[np.ndarray, "row label"]
-    sample_labels: Bool[np.ndarray, "sample concept"]
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         host: Host,
         layout: Layout,
         split: Split,
@@ -148,25 +135,16 @@ class _Plan:
         need: Sequence[str],
         seed: int,
         max_rows: int,
-    ) -> _Plan:
+    ) -> None:
+        self.host, self.layout, self.blocks, self.hook_point = host, layout, blocks, hook_point
+        self.gram, self.keep_rows = "gram" in need, "rows" in need
+        self.components = host.info.block == "pre_norm" and hook_point == "resid_post"
         # One stream for both draws, in this order: the numbers of a seed must stay what they are.
         rng = np.random.default_rng(seed)
-        labels = np.concatenate([layout.labels, permute_labels(layout.labels, layout.bounds, rng)], axis=1)
-        keep_rows = "rows" in need
-        chosen = draw_rows(labels, max_rows, rng) if keep_rows else np.zeros(0, dtype=int)
-        components = host.info.block == "pre_norm" and hook_point == "resid_post"
-        return cls(
-            host,
-            layout,
-            blocks,
-            hook_point,
-            "gram" in need,
-            components,
-            keep_rows,
-            chosen,
-            labels,
-            split.sample_labels,
-        )
+        permuted = permute_labels(layout.labels, layout.bounds, rng)
+        self.labels: Bool[np.ndarray, "row label"] = np.concatenate([layout.labels, permuted], axis=1)
+        self.sample_labels = split.sample_labels
+        self.chosen = draw_rows(self.labels, max_rows, rng) if self.keep_rows else np.zeros(0, dtype=int)
 
     @property
     def has_class(self) -> bool:

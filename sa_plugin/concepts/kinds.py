@@ -57,18 +57,18 @@ def prototype(
     Raises:
         ValueError: A concept has no train token; the text names its column.
     """
-    check_counts(statistics, "prototype")
-    return positive_means(statistics).float(), {"tokens": statistics.positive_count.tolist()}
+    _check_counts(statistics, "prototype")
+    return _positive_means(statistics).float(), {"tokens": statistics.positive_count.tolist()}
 
 
-def positive_means(statistics: LayerStatistics) -> Float[Tensor, "concept d_model"]:
+def _positive_means(statistics: LayerStatistics) -> Float[Tensor, "concept d_model"]:
     """Mean normalised embedding of each concept's tokens, in float64."""
     # The mean of normalised rows is the normalised mean: no row is needed.
     raw = statistics.positive_mean.double() - statistics.mean.double()
     return (raw / statistics.scale).cpu()
 
 
-def check_counts(statistics: LayerStatistics, kind: str) -> None:
+def _check_counts(statistics: LayerStatistics, kind: str) -> None:
     """Refuse a concept without train tokens.
 
     Raises:
@@ -105,7 +105,7 @@ def lda(
     if ridge < 0:
         raise ValueError(f"ridge is {ridge}: it must be 0 or more.")
     _check_both_classes(statistics)
-    positive = positive_means(statistics)
+    positive = _positive_means(statistics)
     # The mean of all tokens is 0 here, so mu_1 - mu_0 = mu_1 n / n_0.
     share = statistics.positive_count.cpu().double() / statistics.n
     contrast = positive / (1 - share)[:, None]
@@ -131,7 +131,7 @@ def _covariance(statistics: LayerStatistics) -> Float[Tensor, "d_model d_model"]
 
 
 def _check_both_classes(statistics: LayerStatistics) -> None:
-    check_counts(statistics, "lda")
+    _check_counts(statistics, "lda")
     full = (statistics.positive_count == statistics.n).nonzero().flatten().tolist()
     if full:
         raise ValueError(

@@ -46,7 +46,7 @@ class Encoder(Protocol):
         """Latents `[token, latent]` of raw activations `[token, d_model]`."""
 
 
-def require_encoder(sae: object, layer: int) -> Encoder:
+def _require_encoder(sae: object, layer: int) -> Encoder:
     """Refuse what has no `encode`.
 
     Raises:
@@ -394,7 +394,7 @@ def saes_by_layer(saes: object, layers: Sequence[int]) -> dict[int, Encoder]:
             f"SAEs are given for layers {sorted(given, key=str)}, and layers {list(layers)} are "
             "read: give {layer: sae} with one for each layer."
         )
-    return {layer: require_encoder(given[layer], layer) for layer in layers}
+    return {layer: _require_encoder(given[layer], layer) for layer in layers}
 
 
 def _same(one: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> bool:

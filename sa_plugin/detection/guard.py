@@ -54,12 +54,12 @@ class Seen:
             data.hash,
             frozenset(s.id for s in train),
             frozenset(s.id for s in cal),
-            frozenset(text_digest(s) for s in train),
-            frozenset(text_digest(s) for s in cal),
+            frozenset(_text_digest(s) for s in train),
+            frozenset(_text_digest(s) for s in cal),
         )
 
 
-def text_digest(sample: Sample) -> str:
+def _text_digest(sample: Sample) -> str:
     """Digest of a sample's text or pixels."""
     return hashlib.sha256(sample.content.encode()).hexdigest()[:16]
 
@@ -75,7 +75,7 @@ def check_unseen(split: Split, seen: Seen) -> None:
         raise TypeError(f"evaluation takes one split, not a {type(split).__name__}: give data.test.")
     same = split.data_hash == seen.data_hash
     # Ids tell samples of one data set apart; in another one the texts are looked up.
-    names = [s.id if same else text_digest(s) for s in split.samples]
+    names = [s.id if same else _text_digest(s) for s in split.samples]
     train, cal = (seen.train, seen.cal) if same else (seen.train_texts, seen.cal_texts)
     caught = [s.id for s, name in zip(split.samples, names, strict=True) if name in train]
     if split.name == "train" or caught:
@@ -159,7 +159,7 @@ def check_scores(table: ScoreTable, bank: ConceptBank, concepts: Sequence[str]) 
         ValueError: The scores are of another bank, lack the label of a concept, or hold a sample
             without tokens.
     """
-    difference = bank_difference(table.bank, bank)
+    difference = _bank_difference(table.bank, bank)
     if difference:
         raise ValueError(
             f"the scores are of another bank ({difference}): score with detector.bank, or "
@@ -194,7 +194,7 @@ def check_finite_scores(table: ScoreTable) -> None:
             )
 
 
-def bank_difference(one: ConceptBank, other: ConceptBank) -> str:
+def _bank_difference(one: ConceptBank, other: ConceptBank) -> str:
     """In what two banks differ, or "" where they score alike."""
     if one is other:
         return ""

@@ -229,7 +229,7 @@ class Wording(NamedTuple):
 WORDING = Wording()
 
 
-def check_template(template: str) -> None:
+def _check_template(template: str) -> None:
     """Refuse a template that does not ask.
 
     Raises:
@@ -276,7 +276,7 @@ def questions(
     return found
 
 
-def require_chat(tokenizer: Any) -> None:
+def _require_chat(tokenizer: Any) -> None:
     """Refuse a tokenizer without a chat template.
 
     Raises:
@@ -373,9 +373,9 @@ def prompt(
             "least one sample and one concept, and 0 or more tokens."
         )
     template, chat, yes, no = wording
-    check_template(template)
+    _check_template(template)
     if chat:
-        require_chat(tokenizer)
+        _require_chat(tokenizer)
     speaker = _Speaker(model, tokenizer, reply_tokens, reuse)
     words = answer_tokens(tokenizer, yes, no)
     p_yes, mass = np.zeros((2, len(rows), len(names)))

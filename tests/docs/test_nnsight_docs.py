@@ -70,7 +70,7 @@ def check_results(names):
 def objective_of(names, inputs):
     model, goal = names["model"], names["goal"]
     with torch.no_grad(), model.trace(**inputs) as tracer:
-        value = nnsight.save(names["trace_ops"].objective(model.get(goal.path), goal))
+        value = nnsight.save(names["trace_ops"].goal_mean(model.get(goal.path), goal))
         tracer.stop()
     return float(value)
 

@@ -276,7 +276,7 @@ def test_trace_ops_are_the_objectives(name, objective_name):
     model, inputs = host.model, host.forward_inputs(sample)
     with model.trace(**inputs) as tracer:
         resid = nnsight.save(model.get(goal.path))
-        value = nnsight.save(trace_ops.objective(resid, goal))
+        value = nnsight.save(trace_ops.goal_mean(resid, goal))
         gradient = nnsight.save(torch.autograd.grad(value, resid)[0])
         tracer.stop()
     leaf = resid.detach().requires_grad_(True)
@@ -285,7 +285,7 @@ def test_trace_ops_are_the_objectives(name, objective_name):
     (slope,) = torch.autograd.grad(expected, leaf)
     assert_close(gradient, slope, rtol=1e-4, atol=1e-4 * float(slope.abs().max()))
     copies = torch.cat([leaf, leaf + 0.1]).detach()
-    assert_close(trace_ops.objective(copies, goal), made.metric(copies))
+    assert_close(trace_ops.goal_mean(copies, goal), made.metric(copies))
 
 
 def test_trace_ops_find_what_the_detector_finds(name):

@@ -127,7 +127,7 @@ session.nnsight.register("sa_nnsight.trace_ops")
 path = "model.layers.1.output"
 goal = trace_ops.Goal(torch.ones(32), torch.zeros(32), 1.0, False, valid[0], path)
 with model.trace(input_ids=ids, backend=Backend()):
-    value = session.nnsight.save(trace_ops.objective(model.model.layers[1].output, goal))
+    value = session.nnsight.save(trace_ops.goal_mean(model.model.layers[1].output, goal))
 wire.refuse_bytecode(sent["blob"])
 for name in (b"sa_plugin", b"jaxtyping"):
     assert name not in sent["blob"], name

@@ -149,7 +149,7 @@ def test_gradients_in_a_trace_are_those_of_transformer_lens(name, objective_name
         found = in_trace(host, broken, Local(made, host).metric, Local(made, host).hook_path)
     else:
         goal = trace_setup.goal(made_again(name, objective_name, host), sample, host)
-        metric = lambda resid: trace_ops.objective(resid, goal)  # noqa: E731
+        metric = lambda resid: trace_ops.goal_mean(resid, goal)  # noqa: E731
         found = in_trace(host, broken, metric, goal.path)
         own = in_trace(host, broken, made.metric, goal.path)
         torch.testing.assert_close(own, found, atol=1e-6, rtol=1e-3)
@@ -246,6 +246,6 @@ def test_an_objective_of_other_tokens_is_refused_in_the_trace(objective_name):
     goal = trace_setup.goal(made, Sample("short", plug_cases.SHORT, "d"), host)
     longer = {name: torch.cat([x, x[:, -1:]], dim=1) for name, x in clean.items()}
     n = clean["input_ids"].shape[1]
-    for metric in (made.metric, lambda resid: trace_ops.objective(resid, goal)):
+    for metric in (made.metric, lambda resid: trace_ops.goal_mean(resid, goal)):
         with pytest.raises(ValueError, match=rf"{n} tokens|\[batch, {n}, 32\]"):
             in_trace(host, longer, metric, goal.path)

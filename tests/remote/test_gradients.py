@@ -48,7 +48,7 @@ def in_trace(model, inputs, goal, early, remote):
     with model.trace(**inputs, remote=remote) as tracer:
         first = model.get(early)
         first.requires_grad_(True)
-        value = trace_ops.objective(model.get(goal.path), goal)
+        value = trace_ops.goal_mean(model.get(goal.path), goal)
         (gradient,) = torch.autograd.grad(value, first)
         attribution = nnsight.save((first * gradient).sum(-1)[0].detach())
         tracer.stop()
@@ -60,7 +60,7 @@ def by_backward(model, inputs, goal, early, remote):
     with model.trace(**inputs, remote=remote):
         first = model.get(early)
         first.requires_grad_(True)
-        value = trace_ops.objective(model.get(goal.path), goal)
+        value = trace_ops.goal_mean(model.get(goal.path), goal)
         with value.backward():
             slope = first.grad
         attribution = nnsight.save((first * slope).sum(-1)[0].detach())
@@ -109,7 +109,7 @@ def patched(model, clean, broken, goal, heads, remote):
         with tracer.invoke(**broken):
             both()
             model.get(heads).input[:, -1] = z
-            value = nnsight.save(trace_ops.objective(model.get(goal.path), goal))
+            value = nnsight.save(trace_ops.goal_mean(model.get(goal.path), goal))
     return value
 
 
