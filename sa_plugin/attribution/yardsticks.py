@@ -53,8 +53,7 @@ from torch import Tensor
 
 from sa_plugin.attribution.coalitions import deletion, insertion
 from sa_plugin.attribution.game import CoalitionGame
-from sa_plugin.attribution.objective import Objective, concept_score, cosine, token_mean
-from sa_plugin.concepts.bank import VectorSet
+from sa_plugin.attribution.objective import Measure, Objective, concept_score, cosine, token_mean
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -69,7 +68,6 @@ from sa_plugin.statistics.ranking import auroc, average_precision
 WAYS = ("insertion", "deletion")
 CURVE_STEPS = {"paper": 50, "fast": 12}
 """Blocks of players of insertion and deletion at most, by preset."""
-_YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
 PRIMARY = "mean_alignment"
 _LEAST_SCALE = 1e-6
 """Added to a feature's deviation, which may be zero."""
@@ -255,32 +253,18 @@ class Yardstick:
         name: Of the yardstick.
         layer, hook_name: Where it reads.
         mask: Tokens that count.
-        vectors: Of the concept, for the first two.
-        threshold: Of the concept.
-        probe: For the third.
+        measure: Raw activations and the mask of each row to a number a row.
     """
 
     name: str
     layer: int
     hook_name: str
     mask: Bool[Tensor, "one token"]
-    vectors: VectorSet | None = None
-    threshold: float = 0.0
-    probe: LaterProbe | None = None
+    measure: Measure
 
     def __call__(self, resid: Float[Tensor, "row token d_model"]) -> Float[Tensor, " row"]:
         """The yardstick of each row."""
-        mask = self.mask.to(resid.device).expand(len(resid), -1)
-        if self.probe is not None:
-            return self.probe(_mean_direction(resid, mask))
-        assert self.vectors is not None
-        device = resid.device
-        # Normalised as the detector does, then what the concept's vector says of it.
-        x = (resid.float() - self.vectors.mean[0].to(device)) / float(self.vectors.scale[0])
-        if self.name == "mean_alignment":
-            return token_mean(cosine(x, self.vectors.vectors[0].to(device)), mask)
-        scores = concept_score(self.vectors, x).masked_fill(~mask, -torch.inf)
-        return scores.amax(1) - self.threshold
+        return self.measure(resid, self.mask.to(resid.device).expand(len(resid), -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,12 +314,32 @@ def yardsticks(
         objective: Any objective of the sample and concept: place, vector and kept tokens.
         probe: Of the concept; None leaves the third out.
     """
-    choice = detector.choice(objective.concept)
-    shared = (objective.layer, objective.hook_name, objective.mask, objective.vectors)
-    found = [Yardstick(name, *shared, choice.threshold) for name in _YARDSTICKS[:2]]
+    threshold, vectors = detector.choice(objective.concept).threshold, objective.vectors
+
+    def normalised(resid: Tensor) -> Tensor:
+        # As the detector does, before the concept's vector says anything of it.
+        return (resid.float() - vectors.mean[0].to(resid.device)) / float(vectors.scale[0])
+
+    def mean_alignment(resid: Tensor, mask: Tensor) -> Tensor:
+        return token_mean(cosine(normalised(resid), vectors.vectors[0].to(resid.device)), mask)
+
+    def max_margin(resid: Tensor, mask: Tensor) -> Tensor:
+        scores = concept_score(vectors, normalised(resid)).masked_fill(~mask, -torch.inf)
+        return scores.amax(1) - threshold
+
+    here = (objective.layer, objective.hook_name, objective.mask)
+    found = [Yardstick(PRIMARY, *here, mean_alignment), Yardstick("max_margin", *here, max_margin)]
     if probe is not None:
         name = host.hook_name(Site(probe.layer, "resid_post"))
-        found.append(Yardstick("later_probe", probe.layer, name, objective.mask, probe=probe))
+        found.append(
+            Yardstick(
+                "later_probe",
+                probe.layer,
+                name,
+                objective.mask,
+                lambda resid, mask: probe(_mean_direction(resid, mask)),
+            )
+        )
     return tuple(found)
 
 

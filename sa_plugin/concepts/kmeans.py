@@ -120,7 +120,7 @@ def kmeans_separator(
     for first in range(0, record["k"], at_once):
         labels = assigned[:, None] == torch.arange(first, min(first + at_once, record["k"]))
         parts.append(solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter))
-    solution = _join(parts)
+    solution = Solution(*(torch.cat(same) for same in zip(*parts, strict=True)))
     warn_unless_converged(solution, "kmeans_separator", lam)
     return solution.weights, {**record, "lam": lam, "tol": tol, **describe(solution, lam)}
 
@@ -168,8 +168,3 @@ def _cluster(
         "seed": seed,
     }
     return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_), record
-
-
-def _join(parts: list[Solution]) -> Solution:
-    names = ("weights", "iterations", "gradient_norm", "objective", "converged")
-    return Solution(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

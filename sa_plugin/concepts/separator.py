@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +119,7 @@ def separator(
 
 def describe(solution: Solution, lam: float) -> dict[str, list[Any]]:
     """How each fit went, as plain lists."""
-    names = ("iterations", "gradient_norm", "objective", "converged")
-    record = {name: getattr(solution, name).tolist() for name in names}
+    record = {name: one.tolist() for name, one in solution._asdict().items() if name != "weights"}
     return {**record, "error_bound": error_bound(solution, lam).tolist()}
 
 
@@ -164,8 +162,7 @@ def warn_unless_converged(solution: Solution, kind: str, lam: float) -> None:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(NamedTuple):
     """Weights and how far they got, a value a label.
 
     Attributes:

@@ -27,6 +27,7 @@ from sa_plugin._check import require_type, users_line
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.detection import methods
 from sa_plugin.detection.calibration import token_cuts
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import (
@@ -37,19 +38,6 @@ from sa_plugin.detection.guard import (
     rows_of_samples,
 )
 from sa_plugin.detection.measures import labels_of
-from sa_plugin.detection.methods import (
-    CLS,
-    PERMUTED,
-    TAIL,
-    draws_of,
-    given_names,
-    is_given,
-    max_token,
-    method_names,
-    missing,
-    owns_units,
-    statistics,
-)
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
@@ -151,14 +139,14 @@ def _calibrate_tail(
     sample_labels: Bool[np.ndarray, "sample concept"],
     deltas: tuple[float, ...],
 ) -> Calibrated:
-    statistic = statistics(TAIL, table)
-    if owns_units(TAIL, table.bank):
+    statistic = methods.statistics(methods.TAIL, table)
+    if methods.owns_units(methods.TAIL, table.bank):
         own = _in_concept_thresholds(table, token_labels, deltas)
-        return search_own(TAIL, statistic, sample_labels, own, deltas)
+        return search_own(methods.TAIL, statistic, sample_labels, own, deltas)
     cross = tail_thresholds_cross(
         table.scores, token_labels, deltas, names=table.bank.concepts, positive=_sparse(table)
     )
-    return search_matched(TAIL, statistic, sample_labels, _layer_first(cross), deltas)
+    return search_matched(methods.TAIL, statistic, sample_labels, _layer_first(cross), deltas)
 
 
 def _in_concept_thresholds(
@@ -187,27 +175,27 @@ def _calibrate_baselines(
     warn_counts(labels.sum(0), deltas, table.bank.concepts, unit="positive calibration samples (baselines)")
     baselines: dict[str, tuple[Calibrated, ...]] = {}
     absent: dict[str, str] = {}
-    for method in (*method_names(), *given_names(table, searched=True)):
-        if method in (TAIL, ALWAYS) or (method == CLS and table.cls is None):
+    for method in (*methods.method_names(), *methods.given_names(table, searched=True)):
+        if method in (methods.TAIL, ALWAYS) or (method == methods.CLS and table.cls is None):
             continue
-        reason = missing(method, table)
+        reason = methods.missing(method, table)
         if reason:
             absent[method] = reason
             continue
-        if method == PERMUTED and not table.bank.supervised:
+        if method == methods.PERMUTED and not table.bank.supervised:
             baselines[method] = (_permuted_match(table, labels, deltas, seed),)
             continue
-        own = owns_units(method, table.bank)
+        own = methods.owns_units(method, table.bank)
         baselines[method] = tuple(
             _search(
                 method,
-                statistics(method, table, seed=seed, draw=k),
+                methods.statistics(method, table, seed=seed, draw=k),
                 labels,
                 deltas,
                 own,
-                positive=_sparse(table) and not is_given(method),
+                positive=_sparse(table) and not methods.is_given(method),
             )
-            for k in range(draws_of(method))
+            for k in range(methods.draws_of(method))
         )
     return baselines, absent
 
@@ -260,11 +248,11 @@ def _permuted_match(
     """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
     # Each sample is a row of its own here: labels of samples in another order.
     shuffled = permute_labels(labels, np.arange(len(labels) + 1), np.random.default_rng([seed, 1]))
-    statistic = max_token(table.scores, table.tokens.bounds)
+    statistic = methods.max_token(table.scores, table.tokens.bounds)
     positive = _sparse(table)
-    unit = _search(PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit
+    unit = _search(methods.PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit
     chosen = np.take_along_axis(statistic, unit[None], axis=-1)
-    found = _search(PERMUTED, chosen, labels, deltas, own=True, positive=positive)
+    found = _search(methods.PERMUTED, chosen, labels, deltas, own=True, positive=positive)
     return replace(found, unit=unit)
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
+from sa_plugin.detection import methods
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.measures import (
@@ -33,16 +34,6 @@ from sa_plugin.detection.measures import (
     method_metrics,
     positives_of,
     superactivator_fractions,
-)
-from sa_plugin.detection.methods import (
-    RANDOM,
-    RANDOM_DRAWS,
-    TAIL,
-    given_names,
-    given_values,
-    is_given,
-    method_names,
-    values,
 )
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
@@ -172,7 +163,7 @@ class Evaluation(Result):
         others = self.methods[1:]
         found = {}
         for metric in ("f1", "auroc"):
-            own = self.weighted[metric].sel(method=TAIL)
+            own = self.weighted[metric].sel(method=methods.TAIL)
             each = {name: self.weighted[metric].sel(method=name) - own for name in others}
             found[metric] = stack(each, "method")
         return found
@@ -195,7 +186,7 @@ class Evaluation(Result):
             of_method(self.concept),
             of_method(self.weighted),
             of_method(self.macro),
-            {} if method == TAIL else of_method(self.difference),
+            {} if method == methods.TAIL else of_method(self.difference),
             self.chosen[method],
         )
 
@@ -203,7 +194,7 @@ class Evaluation(Result):
         """What was evaluated, and SuperActivators' weighted F1."""
         return (
             f"{self.ground.split!r}, {self.ground.n_samples} samples, {len(self.methods)} methods, "
-            f"SuperActivators' weighted F1 {self.weighted['f1'].sel(method=TAIL)}"
+            f"SuperActivators' weighted F1 {self.weighted['f1'].sel(method=methods.TAIL)}"
         )
 
     def sheets(self) -> tuple[Sheet, ...]:
@@ -222,8 +213,8 @@ class Evaluation(Result):
             "* the interval of the paired difference excludes zero. candidates: (layer, delta, unit) "
             "combinations each concept's choice was made from, on calibration."
         )
-        if RANDOM in self.methods:
-            legend += f" {RANDOM}: mean of {RANDOM_DRAWS} draws."
+        if methods.RANDOM in self.methods:
+            legend += f" {methods.RANDOM}: mean of {methods.RANDOM_DRAWS} draws."
         reasons = [f"{m} is not fitted: {why}." for m, why in self.missing.items()]
         return (Sheet(header, lines, title, [legend, *reasons, self.verdict(), self.ground.made]),)
 
@@ -232,7 +223,7 @@ class Evaluation(Result):
         cells = [name, number(f1.estimate), bounds_text(f1)]
         rest = (self.weighted[m].sel(method=name).estimate for m in ("precision", "recall", "auroc"))
         cells += [*map(number, rest), number(self.macro["f1"].sel(method=name).estimate)]
-        if name == TAIL:
+        if name == methods.TAIL:
             cells += ["", "", ""]
         else:
             by = self.difference["f1"].sel(method=name)
@@ -299,7 +290,7 @@ class Evaluation(Result):
         plots.words(
             left, title=f"{self.ground.split}: weighted F1", x="weighted F1 (dashed: always-positive)"
         )
-        own = f1.sel(method=TAIL)
+        own = f1.sel(method=methods.TAIL)
         by = stack({name: f1.sel(method=name) - own for name in order}, "method")
         plots.gap_whiskers(right, by)
         sure = np.atleast_1d(by.excludes_zero)
@@ -331,9 +322,9 @@ def evaluate(
     resamples = resample_documents(document_names(table.tokens), resampling)
     said = outcomes(calibration, table)
     measured = {name: method_metrics(each, labels, resamples) for name, each in said.items()}
-    late = [k for k in given_names(table, searched=True) if k not in calibration.baselines]
+    late = [k for k in methods.given_names(table, searched=True) if k not in calibration.baselines]
     raw = sample_max(calibration.token_scores(table), table.tokens.bounds) > calibration.cuts.midpoint
-    rates = firing_rates(raw, said[TAIL][0].fired, labels, resamples)
+    rates = firing_rates(raw, said[methods.TAIL][0].fired, labels, resamples)
     positives = positives_of(labels, resamples)
     return Evaluation(
         dict(zip(concepts, labels.sum(0).tolist(), strict=True)),
@@ -354,21 +345,21 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
     """What every fitted method says of every sample, one outcome a draw."""
     found: dict[str, list[Outcome]] = {}
     calibrated = calibration.methods
-    for name in (*method_names(), *calibrated):
+    for name in (*methods.method_names(), *calibrated):
         if name == ALWAYS:
             shape = (table.tokens.n_samples, len(calibration.concepts))
             found[name] = [Outcome(np.ones(shape, dtype=bool), np.zeros(shape))]
         elif name in calibrated and name not in found:
             # Every draw at its own layers and units.
             own = [
-                (one, values(name, table, one.layer, one.chosen_unit, seed=calibration.seed, draw=k))
+                (one, methods.values(name, table, one.layer, one.chosen_unit, seed=calibration.seed, draw=k))
                 for k, one in enumerate(calibrated[name])
             ]
             found[name] = [Outcome(value >= one.chosen_threshold, value) for one, value in own]
-    for name in given_names(table, searched=False):
+    for name in methods.given_names(table, searched=False):
         threshold = table.given[name].threshold
         assert threshold is not None
-        value = given_values(name, table, calibration.concepts).astype(np.float64)
+        value = methods.given_values(name, table, calibration.concepts).astype(np.float64)
         found[name] = [Outcome(value >= threshold, value)]
     return found
 
@@ -396,7 +387,7 @@ def _by_metric(measured: _Columns, resamples: Resamples, **axes: Sequence[str]) 
 def _chosen(calibration: Calibration, name: str) -> Chosen:
     found = calibration.methods.get(name, ())
     layers, none = np.array(calibration.bank.layers), np.zeros((0, len(calibration.concepts)))
-    has_layers = found and name != "length-only" and not is_given(name)
+    has_layers = found and name != "length-only" and not methods.is_given(name)
     return Chosen(
         np.stack([layers[c.layer] for c in found]) if has_layers else none.astype(int),
         np.stack([c.chosen_delta for c in found]) if found else none,
