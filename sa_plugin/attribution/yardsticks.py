@@ -43,7 +43,7 @@ where they disagree, say so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -260,7 +260,7 @@ class Yardstick:
     layer: int
     hook_name: str
     mask: Bool[Tensor, "one token"]
-    measure: Measure
+    measure: Measure = field(repr=False)
 
     def __call__(self, resid: Float[Tensor, "row token d_model"]) -> Float[Tensor, " row"]:
         """The yardstick of each row."""
@@ -344,9 +344,9 @@ def yardsticks(
 
 
 def later_probes(
-    host: Host, data: ConceptData, detector: Detector, concepts: Sequence[str], *, ahead: int | None = None
+    host: Host, data: ConceptData, detector: Detector, concepts: Sequence[str]
 ) -> dict[str, LaterProbe]:
-    """LaterProbes of later blocks.
+    """Probes of later blocks: a sixth of the model above the concept's own, at least one.
 
     Cost: one forward pass over the train and calibration splits.
 
@@ -355,14 +355,12 @@ def later_probes(
         data: Sample labels; the train split is fitted on.
         detector: Gives each concept's own block, and the rule for sinks.
         concepts: Which.
-        ahead: Blocks above the concept's own; by default a sixth of the model, at least one. Not
-            beyond the last.
 
     Returns:
         A probe for each concept whose train samples are of both classes.
     """
     last = host.info.n_layers - 1
-    ahead = max(1, host.info.n_layers // 6) if ahead is None else ahead
+    ahead = max(1, host.info.n_layers // 6)
     layer = {c: min(last, detector.layer[c] + ahead) for c in concepts}
     train, cal = (
         _means(host, split.samples, sorted(set(layer.values())), detector) for split in (data.train, data.cal)

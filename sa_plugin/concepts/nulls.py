@@ -29,7 +29,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,37 +111,15 @@ def refit_kind(bank: ConceptBank) -> Kind | None:
     return kind if kind is not None and kind.supervised and bank.supervised else None
 
 
-@dataclass(frozen=True, eq=False)
-class Estimator:
-    """How a bank was fitted, to be fitted again.
-
-    Attributes:
-        kind: Of the bank.
-        options: It was fitted with, as its origin records them.
-        seed: Of the fit.
-    """
-
-    kind: Kind
-    options: Mapping[str, Any]
-    seed: int
-
-    @classmethod
-    def of(cls, bank: ConceptBank) -> Estimator:
-        """Of a bank whose kind is fitted to labels."""
-        kind = refit_kind(bank)
-        assert kind is not None
-        known = inspect.signature(kind.fit).parameters
-        options = {
-            name: value
-            for name, value in bank.origin.options.items()
-            if name in known and name not in ("statistics", "seed")
-        }
-        return cls(kind, options, bank.origin.seed)
-
-    def vectors(self, statistics: LayerStatistics, n_concepts: int) -> Float[Tensor, "draw concept d_model"]:
-        """Fit labels of all draws at once: every draw of a concept is a label more of the same rows."""
-        fitted, _ = self.kind.fit(statistics, seed=self.seed, **self.options)
-        return fitted.float().cpu().reshape(-1, n_concepts, fitted.shape[-1])
+def _refitted(
+    bank: ConceptBank, statistics: LayerStatistics, n_concepts: int
+) -> Float[Tensor, "draw concept d_model"]:
+    """The bank's own estimator on the labels of all draws at once: more labels of the same rows."""
+    fit = KINDS[bank.kind].fit
+    known = set(inspect.signature(fit).parameters) - {"statistics", "seed"}
+    options = {name: value for name, value in bank.origin.options.items() if name in known}
+    fitted, _ = fit(statistics, seed=bank.origin.seed, **options)
+    return fitted.float().cpu().reshape(-1, n_concepts, fitted.shape[-1])
 
 
 class StreamedRefits:
@@ -159,14 +137,14 @@ class StreamedRefits:
         self, bank: ConceptBank, layout: Layout, layers: Sequence[int], draws: int, seed: int
     ) -> None:
         self.bank, self.layout, self.layers, self.draws = bank, layout, tuple(layers), draws
-        self.estimator = Estimator.of(bank)
+        self.need = KINDS[bank.kind].need
         # Each draw has a generator of its own: the first ones stay when more are asked for.
         rngs = [np.random.default_rng([seed, k]) for k in range(draws)]
         self.labels = np.concatenate(
             [permute_labels(layout.labels, layout.bounds, rng) for rng in rngs], axis=1
         )
         self.chosen = np.zeros(0, dtype=np.int64)
-        if self.estimator.kind.need == "rows":
+        if self.need == "rows":
             most = int(bank.origin.options.get("max_rows_per_class", ROW_LIMITS.per_class))
             self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
 
@@ -188,7 +166,7 @@ class StreamedRefits:
             for layer in self.layers:
                 flat = read[Site(layer, self.bank.hook_point)].float()[valid]
                 sums["positive", layer] = labels.to(keep.device).T @ (flat * weight)
-                if self.estimator.kind.need == "gram":
+                if self.need == "gram":
                     sums["gram", layer] = (flat * weight).T @ flat
                 if len(self.chosen):
                     kept_rows[layer] = flat[stored.to(keep.device)].half()
@@ -201,7 +179,7 @@ class StreamedRefits:
         token = self.bank.token
         out = torch.zeros(self.draws, *token.vectors.shape)
         for layer in self.layers:
-            by_draw = self.estimator.vectors(self._statistics(layer, kept), len(self.bank.concepts))
+            by_draw = _refitted(self.bank, self._statistics(layer, kept), len(self.bank.concepts))
             out[:, self.bank.index(layer)] = by_draw
         return tuple(VectorSet(v, token.mean, token.scale, token.scoring) for v in out)
 
@@ -214,7 +192,7 @@ class StreamedRefits:
             rows = Rows(kept.rows[layer], mean, scale)
             labels = self.labels[self.chosen][kept.keep[self.chosen]]
         positive = kept.sums["positive", layer] / torch.from_numpy(counts).clamp_min(1)[:, None]
-        gram = kept.sums["gram", layer] / n if self.estimator.kind.need == "gram" else None
+        gram = kept.sums["gram", layer] / n if self.need == "gram" else None
         return LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
 
 
@@ -231,7 +209,6 @@ class StoredRefits:
         _check_refit(bank, statistics)
         self.bank, self.statistics = bank, statistics
         self.columns = list(columns)
-        self.estimator = Estimator.of(bank)
 
     def vectors(
         self, layer: int, order: Int[np.ndarray, "draw token"]
@@ -243,7 +220,7 @@ class StoredRefits:
         """
         one = self._at(layer)
         labels = self.statistics.tokens.labels[:, self.columns]
-        if self.estimator.kind.need != "rows" and labels.mean() < _SPARSE:
+        if KINDS[self.bank.kind].need != "rows" and labels.mean() < _SPARSE:
             return unit(self._from_means(one, *_gathered(one, labels, order)))
         most = max(1, _CHUNK_VALUES // max(1, labels.size))
         with warnings.catch_warnings():
@@ -270,19 +247,19 @@ class StoredRefits:
     ) -> Float[Tensor, "draw concept d_model"]:
         flat = labels.transpose(1, 0, 2).reshape(labels.shape[1], -1)
         counts = torch.from_numpy(flat.sum(0))
-        if self.estimator.kind.need == "rows":
+        if KINDS[self.bank.kind].need == "rows":
             # A separator looks at rows and labels alone, but its statistics have means.
             unused = one.mean.expand(len(counts), -1)
             changed = replace(one, positive_count=counts, positive_mean=unused, labels=flat)
         else:
             return self._from_means(one, _means(one, flat, counts), counts)
-        return self.estimator.vectors(changed, len(self.columns))
+        return _refitted(self.bank, changed, len(self.columns))
 
     def _from_means(
         self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
     ) -> Float[Tensor, "draw concept d_model"]:
         changed = replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None)
-        return self.estimator.vectors(changed, len(self.columns))
+        return _refitted(self.bank, changed, len(self.columns))
 
 
 def _means(

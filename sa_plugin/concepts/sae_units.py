@@ -177,12 +177,6 @@ class Pruned:
     weak: int
     count: Int[np.ndarray, " latent"]
 
-    def __repr__(self) -> str:
-        return (
-            f"Pruned({int(self.kept.sum())} of {len(self.kept)} latents left; {self.dead} dead, "
-            f"{self.ubiquitous} ubiquitous, {self.weak} weak)"
-        )
-
 
 def prune(activity: Activity, limits: Pruning, tokens: int) -> Pruned:
     """Apply the limits.

@@ -28,7 +28,7 @@ What a statistic does not show: whether the tokens it takes lie inside the conce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -79,15 +79,15 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-def statistic_of(name: str, statistics: Mapping[str, Statistic] = STATISTICS) -> Statistic:
+def statistic_of(name: str) -> Statistic:
     """The statistic of that name.
 
     Raises:
         ValueError: Unknown; the text names the nearest.
     """
-    if name in statistics:
-        return statistics[name]
-    hint = did_you_mean(name, statistics)
+    if name in STATISTICS:
+        return STATISTICS[name]
+    hint = did_you_mean(name, STATISTICS)
     raise ValueError(
         f"statistic {name!r} is unknown{hint} A detector calibrated with a "
         "statistic of your own needs it in sa_plugin.detection.methods.STATISTICS again."
