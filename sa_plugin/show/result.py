@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sa_plugin._files import write_text
 from sa_plugin.show.html import Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
@@ -142,6 +141,8 @@ class Result(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write the dictionary as a JSON file."""
+        from sa_plugin._files import write_text
+
         return write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
