@@ -1,7 +1,7 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
 from sa_plugin.heads.ablate import Ablation, ablate_heads
-from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, adjusted, call, head_alignment
+from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, head_alignment
 from sa_plugin.heads.align_data import (
     DataPlan,
     attention_mass,
@@ -10,7 +10,7 @@ from sa_plugin.heads.align_data import (
     slopes,
     top_tokens,
 )
-from sa_plugin.heads.align_null import LEVELS, calibration, p_values
+from sa_plugin.heads.align_null import LEVELS, adjusted, calibration, call, p_values
 from sa_plugin.heads.align_weights import (
     describe_blocks,
     mean_turn,
@@ -27,15 +27,8 @@ from sa_plugin.heads.cross import CROSS_EFFECTS, CrossAblation, cross_ablation
 from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
 from sa_plugin.heads.direct_total import DirectTotal, agreement, compare_direct_total
 from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direction, reference
-from sa_plugin.heads.ledger import (
-    NoTailWarning,
-    TokenLedger,
-    explain_tokens,
-    head_ledger,
-    permuted_vectors,
-    term_means,
-)
-from sa_plugin.heads.ledger_result import HeadLedger
+from sa_plugin.heads.ledger import NoTailWarning, explain_tokens, head_ledger, permuted_vectors, term_means
+from sa_plugin.heads.ledger_result import HeadLedger, TokenLedger
 from sa_plugin.heads.rank import Ranking, rank_heads
 from sa_plugin.heads.sums import Effect
 from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence

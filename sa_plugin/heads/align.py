@@ -3,15 +3,10 @@
 For every head and concept two sides are measured: the forms of the head's weights along the
 concept's directions, held against the same estimator refitted on labels that mean nothing
 (`align_weights`, p-values by `align_null`), and what the head does with real tokens (`align_data`).
-`RULE` says how the two become one word, "concept-aligned"; its error control is that of the weights alone:
+`RULE` says how the two become one word, "concept-aligned"; its error control is that of the weights
+alone, by BH or BY (`align_null`).
 
-BH (J. R. Stat. Soc. B 57, 1995) rejects the k smallest p-values, k the largest with
-`p_(k) <= q k / m`; the expected share of false calls among all calls is then at most q if the tests
-are independent or positively dependent. BY (Ann. Stat. 29, 2001) divides q by
-`1 + 1/2 + ... + 1/m` and needs no assumption. If nothing is true, both make any call with
-probability at most q.
-
-What this does not show: neither bounds the share of false calls in a selection from the calls.
+What this does not show: no correction bounds the share of false calls in a selection from the calls.
 Alignment is no effect (ablate), and its null is labels without meaning: a head that serves every
 real concept is called for every concept.
 """
@@ -37,7 +32,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
-from sa_plugin.heads.align_null import TAILS, check_draws
+from sa_plugin.heads.align_null import CORRECTIONS, TAILS, adjusted, call, check_draws
 from sa_plugin.heads.align_weights import (
     HeadBlock,
     Observed,
@@ -55,47 +50,6 @@ from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, clean, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
-
-CORRECTIONS = ("BH", "BY")
-
-
-def adjusted(p: Float[np.ndarray, "*cell"], correction: str = "BH") -> Float64[np.ndarray, "*cell"]:
-    """Adjusted p-values: the smallest q at which each would be called.
-
-    Args:
-        p: All p-values of the family; NaN counts as no test.
-        correction: "BH" or "BY".
-
-    Raises:
-        ValueError: Unknown correction.
-    """
-    require_known("correction", correction, CORRECTIONS)
-    flat = np.asarray(p, dtype=np.float64).ravel()
-    tested = np.flatnonzero(np.isfinite(flat))
-    order = tested[np.argsort(flat[tested], kind="stable")]
-    m = len(order)
-    factor = np.sum(1 / np.arange(1, m + 1)) if correction == "BY" else 1.0
-    raised = flat[order] * m * factor / np.arange(1, m + 1)
-    out = np.full_like(flat, np.nan)
-    out[order] = np.minimum(1.0, np.minimum.accumulate(raised[::-1])[::-1])
-    return out.reshape(np.shape(p))
-
-
-def call(p: Float[np.ndarray, "*cell"], q: float, correction: str = "BH") -> Bool[np.ndarray, "*cell"]:
-    """Which tests are called at level q.
-
-    Args:
-        p: All p-values of the family.
-        q: Bound on the expected share of false calls.
-        correction: "BH" or "BY".
-
-    Raises:
-        ValueError: Unknown correction, or q outside (0, 1).
-    """
-    if not 0 < q < 1:
-        raise ValueError(f"q is {q}: a share of false calls between 0 and 1 is meant, such as 0.05.")
-    return np.asarray(adjusted(p, correction) <= q)
-
 
 RULE = (
     "A head is concept-aligned if all three hold. (1) Weights: p = max(p of OV, p of QK) against "
@@ -488,7 +442,7 @@ def head_alignment(
         )
         control = control or kept
     deltas = _deltas(source, names, delta)
-    plan = _plan(described, bank, blocks, vectors, control, deltas)
+    plan = DataPlan.of(described, bank, blocks, vectors, control, deltas)
     samples = data.split(split).samples
     measured = _measured(plan, samples, names, resampling)
     settings = {
@@ -517,11 +471,10 @@ def _measured(
     plan: DataPlan, samples: Sequence[Sample], concepts: tuple[str, ...], resampling: Resampling
 ) -> DataSide:
     layout = lay_out(plan.host, samples, (), at_most=PATTERN_BATCH_TOKENS)
-    sums = data_sums(plan, layout)
     documents = np.array([sample.document for sample in samples])
     resamples = resample_documents(documents, resampling)
     blocks = tuple(block.index for block in plan.blocks)
-    return data_side(sums, resamples, _N_CONTROL, blocks, concepts)
+    return data_side(*data_sums(plan, layout), resamples, _N_CONTROL, blocks, concepts)
 
 
 def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) -> tuple[str, ...]:
@@ -625,29 +578,3 @@ def _deltas(
                 f"delta of {name!r} is {by_name.get(name)}: give a share of tokens between 0 and 1."
             )
     return torch.tensor([float(by_name[name]) for name in names], dtype=torch.float64)
-
-
-def _plan(
-    host: DescribedHost,
-    bank: ConceptBank,
-    blocks: Sequence[HeadBlock],
-    vectors: Mapping[int, Float[Tensor, "concept d_model"]],
-    control: Mapping[int, Float[Tensor, "draw concept d_model"]],
-    deltas: Float[Tensor, " concept"],
-) -> DataPlan:
-    means = []
-    for block in blocks:
-        mean = bank.token.mean[bank.index(block.source)]
-        if block.index == 0 and bank.component_means is not None:
-            mean = bank.component_means.embedding
-        means.append(mean.float())
-    return DataPlan(
-        host,
-        bank,
-        blocks,
-        [host.norms(b.index) for b in blocks],
-        [torch.cat([vectors[b.source], control[b.source].flatten(0, 1)]) for b in blocks],
-        [vectors[b.index] for b in blocks],
-        means,
-        deltas,
-    )

@@ -255,6 +255,34 @@ class DataPlan:
     mean: Sequence[Float[Tensor, " d_model"]]
     delta: Float[Tensor, " concept"]
 
+    @classmethod
+    def of(
+        cls,
+        host: DescribedHost,
+        bank: ConceptBank,
+        blocks: Sequence[HeadBlock],
+        vectors: Mapping[int, Float[Tensor, "concept d_model"]],
+        control: Mapping[int, Float[Tensor, "draw concept d_model"]],
+        delta: Float[Tensor, " concept"],
+    ) -> DataPlan:
+        """Of unit vectors and permuted-label ones by layer of the bank."""
+        # Block 0 has no block before it, but the mean of what enters it may be known.
+        entry = bank.component_means
+        means = [
+            entry.embedding if b.index == 0 and entry is not None else bank.token.mean[bank.index(b.source)]
+            for b in blocks
+        ]
+        return cls(
+            host,
+            bank,
+            blocks,
+            [host.norms(b.index) for b in blocks],
+            [torch.cat([vectors[b.source], control[b.source].flatten(0, 1)]) for b in blocks],
+            [vectors[b.index] for b in blocks],
+            [mean.float() for mean in means],
+            delta,
+        )
+
     @property
     def sites(self) -> set[Site]:
         """Everything the pass reads."""
@@ -266,20 +294,7 @@ class DataPlan:
         return sites
 
 
-@dataclass(frozen=True, eq=False)
-class DataSums:
-    """Sums of the pass.
-
-    Attributes:
-        of_samples: For concepts, `[block, sample, ...]` by name.
-        of_control: For the control's directions, `[block, ...]` by name.
-    """
-
-    of_samples: Mapping[str, np.ndarray]
-    of_control: Mapping[str, np.ndarray]
-
-
-def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
+def data_sums(plan: DataPlan, layout: Layout) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Run the samples once.
 
     Memory: a batch's patterns of every block, and `samples x blocks x heads x concepts x 12`
@@ -288,11 +303,14 @@ def data_sums(plan: DataPlan, layout: Layout) -> DataSums:
     Args:
         plan: What to measure.
         layout: Of the samples.
+
+    Returns:
+        Sums by name: for concepts `[block, sample, ...]`, for the control's directions `[block, ...]`.
     """
     job = Job(plan.sites, lambda batch: _reducer(plan, batch))
     rule = plan.bank.sinks_on(plan.host.info)
     (kept,) = run(plan.host, layout, [job], rule, description="attention")
-    return DataSums(
+    return (
         {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},
         {str(name): total.numpy() for name, total in kept.sums.items()},
     )
@@ -332,8 +350,8 @@ def _block_sums(
     seen = (pattern > 0).any(1) & known.to(device)[:, None]
     allowed = seen & keep[:, None] & keep[..., None]
     found = logit_moments(pattern, a, allowed, place_terms(distance.to(device)))
-    top = top_tokens(a[..., :n_concepts], keep, plan.delta)
-    mass = attention_mass(pattern, a[..., :n_concepts], top, keep, seen)
+    real = a[..., :n_concepts]
+    mass = attention_mass(pattern, real, top_tokens(real, keep, plan.delta), keep, seen)
     pairs = pattern.shape[1] * allowed.sum((-1, -2))
     lost = ((pattern <= 0) & allowed[:, None]).sum((1, 2, 3))
     own = {
@@ -342,21 +360,12 @@ def _block_sums(
         "square": found.square,
         **{f"mass {name}": value for name, value in mass._asdict().items()},
         "pairs": torch.stack([lost, pairs], -1).float(),
-        **_activation_sums(a[..., :n_concepts], keep),
+        "activation": torch.stack([real.sum(1), real.square().sum(1)], -1),
+        "tokens": keep.sum(1).float(),
         **_writes(plan, k, read, keep),
     }
-    control = {
-        "gram": found.gram[:, n_concepts:].sum(0),
-        "cross": found.cross[:, :, n_concepts:].sum(0),
-        "square": found.square.sum(0),
-    }
-    return own, control
-
-
-def _activation_sums(
-    a: Float[Tensor, "batch token concept"], keep: Bool[Tensor, "batch token"]
-) -> dict[str, Tensor]:
-    return {"activation": torch.stack([a.sum(1), a.square().sum(1)], -1), "tokens": keep.sum(1).float()}
+    control = LogitMoments(found.gram[:, n_concepts:], found.cross[:, :, n_concepts:], found.square)
+    return own, {name: each.sum(0) for name, each in control._asdict().items()}
 
 
 def _writes(
@@ -410,6 +419,7 @@ def _token_distance(batch: Batch) -> Float[Tensor, "batch query key"]:
     return (place[:, None] - place).abs().expand(len(batch.valid), -1, -1)
 
 
+_MOMENTS = LogitMoments._fields
 _SIGNS = ("positive", "negative")
 _KEYS = ("kept", "whole")
 
@@ -443,18 +453,23 @@ class DataSide:
 
 
 def data_side(
-    sums: DataSums, resamples: Resamples, n_control: int, blocks: Sequence[int], concepts: Sequence[str]
+    found: Mapping[str, np.ndarray],
+    control: Mapping[str, np.ndarray],
+    resamples: Resamples,
+    n_control: int,
+    blocks: Sequence[int],
+    concepts: Sequence[str],
 ) -> DataSide:
     """Estimates and intervals, block by block.
 
     Args:
-        sums: Of the pass.
+        found: From `data_sums`, by sample.
+        control: The same of the control's directions.
         resamples: Draws of documents, over the samples of the pass.
         n_control: Permuted-label directions a concept.
         blocks: Their indices.
         concepts: Their names.
     """
-    found = sums.of_samples
     n = found["tokens"][0].astype(np.float64).sum()
     total = found["activation"].astype(np.float64).sum(1)
     mean = total[..., 0] / n
@@ -467,12 +482,12 @@ def data_side(
             axes = {"keys": _KEYS, "sign": _SIGNS, **heads} if name == "lift" else heads
             # Draws of every head, concept and block at once would be too many to keep.
             measures[name][block] = resamples.drawn(values, **axes).freeze()
-    own = slopes(*(found[name].sum(1) for name in ("gram", "cross", "square"))).correlation
+    own = slopes(*(found[name].sum(1) for name in _MOMENTS)).correlation
     lost, pairs = found["pairs"].astype(np.float64).sum((0, 1))
     return DataSide(
         stack(measures["slope"], "block"),
         own,
-        _beside_control(own, sums, n_control),
+        _beside_control(own, control, n_control),
         stack(measures["lift"], "block"),
         stack(measures["share"], "block"),
         deviation,
@@ -483,10 +498,10 @@ def data_side(
 
 
 def _beside_control(
-    own: Float64[np.ndarray, "block head concept"], sums: DataSums, n_control: int
+    own: Float64[np.ndarray, "block head concept"], sums: Mapping[str, np.ndarray], n_control: int
 ) -> Float64[np.ndarray, "block head concept"]:
     """`(1 + #{control >= own}) / (1 + n_control)`; columns of the control are draw by draw."""
-    control = slopes(*(sums.of_control[name] for name in ("gram", "cross", "square"))).correlation
+    control = slopes(*(sums[name] for name in _MOMENTS)).correlation
     by_draw = control.reshape(*control.shape[:2], n_control, own.shape[-1])
     reached = (by_draw >= own[:, :, None]).sum(2)
     return np.where(np.isnan(own), np.nan, (1.0 + reached) / (1 + n_control))
@@ -496,19 +511,9 @@ def _measures_block(
     found: Mapping[str, np.ndarray], k: int, resamples: Resamples, deviation: Float64[np.ndarray, " concept"]
 ) -> dict[str, Float64[np.ndarray, "*by head concept column"]]:
     """Every statistic of one block in every draw; column 0 is the data as they are."""
-    names = (
-        "gram",
-        "cross",
-        "square",
-        "mass kept",
-        "mass whole",
-        "mass queries",
-        "write",
-        "change",
-        "tokens",
-    )
+    names = (*_MOMENTS, "mass kept", "mass whole", "mass queries", "write", "change", "tokens")
     drawn = {name: _resampled(found[name][k], resamples) for name in names}
-    fitted = slopes(drawn["gram"], drawn["cross"], drawn["square"])
+    fitted = slopes(*(drawn[name] for name in _MOMENTS))
     queries = drawn["mass queries"][:, None]
     # Signs are the last axis of the sums; without a query of a sign there is no lift.
     lift = [drawn[f"mass {keys}"] / np.where(queries > 0, queries, np.nan) for keys in _KEYS]

@@ -104,12 +104,9 @@ def baseline(
     # Each concept at its own layer and unit: one column a concept from here on.
     columns = [detector.token_scores(table) for table in (cal, test)]
     frozen = Frozen(
-        detector.concepts,
+        detector,
         cal.tokens,
         test.tokens,
-        detector.tail.chosen_threshold,
-        detector.tail.chosen_delta,
-        detector.tail.deltas,
         deviations(test.tokens, detector.concepts, columns[1]),
         resample_documents(document_names(test.tokens), resampling),
     )

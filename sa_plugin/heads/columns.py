@@ -245,8 +245,7 @@ class Asked:
         return BatchLabels(inside, torch.from_numpy(~self.positive[rows]), given)
 
 
-@dataclass(frozen=True, eq=False)
-class BatchLabels:
+class BatchLabels(NamedTuple):
     """Labels of a batch, and its tail where that is given.
 
     Attributes:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 from sa_plugin._check import position_of
@@ -256,9 +256,10 @@ def compare_direct_total(
     total = base.frozen.resamples.drawn(columns, head=tuple(map(head_name, every)), concept=detector.concepts)
     first = None
     if isinstance(host, DifferentiableHost):
-        first = _masked(objective.value(first_order_effects(base, objective, every, known)), behind)
+        value = objective.value(first_order_effects(base, objective, every, known))
+        first = np.where(behind, np.nan, value)
     rows = {(c.block, c.head): i for i, c in enumerate(ledger.components) if c.kind == "heads"}
-    direct = _masked(ledger.lift.terms.estimate[[rows[head] for head in every]], behind)
+    direct = np.where(behind, np.nan, ledger.lift.terms.estimate[[rows[head] for head in every]])
     settings = {
         "split": split,
         "n_samples": len(data.split(split)),
@@ -271,9 +272,3 @@ def compare_direct_total(
     # Draws of every head and concept are too many to keep, and nothing is subtracted from them.
     lift = objective.value(objective.clean)
     return DirectTotal(every, direct, total.freeze(), first, lift, settings)
-
-
-def _masked(
-    values: Float[np.ndarray, "head concept"], behind: Bool[np.ndarray, "head concept"]
-) -> Float[np.ndarray, "head concept"]:
-    return np.where(behind, np.nan, values)

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_type, users_line
@@ -36,7 +35,6 @@ from sa_plugin.heads.columns import (
     COMPONENT_KINDS,
     Asked,
     Column,
-    Component,
     LedgerSource,
     bank_columns,
     check_asked,
@@ -56,7 +54,7 @@ from sa_plugin.heads.decompose import (
     check_supported,
     score_batch,
 )
-from sa_plugin.heads.ledger_result import HeadLedger
+from sa_plugin.heads.ledger_result import HeadLedger, TokenLedger
 from sa_plugin.heads.norms import FrozenNorms, MeanPass, ScaledMeans, check_joints
 from sa_plugin.heads.sums import (
     ControlPass,
@@ -70,14 +68,10 @@ from sa_plugin.heads.sums import (
 )
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import evidence
-from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, run, sink_sites
+from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.run import NonFiniteRowError, run, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show import plots
-from sa_plugin.show.html import Markup, el
-from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
-from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Resampling
 
@@ -290,10 +284,7 @@ def permuted_vectors(
     """
     check_origin(bank, host)
     _check_refit(bank, data, draws)
-    layout = lay_out(host, data.train.samples, bank.concepts)
-    part = StreamedRefits(bank, layout, layers or bank.layers, draws, seed)
-    (kept,) = _run_train(host, bank, layout, [part.job])
-    return part.result(kept)
+    return _train_pass(host, data, bank, layers or bank.layers, average=False, draws=draws, seed=seed)[1]
 
 
 def term_means(host: Host, data: ConceptData, bank: ConceptBank) -> ScaledMeans:
@@ -308,11 +299,9 @@ def term_means(host: Host, data: ConceptData, bank: ConceptBank) -> ScaledMeans:
         For `head_ledger(..., means=...)` and `explain_tokens(..., means=...)`.
     """
     check_decomposable(host, bank)
-    layout = lay_out(host, data.train.samples, bank.concepts)
-    depths = tuple(depth_of(layer, bank.hook_point) for layer in bank.layers)
-    part = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
-    (kept,) = _run_train(host, bank, layout, [part.job])
-    return part.result(kept)
+    means, _ = _train_pass(host, data, bank, bank.layers, average=True)
+    assert means is not None
+    return means
 
 
 def _prepare(
@@ -328,25 +317,45 @@ def _prepare(
     means = _own_means(bank) if means is None else means
     own = bank.origin.data_hash == data.hash
     average = means is None and own and host.info.block != "pre_norm"
-    if not average and not isinstance(permutations, int):
-        return means, tuple(permutations)
+    draws, given = (permutations, ()) if isinstance(permutations, int) else (0, tuple(permutations))
+    if draws:
+        _check_refit(bank, data, draws)
+    if not average and not draws:
+        return means, given
+    layers = sorted({column.layer for column in columns})
+    averaged, refitted = _train_pass(host, data, bank, layers, average=average, draws=draws, seed=seed)
+    return (averaged if average else means), (refitted if draws else given)
+
+
+def _train_pass(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank,
+    layers: Sequence[int],
+    *,
+    average: bool,
+    draws: int = 0,
+    seed: int = 0,
+) -> tuple[ScaledMeans | None, tuple[VectorSet, ...]]:
+    """Means of scaled terms, and refits on permuted labels, as far as they are asked for."""
     layout = lay_out(host, data.train.samples, bank.concepts)
     averaged: MeanPass | None = None
     refitted: StreamedRefits | None = None
     if average:
-        depths = tuple(depth_of(c.layer, bank.hook_point) for c in columns)
+        depths = tuple(depth_of(layer, bank.hook_point) for layer in layers)
         averaged = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
-    if isinstance(permutations, int):
-        _check_refit(bank, data, permutations)
-        layers = sorted({column.layer for column in columns})
-        refitted = StreamedRefits(bank, layout, layers, permutations, seed)
+    if draws:
+        refitted = StreamedRefits(bank, layout, layers, draws, seed)
     jobs = [part.job for part in (averaged, refitted) if part is not None]
-    found = iter(_run_train(host, bank, layout, jobs))
-    if averaged is not None:
-        means = averaged.result(next(found))
-    draws = permutations if refitted is None else refitted.result(next(found))
-    assert not isinstance(draws, int)
-    return means, tuple(draws)
+    try:
+        found = iter(run(host, layout, jobs, bank.sinks_on(host.info), description="train terms"))
+    except NonFiniteRowError as error:
+        raise OverflowError(
+            f"an activation at block {error.name} exceeds half precision (65,504), in "
+            "which train rows are kept: refit no separators here (permutations=0 or None)."
+        ) from error
+    means = None if averaged is None else averaged.result(next(found))
+    return means, () if refitted is None else refitted.result(next(found))
 
 
 def _own_means(bank: ConceptBank) -> ScaledMeans | None:
@@ -385,153 +394,6 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
             f"the bank was fitted on data {bank.origin.data_hash[:8]}, not on {data.hash[:8]}: its "
             "labels cannot be permuted here. Give the data it was fitted on, or permutations=None."
         )
-
-
-def _run_train(host: Host, bank: ConceptBank, layout: Layout, jobs: Sequence[Job]) -> tuple[Kept, ...]:
-    rule = bank.sinks_on(host.info)
-    try:
-        return run(host, layout, jobs, rule, description="train terms")
-    except NonFiniteRowError as error:
-        raise OverflowError(
-            f"an activation at block {error.name} exceeds half precision (65,504), in "
-            "which train rows are kept: refit no separators here (permutations=0 or None)."
-        ) from error
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TokenLedger(Result):
-    """Terms of every kept token of one sample.
-
-    Attributes:
-        sample: The text.
-        column: Concept, layer and threshold.
-        components: Columns of `terms`.
-        offsets: Characters of each token, or the box of each patch.
-        position: Place of each token in the model's input.
-        score: Measured scores.
-        terms: They add up to `score`.
-        tail: Which tokens are SuperActivators (none without a threshold).
-    """
-
-    sample: Sample
-    column: Column
-    components: tuple[Component, ...]
-    offsets: Real[np.ndarray, "token edge"]
-    position: Int[np.ndarray, " token"]
-    score: Float[np.ndarray, " token"]
-    terms: Float[np.ndarray, "token component"]
-    tail: Bool[np.ndarray, " token"]
-
-    about: ClassVar[str] = (
-        "Terms add up to the score of one token of one text: direct contributions, no causal effects, and "
-        "without an interval."
-    )
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Text of each token, or where each patch lies."""
-        return tuple(self.sample.token_text(edges) for edges in self.offsets)
-
-    def strongest(self, token: int, n: int = 10) -> list[tuple[str, float]]:
-        """The largest terms of one token, by size."""
-        order = np.argsort(-np.abs(self.terms[token]), kind="stable")[:n]
-        return [(self.components[i].name, float(self.terms[token, i])) for i in order]
-
-    def headline(self) -> str:
-        """Concept, sample, and counts."""
-        return (
-            f"{self.column.concept!r} at block {self.column.layer}, sample {self.sample.id!r}, "
-            f"{len(self.score)} tokens, {int(self.tail.sum())} SuperActivators, "
-            f"{len(self.components)} terms"
-        )
-
-    def sheets(self) -> tuple[Sheet, ...]:
-        """A line a token: its score, what embedding, heads and MLPs wrote, and its largest terms."""
-        kinds = [kind for kind in COMPONENT_KINDS if any(c.kind == kind for c in self.components)]
-        of_kind = np.array([[c.kind == kind for kind in kinds] for c in self.components], dtype=float)
-        parts = (self.terms @ of_kind).tolist()
-        rows = []
-        for t, text in enumerate(self.tokens):
-            largest = ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
-            mark = "*" if self.tail[t] else ""
-            rows.append([text, mark, number(float(self.score[t])), *map(signed, parts[t]), largest])
-        title = f"{self.column.concept!r} at block {self.column.layer}; * a SuperActivator."
-        return (Sheet(["token", "", "score", *kinds, "largest terms"], rows, title),)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Score and terms of every token."""
-        rows = []
-        for t, text in enumerate(self.tokens):
-            of = {"token": text, "position": int(self.position[t]), "tail": bool(self.tail[t])}
-            rows.append(exact("score", self.score[t], **of, component="score"))
-            rows += [
-                exact("term", self.terms[t, i], **of, component=part.name)
-                for i, part in enumerate(self.components)
-            ]
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every number; of the sample its id and the texts of its tokens."""
-        content = {
-            "sample": self.sample.id,
-            "tokens": self.tokens,
-            "column": self.column._asdict(),
-            "components": [component.name for component in self.components],
-            "position": self.position,
-            "score": self.score,
-            "terms": self.terms,
-            "tail": self.tail,
-        }
-        return {"format": FORMAT, "kind": type(self).__name__, **clean(content)}
-
-    def plot(self, token: int | None = None, n: int = 12) -> Any:
-        """Scores along the text or on the picture, and the largest terms of one token.
-
-        Args:
-            token: Place among the kept tokens; by default the one that scores highest.
-            n: How many terms.
-        """
-        at = int(self.score.argmax()) if token is None else token
-        image, title = self.sample.image, f"{self.column.concept}, block {self.column.layer}"
-        if image is None:
-            width = min(max(0.2 * len(self.score) + 1, 6.0), 18.0)
-            figure, (upper, lower) = plots.new_figure(width, 5.6, rows=2)
-            plots.word_bars(upper, self.tokens, self.score, self.tail)
-            if np.isfinite(self.column.threshold):
-                plots.zero(upper, upright=False, at=self.column.threshold)
-            plots.words(upper, title=title, y="score")
-        else:
-            figure, (upper, lower) = plots.new_figure(9.0, 4.4, columns=2)
-            plots.patch_map(upper, image.pixels, self.offsets, self._shares, self.tail)
-            plots.words(upper, title=title)
-        largest = self.strongest(at, n)
-        colours = [plots.TAIL_COLOUR if value >= 0 else plots.IN_COLOUR for _, value in largest]
-        lower.barh(range(len(largest)), [value for _, value in largest], color=colours)
-        plots.rows(lower, [name for name, _ in largest])
-        plots.zero(lower)
-        plots.words(lower, title=f"largest terms of {self.tokens[at].strip()!r}", x="part of the score")
-        plots.note(
-            figure,
-            f"Framed: SuperActivators. Shown are {len(largest)} of {len(self.components)} terms of one "
-            f"token; all add up to {self.score[at]:.3f}.\nDirect contributions, no causal effects.",
-        )
-        return figure
-
-    @property
-    def _shares(self) -> Float[np.ndarray, " token"]:
-        return self.score / (float(np.abs(self.score).max(initial=0.0)) or 1.0)
-
-    def _repr_html_(self) -> str:
-        tips = [
-            f"{score:.3f}: " + ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
-            for t, score in enumerate(self.score)
-        ]
-        image, title = self.sample.image, f"scores of {self.column.concept}"
-        if image is None:
-            shown = shaded_text(self.sample.text, self.offsets, self._shares, self.tail, tips)
-        else:
-            shown = shaded_picture(image.pixels, self.offsets, self._shares, self.tail, tips, title=title)
-        return str(el("div", MAP_STYLE, el("div", shown, class_="sa-maps"), Markup(super()._repr_html_())))
 
 
 def explain_tokens(

@@ -1,4 +1,4 @@
-"""What `head_ledger` returns: every component's part of lifts and contrasts, as tables, maps and words."""
+"""What ledgers return: every component's part of lifts and contrasts, and of one text's scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Real
 
+from sa_plugin.data.sample import Sample
 from sa_plugin.heads.columns import COMPONENT_KINDS, Column, Component, ComponentKind, depth_of, score_names
 from sa_plugin.heads.sums import Effect, share_excluding_zero
 from sa_plugin.show import plots
-from sa_plugin.show.result import Result, Sheet, exact, number, signed
+from sa_plugin.show.html import Markup, el
+from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
+from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, signed
 from sa_plugin.statistics.drawn import Drawn
 
 # The effects that are printed; the others are in the table.
@@ -457,3 +460,139 @@ def _cell(measure: str, drawn: Drawn, *at: int) -> dict[str, Any]:
 def _head_line(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     cells = (f"{signed(row[n])} [{signed(row[f'{n}_low'])}, {signed(row[f'{n}_high'])}]" for n in names)
     return [f"{row['component']} -> {row['concept']} at {row['at_layer']}", *cells]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenLedger(Result):
+    """Terms of every kept token of one sample.
+
+    Attributes:
+        sample: The text.
+        column: Concept, layer and threshold.
+        components: Columns of `terms`.
+        offsets: Characters of each token, or the box of each patch.
+        position: Place of each token in the model's input.
+        score: Measured scores.
+        terms: They add up to `score`.
+        tail: Which tokens are SuperActivators (none without a threshold).
+    """
+
+    sample: Sample
+    column: Column
+    components: tuple[Component, ...]
+    offsets: Real[np.ndarray, "token edge"]
+    position: Int[np.ndarray, " token"]
+    score: Float[np.ndarray, " token"]
+    terms: Float[np.ndarray, "token component"]
+    tail: Bool[np.ndarray, " token"]
+
+    about: ClassVar[str] = (
+        "Terms add up to the score of one token of one text: direct contributions, no causal effects, and "
+        "without an interval."
+    )
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Text of each token, or where each patch lies."""
+        return tuple(self.sample.token_text(edges) for edges in self.offsets)
+
+    def strongest(self, token: int, n: int = 10) -> list[tuple[str, float]]:
+        """The largest terms of one token, by size."""
+        order = np.argsort(-np.abs(self.terms[token]), kind="stable")[:n]
+        return [(self.components[i].name, float(self.terms[token, i])) for i in order]
+
+    def headline(self) -> str:
+        """Concept, sample, and counts."""
+        return (
+            f"{self.column.concept!r} at block {self.column.layer}, sample {self.sample.id!r}, "
+            f"{len(self.score)} tokens, {int(self.tail.sum())} SuperActivators, "
+            f"{len(self.components)} terms"
+        )
+
+    def sheets(self) -> tuple[Sheet, ...]:
+        """A line a token: its score, what embedding, heads and MLPs wrote, and its largest terms."""
+        kinds = [kind for kind in COMPONENT_KINDS if any(c.kind == kind for c in self.components)]
+        of_kind = np.array([[c.kind == kind for kind in kinds] for c in self.components], dtype=float)
+        parts = (self.terms @ of_kind).tolist()
+        rows = []
+        for t, text in enumerate(self.tokens):
+            largest = ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
+            mark = "*" if self.tail[t] else ""
+            rows.append([text, mark, number(float(self.score[t])), *map(signed, parts[t]), largest])
+        title = f"{self.column.concept!r} at block {self.column.layer}; * a SuperActivator."
+        return (Sheet(["token", "", "score", *kinds, "largest terms"], rows, title),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Score and terms of every token."""
+        rows = []
+        for t, text in enumerate(self.tokens):
+            of = {"token": text, "position": int(self.position[t]), "tail": bool(self.tail[t])}
+            rows.append(exact("score", self.score[t], **of, component="score"))
+            rows += [
+                exact("term", self.terms[t, i], **of, component=part.name)
+                for i, part in enumerate(self.components)
+            ]
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number; of the sample its id and the texts of its tokens."""
+        content = {
+            "sample": self.sample.id,
+            "tokens": self.tokens,
+            "column": self.column._asdict(),
+            "components": [component.name for component in self.components],
+            "position": self.position,
+            "score": self.score,
+            "terms": self.terms,
+            "tail": self.tail,
+        }
+        return {"format": FORMAT, "kind": type(self).__name__, **clean(content)}
+
+    def plot(self, token: int | None = None, n: int = 12) -> Any:
+        """Scores along the text or on the picture, and the largest terms of one token.
+
+        Args:
+            token: Place among the kept tokens; by default the one that scores highest.
+            n: How many terms.
+        """
+        at = int(self.score.argmax()) if token is None else token
+        image, title = self.sample.image, f"{self.column.concept}, block {self.column.layer}"
+        if image is None:
+            width = min(max(0.2 * len(self.score) + 1, 6.0), 18.0)
+            figure, (upper, lower) = plots.new_figure(width, 5.6, rows=2)
+            plots.word_bars(upper, self.tokens, self.score, self.tail)
+            if np.isfinite(self.column.threshold):
+                plots.zero(upper, upright=False, at=self.column.threshold)
+            plots.words(upper, title=title, y="score")
+        else:
+            figure, (upper, lower) = plots.new_figure(9.0, 4.4, columns=2)
+            plots.patch_map(upper, image.pixels, self.offsets, self._shares, self.tail)
+            plots.words(upper, title=title)
+        largest = self.strongest(at, n)
+        colours = [plots.TAIL_COLOUR if value >= 0 else plots.IN_COLOUR for _, value in largest]
+        lower.barh(range(len(largest)), [value for _, value in largest], color=colours)
+        plots.rows(lower, [name for name, _ in largest])
+        plots.zero(lower)
+        plots.words(lower, title=f"largest terms of {self.tokens[at].strip()!r}", x="part of the score")
+        plots.note(
+            figure,
+            f"Framed: SuperActivators. Shown are {len(largest)} of {len(self.components)} terms of one "
+            f"token; all add up to {self.score[at]:.3f}.\nDirect contributions, no causal effects.",
+        )
+        return figure
+
+    @property
+    def _shares(self) -> Float[np.ndarray, " token"]:
+        return self.score / (float(np.abs(self.score).max(initial=0.0)) or 1.0)
+
+    def _repr_html_(self) -> str:
+        tips = [
+            f"{score:.3f}: " + ", ".join(f"{name} {signed(value, 2)}" for name, value in self.strongest(t, 3))
+            for t, score in enumerate(self.score)
+        ]
+        image, title = self.sample.image, f"scores of {self.column.concept}"
+        if image is None:
+            shown = shaded_text(self.sample.text, self.offsets, self._shares, self.tail, tips)
+        else:
+            shown = shaded_picture(image.pixels, self.offsets, self._shares, self.tail, tips, title=title)
+        return str(el("div", MAP_STYLE, el("div", shown, class_="sa-maps"), Markup(super()._repr_html_())))

@@ -208,7 +208,7 @@ class FrozenNorms:
         if self.block == "staged":
             return _staged_factors(scales.entry, depths)
         if self.block != "post_ln":
-            return [Factors(_last(one)) for one in scales.attention], None
+            return [Factors(None if one is None else one[..., None]) for one in scales.attention], None
         before = torch.tensor(depths)
         carried: Tensor | None = None
         out: list[Factors] = []
@@ -244,10 +244,6 @@ def _staged_factors(
             here = torch.where((before > block).to(scale.device), scale[..., None], one)
             carried = here if carried is None else carried * here
     return out[::-1], carried
-
-
-def _last(scale: Float[Tensor, "batch token"] | None) -> Float[Tensor, "batch token 1"] | None:
-    return None if scale is None else scale[..., None]
 
 
 def _inverse_scale(norm: Norm, y: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:

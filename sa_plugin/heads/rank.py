@@ -32,10 +32,10 @@ from sa_plugin._check import require_known
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import SelectionDataWarning
-from sa_plugin.heads.baseline import Baseline, baseline, candidates, known_of, scores_of
-from sa_plugin.heads.edits import Head, Reference
+from sa_plugin.heads.baseline import baseline, candidates, known_of, scores_of
+from sa_plugin.heads.edits import Head
 from sa_plugin.heads.ledger import head_ledger
-from sa_plugin.heads.total import TailObjective, first_order_effects, tail_objective, total_effects
+from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
@@ -224,15 +224,17 @@ def rank_heads(
     known = known_of(base, "mean", {at for at, _ in every})
     lift = np.abs(objective.value(objective.clean))
 
-    def exact(heads: Sequence[Head]) -> Float[np.ndarray, "head concept"]:
-        sums = total_effects(base, objective, heads, "mean", known)
+    def of_lift(sums: Float[np.ndarray, "head sample concept"]) -> Float[np.ndarray, "head concept"]:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(objective.value(sums) / lift)
+
+    def exact(heads: Sequence[Head]) -> Float[np.ndarray, "head concept"]:
+        return of_lift(total_effects(base, objective, heads, "mean", known))
 
     if by == "patching":
         share, verified = exact(every), np.ones(len(every), dtype=bool)
     else:
-        share = _estimated(base, objective, every, known, lift)
+        share = of_lift(first_order_effects(base, objective, every, known))
         verified = np.zeros(len(every), dtype=bool)
         for _ in range(min(budget or 0, len(every))):
             value = np.where(verified, -np.inf, _mean(share, size))
@@ -252,18 +254,6 @@ def _check_budget(by: str, budget: int | None, n_heads: int) -> None:
                 else "0 or more."
             )
         )
-
-
-def _estimated(
-    base: Baseline,
-    objective: TailObjective,
-    every: Sequence[Head],
-    known: Reference,
-    lift: Float[np.ndarray, " concept"],
-) -> Float[np.ndarray, "head concept"]:
-    sums = first_order_effects(base, objective, every, known)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(objective.value(sums) / lift)
 
 
 def _by_ledger(

@@ -352,7 +352,7 @@ class ControlPass:
     ) -> Keeping:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
         # A draw chooses its own tail, also where the concept's was given.
-        known = BatchLabels(known.inside, known.negative, None)
+        known = known._replace(tail=None)
         # The norms' scales are of the stream, not of a vector: measured once for all draws.
         scales = self.plans[0].frozen.scales(read)
         pooled: Tensor | None = None
@@ -565,10 +565,5 @@ def _joined(columns: Sequence[Effect], scores: Sequence[str]) -> Effect:
         parts = {score: getattr(one, name) for score, one in zip(scores, columns, strict=True)}
         return stack(parts, "score", last=True)
 
-    return Effect(
-        joined("terms"),
-        joined("total"),
-        joined("shares"),
-        joined("blocks"),
-        np.concatenate([one.n_tokens for one in columns]),
-    )
+    terms, total, shares, blocks = map(joined, ("terms", "total", "shares", "blocks"))
+    return Effect(terms, total, shares, blocks, np.concatenate([one.n_tokens for one in columns]))

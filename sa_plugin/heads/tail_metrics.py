@@ -44,6 +44,7 @@ from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
+from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.measures import counted, f1_of, mean_auroc
 from sa_plugin.detection.methods import max_token
 from sa_plugin.detection.search import search_own
@@ -85,20 +86,15 @@ class Frozen:
     """What the unablated run and the detector fix.
 
     Attributes:
-        concepts: Names; columns of scores are in this order.
+        detector: Its thresholds and deltas; columns of scores are in the order of its concepts.
         cal, test: Rows of the calibration split and of the split that is measured.
-        threshold, delta: Of the detector, by concept.
-        deltas: Its grid.
         sd: Deviation of unablated scores of negative samples' tokens, on the measured split.
         resamples: Draws over the documents of the measured split.
     """
 
-    concepts: tuple[str, ...]
+    detector: Detector
     cal: TokenTable
     test: TokenTable
-    threshold: Float[np.ndarray, " concept"]
-    delta: Float[np.ndarray, " concept"]
-    deltas: tuple[float, ...]
     sd: Float[np.ndarray, " concept"]
     resamples: Resamples
 
@@ -136,13 +132,14 @@ def measured(
         output: What the run did to the model's own output, if that is measured.
     """
     tops = _tops(test, frozen.test)
-    token_labels, labels = _labels_of(frozen.test, frozen.concepts)
+    token_labels, labels = _labels_of(frozen.test, frozen.detector.concepts)
     # Column 0, the split as it is, is one more draw that takes every document once.
     both = frozen.resamples.with_data()
     found: dict[str, list[np.ndarray]] = {name: [] for name in TAIL_METRICS}
     background = _background(frozen, cal)
-    recalibrated = _recalibrated(frozen, cal)
-    for k in range(len(frozen.concepts)):
+    chosen = frozen.detector.tail
+    cuts = {"f1_frozen": chosen.chosen_threshold, "f1_recalibrated": _recalibrated(frozen, cal)}
+    for k in range(len(frozen.detector.concepts)):
         negative = ~labels[frozen.test.sample_of, k]
         found["tail_gap"].append(_gap(frozen, test[:, k], token_labels[:, k], negative, k))
         top, truth = tops[:, k], labels[:, k]
@@ -154,10 +151,10 @@ def measured(
             found[name].append(np.where(some, recall(counts), np.nan))
         found["auroc"].append(mean_auroc(top[None], truth, frozen.resamples))
         found["average_precision"].append(resampled_average_precision(top, truth, both))
-        for name, cut in (("f1_frozen", frozen.threshold), ("f1_recalibrated", recalibrated)):
+        for name, cut in cuts.items():
             found[name].append(f1_of(counted(top >= cut[k], truth, frozen.resamples)))
     values = {name: np.stack(rows) for name, rows in found.items()} | dict(output or {})
-    grid = {"metric": tuple(values), "concept": frozen.concepts}
+    grid = {"metric": tuple(values), "concept": frozen.detector.concepts}
     return frozen.resamples.drawn(np.stack(list(values.values())), **grid)
 
 
@@ -178,13 +175,13 @@ def _gap(
     draws = frozen.resamples.with_data().of(frozen.test.sample_of)
     high, low = (
         resampled_quantiles(scores[rows], [level], draws.of(np.flatnonzero(rows)))[0]
-        for rows, level in ((inside, 1 - frozen.delta[k]), (negative, TAIL_LEVEL))
+        for rows, level in ((inside, 1 - frozen.detector.tail.chosen_delta[k]), (negative, TAIL_LEVEL))
     )
     return ratio(high - low, frozen.sd[k], empty=np.nan)
 
 
 def _background(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
-    negative = ~_labels_of(frozen.cal, frozen.concepts)[1][frozen.cal.sample_of]
+    negative = ~_labels_of(frozen.cal, frozen.detector.concepts)[1][frozen.cal.sample_of]
     return np.array(
         [
             quantiles(np.ascontiguousarray(s[n]), [TAIL_LEVEL])[0] if n.any() else np.inf
@@ -195,13 +192,14 @@ def _background(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Floa
 
 def _recalibrated(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
     """The threshold that the detector's own search finds at the layer it has."""
-    token_labels, labels = _labels_of(frozen.cal, frozen.concepts)
+    token_labels, labels = _labels_of(frozen.cal, frozen.detector.concepts)
+    deltas = frozen.detector.tail.deltas
     with warnings.catch_warnings():
         # Calibration has given the same warning for the same tokens.
         warnings.simplefilter("ignore")
-        grid = tail_thresholds(cal.astype(np.float32), token_labels, frozen.deltas)
+        grid = tail_thresholds(cal.astype(np.float32), token_labels, deltas)
     tops = _tops(cal, frozen.cal)[:, None]
-    return search_own("recalibrated", tops, labels, grid[None], frozen.deltas).chosen_threshold
+    return search_own("recalibrated", tops, labels, grid[None], deltas).chosen_threshold
 
 
 @dataclass(frozen=True, eq=False)
