@@ -21,7 +21,7 @@ from sa_plugin.heads.align_weights import (
     turned_product,
 )
 from sa_plugin.heads.baseline import PROBE, baseline, candidates, known_of, scores_of
-from sa_plugin.heads.columns import COMPONENT_KINDS, BankScores, Component, LedgerError
+from sa_plugin.heads.columns import COMPONENT_KINDS, BankScores, LedgerError
 from sa_plugin.heads.controls import CONTROL_FAMILIES, HeadSets, control_set, head_changes
 from sa_plugin.heads.cross import CROSS_EFFECTS, CrossAblation, cross_ablation
 from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
@@ -30,7 +30,6 @@ from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direc
 from sa_plugin.heads.ledger import NoTailWarning, explain_tokens, head_ledger, permuted_vectors, term_means
 from sa_plugin.heads.ledger_result import HeadLedger, TokenLedger
 from sa_plugin.heads.rank import Ranking, rank_heads
-from sa_plugin.heads.sums import Effect
 from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence
 from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
@@ -48,11 +47,9 @@ __all__ = [
     "Ablation",
     "AblationCurve",
     "BankScores",
-    "Component",
     "CrossAblation",
     "DataPlan",
     "DirectTotal",
-    "Effect",
     "HeadAlignment",
     "HeadLedger",
     "HeadSets",

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -277,7 +277,7 @@ def ablate(
     detector = base.detector
     plan = _groups(detector, heads, one_by_one=mode == "directional" and along is None)
     if along is not None:
-        plan = [replace(group, along=along) for group in plan]
+        plan = [group._replace(along=along) for group in plan]
     if known is None:
         known = known_of(base, mode, {at for group in plan for at, _ in group.heads})
     after, change = _run_groups(base, plan, mode, known)
@@ -300,8 +300,7 @@ def ablate(
     return Ablation(reached, mode, base.before, after, change, settings)
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
+class Group(NamedTuple):
     """Concepts that share a run.
 
     Attributes:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -23,12 +22,10 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_scores, check_unseen, document_names, rows_of_samples
-from sa_plugin.heads.edits import Head, Reference, reference
+from sa_plugin.heads.edits import Head, Reference, kept_rows, reference
 from sa_plugin.heads.tail_metrics import Frozen, OutputProbe, deviations, measured, output_probe
-from sa_plugin.host.protocol import Batch, EditableHost, Host, Output, Site, require_editable
-from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.host.protocol import EditableHost, Host, Output, Site, require_editable
 from sa_plugin.passes.layout import Layout, lay_out, rows_kept_in
-from sa_plugin.passes.run import Job, Reducer, run
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -131,18 +128,7 @@ def residual(
 ) -> dict[int, Float[Tensor, "token d_model"]]:
     """Activations of chosen rows at each layer, under whatever edits are in force."""
     sites = {at: Site(at, point) for at in layers}  # type: ignore[arg-type]
-
-    def reducer(batch: Batch) -> Reducer:
-        def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
-            valid = batch.valid.to(keep.device)
-            return keeping(rows={at: read[site].float()[valid] for at, site in sites.items()})
-
-        return reduce
-
-    (kept,) = run(host, layout, [Job(sites.values(), reducer)], rows, description="probe")
-    # The mean over these tokens is in float32, so their order is that of the batches.
-    order = layout.run_order(kept.keep)
-    return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
+    return kept_rows(host, layout, rows, sites, "probe")
 
 
 def scores_of(table: ScoreTable, samples: Sequence[Sample]) -> ScoreTable:

@@ -245,7 +245,8 @@ class Asked:
         return BatchLabels(inside, torch.from_numpy(~self.positive[rows]), given)
 
 
-class BatchLabels(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class BatchLabels:
     """Labels of a batch, and its tail where that is given.
 
     Attributes:

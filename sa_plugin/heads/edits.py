@@ -59,8 +59,8 @@ from sa_plugin.host.protocol import (
     uniform_attention,
 )
 from sa_plugin.host.reducers import Keeping, keeping
-from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import Job, Reducer, run
+from sa_plugin.passes.layout import Layout, lay_out
+from sa_plugin.passes.run import Job, Reducer, Sinks, run
 
 ABLATIONS = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
@@ -137,41 +137,52 @@ def reference(
             f"mode {mode!r} needs z of the train split: give bank= and data= (or, for means, a "
             "bank fitted on resid_post of a pre-norm model, which holds them)."
         )
-    samples = data.train.samples
+    samples, sites = data.train.samples, {at: Site(at, "z") for at in layers}
     if mode != "resample":
-        return Reference(_train_z(host, samples, bank, layers, mean=True), seed=seed)
+        return Reference(_train_mean(host, samples, bank, sites), seed=seed)
     rng = np.random.default_rng(seed)
     # Some samples first, so that the pass is short; then some of their tokens, the same at all layers.
     drawn = rng.permutation(len(samples))[:DONOR_SAMPLES]
-    rows = _train_z(host, [samples[n] for n in drawn], bank, layers, mean=False)
+    layout = lay_out(host, [samples[n] for n in drawn], ())
+    rows = kept_rows(host, layout, bank.sinks_on(host.info), sites, "z")
     some = torch.from_numpy(rng.permutation(len(next(iter(rows.values()))))[:DONORS])
     return Reference(donors={at: z[some] for at, z in rows.items()}, seed=seed)
 
 
-def _train_z(
-    host: Host, samples: Sequence[Sample], bank: ConceptBank, layers: Collection[int], *, mean: bool
-) -> dict[int, Tensor]:
-    """The mean of z over kept tokens, or z itself, by layer."""
-    layout = lay_out(host, samples, ())
+def _train_mean(
+    host: Host, samples: Sequence[Sample], bank: ConceptBank, sites: Mapping[int, Site]
+) -> dict[int, Float[Tensor, "head d_head"]]:
+    """The mean of z over kept tokens, by layer."""
+
+    def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
+        return keeping(sums={at: read[site].float()[keep].double().sum(0) for at, site in sites.items()})
+
+    job = Job(sites.values(), lambda batch: reduce)
+    (kept,) = run(host, lay_out(host, samples, ()), [job], bank.sinks_on(host.info), description="z")
+    n = int(kept.keep.sum())
+    return {at: (kept.sums[at] / n).float() for at in sites}
+
+
+def kept_rows(
+    host: Host,
+    layout: Layout,
+    rule: Sinks | Bool[np.ndarray, " row"],
+    sites: Mapping[int, Site],
+    description: str,
+) -> dict[int, Float[Tensor, "token *what"]]:
+    """What stands at one site of each layer for every kept token, under whatever edits are in force."""
 
     def reducer(batch: Batch) -> Reducer:
         def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
-            if mean:
-                return keeping(sums={at: read[Site(at, "z")].float()[keep].double().sum(0) for at in layers})
             valid = batch.valid.to(keep.device)
-            return keeping(rows={at: read[Site(at, "z")].float()[valid] for at in layers})
+            return keeping(rows={at: read[site].float()[valid] for at, site in sites.items()})
 
         return reduce
 
-    job = Job([Site(at, "z") for at in layers], reducer)
-    rule = bank.sinks_on(host.info)
-    (kept,) = run(host, layout, [job], rule, description="z")
-    if mean:
-        n = int(kept.keep.sum())
-        return {at: (kept.sums[at] / n).float() for at in layers}
-    # Donors are drawn by their number: the order of the batches is part of the draw.
+    (kept,) = run(host, layout, [Job(sites.values(), reducer)], rule, description=description)
+    # In the order of the batches: donors are drawn by their number, and means over rows are in float32.
     order = layout.run_order(kept.keep)
-    return {at: torch.from_numpy(kept.rows[at][order]) for at in layers}
+    return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
 
 
 def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:

@@ -51,7 +51,7 @@ by chance.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -352,7 +352,7 @@ class ControlPass:
     ) -> Keeping:
         """Sums of a batch: over draws by sample, and over its samples by draw."""
         # A draw chooses its own tail, also where the concept's was given.
-        known = known._replace(tail=None)
+        known = replace(known, tail=None)
         # The norms' scales are of the stream, not of a vector: measured once for all draws.
         scales = self.plans[0].frozen.scales(read)
         pooled: Tensor | None = None

@@ -3,9 +3,9 @@
 `check_theory` measures in every block what the idealised model predicts.
 """
 
-from sa_plugin.theory.assumptions import Assumption, HeadPaths
+from sa_plugin.theory.assumptions import Assumption
 from sa_plugin.theory.check import Conditions, check_theory
-from sa_plugin.theory.measures import Measures, Quantity
+from sa_plugin.theory.measures import Measures
 from sa_plugin.theory.paths import path_of
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
@@ -15,9 +15,7 @@ __all__ = [
     "TITLES",
     "Assumption",
     "Conditions",
-    "HeadPaths",
     "Measures",
-    "Quantity",
     "Regime",
     "Slopes",
     "TheoryReport",

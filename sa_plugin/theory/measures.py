@@ -140,7 +140,7 @@ class Estimated(NamedTuple):
     predicted: _Values | None = None
 
 
-def estimate_all(
+def _estimate_all(
     total: Total, *, causal: bool, weights: bool, aligned_gamma: Float64[np.ndarray, "layer column"] | None
 ) -> dict[str, Estimated]:
     """Every quantity.
@@ -268,7 +268,7 @@ def _tail(total: Total, beta: bool) -> dict[str, Estimated]:
         return skewness_of_sums(n, np.zeros_like(n), total(f"second {side}"), total(f"third {side}"))
 
     def gain(name: str) -> _Values:
-        slope = tenth_slopes(total, name)
+        slope = _tenth_slopes(total, name)
         return np.asarray(slope[..., -1] - slope[..., 0])
 
     before, after = skew("before"), skew("after")
@@ -287,7 +287,7 @@ def _tail(total: Total, beta: bool) -> dict[str, Estimated]:
     }
 
 
-def tenth_slopes(total: Total, name: str) -> Float64[np.ndarray, "draw layer column step"]:
+def _tenth_slopes(total: Total, name: str) -> Float64[np.ndarray, "draw layer column step"]:
     """Slope of the later on the earlier activations between neighbouring tenths of a."""
     n, x, y = (total(f"tenth {part}") for part in ("tokens", "before", name))
     return _ratio(np.diff(_ratio(y, n)), np.diff(_ratio(x, n)))
@@ -419,7 +419,7 @@ def measure(
     columns = where["concept"] + where.get("every control", [])
     total = _Totals(sums, columns, samples, resamples)
     gamma = None if aligned_gamma is None else aligned_gamma[:, columns]
-    found = estimate_all(total, causal=causal, weights="path" in sums.values, aligned_gamma=gamma)
+    found = _estimate_all(total, causal=causal, weights="path" in sums.values, aligned_gamma=gamma)
     shape = total("tokens").shape
 
     def drawn(values: np.ndarray, **axes: Sequence[int]) -> Drawn:
@@ -444,7 +444,7 @@ def measure(
             if at
         },
         {name: drawn(full[name][..., 1:], control=controls) for name in DECISIVE if name in found},
-        {name: tenth_slopes(total, part)[0, :, 0] for name, part in steps.items()},
+        {name: _tenth_slopes(total, part)[0, :, 0] for name, part in steps.items()},
     )
 
 

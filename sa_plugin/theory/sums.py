@@ -112,10 +112,10 @@ def pair_counts(
     gaps, later = before[rows] - before[columns], after[rows] - after[columns]
     scale = torch.maximum(before.abs().amax(0), after.abs().amax(0))
     used = gaps.abs() > RESOLUTION * scale
-    return pair_outcomes(gaps, later, used)
+    return _pair_outcomes(gaps, later, used)
 
 
-def pair_outcomes(
+def _pair_outcomes(
     gaps: Float[Tensor, "*pair column"],
     later: Float[Tensor, "*pair column"],
     used: Bool[Tensor, "*pair column"],
@@ -158,14 +158,14 @@ def shape_sums(steps: Steps) -> dict[str, Tensor]:
         x = _centred(values)
         found[f"second {name}"], found[f"third {name}"] = x.square().sum(0), x.pow(3).sum(0)
     for name in ("before", "after"):
-        shape = column_l_skewness(sides[name])
+        shape = _column_l_skewness(sides[name])
         found[f"l skew {name}"] = shape.nan_to_num(0.0)
         found[f"l skewed {name}"] = shape.isfinite().double()
     found["tokens"] = torch.full_like(found["second before"], len(steps.before))
     return found
 
 
-def column_l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
+def _column_l_skewness(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
     """L-skewness of each column (`sa_plugin.statistics.shape`); NaN for a constant."""
     n = len(values)
     ordered = _centred(values).sort(dim=0).values
@@ -207,8 +207,8 @@ def tail_sums(steps: Steps, tail: float, least: int) -> dict[str, Tensor]:
         variation = values.std(0) / values.mean(0).abs()
         found[f"spread {name}"] = torch.where(defined, spread, 0.0)
         found[f"variation {name}"] = torch.where(defined, variation, 0.0)
-    found["update gap tail"] = mean_gap(update)
-    found["update gap all"] = mean_gap(steps.heads)
+    found["update gap tail"] = _mean_gap(update)
+    found["update gap all"] = _mean_gap(steps.heads)
     found["update size"] = update.abs().mean(0)
     return found
 
@@ -218,7 +218,7 @@ def tail_size(n: int, tail: float, least: int) -> int:
     return min(n, max(least, round(tail * n)))
 
 
-def mean_gap(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
+def _mean_gap(values: Float[Tensor, "token column"]) -> Float[Tensor, " column"]:
     """Mean |x_i - x_j| over pairs of different tokens, by sorting."""
     n = len(values)
     rank = torch.arange(n, dtype=values.dtype, device=values.device)[:, None]
@@ -277,7 +277,7 @@ def spread_sums(attention: Attention) -> dict[str, Tensor]:
     }
 
 
-def tail_masks(
+def _tail_masks(
     activations: Float[Tensor, "key column"], visible: Bool[Tensor, "query key"], tail: float
 ) -> Bool[Tensor, "column query key"]:
     """For each query the top share of the keys it sees: ceil(tail n) of n."""
@@ -310,7 +310,7 @@ def mass_sums(
     found: dict[str, Tensor] = {}
     raw = attention.full[:, :, attention.kept]
     for end, sign in (("top", 1.0), ("bottom", -1.0)):
-        mask = tail_masks(sign * activations, attention.visible, tail).to(attention.pattern)
+        mask = _tail_masks(sign * activations, attention.visible, tail).to(attention.pattern)
         share = mask.sum(-1).T
         by_head = torch.einsum("hqk,cqk->hqc", attention.pattern, mask)
         full = torch.einsum("hqk,cqk->qc", raw, mask) / len(raw)
@@ -385,7 +385,7 @@ def prefix_sums(
     used = pair & later.isfinite()
     later, predicted = (torch.where(used, x, 0.0) for x in (later, predicted))
     kept = torch.where(used, gaps, 0.0)
-    found = {f"{what} prefix": value for what, value in pair_outcomes(kept, later, used).items()}
+    found = {f"{what} prefix": value for what, value in _pair_outcomes(kept, later, used).items()}
     return found | {
         "left out prefix": (pair & ~used).sum((0, 1)).double(),
         "xx prefix": kept.square().sum((0, 1)),

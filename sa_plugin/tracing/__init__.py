@@ -2,13 +2,7 @@
 
 from sa_plugin.tracing.cells import Columns, Densities, cuts
 from sa_plugin.tracing.measures import ScoreGroup, joint_edges, overlap
-from sa_plugin.tracing.tail_trace import (
-    TailTrace,
-    TraceOptions,
-    TraceSettings,
-    UndefinedMeasureWarning,
-    trace,
-)
+from sa_plugin.tracing.tail_trace import TailTrace, TraceOptions, UndefinedMeasureWarning, trace
 
 __all__ = [
     "Columns",
@@ -16,7 +10,6 @@ __all__ = [
     "ScoreGroup",
     "TailTrace",
     "TraceOptions",
-    "TraceSettings",
     "UndefinedMeasureWarning",
     "cuts",
     "joint_edges",
