@@ -8,37 +8,12 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost, in_batches
-from ledger_cases import (
-    Broken,
-    detector_of,
-    kept_rows,
-    labels_of,
-    ledger,
-    loop_lift,
-    loop_lifts,
-    loop_terms,
-    make_data,
-)
+from ledger_cases import Broken, kept_rows, labels_of, ledger, loop_lift, loop_lifts, loop_terms
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.heads import LedgerError, explain_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_data()
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return FakeHost()
-
-
-@pytest.fixture(scope="module", params=["prototype", "lda"])
-def fake_detector(request, fake, data):
-    return detector_of(fake, data, request.param)
 
 
 @pytest.fixture(scope="module", params=tiny.PRE_NORM)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_host import FakeHost
 from ledger_cases import detector_of, labels_of, ledger, loop_lifts, loop_terms, make_data
 
 from sa_plugin.concepts import KINDS, ConceptBank, LayerStatistics, Origin, Rows, fit
@@ -16,21 +15,6 @@ from sa_plugin.host import Site
 from sa_plugin.scores import score
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_data()
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return FakeHost()
-
-
-@pytest.fixture(scope="module", params=["prototype", "lda"])
-def detector(request, fake, data):
-    return detector_of(fake, data, request.param)
 
 
 def rows_of(host, samples, layer):
@@ -73,10 +57,10 @@ def test_draws_are_refits_on_permuted_labels(fake, data, kind):
         assert draw.scoring == bank.token.scoring
 
 
-def test_controls_equal_loops(fake, detector, data):
-    bank, samples = detector.bank, data.test.samples
+def test_controls_equal_loops(fake, fake_detector, data):
+    bank, samples = fake_detector.bank, data.test.samples
     draws = permuted_vectors(fake, data, bank, draws=3)
-    found = ledger(fake, data, detector, permutations=draws)
+    found = ledger(fake, data, fake_detector, permutations=draws)
     for k, column in enumerate(found.columns):
         concept, layer = column.concept, column.layer
         depth = slice(0, 1 + 3 * found.depths[k])
@@ -108,9 +92,9 @@ def test_controls_equal_loops(fake, detector, data):
             )
 
 
-def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector, data):
+def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, fake_detector, data):
     """Without ties every draw's tail has one size, and the pooled mean is the mean of draws."""
-    found = ledger(fake, data, detector, permutations=4)
+    found = ledger(fake, data, fake_detector, permutations=4)
     draws = found.control_by_draw["strongest_control"]
     sizes = found.effects["strongest_control"].n_tokens / 4
     for k in range(len(found.columns)):
@@ -120,10 +104,10 @@ def test_the_control_is_the_mean_over_draws_where_tails_are_alike(fake, detector
             )
 
 
-def test_one_draw_given_twice_is_that_draw(fake, detector, data):
-    one = permuted_vectors(fake, data, detector.bank, draws=1)
-    single = ledger(fake, data, detector, permutations=one)
-    double = ledger(fake, data, detector, permutations=one * 2)
+def test_one_draw_given_twice_is_that_draw(fake, fake_detector, data):
+    one = permuted_vectors(fake, data, fake_detector.bank, draws=1)
+    single = ledger(fake, data, fake_detector, permutations=one)
+    double = ledger(fake, data, fake_detector, permutations=one * 2)
     for name in ("control", "in_concept_excess", "strongest_control"):
         a, b = (one.effects[name].terms for one in (single, double))
         for end in ("estimate", "low", "high"):
@@ -131,8 +115,8 @@ def test_one_draw_given_twice_is_that_draw(fake, detector, data):
     assert (single.beyond_control()[np.isfinite(single.beyond_control())] == 1).all()
 
 
-def test_p_values_are_ranks(fake, detector, data):
-    found = ledger(fake, data, detector, permutations=19)
+def test_p_values_are_ranks(fake, fake_detector, data):
+    found = ledger(fake, data, fake_detector, permutations=19)
     p = found.beyond_control("in_concept_lift")
     draws = found.control_by_draw["in_concept_control"]
     lift = found.effects["in_concept_lift"].terms.estimate
@@ -219,14 +203,14 @@ def test_defaults(fake, data):
     assert len(some.control_by_draw["control"]) == 2
 
 
-def test_refusals(fake, detector, data):
+def test_refusals(fake, fake_detector, data):
     given = ConceptBank.from_vectors({(c, 1): torch.ones(12) for c in data.concepts})
     masks = [np.zeros((len(s.text.split()), 2), dtype=bool) for s in data.test.samples]
     with pytest.raises(ValueError, match="a bank of kind 'given' is not fitted to labels here"):
         ledger(fake, data, given, tail=masks, permutations=2)
     with pytest.raises(ValueError, match=r"its labels cannot be permuted here"):
-        ledger(fake, make_data(80, None, seed=9), detector, permutations=2)
+        ledger(fake, make_data(80, None, seed=9), fake_detector, permutations=2)
     with pytest.raises(ValueError, match="permutations is -1: ask for at least one"):
-        ledger(fake, data, detector, permutations=-1)
+        ledger(fake, data, fake_detector, permutations=-1)
     with pytest.raises(ValueError, match="this ledger has no control"):
-        ledger(fake, data, detector, permutations=0).beyond_control()
+        ledger(fake, data, fake_detector, permutations=0).beyond_control()

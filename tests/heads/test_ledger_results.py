@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from fake_host import FakeHost
-from ledger_cases import detector_of, ledger, make_data
+from ledger_cases import ledger
 
 from sa_plugin.concepts import VectorSet, fit
 from sa_plugin.heads import COMPONENT_KINDS, NoTailWarning, explain_tokens
@@ -16,21 +16,6 @@ from sa_plugin.scores import score
 from sa_plugin.stages import heads_block
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_data()
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return FakeHost()
-
-
-@pytest.fixture(scope="module", params=["prototype", "lda"])
-def fake_detector(request, fake, data):
-    return detector_of(fake, data, request.param)
 
 
 def test_results_are_readable(fake, fake_detector, data):
