@@ -119,7 +119,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from sa_plugin.host.images import processor_of
     from sa_plugin.stages.config import CellConfig, ModelPart, RunPart
     from sa_plugin.stages.demo import demo_passages, demo_plan, demo_scenes
-    from sa_plugin.stages.reproduce import open_host, run
+    from sa_plugin.stages.reproduce import open_host, run_plan
 
     size = "full" if arguments.full else "small" if arguments.small else "default"
     name = Path(arguments.model).name
@@ -135,14 +135,14 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed = arguments.seed
         data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
         plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
-        return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
+        return _finish(lambda say: run_plan(plan, host, data, arguments.out, say=say), arguments.out)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from sa_plugin._files import output_folder
     from sa_plugin.stages.config import CellConfig, DataPart, ModelPart, RunPart
     from sa_plugin.stages.plan import Plan
-    from sa_plugin.stages.reproduce import open_data, open_host, run
+    from sa_plugin.stages.reproduce import open_data, open_host, run_plan
     from sa_plugin.statistics.drawn import Resampling
 
     seed = arguments.seed
@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with output_folder(arguments.out, *WRITTEN):
         data = open_data(config)
         host = open_host(config)
-        return _finish(lambda say: run(plan, host, data, arguments.out, say=say), arguments.out)
+        return _finish(lambda say: run_plan(plan, host, data, arguments.out, say=say), arguments.out)
 
 
 def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:

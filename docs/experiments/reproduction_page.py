@@ -12,7 +12,7 @@ from typing import Any
 from between_markers import put
 from PIL import Image
 
-from sa_plugin.show import kind_label, number
+from sa_plugin.show import kind_label, typeset
 from sa_plugin.stages import cell_markdown, difference, markdown, published
 
 PAGE = Path(__file__).parents[1] / "reproduction.md"
@@ -50,7 +50,7 @@ def small_deltas(records: Mapping[str, Any]) -> str:
     names = list(next(iter(records.values()))["kinds"])
     rows = []
     for cell, record in records.items():
-        tokens = number(record["kinds"][names[0]]["tokens_per_positive"][0], 1)
+        tokens = typeset(record["kinds"][names[0]]["tokens_per_positive"][0], 1)
         gains = [record["kinds"][name]["peaks"]["gain"] for name in names]
         cells = [difference(g["estimate"], [g["low"], g["high"]]) for g in gains]
         rows.append([cell, tokens, *cells])
@@ -104,13 +104,13 @@ def as_published() -> str:
     best = known["best_layer"]
     methods = list(next(iter(next(iter(best["f1"].values())).values())))
     rows = [
-        [f"{known['models'][model]}, {data}", *(number(one[m]) for m in methods)]
+        [f"{known['models'][model]}, {data}", *(typeset(one[m]) for m in methods)]
         for model, of in best["f1"].items()
         for data, one in of.items()
     ]
     parts += [f"{best['what']} ({known['marks'][best['mark']]}).", markdown(["", *methods], rows)]
     rows = [
-        [f"{data}, {kind}", *(number(f) for f in curve)]
+        [f"{data}, {kind}", *(typeset(f) for f in curve)]
         for data, one in deltas["data"].items()
         for kind, curve in one["f1"].items()
     ]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.show.html import el, number
+from sa_plugin.show.html import el, typeset
 from sa_plugin.show.result import Sheet, Shown
 
 SHOWN_ITEMS = 6
@@ -109,17 +109,17 @@ def item_sheet(item: Mapping[str, Any]) -> Sheet:
     from sa_plugin.show.shaded import marked_text
 
     bar = item["threshold"]
-    rule = "no finite threshold" if bar is None else f"threshold {number(bar)}"
+    rule = "no finite threshold" if bar is None else f"threshold {typeset(bar)}"
     head = f"{item['id']}, {item['concept']} (layer {item['layer']}, delta {item['delta']:g}, {rule}):"
     names = _names(item)
     order = np.argsort(-np.asarray(item["scores"]), kind="stable")[:TOP_TOKENS]
-    raw = ", ".join(f"{names[n]} {number(item['scores'][n], 2)}" for n in order)
+    raw = ", ".join(f"{names[n]} {typeset(item['scores'][n], 2)}" for n in order)
     fires = any(item["superactivator"])
     says = [f"SuperActivators {'fire' if fires else 'are silent'}"]
     middle = item["raw_threshold"]
     if middle is not None:
         above = sum(score > middle for score in item["scores"])
-        says.append(f"the raw rule marks {above} of {len(names)} above {number(middle)}")
+        says.append(f"the raw rule marks {above} of {len(names)} above {typeset(middle)}")
     text = marked_text(item) if "text" in item else _marked_boxes(item)
     return Sheet((), (), f"{head} {text}", [f"Highest raw activations: {raw}. {'; '.join(says)}."])
 
@@ -164,7 +164,7 @@ def items_html(result: Shown, items: Sequence[Mapping[str, Any]], sheets: Sequen
         sides = (
             text_sides(item, limit) if "text" in item else picture_sides(item, limit, f"sa-image-{_drawn}")
         )
-        where = f" · layer {item['layer']} · δ {number(item['delta'], 2)} · {item['id']}"
+        where = f" · layer {item['layer']} · δ {typeset(item['delta'], 2)} · {item['id']}"
         articles.append(el("article", el("div", el("strong", item["concept"]), where), sides, verdicts(item)))
     rest = left_over_sheet(left)
     return str(

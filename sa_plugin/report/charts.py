@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sa_plugin.show import plots
-from sa_plugin.show.html import MAXTOK, OWN, Markup, Real, interval, number, small, tick
+from sa_plugin.show.html import MAXTOK, OWN, Markup, Real, interval, small, tick, typeset
 from sa_plugin.statistics.drawn import Drawn
 
 WIDTH = 4.7
@@ -82,7 +82,7 @@ def method_charts(rows: Sequence[Block], floor: Real | None, prefix: str) -> lis
     plots.method_whiskers(ax, f1, float("nan") if floor is None else floor)
     plots.words(ax, x="weighted F1, test")
     words = "; ".join(
-        f"{row['method']} {number(row['weighted_f1'])} {interval(row['interval'])}" for row in rows
+        f"{row['method']} {typeset(row['weighted_f1'])} {interval(row['interval'])}" for row in rows
     )
     drawn = [plots.svg(figure, "Weighted F1 by method", words, f"{prefix}f1")]
     if others:
@@ -94,7 +94,7 @@ def method_charts(rows: Sequence[Block], floor: Real | None, prefix: str) -> lis
         figure, ax = plots.new_figure(WIDTH, 0.7 + 0.24 * len(rows))
         plots.gap_whiskers(ax, by)
         plots.words(ax, x="method minus SuperActivators, paired")
-        words = "; ".join(f"{row['method']} {number(row['difference'], signed=True)}" for row in others)
+        words = "; ".join(f"{row['method']} {typeset(row['difference'], signed=True)}" for row in others)
         drawn.append(plots.svg(figure, "Differences to SuperActivators", words, f"{prefix}gap"))
     return drawn
 
@@ -120,7 +120,7 @@ def concept_chart(rows: Sequence[Block], prefix: str) -> Markup:
         )
     plots.words(ax, x="F1, test")
     _key_below(ax, 3)
-    words = "; ".join(f"{row['concept']} {number(row['own'])}" for row in rows)
+    words = "; ".join(f"{row['concept']} {typeset(row['own'])}" for row in rows)
     return plots.svg(figure, "Test F1 by concept", words, f"{prefix}concepts")
 
 
@@ -145,7 +145,7 @@ def rate_charts(rows: Sequence[Block], prefix: str) -> list[Markup]:
         plots.words(ax, title=title, x="share of samples")
         _key_below(ax, 2)
         words = "; ".join(
-            f"{row['concept']}: raw {number(row[f'raw_{key}'])}, tail {number(row[f'tail_{key}'])}"
+            f"{row['concept']}: raw {typeset(row[f'raw_{key}'])}, tail {typeset(row[f'tail_{key}'])}"
             for row in rows
         )
         drawn.append(plots.svg(figure, title, words, f"{prefix}{key.replace('_', '')}"))
@@ -163,7 +163,7 @@ def fraction_charts(block: Block, prefix: str) -> list[Markup]:
         figure, ax = plots.new_figure(WIDTH, 2.5)
         fraction_lines(ax, block["grid"], block[key])
         plots.words(ax, title=title, x="fraction of a sample", y="share of samples")
-        first, last = (number(block[key]["mean"][k]) for k in (0, -1))
+        first, last = (typeset(block[key]["mean"][k]) for k in (0, -1))
         words = f"Mean: {first} at {block['grid'][0]:g}, {last} at {block['grid'][-1]:g}."
         drawn.append(plots.svg(figure, title, words, f"{prefix}{key}"))
     return drawn
@@ -198,7 +198,7 @@ def delta_chart(block: Block, peaks: Sequence[Block], prefix: str) -> Markup:
     words = "; ".join(
         f"{peak['method']} is not defined"
         if peak["f1"] is None
-        else f"{peak['method']} peaks at {number(peak['f1'])}, delta {tick(peak['delta'])}"
+        else f"{peak['method']} peaks at {typeset(peak['f1'])}, delta {tick(peak['delta'])}"
         for peak in peaks
     )
     return plots.svg(figure, "Weighted test F1 against delta", words, f"{prefix}delta")
@@ -265,7 +265,7 @@ def density_grid(
                 tail = np.append(max(threshold, cuts[:-1][beyond][0]), cuts[1:][beyond])
                 ax.stairs(ins[beyond], x(tail), baseline=base, fill=True, color=plots.TAIL_COLOUR, lw=0)
                 (bar,) = ax.plot([x(threshold)] * 2, [base, base + 0.86], color=plots.TAIL_COLOUR, lw=0.9)
-                plots.tip(bar, f"{name}, layer {layer}: threshold {number(threshold, 2)} sd")
+                plots.tip(bar, f"{name}, layer {layer}: threshold {typeset(threshold, 2)} sd")
             ax.stairs(ins, x(cuts), baseline=None, color=plots.IN_COLOUR, lw=1.0)
             heavy = 2.4 if chosen.get(name) == layer else 0.6
             ax.plot([column + 0.04, column + 0.96], [base, base], color=plots.TEXT_COLOUR, lw=heavy)
@@ -343,7 +343,7 @@ def _means(block: Block, keys: Sequence[str]) -> str:
         return "One line a concept."
     return ". ".join(
         f"{key}: "
-        + ", ".join(f"layer {n} {number(v)}" for n, v in zip(block["layers"], mean[key], strict=True))
+        + ", ".join(f"layer {n} {typeset(v)}" for n, v in zip(block["layers"], mean[key], strict=True))
         for key in keys
     )
 
@@ -385,7 +385,7 @@ def share_chart(rows: Sequence[Block], parts: Mapping[str, str], title: str, pre
     plots.zero(ax)
     plots.words(ax, x="share of the whole (signed)")
     _key_below(ax, len(parts))
-    words = "; ".join(f"{row['concept']}: heads {number(row.get('head_share'))}" for row in rows)
+    words = "; ".join(f"{row['concept']}: heads {typeset(row.get('head_share'))}" for row in rows)
     return plots.svg(figure, title, words, prefix)
 
 
@@ -406,7 +406,7 @@ def objective_chart(rows: Sequence[Block], objective: str, metric: str, prefix: 
     plots.whiskers(ax, by, colours=[colours.get(row[f"{objective}_is"], plots.OUT_COLOUR) for row in rows])
     plots.zero(ax)
     plots.words(ax, title=metric, x=f"difference ({rows[0]['better']} is better)")
-    words = "; ".join(f"{row['method']} {number(row[name], signed=True)}" for row in rows)
+    words = "; ".join(f"{row['method']} {typeset(row[name], signed=True)}" for row in rows)
     return plots.svg(figure, f"{metric}: {objective} minus the first objective", words, prefix)
 
 

@@ -37,7 +37,7 @@ _SECTIONS = (
     ("provenance", "Provenance"),
 )
 _FILTERS = (
-    html.number,
+    html.typeset,
     html.interval,
     html.count,
     html.small,
@@ -111,7 +111,7 @@ def _stylesheet() -> str:
 def _shown(value: Any) -> str:
     """A recorded setting as text."""
     if value is None:
-        return html.number(None)
+        return html.typeset(None)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -25,9 +25,9 @@ from sa_plugin.show.html import (
     decimals,
     known,
     method_of,
-    number,
     percent,
     side_of_zero,
+    typeset,
 )
 from sa_plugin.show.patches import picture_sides
 from sa_plugin.show.shaded import Item, limit_of, shade, text_sides, tokens, verdicts
@@ -327,7 +327,7 @@ def _attributed(block: Block, one: Block, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "reading": tokens(block["text"], block["offsets"], lambda n, text: _owed(block, one, n, text, most)),
         "largest": [
-            f"“{_bare(block['text'][slice(*block['offsets'][k])])}” {number(v, digits, True)}"
+            f"“{_bare(block['text'][slice(*block['offsets'][k])])}” {typeset(v, digits, True)}"
             for v, k in first
         ],
         "on_tail": on / total if total else None,
@@ -335,7 +335,7 @@ def _attributed(block: Block, one: Block, prefix: str) -> dict[str, Any]:
     if one.get("heads"):
         grid = charts.floats(one["heads"])
         limit = _largest(grid)
-        found["limit"] = number(limit, decimals([limit]))
+        found["limit"] = typeset(limit, decimals([limit]))
         found["map"] = charts.head_map_chart(grid, limit, f"objective {one['objective']}", prefix)
     return found
 
@@ -343,7 +343,7 @@ def _attributed(block: Block, one: Block, prefix: str) -> dict[str, Any]:
 def _owed(block: Block, one: Block, n: int, text: str, most: Real) -> Markup:
     marks = (("tail", block["superactivator"][n]), ("labelled", block["in_concept"][n]))
     value = one["tokens"][n]
-    tip = f"attribution {number(value, 4)}" + (", SuperActivator" if marks[0][1] else "")
+    tip = f"attribution {typeset(value, 4)}" + (", SuperActivator" if marks[0][1] else "")
     return shade(text, value, most, tip, " ".join(name for name, on in marks if on))
 
 

@@ -379,15 +379,14 @@ class KindBlock(TypedDict, total=False):
     extra: Any
 
 
-class Passage(TypedDict):
-    """One sample with a concept's scores; lists run over kept tokens, [token].
+class _Scored(TypedDict):
+    """One sample with a concept's scores; lists run over kept tokens or patches.
 
     `role`: "true_positive", "raw_false_fire" (raw scores fire, the tail does not),
     "false_positive", "miss", or another word. `positive`: the sample's label.
     `raw_threshold`: a token above it fires by the raw rule that the tail is compared with: the
     midpoint between the calibration means of in- and out-of-concept token scores. `limit`: score of
-    the darkest shade; by default the largest |score| shown for the concept. Characters that no
-    offset covers belong to dropped tokens and are shown as such.
+    the darkest shade; by default the largest |score| shown for the concept.
     """
 
     id: str
@@ -398,8 +397,6 @@ class Passage(TypedDict):
     threshold: Number
     role: str
     positive: bool
-    text: str
-    offsets: list[list[int]]
     scores: list[Number]
     superactivator: list[bool]
     in_concept: list[bool]
@@ -409,34 +406,26 @@ class Passage(TypedDict):
     comment: NotRequired[str]
 
 
-class Picture(TypedDict):
-    """One image with a concept's scores; lists run over kept patches, [patch].
+class Passage(_Scored):
+    """One text. Characters that no offset covers belong to dropped tokens and are shown as such."""
 
-    What it shares with `Passage` means the same. `png`: the image as a data URI, perhaps scaled
-    down. `size`: height and width of the original, in whose pixels `boxes` (top, left, bottom,
-    right of each patch; they may reach beyond the image) and `outline` (of the concept's mask, an
-    SVG path to fill by the even-odd rule, empty without a mask) are given.
+    text: str
+    offsets: list[list[int]]
+
+
+class Picture(_Scored):
+    """One image.
+
+    `png`: the image as a data URI, perhaps scaled down. `size`: height and width of the original, in
+    whose pixels `boxes` (top, left, bottom, right of each patch; they may reach beyond
+    the image) and `outline` (of the concept's mask, an SVG path to fill by the even-odd rule, empty
+    without a mask) are given.
     """
 
-    id: str
-    concept: str
-    kind: str
-    layer: int
-    delta: NotRequired[float]
-    threshold: Number
-    role: str
-    positive: bool
     png: str
     size: list[int]
     boxes: list[list[float]]
-    scores: list[Number]
-    superactivator: list[bool]
-    in_concept: list[bool]
     outline: str
-    document: NotRequired[str]
-    raw_threshold: NotRequired[Number]
-    limit: NotRequired[Number]
-    comment: NotRequired[str]
 
 
 class Explanation(TypedDict):
@@ -635,10 +624,7 @@ def _length_problems(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _picture(picture: Mapping[str, Any], where: str) -> Iterator[str]:
     """What does not fit, one sentence each; the types have been checked before."""
-    patches = len(picture["boxes"])
-    for key in ("scores", "superactivator", "in_concept"):
-        if len(picture[key]) != patches:
-            yield f"{where}.{key} has {len(picture[key])} entries: expected {patches}, as boxes"
+    yield from _along(picture, ("scores", "superactivator", "in_concept"), "boxes", where)
     if len(picture["size"]) != 2 or min(picture["size"]) < 1:
         yield f"{where}.size is {picture['size']}: expected [height, width] of the image"
     for n, box in enumerate(picture["boxes"]):

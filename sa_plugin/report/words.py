@@ -16,9 +16,9 @@ from sa_plugin.show.html import (
     kind_label,
     listed,
     method_of,
-    number,
     side_of_zero,
     tick,
+    typeset,
 )
 
 SMALL = 0.05
@@ -71,7 +71,7 @@ def _standing(kind: str, own: Mapping[str, Any], rows: Sequence[Mapping[str, Any
     ordinal = "highest" if place == 1 else f"number {place}"
     return (
         f"With the {kind_label(kind)}, SuperActivators reach a weighted F1 of "
-        f"{number(own['weighted_f1'])} {interval(own['interval'])} on held-out documents, "
+        f"{typeset(own['weighted_f1'])} {interval(own['interval'])} on held-out documents, "
         f"{ordinal} of {len(rows)} methods."
     )
 
@@ -95,7 +95,7 @@ def _maxtok(rows: Sequence[Mapping[str, Any]]) -> str:
     row = method_of(rows, MAXTOK)
     if row is None:
         return "MaxTok, which uses the same statistic, was not evaluated."
-    gap = number(row["difference"], signed=True)
+    gap = typeset(row["difference"], signed=True)
     return (
         "MaxTok thresholds the same statistic, the highest token score, at other quantiles; its "
         f"difference is {gap} {interval(row['difference_interval'], signed=True)}."
@@ -104,7 +104,7 @@ def _maxtok(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _floor(rows: Sequence[Mapping[str, Any]]) -> str:
     row = method_of(rows, ALWAYS)
-    return "" if row is None else f"Calling every sample positive gives {number(row['weighted_f1'])}."
+    return "" if row is None else f"Calling every sample positive gives {typeset(row['weighted_f1'])}."
 
 
 def _deltas(choices: Sequence[Mapping[str, Any]]) -> str:
@@ -131,7 +131,7 @@ def _tail_alone(block: Mapping[str, Any] | None) -> str:
     small = f1[block["deltas"].index(SMALL)]
     return (
         f"With one delta for all concepts{where}, the tail at delta {tick(SMALL)} alone reaches "
-        f"{number(small)}, the best delta, {tick(-at)}, {number(best)} (picked on test)."
+        f"{typeset(small)}, the best delta, {tick(-at)}, {typeset(best)} (picked on test)."
     )
 
 

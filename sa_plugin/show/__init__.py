@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sa_plugin._lazy import lazily
-from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, number, side_of_zero
+from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, side_of_zero, typeset
 from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ __all__ = [
     "kind_label",
     "long_frame",
     "mask_outline",
-    "number",
     "png",
     "shade",
     "shrunk",
     "side_of_zero",
     "tokens",
+    "typeset",
 ]

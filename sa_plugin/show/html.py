@@ -103,11 +103,11 @@ def kind_label(name: str) -> str:
     return KIND_LABELS.get(name, name.replace("_", " "))
 
 
-def number(value: Real | None, digits: int = 3, signed: bool = False) -> str:
+def typeset(value: Real | None, digits: int = 3, signed: bool = False) -> str:
     """A number with a fixed number of decimals, a true minus, and a dash where there is none.
 
     Example:
-        >>> number(0.7314), number(-0.0001), number(None), number(-0.02, 2, signed=True)
+        >>> typeset(0.7314), typeset(-0.0001), typeset(None), typeset(-0.02, 2, signed=True)
         ('0.731', '0.000', '–', '−0.02')
     """
     if value is None or value != value:
@@ -131,7 +131,7 @@ def interval(bounds: Sequence[Real | None] | None, digits: int = 3, signed: bool
     if not known(bounds):
         return DASH
     assert bounds is not None
-    low, high = (number(bound, digits, signed) for bound in bounds)
+    low, high = (typeset(bound, digits, signed) for bound in bounds)
     return f"[{low}, {high}]"
 
 
@@ -206,7 +206,7 @@ def percent(share: Real | None, digits: int = 0) -> str:
         >>> percent(0.476), percent(None)
         ('48 %', '–')
     """
-    return DASH if share is None or share != share else f"{number(100 * share, digits)} %"
+    return DASH if share is None or share != share else f"{typeset(100 * share, digits)} %"
 
 
 def listed(items: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sa_plugin.show.html import Child, Markup, Real, el, number
+from sa_plugin.show.html import Child, Markup, Real, el, typeset
 from sa_plugin.show.shaded import Item, side
 
 LONGEST_SIDE = 320
@@ -56,10 +56,10 @@ def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str) -> Markup:
         _twice(_rim(above), "above") if above else None,
     ]
     said = f"{len(boxes)} patches shaded by score"
-    foot: list[Child] = [number(-limit, 2), el("span", class_="ramp"), number(limit, 2)]
+    foot: list[Child] = [typeset(-limit, 2), el("span", class_="ramp"), typeset(limit, 2)]
     if bar is not None:
-        said += f", {len(above)} of them above the raw threshold {number(bar)}"
-        foot.append(f" Outlined: above the raw threshold {number(bar)} ({len(above)} patches).")
+        said += f", {len(above)} of them above the raw threshold {typeset(bar)}"
+        foot.append(f" Outlined: above the raw threshold {typeset(bar)} ({len(above)} patches).")
     foot.append(f" Barred: negative.{_key(item, boxes)}")
     return _side("Raw activations", item, boxes, layers, said, foot)
 
@@ -72,11 +72,11 @@ def _tail(item: Item, boxes: Sequence[Box], name: str) -> Markup:
         _twice(_rim([boxes[n] for n in marked]), "tail") if marked else None,
     ]
     bar = item["threshold"]
-    rule = "no finite threshold" if bar is None else f"score at or above {number(bar)}"
+    rule = "no finite threshold" if bar is None else f"score at or above {typeset(bar)}"
     count = f"{len(marked)} of {len(boxes)} patches"
     highest = max((v for v in item["scores"] if v is not None), default=None)
     title = item.get("marks", "SuperActivators")
-    foot = f"Marked: {title}, {rule} ({count}; highest score {number(highest)})."
+    foot = f"Marked: {title}, {rule} ({count}; highest score {typeset(highest)})."
     return _side(title, item, boxes, layers, f"{count} marked: {rule}", [foot])
 
 
@@ -129,7 +129,7 @@ def _shaded(item: Item, n: int, box: Box, limit: Real) -> Child:
 
 def _tip(item: Item, n: int) -> Markup:
     labelled = ", labelled" if item["in_concept"][n] else ""
-    return el("title", f"score {number(item['scores'][n])}{labelled}")
+    return el("title", f"score {typeset(item['scores'][n])}{labelled}")
 
 
 def _within(box: Sequence[Real], size: Sequence[int]) -> Box:

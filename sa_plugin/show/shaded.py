@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from sa_plugin.show.html import Child, Markup, Real, el, join, number
+from sa_plugin.show.html import Child, Markup, Real, el, join, typeset
 
 Render = Callable[[int, str], Markup]
 Item = Mapping[str, Any]
@@ -118,22 +118,22 @@ def _raw(item: Item, n: int, words: str, limit: Real) -> Markup:
     value = item["scores"][n]
     bar = item.get("raw_threshold")
     fires = value is not None and bar is not None and value > bar
-    return shade(words, value, limit, f"score {number(value)}", "fires" if fires else "")
+    return shade(words, value, limit, f"score {typeset(value)}", "fires" if fires else "")
 
 
 def _tail(item: Item, n: int, words: str) -> Markup:
     inside = " labelled" if item["in_concept"][n] else ""
-    tip = f"score {number(item['scores'][n])}" + (", labelled" if inside else "")
+    tip = f"score {typeset(item['scores'][n])}" + (", labelled" if inside else "")
     if not item["superactivator"][n]:
         return el("span", words, class_=f"tok{inside}", title=tip)
-    score = el("sup", number(item["scores"][n], 2))
+    score = el("sup", typeset(item["scores"][n], 2))
     return el("mark", words, score, class_=f"tok super{inside}", title=tip)
 
 
 def _raw_foot(item: Item, limit: Real) -> Markup:
     bar = item.get("raw_threshold")
-    boxed = f" Boxed: above the raw threshold {number(bar)}." if bar is not None else ""
-    ends = [number(-limit, 2), el("span", class_="ramp"), number(limit, 2)]
+    boxed = f" Boxed: above the raw threshold {typeset(bar)}." if bar is not None else ""
+    ends = [typeset(-limit, 2), el("span", class_="ramp"), typeset(limit, 2)]
     grey = " Grey: dropped by the host, not scored." if _drops(item) else ""
     return el("p", ends, boxed, " Dotted: negative.", grey, class_="foot")
 
@@ -147,7 +147,7 @@ def _drops(item: Item) -> bool:
 
 def _tail_foot(item: Item) -> Markup:
     bar = item["threshold"]
-    marked = "no finite threshold" if bar is None else f"score at or above {number(bar)}"
+    marked = "no finite threshold" if bar is None else f"score at or above {typeset(bar)}"
     labelled = "" if item["positive"] is None else " Underlined: labelled."
     marks = item.get("marks", "SuperActivators")
     return el("p", f"Marked: {marks}, {marked}.{labelled}", class_="foot")
@@ -184,7 +184,7 @@ def marked_text(item: Item) -> str:
         parts.append(item["text"][end:start])
         words = item["text"][start:stop]
         bare = words.strip()
-        shown = f"«{bare} {number(score, 2)}»" if on and bare else bare
+        shown = f"«{bare} {typeset(score, 2)}»" if on and bare else bare
         parts.append(words.replace(bare, shown, 1) if bare else words)
         end = max(end, stop)
     return "".join([*parts, item["text"][end:]])

@@ -26,7 +26,7 @@ from sa_plugin.stages.published import (
     published,
     published_of,
 )
-from sa_plugin.stages.reproduce import Cell, open_data, open_host, reproduce, run
+from sa_plugin.stages.reproduce import Cell, open_data, open_host, reproduce, run_plan
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
 from sa_plugin.stages.study import Study, study
 
@@ -67,7 +67,7 @@ __all__ = [
     "read_json",
     "read_scores",
     "reproduce",
-    "run",
+    "run_plan",
     "study",
     "tokens_per_positive",
     "trace_block",

@@ -1,7 +1,7 @@
-"""How detection depends on delta at one layer, and where each concept's best delta lies.
+"""What a study measures of the paper's claims: small deltas, few SuperActivators, a tail that stands apart.
 
-At the layer `l` with the best mean calibration F1 (`sweep.best_layer`), with one delta d for all
-concepts, on test:
+Where detection is best along delta (`delta_peaks`): at the layer `l` with the best mean calibration
+F1 (`sweep.best_layer`), with one delta d for all concepts, on test:
 
     curve(d) = sum_c n_c F1_c(d) / sum_c n_c,      n_c positive test samples of concept c
     peak_c   = argmax_d F1_c(d), ties to the smaller d       (arXiv 2512.05038, peak histogram)
@@ -20,7 +20,7 @@ must miss most samples, and its F1 is low whatever the model does. `tokens_per_p
 What this does not show: that tokens outside the tail hold no evidence. A large delta lowers the
 threshold of a maximum; it does not average over more tokens.
 
-How few of a sample's in-concept tokens are SuperActivators, with intervals.
+How few of a sample's in-concept tokens are SuperActivators (`density`).
 
     r_all = |SA| / |in|,   r_in = |SA and in| / |in|,      samples with |in| > 0 in-concept tokens
     share(x) = mean over concepts of the share of a concept's samples with r <= x
@@ -31,7 +31,7 @@ intervals over source documents. The paper says that most samples lie below .2 (
 A low r_in is a property of the chosen delta as much as of the model: delta of in-concept
 calibration tokens reach the threshold by construction.
 
-How far a concept's tail stands apart at the detector's best layer, from a trace.
+How far a concept's tail stands apart at the detector's best layer (`separation`, of a trace).
 
 - `in_mass`: share of in-concept test tokens above q, the .995 quantile of out-of-concept
   calibration scores; `realised_fpr` is the share of out-of-concept test tokens above q.

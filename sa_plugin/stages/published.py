@@ -22,7 +22,7 @@ from typing import Any
 from sa_plugin._check import require_known
 from sa_plugin.detection.evaluate import FEW_DOCUMENTS
 from sa_plugin.report.words import overall_rows
-from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, known, number, side_of_zero, tick
+from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, known, side_of_zero, tick, typeset
 from sa_plugin.show.html import interval as bounds
 
 WEAKER = ("MeanTok", "LastTok", "RandTok", "pooled", "CLS", "MaxTok permuted", "always-positive")
@@ -80,7 +80,7 @@ def _shown(one: Mapping[str, Any], digits: int = 3, *, signed: bool = False) -> 
 def _with_ends(
     value: float | None, ends: Sequence[float | None] | None, digits: int = 3, *, signed: bool = True
 ) -> str:
-    return f"{number(value, digits, signed)} {bounds(ends, digits, signed)}"
+    return f"{typeset(value, digits, signed)} {bounds(ends, digits, signed)}"
 
 
 def _separation(found: Mapping[str, Any]) -> dict[str, str]:
@@ -102,12 +102,12 @@ def _small_delta(block: Mapping[str, Any]) -> dict[str, str]:
         f"One delta for all concepts, chosen on calibration: F1 at {peaks['small']:g} (best up to "
         f".1) minus F1 at {peaks['large']:g} (best from .3): {_shown(gain, signed=True)}. "
         f"Concepts whose test F1 peaks at delta .1 or less: {_shown(peaks['small_share'])} (picked "
-        f"on test). A positive calibration sample holds {number(m, 1)} in-concept tokens"
+        f"on test). A positive calibration sample holds {typeset(m, 1)} in-concept tokens"
     )
     reach = m * peaks["small"]
     if reach < 1:
         text += (
-            f", so at {peaks['small']:g} at most {number(reach, 2)} of these samples can be found "
+            f", so at {peaks['small']:g} at most {typeset(reach, 2)} of these samples can be found "
             "through a token of the concept"
         )
     text += "."
@@ -203,10 +203,9 @@ def _side(row: Mapping[str, Any]) -> str:
 
 
 def _compared(row: Mapping[str, Any]) -> str:
+    both = f"{typeset(row['global'])} to {typeset(row['superactivator'])}"
     gap = _with_ends(row["superactivator_difference"], _ends(row))
-    return (
-        f"{row['method'].replace('_', ' ')} {number(row['global'])} to {number(row['superactivator'])}, {gap}"
-    )
+    return f"{row['method'].replace('_', ' ')} {both}, {gap}"
 
 
 def _ends(row: Mapping[str, Any]) -> list[float | None]:
@@ -379,8 +378,8 @@ def _methods(record: Mapping[str, Any], kind: str) -> str:
     rows = []
     for row in by_weighted_f1(block["methods"]):
         name = f"**{row['method']}**" if row["method"] == OWN else row["method"]
-        cells = [name, number(row["weighted_f1"]), bounds(row["interval"]), _to_own(row)]
-        cells += [number(row[part]) for part in ("precision", "recall", "auroc")]
+        cells = [name, typeset(row["weighted_f1"]), bounds(row["interval"]), _to_own(row)]
+        cells += [typeset(row[part]) for part in ("precision", "recall", "auroc")]
         rows.append([*cells, *_published_cells(known, row["method"])])
     ours = {row["method"] for row in block["methods"]}
     for name in _published_methods(known):
@@ -397,7 +396,7 @@ def _methods(record: Mapping[str, Any], kind: str) -> str:
 def difference(value: float | None, ends: Sequence[float | None] | None) -> str:
     """A paired difference with its interval and a star where that excludes zero."""
     if not known(ends):
-        return "" if value is None else number(value, signed=True)
+        return "" if value is None else typeset(value, signed=True)
     return f"{_with_ends(value, ends)}{' *' if side_of_zero(ends) else ''}"
 
 
@@ -408,7 +407,7 @@ def _to_own(row: Mapping[str, Any]) -> str:
 def _published_cells(known: Mapping[str, Any] | None, method: str) -> list[str]:
     if not known:
         return []
-    cells = [number(known["best_layer"].get(method))]
+    cells = [typeset(known["best_layer"].get(method))]
     if "headline" in known:
         pair = known["headline"].get(method)
         mark = " (unreliable)" if method in known["unreliable"] else ""
@@ -462,7 +461,7 @@ def _kinds(record: Mapping[str, Any]) -> str:
     found = {k: {m["method"]: m for m in b["detection"]["methods"]} for k, b in record["kinds"].items()}
     names = list(dict.fromkeys(name for rows in found.values() for name in rows))
     values = [
-        [name, *(number(of[name]["weighted_f1"]) if name in of else DASH for of in found.values())]
+        [name, *(typeset(of[name]["weighted_f1"]) if name in of else DASH for of in found.values())]
         for name in names
     ]
     apart = [
@@ -482,15 +481,15 @@ def _deltas(record: Mapping[str, Any]) -> str:
     for kind, block in blocks.items():
         curve = next(c for c in block["curves"] if c["method"] == OWN)["weighted_f1"]
         best = max((f for f in curve if f is not None), default=None)
-        cells = [f"**{number(f)}**" if f == best else number(f) for f in curve]
+        cells = [f"**{typeset(f)}**" if f == best else typeset(f) for f in curve]
         rows.append([f"{kind_label(kind)}, layer {block['layer']}", *cells])
     floor = next(iter(blocks.values()))["always_positive"]
-    rows.append(["always-positive", *[number(floor)] * len(grid)])
+    rows.append(["always-positive", *[typeset(floor)] * len(grid)])
     known = (record.get("published") or {}).get("deltas")
     if known:
         for kind, curve in known["f1"].items():
             at = dict(zip(known["deltas"], curve, strict=True))
-            rows.append([f"published, {kind_label(kind)}", *(number(at.get(d)) for d in grid)])
+            rows.append([f"published, {kind_label(kind)}", *(typeset(at.get(d)) for d in grid)])
     text = (
         "Weighted test F1 of SuperActivators, one delta for all concepts, at the layer that "
         "calibration chose; bold: the peak, picked on test."
@@ -537,7 +536,7 @@ def _densities(record: Mapping[str, Any]) -> str:
     known = (record.get("published") or {}).get("density")
     if known:
         at = dict(zip(known["at"], known["percent"], strict=True))
-        cells = [number(at[float(x)] / 100, 2) if float(x) in at else DASH for x in header[1:]]
+        cells = [typeset(at[float(x)] / 100, 2) if float(x) in at else DASH for x in header[1:]]
         rows.append(["published, linear separator, all", *cells])
     text = "Ratio: SuperActivators over in-concept tokens of a sample; mean over concepts."
     return f"{text}\n\n{markdown(header, rows)}"
@@ -546,7 +545,7 @@ def _densities(record: Mapping[str, Any]) -> str:
 def _layers(found: Mapping[str, Any]) -> str:
     """Separation by layer, means over concepts."""
     rows = [
-        [str(layer), *(number(found["mean"][name][at]) for name in LAYER_MEASURES)]
+        [str(layer), *(typeset(found["mean"][name][at]) for name in LAYER_MEASURES)]
         for at, layer in enumerate(found["layers"])
     ]
     return markdown(["layer", *(name.replace("_", " ") for name in LAYER_MEASURES)], rows)
@@ -561,7 +560,7 @@ def _objectives(found: Mapping[str, Any]) -> str:
     rows = []
     for row in overall_rows(found, *wanted):
         cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
-        cells += [number(row["global"]), number(row["superactivator"])]
+        cells += [typeset(row["global"]), typeset(row["superactivator"])]
         gap = difference(row["superactivator_difference"], _ends(row))
         rows.append([*cells, gap, str(row["n_samples"])])
     header = ["method", "metric", "global", "SuperActivator", "difference", "samples"]

@@ -53,7 +53,7 @@ class Cell:
         return f"Cell({self.config.name}, {len(self.figures)} figures, {self.folder})"
 
 
-def run(
+def run_plan(
     plan: Plan,
     host: Host,
     data: ConceptData,
@@ -119,7 +119,7 @@ def reproduce(
         host = open_host(config) if host is None else host
         data = open_data(config) if data is None else data
         say(config.title)
-        found = run(config.plan(host.info.n_layers), host, data, folder, keep=True, say=say)
+        found = run_plan(config.plan(host.info.n_layers), host, data, folder, keep=True, say=say)
         record: dict[str, Any] = {
             **found.record,
             "config": clean(asdict(config)),

@@ -22,7 +22,7 @@ from sa_plugin.report import (
     write_report,
     write_results,
 )
-from sa_plugin.show import VOID, Markup, el, interval, number, side_of_zero, tokens
+from sa_plugin.show import VOID, Markup, el, interval, side_of_zero, tokens, typeset
 from sa_plugin.show.result import clean
 
 SECTIONS = 11
@@ -129,11 +129,11 @@ def test_numbers_of_the_detection_table_appear(page: str, fake: dict[str, Any]) 
     for m in methods:
         cells = rows[m["method"]]
         for key in ("weighted_f1", "precision", "recall", "auroc", "macro_f1"):
-            assert number(m[key]) in cells, (m["method"], key)
+            assert typeset(m[key]) in cells, (m["method"], key)
         assert interval(m["interval"]) in cells
         assert str(m["candidates"]) in cells
         if m["difference"] is not None:
-            assert number(m["difference"], signed=True) in cells
+            assert typeset(m["difference"], signed=True) in cells
             assert interval(m["difference_interval"], signed=True) in cells
 
 
