@@ -17,10 +17,9 @@ import torch
 from sa_nnsight.passes import TracePasses
 from sa_nnsight.places import EnvoyPlaces, locate
 from sa_plugin._check import require
+from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
-
-TOWERS = {"vision": ("vision_model", "vision_tower"), "text": ("text_model", "language_model")}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,15 +67,13 @@ def attach_local(
     places = locate(model, paths, every=image is not None)
     TracePasses(places).refuse_unready()
     if _reads_images(places):
-        if chosen.tokenizer is not None or image is not None:
-            extra = "image" if chosen.tokenizer is None else "tokenizer"
-            raise ValueError(f"{places.architecture} reads images: leave the {extra} out.")
+        if image is not None:
+            raise ValueError(f"{places.architecture} reads images: leave the image out.")
         chosen = replace(chosen, processor=source)
         return open_images(NNsightHost, TracePasses(places), places.config, chosen)
     if image is not None:
         places = replace(places, context=context_states(whole, places.root, image, source))
-    elif chosen.processor is not None:
-        raise ValueError(f"{places.architecture} reads texts: leave the processor out.")
+        chosen = replace(chosen, processor=None)
     if chosen.tokenizer is None:
         chosen = replace(chosen, tokenizer=own_tokenizer)
     return open_texts(NNsightHost, TracePasses(places), chosen)

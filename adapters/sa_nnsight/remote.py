@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -46,16 +46,9 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.adapter import part_of
 from sa_plugin.host.laws import structure, tolerance
-from sa_plugin.host.local import Options
+from sa_plugin.host.local import Options, text_reader
 from sa_plugin.host.protocol import Batch, HostInfo, OutputProjection, Reduce, Site
-from sa_plugin.host.texts import (
-    PROBE_TEXT,
-    PaddingSide,
-    TextReader,
-    check_tokenizer,
-    puts_special_first,
-    tokenizer_hash,
-)
+from sa_plugin.host.texts import PROBE_TEXT, TextReader
 from sa_plugin.host.weights import hash_values, strided_places
 
 TRACES = 16
@@ -167,11 +160,7 @@ class RemoteHost:
     progress: bool
 
     def __repr__(self) -> str:
-        info = self.info
-        return (
-            f"RemoteHost({info.model}, {info.architecture}, {info.n_layers} blocks x "
-            f"{info.d_model}, {info.n_heads} heads, {info.block}, {info.dtype}; {self.traffic})"
-        )
+        return f"RemoteHost({self.info.shape}; {self.traffic})"
 
     @property
     def places(self) -> EnvoyPlaces:
@@ -243,13 +232,28 @@ class RemoteHost:
         )
 
     def capabilities(self) -> Capabilities:
-        """What the server lets a client do, from three requests; ask once.
+        """What the server lets a client do, by trying each on a few tokens; ask once.
+
+        Costs three requests, of one forward pass each at most.
 
         Raises:
             RuntimeError: The server or the network failed for another reason; see
                 `sa_nnsight.faults`.
         """
-        return probe_capabilities(self.places, self.reader, self.line)
+        found, reasons, inputs = {}, {}, self.reader.probe_inputs()
+        for name, send in TRIALS.items():
+            try:
+                (values,) = self.line.now(Once(self.line.server, partial(send, self.places, inputs)))
+                found[name] = bool(values["able"])
+                sandboxed = bool(values["sandboxed"])
+                reasons[name] = "" if found[name] else UNABLE[name]
+            except RuntimeError as error:
+                # What failed for want of a server is raised, not counted.
+                if getattr(error, "kind", "") not in ("weights", "order", "block"):
+                    raise
+                found[name], reasons[name] = False, str(error)
+        said = tuple((name, reason) for name, reason in reasons.items() if reason)
+        return Capabilities(**found, sandboxed=sandboxed, reasons=said)
 
     def output_projection(self, layer: int) -> OutputProjection:
         """W_O and b_O, asked of the server by calling the projection on an identity and on zero.
@@ -261,24 +265,6 @@ class RemoteHost:
         """
         part_of(self.places, self.info, Site(layer, "z"))
         return recover_projection(self.places, self.reader, self.line, layer)
-
-
-def probe_capabilities(places: EnvoyPlaces, reader: TextReader, line: Line) -> Capabilities:
-    """Try each on a few tokens: three requests, of one forward pass each at most."""
-    found, reasons, inputs = {}, {}, reader.probe_inputs()
-    for name, send in TRIALS.items():
-        try:
-            (values,) = line.now(Once(line.server, partial(send, places, inputs)))
-            found[name] = bool(values["able"])
-            sandboxed = bool(values["sandboxed"])
-            reasons[name] = "" if found[name] else UNABLE[name]
-        except RuntimeError as error:
-            # What failed for want of a server is raised, not counted.
-            if getattr(error, "kind", "") not in ("weights", "order", "block"):
-                raise
-            found[name], reasons[name] = False, str(error)
-    said = tuple((name, reason) for name, reason in reasons.items() if reason)
-    return Capabilities(**found, sandboxed=sandboxed, reasons=said)
 
 
 def recover_projection(places: EnvoyPlaces, reader: TextReader, line: Line, layer: int) -> OutputProjection:
@@ -387,11 +373,9 @@ def attach_remote(
         raise ValueError(f"traces is {traces}: give 1 or more.")
     session.ship_modules()
     places = locate(model, paths)
-    tokenizer = model.tokenizer if chosen.tokenizer is None else chosen.tokenizer
-    check_tokenizer(tokenizer)
-    side = cast(PaddingSide, chosen.padding_side)
-    special = chosen.add_special_tokens
-    reader = TextReader(tokenizer, places.model_name, places.context_length, side, special)
+    if chosen.tokenizer is None:
+        chosen = replace(chosen, tokenizer=model.tokenizer)
+    reader = text_reader(places, chosen)
     traffic = Traffic()
     runner = _runner(Journal(journal), patience or Patience(), traffic)
     line, found = _line(places, server, runner, traffic, traces)
@@ -483,9 +467,9 @@ def _describe(passes: TracePasses, reader: TextReader, line: Line, fingerprint: 
         d_head=found[0, "z"].shape[-1],
         block=block,
         causal=bool(gap < 1e-2),
-        bos=puts_special_first(reader.tokenizer, reader.add_special_tokens),
+        bos=reader.bos,
         processing="none",
         dtype=dtype,
         fingerprint=fingerprint,
-        tokenizer=tokenizer_hash(reader.tokenizer, reader.add_special_tokens),
+        tokenizer=reader.tokenizer_hash,
     )

@@ -84,13 +84,9 @@ def attach_bridge(
         bridge.to(device)
     passes = BridgePasses(BridgePlaces(bridge))
     if getattr(bridge.cfg, "is_visual_model", False):
-        if chosen.tokenizer is not None:
-            raise ValueError(f"{bridge.cfg.architecture} reads images: leave the tokenizer out.")
         if chosen.processor is None:
             chosen = replace(chosen, processor=getattr(bridge, "processor", None))
         return open_images(TransformerLensHost, passes, bridge.original_model.config, chosen)
-    if chosen.processor is not None:
-        raise ValueError(f"{bridge.cfg.architecture} reads texts: leave the processor out.")
     if chosen.tokenizer is None:
         chosen = replace(chosen, tokenizer=own_tokenizer(bridge.tokenizer))
     return open_texts(TransformerLensHost, passes, chosen)
@@ -167,22 +163,22 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
     from sa_plugin.host.folders import load_folder
 
     loaded = load_folder(folder, dtype=dtype, tower=tower, fold=True)
+    model, tokenizer, processor, name = loaded.model, loaded.tokenizer, loaded.processor, loaded.name
     if loaded.tower is not None:
         from sa_transformer_lens.towers import tower_bridge
 
-        return tower_bridge(
-            loaded.model,
-            loaded.tower,
-            tokenizer=loaded.tokenizer,
-            processor=loaded.processor,
-            name=loaded.name,
-        )
-    if type(loaded.model).__name__.startswith("CLIP"):
-        from sa_transformer_lens.towers import register
+        return tower_bridge(model, loaded.tower, tokenizer=tokenizer, processor=processor, name=name)
+    clip = type(model).__name__.startswith("CLIP")
+    if clip or tokenizer is None:
+        from sa_transformer_lens.towers import module_bridge, register
 
         register()
-        return _module_bridge(loaded)
-    return _module_bridge(loaded) if loaded.tokenizer is None else _text_bridge(loaded, dtype)
+        return module_bridge(model, tokenizer, processor, name)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        name, hf_model=model, tokenizer=tokenizer, device="cpu", dtype=dtype
+    )
 
 
 def load_model(
@@ -190,28 +186,3 @@ def load_model(
 ) -> tuple[Any, dict[str, Any]]:
     """What `sa_plugin.host.folders` calls: `load_bridge`, and no options for `attach`."""
     return load_bridge(folder, dtype=dtype, tower=tower), {}
-
-
-def _text_bridge(loaded: Any, dtype: torch.dtype) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return TransformerBridge.boot_transformers(
-        loaded.name, hf_model=loaded.model, tokenizer=loaded.tokenizer, device="cpu", dtype=dtype
-    )
-
-
-def _module_bridge(loaded: Any) -> Any:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    model = loaded.model
-    # boot_transformers would look for an image processor of the folder's name on the hub.
-    bridge = build_bridge_from_module(
-        model,
-        type(model).__name__,
-        hf_config=model.config,
-        model_name=loaded.name,
-        tokenizer=loaded.tokenizer,
-    )
-    if loaded.tokenizer is None:
-        bridge.processor = loaded.processor
-    return bridge

@@ -38,6 +38,7 @@ from transformer_lens.hook_points import HookPoint
 
 from sa_plugin._check import require_known
 from sa_plugin.host import mllama
+from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
 
 
@@ -227,9 +228,6 @@ def through_gate(
             "Edit the residual stream in its place."
         )
     return torch.where(factor == 0, out, shown / opened)
-
-
-TOWERS = ("vision", "text")
 
 
 class HookedMllama(HookedRootModule):

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class BridgePasses:
         names = {part: self.places.hook_name(part) for part in parts}
         kept = None
         if keep is not None:
-            kept = {hook: _keeping(keep, name) for (_, name), hook in names.items()}
+            kept = {hook: partial(keep, name) for (_, name), hook in names.items()}
         stop = None if whole else self._last_hook(parts)
         found = capture(self.bridge, names.values(), inputs, stop, kept=kept)
         return {part: found[name] for part, name in names.items()}
@@ -153,7 +154,8 @@ class BridgePasses:
         with ExitStack() as stack:
             for layer, watch in watches.items():
                 if watch.reader is not None:
-                    stack.enter_context(self._seeing_masks(layer, watch.reader))
+                    handle = self._see_mask(layer, watch.reader)
+                    stack.callback(handle.remove)
                     hooks += attended_hooks(layer, watch.reader)
                 hooks += [
                     (self.places.hook_name((layer, "z")), lambda z, hook, w=watch: w.edit_z(z)),
@@ -162,17 +164,11 @@ class BridgePasses:
             stack.enter_context(self.bridge.hooks(fwd_hooks=named(self.bridge, hooks)))
             yield
 
-    @contextmanager
-    def _seeing_masks(self, layer: int, reader: AttendedReader) -> Iterator[None]:
+    def _see_mask(self, layer: int, reader: AttendedReader) -> Any:
         def before(_: Any, args: Any, kwargs: Any) -> None:
             reader.see_mask(args, kwargs)
 
-        attention = self.bridge.blocks[layer].attn
-        handle = attention.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self.bridge.blocks[layer].attn.register_forward_pre_hook(before, with_kwargs=True)
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """None."""
@@ -186,10 +182,6 @@ def attended_hooks(layer: int, reader: AttendedReader) -> list[Hook]:
         (f"{block}.hook_v", lambda value, hook: reader.see_value(value)),
         (f"{block}.hook_pattern", lambda pattern, hook: reader.see_pattern(pattern)),
     ]
-
-
-def _keeping(keep: Keep, name: str) -> Callable[[Tensor], Tensor]:
-    return lambda value: keep(name, value)
 
 
 def capture(

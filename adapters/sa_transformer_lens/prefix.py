@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sa_plugin._check import require
 from sa_plugin.host.local import demand_writable
+from sa_plugin.host.protocol import require_layer
 from sa_transformer_lens.passes import BridgePasses, named
 from sa_transformer_lens.places import BridgePlaces
 
@@ -263,18 +264,12 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
         ...     view, corrupted, cache, objective.metric)  # doctest: +SKIP
     """
     bridge = getattr(model, "bridge", model)
-    n_layers = bridge.cfg.n_layers
     if isinstance(objective, int):
         layer, hook_name, n_tokens = objective, f"blocks.{objective}.hook_resid_post", None
     else:
         layer, hook_name = objective.layer, objective.hook_name
         n_tokens = int(objective.mask.shape[-1])
-    if not 0 <= layer < n_layers:
-        nearest = min(max(layer, 0), n_layers - 1)
-        raise ValueError(
-            f"layer {layer} does not exist: the model has blocks 0 to {n_layers - 1}; the nearest "
-            f"is {nearest}."
-        )
+    require_layer(layer, bridge.cfg.n_layers, "the model")
     if not hook_name.startswith(f"blocks.{layer}."):
         raise ValueError(f"{hook_name!r} is no hook of block {layer}: a view ends at a block.")
     given = sorted({"input_ids", "input", "tokens", "pixel_values"} & inputs.keys())

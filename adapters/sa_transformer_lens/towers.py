@@ -40,6 +40,7 @@ from transformer_lens.model_bridge.supported_architectures.vit import ViTArchite
 
 from sa_plugin._check import require, require_known
 from sa_plugin.host import mllama
+from sa_plugin.host.adapter import TOWERS
 
 
 class CLIPVisionAdapter(ViTArchitectureAdapter):
@@ -122,9 +123,6 @@ def _blocks(config: Any, name: str) -> BlockBridge:
     )
 
 
-TOWERS = {"vision": ("vision_model", "vision_tower"), "text": ("text_model", "language_model")}
-
-
 def tower_bridge(
     model: Any,
     tower: str,
@@ -151,7 +149,7 @@ def tower_bridge(
     Example:
         >>> host = attach(tower_bridge(llava, "vision", processor=processor))  # doctest: +SKIP
     """
-    require_known("tower", tower, tuple(TOWERS))
+    require_known("tower", tower, TOWERS)
     inner = getattr(model, "model", model)
     half = next((getattr(inner, n) for n in TOWERS[tower] if hasattr(inner, n)), None)
     if half is None:
@@ -169,8 +167,6 @@ def tower_bridge(
 
 
 def _encoder(half: Any, tokenizer: Any, processor: Any, name: str | None) -> Any:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
     kind = type(half).__name__
     if kind not in ADAPTERS:
         raise ValueError(
@@ -179,8 +175,22 @@ def _encoder(half: Any, tokenizer: Any, processor: Any, name: str | None) -> Any
         )
     register()
     half.set_attn_implementation("eager")
+    return module_bridge(half, tokenizer, processor, name or kind)
+
+
+def module_bridge(model: Any, tokenizer: Any, processor: Any, name: str) -> Any:
+    """A bridge of an encoder; `boot_transformers` would look for its processor's name on the hub.
+
+    Args:
+        model: Of transformers, in eval mode.
+        tokenizer: Of texts, else None.
+        processor: Of images, else None.
+        name: Of the model.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
     bridge = build_bridge_from_module(
-        half, kind, hf_config=half.config, model_name=name or kind, tokenizer=tokenizer
+        model, type(model).__name__, hf_config=model.config, model_name=name, tokenizer=tokenizer
     )
     bridge.processor = processor
     return bridge

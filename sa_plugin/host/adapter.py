@@ -22,9 +22,20 @@ from torch import Tensor, nn
 
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
-from sa_plugin.host.protocol import FINAL_NORM, HostInfo, InputMap, Norm, OutputProjection, Point, Site
+from sa_plugin.host.protocol import (
+    FINAL_NORM,
+    HostInfo,
+    InputMap,
+    Norm,
+    OutputProjection,
+    Point,
+    Site,
+    require_layer,
+)
 
 FINAL = "final"
+# Names that libraries have for the towers of a model of two.
+TOWERS = {"vision": ("vision_model", "vision_tower"), "text": ("text_model", "language_model")}
 Part: TypeAlias = tuple[int, str]
 NormRole = Literal["norm1", "norm2", "norm1_post", "norm2_post"]
 Keep = Callable[[str, Tensor], Tensor]
@@ -224,12 +235,7 @@ def part_of(places: Places, info: HostInfo, site: Site) -> Part:
     layer, point = site
     if point not in get_args(Point):
         raise ValueError(f"point {point!r} is unknown: use one of {get_args(Point)}.")
-    if not 0 <= layer < info.n_layers:
-        nearest = min(max(layer, 0), info.n_layers - 1)
-        raise ValueError(
-            f"layer {layer} does not exist: {info.model} has blocks 0 to {info.n_layers - 1}; the "
-            f"nearest is {nearest}."
-        )
+    require_layer(layer, info.n_layers, info.model)
     if point == "pattern" and places.crosses(layer):
         raise ValueError(
             f"block {layer} attends to an image's states, not to tokens, so its pattern has no tokens "

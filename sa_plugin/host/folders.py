@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 
 from sa_plugin._check import cache_folder, require, require_known
+from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import Processor
 from sa_plugin.host.protocol import Host, adapters, attach
 
-TOWERS = ("vision", "text")
 TWO_TOWERS = {"clip": "CLIP", "mllama": "Llama 3.2 Vision", "llava": "LLaVA"}
 WHOLE = {"mllama": "MllamaForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
 VISION = ("ViTModel", "ViTForImageClassification", "DeiTModel", "DeiTForImageClassification")

@@ -57,14 +57,7 @@ from sa_plugin.host.protocol import (
     Site,
     ZEdit,
 )
-from sa_plugin.host.texts import (
-    PROBE_TEXT,
-    PaddingSide,
-    TextReader,
-    check_tokenizer,
-    puts_special_first,
-    tokenizer_hash,
-)
+from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, check_tokenizer
 
 # Where patches are counted.
 EMBEDDED = (0, "resid_pre")
@@ -119,11 +112,7 @@ class LocalHost:
     progress: bool = True
 
     def __repr__(self) -> str:
-        info = self.info
-        return (
-            f"{type(self).__name__}({info.model}, {info.architecture}, {info.n_layers} blocks x "
-            f"{info.d_model}, {info.n_heads} heads, {info.block}, {info.dtype})"
-        )
+        return f"{type(self).__name__}({self.info.shape})"
 
     @property
     def places(self) -> Any:
@@ -198,7 +187,7 @@ class LocalHost:
         part_of(self.places, self.info, Site(layer, "z"))
         entry = None
         if self.info.block == "staged" and layer:
-            entry = weights.entry_norm(self, layer, self._probe_batch(), self.passes.places.entry())
+            entry = weights.entry_norm(self, layer, self._probe_batch(), self.places.entry())
         return weights.block_norms(self.passes.places, self.info.block, layer, entry)
 
     def attention_weights(self, layer: int) -> AttentionWeights:
@@ -506,21 +495,31 @@ def open_texts(host: type[H], passes: Passes, options: Options) -> H:
         options: With the tokenizer that is to be used.
 
     Raises:
-        ValueError: No tokenizer or one without offsets, a part that does not come by exactly once,
-            a residual that is not the model's own hidden state or that padding changes, or blocks
-            that add up in no known way.
+        ValueError: A processor, no tokenizer or one without offsets, a part that does not come by
+            exactly once, a residual that is not the model's own hidden state or that padding
+            changes, or blocks that add up in no known way.
     """
-    check_tokenizer(options.tokenizer)
-    places, special = passes.places, options.add_special_tokens
-    side = cast(PaddingSide, options.padding_side)
-    reader = TextReader(options.tokenizer, places.model_name, places.context_length, side, special)
+    if options.processor is not None:
+        raise ValueError(f"{passes.places.architecture} reads texts: leave the processor out.")
+    reader = text_reader(passes.places, options)
     seen = probe(passes, passes.inputs(reader.probe_inputs()), final_norm=options.final_norm)
-    bos = puts_special_first(options.tokenizer, special)
-    info = replace(_describe(seen, options, bos), tokenizer=tokenizer_hash(options.tokenizer, special))
+    info = replace(_describe(seen, options, reader.bos), tokenizer=reader.tokenizer_hash)
     made = host(seen.passes, info, reader, options.batch_tokens, options.progress)
     sample = Sample("probe", PROBE_TEXT, "probe")
-    demand(info.architecture, _padding_law(made, reader, [sample], [side]))
+    demand(info.architecture, _padding_law(made, reader, [sample], [reader.padding_side]))
     return made
+
+
+def text_reader(places: Places, options: Options) -> TextReader:
+    """What turns texts into batches, as was asked for at `attach`.
+
+    Raises:
+        ValueError: No tokenizer, or one without offsets.
+    """
+    check_tokenizer(options.tokenizer)
+    side = cast(PaddingSide, options.padding_side)
+    special = options.add_special_tokens
+    return TextReader(options.tokenizer, places.model_name, places.context_length, side, special)
 
 
 def open_images(host: type[H], passes: Passes, config: Any, options: Options) -> H:
@@ -533,9 +532,12 @@ def open_images(host: type[H], passes: Passes, config: Any, options: Options) ->
         options: With the processor that is to be used.
 
     Raises:
-        ValueError: No image processor or one whose geometry is unknown; else as `open_texts`.
+        ValueError: A tokenizer, no image processor or one whose geometry is unknown; else as
+            `open_texts`.
     """
     places = passes.places
+    if options.tokenizer is not None:
+        raise ValueError(f"{places.architecture} reads images: leave the tokenizer out.")
     processor = model_processor(options.processor, config, places.architecture, places.model_name)
     inputs = passes.inputs({"pixel_values": noise(processor.size)})
     seen = probe(passes, inputs, final_norm=options.final_norm)

@@ -118,6 +118,14 @@ class HostInfo:
     fingerprint: str
     tokenizer: str = ""
 
+    @property
+    def shape(self) -> str:
+        """Name, architecture, sizes, kind of block and number format, in one line."""
+        return (
+            f"{self.model}, {self.architecture}, {self.n_layers} blocks x {self.d_model}, "
+            f"{self.n_heads} heads, {self.block}, {self.dtype}"
+        )
+
 
 class OutputProjection(NamedTuple):
     """How one attention layer writes: `attn_out = sum_h z_h @ weight[h] + bias`."""
@@ -249,13 +257,27 @@ def layers_of(info: HostInfo, layers: int | Sequence[int] | None) -> tuple[int, 
     if not wanted:
         raise ValueError("layers is empty: name at least one block, or None for all.")
     for layer in wanted:
-        if not -info.n_layers <= layer < info.n_layers:
-            nearest = min(max(layer, 0), info.n_layers - 1)
-            raise ValueError(
-                f"layer {layer} does not exist: {info.model} has blocks 0 to "
-                f"{info.n_layers - 1}; the nearest is {nearest}."
-            )
+        require_layer(layer, info.n_layers, info.model, lowest=-info.n_layers)
     return tuple(sorted({layer % info.n_layers for layer in wanted}))
+
+
+def require_layer(layer: int, n_layers: int, model: str, *, lowest: int = 0) -> None:
+    """Refuse a block that a model does not have.
+
+    Args:
+        layer: Block index.
+        n_layers: Number of blocks.
+        model: Its name, for the error.
+        lowest: Least index; negative where indices may count from the end.
+
+    Raises:
+        ValueError: There is no such block; the text names the nearest that there is.
+    """
+    if not lowest <= layer < n_layers:
+        nearest = min(max(layer, 0), n_layers - 1)
+        raise ValueError(
+            f"layer {layer} does not exist: {model} has blocks 0 to {n_layers - 1}; the nearest is {nearest}."
+        )
 
 
 def layer_of_percent(n_layers: int, percent: float | int) -> int:

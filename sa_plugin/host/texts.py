@@ -66,35 +66,98 @@ def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
         )
 
 
-def puts_special_first(tokenizer: Any, add_special_tokens: bool = True) -> bool:
-    """Whether the first token of a text is a special one."""
-    return bool(encode_texts(tokenizer, ["The cat sat."], add_special_tokens)[0].special[0])
+@dataclass(frozen=True, eq=False)
+class TextReader:
+    """What turns texts into batches.
 
+    Attributes:
+        tokenizer: Gives character offsets, see `check_tokenizer`.
+        model: Its name, for errors.
+        context: Tokens the model takes, or None where there is no limit.
+        padding_side: Where padding goes; it changes no number.
+        add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
+    """
 
-def tokenizer_hash(tokenizer: Any, add_special_tokens: bool = True) -> str:
-    """Hash of everything that decides which tokens a text becomes."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    for changing in ("padding", "truncation"):
-        state.pop(changing, None)
-    text = json.dumps(state, sort_keys=True) + ("" if add_special_tokens else " bare")
-    return hashlib.sha256(text.encode()).hexdigest()
+    tokenizer: Any
+    model: str
+    context: int | None
+    padding_side: PaddingSide = "right"
+    add_special_tokens: bool = True
 
+    @property
+    def bos(self) -> bool:
+        """Whether the first token of a text is a special one."""
+        return bool(self._encode(["The cat sat."])[0].special[0])
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[Tokens]:
-    """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
-    if not texts:
-        return []
-    out = tokenizer(
-        list(texts),
-        add_special_tokens=add_special_tokens,
-        truncation=False,
-        padding=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    rows = zip(texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True)
-    return [_tokens(*row) for row in rows]
+    @property
+    def tokenizer_hash(self) -> str:
+        """Hash of everything that decides which tokens a text becomes."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for changing in ("padding", "truncation"):
+            state.pop(changing, None)
+        text = json.dumps(state, sort_keys=True) + ("" if self.add_special_tokens else " bare")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def batches(self, samples: Sequence[Sample], batch_tokens: int, *, extra: int = 0) -> list[Batch]:
+        """Tokenise texts and batch them, whole texts only.
+
+        Args:
+            samples: The samples.
+            batch_tokens: See `make_batches`.
+            extra: See `make_batches`.
+
+        Raises:
+            ValueError: A sample is an image, or a text has no token or more than the context holds.
+        """
+        image = next((sample for sample in samples if sample.image is not None), None)
+        if image is not None:
+            raise ValueError(
+                f"sample {image.id!r} is an image; {self.model} reads texts. Attach a vision model "
+                "(load_bridge takes ViT, DINOv2 and CLIP folders)."
+            )
+        tokens = self._encode([sample.text for sample in samples])
+        for sample, row in zip(samples, tokens, strict=True):
+            if self.context is not None and len(row.ids) > self.context:
+                raise ValueError(
+                    f"sample {sample.id!r} has {len(row.ids)} tokens; {self.model} takes "
+                    f"{self.context}. Nothing is cut off silently: split the text into shorter samples."
+                )
+        pad, side = self.tokenizer.pad_token_id, self.padding_side
+        return make_batches(
+            samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
+        )
+
+    def probe_inputs(self) -> dict[str, Tensor]:
+        """The inputs of a short text, for checks.
+
+        Raises:
+            ValueError: The tokenizer makes less than two tokens of it.
+        """
+        ids = self._encode([PROBE_TEXT])[0].ids
+        if len(ids) < 2:
+            raise ValueError(f"the tokenizer makes {len(ids)} token of {PROBE_TEXT!r}.")
+        row = torch.from_numpy(ids)[None]
+        return {"input_ids": row, "attention_mask": torch.ones_like(row)}
+
+    def check_samples(self) -> list[Sample]:
+        """Texts of several lengths for `sa_plugin.host.checks.check`."""
+        return [Sample(f"text {k}", text, str(k)) for k, text in enumerate(TEXTS)]
+
+    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
+        if not texts:
+            return []
+        out = self.tokenizer(
+            list(texts),
+            add_special_tokens=self.add_special_tokens,
+            truncation=False,
+            padding=False,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        rows = zip(texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True)
+        return [_tokens(*row) for row in rows]
 
 
 def _tokens(text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]]) -> Tokens:
@@ -115,70 +178,6 @@ def trim(text: str, offsets: Int[np.ndarray, "token 2"]) -> Int[np.ndarray, "tok
     end_before = np.maximum.accumulate(np.append(0, np.where(solid, place[1:], 0)))
     start, end = at_or_after[offsets[:, 0]], end_before[offsets[:, 1]]
     return np.where((start < end)[:, None], np.stack([start, end], axis=1), offsets)
-
-
-@dataclass(frozen=True, eq=False)
-class TextReader:
-    """What turns texts into batches.
-
-    Attributes:
-        tokenizer: Gives character offsets, see `check_tokenizer`.
-        model: Its name, for errors.
-        context: Tokens the model takes, or None where there is no limit.
-        padding_side: Where padding goes; it changes no number.
-        add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
-    """
-
-    tokenizer: Any
-    model: str
-    context: int | None
-    padding_side: PaddingSide = "right"
-    add_special_tokens: bool = True
-
-    def batches(self, samples: Sequence[Sample], batch_tokens: int, *, extra: int = 0) -> list[Batch]:
-        """Tokenise texts and batch them, whole texts only.
-
-        Args:
-            samples: The samples.
-            batch_tokens: See `make_batches`.
-            extra: See `make_batches`.
-
-        Raises:
-            ValueError: A sample is an image, or a text has no token or more than the context holds.
-        """
-        image = next((sample for sample in samples if sample.image is not None), None)
-        if image is not None:
-            raise ValueError(
-                f"sample {image.id!r} is an image; {self.model} reads texts. Attach a vision model "
-                "(load_bridge takes ViT, DINOv2 and CLIP folders)."
-            )
-        tokens = encode_texts(self.tokenizer, [sample.text for sample in samples], self.add_special_tokens)
-        for sample, row in zip(samples, tokens, strict=True):
-            if self.context is not None and len(row.ids) > self.context:
-                raise ValueError(
-                    f"sample {sample.id!r} has {len(row.ids)} tokens; {self.model} takes "
-                    f"{self.context}. Nothing is cut off silently: split the text into shorter samples."
-                )
-        pad, side = self.tokenizer.pad_token_id, self.padding_side
-        return make_batches(
-            samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
-        )
-
-    def probe_inputs(self) -> dict[str, Tensor]:
-        """The inputs of a short text, for checks.
-
-        Raises:
-            ValueError: The tokenizer makes less than two tokens of it.
-        """
-        ids = encode_texts(self.tokenizer, [PROBE_TEXT], self.add_special_tokens)[0].ids
-        if len(ids) < 2:
-            raise ValueError(f"the tokenizer makes {len(ids)} token of {PROBE_TEXT!r}.")
-        row = torch.from_numpy(ids)[None]
-        return {"input_ids": row, "attention_mask": torch.ones_like(row)}
-
-    def check_samples(self) -> list[Sample]:
-        """Texts of several lengths for `sa_plugin.host.checks.check`."""
-        return [Sample(f"text {k}", text, str(k)) for k, text in enumerate(TEXTS)]
 
 
 def make_batches(

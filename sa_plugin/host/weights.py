@@ -205,8 +205,8 @@ def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm 
     """The norm that stands before a block of a staged model, proved on one batch.
 
     Args:
-        host: An attached model.
-        layer: The block.
+        host: An attached model, whose blocks are staged.
+        layer: The block; not the first.
         batch: A short one.
         norm: What its parameters say stands there, what is added behind it as its bias.
 
@@ -216,8 +216,6 @@ def entry_norm(host: Host, layer: int, batch: Batch, norm: Norm | None) -> Norm 
     Raises:
         ValueError: Something else does.
     """
-    if host.info.block != "staged" or layer == 0:
-        return None
     sites = [Site(layer - 1, "resid_post"), Site(layer, "resid_pre")]
     read = read_sites(host, batch, sites)
     before, after = (read[site].float()[batch.valid] for site in sites)
