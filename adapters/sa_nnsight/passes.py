@@ -76,7 +76,7 @@ class TracePasses:
         """Measure in which order modules run."""
         paths = dict.fromkeys(self.places.tap(part).path for part in parts)
         modules = {path: self.places.model.get(path)._module for path in paths}
-        return replace(self, order=measure_order(self.places.root, modules, inputs))
+        return replace(self, order=_measure_order(self.places.root, modules, inputs))
 
     def read(
         self,
@@ -93,7 +93,7 @@ class TracePasses:
             kept = {tap: partial(keep, name) for (_, name), tap in taps.items() if name == "pattern"}
         with self._unfused(parts, whole):
             wanted = in_order(self.order, list(taps.values()))
-            found = read_taps(self.places.model, inputs, wanted, stop=not whole, kept=kept)
+            found = _read_taps(self.places.model, inputs, wanted, stop=not whole, kept=kept)
         return {part: self._shaped(part, found[tap]) for part, tap in taps.items()}
 
     def _unfused(self, parts: Sequence[Part], whole: bool) -> AbstractContextManager[None]:
@@ -108,7 +108,7 @@ class TracePasses:
     def embeddings(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the token embedding gives."""
         tap = self.places.embedding()
-        return read_taps(self.places.model, inputs, [tap])[tap]
+        return _read_taps(self.places.model, inputs, [tap])[tap]
 
     def forward(
         self, inputs: Mapping[str, Tensor], embeddings: Tensor | None, parts: Sequence[Part]
@@ -126,7 +126,7 @@ class TracePasses:
         edit: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Logits, or what else the model returns first, with one place edited or none."""
-        tap = None if name is None else parse_tap(self.places.model, name)
+        tap = None if name is None else _parse_tap(self.places.model, name)
         with eager(self.places.root):
             return _output(self.places.model, inputs, tap, edit)
 
@@ -151,7 +151,7 @@ class TracePasses:
         return [Law(name, max(gaps), limit)]
 
 
-def read_taps(
+def _read_taps(
     model: Any,
     inputs: Mapping[str, Tensor],
     taps: Sequence[Tap],
@@ -181,7 +181,7 @@ def read_taps(
         with torch.no_grad(), model.trace(**inputs) as tracer:
             found = nnsight.save([])
             for tap, envoy in zip(taps, envoys, strict=True):
-                value = value_of(envoy, tap)
+                value = _value_of(envoy, tap)
                 found.append(reduce[tap](value) if tap in reduce else value)
             if stop:
                 tracer.stop()
@@ -193,7 +193,7 @@ def read_taps(
     return dict(zip(taps, found, strict=True))
 
 
-def value_of(envoy: Any, tap: Tap) -> Tensor:
+def _value_of(envoy: Any, tap: Tap) -> Tensor:
     """A clone of a tap's value, inside a trace."""
     value = envoy.input if tap.end == "input" else envoy.output
     if tap.item is not None:
@@ -220,7 +220,7 @@ def _trace_from(
             # A copy: what a model writes in place must not reach the caller's tensor.
             embed.output = values.to(embed.output).clone()
         for tap, envoy in zip(wanted, envoys, strict=True):
-            own, copy = _own(envoy, tap), value_of(envoy, tap)
+            own, copy = _own(envoy, tap), _value_of(envoy, tap)
             found.append((own, own._version, copy))
         tracer.stop()
     # The copy is for models that write into the tensor after it was read.
@@ -231,7 +231,7 @@ def _trace_from(
 def _own(envoy: Any, tap: Tap) -> Tensor:
     """The model's own tensor: later sites depend on it, so that gradients reach it; a copy none."""
     if tap.gate is not None:
-        return value_of(envoy, tap)
+        return _value_of(envoy, tap)
     value = envoy.input if tap.end == "input" else envoy.output
     own: Tensor = value[tap.item or 0] if isinstance(value, tuple) else value
     return own
@@ -243,7 +243,7 @@ def _output(
     envoy = None if tap is None else model.get(tap.path)
     with torch.no_grad(), model.trace(**inputs) as tracer:
         if tap is not None and edit is not None:
-            _write(envoy, tap, edit(value_of(envoy, tap)))
+            _write(envoy, tap, edit(_value_of(envoy, tap)))
         out = nnsight.save(tracer.result)
     first: Tensor = out[0] if isinstance(out, tuple) else next(iter(out.values()))
     return first
@@ -263,7 +263,7 @@ def _write(envoy: Any, tap: Tap, new: Any) -> None:
 _NAME = re.compile(r"(?P<path>.+)\.(?P<end>input|output)(\[(?P<item>\d+)\])?")
 
 
-def parse_tap(model: Any, name: str) -> Tap:
+def _parse_tap(model: Any, name: str) -> Tap:
     """A place by its name: `transformer.h.8.output`, `transformer.h.8.attn.output[1]`.
 
     Raises:
@@ -288,7 +288,7 @@ def in_order(order: Order, taps: Sequence[Tap]) -> list[Tap]:
     return sorted(set(taps), key=lambda tap: (order[tap.path, tap.end], tap.item or 0, tap.gate is not None))
 
 
-def measure_order(root: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Order:
+def _measure_order(root: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Order:
     """Run the model once and see when each module starts and ends, by torch's own hooks.
 
     Args:

@@ -258,8 +258,8 @@ class EnvoyPlaces:
         """
         if self.has("qkv"):
             module = self.module("qkv", layer)
-            maps, bias = split_fused(self, as_linear(module)), getattr(module, "bias", None)
-            biases = (None,) * 3 if bias is None else split_fused(self, bias)
+            maps, bias = _split_fused(self, as_linear(module)), getattr(module, "bias", None)
+            biases = (None,) * 3 if bias is None else _split_fused(self, bias)
             pairs = list(zip(maps, biases, strict=True))
         elif all(self.has(role) for role in "qkv"):
             modules = [self.module(role, layer) for role in "qkv"]
@@ -302,7 +302,7 @@ class EnvoyPlaces:
         attention = owner.rpartition(".")[0]
         module = self.root.get_submodule(self.prefix + owner)
         flat = end != "weight" or isinstance(module, nn.Linear)
-        parts = split_fused(self, parameter if flat else parameter.T)
+        parts = _split_fused(self, parameter if flat else parameter.T)
         return {f"{attention}.{part}.{end}": value for part, value in zip("qkv", parts, strict=True)}
 
     def final_norm(self) -> nn.Module:
@@ -326,7 +326,7 @@ def as_linear(module: Any) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T
 
 
-def split_fused(places: EnvoyPlaces, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_fused(places: EnvoyPlaces, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a fused projection (or entries of its bias) of queries, keys and values."""
     if places.roles.get("qkv_order") == "heads":
         # GPT-NeoX keeps the query, key and value of one head side by side.

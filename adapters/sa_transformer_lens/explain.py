@@ -64,7 +64,7 @@ def explain(
     heads = _by_head(found.node_scores, host, objective.layer)
     with torch.no_grad():
         value, broken = (float(objective.metric(view(x))) for x in (ids, corrupt))
-    tokens = token_gradients(view, objective.metric, ids, mean_embedding)
+    tokens = _token_gradients(view, objective.metric, ids, mean_embedding)
     return Owed(value, broken, tokens, heads)
 
 
@@ -96,7 +96,7 @@ def corrupted(
     return out
 
 
-def token_gradients(
+def _token_gradients(
     view: Any, metric: Metric, ids: Tensor, mean: Float[Tensor, " d_model"] | None
 ) -> Float[np.ndarray, " token"]:
     """Gradient times (embedding - mean), summed over dimensions."""

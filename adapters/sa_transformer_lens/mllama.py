@@ -115,7 +115,7 @@ class HookedAttention(nn.Module):
             return (self.hook_z(self._by_head(args[0])).flatten(-2), *args[1:])
 
         def written(_: Any, __: Any, out: Tensor) -> Tensor | None:
-            return through_gate(out, self.gate, [self.o.hook_out, attn_out])
+            return _through_gate(out, self.gate, [self.o.hook_out, attn_out])
 
         def pattern(_: Any, __: Any, out: Any) -> None:
             if isinstance(out, tuple) and isinstance(out[1], Tensor):
@@ -170,7 +170,7 @@ class HookedBlock(nn.Module):
             return args, {**kwargs, name: self.hook_resid_pre(kwargs[name])}
 
         def mlp(_: Any, __: Any, out: Tensor) -> Tensor | None:
-            return through_gate(out, self.mlp_gate, [self.hook_mlp_out], rows[0])
+            return _through_gate(out, self.mlp_gate, [self.hook_mlp_out], rows[0])
 
         # Hooks of torch, for the length of one pass: the model itself stays as it is.
         own = self.original_component
@@ -189,7 +189,7 @@ class HookedBlock(nn.Module):
                 handle.remove()
 
 
-def through_gate(
+def _through_gate(
     out: Tensor, gate: Tensor | None, hooks: list[HookPoint], rows: Tensor | None = None
 ) -> Tensor | None:
     """Show hooks what is added to the stream, and carry an edit back in front of the gate.

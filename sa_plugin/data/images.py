@@ -97,14 +97,12 @@ class Geometry:
             cuts it off, positive where a letter-box pads.
         size: Height and width of the input plane.
         patch: Side of a patch, in input pixels.
-        image: Height and width of the image.
     """
 
     scale: tuple[float, float]
     shift: tuple[float, float]
     size: tuple[int, int]
     patch: int
-    image: tuple[int, int]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -122,13 +120,6 @@ class Geometry:
         top, left = np.meshgrid(edges[0][:-1], edges[1][:-1], indexing="ij")
         bottom, right = np.meshgrid(edges[0][1:], edges[1][1:], indexing="ij")
         return np.stack([top.ravel(), left.ravel(), bottom.ravel(), right.ravel()], axis=1)
-
-    def inside(self) -> Bool[np.ndarray, " patch"]:
-        """Patches that show some of the image, not padding alone."""
-        # Rounded, or float edges would let a patch of padding touch the image by an ulp.
-        boxes = np.round(self.boxes(), 6)
-        first, last = boxes[:, :2] < self.image, boxes[:, 2:] > 0
-        return np.asarray((first & last).all(1))
 
 
 def coverage(

@@ -85,7 +85,6 @@ __all__ = [
     "Site",
     "ZEdit",
     "apply_edit",
-    "apply_norm",
     "as_vit",
     "attach",
     "check",

@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.data.images import Image
@@ -299,15 +298,8 @@ def _heads_write_attention(host: Host, samples: Sequence[Sample], limit: float) 
     read = read_sites(host, host.batches(samples)[0], sites)
     worst = 0.0
     for layer in layers:
-        written = heads_write(host, layer, read[Site(layer, "z")])
+        weight, bias = host.output_projection(layer)
+        written = torch.einsum("bthe,hed->btd", read[Site(layer, "z")].float().cpu(), weight)
+        written = written if bias is None else written + bias
         worst = max(worst, relative_difference(read[Site(layer, "attn_out")], written))
     return Law(name, worst, limit)
-
-
-def heads_write(
-    host: Host, layer: int, z: Float[Tensor, "batch token head d_head"]
-) -> Float[Tensor, "batch token d_model"]:
-    """What the heads write through the output projection, with its bias, in float32."""
-    weight, bias = host.output_projection(layer)
-    written = torch.einsum("bthe,hed->btd", z.float().cpu(), weight)
-    return written if bias is None else written + bias

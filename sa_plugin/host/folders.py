@@ -333,11 +333,11 @@ def as_vit(model: Any, image_size: int | None = None) -> Any:
         attn_implementation="eager",
     )
     vit = transformers.ViTModel(twin, add_pooling_layer=False)
-    vit.load_state_dict(fold(model.state_dict(), size // config.patch_size))
+    vit.load_state_dict(_folded(model.state_dict(), size // config.patch_size))
     return vit.to(model.dtype).eval()
 
 
-def fold(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+def _folded(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """A DINOv2's tensors under a ViT's names, LayerScale folded in.
 
     Args:
@@ -350,7 +350,7 @@ def fold(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     for name, tensor in plain.items():
         plain[name] = _scaled(name, tensor, scales)
     place = "embeddings.position_embeddings"
-    return plain | {place: resample_positions(plain[place], grid)}
+    return plain | {place: _resample_positions(plain[place], grid)}
 
 
 def _rename(name: str) -> str:
@@ -368,7 +368,7 @@ def _scaled(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
     return tensor.clone()
 
 
-def resample_positions(positions: Tensor, grid: int) -> Tensor:
+def _resample_positions(positions: Tensor, grid: int) -> Tensor:
     """Position embeddings `[1, 1 + old^2, d_model]` for a square grid of another size."""
     old = round((positions.shape[1] - 1) ** 0.5)
     if old == grid:

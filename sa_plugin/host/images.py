@@ -126,12 +126,12 @@ class Processor:
         new = self._resized(*image)
         scale = (new[0] / image[0], new[1] / image[1])
         top, left = self._corner(new)
-        return Geometry(scale, (float(top), float(left)), self.size, self.patch, image)
+        return Geometry(scale, (float(top), float(left)), self.size, self.patch)
 
     def shown(self, image: tuple[int, int]) -> Bool[np.ndarray, " patch"]:
         """Patches that show some of an image of this height and width, row by row.
 
-        `Geometry.inside` in whole input pixels, where no rounding of floats can let padding in.
+        In whole input pixels, where no rounding of floats can let padding in.
         """
         new = self._resized(*image)
         axes = []
@@ -353,7 +353,9 @@ class ImageReader:
 
     def check_samples(self) -> list[Sample]:
         """Images of several sizes for `sa_plugin.host.checks.check`."""
-        return check_images()
+        rng = np.random.default_rng(0)
+        images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in CHECK_SIZES]
+        return [Sample(f"image {k}", "", str(k), image=Image(x)) for k, x in enumerate(images)]
 
 
 def _image(sample: Sample, model: str) -> Image:
@@ -389,13 +391,6 @@ def _batch(images: Sequence[Image], start: int, processor: Processor, around: tu
         torch.from_numpy(offsets),
         torch.zeros_like(rows) if around[0] else None,
     )
-
-
-def check_images() -> list[Sample]:
-    """Images of several sizes for `sa_plugin.host.checks.check`."""
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in CHECK_SIZES]
-    return [Sample(f"image {k}", "", str(k), image=Image(x)) for k, x in enumerate(images)]
 
 
 def model_processor(source: Any, config: Any, architecture: str, model: str) -> Processor:

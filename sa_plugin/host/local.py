@@ -259,7 +259,7 @@ class LocalHost:
         Raises:
             ValueError: The model has no such place.
         """
-        return bool(write_effect(self.passes, hook_name, self._probe_inputs()))
+        return bool(_write_effect(self.passes, hook_name, self._probe_inputs()))
 
     def check_writable(self, hook_name: str) -> None:
         """Refuse a place whose edits the model would silently lose.
@@ -362,7 +362,7 @@ def edited(passes: Passes, info: HostInfo, edits: Mapping[Site, Edit]) -> Iterat
         watch.finish()
 
 
-def write_effect(passes: Passes, name: str, inputs: Mapping[str, Tensor]) -> float | None:
+def _write_effect(passes: Passes, name: str, inputs: Mapping[str, Tensor]) -> float | None:
     """Largest change of the output when noise of its own size is added at a place.
 
     Args:
@@ -405,7 +405,7 @@ def demand_writable(passes: Passes, name: str, inputs: Mapping[str, Tensor]) -> 
     Raises:
         ValueError: The place does not exist, is not passed, or changes nothing.
     """
-    effect, architecture = write_effect(passes, name, inputs), passes.places.architecture
+    effect, architecture = _write_effect(passes, name, inputs), passes.places.architecture
     if effect is None:
         raise ValueError(
             f"{name!r} of {architecture} never fires, so an edit there would be silently lost. Patch "
@@ -453,7 +453,7 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
             up in no known way.
     """
     places, layers = passes.places, range(passes.places.n_layers)
-    name, limit = places.architecture, tolerance(number_format(places))
+    name, limit = places.architecture, tolerance(_number_format(places))
     parts = [(k, part) for k in layers for part in places.parts if part != "pattern" or not places.crosses(k)]
     last = [(layers[-1], FINAL)] if final_norm else []
     passes = passes.settle(inputs, [*parts, *last])
@@ -480,7 +480,7 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
     return Probe(block, is_causal(blocks), passes, laws)
 
 
-def number_format(places: Places) -> str:
+def _number_format(places: Places) -> str:
     """Number formats of the blocks' weights."""
     formats = {str(p.dtype) for b in places.blocks() for p in b.parameters() if p.is_floating_point()}
     return "+".join(sorted(name.removeprefix("torch.") for name in formats))
@@ -586,6 +586,6 @@ def _describe(seen: Probe, options: Options, bos: bool) -> HostInfo:
         causal=seen.causal,
         bos=bos,
         processing=", ".join(processing) or "none",
-        dtype=number_format(places),
+        dtype=_number_format(places),
         fingerprint=weights.fingerprint(places.kind, hashed),
     )

@@ -121,7 +121,7 @@ def attention_weights(
     read = read_sites(host, batch, [Site(layer, point) for point in ("resid_pre", "pattern", "z")])
     # Proved on what the model itself computes, so that no name or attribute has to be believed.
     resid, pattern, z = (tensor.float() for tensor in read.values())
-    prove(where, weights, resid, pattern, z, tolerance(info.dtype), own)
+    _prove(where, weights, resid, pattern, z, tolerance(info.dtype), own)
     return weights if parts.head_norms is None else _with_head_gains(where, weights, parts)
 
 
@@ -290,7 +290,7 @@ def rotary_of(root: nn.Module, layer_type: str | None) -> Rotary | None:
     return None
 
 
-def rotate(
+def _rotate(
     rotary: Rotary | None, x: Float[Tensor, "batch token head d_head"]
 ) -> Float[Tensor, "batch token head d_head"]:
     """Rotary embedding at positions 0, 1, 2, ..."""
@@ -306,7 +306,7 @@ def rotate(
     return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, rest], -1)
 
 
-def prove(
+def _prove(
     where: str,
     weights: AttentionWeights,
     resid: Float[Tensor, "batch token d_model"],
@@ -333,7 +333,7 @@ def prove(
     if head_norms is not None:
         q, k = head_norms[0](q), head_norms[1](k)
     # The mask is read off the pattern itself: what is proved is the weight of visible keys.
-    made = recompute_pattern(weights, q, k, pattern > 0)
+    made = _recompute_pattern(weights, q, k, pattern > 0)
     mixed = torch.einsum("bhqk,bkhe->bqhe", pattern, v)
     for what, one, other in (("pattern", made, pattern), ("z", mixed, z)):
         gap = relative_difference(one, other)
@@ -355,14 +355,14 @@ def _project(normed: Tensor, weights: AttentionWeights) -> tuple[Tensor, Tensor,
     return q, k, v
 
 
-def recompute_pattern(
+def _recompute_pattern(
     weights: AttentionWeights,
     q: Float[Tensor, "batch token head d_head"],
     k: Float[Tensor, "batch token head d_head"],
     allowed: Bool[Tensor, "batch head query key"],
 ) -> Float[Tensor, "batch head query key"]:
     """Pattern from q and k over the keys that the mask allows."""
-    q, k = (rotate(weights.rotary, x) for x in (q, k))
+    q, k = (_rotate(weights.rotary, x) for x in (q, k))
     logits = torch.einsum("bqhe,bkhe->bhqk", q, k) * weights.scale
     if weights.softcap is not None:
         logits = weights.softcap * torch.tanh(logits / weights.softcap)
@@ -380,7 +380,12 @@ def fingerprint(kind: str, parameters: Mapping[str, Tensor]) -> str:
         kind: `model_type` of the transformers configuration.
         parameters: By the names described above.
     """
-    found = {name: (tuple(one.shape), _strided(one)) for name, one in parameters.items()}
+    found = {}
+    for name, one in parameters.items():
+        # Strided, so that a few values are spread over the whole tensor.
+        flat = one.detach().reshape(-1)
+        values = flat[strided_places(len(flat)).to(flat.device)].to("cpu", torch.float32)
+        found[name] = tuple(one.shape), values
     return hash_values(kind, found)
 
 
@@ -408,9 +413,3 @@ def strided_places(size: int) -> Int[Tensor, " value"]:
 def relative_name(name: str, prefix: str) -> str:
     """A parameter's name inside the base model."""
     return name.removeprefix(f"{prefix}.") if prefix else name
-
-
-def _strided(parameter: Tensor) -> Tensor:
-    # Strided, so that a few values are spread over the whole tensor.
-    flat = parameter.detach().reshape(-1)
-    return flat[strided_places(len(flat)).to(flat.device)].to("cpu", torch.float32)

@@ -77,11 +77,9 @@ def load_clevr(
     return reading.data(samples, wanted, homes)
 
 
-def foreground(
-    pixels: UInt8[np.ndarray, "height width 3"], difference: int = _DIFFERENCE
-) -> Bool[np.ndarray, "height width"]:
-    """Pixels of which two channels differ by more than `difference`: coloured, not grey."""
-    return np.asarray(np.ptp(pixels.astype(np.int16), axis=2) > difference)
+def foreground(pixels: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"]:
+    """Pixels of which two channels differ by more than 20: coloured, not grey."""
+    return np.asarray(np.ptp(pixels.astype(np.int16), axis=2) > _DIFFERENCE)
 
 
 def regions_of(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from sa_plugin._check import require_known
@@ -60,15 +60,6 @@ class Comment:
     labels: tuple[str, ...]
     document: str
     part: str = ""
-
-
-@dataclass
-class _Ratings:
-    """What the raters said of one comment so far."""
-
-    text: str
-    thread: str
-    votes: Counter[str] = field(default_factory=Counter)
 
 
 def load_isarcasm(
@@ -197,7 +188,8 @@ def _read_ratings(folder: Path, min_raters: int, skipped: Counter[str]) -> tuple
     files = sorted(folder.glob("goemotions_*.csv"))
     if not files:
         require_path(folder / "goemotions_1.csv", "fetch GoEmotions' full_dataset into it")
-    ratings: dict[str, _Ratings] = {}
+    # Text and thread of each comment, and how many raters gave it each label so far.
+    ratings: dict[str, tuple[str, str, Counter[str]]] = {}
     emotions: list[str] = []
     for file in files:
         rows = read_table(file, _RATING_COLUMNS)
@@ -206,13 +198,13 @@ def _read_ratings(folder: Path, min_raters: int, skipped: Counter[str]) -> tuple
             if row.flag("example_very_unclear"):
                 skipped["ratings marked as very unclear"] += 1
                 continue
-            one = ratings.setdefault(row["id"], _Ratings(row["text"], row["link_id"]))
-            one.votes.update(name for name in emotions if row.flag(name))
+            *_, votes = ratings.setdefault(row["id"], (row["text"], row["link_id"], Counter()))
+            votes.update(name for name in emotions if row.flag(name))
     comments = []
-    for id_, one in ratings.items():
-        labels = tuple(name for name in emotions if one.votes[name] >= min_raters)
+    for id_, (text, thread, votes) in ratings.items():
+        labels = tuple(name for name in emotions if votes[name] >= min_raters)
         if labels:
-            comments.append(Comment(id_, one.text, labels, one.thread))
+            comments.append(Comment(id_, text, labels, thread))
         else:
             skipped[f"comments without a label of {min_raters} raters"] += 1
     return comments, emotions

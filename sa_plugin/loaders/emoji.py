@@ -35,7 +35,6 @@ from jaxtyping import Float, UInt8
 
 from sa_plugin._check import require
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.data.splits import Splits
 from sa_plugin.loaders.scenes import (
@@ -44,10 +43,10 @@ from sa_plugin.loaders.scenes import (
     Pixels,
     draw_light,
     lit,
-    masks_by_concept,
     numbered,
     place_squares,
     require_scenes,
+    scene_data,
     texture,
 )
 
@@ -93,7 +92,6 @@ EMOJI_PER_DECK = 4
 # Of the square about a glyph, as a share of the picture's side.
 _SIDES = (0.24, 0.38)
 _MOST_OBJECTS = 3
-_GRAIN = 7.0
 # The size at which the font's bitmaps are drawn unscaled, and their rows and columns.
 _NATIVE_POINTS = 109
 _NATIVE_SIZE = (136, 128)
@@ -179,16 +177,10 @@ def emoji_scenes(
     """
     require_scenes(n, size, objects, _MOST_OBJECTS)
     scenes = plan_emoji(read_glyphs(font, table), n, seed, objects, fractions)
-    rendered = [render_emoji(scene, size) for scene in scenes]
-    return ConceptData.from_masks(
-        [pixels for pixels, _ in rendered],
-        PixelLabels(
-            [
-                masks_by_concept(owner, [[p.glyph.concept] for p in scene.placed])
-                for (_, owner), scene in zip(rendered, scenes, strict=True)
-            ],
-            min_coverage=min_coverage,
-        ),
+    return scene_data(
+        [render_emoji(scene, size) for scene in scenes],
+        [[[p.glyph.concept] for p in scene.placed] for scene in scenes],
+        min_coverage,
         concepts=EMOJI_CONCEPTS,
         documents=[scene.deck for scene in scenes],
         splits=Splits(of=[scene.split for scene in scenes], seed=seed),
@@ -355,7 +347,7 @@ def render_emoji(scene: EmojiScene, size: int) -> tuple[Pixels, Owner]:
         alpha = rgba[..., 3:].astype(np.float32) / 255
         picture[where] += alpha * (rgba[..., :3] - picture[where])
         owner[where][rgba[..., 3] >= 128] = number
-    return lit(picture, scene.light, rng, _GRAIN), owner
+    return lit(picture, scene.light, rng), owner
 
 
 def _decks(of_concept: Sequence[Sequence[Glyph]], rng: np.random.Generator) -> list[list[Glyph]]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+
+from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.images import PixelLabels
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 Owner = UInt8[np.ndarray, "size size"]
@@ -19,6 +23,8 @@ Owner = UInt8[np.ndarray, "size size"]
 _CANDIDATES = 64
 _CLOUD_CELLS = 5
 _SMALLEST = 32
+# Grey levels by which noise moves a pixel at most.
+_GRAIN = 7.0
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,35 @@ def texture(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size
     return np.asarray(blend @ clouds @ blend.T)
 
 
-def lit(
-    picture: Float[np.ndarray, "size size 3"], light: Light, rng: np.random.Generator, grain: float
-) -> Pixels:
+def lit(picture: Float[np.ndarray, "size size 3"], light: Light, rng: np.random.Generator) -> Pixels:
     """The picture under its light, with grain; each pixel by itself."""
     size = len(picture)
     gain = light.exposure * (1 + light.slope * _axes(size, np.arctan2(*light.towards[1::-1])))
     picture = picture * np.array(light.tint, np.float32) * gain[..., None]
     # Raw bytes as signed numbers are uniform noise at a fraction of the cost of drawing floats.
     noise = np.frombuffer(rng.bytes(size * size), np.int8).reshape(size, size, 1)
-    picture += noise * np.float32(grain / 128)
+    picture += noise * np.float32(_GRAIN / 128)
     np.clip(picture, 0, 255, out=picture)
     return np.asarray(picture, np.uint8)
+
+
+def scene_data(
+    rendered: Sequence[tuple[Pixels, Owner]],
+    concepts_of: Sequence[Sequence[Sequence[str]]],
+    min_coverage: float,
+    **columns: Any,
+) -> ConceptData:
+    """Data from painted scenes.
+
+    Args:
+        rendered: Pixels of each scene, and which object each of them shows.
+        concepts_of: Concepts of each object of each scene.
+        min_coverage: As in `PixelLabels`.
+        **columns: Of `ConceptData.from_masks`.
+    """
+    masks = [masks_by_concept(owner, of) for (_, owner), of in zip(rendered, concepts_of, strict=True)]
+    labels = PixelLabels(masks, min_coverage=min_coverage)
+    return ConceptData.from_masks([pixels for pixels, _ in rendered], labels, **columns)
 
 
 def masks_by_concept(

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.splits import Splits
 from sa_plugin.loaders.scenes import (
     Light,
@@ -30,10 +29,10 @@ from sa_plugin.loaders.scenes import (
     Pixels,
     draw_light,
     lit,
-    masks_by_concept,
     numbered,
     place_squares,
     require_scenes,
+    scene_data,
     texture,
     window,
 )
@@ -57,7 +56,6 @@ _MIDDLE_LUMA = 105.0
 # Overlapping objects keep this share of the disjoint distance. It exceeds 1/2, so none reaches the
 # middle of another and nothing labelled is wholly hidden.
 _OVERLAP_APART = 0.55
-_GRAIN = 7.0
 
 
 @dataclass(frozen=True)
@@ -121,16 +119,10 @@ def shapes(
     """
     require_scenes(n, size, objects, _MOST_OBJECTS)
     scenes = [draw_shapes(np.random.default_rng([seed, k]), objects, overlap) for k in range(n)]
-    rendered = [render_shapes(scene, size) for scene in scenes]
-    return ConceptData.from_masks(
-        [pixels for pixels, _ in rendered],
-        PixelLabels(
-            [
-                masks_by_concept(owner, [thing.concepts for thing in scene.things])
-                for (_, owner), scene in zip(rendered, scenes, strict=True)
-            ],
-            min_coverage=min_coverage,
-        ),
+    return scene_data(
+        [render_shapes(scene, size) for scene in scenes],
+        [[thing.concepts for thing in scene.things] for scene in scenes],
+        min_coverage,
         concepts=SHAPE_CONCEPTS,
         ids=numbered(n),
         splits=Splits(seed=seed, fractions=fractions),
@@ -170,7 +162,7 @@ def render_shapes(scene: ShapeScene, size: int) -> tuple[Pixels, Owner]:
         paint = _paint(thing, scene.light, normal, dx / thing.radius, dy / thing.radius)
         picture[where][inside] = paint[inside]
         owner[where][inside] = number
-    return lit(picture, scene.light, rng, _GRAIN), owner
+    return lit(picture, scene.light, rng), owner
 
 
 def _draw_thing(rng: np.random.Generator, centre: tuple[float, float]) -> Thing:

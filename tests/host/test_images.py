@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from sa_plugin.data import ConceptData, Geometry, Image, PixelLabels, Sample, coverage
+from sa_plugin.host import Processor
 
 
 def resize(image, size, patch):
     scale = (size[0] / image[0], size[1] / image[1])
-    return Geometry(scale, (0.0, 0.0), size, patch, image)
+    return Geometry(scale, (0.0, 0.0), size, patch)
 
 
 def slow_coverage(mask, box):
@@ -47,14 +48,14 @@ def test_one_pixel_lands_in_the_patch_of_its_centre(image):
 
 
 def test_a_crop_drops_what_it_cuts_off_and_a_letter_box_pads():
-    crop = Geometry((1.0, 1.0), (-10.0, 0.0), (28, 28), 14, (48, 28))
+    crop = Geometry((1.0, 1.0), (-10.0, 0.0), (28, 28), 14)
     assert crop.boxes()[0].tolist() == [10.0, 0.0, 24.0, 14.0]
-    assert crop.inside().all()
+    assert Processor((28, 28), 14, mode="centre_crop", resized=(48, 28)).shown((48, 28)).all()
     mask = np.zeros((48, 28), dtype=bool)
     mask[:10] = True
     assert not coverage(mask, crop.boxes()).any()
-    letter_box = Geometry((1.0, 1.0), (0.0, 0.0), (28, 42), 14, (28, 20))
-    assert letter_box.inside().reshape(2, 3).tolist() == [[True, True, False]] * 2
+    shown = Processor((28, 42), 14, mode="letter_box").shown((28, 20))
+    assert shown.reshape(2, 3).tolist() == [[True, True, False]] * 2
 
 
 def test_minimum_coverage():

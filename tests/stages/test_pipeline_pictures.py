@@ -205,7 +205,7 @@ class FakeEyes(FakeHost):
     def batches(self, samples, *, batch_tokens=None):
         patches = [s.image.pixels.reshape(4, 4, 4, 4, 3).mean((1, 3)).reshape(16, 3) for s in samples]
         ids = torch.tensor(np.stack(patches).round() @ [1, 256, 65536], dtype=torch.long)
-        boxes = torch.tensor(Geometry((1.0, 1.0), (0.0, 0.0), (16, 16), 4, (16, 16)).boxes()).float()
+        boxes = torch.tensor(Geometry((1.0, 1.0), (0.0, 0.0), (16, 16), 4).boxes()).float()
         inputs = {"ids": ids, "attention_mask": torch.ones_like(ids)}
         return [
             Batch(
