@@ -1,4 +1,4 @@
-"""What every room asks first: is the name known, the type right, the package there, the folder found.
+"""What is asked first everywhere: is the name known, the type right, the package there, the folder found.
 
 Each refusal is worded here once, so that it says the same everywhere: the value, what was expected
 and the fix. An optional package is imported through `require` alone, which names the extra.
@@ -125,6 +125,32 @@ def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
         raise ImportError(
             f"{module} is needed for {needed_for}: pip install 'sa_plugin[{extra}]'", name=error.name
         ) from error
+
+
+def require_version(package: str, oldest: str, differs: str) -> None:
+    """Refuse an installed package that is too old; what is not installed by its name passes.
+
+    Args:
+        package: Its name to pip.
+        oldest: That will do, such as "4.3".
+        differs: What an older one does otherwise, for the error.
+
+    Raises:
+        TypeError: It is older; the text says what to install.
+
+    Example:
+        >>> require_version("numpy", "1.0", "its arrays differ")
+    """
+    # Milliseconds that a command without a model does not need.
+    from importlib import metadata
+
+    try:
+        installed = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return
+    least = tuple(map(int, oldest.split(".")))
+    if tuple(int(part) for part in installed.split(".")[: len(least)] if part.isdigit()) < least:
+        raise TypeError(f"{package} {installed} is too old, {differs}: install {package}>={oldest}.")
 
 
 def cache_folder(chosen: str | Path | None = None) -> Path:

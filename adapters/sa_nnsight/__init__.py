@@ -10,18 +10,19 @@ is given, so attaching a bridge never imports nnsight. `sa_nnsight.trace_ops` is
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from sa_plugin._check import require_version
+from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
     from sa_nnsight.host import load_model
     from sa_nnsight.jobs import Patience
     from sa_plugin.host.protocol import Host
+else:
+    __getattr__ = lazily(__name__, {"host": ("load_model",), "jobs": ("Patience",)})
 
 __all__ = ["Patience", "accept", "load_model"]
-
-OLDEST = (0, 8, 1)
 
 
 def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
@@ -48,7 +49,7 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
     ours = {cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "nnsight"}
     if "Envoy" not in ours:
         return None
-    _check_version()
+    require_version("nnsight", "0.8.1", "its tracing differs")
     if remote:
         if "Remotable" not in ours:
             raise TypeError(
@@ -68,22 +69,3 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
     from sa_nnsight.host import attach_local
 
     return attach_local(model, **options)
-
-
-def _check_version() -> None:
-    try:
-        installed = version("nnsight")
-    except PackageNotFoundError:
-        return
-    if tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) < OLDEST:
-        raise TypeError(f"nnsight {installed} is too old, its tracing differs: install nnsight>=0.8.1.")
-
-
-LAZY = {"Patience": "jobs", "load_model": "host"}
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name not in LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{LAZY[name]}"), name)

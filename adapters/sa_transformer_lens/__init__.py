@@ -9,19 +9,23 @@ other objects are declined without importing TransformerLens.
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from sa_plugin._check import require_version
+from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
     from sa_transformer_lens.hooks import ablation_hooks, logits
     from sa_transformer_lens.host import TransformerLensHost, load_model
     from sa_transformer_lens.prefix import prefix_view
+else:
+    __getattr__ = lazily(
+        __name__, {"hooks": ("ablation_hooks", "logits"), "host": ("load_model",), "prefix": ("prefix_view",)}
+    )
 
 __all__ = ["ablation_hooks", "accept", "load_model", "logits", "prefix_view"]
 
 REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
-OLDEST = (4, 3)
 
 
 def accept(model: Any, **options: Any) -> TransformerLensHost | None:
@@ -60,29 +64,7 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | None:
         )
     if "TransformerBridge" not in ours and type(model).__qualname__ != "HookedMllama":
         return None
-    _check_version()
+    require_version("transformer-lens", "4.3", "hooks of its TransformerBridge differ")
     from sa_transformer_lens.host import attach_bridge
 
     return attach_bridge(model, **options)
-
-
-def _check_version() -> None:
-    try:
-        installed = version("transformer-lens")
-    except PackageNotFoundError:
-        return
-    if tuple(int(part) for part in installed.split(".")[:2] if part.isdigit()) < OLDEST:
-        raise TypeError(
-            f"transformer-lens {installed} is too old, hooks of its TransformerBridge differ: "
-            "install transformer-lens>=4.3."
-        )
-
-
-LAZY = {"ablation_hooks": "hooks", "load_model": "host", "logits": "hooks", "prefix_view": "prefix"}
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name not in LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{LAZY[name]}"), name)

@@ -69,10 +69,7 @@ def explain(
 
 
 def corrupted(
-    ids: Tensor,
-    replaced: Bool[np.ndarray, " token"],
-    seed: int,
-    words: Bool[np.ndarray, " token"] | None = None,
+    ids: Tensor, replaced: Bool[np.ndarray, " token"], seed: int, words: Bool[np.ndarray, " token"]
 ) -> Tensor:
     """The same passage with some tokens replaced by others of its own.
 
@@ -80,14 +77,13 @@ def corrupted(
         ids: One row.
         replaced: What to replace.
         seed: Of the draw.
-        words: What may stand in, such as an objective's mask, which leaves special tokens out; by
-            default every token.
+        words: What may stand in, such as an objective's mask, which leaves special tokens out.
 
     Raises:
         ValueError: Nothing is left to stand in.
     """
     rng = np.random.default_rng(seed)
-    pool = np.flatnonzero(~replaced if words is None else words & ~replaced)
+    pool = np.flatnonzero(words & ~replaced)
     if not len(pool):
         raise ValueError("every word of the passage is to be replaced: none is left to stand in.")
     out = ids.clone()

@@ -15,16 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from sa_plugin._check import require
-from sa_plugin.data.sample import Sample
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
-from sa_plugin.host.protocol import Owed
 from sa_plugin.host.texts import check_tokenizer
+from sa_transformer_lens.explain import explain as explained
 from sa_transformer_lens.passes import BridgePasses
 from sa_transformer_lens.places import BridgePlaces
 
@@ -38,19 +34,7 @@ class TransformerLensHost(LocalHost):
         """The user's bridge. It is read, never changed: hooks live for one call."""
         return self.model
 
-    def explain(
-        self,
-        objective: Any,
-        sample: Sample,
-        replaced: Bool[np.ndarray, " token"],
-        mean_embedding: Float[Tensor, " d_model"] | None,
-        *,
-        seed: int = 0,
-    ) -> Owed:
-        """What an objective owes to tokens and heads; see `sa_plugin.host.protocol.ExplainingHost`."""
-        from sa_transformer_lens.explain import explain
-
-        return explain(self, objective, sample, replaced, mean_embedding, seed=seed)
+    explain = explained
 
 
 def attach_bridge(

@@ -32,7 +32,7 @@ from sa_plugin.data.build import (
     word_spans,
 )
 from sa_plugin.data.images import PixelLabels
-from sa_plugin.data.sample import SPLITS, Sample
+from sa_plugin.data.sample import SPLITS, Sample, sample_labels
 from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
@@ -55,8 +55,7 @@ class Split:
     @cached_property
     def sample_labels(self) -> Bool[np.ndarray, "sample concept"]:
         """Which sample has which concept."""
-        rows = [[concept in s.positive for concept in self.concepts] for s in self.samples]
-        return np.array(rows, dtype=bool).reshape(len(self.samples), len(self.concepts))
+        return sample_labels(self.samples, self.concepts)
 
 
 @dataclass(frozen=True, repr=False)

@@ -115,3 +115,9 @@ class Sample:
                 overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
                 labels[overlap, column[concept]] = True
         return labels
+
+
+def sample_labels(samples: Sequence[Sample], concepts: Sequence[str]) -> Bool[np.ndarray, "sample concept"]:
+    """Which sample has which concept."""
+    rows = [[concept in sample.positive for concept in concepts] for sample in samples]
+    return np.array(rows, dtype=bool).reshape(len(samples), len(concepts))

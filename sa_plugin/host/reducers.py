@@ -24,6 +24,8 @@ Read = Mapping[Any, torch.Tensor]
 # in this process, any function (place of the layer, activations) -> scores, such as an SAE's.
 Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | Callable[..., torch.Tensor]
 SCORE_BINS = 1 << 16
+# Above this many times its sample's median norm, a token is a sink.
+SINK_FACTOR = 10.0
 Keeping = dict[tuple[str, Hashable], torch.Tensor]
 # Group, number of the job, name.
 Key = tuple[str, int, Hashable]
@@ -75,24 +77,21 @@ def reduce(
     return out
 
 
-def keep_tokens(
-    valid: torch.Tensor, norms: torch.Tensor, sinks: str, drop_first: bool, factor: float = 10.0
-) -> torch.Tensor:
-    """Which tokens are evidence: valid ones that are no attention sink.
+def keep_tokens(valid: torch.Tensor, norms: torch.Tensor, sinks: str, drop_first: bool) -> torch.Tensor:
+    """Which tokens are evidence: valid ones that are no attention sink (ten times the median norm).
 
     Args:
         valid: `[batch, token]`.
         norms: `[layer, batch, token]`.
         sinks: "drop" or "keep".
         drop_first: Drop the first valid token too (decoders that add no BOS).
-        factor: Above this many times its sample's median norm, a token is a sink.
     """
     if sinks == "keep":
         return valid
     # Padding and special tokens are no measure of a usual norm: the median skips what is NaN.
     masked = norms.float().masked_fill(~valid, torch.nan)
     median = masked.nanmedian(dim=-1, keepdim=True).values
-    keep = valid & ~(masked > factor * median).any(0)
+    keep = valid & ~(masked > SINK_FACTOR * median).any(0)
     if drop_first:
         # Without BOS a decoder makes a sink of whatever stands first, ten times the median or not.
         keep = keep & ~(valid & (valid.long().cumsum(-1) == 1))

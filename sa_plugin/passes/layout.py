@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int, Real
 from torch import Tensor
 
 from sa_plugin._check import users_line
-from sa_plugin.data.sample import Sample
+from sa_plugin.data.sample import Sample, sample_labels
 from sa_plugin.host.protocol import Batch, Host
 
 # Where a batch holds the patterns of every block, layers x heads x tokens^2 numbers a sample.
@@ -168,8 +168,7 @@ class TokenTable:
     @cached_property
     def sample_labels(self) -> Bool[np.ndarray, "sample concept"]:
         """Sample labels."""
-        rows = [[concept in s.positive for concept in self.concepts] for s in self.samples]
-        return np.array(rows, dtype=bool).reshape(self.n_samples, len(self.concepts))
+        return sample_labels(self.samples, self.concepts)
 
     @cached_property
     def documents(self) -> Int[np.ndarray, " sample"]:

@@ -13,7 +13,6 @@ import transformers as hf
 from nnsight import LanguageModel, NNsight, TransformersModel, VisionLanguageModel
 from torch.testing import assert_close
 
-import sa_nnsight
 from sa_nnsight import accept
 from sa_nnsight.host import NNsightHost
 from sa_plugin.host import Host, Processor, Site, attach, check
@@ -212,7 +211,7 @@ class TestRefusals:
             accept(model, remote=True)
 
     def test_an_old_release(self, monkeypatch):
-        monkeypatch.setattr(sa_nnsight, "version", lambda name: "0.7.0")
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "0.7.0")
         with pytest.raises(TypeError, match=r"nnsight 0\.7\.0 is too old.*nnsight>=0\.8\.1"):
             accept(NNsight(torch.nn.Linear(2, 2)))
 

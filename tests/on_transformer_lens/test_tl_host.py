@@ -128,7 +128,7 @@ class TestRefusals:
             accept(object.__new__(RemoteBridge))
 
     def test_an_old_release(self, monkeypatch):
-        monkeypatch.setattr("sa_transformer_lens.version", lambda name: "4.2.1")
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "4.2.1")
         with pytest.raises(TypeError, match=r"transformer-lens 4\.2\.1 is too old"):
             accept(tiny.bridge("gpt2"))
 
