@@ -16,7 +16,7 @@ import torch
 
 from sa_nnsight.passes import TracePasses
 from sa_nnsight.places import EnvoyPlaces, locate
-from sa_plugin._check import require
+from sa_plugin._check import require, require_known
 from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
@@ -86,8 +86,7 @@ def _preprocessors(model: Any) -> tuple[Any, Any]:
 
 
 def _tower(model: Any, tower: str) -> Any:
-    if tower not in TOWERS:
-        raise ValueError(f"tower {tower!r} is unknown: use 'vision' or 'text'.")
+    require_known("tower", tower, TOWERS)
     for name in (f"{prefix}{part}" for prefix in ("", "model.") for part in TOWERS[tower]):
         try:
             model._module.get_submodule(name)

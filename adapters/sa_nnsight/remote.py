@@ -44,7 +44,7 @@ from sa_nnsight.session import Once, Reads
 from sa_nnsight.wire import Server, Traffic, Wire
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
-from sa_plugin.host.adapter import part_of
+from sa_plugin.host.adapter import part_of, parts_of
 from sa_plugin.host.laws import structure, tolerance
 from sa_plugin.host.local import Options, text_reader
 from sa_plugin.host.protocol import Batch, HostInfo, OutputProjection, Reduce, Site
@@ -200,17 +200,13 @@ class RemoteHost:
             ValueError: A reducer hands over activations, or `sites` holds no or an unknown site.
             RuntimeError: What the server or the network says, in words.
         """
-        if not sites:
-            raise ValueError("sites is empty: name at least one Site(layer, point).")
-        taps = {
-            self.places.tap(part_of(self.places, self.info, site)): (site.layer, str(site.point))
-            for site in sites
-        }
+        parts = parts_of(self.places, self.info, sites)
+        taps = {self.places.tap(part): (site.layer, str(site.point)) for site, part in parts.items()}
         ordered = [(taps[tap], tap) for tap in in_order(self.passes.order, list(taps))]
         step = self.line.traces
-        parts = [batches[k : k + step] for k in range(0, len(batches), step)]
-        requests = [self._request(part, ordered, reducer) for part in parts]
-        for part, found in zip(parts, self.line.runner.run(requests), strict=True):
+        cut = [batches[k : k + step] for k in range(0, len(batches), step)]
+        requests = [self._request(part, ordered, reducer) for part in cut]
+        for part, found in zip(cut, self.line.runner.run(requests), strict=True):
             yield from zip(part, found, strict=True)
 
     def _request(

@@ -56,7 +56,7 @@ def inputs_of(
         sample: A sample or a text.
         host: The attached model.
     """
-    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    one = Sample.of(sample)
     bank = detector.bank
     (batch,) = host.batches([one])
     reduce = partial(
@@ -100,7 +100,7 @@ def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
 
 def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor:
     """Mean normalised activation of the sample's own SuperActivators on the clean run."""
-    one = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    one = Sample.of(sample)
     (batch,) = host.batches([one])
     site = next(
         site

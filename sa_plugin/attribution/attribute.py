@@ -106,7 +106,7 @@ def attribute(
         [('whale', 0.31)]
     """
     require_known("method", method, METHODS)
-    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    text = Sample.of(sample)
     game = coalition_game(host, text, [objective], baseline=baseline, players=players)
     if method == "mfaba" and rivals:
         options["rivals"] = coalition_game(host, text, list(rivals), players=players)

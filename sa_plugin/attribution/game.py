@@ -216,7 +216,7 @@ def coalition_game(
         (256, 2)
     """
     model = require_differentiable(host)
-    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    text = Sample.of(sample)
     if not objectives:
         raise ValueError("objectives is empty: give one at least.")
     (batch,) = model.batches([text])

@@ -204,7 +204,7 @@ def objective(
     if model is None:
         raise ValueError("the detector has no host: give host=, the attached model.")
     choice = detector.choice(concept)
-    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    text = Sample.of(sample)
     clean, found = _clean_run(model, detector, concept, text)
     if not found and fallback is None:
         raw = clean.x * clean.vectors.scale[0] + clean.vectors.mean[0]

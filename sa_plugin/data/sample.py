@@ -52,6 +52,11 @@ class Sample:
             shown = "image {} x {}".format(*self.image.pixels.shape[:2])
         return f"Sample({self.id!r}, {shown}, {sorted(self.positive)})"
 
+    @classmethod
+    def of(cls, sample: Sample | str) -> Sample:
+        """The sample itself; a text becomes a sample of its own document."""
+        return cls("text", sample, "text") if isinstance(sample, str) else sample
+
     @property
     def content(self) -> str:
         """The text, or the hash of an image's pixels: equal contents, equal inputs."""

@@ -427,7 +427,7 @@ def explain_tokens(
     bank = source_bank(source)
     check_origin(bank, host)
     column = _column(source, bank, concept, layer)
-    text = Sample("text", sample, "text") if isinstance(sample, str) else sample
+    text = Sample.of(sample)
     plan = build_plan(host, bank, [column], bank.token, means=_own_means(bank) if means is None else means)
     (batch,) = host.batches([text])
     rule = bank.sinks_on(host.info)

@@ -226,6 +226,17 @@ class Passes(Protocol):
         """Laws that only this library can measure, on what was read of each block."""
 
 
+def parts_of(places: Places, info: HostInfo, sites: Sequence[Site]) -> dict[Site, Part]:
+    """The parts that sites are of an attached model.
+
+    Raises:
+        ValueError: No site, or no such layer or point.
+    """
+    if not sites:
+        raise ValueError("sites is empty: name at least one Site(layer, point).")
+    return {site: part_of(places, info, site) for site in sites}
+
+
 def part_of(places: Places, info: HostInfo, site: Site) -> Part:
     """The part that a site is of an attached model.
 

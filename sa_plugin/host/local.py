@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import mllama, weights
-from sa_plugin.host.adapter import FINAL, Passes, Places, part_of
+from sa_plugin.host.adapter import FINAL, Passes, Places, part_of, parts_of
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.images import ImageReader, model_processor, noise, patch_law
 from sa_plugin.host.laws import (
@@ -154,9 +154,7 @@ class LocalHost:
             RuntimeError: A part did not come by exactly once.
         """
         self.passes.refuse_unready()
-        parts = {site: part_of(self.places, self.info, site) for site in sites}
-        if not parts:
-            raise ValueError("sites is empty: name at least one Site(layer, point).")
+        parts = parts_of(self.places, self.info, sites)
         found = self.passes.read(self.passes.inputs(batch.inputs), list(parts.values()))
         with torch.no_grad():
             kept = reduce({site: found[part] for site, part in parts.items()})
@@ -228,14 +226,12 @@ class LocalHost:
     def forward_sites(self, values: Tensor, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same for several sites in one pass, up to the deepest of them."""
         self.passes.refuse_unready()
-        if not sites:
-            raise ValueError("sites is empty: name at least one Site(layer, point).")
         other = next((site.point for site in sites if site.point not in RESIDUAL), None)
         if other is not None:
             raise ValueError(
                 f"point {other!r} is not [batch, token, d_model]: use one of {', '.join(RESIDUAL)}."
             )
-        parts = {site: part_of(self.places, self.info, site) for site in sites}
+        parts = parts_of(self.places, self.info, sites)
         times = _times(values, batch)
         if _is_image(batch):
             if values.ndim != 4:

@@ -99,7 +99,7 @@ def load_authors_pictures(reading: Reading, *, min_coverage: float = 0.0) -> Con
                 min_coverage=min_coverage,
             )
         )
-        parts.append(_split_of_row(row))
+        parts.append(row.choice("split", SPLITS))
     return reading.data(samples, wanted, parts)
 
 
@@ -140,7 +140,7 @@ def load_authors_texts(reading: Reading) -> ConceptData:
     ids = [paragraphs[k]["paragraph_id"] for k in kept]
     documents = one_document_a_text(texts, ids) if reading.split == "plain" else ids
     samples = span_samples(texts, spans, sample_labels=labels, ids=ids, documents=documents)
-    return reading.data(samples, wanted, [_split_of_row(rows[k]) for k in kept])
+    return reading.data(samples, wanted, [rows[k].choice("split", SPLITS) for k in kept])
 
 
 def _mask_reader(reading: Reading) -> _MaskReader:
@@ -228,12 +228,6 @@ def _fitted(
             "give [height, width], of the picture or of a resized copy of it."
         )
     return fit_mask(plane, size)
-
-
-def _split_of_row(row: TableRow) -> str:
-    if row["split"] not in SPLITS:
-        raise row.refusal(f"split {row['split']!r} is not one of {SPLITS}.")
-    return row["split"]
 
 
 def _require_one_object(row: TableRow) -> None:

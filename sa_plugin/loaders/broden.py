@@ -55,14 +55,13 @@ def load_broden(reading: Reading, *, min_coverage: float = 0.0) -> ConceptData:
     samples, parts = [], []
     for k in reading.drawn(len(labelled), "pictures"):
         row = labelled[k]
-        if row["split"] not in _SPLIT_OF_PART:
-            raise row.refusal(f"split {row['split']!r} is not one of {tuple(_SPLIT_OF_PART)}.")
+        part = row.choice("split", _SPLIT_OF_PART)
         pixels = read_picture(root / "images" / row["image"], _LAYOUT)
         masks = _masks_of(root, row, names, set(wanted), pixels.shape[:2])
         samples.append(
             mask_sample(row["image"], pixels, masks, document=row["image"], min_coverage=min_coverage)
         )
-        parts.append(_SPLIT_OF_PART[row["split"]])
+        parts.append(_SPLIT_OF_PART[part])
     return reading.data(samples, wanted, parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,17 @@ class TableRow:
             raise self.refusal(
                 f"{column!r} is {self.values[column]!r:.40}: expected a whole number."
             ) from error
+
+    def choice(self, column: str, known: Iterable[str]) -> str:
+        """One of several values.
+
+        Raises:
+            ValueError: Anything else.
+        """
+        value, known = self.values[column], tuple(known)
+        if value not in known:
+            raise self.refusal(f"{column} {value!r} is not one of {known}.")
+        return value
 
     def refusal(self, said: str) -> ValueError:
         """The error that names this row."""
