@@ -85,6 +85,7 @@ __all__ = [
     "Site",
     "ZEdit",
     "apply_edit",
+    "apply_norm",
     "as_vit",
     "attach",
     "check",
