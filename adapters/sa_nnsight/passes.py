@@ -79,26 +79,19 @@ class TracePasses:
         return replace(self, order=_measure_order(self.places.root, modules, inputs))
 
     def read(
-        self,
-        inputs: Mapping[str, Tensor],
-        parts: Sequence[Part],
-        *,
-        whole: bool = False,
-        keep: Keep | None = None,
+        self, inputs: Mapping[str, Tensor], parts: Sequence[Part], keep: Keep | None = None
     ) -> dict[Part, Tensor]:
-        """One trace without gradients that ends behind the deepest part."""
+        """One trace without gradients; it ends behind the deepest part, unless it is a check's."""
         taps = {part: self.places.tap(part) for part in parts}
         kept = {}
         if keep is not None:
             kept = {tap: partial(keep, name) for (_, name), tap in taps.items() if name == "pattern"}
-        with self._unfused(parts, whole):
+        # A check compares what unfused attention gives, whether it reads a pattern or not.
+        unfused = keep is not None or any(name == "pattern" for _, name in parts)
+        with eager(self.places.root) if unfused else nullcontext():
             wanted = in_order(self.order, list(taps.values()))
-            found = _read_taps(self.places.model, inputs, wanted, stop=not whole, kept=kept)
+            found = _read_taps(self.places.model, inputs, wanted, stop=keep is None, kept=kept)
         return {part: self._shaped(part, found[tap]) for part, tap in taps.items()}
-
-    def _unfused(self, parts: Sequence[Part], whole: bool) -> AbstractContextManager[None]:
-        pattern = whole or any(name == "pattern" for _, name in parts)
-        return eager(self.places.root) if pattern else nullcontext()
 
     def _shaped(self, part: Part, value: Tensor) -> Tensor:
         if part[1] != "z":

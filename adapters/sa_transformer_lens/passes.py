@@ -71,20 +71,15 @@ class BridgePasses:
         return self
 
     def read(
-        self,
-        inputs: Mapping[str, Tensor],
-        parts: Sequence[Part],
-        *,
-        whole: bool = False,
-        keep: Keep | None = None,
+        self, inputs: Mapping[str, Tensor], parts: Sequence[Part], keep: Keep | None = None
     ) -> dict[Part, Tensor]:
-        """One pass without gradients that ends behind the deepest part."""
+        """One pass without gradients; it ends behind the deepest part, unless it is a check's."""
         names = {part: self.places.hook_name(part) for part in parts}
-        kept = None
-        if keep is not None:
+        if keep is None:
+            found = capture(self.bridge, names.values(), inputs, self._last_hook(parts))
+        else:
             kept = {hook: partial(keep, name) for (_, name), hook in names.items()}
-        stop = None if whole else self._last_hook(parts)
-        found = capture(self.bridge, names.values(), inputs, stop, kept=kept)
+            found = capture(self.bridge, names.values(), inputs, kept=kept)
         return {part: found[name] for part, name in names.items()}
 
     def _last_hook(self, parts: Sequence[Part]) -> str:

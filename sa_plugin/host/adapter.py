@@ -164,21 +164,15 @@ class Passes(Protocol):
         """
 
     def read(
-        self,
-        inputs: Mapping[str, Tensor],
-        parts: Sequence[Part],
-        *,
-        whole: bool = False,
-        keep: Keep | None = None,
+        self, inputs: Mapping[str, Tensor], parts: Sequence[Part], keep: Keep | None = None
     ) -> dict[Part, Tensor]:
-        """One pass without gradients.
+        """One pass without gradients, up to the deepest part, or for a check to the end.
 
         Args:
             inputs: What the model is called with.
             parts: What to read.
-            whole: Run to the end, not only to the deepest part.
-            keep: What to keep of each; by default a clone, which nothing later in the pass, no
-                hook of the user's, can write to.
+            keep: Of a check, whose pass runs to the end: what to keep of each part. By default a
+                clone, which nothing later in the pass, no hook of the user's, can write to.
 
         Raises:
             RuntimeError: A part did not come by exactly once.

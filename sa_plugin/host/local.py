@@ -455,7 +455,7 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
     passes = passes.settle(inputs, [*parts, *last])
     try:
         with module_streams(places.blocks()) as own:
-            found = passes.read(inputs, parts, whole=True, keep=kept_part)
+            found = passes.read(inputs, parts, kept_part)
     except RuntimeError as error:
         raise ValueError(f"{name} cannot be attached: {error}") from error
     blocks = [{part: found[k, part] for part in places.parts if (k, part) in found} for k in layers]
