@@ -60,7 +60,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import Job, run
+from sa_plugin.passes.run import Job, run_jobs
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc, average_precision
@@ -395,7 +395,7 @@ def _means(
     layout = lay_out(host, samples, ())
     job = Job(sites.values(), lambda batch: reduce)
     rule = detector.bank.sinks_on(host.info)
-    (kept,) = run(host, layout, [job], rule, description="sample means")
+    (kept,) = run_jobs(host, layout, [job], rule, description="sample means")
     return {layer: kept.samples[layer].astype(np.float64) for layer in layers}
 
 

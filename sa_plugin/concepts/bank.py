@@ -185,7 +185,7 @@ class ConceptBank(Shown):
         return self.origin.sink_layers or self.layers
 
     def sinks_on(self, info: HostInfo) -> Sinks:
-        """How a model's tokens are judged, for `passes.run`: as when the vectors were fitted."""
+        """How a model's tokens are judged, for `passes.run_jobs`: as when the vectors were fitted."""
         return sink_rule(info, self.sink_layers, self.origin.sinks)
 
     def headline(self) -> str:

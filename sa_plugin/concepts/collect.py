@@ -37,7 +37,7 @@ from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_of
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
-from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, Reducer, run, sink_rule
+from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, Reducer, run_jobs, sink_rule
 
 Normaliser = Literal["rms", "mean_norm"]
 
@@ -89,7 +89,7 @@ def collect(
     rule = sink_rule(host.info, blocks, cast(SinkRule, sinks))
     job = Job(plan.sites, plan.reducer, plan.chosen, limits.memory // max(1, len(blocks)))
     try:
-        (kept,) = run(host, layout, [job], rule, description="train pass")
+        (kept,) = run_jobs(host, layout, [job], rule, description="train pass")
     except NonFiniteRowError as error:
         raise OverflowError(
             f"an activation at block {error.name} exceeds half precision (65,504), in "

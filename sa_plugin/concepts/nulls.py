@@ -150,7 +150,7 @@ class StreamedRefits:
 
     @property
     def job(self) -> Job:
-        """For `passes.run`."""
+        """For `passes.run_jobs`."""
         sites = {Site(layer, self.bank.hook_point) for layer in self.layers}
         return Job(sites, self._reducer, self.chosen, ROW_LIMITS.memory // max(1, len(self.layers)))
 

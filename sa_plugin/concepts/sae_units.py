@@ -53,7 +53,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Batch, BulkHost, Host, SinkRule, Site, layers_of
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout, lay_out, token_table
-from sa_plugin.passes.run import Job, Reducer, run, sink_rule
+from sa_plugin.passes.run import Job, Reducer, run_jobs, sink_rule
 from sa_plugin.statistics.quantile import quantiles_sorted
 
 RULES = ("adaptive", "plain", "none")
@@ -259,7 +259,7 @@ def sae_bank(
     point, rule = cast(HookPoint, hook_point), cast(SinkRule, sinks)
     count = _Count(layout, sources, point, pruning)
     sinks_of = sink_rule(host.info, blocks, rule)
-    (kept,) = run(host, layout, [count.job], sinks_of, description="sae")
+    (kept,) = run_jobs(host, layout, [count.job], sinks_of, description="sae")
     tokens = token_table(layout, kept.keep, samples, ["cal"] * len(samples), data.concepts)
     limits = count.limits(tokens.labels)
     found = {at: prune(count.activity[at], limits, len(tokens)) for at in blocks}
@@ -304,7 +304,7 @@ class _Count:
 
     @property
     def job(self) -> Job:
-        """For `passes.run`."""
+        """For `passes.run_jobs`."""
 
         def reducer(batch: Batch) -> Reducer:
             return self._take

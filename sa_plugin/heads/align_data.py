@@ -52,7 +52,7 @@ from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Site
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.host.weights import apply_norm, norm_scale
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Reducer, run
+from sa_plugin.passes.run import Job, Reducer, run_jobs
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
@@ -309,7 +309,7 @@ def data_sums(plan: DataPlan, layout: Layout) -> tuple[dict[str, np.ndarray], di
     """
     job = Job(plan.sites, lambda batch: _reducer(plan, batch))
     rule = plan.bank.sinks_on(plan.host.info)
-    (kept,) = run(plan.host, layout, [job], rule, description="attention")
+    (kept,) = run_jobs(plan.host, layout, [job], rule, description="attention")
     return (
         {str(name): np.moveaxis(array, 1, 0) for name, array in kept.samples.items()},
         {str(name): total.numpy() for name, total in kept.sums.items()},

@@ -33,7 +33,7 @@ from sa_plugin.heads.baseline import Baseline, candidates
 from sa_plugin.heads.edits import Head, Reference
 from sa_plugin.host.protocol import Attended, Batch, Edit, Site, ZEdit, apply_edit
 from sa_plugin.host.reducers import keeping
-from sa_plugin.passes.run import Job, Reducer, run
+from sa_plugin.passes.run import Job, Reducer, run_jobs
 
 CONTROL_FAMILIES = ("random", "layer_matched", "norm_matched", "bottom")
 _FAMILIES = (*CONTROL_FAMILIES, "permuted")
@@ -178,7 +178,7 @@ def _changes(base: Baseline, group: Group, mode: str, known: Reference) -> Float
         return lambda read, keep: keeping()
 
     with base.host.edited(looks):
-        (kept,) = run(
+        (kept,) = run_jobs(
             base.host, base.probe.layout, [Job([site], reducer)], base.probe.rows, description="sizes"
         )
     total = torch.cat([torch.stack(sums).sum(0) for sums in seen.values()])

@@ -60,7 +60,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Reducer, Sinks, run
+from sa_plugin.passes.run import Job, Reducer, Sinks, run_jobs
 
 ABLATIONS = ("mean", "zero", "resample", "directional", "pattern")
 DONORS, DONOR_SAMPLES = 4096, 64
@@ -158,7 +158,7 @@ def _train_mean(
         return keeping(sums={at: read[site].float()[keep].double().sum(0) for at, site in sites.items()})
 
     job = Job(sites.values(), lambda batch: reduce)
-    (kept,) = run(host, lay_out(host, samples, ()), [job], bank.sinks_on(host.info), description="z")
+    (kept,) = run_jobs(host, lay_out(host, samples, ()), [job], bank.sinks_on(host.info), description="z")
     n = int(kept.keep.sum())
     return {at: (kept.sums[at] / n).float() for at in sites}
 
@@ -179,7 +179,7 @@ def kept_rows(
 
         return reduce
 
-    (kept,) = run(host, layout, [Job(sites.values(), reducer)], rule, description=description)
+    (kept,) = run_jobs(host, layout, [Job(sites.values(), reducer)], rule, description=description)
     # In the order of the batches: donors are drawn by their number, and means over rows are in float32.
     order = layout.run_order(kept.keep)
     return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}

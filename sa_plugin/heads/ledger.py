@@ -69,7 +69,7 @@ from sa_plugin.heads.sums import (
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import evidence
 from sa_plugin.passes.layout import lay_out
-from sa_plugin.passes.run import NonFiniteRowError, run, sink_sites
+from sa_plugin.passes.run import NonFiniteRowError, run_jobs, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -348,7 +348,7 @@ def _train_pass(
         refitted = StreamedRefits(bank, layout, layers, draws, seed)
     jobs = [part.job for part in (averaged, refitted) if part is not None]
     try:
-        found = iter(run(host, layout, jobs, bank.sinks_on(host.info), description="train terms"))
+        found = iter(run_jobs(host, layout, jobs, bank.sinks_on(host.info), description="train terms"))
     except NonFiniteRowError as error:
         raise OverflowError(
             f"an activation at block {error.name} exceeds half precision (65,504), in "

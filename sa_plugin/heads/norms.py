@@ -385,7 +385,7 @@ class MeanPass:
 
     @property
     def job(self) -> Job:
-        """For `passes.run`."""
+        """For `passes.run_jobs`."""
         blocks = range(self.n_blocks)
         points: tuple[Point, ...] = ("z", "mlp_out")
         sites = {Site(b, point) for b in blocks for point in points}

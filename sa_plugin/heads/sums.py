@@ -72,7 +72,7 @@ from sa_plugin.heads.decompose import (
 )
 from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.host.reducers import Keeping, keeping
-from sa_plugin.passes.run import Job, Kept, Name, Reducer, run
+from sa_plugin.passes.run import Job, Kept, Name, Reducer, run_jobs
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
 from sa_plugin.statistics.drawn import Drawn, stack
 
@@ -141,7 +141,7 @@ def sum_groups(
 
     job = Job(plan.sites, reducer, each=closes)
     sinks = asked.sinks(host)
-    own, *others = run(host, asked.layout, [job, *also], sinks, description=description)
+    own, *others = run_jobs(host, asked.layout, [job, *also], sinks, description=description)
     found = own.samples
     return GroupSums(
         # The scale is no axis of samples, so it travels behind them.
@@ -291,7 +291,7 @@ def tail_cuts(
 
     job = Job(plan.target.sites, reducer)
     sinks = asked.sinks(host)
-    (found,) = run(host, asked.layout, [job], sinks, description="control scores")
+    (found,) = run_jobs(host, asked.layout, [job], sinks, description="control scores")
     return _cuts(found.rows["null"], found.sums["n tail"].numpy())
 
 
@@ -339,7 +339,7 @@ class ControlPass:
 
     @property
     def job(self) -> Job:
-        """For `passes.run`."""
+        """For `passes.run_jobs`."""
 
         def reducer(batch: Batch) -> Reducer:
             known = self.asked.known(batch)

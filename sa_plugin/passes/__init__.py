@@ -1,7 +1,7 @@
 """One pass over a model: rows laid out before, jobs that keep sums, rows and samples, one loop."""
 
 from sa_plugin.passes.layout import LostLabelWarning, TokenTable, lay_out
-from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, allocate, compact, run, sink_rule
+from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, allocate, compact, run_jobs, sink_rule
 
 __all__ = [
     "Job",
@@ -12,6 +12,6 @@ __all__ = [
     "allocate",
     "compact",
     "lay_out",
-    "run",
+    "run_jobs",
     "sink_rule",
 ]

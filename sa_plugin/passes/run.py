@@ -92,7 +92,7 @@ class NonFiniteRowError(ArithmeticError):
         )
 
 
-def run(
+def run_jobs(
     host: Host,
     layout: Layout,
     jobs: Sequence[Job],

@@ -26,7 +26,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.passes.layout import Layout, lay_out
-from sa_plugin.passes.run import Job, Kept, Reducer, run
+from sa_plugin.passes.run import Job, Kept, Reducer, run_jobs
 from sa_plugin.scores.score import check_origin
 from sa_plugin.statistics.quantile import positions, tail_levels
 from sa_plugin.statistics.streaming import HIGH_BINS, bin_edges
@@ -185,7 +185,7 @@ def _one_pass(
         return partial(reduce, **own, **asked(layout, batch))
 
     job = Job({Site(at, bank.hook_point) for at in bank.layers}, reducer)
-    (kept,) = run(host, layout, [job], bank.sinks_on(host.info), description=reduce.__name__)
+    (kept,) = run_jobs(host, layout, [job], bank.sinks_on(host.info), description=reduce.__name__)
     return layout, kept
 
 

@@ -18,7 +18,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
 from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in, token_table
-from sa_plugin.passes.run import MEMORY_BUDGET, Job, Reducer, run
+from sa_plugin.passes.run import MEMORY_BUDGET, Job, Reducer, run_jobs
 from sa_plugin.scores.table import ScoreTable
 
 
@@ -181,7 +181,7 @@ def _score(
 
     job = Job({Site(at, bank.hook_point) for bank in banks for at in bank.layers}, reducer, budget=budget)
     sinks = banks[0].sinks_on(host.info) if keep_of is None else rows_kept_in(keep_of, layout, samples)
-    (kept,) = run(host, layout, [job], sinks, description="scores")
+    (kept,) = run_jobs(host, layout, [job], sinks, description="scores")
     tokens = token_table(layout, kept.keep, samples, split_of, concepts)
     found = kept.samples
     return [

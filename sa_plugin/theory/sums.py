@@ -32,7 +32,7 @@ from sa_plugin.host.protocol import Batch, Host, HostInfo, Point, Site
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.host.weights import apply_norm, norm_scale
 from sa_plugin.passes.layout import Layout
-from sa_plugin.passes.run import Job, Name, Reducer, run
+from sa_plugin.passes.run import Job, Name, Reducer, run_jobs
 from sa_plugin.theory.paths import Directions, Path, predicted_pattern, tilted
 
 LEAST_TOKENS = 10
@@ -440,7 +440,7 @@ def run_pass(
     sites = {Site(layer, point) for layer in directions.layers for point in _POINTS}
     job = Job(sites, lambda batch: _reducer(host.info, directions, paths, tail, batch), each=closes)
     rule = bank.sinks_on(host.info)
-    (kept,) = run(host, layout, [job], rule, description="theory")
+    (kept,) = run_jobs(host, layout, [job], rule, description="theory")
     values = {str(name): array for name, array in kept.samples.items()}
     measured = values.pop("measured")
     closes_to = values.pop("closes", np.zeros(1)).max() if paths is not None else np.nan

@@ -19,7 +19,7 @@ from sa_plugin.concepts import (
     permute_labels,
     unit,
 )
-from sa_plugin.passes import lay_out, run
+from sa_plugin.passes import lay_out, run_jobs
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_refits_of_a_pass_are_those_of_stored_rows(statistics, kind):
     layout = lay_out(one.host, one.data.train.samples, bank.concepts)
     streamed = StreamedRefits(bank, layout, bank.layers, 3, 5)
     rule = bank.sinks_on(one.host.info)
-    (kept,) = run(one.host, layout, [streamed.job], rule, description="law")
+    (kept,) = run_jobs(one.host, layout, [streamed.job], rule, description="law")
     assert kept.keep.all()
     found = streamed.result(kept)
     bounds = seen.tokens.bounds

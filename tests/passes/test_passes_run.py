@@ -8,7 +8,7 @@ from fake_host import Elsewhere, FakeHost, in_batches
 from word_data import word_data
 
 from sa_plugin.host import Site, attach, reducers
-from sa_plugin.passes import Job, NonFiniteRowError, lay_out, run, sink_rule
+from sa_plugin.passes import Job, NonFiniteRowError, lay_out, run_jobs, sink_rule
 
 LAYERS = (0, 2)
 SITE = Site(1, "resid_post")
@@ -49,7 +49,7 @@ def rule(host, sinks="drop"):
 def kept(host, data, sinks="drop", **options):
     layout = lay_out(host, data.samples, data.concepts)
     job = Job({SITE}, everything, **options)
-    return run(host, layout, [job], rule(host, sinks), description="law")[0]
+    return run_jobs(host, layout, [job], rule(host, sinks), description="law")[0]
 
 
 def loop(host, data):
@@ -128,7 +128,7 @@ def test_chosen_rows_are_those_rows(data):
         return lambda read, keep: reducers.keeping(rows={"h": read[SITE][batch.valid][stored]})
 
     jobs = [Job({SITE}, reducer, chosen), Job({SITE}, everything)]
-    some, every = run(host, layout, jobs, rule(host), description="law")
+    some, every = run_jobs(host, layout, jobs, rule(host), description="law")
     wanted = np.isin(np.flatnonzero(every.keep), chosen)
     np.testing.assert_array_equal(some.rows["h"], every.rows["h"][wanted])
 
@@ -137,7 +137,7 @@ def test_jobs_share_the_passes_and_know_nothing_of_each_other(data):
     host = FakeHost()
     layout = lay_out(host, data.samples, data.concepts)
     before = host.passes
-    both = run(host, layout, [Job({SITE}, everything)] * 2, rule(host), description="law")
+    both = run_jobs(host, layout, [Job({SITE}, everything)] * 2, rule(host), description="law")
     assert host.passes - before == len(data.samples)
     alone = kept(host, data)
     for found in both:
@@ -149,7 +149,7 @@ def test_rows_of_another_run_are_kept_whatever_this_runs_norms(data):
     host = FakeHost()
     layout = lay_out(host, data.samples, data.concepts)
     frozen = np.random.default_rng(0).random(layout.n_rows) < 0.7
-    (found,) = run(host, layout, [Job({SITE}, everything)], frozen, description="law")
+    (found,) = run_jobs(host, layout, [Job({SITE}, everything)], frozen, description="law")
     np.testing.assert_array_equal(found.keep, frozen)
     assert len(found.rows["h"]) == int(found.sums["tokens"]) == frozen.sum()
 
@@ -166,7 +166,7 @@ def test_rows_in_the_order_of_the_batches(data):
 
         return look
 
-    (found,) = run(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
+    (found,) = run_jobs(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
     ordered = found.rows["h"][layout.run_order(found.keep)]
     np.testing.assert_array_equal(ordered, torch.cat(seen).numpy())
 
@@ -182,7 +182,7 @@ def test_what_a_batch_keeps_of_its_samples_is_seen_at_once(data):
             raise ArithmeticError("enough")
 
     with pytest.raises(ArithmeticError, match="enough"):
-        run(host, layout, [Job({SITE}, everything, each=each)], rule(host), description="law")
+        run_jobs(host, layout, [Job({SITE}, everything, each=each)], rule(host), description="law")
     assert [rows for rows, _ in seen] == [batch.rows.tolist() for batch in layout.batches[:2]]
 
 
@@ -195,7 +195,7 @@ def test_a_sample_that_kept_nothing_is_zero(data):
         some = batch.rows.tolist() != last
         return lambda read, keep: reducers.keeping(samples={"n": keep.sum(-1)} if some else {})
 
-    (found,) = run(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
+    (found,) = run_jobs(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
     assert (found.samples["n"][last] == 0).all()
     assert (np.delete(found.samples["n"], last) > 0).all()
 
@@ -211,7 +211,7 @@ def test_a_longer_batch_may_need_wider_numbers(data):
             samples={"n": value.to(torch.int32 if wide else torch.int16)}
         )
 
-    (found,) = run(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
+    (found,) = run_jobs(host, layout, [Job({SITE}, reducer)], rule(host), description="law")
     assert set(found.samples["n"]) == {7, 70_000}
 
 
@@ -224,13 +224,13 @@ def test_nan_and_overflow_are_refused(data):
         {SITE}, lambda batch: lambda read, keep: reducers.keeping(rows={"h": 1e6 * read[SITE][batch.valid]})
     )
     layout = lay_out(FakeHost(), data.samples, ())
-    assert run(FakeHost(), layout, [half], rule(FakeHost()), description="law")
+    assert run_jobs(FakeHost(), layout, [half], rule(FakeHost()), description="law")
     over = Job(
         {SITE},
         lambda batch: lambda read, keep: reducers.keeping(rows={"h": (1e6 * read[SITE][batch.valid]).half()}),
     )
     with pytest.raises(NonFiniteRowError, match="a row of 'h' holds NaN or Inf") as caught:
-        run(FakeHost(), layout, [over], rule(FakeHost()), description="law")
+        run_jobs(FakeHost(), layout, [over], rule(FakeHost()), description="law")
     assert caught.value.name == "h"
     with pytest.raises(ValueError, match="there are no samples to run"):
         lay_out(FakeHost(), [], ())
