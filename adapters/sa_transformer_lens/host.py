@@ -34,6 +34,7 @@ class TransformerLensHost(LocalHost):
         """The user's bridge. It is read, never changed: hooks live for one call."""
         return self.model
 
+    # As `sa_plugin.host.protocol.ExplainingHost` asks.
     explain = explained
 
 
@@ -152,8 +153,7 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
         from sa_transformer_lens.towers import tower_bridge
 
         return tower_bridge(model, loaded.tower, tokenizer=tokenizer, processor=processor, name=name)
-    clip = type(model).__name__.startswith("CLIP")
-    if clip or tokenizer is None:
+    if tokenizer is None or type(model).__name__.startswith("CLIP"):
         from sa_transformer_lens.towers import module_bridge, register
 
         register()
