@@ -131,7 +131,7 @@ with model.trace(input_ids=ids, backend=Backend()):
 wire.refuse_bytecode(sent["blob"])
 for name in (b"sa_plugin", b"jaxtyping"):
     assert name not in sent["blob"], name
-assert b"def goal_value" in sent["blob"]
+assert b"def goal_mean" in sent["blob"]
 """
 
 
