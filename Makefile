@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-remote bench weights lint docs notebooks lock clean
+.PHONY: help setup demo test fuzz test-remote bench weights lint docs notebooks lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -56,6 +56,9 @@ weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), i
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## the fuzzers of tests/fuzz in their long form; PYTEST_ARGS= is passed on
+	SA_PLUGIN_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/fuzz $(PYTEST_ARGS)
 
 test-remote: weights ## the remote tests against a real NDIF server on loopback; REMOTE_ARGS= is passed on
 	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)

@@ -21,6 +21,7 @@ from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, sep
 from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows, draw_rows, row_blocks
 
 if TYPE_CHECKING:
+    from sa_plugin.concepts.artefact import OldArtefactWarning
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
     from sa_plugin.concepts.saved import load_bank, save_bank
@@ -28,6 +29,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "artefact": ("OldArtefactWarning",),
             "saved": ("load_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
             "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
@@ -44,6 +46,7 @@ __all__ = [
     "LatentSet",
     "LayerStatistics",
     "NotConvergedWarning",
+    "OldArtefactWarning",
     "Origin",
     "Pruning",
     "RowLimits",

@@ -1,94 +1,21 @@
-"""Banks and detectors on disk: safetensors and JSON, never a pickle.
+"""A bank as tensors and a record, and back: what an artefact (`sa_plugin.concepts.artefact`) holds of it.
 
-`tensors.safetensors` holds the arrays, `artefact.json` everything else: concepts, layers, hook
-point, kind, deltas, thresholds, the model's fingerprint, weight processing, sink rule, data hash.
-Loading onto another model, hook point or processing mode is refused with the reason.
+Loading onto another model, hook point or weight processing is refused with the reason, when the bank is
+used there.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sa_plugin.concepts.artefact import naming, read, write
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
-from sa_plugin.show.result import clean
-
-ARTEFACT_FORMAT = 1
-SETS = ("token", "permuted", "pooled", "cls")
-
-
-def write(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
-    """Write an artefact's two files.
-
-    Raises:
-        FileExistsError: The folder is a file, or holds something else than an artefact.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, an artefact is a folder: name a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / "artefact.json").exists():
-        raise FileExistsError(f"{folder} is not empty and holds no artefact: name a new folder.")
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "tensors.safetensors")
-    text = json.dumps(clean({"format": ARTEFACT_FORMAT, **record}), indent=1)
-    (folder / "artefact.json").write_text(text + "\n")
-    return folder
-
-
-def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read an artefact's two files.
-
-    Raises:
-        FileNotFoundError: There is no artefact.
-        ValueError: It is of another kind or a newer format, a file, or damaged.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, a saved {what} is a folder: give that folder.")
-    path = folder / "artefact.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no artefact.json: it is no saved {what}.")
-    record = _record(folder)
-    if record.get("format") != ARTEFACT_FORMAT:
-        raise ValueError(
-            f"{folder} has artefact format {record.get('format')}, this version reads {ARTEFACT_FORMAT}: "
-            "update sa_plugin or save it again."
-        )
-    if record.get("what") != what:
-        raise ValueError(f"{folder} holds a {record.get('what')}, not a {what}.")
-    return _tensors(folder), record
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{folder}: artefact.json is damaged ({error}): save or copy the artefact again."
-        ) from error
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{folder}: artefact.json holds a {type(record).__name__}, not an object: save or copy "
-            "the artefact again."
-        )
-    return record
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / "tensors.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no tensors.safetensors: save or copy the artefact again.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder}: tensors.safetensors is damaged ({error}): save or copy the artefact again."
-        ) from error
+from sa_plugin.concepts.saved_schema import MEANS, SETS, check_bank
 
 
 def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,8 +29,8 @@ def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
             for part in ("vectors", "mean", "scale"):
                 tensors[f"{name}.{part}"] = getattr(vectors, part)
     if bank.component_means is not None:
-        for field in fields(ComponentMeans):
-            tensors[f"component_means.{field.name}"] = getattr(bank.component_means, field.name)
+        for name in MEANS:
+            tensors[f"component_means.{name}"] = getattr(bank.component_means, name)
     record: dict[str, Any] = {
         "concepts": bank.concepts,
         "units": bank.units,
@@ -128,13 +55,12 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: objec
         sae: The SAE, or one a layer, of a bank of latents; its weights are not saved.
 
     Raises:
-        ValueError: A value is not finite, or the SAE is missing or another one.
+        DamagedFileError: A type, shape, range or name does not hold, a value is not finite.
+        ValueError: The SAE is missing or another one.
     """
     from sa_plugin.concepts.sae import load_parts
 
-    for name, value in tensors.items():
-        if value.is_floating_point() and name.endswith("vectors") and not value.isfinite().all():
-            raise ValueError(f"{name} holds NaN or Inf: the artefact is damaged.")
+    check_bank(tensors, record)
 
     def vectors(name: str) -> VectorSet | None:
         if f"{name}.vectors" not in tensors:
@@ -146,12 +72,10 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: objec
     if "saes" in record:
         found = {k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")}
         token = load_parts(found, record["saes"], sae, record["layers"])
-    if token is None:
-        raise ValueError("the artefact holds no token vectors, it is damaged: save it again.")
+    assert token is not None
     means = None
     if "component_means.z" in tensors:
-        names = [field.name for field in fields(ComponentMeans)]
-        means = ComponentMeans(*(tensors[f"component_means.{name}"] for name in names))
+        means = ComponentMeans(*(tensors[f"component_means.{name}"] for name in MEANS))
     origin = dict(record["origin"])
     origin["sink_layers"] = tuple(origin["sink_layers"])
     return ConceptBank(
@@ -188,10 +112,12 @@ def load_bank(folder: str | Path, *, sae: object = None) -> ConceptBank:
 
     Raises:
         FileNotFoundError: No artefact there.
-        ValueError: Another kind of artefact, a damaged one, or the SAE is missing or another one.
+        DamagedFileError: It is damaged.
+        ValueError: Another kind of artefact, or the SAE is missing or another one.
     """
     tensors, record = read(Path(folder), "ConceptBank")
-    return bank_of(tensors, record["bank"], sae)
+    with naming(Path(folder)):
+        return bank_of(tensors, record.get("bank", {}), sae)
 
 
 def require_hook_point(bank: ConceptBank, hook_point: str | None) -> None:

@@ -258,8 +258,9 @@ class Detector(Shown, Calibration):
 
         Raises:
             FileExistsError: The folder holds something else.
+            OSError: It cannot be written, or is being written; the text names it.
         """
-        from sa_plugin.concepts.saved import write
+        from sa_plugin.concepts.artefact import write
         from sa_plugin.detection.saved import calibration_parts
 
         tensors, record = calibration_parts(self)
@@ -285,15 +286,18 @@ class Detector(Shown, Calibration):
         Raises:
             TypeError: `host` is a model that is not attached.
             FileNotFoundError: There is no artefact.
+            DamagedFileError: It is damaged, or its parts are of different artefacts.
             ValueError: It belongs to another model, processing mode or hook point, or to another
                 SAE than the one given.
         """
-        from sa_plugin.concepts.saved import read, require_hook_point
+        from sa_plugin.concepts.artefact import naming, read
+        from sa_plugin.concepts.saved import require_hook_point
         from sa_plugin.detection.saved import calibration_of
 
         require_type("host", host, Host, "attach(bridge) first", optional=True)
         tensors, record = read(Path(folder), "Detector")
-        found = calibration_of(tensors, record, sae)
+        with naming(Path(folder)):
+            found = calibration_of(tensors, record, sae)
         require_hook_point(found.bank, hook_point)
         if host is not None:
             check_origin(found.bank, host)

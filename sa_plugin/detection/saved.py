@@ -1,21 +1,25 @@
 """A calibration as tensors and a record, for the two files of an artefact.
 
 Thresholds and calibration tables are stored as float64, so a loaded detector decides to the bit as
-the saved one did. The files themselves: `sa_plugin.concepts.saved`.
+the saved one did. The files themselves: `sa_plugin.concepts.artefact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.saved import bank_of, bank_parts
+from sa_plugin.concepts.saved_schema import refuse, require_record, tensor_problems
 from sa_plugin.detection.calibration import Calibration, TokenCuts
 from sa_plugin.detection.guard import Seen
+from sa_plugin.detection.methods import TAIL
+from sa_plugin.detection.saved_schema import DetectorRecord
 from sa_plugin.detection.search import Calibrated
 
 ARRAYS = ("thresholds", "f1", "unit", "layer", "delta")
@@ -52,8 +56,16 @@ def calibration_of(
         sae: The SAE, or one a layer, of a bank of latents.
 
     Raises:
-        ValueError: A value is not finite, or the SAE is missing or another one.
+        DamagedFileError: A type, shape, range or name does not hold, a value is not finite.
+        ValueError: The SAE is missing or another one.
     """
+    require_record(
+        {name: record[name] for name in DetectorRecord.__annotations__ if name in record},
+        DetectorRecord,
+        "detector",
+    )
+    bank = bank_of(tensors, record["bank"], sae)
+    refuse(_problems(tensors, record, bank))
     tables = {
         name: tuple(_calibrated(f"{name} {k}", one, tensors) for k, one in enumerate(found))
         for name, found in record["tables"].items()
@@ -61,7 +73,7 @@ def calibration_of(
     data_hash, *ids = (record["seen"][name] for name in SEEN)
     return Calibration(
         concepts=tuple(record["concepts"]),
-        bank=bank_of(tensors, record["bank"], sae),
+        bank=bank,
         tail=tables.pop("tail")[0],
         baselines=tables,
         missing=record["missing"],
@@ -69,6 +81,55 @@ def calibration_of(
         seen=Seen(data_hash, *map(frozenset, ids)),
         seed=record["seed"],
     )
+
+
+def _problems(tensors: Mapping[str, Tensor], record: Mapping[str, Any], bank: ConceptBank) -> Iterator[str]:
+    """What does not fit together, one sentence each; the types have been checked before."""
+    if tuple(record["concepts"]) != bank.concepts:
+        yield f"detector.concepts is {record['concepts']!r:.60}: expected those of the bank"
+    if len(record["tables"].get("tail", ())) != 1:
+        yield "detector.tables has no single table 'tail'"
+    for name, found in record["tables"].items():
+        for k, one in enumerate(found):
+            if one["method"] != (TAIL if name == "tail" else name):
+                yield f"detector.tables[{name!r}] is of the method {one['method']!r:.60}"
+            yield from _table_problems(tensors, f"{name} {k}", one, bank)
+    concepts, deltas = len(bank.concepts), len(record["tables"]["tail"][0]["deltas"])
+    yield from tensor_problems(tensors, "cuts.midpoint", (concepts,), torch.float64, finite=False)
+    for part, below in (("located", deltas), ("raw", deltas), ("n_tokens", None)):
+        yield from _index_problems(tensors, f"cuts.{part}", (concepts,), below)
+
+
+def _table_problems(
+    tensors: Mapping[str, Tensor], name: str, one: Mapping[str, Any], bank: ConceptBank
+) -> Iterator[str]:
+    deltas, concepts = one["deltas"], len(bank.concepts)
+    if not deltas or deltas != sorted(set(deltas)) or not 0 < deltas[0] <= deltas[-1] <= 1:
+        yield f"the deltas of {name} are {deltas!r:.60}: expected shares in (0, 1], ascending"
+    if one["candidates"] < 1:
+        yield f"the candidates of {name} are {one['candidates']}: expected 1 or more"
+    # Of what has no layers, such as the length of a text, there is one.
+    thresholds = tensors.get(f"{name}.thresholds")
+    layers = 1 if thresholds is not None and len(thresholds) == 1 else len(bank.layers)
+    shape = (layers, len(deltas), concepts)
+    yield from tensor_problems(tensors, f"{name}.thresholds", shape, torch.float64, finite=False)
+    yield from tensor_problems(tensors, f"{name}.f1", shape, torch.float64)
+    if not ((tensors[f"{name}.f1"] >= 0) & (tensors[f"{name}.f1"] <= 1)).all():
+        yield f"{name}.f1 holds a value outside 0 to 1"
+    sets = (bank.token, bank.permuted, bank.pooled, bank.cls)
+    units = max(concepts, *(one.shape[1] for one in sets if one is not None), 1)
+    yield from _index_problems(tensors, f"{name}.unit", (layers, concepts), units)
+    yield from _index_problems(tensors, f"{name}.layer", (concepts,), layers)
+    yield from _index_problems(tensors, f"{name}.delta", (concepts,), len(deltas))
+
+
+def _index_problems(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], below: int | None
+) -> Iterator[str]:
+    yield from tensor_problems(tensors, name, shape, torch.int64)
+    found = tensors[name]
+    if (found < 0).any() or (below is not None and (found >= below).any()):
+        yield f"{name} holds a place outside 0 to {'any' if below is None else below - 1}"
 
 
 def _table(name: str, one: Calibrated, tensors: dict[str, Tensor]) -> dict[str, Any]:

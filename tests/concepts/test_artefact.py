@@ -1,6 +1,7 @@
 """Saved banks and detectors: equal to the bit when loaded, refused where they do not belong."""
 
 import json
+import threading
 import warnings
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from detection_cases import make_case
 from fake_host import FakeHost
+from kills import dying_at, moments
 
-from sa_plugin.concepts import ConceptBank, fit, load_bank, save_bank
+from sa_plugin._files import DamagedFileError, output_folder
+from sa_plugin.concepts import ConceptBank, OldArtefactWarning, fit, load_bank, save_bank
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.scores import score
@@ -63,7 +66,8 @@ def test_a_bank_comes_back_to_the_bit(tmp_path, detector):
 def test_an_artefact_of_format_1_loads_and_decides_as_it_did():
     """Written by the code before the house was redrawn, on the case that is made here again."""
     case = make_case(n=40)
-    loaded = Detector.from_pretrained(OLD)
+    with pytest.warns(OldArtefactWarning, match="artefact of format 1, in which nothing says"):
+        loaded = Detector.from_pretrained(OLD)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         again = calibrate(None, case.data, case.bank, scores=case.table, deltas=(0.1, 0.5))
@@ -108,7 +112,7 @@ def test_folders_are_checked(tmp_path, detector):
         detector.save_pretrained(tmp_path / "other")
     path = tmp_path / "bank" / "artefact.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="artefact format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="artefact format 99, this version reads 1 and 2: update"):
         load_bank(tmp_path / "bank")
 
 
@@ -121,20 +125,75 @@ def test_vectors_of_the_user_are_saved_too(tmp_path):
 def test_damaged_artefacts_are_refused(tmp_path):
     bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
     folder = save_bank(bank, tmp_path / "bank")
-    tensors, record = folder / "tensors.safetensors", folder / "artefact.json"
+    (tensors,), record = folder.glob("tensors-*.safetensors"), folder / "artefact.json"
     whole, text = tensors.read_bytes(), record.read_text()
-    for cut in (whole[:-4], whole[:5], b""):
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for cut in (whole[:-4], whole[:5], b"", flipped):
         tensors.write_bytes(cut)
-        with pytest.raises(ValueError, match=r"bank: tensors.safetensors is damaged .*save or copy"):
+        with pytest.raises(DamagedFileError, match=r"tensors-\w+.safetensors is damaged, or .*save or copy"):
             load_bank(folder)
     tensors.unlink()
-    with pytest.raises(FileNotFoundError, match=r"bank holds no tensors.safetensors: save or copy"):
+    with pytest.raises(FileNotFoundError, match=r"bank holds no tensors-\w+.safetensors: save or copy"):
         load_bank(folder)
     tensors.write_bytes(whole)
-    for cut in (text[:40], "", "[]"):
+    for cut in (text[:40], "", "[]", text.replace('"dot"', '"cosine"'), text.replace('"a"', '"b"')):
         record.write_text(cut)
-        with pytest.raises(ValueError, match=r"bank: artefact.json (is damaged|holds a list).*copy"):
+        with pytest.raises(DamagedFileError, match=r"artefact.json is damaged .*copy"):
             load_bank(folder)
+
+
+def test_tensors_of_another_artefact_are_refused(tmp_path):
+    folders = [
+        save_bank(ConceptBank.from_vectors({("a", 0): torch.full((3,), value)}), tmp_path / str(value))
+        for value in (1.0, 2.0)
+    ]
+    own, other = (next(folder.glob("tensors-*")) for folder in folders)
+    other.replace(own)
+    with pytest.raises(DamagedFileError, match="or of another artefact"):
+        load_bank(folders[0])
+
+
+def test_a_kill_of_a_save_at_any_moment_leaves_the_old_or_the_new(tmp_path):
+    one, other = (ConceptBank.from_vectors({("a", 0): torch.full((3,), value)}) for value in (1.0, 2.0))
+    folder, left = tmp_path / "bank", []
+    save_bank(one, folder)
+    for moment in range(1, moments(lambda: save_bank(other, folder)) + 1):
+        save_bank(one, folder)
+        with dying_at(moment):
+            save_bank(other, folder)
+        left.append(float(load_bank(folder).token.vectors[0, 0, 0]))
+    assert sorted(left) == left
+    assert set(left) == {1.0, 2.0}
+    save_bank(other, folder)
+    assert len([*folder.iterdir()]) == 2
+
+
+def test_a_first_save_that_was_killed_can_be_made_again(tmp_path):
+    bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
+    for moment in range(1, moments(lambda: save_bank(bank, tmp_path / "all")) + 1):
+        folder = tmp_path / str(moment)
+        with dying_at(moment):
+            save_bank(bank, folder)
+        save_bank(bank, folder)
+        assert torch.equal(load_bank(folder).token.vectors, bank.token.vectors)
+        assert len([*folder.iterdir()]) == 2
+
+
+def test_a_folder_that_is_being_written_is_refused(tmp_path):
+    bank = ConceptBank.from_vectors({("a", 0): torch.ones(3)})
+    found = []
+
+    def save():
+        try:
+            save_bank(bank, tmp_path / "bank")
+        except BlockingIOError as error:
+            found.append(str(error))
+
+    with output_folder(tmp_path / "bank"):
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    assert "bank is being written by another run" in found[0]
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -16,9 +16,15 @@ def make(seed):
 (d0, a), (d1, b) = make(0), make(7)
 a.save_pretrained(f"{SCRATCH}/rel_m")
 b.save_pretrained(f"{SCRATCH}/rel_m2")
-shutil.copy(
-    f"{SCRATCH}/rel_m2/tensors.safetensors", f"{SCRATCH}/rel_m/tensors.safetensors"
-)  # = killed after save_file, before write_text
+for old in Path(f"{SCRATCH}/rel_m").glob("tensors*"):
+    old.unlink()
+for new in Path(f"{SCRATCH}/rel_m2").glob("tensors*"):
+    shutil.copy(new, f"{SCRATCH}/rel_m/{new.name}")  # = killed after save_file, before write_text
+try:
+    Detector.from_pretrained(f"{SCRATCH}/rel_m", host=h)
+except Exception as e:
+    print("refused:", type(e).__name__, str(e).replace(SCRATCH, ""))
+    sys.exit()
 m = Detector.from_pretrained(f"{SCRATCH}/rel_m", host=h)
 print(
     "data hash says",

@@ -1,6 +1,6 @@
 """kill -9 in the middle of save_pretrained over an existing artefact: is a mixture read as good?"""
 
-import subprocess, sys, time, os, signal, random, shutil
+import json, subprocess, sys, time, os, signal, random, shutil
 
 CHILD = """
 from common import *
@@ -36,10 +36,14 @@ p = subprocess.Popen(
     text=True,
 )
 p.stdout.readline()
-files = lambda n: (
-    (Path(f"{SCRATCH}/rel_kill") / n / "artefact.json").read_bytes(),
-    (Path(f"{SCRATCH}/rel_kill") / n / "tensors.safetensors").read_bytes(),
-)
+
+
+def files(n):
+    record = (Path(f"{SCRATCH}/rel_kill") / n / "artefact.json").read_bytes()
+    name = json.loads(record)["tensors"]["file"]
+    return record, (Path(f"{SCRATCH}/rel_kill") / n / name).read_bytes()
+
+
 A, B = files("A"), files("B")
 print("A==B?", A[0] == B[0], A[1] == B[1], len(A[0]), len(A[1]))
 # freeze the writer at random moments with SIGSTOP: what is on disk then is what a kill -9 leaves
@@ -62,7 +66,7 @@ for n in range(300):
     shutil.rmtree(w, ignore_errors=True)
     w.mkdir()
     (w / "artefact.json").write_bytes(j)
-    (w / "tensors.safetensors").write_bytes(t)
+    (w / json.loads(j)["tensors"]["file"]).write_bytes(t)
     os.kill(p.pid, signal.SIGCONT)
     try:
         Detector.from_pretrained(w, host=host)
