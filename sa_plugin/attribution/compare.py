@@ -269,8 +269,10 @@ def _candidates(
         for n, sample in enumerate(table.tokens.samples):
             rows = slice(table.tokens.bounds[n], table.tokens.bounds[n + 1])
             labels = table.tokens.labels[rows, column]
-            positive += usable(labels)
-            if usable(labels) and tail[rows, own].any():
+            # Samples with tokens of unknown label have no extent to hold an explanation against.
+            said = table.tokens.known is None or bool(table.tokens.known[rows, column].all())
+            positive += said and usable(labels)
+            if said and usable(labels) and tail[rows, own].any():
                 chosen.append(_Chosen(sample, table.tokens.position[rows], labels))
         found[concept] = chosen, positive
     return found

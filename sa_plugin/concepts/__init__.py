@@ -15,6 +15,7 @@ from sa_plugin.concepts.nulls import (
     null_vectors,
     permutations,
     permute_labels,
+    relabelled,
     unit,
 )
 from sa_plugin.concepts.separator import LAM, ROUNDING, NotConvergedWarning, separator, separator_adam
@@ -69,6 +70,7 @@ __all__ = [
     "permute_labels",
     "prototype",
     "pruning_of",
+    "relabelled",
     "row_blocks",
     "sae_bank",
     "save_bank",

@@ -32,6 +32,7 @@ from sa_plugin.concepts.train_statistics import (
     Rows,
     TrainStatistics,
     draw_rows,
+    with_unknown,
 )
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.host import reducers
@@ -141,10 +142,17 @@ class _Plan:
         self.components = host.info.block == "pre_norm" and hook_point == "resid_post"
         # One stream for both draws, in this order: the numbers of a seed must stay what they are.
         rng = np.random.default_rng(seed)
-        permuted = permute_labels(layout.labels, layout.bounds, rng)
+        permuted = permute_labels(layout.labels, layout.bounds, rng, layout.known)
         self.labels: Bool[np.ndarray, "row label"] = np.concatenate([layout.labels, permuted], axis=1)
+        # What is unknown is so for true and permuted labels alike.
+        self.unknown: Bool[np.ndarray, "row unknown"] = (
+            np.zeros((len(self.labels), 0), dtype=bool) if layout.known is None else ~layout.known
+        )
         self.sample_labels = split.sample_labels
-        self.chosen = draw_rows(self.labels, max_rows, rng) if self.keep_rows else np.zeros(0, dtype=int)
+        known = None if layout.known is None else np.tile(layout.known, (1, 2))
+        self.chosen = (
+            draw_rows(self.labels, max_rows, rng, known) if self.keep_rows else np.zeros(0, dtype=int)
+        )
 
     @property
     def has_class(self) -> bool:
@@ -173,7 +181,7 @@ class _Plan:
             valid=batch.valid,
             sites=tuple((block, self.hook_point) for block in self.blocks),
             labels=(
-                torch.from_numpy(self.labels[rows]),
+                torch.from_numpy(np.concatenate([self.labels[rows], self.unknown[rows]], axis=1)),
                 torch.from_numpy(self.sample_labels[batch.rows.numpy()]),
             ),
             stored=torch.from_numpy(np.isin(rows, self.chosen)) if self.keep_rows else None,
@@ -194,21 +202,25 @@ class _Records:
 
     def of_tokens(self) -> tuple[tuple[LayerStatistics, ...], tuple[LayerStatistics, ...]]:
         """For token labels, and for permuted ones."""
-        plan, n_concepts = self.plan, self.plan.labels.shape[1] // 2
+        plan, n_labels = self.plan, self.plan.labels.shape[1]
         counts = plan.labels[self.kept.keep].sum(0)
-        labels = plan.labels[plan.chosen][self.kept.keep[plan.chosen]]
-        # Columns are the true labels, then as many permuted ones: one product summed both.
-        halves = (slice(n_concepts), slice(n_concepts, None))
+        kept = plan.chosen[self.kept.keep[plan.chosen]]
+        labels, unknown = plan.labels[kept], plan.unknown[kept]
+        n_unknown = plan.unknown[self.kept.keep].sum(0)
+        # Columns are the true labels, then as many permuted ones: one product summed both, and the
+        # unknown tokens of each concept behind them.
+        halves = (slice(n_labels // 2), slice(n_labels // 2, None))
         found: tuple[list[LayerStatistics], list[LayerStatistics]] = ([], [])
         for block in plan.blocks:
             whole = self._summed("token", block, len(self.tokens), counts)
+            sums = self.kept.sums["positive", "token", block][n_labels:]
             for target, part in zip(found, halves, strict=True):
                 count, mean = whole.positive_count[part], whole.positive_mean[part]
                 one = replace(whole, positive_count=count, positive_mean=mean)
                 if block in self.kept.rows:
                     rows = Rows(self.kept.rows[block], whole.mean, whole.scale)
                     one = replace(one, rows=rows, labels=labels[:, part])
-                target.append(one)
+                target.append(with_unknown(one, sums, n_unknown, unknown) if len(n_unknown) else one)
         return tuple(found[0]), tuple(found[1])
 
     def of_samples(self, what: str) -> tuple[LayerStatistics, ...]:
@@ -225,7 +237,7 @@ class _Records:
         total = {name: self.kept.sums[name, what, block] for name in ("sum", "squares", "norms", "positive")}
         scale = float((total["squares"] / n).sqrt() if self.normaliser == "rms" else total["norms"] / n)
         number = torch.from_numpy(counts)
-        positive = total["positive"] / number.clamp_min(1)[:, None]
+        positive = total["positive"][: len(counts)] / number.clamp_min(1)[:, None]
         gram = self.kept.sums["gram", what, block] / n if self.plan.gram else None
         return LayerStatistics(n, total["sum"] / n, scale, number, positive, gram)
 

@@ -130,7 +130,7 @@ def _fit_layers(
     records = []
     bar = tqdm(statistics, desc=f"fit {description}", disable=quiet, leave=False)
     for block, one in zip(blocks, bar, strict=True):
-        _check_concepts(one, concepts, block, description)
+        _check_concepts(one, concepts, block, description, kind.supervised)
         fitted, record = kind.fit(one, seed=seed, **options)
         if not torch.isfinite(fitted).all():
             raise ValueError(f"{description} at block {block} gave NaN or Inf vectors.")
@@ -142,14 +142,28 @@ def _fit_layers(
     return VectorSet(stacked, mean, scale, kind.scoring), records
 
 
-def _check_concepts(one: LayerStatistics, concepts: Sequence[str], block: int, description: str) -> None:
-    for concept, count in zip(concepts, one.positive_count.tolist(), strict=True):
-        if not 0 < count < one.n:
-            what = "no" if not count else "nothing but"
-            raise ValueError(
-                f"concept {concept!r} has {what} positive train rows for {description} at block "
-                f"{block}: both classes are needed. Label more samples or leave the concept out."
+def _check_concepts(
+    one: LayerStatistics, concepts: Sequence[str], block: int, description: str, supervised: bool
+) -> None:
+    unknown = torch.zeros_like(one.positive_count) if one.unknown_count is None else one.unknown_count
+    counts = zip(one.positive_count.tolist(), one.negative_count.tolist(), unknown.tolist(), strict=True)
+    for concept, (inside, outside, doubtful) in zip(concepts, counts, strict=True):
+        if (inside and outside) or (doubtful and not supervised):
+            continue
+        what = "no positive" if not inside else "nothing but positive"
+        fix = "Label more samples or leave the concept out."
+        if doubtful:
+            what = "no positive" if not inside else "no negative"
+            fix = (
+                f"The labels of {doubtful:,} train tokens are unknown, since their samples have the concept "
+                "and no labelled token: label words (from_words, from_spans), say token_labels='text' "
+                "(from_texts, load), which calls every token of a positive text positive, fit 'kmeans', "
+                "which reads no labels, or give vectors (ConceptBank.from_vectors)."
             )
+        raise ValueError(
+            f"concept {concept!r} has {what} train rows for {description} at block {block}: both classes "
+            f"are needed. {fix}"
+        )
 
 
 def _check_statistics(

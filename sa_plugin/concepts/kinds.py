@@ -16,6 +16,8 @@ train tokens in normalised space and `mu_1`, `mu_0` the means of the tokens in a
 
 `w = (S + ridge tr(S)/d I)^-1 (mu_1 - mu_0)`
 
+Tokens whose label is unknown are in `S`, which no label enters, and in neither mean.
+
 The textbook direction has the within-class covariance `S_W` in place of `S`. Both are parallel: with
 `p` the concept's share of the tokens and `delta = mu_1 - mu_0`,
 `S = S_W + p (1 - p) delta delta^T`, so by Sherman and Morrison
@@ -109,6 +111,13 @@ def lda(
     # The mean of all tokens is 0 here, so mu_1 - mu_0 = mu_1 n / n_0.
     share = statistics.positive_count.cpu().double() / statistics.n
     contrast = positive / (1 - share)[:, None]
+    if statistics.unknown_count is not None and statistics.unknown_mean is not None:
+        # With unknown tokens n_0 mu_0 = -(n_1 mu_1 + n_u mu_u).
+        unknown = (statistics.unknown_mean.double() - statistics.mean.double()).cpu() / statistics.scale
+        of_unknown = statistics.unknown_count.cpu().double()[:, None] * unknown
+        of_positive = statistics.positive_count.cpu().double()[:, None] * positive
+        outside = statistics.negative_count.cpu().double()[:, None]
+        contrast = positive + (of_positive + of_unknown) / outside
     covariance = _covariance(statistics)
     d_model = len(covariance)
     # A share of the mean eigenvalue, so that the ridge means the same at every layer and width.
@@ -132,7 +141,7 @@ def _covariance(statistics: LayerStatistics) -> Float[Tensor, "d_model d_model"]
 
 def _check_both_classes(statistics: LayerStatistics) -> None:
     _check_counts(statistics, "lda")
-    full = (statistics.positive_count == statistics.n).nonzero().flatten().tolist()
+    full = (statistics.negative_count == 0).nonzero().flatten().tolist()
     if full:
         raise ValueError(
             f"lda: concept columns {full} hold all {statistics.n:,} train tokens: a discriminant "

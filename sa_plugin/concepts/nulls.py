@@ -7,8 +7,10 @@
 | covariance | none: `sum_t e_t x_t` with normal e_t | the spread of the tokens alone |
 
 A draw uses one permutation for all concepts and layers, so that directions of one draw belong
-together. Beyond *within*, a head knows tokens and not only topics. *Covariance* is for prototypes
-alone: against separators such draws reject one in three permuted vectors at p < .05.
+together. Tokens whose label is unknown keep that: the known labels of a concept are laid over its
+known tokens, in the order of the permutation. Beyond *within*, a head knows tokens and not only topics.
+*Covariance* is for prototypes alone: against separators such draws reject one in three permuted vectors
+at p < .05.
 
 Every draw is fitted by the bank's own kind, with its options and its normaliser:
 
@@ -34,13 +36,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.concepts.separator import NotConvergedWarning
-from sa_plugin.concepts.train_statistics import ROW_LIMITS, LayerStatistics, Rows, TrainStatistics, draw_rows
+from sa_plugin.concepts.train_statistics import (
+    ROW_LIMITS,
+    LayerStatistics,
+    Rows,
+    TrainStatistics,
+    draw_rows,
+    with_unknown,
+)
 from sa_plugin.host.protocol import Batch, Site
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.layout import Layout
@@ -77,11 +86,34 @@ def within(bounds: _Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]
 
 
 def permute_labels(
-    labels: Shaped[np.ndarray, "row concept"], bounds: _Bounds, rng: np.random.Generator
-) -> Shaped[np.ndarray, "row concept"]:
+    labels: Bool[np.ndarray, "row concept"],
+    bounds: _Bounds,
+    rng: np.random.Generator,
+    known: Bool[np.ndarray, "row concept"] | None = None,
+) -> Bool[np.ndarray, "row concept"]:
     """Labels of whole samples laid over the rows in another order of the samples."""
-    permuted: np.ndarray = labels[across(bounds, rng)]
-    return permuted
+    return relabelled(labels, across(bounds, rng), known)
+
+
+def relabelled(
+    labels: Bool[np.ndarray, "row concept"],
+    order: Int[np.ndarray, " row"],
+    known: Bool[np.ndarray, "row concept"] | None,
+) -> Bool[np.ndarray, "row concept"]:
+    """The labels that an order of the rows lays over them; unknown ones stay where they are.
+
+    Args:
+        labels: Of the rows.
+        order: For each row the row whose label it gets.
+        known: Which labels are known; None where all are.
+    """
+    if known is None:
+        return np.asarray(labels[order])
+    found = np.zeros_like(labels)
+    for k, rows in enumerate(known.T):
+        # Known labels follow one another as `order` has them, over the rows that are known.
+        found[rows, k] = labels[order[rows[order]], k]
+    return found
 
 
 def permutations(bounds: _Bounds, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
@@ -141,12 +173,15 @@ class StreamedRefits:
         # Each draw has a generator of its own: the first ones stay when more are asked for.
         rngs = [np.random.default_rng([seed, k]) for k in range(draws)]
         self.labels = np.concatenate(
-            [permute_labels(layout.labels, layout.bounds, rng) for rng in rngs], axis=1
+            [permute_labels(layout.labels, layout.bounds, rng, layout.known) for rng in rngs], axis=1
         )
+        # Which labels are unknown no permutation changes: one column a concept serves all draws.
+        self.unknown = None if layout.known is None else ~layout.known
         self.chosen = np.zeros(0, dtype=np.int64)
         if self.need == "rows":
             most = int(bank.origin.options.get("max_rows_per_class", ROW_LIMITS.per_class))
-            self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]))
+            known = None if layout.known is None else np.tile(layout.known, (1, draws))
+            self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]), known)
 
     @property
     def job(self) -> Job:
@@ -157,6 +192,8 @@ class StreamedRefits:
     def _reducer(self, batch: Batch) -> Reducer:
         rows = self.layout.rows(batch)
         labels = torch.from_numpy(self.labels[rows]).float()
+        if self.unknown is not None:
+            labels = torch.cat([labels, torch.from_numpy(self.unknown[rows]).float()], dim=1)
         stored = torch.from_numpy(np.isin(rows, self.chosen))
 
         def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
@@ -191,9 +228,14 @@ class StreamedRefits:
         if len(self.chosen):
             rows = Rows(kept.rows[layer], mean, scale)
             labels = self.labels[self.chosen][kept.keep[self.chosen]]
-        positive = kept.sums["positive", layer] / torch.from_numpy(counts).clamp_min(1)[:, None]
+        sums = kept.sums["positive", layer]
+        positive = sums[: len(counts)] / torch.from_numpy(counts).clamp_min(1)[:, None]
         gram = kept.sums["gram", layer] / n if self.need == "gram" else None
-        return LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
+        found = LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
+        if self.unknown is None:
+            return found
+        stored = self.unknown[self.chosen][kept.keep[self.chosen]]
+        return with_unknown(found, sums[len(counts) :], self.unknown[kept.keep].sum(0), stored, self.draws)
 
 
 class StoredRefits:
@@ -219,15 +261,30 @@ class StoredRefits:
             ValueError: A draw left a concept without a direction.
         """
         one = self._at(layer)
-        labels = self.statistics.tokens.labels[:, self.columns]
-        if KINDS[self.bank.kind].need != "rows" and labels.mean() < _SPARSE:
+        tokens = self.statistics.tokens
+        labels = tokens.labels[:, self.columns]
+        known = None if tokens.known is None else tokens.known[:, self.columns]
+        if known is None and KINDS[self.bank.kind].need != "rows" and labels.mean() < _SPARSE:
             return unit(self._from_means(one, *_gathered(one, labels, order)))
         most = max(1, _CHUNK_VALUES // max(1, labels.size))
         with warnings.catch_warnings():
             # Whether refits converged is of no use to the reader, one by one.
             warnings.simplefilter("ignore", NotConvergedWarning)
-            found = [self._fit(one, labels[order[k : k + most]]) for k in range(0, len(order), most)]
+            found = []
+            for k in range(0, len(order), most):
+                drawn = np.stack([relabelled(labels, one_draw, known) for one_draw in order[k : k + most]])
+                found.append(self._fit(self._tiled(one, len(drawn)), drawn))
         return unit(torch.cat(found))
+
+    def _tiled(self, one: LayerStatistics, draws: int) -> LayerStatistics:
+        """The same with what is unknown of each column repeated for every draw."""
+        if one.unknown_count is None or one.unknown_mean is None:
+            return one
+        count, mean = one.unknown_count[self.columns], one.unknown_mean[self.columns]
+        known = None if one.known is None else np.tile(one.known[:, self.columns], (1, draws))
+        return replace(
+            one, unknown_count=count.repeat(draws), unknown_mean=mean.repeat(draws, 1), known=known
+        )
 
     def directions(
         self, layer: int, weights: Float[Tensor, "draw token"]
@@ -258,7 +315,7 @@ class StoredRefits:
     def _from_means(
         self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
     ) -> Float[Tensor, "draw concept d_model"]:
-        changed = replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None)
+        changed = replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None, known=None)
         return _refitted(self.bank, changed, len(self.columns))
 
 
@@ -367,6 +424,7 @@ def check_reproduced(
 
 def _check_permuted(
     labels: Bool[np.ndarray, "token concept"],
+    known: Bool[np.ndarray, "token concept"] | None,
     order: Int[np.ndarray, "draw token"],
     null: str,
     concepts: Sequence[str],
@@ -377,7 +435,7 @@ def _check_permuted(
         ValueError: More than one draw in ten does, for some concept.
     """
     # Equal labels at every token: the permutation might as well not have been made.
-    same = np.array([(labels[one] == labels).all(0) for one in order]).mean(0)
+    same = np.array([(relabelled(labels, one, known) == labels).all(0) for one in order]).mean(0)
     worst = int(same.argmax())
     if same[worst] > _UNCHANGED:
         raise ValueError(
@@ -399,5 +457,6 @@ def null_vectors(
         return
     order = permutations(tokens.bounds, null, draws, seed)
     names = [refit.bank.concepts[k] for k in refit.columns]
-    _check_permuted(tokens.labels[:, refit.columns], order, null, names)
+    known = None if tokens.known is None else tokens.known[:, refit.columns]
+    _check_permuted(tokens.labels[:, refit.columns], known, order, null, names)
     yield from (refit.vectors(layer, order) for layer in layers)

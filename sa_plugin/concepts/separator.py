@@ -1,6 +1,7 @@
 """Linear separators of concepts: balanced logistic regression without intercept.
 
-For each concept, with `n_1` rows in it and `n_0` outside, in normalised space,
+For each concept, with `n_1` rows in it and `n_0` outside (rows whose label is unknown are neither), in
+normalised space,
 
 `min_w  1/(2 n_1) sum_in log(1 + exp(-w.x)) + 1/(2 n_0) sum_out log(1 + exp(w.x)) + lam/2 |w|^2`
 
@@ -109,10 +110,11 @@ def separator(
     """
     check_options(lam, tol, max_iter)
     labels = torch.tensor(stored_labels(statistics, "separator"))
+    known = None if statistics.known is None else torch.tensor(statistics.known)
     rows = stored_rows(statistics, "separator")
     read = row_blocks(rows, "separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
-    solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter)
+    solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter, known=known)
     warn_unless_converged(solution, "separator", lam)
     return solution.weights, {"lam": lam, "tol": tol, "rows": len(rows), **describe(solution, lam)}
 
@@ -209,6 +211,7 @@ def solve(
     lam: float,
     tol: float,
     max_iter: int,
+    known: Bool[Tensor, "row label"] | None = None,
 ) -> Solution:
     """Minimise every `f_c`.
 
@@ -219,8 +222,9 @@ def solve(
         lam: Weight of the penalty, above 0.
         tol: Certified relative error of each vector.
         max_iter: Steps at most.
+        known: Which labels count; None for all.
     """
-    sign, weight = _signs_and_weights(labels)
+    sign, weight = _signs_and_weights(labels, known)
     d_model, n_labels = len(start.factor), labels.shape[1]
     w = torch.zeros(d_model, n_labels, dtype=torch.float64)
     # Margins are updated along the step, so an iteration reads the rows twice: products and gradient.
@@ -252,11 +256,16 @@ def solve(
     )
 
 
-def _signs_and_weights(labels: Bool[Tensor, "row label"]) -> tuple[Margins, Margins]:
+def _signs_and_weights(
+    labels: Bool[Tensor, "row label"], known: Bool[Tensor, "row label"] | None
+) -> tuple[Margins, Margins]:
     n_in = labels.sum(0).double()
+    n = len(labels) if known is None else known.sum(0)
     # Either class weighs one half, however rare the concept is.
-    inside, outside = (0.5 / n_in).float(), (0.5 / (len(labels) - n_in)).float()
-    return torch.where(labels, 1.0, -1.0), torch.where(labels, inside, outside)
+    inside, outside = (0.5 / n_in).float(), (0.5 / (n - n_in)).float()
+    weight = torch.where(labels, inside, outside)
+    # A row without weight is in no sum: unknown tokens are neither in the concept nor outside.
+    return torch.where(labels, 1.0, -1.0), weight if known is None else weight * known
 
 
 def _converged(gradient: Columns, w: Columns, lam: float, tol: float, rms: float) -> Bool[Tensor, " label"]:
@@ -384,7 +393,8 @@ def separator_adam(
     record: dict[str, list[Any]] = {"epochs": [], "loss": [], "f1": [], "rows": []}
     for column, inside in enumerate(labels.T):
         rng = np.random.default_rng([seed, column])
-        drawn = _balanced(inside, rng)
+        outside = ~inside if statistics.known is None else statistics.known[:, column] & ~inside
+        drawn = _balanced(inside, outside, rng)
         x = rows.take(drawn)
         refuse_non_finite(x, drawn, len(rows), "separator_adam")
         y = torch.tensor(inside[drawn], dtype=torch.float32)
@@ -404,9 +414,11 @@ def separator_adam(
     return torch.stack(vectors), {**settings, **record}
 
 
-def _balanced(inside: Bool[np.ndarray, " row"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+def _balanced(
+    inside: Bool[np.ndarray, " row"], outside: Bool[np.ndarray, " row"], rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
     """Row numbers, ascending, of equally many rows of either class, without replacement."""
-    classes = np.flatnonzero(inside), np.flatnonzero(~inside)
+    classes = np.flatnonzero(inside), np.flatnonzero(outside)
     size = min(map(len, classes))
     return np.sort(np.concatenate([rng.choice(c, size, replace=False) for c in classes]))
 

@@ -12,7 +12,7 @@ normalised, in float32, checked once; what fits stays in memory between readings
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,9 @@ class LayerStatistics:
         gram: Second moment `mean(h hᵀ)`, raw; only for kinds that need it.
         rows: Stored rows (at most a stated number a class); only for kinds that need them.
         labels: Labels of the stored rows.
+        unknown_count: Tokens in neither class of each concept, their label unknown; None for none.
+        unknown_mean: Mean raw activation of those tokens.
+        known: Which labels of the stored rows are known; None where all are.
     """
 
     n: int
@@ -103,6 +106,15 @@ class LayerStatistics:
     gram: Float[Tensor, "d_model d_model"] | None = None
     rows: Rows | None = None
     labels: Bool[np.ndarray, "row concept"] | None = None
+    unknown_count: Int[Tensor, " concept"] | None = None
+    unknown_mean: Float[Tensor, "concept d_model"] | None = None
+    known: Bool[np.ndarray, "row concept"] | None = None
+
+    @property
+    def negative_count(self) -> Int[Tensor, " concept"]:
+        """Tokens out of each concept."""
+        outside = self.n - self.positive_count
+        return outside if self.unknown_count is None else outside - self.unknown_count
 
 
 def stored_rows(statistics: LayerStatistics, kind: str) -> Rows:
@@ -127,7 +139,8 @@ def stored_labels(statistics: LayerStatistics, kind: str) -> Bool[np.ndarray, "r
         got = "no labels" if labels is None else f"{len(labels):,} labels"
         raise ValueError(f"{kind} needs a label for each of {len(rows):,} rows, and got {got}.")
     positive = labels.sum(0)
-    for what, columns in (("no", positive == 0), ("nothing but", positive == len(labels))):
+    known = len(labels) if statistics.known is None else statistics.known.sum(0)
+    for what, columns in (("no", positive == 0), ("nothing but", positive == known)):
         if columns.any():
             raise ValueError(
                 f"{kind}: concept columns {np.flatnonzero(columns).tolist()} have {what} "
@@ -229,13 +242,46 @@ def check_collected(statistics: TrainStatistics, host: Host, data: ConceptData) 
 
 
 def draw_rows(
-    labels: Bool[np.ndarray, "row label"], most: int, rng: np.random.Generator
+    labels: Bool[np.ndarray, "row label"],
+    most: int,
+    rng: np.random.Generator,
+    known: Bool[np.ndarray, "row label"] | None = None,
 ) -> Int[np.ndarray, " stored"]:
-    """Rows to store: at most `most` of each class of each label, drawn without replacement."""
+    """Rows to store: at most `most` of each class of each label, drawn without replacement.
+
+    Unknown tokens are a class of their own: kinds that read no labels need them.
+    """
     order = rng.permutation(len(labels))
     wanted = np.zeros(len(labels), dtype=bool)
-    for column in labels.T:
+    for k, column in enumerate(labels.T):
         inside = column[order]
-        wanted[order[inside][:most]] = True
-        wanted[order[~inside][:most]] = True
+        # Positive, negative, unknown: every token is of exactly one class.
+        doubtful = np.zeros_like(inside) if known is None else ~known[order, k]
+        for chosen in (inside, ~inside & ~doubtful, doubtful):
+            wanted[order[chosen][:most]] = True
     return np.flatnonzero(wanted)
+
+
+def with_unknown(
+    statistics: LayerStatistics,
+    sums: Float[Tensor, "concept d_model"],
+    counts: Int[np.ndarray, " concept"],
+    unknown: Bool[np.ndarray, "row concept"],
+    draws: int = 1,
+) -> LayerStatistics:
+    """The same statistics with the tokens that are in neither class.
+
+    Args:
+        statistics: Of the concepts, or of several draws of them.
+        sums: Sum of the raw activations of each concept's unknown tokens.
+        counts: Their numbers.
+        unknown: Which labels of the stored rows are unknown.
+        draws: How often the concepts follow one another in the statistics.
+    """
+    number = torch.from_numpy(np.asarray(counts))
+    return replace(
+        statistics,
+        unknown_count=number.repeat(draws),
+        unknown_mean=(sums / number.clamp_min(1)[:, None]).repeat(draws, 1),
+        known=None if statistics.labels is None else np.tile(~unknown, (1, draws)),
+    )

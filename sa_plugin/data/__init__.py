@@ -3,7 +3,7 @@
 from sa_plugin.data.build import EmptySplitWarning, RepeatedTextWarning
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.images import Geometry, Image, PixelLabels, coverage
-from sa_plugin.data.sample import Sample, Span
+from sa_plugin.data.sample import Sample, SampleLabels, Span
 from sa_plugin.data.splits import Splits, split_documents
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "PixelLabels",
     "RepeatedTextWarning",
     "Sample",
+    "SampleLabels",
     "Span",
     "Split",
     "Splits",

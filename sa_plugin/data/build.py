@@ -13,7 +13,7 @@ from typing import Any
 
 from sa_plugin._check import users_line
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
-from sa_plugin.data.sample import SPLITS, Sample, Span
+from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
 
 
 class EmptySplitWarning(UserWarning):
@@ -98,6 +98,13 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
             f"sample {sample.id!r} has a span of {min(unsaid)!r} but is not positive for it: add "
             "it to `positive`."
         )
+    vague = (sample.unknown or frozenset()) - sample.positive
+    if vague:
+        raise ValueError(
+            f"sample {sample.id!r} has unknown tokens of {min(vague)!r} but is not positive for it: the "
+            "tokens of a sample without a concept are negative. Label the sample, or take the concept "
+            "out of `unknown`."
+        )
     for start, end, concept in sample.spans:
         if not 0 <= start < end <= len(sample.text):
             raise ValueError(
@@ -167,7 +174,7 @@ def span_samples(
     spans: Sequence[Iterable[tuple[int, int, str]]],
     *,
     documents: Sequence[str] | None = None,
-    sample_labels: Sequence[Iterable[str]] | None = None,
+    sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
     ids: Sequence[str] | None = None,
 ) -> list[Sample]:
     """Samples from texts with labelled character spans.
@@ -182,21 +189,21 @@ def span_samples(
     Raises:
         ValueError: The lengths differ.
     """
-    same_length(texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
+    said = _said(texts, sample_labels)
+    same_length(texts, spans=spans, documents=documents, ids=ids)
     names, homes = _names(texts, ids, documents)
     samples = []
     for k, (text, row) in enumerate(zip(texts, spans, strict=True)):
         spans_of = tuple(Span(*span) for span in row)
-        extra = frozenset(sample_labels[k]) if sample_labels else frozenset()
-        positive = frozenset(s.concept for s in spans_of) | extra
-        samples.append(Sample(names[k], text, homes[k], spans_of, positive))
+        positive = frozenset(s.concept for s in spans_of) | said.positive_of(k)
+        samples.append(Sample(names[k], text, homes[k], spans_of, positive, unknown=said.unknown_of(k)))
     return samples
 
 
 def token_mask_samples(
     texts: Sequence[str],
-    sample_labels: Sequence[Iterable[str]],
-    masks: Sequence[Mapping[str, Sequence[bool]]],
+    sample_labels: Sequence[Iterable[str]] | SampleLabels,
+    masks: Sequence[Mapping[str, Sequence[bool | None]]],
     *,
     documents: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
@@ -207,19 +214,20 @@ def token_mask_samples(
         ValueError: The lengths differ, or a sample has a positive token for a concept it is not
             labelled with.
     """
-    same_length(texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
+    said = _said(texts, sample_labels)
+    same_length(texts, masks=masks, documents=documents, ids=ids)
     names, homes = _names(texts, ids, documents)
     samples = []
-    for k, (text, labels, mask) in enumerate(zip(texts, sample_labels, masks, strict=True)):
-        positive = frozenset(labels)
+    for k, (text, mask) in enumerate(zip(texts, masks, strict=True)):
+        positive = said.positive_of(k)
         stray = [c for c, row in mask.items() if any(row) and c not in positive]
         if stray:
             raise ValueError(
                 f"sample {names[k]!r} has positive tokens for {stray[0]!r} but not the sample "
                 "label: add it to sample_labels or clear the mask."
             )
-        token_mask = {c: tuple(bool(v) for v in row) for c, row in mask.items()}
-        samples.append(Sample(names[k], text, homes[k], (), positive, token_mask))
+        token_mask = {c: tuple(None if v is None else bool(v) for v in row) for c, row in mask.items()}
+        samples.append(Sample(names[k], text, homes[k], (), positive, token_mask, unknown=said.unknown_of(k)))
     return samples
 
 
@@ -228,7 +236,7 @@ def mask_samples(
     labels: PixelLabels,
     *,
     documents: Sequence[str] | None = None,
-    sample_labels: Sequence[Iterable[str]] | None = None,
+    sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
     ids: Sequence[str] | None = None,
 ) -> list[Sample]:
     """Samples from images with a pixel mask, or boxes, for each concept.
@@ -236,8 +244,9 @@ def mask_samples(
     Raises:
         ValueError: The lengths differ, or what `mask_sample` raises.
     """
+    said = _said(images, sample_labels)
     masks, boxes = labels.masks, labels.boxes
-    same_length(images, masks=masks, boxes=boxes, sample_labels=sample_labels, ids=ids, documents=documents)
+    same_length(images, masks=masks, boxes=boxes, ids=ids, documents=documents)
     names, homes = _names(images, ids, documents)
     return [
         mask_sample(
@@ -246,7 +255,8 @@ def mask_samples(
             {} if masks is None else masks[k],
             boxes=boxes[k] if boxes else (),
             document=homes[k],
-            labels=sample_labels[k] if sample_labels else (),
+            labels=said.positive_of(k),
+            unknown=said.unknown_of(k),
             min_coverage=labels.min_coverage,
         )
         for k, pixels in enumerate(images)
@@ -261,6 +271,7 @@ def mask_sample(
     document: str,
     boxes: Iterable[Any] = (),
     labels: Iterable[str] = (),
+    unknown: frozenset[str] | None = None,
     min_coverage: float = 0.0,
 ) -> Sample:
     """One image with its masks; it is positive for every mask that is not empty, and for `labels`.
@@ -271,7 +282,18 @@ def mask_sample(
     found = combine_masks(id_, pixels, masks, boxes)
     positive = {concept for concept, mask in found.items() if mask.any()} | set(labels)
     image = Image(pixels, found, min_coverage)
-    return Sample(id_, "", document, (), frozenset(positive), None, image)
+    return Sample(id_, "", document, (), frozenset(positive), None, image, unknown)
+
+
+def _said(rows: Sequence[object], given: Sequence[Iterable[str]] | SampleLabels | None) -> SampleLabels:
+    """Sample labels as their record, with an entry a sample.
+
+    Raises:
+        ValueError: A column has another length.
+    """
+    said = given if isinstance(given, SampleLabels) else SampleLabels(given)
+    same_length(rows, sample_labels=said.of, unknown=said.unknown)
+    return said
 
 
 def _names(

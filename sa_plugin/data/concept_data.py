@@ -2,22 +2,22 @@
 
 A *sample* is one text or image. Its *token labels* follow from labelled character spans: a token
 has the label of every span it overlaps, by the tokenizer's offsets (patches: masks they cover). Its
-*sample labels* say which concepts the sample has; a sample may be positive for a concept without any
-positive token.
+*sample labels* say which concepts the sample has. A sample that has a concept without a labelled token
+says nothing about its tokens: for that concept they are unknown, neither positive nor negative.
 
 Every way to make data takes plain columns, one entry a sample. Where one column is not enough, the
 argument also takes a small record: `splits` a list of names or `Splits`, `masks` a list of masks or
-`PixelLabels`.
+`PixelLabels`, `sample_labels` lists of names or `SampleLabels`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from jaxtyping import Bool
@@ -32,7 +32,7 @@ from sa_plugin.data.build import (
     word_spans,
 )
 from sa_plugin.data.images import PixelLabels
-from sa_plugin.data.sample import SPLITS, Sample, sample_labels
+from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
 from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
@@ -48,6 +48,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @overload
+    def __getitem__(self, k: int) -> Sample: ...
+    @overload
+    def __getitem__(self, k: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, k: int | slice) -> Sample | tuple[Sample, ...]:
+        return self.samples[k]
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self.samples)} samples, data {self.data_hash[:8]})"
@@ -80,6 +90,19 @@ class ConceptData(Shown):
 
     def __post_init__(self) -> None:
         validate(self.samples, self.split_of, self.concepts)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @overload
+    def __getitem__(self, k: int) -> Sample: ...
+    @overload
+    def __getitem__(self, k: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, k: int | slice) -> Sample | tuple[Sample, ...]:
+        return self.samples[k]
 
     @property
     def train(self) -> Split:
@@ -116,6 +139,8 @@ class ConceptData(Shown):
             digest.update(json.dumps([row, sorted(sample.positive), mask, of]).encode())
             if sample.image is not None:
                 digest.update(sample.image.digest.encode())
+            if sample.unknown is not None:
+                digest.update(json.dumps(["unknown", sorted(sample.unknown)]).encode())
         return digest.hexdigest()
 
     @classmethod
@@ -126,7 +151,7 @@ class ConceptData(Shown):
         *,
         documents: Sequence[str] | None = None,
         concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | None = None,
+        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
         ids: Sequence[str] | None = None,
         splits: Splits | Sequence[str] | None = None,
         name: str = "data",
@@ -138,7 +163,8 @@ class ConceptData(Shown):
             spans: For each text its `(start, end, concept)`, end exclusive.
             documents: Source document of each text; by default every text is its own.
             concepts: Concepts and their order; by default those seen, sorted.
-            sample_labels: Concepts of each sample, beyond those of its spans.
+            sample_labels: Concepts of each sample, beyond those of its spans; or `SampleLabels`, with
+                the concepts whose tokens are unknown. By default those without a span.
             ids: Unique names; by default numbers.
             splits: "train", "cal" or "test" for each sample, or `Splits(fractions=..., seed=...)`.
                 By default documents are divided 60 : 20 : 20, stratified over concepts.
@@ -169,7 +195,7 @@ class ConceptData(Shown):
         *,
         documents: Sequence[str] | None = None,
         concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | None = None,
+        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
         ids: Sequence[str] | None = None,
         splits: Splits | Sequence[str] | None = None,
         name: str = "data",
@@ -206,8 +232,8 @@ class ConceptData(Shown):
     def from_token_masks(
         cls,
         texts: Sequence[str],
-        sample_labels: Sequence[Iterable[str]],
-        masks: Sequence[Mapping[str, Sequence[bool]]],
+        sample_labels: Sequence[Iterable[str]] | SampleLabels,
+        masks: Sequence[Mapping[str, Sequence[bool | None]]],
         *,
         documents: Sequence[str] | None = None,
         concepts: Sequence[str] | None = None,
@@ -219,9 +245,10 @@ class ConceptData(Shown):
 
         Args:
             texts: One text a sample.
-            sample_labels: Concepts of each sample; one may be positive with no positive token.
-            masks: For each sample, concept to one boolean a token (special tokens left out).
-                Their length is checked when a host tokenises the text.
+            sample_labels: Concepts of each sample, or `SampleLabels`. All tokens of a concept without a
+                positive one are unknown.
+            masks: For each sample, concept to one boolean a token (special tokens left out), None
+                where it is not known. Their length is checked when a host tokenises the text.
             documents: As in `from_spans`, like the arguments that follow.
             concepts: Concepts and their order.
             ids: Unique names.
@@ -243,7 +270,7 @@ class ConceptData(Shown):
         *,
         documents: Sequence[str] | None = None,
         concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | None = None,
+        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
         ids: Sequence[str] | None = None,
         splits: Splits | Sequence[str] | None = None,
         name: str = "images",

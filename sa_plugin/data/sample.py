@@ -1,9 +1,16 @@
-"""One labelled text or image, and how labels reach its tokens."""
+"""One labelled text or image, and how labels reach its tokens.
+
+A token label is positive, negative or unknown. A concept that a sample has, and none of whose tokens
+is labelled, says nothing about the tokens: all of them are unknown, unless the sample says otherwise
+(`unknown`). Which labels a tokenizer, a crop or an attention sink lets fall makes no difference: a
+sample with a labelled word stays a sample of known tokens, whether or not the word becomes a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +31,33 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SampleLabels:
+    """Which concepts samples have, and of which of them the token labels say nothing.
+
+    Args:
+        of: Concepts of each sample, beyond those of its spans, words or masks.
+        unknown: For each sample the concepts whose tokens are unknown where they carry no label, and
+            not negative: `[]` says that the token labels of a sample are complete. By default those
+            concepts of a sample that label none of its tokens.
+
+    Example:
+        >>> SampleLabels([["animal"], []], unknown=[[], []]).unknown_of(0)
+        frozenset()
+    """
+
+    of: Sequence[Iterable[str]] | None = None
+    unknown: Sequence[Iterable[str]] | None = None
+
+    def positive_of(self, k: int) -> frozenset[str]:
+        """Concepts of one sample."""
+        return frozenset(self.of[k]) if self.of else frozenset()
+
+    def unknown_of(self, k: int) -> frozenset[str] | None:
+        """Concepts whose tokens are unknown in one sample; None where its labels say it."""
+        return None if self.unknown is None else frozenset(self.unknown[k])
+
+
+@dataclass(frozen=True)
 class Sample:
     """One text or image with what is known of it.
 
@@ -34,8 +68,11 @@ class Sample:
         spans: Labelled character spans.
         positive: Concepts the sample has (sample labels).
         token_mask: For samples labelled by token: concept to a tuple of booleans, one for each
-            token of the text without special tokens. Replaces `spans`.
+            token of the text without special tokens; None where it is not known. Replaces `spans`.
         image: Pixels and masks; its tokens are patches.
+        unknown: Concepts whose tokens are unknown where they are not positive, and not negative. By
+            default those the sample has without a labelled token; an empty set says that its
+            labels are complete.
     """
 
     id: str
@@ -43,8 +80,9 @@ class Sample:
     document: str
     spans: tuple[Span, ...] = ()
     positive: frozenset[str] = frozenset()
-    token_mask: Mapping[str, tuple[bool, ...]] | None = field(default=None, hash=False)
+    token_mask: Mapping[str, tuple[bool | None, ...]] | None = field(default=None, hash=False)
     image: Image | None = field(default=None, repr=False)
+    unknown: frozenset[str] | None = None
 
     def __repr__(self) -> str:
         shown = f"{self.text[:40]!r}{'...' if len(self.text) > 40 else ''}"
@@ -62,6 +100,21 @@ class Sample:
         """The text, or the hash of an image's pixels: equal contents, equal inputs."""
         return self.text if self.image is None else self.image.pixel_digest
 
+    @property
+    def labelled(self) -> frozenset[str]:
+        """Concepts of which some token is labelled, whether or not it becomes a row."""
+        if self.image is not None:
+            return frozenset(concept for concept, mask in self.image.masks.items() if mask.any())
+        if self.token_mask is not None:
+            # A mask that says which of its tokens are unknown speaks for all of them.
+            return frozenset(c for c, mask in self.token_mask.items() if any(v or v is None for v in mask))
+        return frozenset(span.concept for span in self.spans)
+
+    @cached_property
+    def unlabelled(self) -> frozenset[str]:
+        """Concepts whose tokens are unknown where they are not positive."""
+        return self.positive - self.labelled if self.unknown is None else self.unknown
+
     def only(self, concepts: Collection[str]) -> Sample:
         """The same sample with the labels of these concepts alone."""
         spans = tuple(span for span in self.spans if span.concept in concepts)
@@ -70,9 +123,9 @@ class Sample:
             tokens = {concept: mask for concept, mask in tokens.items() if concept in concepts}
         if image is not None:
             image = replace(image, masks={c: mask for c, mask in image.masks.items() if c in concepts})
-        return replace(
-            self, spans=spans, positive=self.positive & set(concepts), token_mask=tokens, image=image
-        )
+        positive = self.positive & set(concepts)
+        unknown = None if self.unknown is None else self.unknown & set(concepts)
+        return replace(self, spans=spans, positive=positive, token_mask=tokens, image=image, unknown=unknown)
 
     def token_text(self, edges: Real[np.ndarray, " edge"]) -> str:
         """The characters of one token, or where a patch lies: rows and columns of its pixels."""
@@ -112,7 +165,7 @@ class Sample:
                         "by character spans (ConceptData.from_spans)."
                     )
                 if concept in column:
-                    labels[:, column[concept]] = mask
+                    labels[:, column[concept]] = [value is True for value in mask]
             return labels
         for start, end, concept in self.spans:
             if concept in column:
@@ -120,6 +173,27 @@ class Sample:
                 overlap = (offsets[:, 0] < end) & (offsets[:, 1] > start)
                 labels[overlap, column[concept]] = True
         return labels
+
+    def token_known(
+        self, labels: Bool[np.ndarray, "token concept"], concepts: Sequence[str]
+    ) -> Bool[np.ndarray, "token concept"] | None:
+        """Which of the token labels are known; None where all are.
+
+        Args:
+            labels: What `token_labels` gave for the same tokens and concepts.
+            concepts: Its columns.
+        """
+        masks = self.token_mask or {}
+        doubtful = self.unlabelled | {concept for concept, mask in masks.items() if None in mask}
+        if doubtful.isdisjoint(concepts):
+            return None
+        known = np.ones_like(labels)
+        for k, concept in enumerate(concepts):
+            if concept in self.unlabelled:
+                known[:, k] = labels[:, k]
+            elif concept in doubtful:
+                known[:, k] = [value is not None for value in masks[concept]]
+        return known
 
 
 def sample_labels(samples: Sequence[Sample], concepts: Sequence[str]) -> Bool[np.ndarray, "sample concept"]:

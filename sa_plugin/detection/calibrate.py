@@ -37,7 +37,7 @@ from sa_plugin.detection.guard import (
     check_scores,
     rows_of_samples,
 )
-from sa_plugin.detection.measures import labels_of
+from sa_plugin.detection.measures import known_of, labels_of
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
@@ -102,7 +102,7 @@ def calibrate(
     token_labels, sample_labels = labels_of(table, bank.concepts)
     tail = _calibrate_tail(table, token_labels, sample_labels, grid)
     baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
-    cuts = token_cuts(tail, table, token_labels)
+    cuts = token_cuts(tail, table, token_labels, known_of(table.tokens, bank.concepts))
     if _sparse(table):
         _warn_few_active(bank.concepts, tail.chosen_delta, cuts.n_tokens)
     return Detector(

@@ -188,14 +188,21 @@ class Calibration:
         return list(zip(self.concepts, array.tolist(), strict=True))
 
 
-def token_cuts(tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "token concept"]) -> TokenCuts:
+def token_cuts(
+    tail: Calibrated,
+    table: ScoreTable,
+    labels: Bool[np.ndarray, "token concept"],
+    known: Bool[np.ndarray, "token concept"] | None = None,
+) -> TokenCuts:
     """Token thresholds from calibration scores.
 
     Args:
         tail: The calibrated SuperActivators.
         table: Scores of the calibration split.
         labels: Their token labels, columns as the detector's concepts.
+        known: Which of these are known; None where all are.
     """
+    counts = np.ones_like(labels) if known is None else known
     scores = column_scores(table, tail.layer, tail.chosen_unit).astype(np.float64)
     detected = sample_max(scores, table.tokens.bounds) >= tail.chosen_threshold
     candidate = detected[table.tokens.sample_of]
@@ -203,6 +210,8 @@ def token_cuts(tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "to
     gated, free = np.zeros((2, len(tail.deltas), concepts))
     for d in range(len(tail.deltas)):
         above = scores >= tail.thresholds[tail.layer, d, np.arange(concepts)]
+        # A token whose label is unknown is no hit and no false alarm, marked or not.
+        above &= counts
         free[d] = f1(confusion(above.T, labels.T))
         # A threshold stricter than detection's would leave detected samples without a token.
         gated[d] = np.where(d >= tail.delta, f1(confusion((above & candidate).T, labels.T)), -1.0)
@@ -211,7 +220,7 @@ def token_cuts(tail: Calibrated, table: ScoreTable, labels: Bool[np.ndarray, "to
     active = labels & (scores > 0) if table.bank.token.scoring == "latent" else labels
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_in = np.where(labels, scores, 0.0).sum(0) / n_in
-        mean_out = np.where(labels, 0.0, scores).sum(0) / (len(labels) - n_in)
+        mean_out = np.where(labels | ~counts, 0.0, scores).sum(0) / (counts.sum(0) - n_in)
     midpoint = (mean_in + mean_out) / 2
     midpoint = np.where(np.isnan(midpoint), np.inf, midpoint)
     # argmax takes the first of equals: the smaller delta.

@@ -12,7 +12,7 @@ equality.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -30,14 +30,17 @@ from sa_plugin.detection.measures import (
     TailFractions,
     averaged,
     firing_rates,
+    known_of,
     labels_of,
     method_metrics,
     positives_of,
     superactivator_fractions,
+    unknown_of,
 )
+from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
-from sa_plugin.show.result import Result, Sheet, bounds_text, clean, exact, number, short, signed
+from sa_plugin.show.result import IF_ANY, Result, Sheet, bounds_text, clean, exact, number, short, signed
 from sa_plugin.statistics.bootstrap import Average, Resamples, resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 
@@ -60,6 +63,8 @@ class Ground:
         n_samples: Samples of the split.
         n_documents: Source documents they are from.
         resampling: Draws, seed and level of the intervals.
+        unknown: Tokens of each concept whose label is unknown: they count in nothing that is said of
+            tokens; concepts without such tokens are left out.
     """
 
     split: str
@@ -67,11 +72,14 @@ class Ground:
     n_samples: int
     n_documents: int
     resampling: Resampling
+    unknown: Mapping[str, int] = field(default_factory=dict, metadata=IF_ANY)
 
     @property
     def made(self) -> str:
         """How intervals were made, and a caution where documents are few."""
         words = f"{self.resampling.draws} draws of {self.n_documents} documents, seed {self.resampling.seed}."
+        if self.unknown:
+            words = f"{words} {unknown_words(self.unknown)}"
         if self.n_documents >= FEW_DOCUMENTS:
             return words
         return (
@@ -335,9 +343,20 @@ def evaluate(
         {**calibration.missing, **dict.fromkeys(late, LATE)},
         {name: resamples.drawn(rate, concept=concepts) for name, rate in rates.items()},
         superactivator_fractions(
-            calibration.superactivators(table), token_labels, table.tokens.sample_of, labels
+            calibration.superactivators(table),
+            token_labels,
+            table.tokens.sample_of,
+            labels,
+            known_of(table.tokens, concepts),
         ),
-        Ground(split.name, split.data_hash, len(labels), resamples.n_documents, resampling),
+        Ground(
+            split.name,
+            split.data_hash,
+            len(labels),
+            resamples.n_documents,
+            resampling,
+            unknown_of(table.tokens, concepts),
+        ),
     )
 
 

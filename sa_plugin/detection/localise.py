@@ -17,8 +17,9 @@ candidates:
     all-positive     every token; none stands out
 
 F1 is that of the marks. Average precision and AUROC rank standing tokens by their score above all
-others, which tie. Every token of the split counts, for each concept; means over concepts weigh by
-in-concept tokens. A concept without in-concept tokens is not defined and left out.
+others, which tie. Every token of the split counts, for each concept, but those whose label is unknown;
+means over concepts weigh by in-concept tokens. A concept without in-concept tokens is not defined and
+left out.
 
 F1 against labels of a dictionary says how well tokens agree with the dictionary, not where the
 model's evidence lies: a SuperActivator beside a labelled word counts as an error.
@@ -26,7 +27,7 @@ model's evidence lies: a SuperActivator beside a labelled word counts as an erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ from sa_plugin.detection.calibration import sample_max
 from sa_plugin.detection.evaluate import Ground
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
-from sa_plugin.detection.measures import averaged, counted, f1_of, positives_of
+from sa_plugin.detection.measures import averaged, counted, f1_of, known_of, positives_of, unknown_of
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show.result import (
     FORMAT,
@@ -263,7 +264,8 @@ class LocalisationMetrics(Result):
                 for name, each in getattr(self, part).items()
                 for concept, value in zip(self.concepts, each, strict=True)
             ]
-        return found + [exact("in-concept tokens", n, concept=name) for name, n in self.n_tokens.items()]
+        found += [exact("in-concept tokens", n, concept=name) for name, n in self.n_tokens.items()]
+        return found + [exact("unknown tokens", n, concept=name) for name, n in self.ground.unknown.items()]
 
     def plot(self) -> Any:
         """Token F1 of raw scores and of the two-stage rule, concept by concept."""
@@ -290,17 +292,20 @@ def localisation_metrics(
     """Agreement with the token labels, raw scores beside the detector; see `Detector.evaluate_tokens`."""
     columns = [found.tokens.concepts.index(c) for c in found.concepts]
     labels = found.tokens.labels[:, columns]
+    known = known_of(found.tokens, found.concepts)
     resamples = resample_documents(document_names(found.tokens), resampling)
     of_tokens = resamples.of(found.tokens.sample_of)
     positives = positives_of(labels, of_tokens)
     masks = _masks(found)
-    f1 = {name: f1_of(counted(mask.T, labels.T, of_tokens)) for name, (mask, _) in masks.items()}
+    # A mark on a token whose label is unknown is neither a hit nor an error.
+    marks = {name: mask if known is None else mask & known for name, (mask, _) in masks.items()}
+    f1 = {name: f1_of(counted(mask.T, labels.T, of_tokens)) for name, mask in marks.items()}
     areas: dict[str, dict[str, np.ndarray]] = {"average_precision": {}, "auroc": {}}
     for name, (_, standing) in masks.items():
         # Tokens that do not stand share one score below all others: they tie at the end.
         value = np.where(standing, found.scores, found.scores.min(0) - 1.0)
-        areas["average_precision"][name] = average_precision(value, labels)
-        areas["auroc"][name] = auroc(value, labels)
+        areas["average_precision"][name] = _by_concept(average_precision, value, labels, known)
+        areas["auroc"][name] = _by_concept(auroc, value, labels, known)
     weighted = np.stack([averaged(value, positives, "weighted") for value in f1.values()])
     return LocalisationMetrics(
         resamples.drawn(weighted, method=tuple(f1)),
@@ -309,8 +314,28 @@ def localisation_metrics(
         areas["auroc"],
         {part: {name: _mean(each, positives) for name, each in by.items()} for part, by in areas.items()},
         dict(zip(found.concepts, labels.sum(0).tolist(), strict=True)),
-        Ground(split.name, split.data_hash, found.tokens.n_samples, resamples.n_documents, resampling),
+        Ground(
+            split.name,
+            split.data_hash,
+            found.tokens.n_samples,
+            resamples.n_documents,
+            resampling,
+            unknown_of(found.tokens, found.concepts),
+        ),
     )
+
+
+def _by_concept(
+    area: Callable[..., Float[np.ndarray, " concept"]],
+    values: Float[np.ndarray, "token concept"],
+    labels: Bool[np.ndarray, "token concept"],
+    known: Bool[np.ndarray, "token concept"] | None,
+) -> Float[np.ndarray, " concept"]:
+    """A ranking measure of every concept, over the tokens whose label is known."""
+    if known is None:
+        return area(values, labels)
+    rows = [known[:, k] for k in range(known.shape[1])]
+    return np.array([float(area(values[r, k], labels[r, k])) for k, r in enumerate(rows)])
 
 
 def _mean(values: Float[np.ndarray, " concept"], positives: Float[np.ndarray, "concept column"]) -> float:

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import position_of
+from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import (
     Average,
@@ -153,6 +154,18 @@ def labels_of(
     return table.tokens.labels[:, columns], table.tokens.sample_labels[:, columns]
 
 
+def known_of(tokens: TokenTable, concepts: tuple[str, ...]) -> Bool[np.ndarray, "token concept"] | None:
+    """Which token labels are known, columns in the detector's order; None where all are."""
+    if tokens.known is None:
+        return None
+    return tokens.known[:, [position_of(c, tokens.concepts) for c in concepts]]
+
+
+def unknown_of(tokens: TokenTable, concepts: tuple[str, ...]) -> dict[str, int]:
+    """Tokens whose label is unknown, of each of the detector's concepts that has any."""
+    return {concept: n for concept, n in tokens.unknown.items() if concept in concepts}
+
+
 def firing_rates(
     raw: Bool[np.ndarray, "sample concept"],
     tail: Bool[np.ndarray, "sample concept"],
@@ -177,8 +190,8 @@ class TailFractions:
         all: Share of samples with r_all at most each grid value; NaN for a concept without any.
         inside: The same of r_in.
         above_one: Share of samples with r_all > 1.
-        n: Samples counted: positive with at least one in-concept token.
-        skipped: Positive samples without in-concept token.
+        n: Samples counted: positive with at least one in-concept token, and none that is unknown.
+        skipped: Positive samples that are not counted.
     """
 
     grid: tuple[float, ...]
@@ -203,8 +216,9 @@ def superactivator_fractions(
     inside: Bool[np.ndarray, "token concept"],
     sample_of: Int[np.ndarray, " token"],
     labels: Bool[np.ndarray, "sample concept"],
+    known: Bool[np.ndarray, "token concept"] | None = None,
 ) -> TailFractions:
-    """The distribution of both fractions over positive samples."""
+    """The distribution of both fractions over positive samples whose token labels are all known."""
     n_samples, concepts = labels.shape
 
     def per_sample(mask: Bool[np.ndarray, "token concept"]) -> Int[np.ndarray, "sample concept"]:
@@ -215,6 +229,9 @@ def superactivator_fractions(
     n_in, n_all = per_sample(inside), per_sample(superactivators)
     n_both = per_sample(superactivators & inside)
     counted_samples = labels & (n_in > 0)
+    if known is not None:
+        # Where some tokens are unknown, so is the extent of the concept.
+        counted_samples &= per_sample(~known) == 0
     n = counted_samples.sum(0)
     # In tenths and integers, so that 3 of 10 is at most .3.
     tenths = np.arange(1, 11)[:, None, None]

@@ -206,6 +206,7 @@ class Asked:
         labels: Token labels of each column's concept.
         positive: Sample labels of each column's concept.
         tail: The tail, one mask over each sample's kept tokens; else it is from thresholds.
+        doubtful: Labels that are unknown; None where none is.
     """
 
     samples: Sequence[Sample]
@@ -214,6 +215,7 @@ class Asked:
     labels: Bool[np.ndarray, "row column"]
     positive: Bool[np.ndarray, "sample column"]
     tail: Tail | None
+    doubtful: Bool[np.ndarray, "row column"] | None = None
 
     @classmethod
     def of(
@@ -229,7 +231,8 @@ class Asked:
         layout = lay_out(host, samples, data.concepts)
         label = [data.concepts.index(column.concept) for column in columns]
         positive = np.array([[c.concept in s.positive for c in columns] for s in samples])
-        return cls(samples, layout, bank, layout.labels[:, label], positive, tail)
+        doubtful = None if layout.known is None else ~layout.known[:, label]
+        return cls(samples, layout, bank, layout.labels[:, label], positive, tail, doubtful)
 
     def sinks(self, host: Host) -> Sinks:
         """How tokens are judged."""
@@ -237,12 +240,20 @@ class Asked:
 
     def known(self, batch: Batch) -> BatchLabels:
         """What is known of a batch's tokens."""
-        # Rows of the layout are the batch's valid tokens in order, so a mask scatters them back.
-        inside = torch.zeros(*batch.valid.shape, self.labels.shape[1], dtype=torch.bool)
-        inside[batch.valid] = torch.from_numpy(self.labels[self.layout.rows(batch)])
         rows = batch.rows.numpy()
         given = None if self.tail is None else [self.tail[n] for n in rows]
-        return BatchLabels(inside, torch.from_numpy(~self.positive[rows]), given)
+        negative = torch.from_numpy(~self.positive[rows])[:, None]
+        if self.doubtful is not None:
+            negative = negative & ~self._scattered(batch, self.doubtful)
+        return BatchLabels(self._scattered(batch, self.labels), negative, given)
+
+    def _scattered(
+        self, batch: Batch, of_rows: Bool[np.ndarray, "row column"]
+    ) -> Bool[Tensor, "batch token column"]:
+        # Rows of the layout are the batch's valid tokens in order, so a mask scatters them back.
+        found = torch.zeros(*batch.valid.shape, of_rows.shape[1], dtype=torch.bool)
+        found[batch.valid] = torch.from_numpy(of_rows[self.layout.rows(batch)])
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,10 +262,10 @@ class BatchLabels:
 
     Attributes:
         inside: Tokens labelled with each column's concept.
-        negative: Samples without it.
+        negative: Tokens of samples without it.
         tail: As in `Asked`.
     """
 
     inside: Bool[Tensor, "batch token column"]
-    negative: Bool[Tensor, "batch column"]
+    negative: Bool[Tensor, "batch #token column"]
     tail: Sequence[np.ndarray] | None

@@ -222,7 +222,7 @@ def _group_weights(
     n_tail = tail.sum(1, keepdim=True).float()
     n_others = every.sum(1, keepdim=True) - n_tail
     inside = known.inside.to(keep.device) & every
-    outside = known.negative.to(keep.device)[:, None] & every
+    outside = known.negative.to(keep.device) & every
     # The first of equal maxima, as argmax has it; no kept token is below -inf.
     best = scored.score.masked_fill(~every, -torch.inf).argmax(dim=1, keepdim=True)
     strongest = torch.zeros_like(tail).scatter(1, best, True) & outside

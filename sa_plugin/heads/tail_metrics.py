@@ -107,11 +107,18 @@ def _labels_of(
     return tokens.labels[:, columns], tokens.sample_labels[:, columns]
 
 
+def _negatives(tokens: TokenTable, concepts: tuple[str, ...]) -> Bool[np.ndarray, "token concept"]:
+    """Tokens of samples without a concept, but those whose label is unknown."""
+    columns = [tokens.concepts.index(concept) for concept in concepts]
+    found = ~tokens.sample_labels[:, columns][tokens.sample_of]
+    return np.asarray(found if tokens.known is None else found & tokens.known[:, columns])
+
+
 def deviations(
     tokens: TokenTable, concepts: tuple[str, ...], scores: Float[np.ndarray, "token concept"]
 ) -> Float[np.ndarray, " concept"]:
     """Standard deviation of the scores of negative samples' tokens; NaN without any."""
-    negative = ~_labels_of(tokens, concepts)[1][tokens.sample_of]
+    negative = _negatives(tokens, concepts)
     return np.array(
         [s[n].std(dtype=np.float64) if n.any() else np.nan for s, n in zip(scores.T, negative.T, strict=True)]
     )
@@ -139,9 +146,9 @@ def measured(
     background = _background(frozen, cal)
     chosen = frozen.detector.tail
     cuts = {"f1_frozen": chosen.chosen_threshold, "f1_recalibrated": _recalibrated(frozen, cal)}
+    negatives = _negatives(frozen.test, frozen.detector.concepts)
     for k in range(len(frozen.detector.concepts)):
-        negative = ~labels[frozen.test.sample_of, k]
-        found["tail_gap"].append(_gap(frozen, test[:, k], token_labels[:, k], negative, k))
+        found["tail_gap"].append(_gap(frozen, test[:, k], token_labels[:, k], negatives[:, k], k))
         top, truth = tops[:, k], labels[:, k]
         above = top > background[k]
         for name, of in (("coverage", truth), ("negative_coverage", ~truth)):
@@ -181,7 +188,7 @@ def _gap(
 
 
 def _background(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
-    negative = ~_labels_of(frozen.cal, frozen.detector.concepts)[1][frozen.cal.sample_of]
+    negative = _negatives(frozen.cal, frozen.detector.concepts)
     return np.array(
         [
             quantiles(np.ascontiguousarray(s[n]), [TAIL_LEVEL])[0] if n.any() else np.inf

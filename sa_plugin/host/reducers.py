@@ -236,6 +236,7 @@ def histogram(
     point: str,
     vectors: Vectors,
     labels: torch.Tensor,
+    known: torch.Tensor | None = None,
 ) -> Keeping:
     """Counts of scores by their bits, in and out of each concept.
 
@@ -249,6 +250,7 @@ def histogram(
         point: Hook point.
         vectors: Of those blocks.
         labels: `[batch, token, unit]`.
+        known: Which labels are known; None where all are. The others are not counted.
 
     Returns:
         Sums: `bins` `[2 * layer * unit * 65536]`, out of concept, then in; sparse, int64.
@@ -260,6 +262,8 @@ def histogram(
     column = torch.arange(n_layers * n_units, device=found.device).reshape(n_layers, n_units)
     place = (inside * n_layers * n_units + column) * SCORE_BINS + bins(found)
     size = 2 * n_layers * n_units * SCORE_BINS
+    if known is not None:
+        place = place[known.to(found.device)[keep][:, None].expand_as(found)]
     flat, count = torch.unique(place, return_counts=True)
     total = torch.sparse_coo_tensor(flat[None], count, (size,), check_invariants=False)
     return keeping(sums={"bins": total.coalesce()})

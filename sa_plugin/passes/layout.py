@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Real
+from jaxtyping import Bool, Int, Real, Shaped
 from torch import Tensor
 
 from sa_plugin._check import users_line
@@ -37,6 +37,7 @@ class Layout:
         bounds: Row where each sample starts, and the number of rows.
         position, offsets, labels: Of each row.
         special: Number of special tokens left out.
+        known: Which labels are known; None where all are.
     """
 
     batches: tuple[Batch, ...]
@@ -45,6 +46,7 @@ class Layout:
     offsets: Real[np.ndarray, "row edge"]
     labels: Bool[np.ndarray, "row concept"]
     special: int
+    known: Bool[np.ndarray, "row concept"] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -113,10 +115,15 @@ def lay_out(
         place = _attended(batch).long().cumsum(-1) - 1
         layout.position[rows] = place[batch.valid].numpy()
         layout.offsets[rows] = batch.offsets[batch.valid].numpy()
+    known = np.ones_like(layout.labels)
     for n, sample in enumerate(samples):
         part = slice(bounds[n], bounds[n + 1])
         layout.labels[part] = sample.token_labels(layout.offsets[part], concepts)
-    return layout
+        of_sample = sample.token_known(layout.labels[part], concepts)
+        if of_sample is not None:
+            known[part] = of_sample
+    # Fully labelled data, the usual case, carry no second array and take no other path.
+    return layout if known.all() else replace(layout, known=known)
 
 
 def _attended(batch: Batch) -> Bool[Tensor, "batch token"]:
@@ -135,8 +142,10 @@ class TokenTable:
         sample_of: Sample of each token, ascending.
         position: Place of each token in the model's input sequence, without padding.
         offsets: Character offsets of each token, or the box of each patch in image pixels.
-        labels: Token labels.
+        labels: Which tokens are positive.
         dropped: Tokens that are no rows, by reason.
+        known: Which token labels are known; None where all are. What is not known is neither
+            positive nor negative.
     """
 
     samples: tuple[Sample, ...]
@@ -147,13 +156,28 @@ class TokenTable:
     offsets: Real[np.ndarray, "token edge"]
     labels: Bool[np.ndarray, "token concept"]
     dropped: Mapping[str, int]
+    known: Bool[np.ndarray, "token concept"] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_of)
 
     def __repr__(self) -> str:
         dropped = ", ".join(f"{count} {why}" for why, count in self.dropped.items())
-        return f"TokenTable({len(self.samples)} samples, {len(self)} tokens kept; dropped: {dropped})"
+        said = unknown_words(self.unknown)
+        return (
+            f"TokenTable({len(self.samples)} samples, {len(self)} tokens kept; dropped: {dropped}"
+            f"{said and f' {said}'})"
+        )
+
+    @cached_property
+    def negative(self) -> Bool[np.ndarray, "token concept"]:
+        """Which tokens are negative."""
+        return ~self.labels if self.known is None else self.known & ~self.labels
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Tokens whose label is unknown, of each concept that has any."""
+        return count_unknown(self.known, self.concepts)
 
     @property
     def n_samples(self) -> int:
@@ -195,6 +219,7 @@ class TokenTable:
             self.offsets[rows],
             self.labels[rows],
             self.dropped,
+            known_or_all(self.known, rows),
         )
 
     def text(self, row: int) -> str:
@@ -239,7 +264,30 @@ def token_table(
             "sink": int((~keep).sum()),
             "labelled sink": int(layout.labels[~keep].any(-1).sum()),
         },
+        known_or_all(layout.known, keep),
     )
+
+
+def known_or_all(
+    known: Bool[np.ndarray, "row concept"] | None, rows: Shaped[np.ndarray, " _"] | slice
+) -> Bool[np.ndarray, "chosen concept"] | None:
+    """Which labels of some rows are known; None where all of them are."""
+    found = None if known is None else known[rows]
+    return None if found is None or found.all() else found
+
+
+def count_unknown(known: Bool[np.ndarray, "token concept"] | None, concepts: Sequence[str]) -> dict[str, int]:
+    """Tokens whose label is unknown, of each concept that has any."""
+    if known is None:
+        return {}
+    counts = (~known).sum(0).tolist()
+    return {concept: n for concept, n in zip(concepts, counts, strict=True) if n}
+
+
+def unknown_words(unknown: Mapping[str, int]) -> str:
+    """What a result says of unknown token labels; nothing where there are none."""
+    counts = ", ".join(f"{concept} {n:,}" for concept, n in unknown.items())
+    return f"Tokens whose label is unknown, in neither class: {counts}." if counts else ""
 
 
 def rows_kept_in(table: TokenTable, layout: Layout, samples: Sequence[Sample]) -> Bool[np.ndarray, " row"]:

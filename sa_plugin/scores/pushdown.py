@@ -146,7 +146,7 @@ def tail_histogram(host: Host, samples: Split | Sequence[Sample], bank: ConceptB
 
     Args:
         host: An attached model.
-        samples: Labelled samples.
+        samples: Labelled samples; tokens whose label is unknown are not counted.
         bank: Vectors of the labelled concepts (prototype, separator, lda, or given).
 
     Raises:
@@ -161,9 +161,12 @@ def tail_histogram(host: Host, samples: Split | Sequence[Sample], bank: ConceptB
     rows = samples.samples if isinstance(samples, Split) else samples
 
     def labels_of(layout: Layout, batch: Batch) -> dict[str, Tensor]:
-        labels = torch.zeros(*batch.valid.shape, len(bank.concepts), dtype=torch.bool)
-        labels[batch.valid] = torch.from_numpy(layout.labels[layout.rows(batch)])
-        return {"labels": labels}
+        masks = {"labels": layout.labels} | ({} if layout.known is None else {"known": layout.known})
+        shape = (*batch.valid.shape, len(bank.concepts))
+        found = {name: torch.zeros(shape, dtype=torch.bool) for name in masks}
+        for name, mask in masks.items():
+            found[name][batch.valid] = torch.from_numpy(mask[layout.rows(batch)])
+        return found
 
     _, kept = _one_pass(host, rows, bank, reducers.histogram, labels_of)
     return _by_column(bank, kept.sums["bins"].coalesce())

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.passes.layout import TokenTable
+from sa_plugin.passes.layout import TokenTable, unknown_words
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number, signed
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.quantile import quantiles
@@ -76,15 +76,17 @@ class ScoreTable(Shown):
     def _moments(self) -> list[dict[str, Any]]:
         """Of every layer and unit: counts and means in and out of concept, and the spread outside."""
         found = []
-        inside = np.stack([self._inside(unit) for unit in self.bank.units], axis=1)
-        n_in, n_out = inside.sum(0), (~inside).sum(0)
+        inside, others = (
+            np.stack(part, axis=1) for part in zip(*map(self._sides, self.bank.units), strict=True)
+        )
+        n_in, n_out = inside.sum(0), others.sum(0)
         for k, layer in enumerate(self.bank.layers):
             for start in range(0, len(self.bank.units), _UNITS):
                 part = slice(start, start + _UNITS)
-                score, within = np.asarray(self.scores[:, k, part], dtype=np.float64), inside[:, part]
-                mean_in = ratio(np.where(within, score, 0.0).sum(0), n_in[part], np.nan)
-                mean_out = ratio(np.where(within, 0.0, score).sum(0), n_out[part], np.nan)
-                spread = np.where(within, 0.0, score - mean_out)
+                score = np.asarray(self.scores[:, k, part], dtype=np.float64)
+                mean_in = ratio(np.where(inside[:, part], score, 0.0).sum(0), n_in[part], np.nan)
+                mean_out = ratio(np.where(others[:, part], score, 0.0).sum(0), n_out[part], np.nan)
+                spread = np.where(others[:, part], score - mean_out, 0.0)
                 sd = np.sqrt(ratio((spread**2).sum(0), n_out[part], np.nan))
                 gap = ratio(mean_in - mean_out, sd, np.nan)
                 for u, unit in enumerate(self.bank.units[part]):
@@ -101,16 +103,21 @@ class ScoreTable(Shown):
                     )
         return found
 
-    def _inside(self, unit: str) -> Bool[np.ndarray, " token"]:
+    def _sides(self, unit: str) -> tuple[Bool[np.ndarray, " token"], Bool[np.ndarray, " token"]]:
+        """Tokens in and out of a concept; those whose label is unknown are neither."""
         # Units that are no concepts have no inside: all their tokens are others.
         if not self.bank.supervised or unit not in self.tokens.concepts:
-            return np.zeros(len(self.tokens), dtype=bool)
-        return self.tokens.labels[:, self.tokens.concepts.index(unit)]
+            none = np.zeros(len(self.tokens), dtype=bool)
+            return none, ~none
+        column = self.tokens.concepts.index(unit)
+        return self.tokens.labels[:, column], self.tokens.negative[:, column]
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Of each concept the layer of its largest gap; of units that are no concepts, their spread."""
         moments = self._moments()
         notes = [f"{len(self.tokens):,} tokens of {self.tokens.n_samples} samples."]
+        if self.bank.supervised and self.tokens.unknown:
+            notes.append(unknown_words(self.tokens.unknown))
         if self.given:
             notes.append(f"Carried beside: {', '.join(self.given)}.")
         if not self.bank.supervised:
@@ -167,12 +174,12 @@ class ScoreTable(Shown):
         figure, axes = plots.new_figure(6.5, 1.6 * len(units) + 0.6, rows=len(units))
         for ax, unit in zip(np.ravel(axes), units, strict=True):
             score = np.asarray(self.scores[:, k, self.bank.units.index(unit)], dtype=np.float64)
-            inside = self._inside(unit)
+            inside, others = self._sides(unit)
             edges = np.histogram_bin_edges(score, 60)
             if inside.any():
                 source = inside & cal if (inside & cal).any() else inside
                 cut = float(quantiles(score[source], [1 - delta])[0])
-                plots.densities(ax, score[inside], score[~inside], edges, cut)
+                plots.densities(ax, score[inside], score[others], edges, cut)
             else:
                 plots.densities(ax, None, score, edges, None)
             plots.words(

@@ -189,6 +189,10 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     return el("div", el("table", el("thead", head), el("tbody", *body), style=look), style="overflow-x:auto")
 
 
+IF_ANY: Mapping[str, bool] = {"if_any": True}
+"""Metadata of a dataclass field that a dictionary holds only where it is not empty."""
+
+
 def clean(value: Any) -> Any:
     """Turn numpy, tuples, paths and dataclasses into plain JSON values, NaN and Inf into None.
 
@@ -218,7 +222,9 @@ def clean(value: Any) -> Any:
     if isinstance(value, Drawn | Result):
         return clean(value.to_dict())
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: clean(getattr(value, f.name)) for f in fields(value)}
+        # What most data have nothing of is said where there is some (`IF_ANY`).
+        held = {f: getattr(value, f.name) for f in fields(value)}
+        return {f.name: clean(one) for f, one in held.items() if not f.metadata.get("if_any") or one}
     if isinstance(value, Mapping):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

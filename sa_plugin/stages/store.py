@@ -273,6 +273,8 @@ def write_scores(table: ScoreTable, path: Path) -> None:
     }
     arrays: dict[str, Any] = {name: np.asarray(getattr(tokens, name)) for name in ROWS}
     arrays |= {k: v for k in BY_SAMPLE if (v := getattr(table, k)) is not None}
+    if tokens.known is not None:
+        arrays["known"] = tokens.known
     with written(path) as partial:
         np.savez(partial, scores=np.asarray(table.scores), names=np.array(json.dumps(names)), **arrays)
 
@@ -306,6 +308,7 @@ def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:
         split_of=tuple(names["split_of"]),
         concepts=tuple(names["concepts"]),
         dropped=names["dropped"],
+        known=found.get("known"),
         **{name: found[name] for name in ROWS},
     )
     by_sample = {name: found.get(name) for name in BY_SAMPLE}

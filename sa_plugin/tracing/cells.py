@@ -61,15 +61,24 @@ class Columns:
         return np.ascontiguousarray(self.table.tokens.labels.T)
 
     @cached_property
+    def known(self) -> Bool[np.ndarray, "concept token"] | None:
+        """Tokens whose label is known; None where all are."""
+        known = self.table.tokens.known
+        return None if known is None else np.ascontiguousarray(known.T)
+
+    @cached_property
     def negatives(self) -> Bool[np.ndarray, "concept token"]:
         """Tokens of negative samples."""
         tokens = self.table.tokens
-        return np.ascontiguousarray(~tokens.sample_labels[tokens.sample_of].T)
+        found = np.ascontiguousarray(~tokens.sample_labels[tokens.sample_of].T)
+        return found if self.known is None else found & self.known
 
     @property
     def outside(self) -> Bool[np.ndarray, "concept token"]:
         """Out-of-concept tokens."""
-        return self.negatives if self.out == "negative" else ~self.inside
+        if self.out == "negative":
+            return self.negatives
+        return ~self.inside if self.known is None else self.known & ~self.inside
 
     def maxima(self, scores: Float[np.ndarray, "concept token"]) -> Float[np.ndarray, "concept sample"]:
         """Highest score of each sample; -inf for one without kept tokens."""
@@ -122,12 +131,14 @@ def concept_scores(
     tops = columns.maxima(scores)
     for k, (values, top) in enumerate(zip(scores, tops, strict=True)):
         positive = tokens.sample_labels[:, k]
+        # Of a token whose label is unknown nobody can say whether its firing is right.
+        known = slice(None) if columns.known is None else columns.known[k]
         yield ConceptScores(
             _group(values, columns.inside[k], over_tokens),
             _group(values, columns.outside[k], over_tokens),
             _group(values, columns.negatives[k], over_tokens),
-            ScoreGroup(values, over_tokens),
-            columns.inside[k],
+            ScoreGroup(values[known], over_tokens.of(np.arange(len(values))[known])),
+            columns.inside[k][known],
             _group(top, positive, resamples),
             _group(top, ~positive, resamples),
             cut[k],

@@ -1,8 +1,8 @@
 """How far a concept's tail stands out at one layer.
 
 `in` are scores of tokens labelled with the concept; `out` scores of the tokens of negative samples
-(or of all unlabelled tokens); q a high quantile of `out` fixed beforehand; tau the threshold fixed
-beforehand at delta.
+(or of all unlabelled tokens); tokens whose label is unknown are in neither; q a high quantile of `out`
+fixed beforehand; tau the threshold fixed beforehand at delta.
 
 | measure | is |
 |---|---|
@@ -13,7 +13,7 @@ beforehand at delta.
 | coverage, negative_coverage | share of positive (negative) samples with a token above q |
 | coverage_at_maxima, negative_coverage_at_maxima | above a quantile of negative samples' maxima |
 | tail_coverage, negative_tail_coverage | share of samples with a token at or above tau |
-| precision | P(y = 1 given score >= tau) over all tokens; NaN when none reaches tau |
+| precision | P(y = 1 given score >= tau) over all known tokens; NaN when none reaches tau |
 | tail_gap | (Q_{1-delta}(in) - Q_.995(negatives)) / sd(negatives) |
 | cohens_d | (mean in - mean out) / sqrt((var in + var out) / 2) |
 | skewness_*, l_skewness_* | see `sa_plugin.statistics.shape` |
@@ -94,7 +94,7 @@ class ConceptScores:
     Attributes:
         inside, outside, negatives: Scores of in-concept tokens, of out-of-concept tokens, and of
             the tokens of negative samples.
-        tokens, labels: Scores and labels of all tokens.
+        tokens, labels: Scores and labels of all tokens whose label is known.
         positive_maxima, negative_maxima: Highest score of each positive and negative sample.
         cut: Fixed beforehand.
         frozen_sd: Deviation of the negatives' scores to divide the gap by, or None for their own.

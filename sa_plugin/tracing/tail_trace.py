@@ -31,6 +31,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.guard import document_names
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
@@ -52,6 +53,7 @@ from sa_plugin.tracing.measures import TAIL_LEVEL, Cut, measures_of
 
 _SUMMARY = ("auroc", "overlap", "in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage", "tail_gap")
 _OUT = {"negative": "tokens of negative samples", "all": "all unlabelled tokens"}
+UNKNOWN = "unknown_tokens"
 _MEAN = "(weighted mean)"
 """Stands for the concept where the long table has a mean over concepts."""
 
@@ -112,7 +114,8 @@ class TailTrace(Result):
         measures: By name, over layer and concept; `sa_plugin.tracing.measures` defines them.
         means: The same, as mean over concepts weighted by positive samples, over layer, with resamples.
         fixed: "threshold", "background" and "background_of_maxima" by layer and concept.
-        counts: Tokens and samples behind each concept's measures.
+        counts: Tokens and samples behind each concept's measures, and tokens whose label is unknown
+            where there are any.
         densities: With the joint edges of the overlap.
         common: With one axis for all layers and concepts, for plots.
         settings: How it was made.
@@ -174,7 +177,9 @@ class TailTrace(Result):
             [str(layer), *(short(self.means[name].sel(layer=layer)) for name in _SUMMARY)]
             for layer in self.layers
         ]
-        return (Sheet(["layer", *_SUMMARY], lines, title),)
+        unknown = {c: int(n) for c, n in zip(self.concepts, self.counts.get(UNKNOWN, ()), strict=False) if n}
+        notes = [unknown_words(unknown)] if unknown else []
+        return (Sheet(["layer", *_SUMMARY], lines, title, notes),)
 
     def _realised(self) -> str:
         rates, means = self["realised_fpr"].estimate, self.means["realised_fpr"].estimate
@@ -436,11 +441,14 @@ def _counts(here: Columns) -> dict[str, Int[np.ndarray, " concept"]]:
         "out_of_concept_tokens": here.outside.sum(axis=1),
         "positive_samples": positive.sum(axis=0),
         "negative_samples": (~positive).sum(axis=0),
+        **({} if here.known is None else {UNKNOWN: (~here.known).sum(axis=1)}),
     }
 
 
 def _warn_undefined(concepts: Sequence[str], counts: Mapping[str, Int[np.ndarray, " concept"]]) -> None:
     for what, values in counts.items():
+        if what == UNKNOWN:
+            continue
         lacking = [c for c, n in zip(concepts, values, strict=True) if n == 0]
         if lacking:
             warnings.warn(

@@ -54,7 +54,7 @@ def test_a_concept_does_not_depend_on_its_neighbours() -> None:
 
 def test_classes_are_balanced_without_replacement() -> None:
     inside = np.arange(1000) % 50 == 0
-    drawn = adam._balanced(inside, np.random.default_rng(0))
+    drawn = adam._balanced(inside, ~inside, np.random.default_rng(0))
     assert len(set(drawn.tolist())) == len(drawn) == 40
     assert inside[drawn].sum() == 20
     record = separator_adam(statistics_of(*make_rows()), max_epochs=1)[1]
