@@ -141,9 +141,6 @@ def _marked_boxes(item: Mapping[str, Any]) -> str:
     return f"{len(marked)} of {len(item['boxes'])} patches: {', '.join(marked) or 'none'}"
 
 
-_drawn = 0
-
-
 def items_html(result: Shown, items: Sequence[Mapping[str, Any]], sheets: Sequence[Sheet], left: int) -> str:
     """A result with its samples: raw activations and SuperActivators side by side.
 
@@ -156,14 +153,10 @@ def items_html(result: Shown, items: Sequence[Mapping[str, Any]], sheets: Sequen
     from sa_plugin.show.patches import picture_sides
     from sa_plugin.show.shaded import framed, limit_of, text_sides, verdicts
 
-    global _drawn
-    articles = []
+    articles, drawn = [], set[str]()
     for item in items:
-        _drawn += 1
         limit = limit_of(item, items)
-        sides = (
-            text_sides(item, limit) if "text" in item else picture_sides(item, limit, f"sa-image-{_drawn}")
-        )
+        sides = text_sides(item, limit) if "text" in item else picture_sides(item, limit, drawn)
         where = f" · layer {item['layer']} · δ {typeset(item['delta'], 2)} · {item['id']}"
         articles.append(el("article", el("div", el("strong", item["concept"]), where), sides, verdicts(item)))
     rest = left_over_sheet(left)

@@ -296,10 +296,10 @@ def _samples(items: Sequence[Item] | None, *, pictured: bool) -> list[dict[str, 
     """Every passage or image twice, with what each rule says of it."""
     if not items:
         return None
-    found = []
-    for n, item in enumerate(items, 1):
+    found, drawn = [], set[str]()
+    for item in items:
         limit = limit_of(item, items)
-        sides = picture_sides(item, limit, f"image-{n}") if pictured else text_sides(item, limit)
+        sides = picture_sides(item, limit, drawn) if pictured else text_sides(item, limit)
         names = (item.get("document"), item["id"] if pictured else None)
         role = _ROLES.get(item["role"], item["role"].replace("_", " "))
         places = list(dict.fromkeys(word for word in names if word))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sa_plugin.show.html import Child, Markup, el
-from sa_plugin.show.patches import data_uri
+from sa_plugin.show.patches import data_uri, shrunk
 from sa_plugin.show.shaded import tokens
 
 MAP_STYLE = Markup(
@@ -69,7 +69,8 @@ def shaded_picture(
     height, width = pixels.shape[:2]
     # Grey, or shades would mix with the picture's own colours.
     grey = "filter:grayscale(1)"
-    drawn: list[Child] = [el("image", href=data_uri(pixels), width=width, height=height, style=grey)]
+    size = {"width": width, "height": height, "preserveAspectRatio": "none"}
+    drawn: list[Child] = [el("image", href=data_uri(shrunk(pixels)), **size, style=grey)]
     for (top, left, bottom, right), share, label, tip in zip(boxes, shares, outlined, tips, strict=True):
         place: dict[str, Any] = {"x": left, "y": top, "width": right - left, "height": bottom - top}
         drawn.append(

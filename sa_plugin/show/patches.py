@@ -2,8 +2,8 @@
 
 Palette, limits and verdicts are those of texts (`sa_plugin.show.shaded`); the `Item` of an image
 has `png` (a `data:` address), `size`, `boxes` and `outline` in place of a text and offsets. Every
-image is in the page once: the second panel draws the first's again. Patches are drawn as far as
-the image goes; what no patch covers the host did not score, and it is veiled.
+image is in the page once: later panels, of other concepts too, draw the first's again. Patches are
+drawn as far as the image goes; what no patch covers the host did not score, and it is veiled.
 
 The outline of a mask runs along the edges of its pixels: filled by the even-odd rule it is the mask
 again, and nothing is smoothed. The image itself may be scaled down (each pixel the mean of those it
@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -29,26 +30,30 @@ WIDEST = 26
 Box = tuple[Real, Real, Real, Real]
 
 
-def picture_sides(item: Item, limit: Real, name: str) -> Markup:
+def picture_sides(item: Item, limit: Real, drawn: set[str]) -> Markup:
     """An image twice: raw activations, and SuperActivators.
 
     Args:
         item: What is drawn.
         limit: Score of the darkest shade.
-        name: Of the image within its page.
+        drawn: Names of the images that the page has already; this one's is added.
     """
+    # Named by what it shows: the same name twice in a page, from two results, is the same image.
+    name = f"image-{sha256(item['png'].encode()).hexdigest()[:12]}"
+    again = name in drawn
+    drawn.add(name)
     boxes = [_within(box, item["size"]) for box in item["boxes"]]
-    return el("div", _raw(item, boxes, limit, name), _tail(item, boxes, name), class_="sides")
+    return el("div", _raw(item, boxes, limit, name, again), _tail(item, boxes, name), class_="sides")
 
 
-def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str) -> Markup:
+def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str, again: bool) -> Markup:
     height, width = item["size"]
     bar, scores = item.get("raw_threshold"), item["scores"]
     above = [
         box for box, v in zip(boxes, scores, strict=True) if bar is not None and v is not None and v > bar
     ]
     size = {"width": width, "height": height, "preserveAspectRatio": "none"}
-    image = el("image", id=name, href=item["png"], **size)
+    image = el("use", href=f"#{name}") if again else el("image", id=name, href=item["png"], **size)
     layers = [
         el("g", image, class_="grey"),
         el("rect", width=width, height=height, class_="veil"),

@@ -91,6 +91,17 @@ def test_the_page_holds_its_images_and_fetches_nothing(page: str, fake: dict[str
     assert not re.search(r"https?://|@import|url\((?!#)|javascript:", page)
 
 
+def test_an_image_under_two_concepts_is_in_the_page_once(fake: dict[str, Any]) -> None:
+    hit = fake["pictures"][0]
+    page = render_report(fake | {"pictures": [hit, hit | {"concept": "blue"}]})
+    assert page.count(hit["png"]) == 1
+    tree = parse(page)
+    (name,) = [attrs["id"] for tag, attrs in tree.elements if tag == "image"]
+    again = [attrs["href"] for tag, attrs in tree.elements if tag == "use"]
+    assert again.count(f"#{name}") == 3
+    assert len(panels(section(page, "pictures"))) == 4
+
+
 def test_marks_are_the_superactivators(page: str, fake: dict[str, Any]) -> None:
     found = panels(section(page, "pictures"))
     for n, one in enumerate(fake["pictures"]):
