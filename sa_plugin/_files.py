@@ -172,6 +172,29 @@ def _raise_named(error: OSError, path: Path) -> NoReturn:
 # Folders of output --------------------------------------------------------------------------------
 
 
+def writable_folder(folder: str | Path) -> Path:
+    """Make a folder if it is missing, and write to it once.
+
+    Raises:
+        ValueError: No system takes the name.
+        NotADirectoryError: It, or what it should lie in, is a file.
+        OSError: It cannot be made or written; the text names it.
+    """
+    if "\0" in str(folder):
+        raise ValueError(f"{str(folder)!r} holds a null byte, which no name of a folder does: name another.")
+    path = Path(folder)
+    real = Path(os.path.realpath(path))
+    for above in (real, *real.parents):
+        if above.exists() and not above.is_dir():
+            raise NotADirectoryError(f"{above} is a file, and {path} is to be a folder: name a folder.")
+    try:
+        real.mkdir(parents=True, exist_ok=True)
+        _try_to_write(real)
+    except OSError as error:
+        _raise_named(error, path)
+    return path
+
+
 @contextmanager
 def output_folder(folder: str | Path, *names: str) -> Iterator[Path]:
     """Check that a folder can be written and hold it against a second run; ask before computing.
@@ -188,14 +211,9 @@ def output_folder(folder: str | Path, *names: str) -> Iterator[Path]:
         BlockingIOError: Another run, process or thread, holds it.
         OSError: It cannot be made or written; the text names it.
     """
-    path = Path(folder)
+    path = writable_folder(folder)
     real = Path(os.path.realpath(path))
-    for above in (real, *real.parents):
-        if above.exists() and not above.is_dir():
-            raise NotADirectoryError(f"{above} is a file, and {path} is to be a folder: name another folder.")
     try:
-        real.mkdir(parents=True, exist_ok=True)
-        _try_to_write(real)
         lock = FileLock(real / LOCK, timeout=0, is_singleton=True)
         lock.acquire()
     except Timeout:

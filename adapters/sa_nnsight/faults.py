@@ -16,24 +16,32 @@ of the pattern.
 | `crashed`, `timeout`, `evicted`, `cancelled` | the model's process died; too slow; pushed out; stopped |
 | `size`, `memory` | the request, or what it computes, is too large |
 | `weights`, `order`, `block` | the code that was sent failed: kept weights, order of reads, anything |
+| `answer` | what came back is not what was asked for: a count, shape, type, or NaN |
 
 Some of it misleads. "Your request payload could not be read (ModuleNotFoundError ...). Re-sending
 it usually resolves this" means that a module was not registered, and re-sending never helps. "Error
 submitting request to model deployment" means that the model's process died.
 
 API keys: the server quotes a malformed key in its answer, and a URL may hold a password. Both are
-struck from every text here, and from the error that was explained and what caused it, so that a
-traceback shows neither.
+struck from every text here, in any case and as URLs, JSON and headers write them, and from the error
+that was explained and all that hangs on it: causes, contexts, members of groups, notes, arguments and
+attributes, texts and bytes, however deep. Where that is not enough, since an error makes its text as it
+likes, the fault is raised from a stand-in that holds the struck text alone.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import quote, quote_plus, unquote
 
 
 class Rule(NamedTuple):
@@ -255,6 +263,12 @@ SERVER: tuple[Rule, ...] = (
 
 STRUCK = "<struck>"
 SHOWN = 600
+# A shorter secret in base64 is a few letters that stand in many words.
+SHORTEST = 8
+_KEPT_IN = ("NDIF_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HEADER = r"(?:ndif-api-key|x-api-key|api[-_]?key|authorization)"
+# Where errors of Python keep what they say, beside their own dictionary.
+_SLOTS = ("args", "__notes__", "strerror", "filename", "filename2", "msg", "text", "object", "reason", "name")
 
 
 @dataclass(frozen=True)
@@ -289,11 +303,11 @@ def explain_fault(error: BaseException, *, host: str | None = None) -> RemoteFau
     """Say what an error of nnsight's remote client means.
 
     Args:
-        error: As it was raised. API keys are struck from its arguments and from its causes'.
+        error: As it was raised. API keys are struck from it and from all that hangs on it.
         host: URL of the server, for the text; by default nnsight's configuration.
 
     Returns:
-        The exception to raise from `error`; `error` itself if it was explained before.
+        The exception to raise, with its cause; `error` itself if it was explained before.
 
     Example:
         >>> explain_fault(ConnectionRefusedError(111, "Connection refused"), host="http://x:1").kind
@@ -302,9 +316,13 @@ def explain_fault(error: BaseException, *, host: str | None = None) -> RemoteFau
     if isinstance(error, RemoteFault):
         return error
     secrets = _secrets(host)
-    for link in _chain(error):
-        _strike_arguments(link, secrets)
-    return RemoteFault(classify(error, host=host))
+    fault = RemoteFault(classify(error, host=host))
+    for link in _everything(error):
+        _strike_error(link, secrets)
+    text = "".join(traceback.format_exception(error))
+    struck = strike(text, secrets)
+    fault.__cause__ = error if struck == text else RuntimeError(f"this held an API key:\n{struck}")
+    return fault
 
 
 def classify(error: BaseException, *, host: str | None = None) -> Fault:
@@ -333,7 +351,7 @@ def classify(error: BaseException, *, host: str | None = None) -> Fault:
 
 
 def strike(text: str, secrets: list[str] | None = None) -> str:
-    """Take API keys and passwords out of a text.
+    """Take API keys and passwords out of a text, in whatever case and as URLs and JSON write them.
 
     Args:
         text: Any.
@@ -344,11 +362,57 @@ def strike(text: str, secrets: list[str] | None = None) -> str:
         >>> strike("http://me:word@ndif.example/request")
         'http://<struck>@ndif.example/request'
     """
-    for secret in _secrets() if secrets is None else secrets:
-        text = text.replace(secret, STRUCK)
+    forms = {form for secret in (_secrets() if secrets is None else secrets) for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = re.sub(re.escape(form), STRUCK, text, flags=re.IGNORECASE)
     text = re.sub(r"(?<=://)[^/@\s]+(?=@)", STRUCK, text)
-    text = re.sub(r"(?i)(ndif-api-key['\"]?\s*[:=,]\s*)(['\"]?)[^'\"\s,)}]+\2", rf"\1{STRUCK}", text)
+    text = re.sub(rf"(?i)({_HEADER}['\"]?\s*[:=,]\s*b?)(['\"]?)[^'\"\s,)}}]+\2", rf"\1{STRUCK}", text)
     return re.sub(r"(API key format: )'[^']*'", rf"\1{STRUCK}", text)
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is, and as URLs, JSON, `repr` and headers of authorisation write it."""
+    written = {
+        secret,
+        quote(secret, safe=""),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+    }
+    if len(secret) >= SHORTEST:
+        written.add(base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode().rstrip("="))
+    return written
+
+
+def _struck(value: Any, secrets: list[str], depth: int = 8) -> Any:
+    """A value without secrets, of the same types; the value itself where it holds none."""
+    if isinstance(value, str):
+        found: Any = strike(value, secrets)
+    elif isinstance(value, bytes | bytearray):
+        # Latin-1 gives every byte a letter and takes it back.
+        found = type(value)(strike(value.decode("latin-1"), _as_bytes(secrets)).encode("latin-1"))
+    elif depth and isinstance(value, dict):
+        found = {
+            _struck(key, secrets, depth - 1): STRUCK
+            if _is_key_name(key)
+            else _struck(one, secrets, depth - 1)
+            for key, one in value.items()
+        }
+    elif depth and type(value) in (list, tuple, set, frozenset):
+        found = type(value)(_struck(one, secrets, depth - 1) for one in value)
+    else:
+        return value
+    return value if found == value else found
+
+
+def _as_bytes(secrets: list[str]) -> list[str]:
+    return [secret.encode("utf-8", "surrogatepass").decode("latin-1") for secret in secrets]
+
+
+def _is_key_name(name: object) -> bool:
+    """Whether what stands under a name is a key, be it known or not."""
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return isinstance(text, str) and re.fullmatch(_HEADER, text.strip(), re.IGNORECASE) is not None
 
 
 def _first(rules: tuple[Rule, ...], text: str, place: str) -> Fault | None:
@@ -377,17 +441,43 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _strike_arguments(error: BaseException, secrets: list[str]) -> None:
-    struck = tuple(strike(a, secrets) if isinstance(a, str) else a for a in error.args)
-    if struck != error.args:
-        error.args = struck
+def _everything(error: BaseException) -> list[BaseException]:
+    """An error, its causes and contexts, the members of groups, and all of theirs."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is None or any(link is known for known in found):
+            continue
+        found.append(link)
+        waiting += [link.__cause__, link.__context__]
+        waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else []
+    return found
+
+
+def _strike_error(error: BaseException, secrets: list[str]) -> None:
+    """Strike arguments, notes and attributes where they stand."""
+    held = {name: getattr(error, name, None) for name in (*_SLOTS, *getattr(error, "__dict__", {}))}
+    for name, value in held.items():
+        # Some of these cannot be set; what then still shows a key is caught by `explain_fault`.
+        with suppress(Exception):
+            struck = _struck(value, secrets)
+            if struck is not value:
+                setattr(error, name, struck)
+        headers: Any = getattr(value, "headers", None)
+        with suppress(Exception):
+            for key, one in list(headers.items() if headers is not None else ()):
+                struck = STRUCK if _is_key_name(key) else _struck(one, secrets)
+                if struck is not one:
+                    headers[key] = struck
 
 
 def _secrets(host: str | None = None) -> list[str]:
-    found = [os.environ.get("NDIF_API_KEY"), _configured("APIKEY")]
+    found = [*map(os.environ.get, _KEPT_IN), _configured("APIKEY")]
     for url in (host, _configured("HOST")):
-        found += re.findall(r"://([^/@\s]+)@", url or "")
-    return [secret for secret in found if secret]
+        for login in re.findall(r"://([^/@\s]+)@", url or ""):
+            found += [login, unquote(login.partition(":")[2])]
+    return [secret for secret in found if secret and secret.strip()]
 
 
 def _configured(name: str) -> str | None:

@@ -6,8 +6,10 @@ come out in the order of the requests, so that sums over them do not depend on t
 Finished requests are kept on disk, so that a run that was cut off goes on where it stopped. A
 request's key is a hash of all that decides its result: model, sites, inputs and the reducer with
 its tensors. The same call finds its own results; any other finds none. Files are safetensors, one a
-request, written whole or not at all. The journal holds what reducers keep (scores, sums, maxima)
-and ids of submitted jobs; no text, no activation that a reducer does not return, no API key.
+request, written whole or not at all, and bound to their request: an entry says whose it is and what
+digest its tensors have, and one that was edited, cut or renamed is refused by name. The journal
+holds what reducers keep (scores, sums, maxima) and ids of submitted jobs; no text, no activation
+that a reducer does not return, no API key.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,22 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from sa_plugin._files import (
+    DamagedFileError,
+    read_object,
+    require_sealed,
+    sealed,
+    writable_folder,
+    write_bytes,
+    write_text,
+)
+
 Result = list[dict[Any, Tensor]]
+_AGAIN = "delete it, and the request is sent again"
 # Modules that run on the server, shipped by their source.
 SHIPPED = ("sa_plugin.host.reducers", "sa_nnsight.beside")
 
@@ -46,37 +59,59 @@ class Journal:
         if self.folder is not None:
             if self.folder.exists() and not self.folder.is_dir():
                 raise NotADirectoryError(f"journal={str(folder)!r} is a file: name a folder.")
-            self.folder.mkdir(parents=True, exist_ok=True)
+            writable_folder(self.folder)
 
     def result(self, key: str) -> Result | None:
-        """What a finished request left, or None."""
+        """What a finished request left, or None.
+
+        Raises:
+            DamagedFileError: The entry is damaged, or of another request; the text names the file.
+        """
         path = self._path(key, "safetensors")
         if path is None or not path.exists():
             return None
-        return _unflatten(load_file(path))
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise DamagedFileError(f"{path} is damaged ({error}): {_AGAIN}.") from error
+        if about != {"request": key, "digest": digest(flat)}:
+            raise DamagedFileError(
+                f"{path} is damaged, or the answer to another request (its content is not what was "
+                f"written): {_AGAIN}."
+            )
+        return _unflatten(flat)
 
     def store(self, key: str, result: Result) -> None:
         """Keep a finished request."""
         path = self._path(key, "safetensors")
         if path is None:
             return
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_file(_flatten(result), part)
-        part.replace(path)
+        flat = _flatten(result)
+        write_bytes(path, save(flat, {"request": key, "digest": digest(flat)}))
         self.forget(key)
 
     def job(self, key: str) -> str | None:
-        """The id of a submitted job that had not finished, or None."""
+        """The id of a submitted job that had not finished, or None.
+
+        Raises:
+            DamagedFileError: The note is damaged, or of another request; the text names the file.
+        """
         path = self._path(key, "json")
         if path is None or not path.exists():
             return None
-        return str(json.loads(path.read_text())["job_id"])
+        found = read_object(path, _AGAIN)
+        require_sealed(found, path, _AGAIN)
+        if found.get("request") != key:
+            raise DamagedFileError(f"{path} is the note of another request: {_AGAIN}.")
+        return str(found["job_id"])
 
     def note(self, key: str, job_id: str) -> None:
         """Remember a submitted job."""
         path = self._path(key, "json")
         if path is not None:
-            path.write_text(json.dumps({"job_id": job_id}))
+            write_text(path, json.dumps(sealed({"request": key, "job_id": job_id})) + "\n")
 
     def forget(self, key: str) -> None:
         """A job is done with."""
@@ -308,7 +343,8 @@ class Runner:
         picked_up = one.tries == 0
         self.journal.forget(one.request.key)
         if not picked_up and (not again or one.tries >= self.patience.tries):
-            raise told from error
+            # A fault names its own cause where a key could not be struck from the error.
+            raise told from (told.__cause__ or error)
         one.job_id = None
         one.not_before = self.clock() + self.patience.back_off * 2 ** max(0, one.tries - 1)
         self.retried()

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from sa_nnsight import beside
+from sa_nnsight.answers import checked_answer
 from sa_nnsight.jobs import SHIPPED, Result, digest
 from sa_nnsight.places import EnvoyPlaces, Tap
 from sa_nnsight.wire import Server, Wire
 from sa_plugin.host import reducers
 
 # Of what is in a journal: results of other versions are not reused.
-VERSION = 2
+VERSION = 3
 Inputs = Mapping[str, Tensor]
 
 
@@ -72,7 +73,8 @@ class Reads:
 
     def poll(self, job_id: str) -> Result | None:
         """Its result, or None while it runs."""
-        return self.server.answer(job_id)
+        found = self.server.answer(job_id)
+        return None if found is None else checked_answer(found, self.jobs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,8 @@ class Once:
 
     def poll(self, job_id: str) -> Result | None:
         """Its result, or None while it runs."""
-        return self.server.answer(job_id)
+        found = self.server.answer(job_id)
+        return None if found is None else checked_answer(found)
 
 
 def submit_reads(

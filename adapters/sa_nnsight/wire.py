@@ -19,8 +19,6 @@ from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.ndif import pull_env
 from nnsight.schema.request import RequestModel
 
-from sa_nnsight.jobs import Result
-
 # nnsight's own.
 LEVEL = 6
 
@@ -125,10 +123,7 @@ class Server:
         send(wire)
         return str(wire.job_id)
 
-    def answer(self, job_id: str) -> Result | None:
-        """A job's result, or None while it runs."""
+    def answer(self, job_id: str) -> Any:
+        """What a job left, unchecked, or None while it runs."""
         found = self.wire(job_id).poll()
-        if found is None:
-            return None
-        result: Result = found["result"]
-        return result
+        return found.get("result", found) if isinstance(found, dict) else found

@@ -92,6 +92,7 @@ def test_fetch_converts_once_and_records_where_it_came_from(
     assert manifest["licence"] == "MIT"
     assert manifest["conversion"] == "copied"
     assert manifest["files"] == {"model.bin": 700}
+    assert manifest["digests"] == {"model.bin": hashlib.sha256(b"weights" * 100).hexdigest()}
     monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("downloaded again"))
     assert weights.fetch("toy", cache) == made
     assert [path.name for path in cache.iterdir()] == ["toy"]
@@ -123,6 +124,19 @@ def lose_a_file(folder: Path) -> None:
     (folder / "model.bin").unlink()
 
 
+def change_a_byte(folder: Path) -> None:
+    (folder / "model.bin").write_bytes(b"weights" * 99 + b"weighty")
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "modeling_other.py").write_text("print()")
+
+
+def lose_the_digests(folder: Path) -> None:
+    known = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**known, "digests": None}))
+
+
 def lose_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
@@ -131,7 +145,18 @@ def break_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"name": "to')
 
 
-@pytest.mark.parametrize("damage", [cut_short, lose_a_file, lose_the_manifest, break_the_manifest])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        change_a_byte,
+        add_a_file,
+        lose_a_file,
+        lose_the_digests,
+        lose_the_manifest,
+        break_the_manifest,
+    ],
+)
 def test_a_damaged_folder_counts_as_absent_and_is_replaced(
     toy: Callable[..., Recipe], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:

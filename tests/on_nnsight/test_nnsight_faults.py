@@ -7,8 +7,12 @@ source that were not provoked. tests/remote/test_faults.py provokes the main one
 
 from __future__ import annotations
 
+import base64
 import json
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -150,6 +154,70 @@ def test_a_key_in_nnsights_configuration_is_struck(monkeypatch):
     nnsight = pytest.importorskip("nnsight")
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", "configured-secret")
     assert "configured-secret" not in strike("it was configured-secret")
+
+
+SECRET = "sk-Very/secret+123"
+
+
+class Telling(Exception):
+    def __str__(self):
+        return f"it is {SECRET}"
+
+
+class Asking(Exception):
+    def __init__(self):
+        super().__init__("no")
+        self.headers = {"ndif-api-key": "another-key", b"Authorization": b"Bearer x"}
+        self.request = SimpleNamespace(headers={"ndif-api-key": SECRET, "host": "x"})
+
+
+def with_note(error):
+    error.add_note(f"key {SECRET}")
+    return error
+
+
+def caused(error):
+    error.__cause__ = ValueError("no")
+    error.__cause__.__context__ = KeyError(SECRET)
+    error.__context__ = OSError(5, SECRET, f"/tmp/{SECRET}")
+    return error
+
+
+LEAKS = {
+    "plain": lambda: RuntimeError(f"bad key {SECRET}"),
+    "case": lambda: RuntimeError(SECRET.upper(), SECRET.lower()),
+    "bytes": lambda: RuntimeError(f"x {SECRET}".encode()),
+    "deep": lambda: RuntimeError({"a": [(SECRET.encode(), {"b": {SECRET: 1}})]}),
+    "header": lambda: RuntimeError({"headers": {"NDIF-API-Key": "another-key"}}),
+    "url": lambda: RuntimeError(f"http://x/?key={quote(SECRET, safe='')}&a={quote_plus(SECRET)}"),
+    "basic": lambda: RuntimeError(base64.b64encode(SECRET.encode()).decode()),
+    "note": lambda: with_note(RuntimeError("x")),
+    "cause": lambda: caused(RuntimeError("x")),
+    "group": lambda: ExceptionGroup("g", [RuntimeError(SECRET), with_note(ValueError("y"))]),
+    "name of a group": lambda: ExceptionGroup(SECRET, [RuntimeError("x")]),
+    "own text": Telling,
+    "attributes": Asking,
+    "os": lambda: OSError(2, SECRET, SECRET),
+    "decode": lambda: UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, SECRET),
+    "json": lambda: json.JSONDecodeError("no", f'{{"key": "{SECRET}"', 3),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_keys_are_struck_from_every_form_of_text(monkeypatch, name):
+    monkeypatch.setenv("NDIF_API_KEY", SECRET)
+    error = LEAKS[name]()
+    fault = explain_fault(error, host=HOST)
+    try:
+        raise fault from fault.__cause__
+    except RemoteFault as raised:
+        text = "".join(traceback.format_exception(raised))
+    held = repr([vars(link) for link in (fault, fault.__cause__)]) + repr(
+        vars(getattr(error, "request", fault))
+    )
+    for form in (SECRET, quote(SECRET, safe=""), base64.b64encode(SECRET.encode()).decode(), "another-key"):
+        assert form.lower() not in text.lower()
+        assert form.lower() not in held.lower()
 
 
 def test_explained_once():

@@ -4,8 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from kills import dying_at, moments
+from safetensors.torch import save
 
 from sa_nnsight.jobs import Journal, Patience, RemoteTimeout, Runner, digest
+from sa_plugin._files import DamagedFileError
 from sa_plugin.host import reducers
 
 
@@ -107,7 +110,7 @@ def test_a_job_that_was_left_is_picked_up_by_its_id(tmp_path):
 
 
 def test_a_job_that_the_server_has_lost_is_sent_anew(tmp_path):
-    Journal(tmp_path).note("0" * 64, "job of yesterday")
+    Journal(tmp_path).note(Fake(0).key, "job of yesterday")
 
     class Lost(Fake):
         def poll(self, job_id):
@@ -132,6 +135,46 @@ def test_the_journal_keeps_sparse_and_dense_tensors_and_no_part_files(tmp_path):
     assert second["y z"].equal(torch.ones(2, 2))
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
     assert Journal(None).result("a" * 64) is None
+
+
+def test_an_entry_that_was_changed_or_moved_is_refused_by_name(tmp_path):
+    journal, key, other = Journal(tmp_path), "a" * 64, "b" * 64
+    journal.store(key, [{"scores": torch.ones(3, 2)}])
+    entry = next(tmp_path.glob("*.safetensors"))
+    whole = entry.read_bytes()
+    entry.with_name(f"{other[:32]}.safetensors").write_bytes(whole)
+    with pytest.raises(DamagedFileError, match=r"b{32}.safetensors is damaged, or the answer to another"):
+        journal.result(other)
+    for content in (whole[:-5], b"", whole[:-1] + b"\0", save({"number": torch.tensor(1)})):
+        entry.write_bytes(content)
+        with pytest.raises(DamagedFileError, match=r"a{32}.safetensors is damaged.*delete it, and"):
+            journal.result(key)
+    assert journal.result("c" * 64) is None
+
+
+def test_a_note_that_was_changed_or_moved_is_refused_by_name(tmp_path):
+    journal, key, other = Journal(tmp_path), "a" * 64, "b" * 64
+    journal.note(key, "job 1")
+    assert journal.job(key) == "job 1"
+    note = next(tmp_path.glob("*.json"))
+    note.with_name(f"{other[:32]}.json").write_bytes(note.read_bytes())
+    with pytest.raises(DamagedFileError, match=r"b{32}.json is the note of another request: delete it"):
+        journal.job(other)
+    for content in ('{"job_id": "ab', "", "[]", "{}", '{"job_id": "../other"}'):
+        note.write_text(content)
+        with pytest.raises(DamagedFileError, match=r"a{32}.json is damaged .*delete it, and the request is"):
+            journal.job(key)
+
+
+def test_a_kill_leaves_an_entry_whole_or_missing(tmp_path):
+    journal, key, result = Journal(tmp_path), "a" * 64, [{"scores": torch.ones(3, 2)}]
+    for moment in range(1, moments(lambda: journal.store(key, result)) + 1):
+        journal.note(key, "job 1")
+        with dying_at(moment):
+            journal.store(key, result)
+        found = journal.result(key)
+        assert journal.job(key) == "job 1" or found is not None
+        assert found is None or found[0]["scores"].equal(torch.ones(3, 2))
 
 
 def test_keys_tell_apart_whatever_decides_a_result():
