@@ -7,13 +7,20 @@ positives) is a warning of its own class.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from numbers import Number
+from typing import Any, TypeAlias
 
-from sa_plugin._check import users_line
+import numpy as np
+
+from sa_plugin._check import require_known, users_line
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
+
+TokenLabels: TypeAlias = str | Mapping[str, Iterable[str]] | None
+"""What the tokens of a text that is labelled as a whole are taken for, see `ConceptData.from_texts`."""
 
 
 class EmptySplitWarning(UserWarning):
@@ -198,6 +205,153 @@ def span_samples(
         positive = frozenset(s.concept for s in spans_of) | said.positive_of(k)
         samples.append(Sample(names[k], text, homes[k], spans_of, positive, unknown=said.unknown_of(k)))
     return samples
+
+
+def whole_spans(
+    texts: Sequence[str], labels: Sequence[Iterable[str]], token_labels: TokenLabels
+) -> list[list[tuple[int, int, str]]]:
+    """Labelled spans of texts whose labels are of the whole text.
+
+    Args:
+        texts: One text a sample.
+        labels: Concepts of each text.
+        token_labels: See `ConceptData.from_texts`.
+
+    Raises:
+        ValueError: `token_labels` is something else, or lists words of no concept, or no words.
+    """
+    if isinstance(token_labels, Mapping):
+        finders = {concept: _finder(concept, words) for concept, words in token_labels.items()}
+        _require_listed(finders, labels)
+        return [
+            [(*hit.span(), c) for c in row if c in finders for hit in finders[c].finditer(text)]
+            for text, row in zip(texts, labels, strict=True)
+        ]
+    if token_labels is not None:
+        require_known("token_labels", token_labels, ("text",))
+    whole = token_labels == "text"
+    return [[(0, len(t), c) for c in row if whole] for t, row in zip(texts, labels, strict=True)]
+
+
+def said_of_tokens(token_labels: TokenLabels) -> str:
+    """How the tokens of whole texts were labelled, for the data's repr."""
+    if isinstance(token_labels, Mapping):
+        return "listed words of positive texts (weak labels)"
+    return "" if token_labels is None else "every token of a positive text (token_labels='text')"
+
+
+def _finder(concept: str, words: Iterable[str]) -> re.Pattern[str]:
+    listed = [words] if isinstance(words, str) else [str(word) for word in words]
+    if not listed or not all(word.strip() for word in listed):
+        raise ValueError(f"token_labels lists no word, or an empty one, for {concept!r}: give its words.")
+    # Longer phrases first, or a word of theirs would be found instead.
+    alternatives = "|".join(re.escape(word) for word in sorted(listed, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
+
+
+def _require_listed(finders: Mapping[str, object], labels: Sequence[Iterable[str]]) -> None:
+    for concept in finders:
+        require_known("concept of token_labels", concept, sorted({c for row in labels for c in row}))
+
+
+def text_labels(
+    labels: Any, n: int, concepts: Sequence[str] | None
+) -> tuple[list[list[str]], Sequence[str] | None]:
+    """The concepts of each text from whatever form they have, and the concepts in their order.
+
+    Args:
+        labels: See `ConceptData.from_texts`.
+        n: Number of texts.
+        concepts: Asked for, or None.
+
+    Raises:
+        ValueError: Another number of labels, or a value of none of the forms; the text names the row.
+    """
+    columns = _flag_columns(labels, concepts)
+    if columns is not None:
+        return _rows_of_columns(columns, n, concepts)
+    entries = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(entries) != n:
+        raise ValueError(f"labels has {len(entries)} entries for {n} texts: give one a text.")
+    given = [one for one in entries if not _missing(one)]
+    numbers = bool(given) and all(isinstance(one, Number | np.generic) for one in given)
+    if numbers and concepts is not None and len(concepts) == 1:
+        return _rows_of_columns({concepts[0]: entries}, n, concepts)
+    return [_names_of(k, one, concepts) for k, one in enumerate(entries)], concepts
+
+
+def _flag_columns(labels: Any, concepts: Sequence[str] | None) -> dict[str, list[Any]] | None:
+    """Columns by name, of a mapping, a DataFrame or a two-dimensional array; None for anything else."""
+    if hasattr(labels, "columns") and hasattr(labels, "to_numpy"):
+        if len(set(labels.columns)) < len(labels.columns):
+            raise ValueError(f"labels has a column twice: {list(labels.columns)}. Rename one.")
+        return {str(name): labels[name].tolist() for name in labels.columns}
+    if isinstance(labels, Mapping):
+        return {str(c): one.tolist() if hasattr(one, "tolist") else list(one) for c, one in labels.items()}
+    shape: tuple[int, ...] = tuple(getattr(labels, "shape", ()))
+    if len(shape) == 2:
+        if concepts is None or len(concepts) != shape[1]:
+            said = "no names" if concepts is None else f"{len(concepts)} names"
+            raise ValueError(
+                f"labels is an array of {shape[1]} columns and concepts has {said}: give concepts=[...], "
+                "one name a column, or a mapping of name to column."
+            )
+        return dict(zip(concepts, labels.T.tolist(), strict=True))
+    return None
+
+
+def _rows_of_columns(
+    columns: Mapping[str, Sequence[Any]], n: int, concepts: Sequence[str] | None
+) -> tuple[list[list[str]], Sequence[str] | None]:
+    for name in concepts or ():
+        require_known("concept", name, list(columns))
+    chosen = {name: columns[name] for name in concepts or columns}
+    for name, column in chosen.items():
+        if len(column) != n:
+            raise ValueError(f"labels has {len(column)} entries in {name!r} for {n} texts: give one a text.")
+    classes = len(chosen) == 1 and all(isinstance(v, str) or _missing(v) for v in next(iter(chosen.values())))
+    if classes and concepts is None:
+        # A table of one column of names: the names are the concepts.
+        return [_names_of(k, one, None) for k, one in enumerate(next(iter(chosen.values())))], None
+    rows = [[name for name, column in chosen.items() if _flag(k, name, column[k])] for k in range(n)]
+    return rows, list(chosen)
+
+
+def _flag(k: int, name: str, value: Any) -> bool:
+    if isinstance(value, Number | np.generic) and value in (0, 1):
+        return bool(value)
+    raise ValueError(
+        f"label {value!r:.40} of text {k} in {name!r} is not 0 or 1: give 0/1 columns, one column of "
+        "class names, or a list of names for each text."
+    )
+
+
+def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
+    """The concepts of one text: a name, several, the number of a class, or none."""
+    if _missing(one):
+        return []
+    if isinstance(one, str):
+        return [one] if one else []
+    if isinstance(one, int | np.integer) and not isinstance(one, bool):
+        if concepts is not None and 0 <= one < len(concepts):
+            return [concepts[int(one)]]
+    elif isinstance(one, Iterable) and not isinstance(one, bytes | Mapping):
+        names = list(one)
+        if all(isinstance(name, str) and name for name in names):
+            return [str(name) for name in dict.fromkeys(names)]
+        if concepts is not None and len(names) == len(concepts):
+            return [c for c, value in zip(concepts, names, strict=True) if _flag(k, c, value)]
+    raise ValueError(
+        f"label {one!r:.60} of text {k} is no name of a concept: give a name, a list of names, or None; "
+        "for class numbers concepts=[...], their names in order; for 0/1 a mapping {name: column}."
+    )
+
+
+def _missing(value: Any) -> bool:
+    # What a table holds where nothing was written: None, NaN, NaT, pandas.NA.
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, float | np.floating | np.datetime64) and value != value
 
 
 def token_mask_samples(

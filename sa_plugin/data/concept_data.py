@@ -24,11 +24,15 @@ from jaxtyping import Bool
 
 from sa_plugin._check import require_known
 from sa_plugin.data.build import (
+    TokenLabels,
     mask_samples,
+    said_of_tokens,
     same_length,
     span_samples,
+    text_labels,
     token_mask_samples,
     validate,
+    whole_spans,
     word_spans,
 )
 from sa_plugin.data.images import PixelLabels
@@ -72,9 +76,10 @@ class Split:
 class ConceptData(Shown):
     """Labelled samples with a fixed split by source document.
 
-    Build one with `from_words`, `from_spans`, `from_token_masks` or `from_masks`;
+    Build one with `from_texts`, `from_words`, `from_spans`, `from_token_masks` or `from_masks`;
     `sa_plugin.load` reads files.
-    `skipped` says what a loader left out of its files, reason to count; it is not in the hash.
+    `skipped` says what a loader left out of its files, reason to count, and `token_labels` how tokens
+    were labelled where nobody labelled them; neither is in the hash.
     """
 
     concepts: tuple[str, ...]
@@ -83,6 +88,7 @@ class ConceptData(Shown):
     name: str = "data"
     seed: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict, compare=False)
+    token_labels: str = field(default="", compare=False)
 
     about: ClassVar[str] = (
         "Samples of one document are not independent: intervals shrink with documents, not with samples."
@@ -142,6 +148,55 @@ class ConceptData(Shown):
             if sample.unknown is not None:
                 digest.update(json.dumps(["unknown", sorted(sample.unknown)]).encode())
         return digest.hexdigest()
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        labels: Any,
+        *,
+        token_labels: TokenLabels = None,
+        documents: Sequence[str] | None = None,
+        concepts: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        splits: Splits | Sequence[str] | None = None,
+        name: str = "data",
+    ) -> ConceptData:
+        """Data from texts that are labelled as a whole.
+
+        Which tokens carry a concept such labels do not say. Say what to take them for, or give vectors:
+        without a positive token no supervised kind can be fitted and no threshold of tokens set.
+
+        Args:
+            texts: One text a sample.
+            labels: One column of class names (None where there is none), or of class numbers with
+                `concepts`; a list of names for each text; or several 0/1 columns: a DataFrame, a mapping of
+                name to column, or an array `[text, concept]` with `concepts`.
+            token_labels: None: the tokens of a positive text are unknown. "text": every token of a
+                positive text is positive, the paper's way for sets labelled by sentence. A mapping of
+                concept to words: these words are positive in texts of the concept (weak labels), and
+                the tokens of those that hold none of them are unknown.
+            documents: As in `from_spans`, like the arguments that follow.
+            concepts: Concepts and their order; of 0/1 columns those that are taken.
+            ids: Unique names.
+            splits: Split of each sample, or how documents are divided.
+            name: Name of the data set.
+
+        Raises:
+            ValueError: A label is of none of these forms; the text names its row; and what
+                `from_spans` raises.
+
+        Example:
+            >>> texts = ["so tired today", "what a lovely day"] * 6
+            >>> data = ConceptData.from_texts(texts, ["sad", "glad"] * 6, token_labels="text")
+            >>> data.concepts
+            ('glad', 'sad')
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows, order = text_labels(labels, len(texts), concepts)
+        spans = whole_spans(texts, rows, token_labels)
+        samples = span_samples(texts, spans, documents=documents, sample_labels=rows, ids=ids)
+        return cls.from_samples(samples, order, splits, name=name, token_labels=said_of_tokens(token_labels))
 
     @classmethod
     def from_spans(
@@ -309,6 +364,7 @@ class ConceptData(Shown):
         *,
         name: str = "data",
         skipped: Mapping[str, int] | None = None,
+        token_labels: str = "",
     ) -> ConceptData:
         """Data from samples that are already made, as loaders make them.
 
@@ -318,6 +374,7 @@ class ConceptData(Shown):
             splits: Split of each sample, or how documents are divided.
             name: Name of the data set.
             skipped: What was left out, reason to count.
+            token_labels: How tokens were labelled where nobody labelled them, in words.
 
         Raises:
             ValueError: What `from_spans` raises.
@@ -326,7 +383,7 @@ class ConceptData(Shown):
         rule = splits if isinstance(splits, Splits) else Splits(splits)
         of = split_documents(samples, order, rule) if rule.of is None else rule.of
         same_length(samples, splits=of)
-        return cls(order, tuple(samples), tuple(of), name, rule.seed, dict(skipped or {}))
+        return cls(order, tuple(samples), tuple(of), name, rule.seed, dict(skipped or {}), token_labels)
 
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:
         """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
@@ -358,9 +415,12 @@ class ConceptData(Shown):
         """Name, sizes and hash, and what was skipped."""
         sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+        vague = len(set().union(*self._vague.values()))
+        said = f"; tokens: {self.token_labels}" if self.token_labels else ""
+        said += f"; token labels unknown in {vague} of {len(self)} samples" if vague else ""
         return (
             f"{self.name!r}, {len(self.concepts)} concepts, train / cal / test = {sizes} samples, "
-            f"hash {self.hash[:8]}{left_out and f'; skipped: {left_out}'}"
+            f"hash {self.hash[:8]}{said}{left_out and f'; skipped: {left_out}'}"
         )
 
     def sheets(self) -> Sequence[Sheet]:
@@ -371,8 +431,12 @@ class ConceptData(Shown):
             for concept in (None, *self.concepts)
         ]
         title = "Positive samples of each concept, and in brackets the documents that they lie in."
-        left_out = [f"Left out: {count} {reason}." for reason, count in self.skipped.items()]
-        return [Sheet(("concept", *SPLITS), rows, title, left_out)]
+        notes = [f"Tokens: {self.token_labels}."] if self.token_labels else []
+        if self._vague:
+            each = ", ".join(f"{concept} {len(own)}" for concept, own in self._vague.items())
+            notes.append(f"Positive samples whose tokens are unknown, in neither class: {each}.")
+        notes += [f"Left out: {count} {reason}." for reason, count in self.skipped.items()]
+        return [Sheet(("concept", *SPLITS), rows, title, notes)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Counts by split and concept; a row without a concept counts all samples of a split."""
@@ -380,6 +444,11 @@ class ConceptData(Shown):
             exact(measure, float(count), split=split, concept=concept)
             for (concept, split), found in self._counts().items()
             for measure, count in zip(("samples", "documents"), found, strict=True)
+        ] + [
+            exact("samples of unknown tokens", float(sum(s.id in own for s in self.split(split))), **of)
+            for concept, own in self._vague.items()
+            for split in SPLITS
+            for of in [{"split": split, "concept": concept}]
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -390,6 +459,7 @@ class ConceptData(Shown):
             "format": FORMAT,
             "kind": "ConceptData",
             **facts,
+            **({"token_labels": self.token_labels} if self.token_labels else {}),
             "skipped": dict(self.skipped),
             "counts": counts,
         }
@@ -417,6 +487,12 @@ class ConceptData(Shown):
         plots.legend(ax)
         plots.note(figure, self.about)
         return figure
+
+    @cached_property
+    def _vague(self) -> dict[str, set[str]]:
+        """Ids of the samples with unknown tokens of each concept that has any."""
+        found = {concept: {s.id for s in self.samples if concept in s.vague} for concept in self.concepts}
+        return {concept: own for concept, own in found.items() if own}
 
     def _counts(self) -> dict[tuple[str | None, str], tuple[int, int]]:
         """Samples and documents by concept (None: whatever their labels) and split."""

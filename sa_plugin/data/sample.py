@@ -115,6 +115,12 @@ class Sample:
         """Concepts whose tokens are unknown where they are not positive."""
         return self.positive - self.labelled if self.unknown is None else self.unknown
 
+    @property
+    def vague(self) -> frozenset[str]:
+        """Concepts of which the label of some token is unknown."""
+        masks = self.token_mask or {}
+        return self.unlabelled | {concept for concept, mask in masks.items() if None in mask}
+
     def only(self, concepts: Collection[str]) -> Sample:
         """The same sample with the labels of these concepts alone."""
         spans = tuple(span for span in self.spans if span.concept in concepts)
@@ -183,16 +189,14 @@ class Sample:
             labels: What `token_labels` gave for the same tokens and concepts.
             concepts: Its columns.
         """
-        masks = self.token_mask or {}
-        doubtful = self.unlabelled | {concept for concept, mask in masks.items() if None in mask}
-        if doubtful.isdisjoint(concepts):
+        if self.vague.isdisjoint(concepts):
             return None
         known = np.ones_like(labels)
         for k, concept in enumerate(concepts):
             if concept in self.unlabelled:
                 known[:, k] = labels[:, k]
-            elif concept in doubtful:
-                known[:, k] = [value is not None for value in masks[concept]]
+            elif concept in self.vague and self.token_mask is not None:
+                known[:, k] = [value is not None for value in self.token_mask[concept]]
         return known
 
 

@@ -1,7 +1,8 @@
 """Comments and tweets that are labelled as a whole: iSarcasmEval and GoEmotions as published.
 
-No token is labelled, so samples can be detected but no concept vector of tokens can be fitted,
-unless `token_labels="text"` calls every token of a positive text positive, which is a guess.
+No token is labelled, so those of positive texts are unknown: samples can be detected but no concept
+vector of tokens can be fitted, unless `token_labels="text"` calls every token of a positive text
+positive, which is a guess, or words are listed (`ConceptData.from_texts`).
 
 iSarcasmEval (Abu Farha et al. 2022, SemEval task 6), English: tweets, labelled by their authors.
 `train/train.En.csv` has `tweet`, `sarcastic`, the author's non-sarcastic `rephrase` and six kinds
@@ -27,10 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa_plugin._check import require_known
+from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.loaders.files import TableRow, read_table, read_text, require_path
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
-from sa_plugin.loaders.reading import Reading, one_document_a_text, whole_text_samples
+from sa_plugin.loaders.reading import Reading, one_document_a_text
 
 _IRONY = ("sarcasm", "irony", "satire", "understatement", "overstatement", "rhetorical_question")
 _ISARCASM_FILES = {"train": ("train/train.En.csv", "tweet"), "test": ("test/task_A_En_test.csv", "text")}
@@ -67,7 +69,7 @@ def load_isarcasm(
     *,
     negatives: str = "tweets",
     parts: Sequence[str] = ("train", "test"),
-    token_labels: str = "none",
+    token_labels: TokenLabels = None,
 ) -> ConceptData:
     """ISarcasmEval in its published layout; a tweet and its rephrase are one document.
 
@@ -77,7 +79,7 @@ def load_isarcasm(
         negatives: Of the train file: "tweets" that are not sarcastic, the "rephrases" of those
             that are, or "both".
         parts: "train", "test" or both.
-        token_labels: "none", or "text": every token of a positive text.
+        token_labels: None, "text" or listed words, as in `ConceptData.from_texts`.
 
     Raises:
         FileNotFoundError: A file is not there.
@@ -97,7 +99,7 @@ def load_goemotions(
     parts: Sequence[str] = ("train", "dev", "test"),
     raw: bool = False,
     min_raters: int = 2,
-    token_labels: str = "none",
+    token_labels: TokenLabels = None,
 ) -> ConceptData:
     """GoEmotions in its published layouts.
 
@@ -108,7 +110,7 @@ def load_goemotions(
         parts: Which .tsv files.
         raw: Whether to read all ratings instead.
         min_raters: With `raw`: how many raters must give a label.
-        token_labels: "none", or "text": every token of a positive comment.
+        token_labels: None, "text" or listed words, as in `ConceptData.from_texts`.
 
     Raises:
         FileNotFoundError: A file is not there.
@@ -124,20 +126,26 @@ def load_goemotions(
 
 
 def _data(
-    reading: Reading, found: Sequence[Comment], wanted: Sequence[str], token_labels: str, *, merge: bool
+    reading: Reading,
+    found: Sequence[Comment],
+    wanted: Sequence[str],
+    token_labels: TokenLabels,
+    *,
+    merge: bool,
 ) -> ConceptData:
     """Data from comments; with `merge`, repeated texts share a document."""
     kept = [found[k] for k in reading.drawn(len(found), "comments")]
     texts, documents = [c.text for c in kept], [c.document for c in kept]
-    samples = whole_text_samples(
+    labels = [[name for name in c.labels if name in wanted] for c in kept]
+    samples = span_samples(
         texts,
-        [[name for name in c.labels if name in wanted] for c in kept],
-        token_labels,
-        ids=[c.id for c in kept],
+        whole_spans(texts, labels, token_labels),
         documents=one_document_a_text(texts, documents) if merge else documents,
+        sample_labels=labels,
+        ids=[c.id for c in kept],
     )
     parts = [c.part for c in kept] if all(c.part for c in kept) else None
-    return reading.data(samples, wanted, parts)
+    return reading.data(samples, wanted, parts, said_of_tokens(token_labels))
 
 
 def _tweets(reading: Reading, part: str, wanted: Sequence[str], negatives: str) -> Iterator[Comment]:

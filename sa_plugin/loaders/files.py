@@ -43,6 +43,11 @@ class TableRow:
             raise self.refusal(f"{column!r} is {self.values[column]!r:.40}: expected 0 or 1.")
         return _FLAGS[value]
 
+    def is_flag(self, column: str) -> bool:
+        """Whether a cell holds 0 or 1."""
+        value = self.values[column].strip().lower()
+        return bool(value) and value in _FLAGS
+
     def whole(self, column: str) -> int:
         """A whole number.
 

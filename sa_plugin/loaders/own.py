@@ -1,17 +1,20 @@
 """A user's own labelled data: a JSONL or CSV file, or a dataset in memory.
 
-JSONL, one text a line:
+JSONL, one text a line, labelled by words or as a whole:
 
     {"text": "a cat sat", "labels": [[2, 5, "animal"]], "document": "book 1"}
+    {"text": "it purrs", "labels": ["animal"], "document": "book 2"}
 
 CSV, told apart by the column `word`:
 
 | rows | columns | optional columns |
 |---|---|---|
-| texts | `text`, one 0/1 column a concept | `id`, `document`, `split` |
-| words | `sample`, `word`, `label`: a concept, several with `;`, or empty | `document`, `split` |
+| texts | `text`, and one 0/1 column a concept, or a column `label` of concepts | `id`, `document`, `split` |
+| words | `sample`, `word`, `label` | `document`, `split` |
 
-Rows of texts give sample labels only. Rows of words are joined by single spaces, sample by sample
+Rows of texts give sample labels; what their tokens are taken for, `token_labels` says, as in
+`ConceptData.from_texts`: unknown unless it is given. A label may be several concepts, with `;`, or empty,
+in rows of texts and of words alike. Rows of words are joined by single spaces, sample by sample
 in order, and label the words.
 
 A dataset is anything that iterates over dicts and has `column_names`, such as those of Hugging Face;
@@ -24,7 +27,7 @@ is divided as it is given.
 | `text`, `spans` | [start, end, concept], or {"start", "end", "label"} of numbers or of lists |
 | `tokens`, `tags` | one tag a word; `O` is none, `B-` and `I-` are taken off |
 | `image`, `mask` | {concept: mask}, or one plane of class numbers |
-| `label` | sample labels: a class, or several |
+| `text`, `label` | sample labels: a class, or several; beside `spans`, `tokens` or `image` too |
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from sa_plugin._check import require_known
+from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
 from sa_plugin.loaders.files import TableRow, read_table
@@ -55,14 +59,17 @@ _SPLIT_OF_PART = {
 }
 
 
-def read_jsonl(path: Path | str, *, split: str | None = None, seed: int = 0) -> ConceptData:
+def read_jsonl(
+    path: Path | str, *, split: str | None = None, seed: int = 0, token_labels: TokenLabels = None
+) -> ConceptData:
     """Labelled texts, one JSON object a line.
 
     Args:
-        path: Each line has `text`, `labels` as `[[start, end, concept], ...]` in characters, and
-            optionally `id`, `document` and `split`.
+        path: Each line has `text`, `labels` as `[[start, end, concept], ...]` in characters or as
+            names of concepts, and optionally `id`, `document` and `split`.
         split: As in `read_csv`.
         seed: Seed of the division, where the lines' `split` is not taken.
+        token_labels: As in `read_csv`, for lines that are labelled by names.
 
     Raises:
         FileNotFoundError: No such file.
@@ -92,14 +99,39 @@ def read_jsonl(path: Path | str, *, split: str | None = None, seed: int = 0) -> 
             )
         return None if without else [str(row[name]) for row in rows]
 
-    return ConceptData.from_spans(
+    names = [[one for one in row["labels"] if isinstance(one, str)] for row in rows]
+    spans = [[(*one[:2], one[2]) for one in row["labels"] if not isinstance(one, str)] for row in rows]
+    return _texts(
         [row["text"] for row in rows],
-        [[(start, end, concept) for start, end, concept in row["labels"]] for row in rows],
+        spans,
+        names,
+        token_labels,
         documents=column("document"),
         ids=column("id"),
         splits=_splits(path, split, column("split"), seed),
         name=path.name,
     )
+
+
+def _texts(
+    texts: Sequence[str],
+    spans: Sequence[Iterable[tuple[int, int, str]]],
+    labels: Sequence[Sequence[str]],
+    token_labels: TokenLabels,
+    *,
+    documents: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    splits: Splits,
+    name: str,
+    concepts: Sequence[str] | None = None,
+) -> ConceptData:
+    """Texts with labelled spans, and with labels of the whole text where they have no span of a concept."""
+    marked = [{concept for _, _, concept in row} for row in spans]
+    whole = [[c for c in row if c not in own] for row, own in zip(labels, marked, strict=True)]
+    every = [[*row, *more] for row, more in zip(spans, whole_spans(texts, whole, token_labels), strict=True)]
+    samples = span_samples(texts, every, documents=documents, sample_labels=labels, ids=ids)
+    said = said_of_tokens(token_labels)
+    return ConceptData.from_samples(samples, concepts, splits, name=name, token_labels=said)
 
 
 def _line(line: bytes, where: str) -> dict[str, Any]:
@@ -109,7 +141,7 @@ def _line(line: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: no JSON in UTF-8 ({error}): write one object a line.") from error
     if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
         raise ValueError(
-            f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...])."
+            f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...], or names)."
         )
     unknown = sorted(row.keys() - set(_LINE_KEYS))
     if unknown:
@@ -126,12 +158,14 @@ def _line_problem(row: dict[str, Any]) -> str | None:
     if not isinstance(text, str) or not text.strip():
         return f"'text' is {text!r:.60}: expected a string that is not empty."
     if not isinstance(labels, list):
-        return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...], [] for none."
+        return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...] or names, [] for none."
     for label in labels:
+        if isinstance(label, str) and label.strip():
+            continue
         if not isinstance(label, list) or [type(part) for part in label] != [int, int, str]:
             return (
-                f"label {label!r:.60} is not [start, end, concept], two integers and a string: "
-                "'labels' is a list of such lists."
+                f"label {label!r:.60} is not [start, end, concept], two integers and a string, nor a name: "
+                "'labels' is a list of such lists or of names."
             )
         start, end, _ = label
         if not 0 <= start < end <= len(text):
@@ -149,7 +183,9 @@ def _line_problem(row: dict[str, Any]) -> str | None:
     return None
 
 
-def read_csv(path: Path | str, *, split: str | None = None, seed: int = 0) -> ConceptData:
+def read_csv(
+    path: Path | str, *, split: str | None = None, seed: int = 0, token_labels: TokenLabels = None
+) -> ConceptData:
     """Data from a CSV file of texts or of words, told apart by the column `word`.
 
     Args:
@@ -157,6 +193,7 @@ def read_csv(path: Path | str, *, split: str | None = None, seed: int = 0) -> Co
         split: "published" takes the file's own splits, "plain" divides documents anew; by default
             the file's own where it has them.
         seed: Seed of the division, where the column `split` is not taken.
+        token_labels: For rows of texts: what their tokens are taken for, as in `ConceptData.from_texts`.
 
     Raises:
         FileNotFoundError: No such file.
@@ -165,25 +202,34 @@ def read_csv(path: Path | str, *, split: str | None = None, seed: int = 0) -> Co
     path = Path(path)
     rows = read_table(path, fix="give a CSV file of labelled texts")
     if "word" in rows[0].values:
+        if token_labels is not None:
+            raise ValueError(f"{path} has one word a row, which labels its tokens: leave token_labels out.")
         return _words_of_rows(path, rows, split, seed)
     if "text" not in rows[0].values:
         raise ValueError(
             f"{path} line 1: neither 'text' nor 'word' is a column: give one text a row, or one "
             f"word a row. Found: {', '.join(map(repr, rows[0].values))}."
         )
-    concepts = [column for column in rows[0].values if column not in _NO_CONCEPT]
     for row in rows:
         if not row["text"].strip():
             raise row.refusal("'text' is empty: give a text or leave the row out.")
-    return ConceptData.from_spans(
+    flags = [column for column in rows[0].values if column not in _NO_CONCEPT]
+    if "label" in flags and not any(row.is_flag("label") for row in rows):
+        flags.remove("label")
+        labels = [_row_labels(row) + [c for c in flags if row.flag(c)] for row in rows]
+        concepts = None
+    else:
+        labels, concepts = [[c for c in flags if row.flag(c)] for row in rows], flags
+    return _texts(
         [row["text"] for row in rows],
         [[] for _ in rows],
-        sample_labels=[[c for c in concepts if row.flag(c)] for row in rows],
-        concepts=concepts,
-        ids=_column(rows, "id"),
+        labels,
+        token_labels,
         documents=_column(rows, "document"),
+        ids=_column(rows, "id"),
         splits=_splits(path, split, _column(rows, "split"), seed),
         name=path.name,
+        concepts=concepts,
     )
 
 
@@ -246,6 +292,7 @@ def from_dataset(
     split: str | None = None,
     seed: int = 0,
     name: str = "dataset",
+    token_labels: TokenLabels = None,
 ) -> ConceptData:
     """Data from a dataset's columns.
 
@@ -259,6 +306,8 @@ def from_dataset(
         split: As in `read_csv`; the splits are those of a mapping.
         seed: Seed of the division of a single dataset.
         name: Of the data set.
+        token_labels: For `text` with `label`: what the tokens are taken for, as in
+            `ConceptData.from_texts`.
 
     Raises:
         TypeError: Not a dataset by these rules.
@@ -285,19 +334,23 @@ def from_dataset(
         found = list(_rows(one, part, columns, dict(names or {})))
         rows += found
         homes += [_SPLIT_OF_PART[part]] * len(found) if part else []
+    texts, labels = [r["text"] for r in rows], [r["label"] for r in rows]
     shared: dict[str, Any] = {
         "concepts": concepts,
         "documents": _role_column(rows, "document"),
         "ids": _role_column(rows, "id"),
-        "sample_labels": [row["label"] for row in rows],
         "splits": _splits(name, split, homes or None, seed),
         "name": name,
     }
     if kinds[0] == "text":
-        return ConceptData.from_spans([r["text"] for r in rows], [r["spans"] for r in rows], **shared)
+        return _texts(texts, [r["spans"] for r in rows], labels, token_labels, **shared)
+    if token_labels is not None:
+        raise ValueError(f"token_labels is for texts labelled as a whole, not for {kinds[0]}: leave it out.")
     if kinds[0] == "tokens":
-        return ConceptData.from_words([r["tokens"] for r in rows], [r["tags"] for r in rows], **shared)
-    return ConceptData.from_masks([r["image"] for r in rows], [r["mask"] for r in rows], **shared)
+        words, tags = [r["tokens"] for r in rows], [r["tags"] for r in rows]
+        return ConceptData.from_words(words, tags, sample_labels=labels, **shared)
+    pictures, masks = [r["image"] for r in rows], [r["mask"] for r in rows]
+    return ConceptData.from_masks(pictures, masks, sample_labels=labels, **shared)
 
 
 def _rows(

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from sa_plugin._check import require_known
-from sa_plugin.data.build import span_samples
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.data.splits import Splits
@@ -21,7 +20,6 @@ from sa_plugin.data.splits import Splits
 # A quarter of train, where the files have no calibration part.
 _CAL_SHARE = 0.25
 _NAMED = 6
-TOKEN_LABELS = ("none", "text")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,11 @@ class Reading:
         return sorted(int(k) for k in rng.permutation(n)[: self.limit])
 
     def data(
-        self, samples: Sequence[Sample], concepts: Sequence[str], parts: Sequence[str] | None
+        self,
+        samples: Sequence[Sample],
+        concepts: Sequence[str],
+        parts: Sequence[str] | None,
+        token_labels: str = "",
     ) -> ConceptData:
         """Data from what was read.
 
@@ -94,6 +96,7 @@ class Reading:
             concepts: Wanted concepts. Those without a positive sample are left out and counted,
                 unless the user named them: then they are an error.
             parts: "train", "cal" or "test" of each sample by the files; None when they say nothing.
+            token_labels: As in `ConceptData.from_samples`.
 
         Raises:
             ValueError: "published" was asked for, but the files have no parts, or no train or test
@@ -120,6 +123,7 @@ class Reading:
             Splits(published, seed=self.seed),
             name=f"{self.name}/{self.split}",
             skipped=+self.skipped,
+            token_labels=token_labels,
         )
 
 
@@ -157,26 +161,3 @@ def one_document_a_text(texts: Iterable[str], ids: Iterable[str]) -> list[str]:
     """
     first: dict[str, str] = {}
     return [first.setdefault(text, id_) for text, id_ in zip(texts, ids, strict=True)]
-
-
-def whole_text_samples(
-    texts: Sequence[str],
-    labels: Sequence[Sequence[str]],
-    token_labels: str,
-    *,
-    ids: Sequence[str],
-    documents: Sequence[str],
-) -> list[Sample]:
-    """Samples of texts that are labelled as a whole.
-
-    Args:
-        texts: One text a sample.
-        labels: Concepts of each text.
-        token_labels: "none" labels no token; "text" calls every token of a positive text positive.
-        ids: Unique names.
-        documents: Source documents.
-    """
-    require_known("token_labels", token_labels, TOKEN_LABELS)
-    whole = token_labels == "text"
-    spans = [[(0, len(t), c) for c in row if whole] for t, row in zip(texts, labels, strict=True)]
-    return span_samples(texts, spans, ids=ids, documents=documents, sample_labels=labels)

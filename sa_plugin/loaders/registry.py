@@ -168,7 +168,7 @@ def _load_path(source: str | Path, split: str | None, seed: int, options: dict[s
     if path.suffix.lower() in READERS:
         read = READERS[path.suffix.lower()]
         _require_options(path.name, options, options_of(read))
-        return read(path, split=split, seed=seed)
+        return read(path, split=split, seed=seed, **options)
     if isinstance(source, str) and len(path.parts) == 1 and not path.suffix:
         raise ValueError(
             f"data set {source!r} is unknown{did_you_mean(source, LOADERS)} Known: "

@@ -293,3 +293,58 @@ def test_a_real_dataset_is_read():
     data = load(made, columns={"tokens": "words", "tags": "tags"})
     assert data.concepts == ("animal",)
     assert data.samples[2].text == "a cat2"
+
+
+# Texts that are labelled as a whole.
+
+
+@pytest.mark.parametrize("form", ["flags", "label", "jsonl", "dataset", "numbers"])
+def test_texts_labelled_as_a_whole_are_those_of_from_texts(tmp_path, form):
+    texts = [f"{word} {k}" for k in range(6) for word in ("so tired", "a lovely day", "nothing")]
+    labels = [["sad"], ["glad", "calm"], []] * 6
+    parts = [("train", "cal", "test")[k // 6] for k in range(18)]
+    rows = list(zip(texts, labels, parts, strict=True))
+    options = {}
+    if form == "flags":
+        lines = [f"{t},{int('calm' in c)},{int('glad' in c)},{int('sad' in c)},{s}" for t, c, s in rows]
+        source, head = tmp_path / "mine.csv", "text,calm,glad,sad,split"
+        source.write_text("\n".join([head, *lines]))
+    elif form == "label":
+        source = tmp_path / "mine.csv"
+        source.write_text("\n".join(["text,label,split", *(f"{t},{';'.join(c)},{s}" for t, c, s in rows)]))
+    elif form == "jsonl":
+        source = tmp_path / "mine.jsonl"
+        source.write_text("\n".join(json.dumps({"text": t, "labels": c, "split": s}) for t, c, s in rows))
+    else:
+        names = ["calm", "glad", "sad"]
+        said = [[names.index(c) for c in own] for own in labels] if form == "numbers" else labels
+        found = [{"sentence": t, "y": c} for t, c in zip(texts, said, strict=True)]
+        source = {part: Rows(found[k : k + 6]) for part, k in (("train", 0), ("validation", 6), ("test", 12))}
+        options = {"columns": {"text": "sentence", "label": "y"}}
+        options |= {"names": {"label": names}} if form == "numbers" else {}
+    for token_labels in (None, "text", {"sad": ["tired"]}):
+        data = load(source, token_labels=token_labels, **options)
+        plain = ConceptData.from_texts(texts, labels, splits=parts, token_labels=token_labels)
+        assert data.hash == plain.hash
+        assert data.token_labels == plain.token_labels
+
+
+def test_a_line_may_be_labelled_by_words_or_as_a_whole(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    lines = [{"text": "a cat sat", "labels": [[2, 5, "animal"]]}, {"text": "it purrs", "labels": ["animal"]}]
+    path.write_text("\n".join(json.dumps(one | {"document": f"d{k}"}) for k in range(6) for one in lines))
+    data = load(path)
+    assert [sorted(s.unlabelled) for s in data][:2] == [[], ["animal"]]
+    assert "token labels unknown in 6 of 12 samples" in repr(data)
+    whole = load(path, token_labels="text")
+    assert [[(s.start, s.end) for s in one.spans] for one in whole][:2] == [[(2, 5)], [(0, 8)]]
+
+
+def test_token_labels_are_for_texts(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text("sample,word,label\n" + "".join(f"{k},cat,animal\n{k},sat,\n" for k in range(6)))
+    with pytest.raises(ValueError, match="one word a row, which labels its tokens: leave token_labels out"):
+        load(path, token_labels="text")
+    rows = Rows([{"w": ["a", "cat"], "t": ["O", "B-animal"]}] * 6)
+    with pytest.raises(ValueError, match="token_labels is for texts labelled as a whole, not for tokens"):
+        load(rows, columns={"tokens": "w", "tags": "t"}, token_labels="text")
