@@ -47,8 +47,28 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("protoype", ["prototype", "lda"])
         ": did you mean 'prototype'?"
     """
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
-    return f": did you mean {near[0]!r}?" if near else "."
+    near = nearest(str(name), list(known))
+    return f": did you mean {near!r}?" if near else "."
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is meant: by its initials ("ig"), its beginning, or its letters.
+
+    Example:
+        >>> nearest("ig", ["rise", "integrated_gradients"])
+        'integrated_gradients'
+    """
+    asked = name.lower().replace("-", "_").replace(" ", "_")
+    for part in (_initials, lambda one: one.lower()[: len(asked)]):
+        found = [one for one in known if asked and part(one) == asked]
+        if len(found) == 1:
+            return found[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return near[0] if near else None
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in name.lower().split("_"))
 
 
 def position_of(name: str, known: Sequence[str], where: str = "the concepts") -> int:
@@ -80,10 +100,16 @@ def require_type(name: str, value: object, expected: Any, fix: str, *, optional:
     kinds = expected if isinstance(expected, tuple) else (expected,)
     if not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} is {_article(type(value).__name__)}, not {_article(names)}: {fix}.")
+        raise TypeError(f"{name} is {with_article(type(value).__name__)}, not {with_article(names)}: {fix}.")
 
 
-def _article(noun: str) -> str:
+def with_article(noun: str) -> str:
+    """A noun with its article.
+
+    Example:
+        >>> with_article("array")
+        'an array'
+    """
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 

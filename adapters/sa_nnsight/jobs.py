@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sa_plugin._face import face
 from sa_plugin._files import (
     DamagedFileError,
     read_object,
@@ -218,6 +219,7 @@ class Request(Protocol):
         """Its result, or None while it runs; raises what the server said when it failed."""
 
 
+@face
 @dataclass(frozen=True)
 class Patience:
     """How long to try.

@@ -29,6 +29,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.attribution import gradients
 from sa_plugin.attribution.estimators import COALITION_METHODS, explain_coalitions
 from sa_plugin.attribution.explained import Attribution, Importances
@@ -65,6 +66,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Options of each method by preset; of coalitions their number, see `estimators.BUDGETS`."""
 
 
+@face
 def attribute(
     host: Host,
     objective: Objective,

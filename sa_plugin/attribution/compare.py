@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import position_of, require_known, require_names
+from sa_plugin._face import face
 from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game
 from sa_plugin.attribution.comparison import (
     CONTROL,
@@ -70,6 +71,7 @@ _CONTROL_LEVEL = 0.1
 """Share of the tokens that F1 of a control marks; no control is judged by it."""
 
 
+@face
 @dataclass(frozen=True)
 class Design:
     """How samples are drawn, explained and measured, alike for every objective.
@@ -102,6 +104,7 @@ class Design:
         return CURVE_STEPS[self.preset] if self.n_steps is None else self.n_steps
 
 
+@face
 def compare(
     host: Host,
     data: ConceptData,

@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin._check import did_you_mean
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -80,6 +81,7 @@ _MakerT = TypeVar("_MakerT", bound=Maker)
 _REGISTRY: dict[str, Maker] = {}
 
 
+@face
 @dataclass(frozen=True, eq=False)
 class Objective:
     """A scalar of a sample's residual stream at one layer; made by `objective`.
@@ -164,6 +166,7 @@ class Objective:
         return mask
 
 
+@face
 def objective(
     name: str,
     *,
@@ -231,6 +234,7 @@ def objective(
     )
 
 
+@face
 def register_objective(name: str) -> Callable[[_MakerT], _MakerT]:
     """Add an objective: a function of a sample's clean run that returns the measure.
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
 from sa_plugin.passes.layout import TokenTable
@@ -133,6 +134,7 @@ class ComponentMeans:
     mlp: Float[Tensor, "block d_model"]
 
 
+@face
 @dataclass(frozen=True, eq=False, repr=False)
 class ConceptBank(Shown):
     """Concept vectors of one kind, by layer, with their controls.

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import require_known, require_type
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.concepts.kinds import Need
 from sa_plugin.concepts.nulls import permute_labels
@@ -43,6 +44,7 @@ from sa_plugin.passes.run import Job, Kept, NonFiniteRowError, Reducer, run_jobs
 Normaliser = Literal["rms", "mean_norm"]
 
 
+@face
 def collect(
     host: Host,
     data: ConceptData,

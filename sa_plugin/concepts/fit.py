@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import require_type
+from sa_plugin._face import passing
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import Kind, kind_of
@@ -22,6 +23,7 @@ from sa_plugin.host.protocol import Host, layers_of
 POOLED_CLUSTERS = 50
 
 
+@passing(lambda given: collect)
 def fit(
     host: Host,
     data: ConceptData,

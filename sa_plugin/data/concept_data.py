@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.data.build import (
     TokenLabels,
     mask_samples,
@@ -72,6 +73,7 @@ class Split:
         return sample_labels(self.samples, self.concepts)
 
 
+@face
 @dataclass(frozen=True, repr=False)
 class ConceptData(Shown):
     """Labelled samples with a fixed split by source document.

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import require_type, users_line
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.nulls import permute_labels
 from sa_plugin.data.concept_data import ConceptData
@@ -54,6 +55,7 @@ from sa_plugin.statistics.quantile import (
 )
 
 
+@face
 def calibrate(
     host: Host | None,
     data: ConceptData,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sa_plugin._check import require_type
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.evaluate import Evaluation, evaluate
@@ -32,6 +33,7 @@ from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 from sa_plugin.statistics.drawn import Resampling
 
 
+@face
 @dataclass(frozen=True, eq=False, repr=False)
 class Detector(Shown, Calibration):
     """A calibration with a host. Made by `calibrate`.

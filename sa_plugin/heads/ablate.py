@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sa_plugin._check import position_of, require_known, require_type
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
@@ -186,6 +187,7 @@ def _signed(drawn: Drawn) -> str:
     return f"{signed(drawn.estimate)} {bounds_text(drawn, sign=True)}"
 
 
+@face
 def ablate_heads(
     host: Host,
     data: ConceptData,

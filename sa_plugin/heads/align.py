@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from sa_plugin._check import require_known, require_names, require_type
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
@@ -72,6 +73,7 @@ _NULL_WORDS = {
 }
 
 
+@face
 @dataclass(frozen=True)
 class WeightTest:
     """How heads are called by their weights.
@@ -337,13 +339,13 @@ class HeadAlignment(Result):
         cells = np.stack([-np.log10(p_ov), -np.log10(p_qk)])
         rest = ~called
         right.scatter(*cells[:, rest], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")
-        for where, face, label in (
+        for where, fill, label in (
             (called & ~aligned, "none", "called by weights alone"),
             (aligned, plots.TAIL_COLOUR, "concept-aligned"),
         ):
-            dots = {"s": 16, "facecolors": face, "edgecolors": plots.TEXT_COLOUR, "linewidths": 0.8}
+            dots = {"s": 16, "facecolors": fill, "edgecolors": plots.TEXT_COLOUR, "linewidths": 0.8}
             right.scatter(*cells[:, where], label=label, **dots)
-            filled = {"facecolors": plots.TEXT_COLOUR} if face != "none" else {}
+            filled = {"facecolors": plots.TEXT_COLOUR} if fill != "none" else {}
             left.scatter(*np.nonzero(where.any(-1)), **dots | filled)
         largest = self.tested.p[self.called].max() if self.called.any() else None
         if largest is not None:
@@ -362,6 +364,7 @@ class HeadAlignment(Result):
         return figure
 
 
+@face
 def head_alignment(
     host: Host,
     data: ConceptData,

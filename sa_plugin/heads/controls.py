@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.heads.ablate import Group, edits_of
 from sa_plugin.heads.baseline import Baseline, candidates
 from sa_plugin.heads.edits import Head, Reference
@@ -42,6 +43,7 @@ _NEAREST = 3
 _TRIES = 20
 
 
+@face
 @dataclass(frozen=True)
 class HeadSets:
     """Which sets of heads a curve ablates, or keeps, beside the top k.

@@ -32,6 +32,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.ablate import Ablation, ablate
@@ -317,6 +318,7 @@ def _names(heads: Iterable[Head]) -> str:
     return " ".join(map(head_name, heads))
 
 
+@face
 def ablation_curve(
     host: Host,
     data: ConceptData,

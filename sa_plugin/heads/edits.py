@@ -44,6 +44,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -70,6 +71,7 @@ Head: TypeAlias = tuple[int, int]
 _Directions: TypeAlias = Mapping[Head, Float[Tensor, " d_head"]]
 
 
+@face
 @dataclass(frozen=True)
 class Intervention:
     """How heads are ablated, and what is looked at besides the concepts.

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_type, users_line
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
 from sa_plugin.data.concept_data import ConceptData
@@ -82,6 +83,7 @@ class NoTailWarning(UserWarning):
     """A concept has no SuperActivator in the samples of a ledger."""
 
 
+@face
 def head_ledger(
     host: Host,
     data: ConceptData,

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import SelectionDataWarning
@@ -168,6 +169,7 @@ def head_name(head: Head) -> str:
     return f"L{head[0]}H{head[1]}"
 
 
+@face
 def rank_heads(
     host: Host,
     data: ConceptData,

@@ -40,6 +40,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -280,6 +281,7 @@ class Waterfall(Result):
         return figure
 
 
+@face
 def tail_waterfall(
     host: Host,
     data: ConceptData,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sa_plugin._face import face
 from sa_plugin.data.images import Image
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.folders import load_for_host
@@ -108,6 +109,7 @@ class OwnLaws(Protocol):
         """Measure them."""
 
 
+@face
 def check(host_or_model: Any, texts: Sequence[str] | None = None, **options: Any) -> CheckReport:
     """Measure every law on a model.
 

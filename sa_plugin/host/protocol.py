@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
+from sa_plugin._face import face
 from sa_plugin.data.sample import Sample
 
 ADAPTERS = "sa_plugin.adapters"
@@ -195,6 +196,7 @@ class BulkHost(Host, Protocol):
         """
 
 
+@face
 def attach(model: Any, **options: Any) -> Host:
     """Find the adapter for a model, check the model once, and return the host.
 

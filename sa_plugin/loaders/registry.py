@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_plugin._check import did_you_mean, require_known
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.loaders.authors import load_authors_pictures, load_authors_texts
 from sa_plugin.loaders.broden import load_broden
@@ -79,6 +80,7 @@ LOADERS: dict[str, Loader] = {
 READERS: dict[str, _Read] = {".jsonl": read_jsonl, ".csv": read_csv}
 
 
+@face
 def load(
     source: Any, root: str | Path | None = None, *, split: str | None = None, seed: int = 0, **options: Any
 ) -> ConceptData:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import overload
 
 from sa_plugin._check import require_type, users_line
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -42,6 +43,7 @@ def score(
     memory_budget: int = ...,
     keep_of: TokenTable | None = ...,
 ) -> list[ScoreTable]: ...
+@face
 def score(
     host: Host,
     data: ConceptData,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.passes.layout import TokenTable, unknown_words
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number, signed
@@ -42,6 +43,7 @@ class SampleStatistic:
     threshold: float | None = None
 
 
+@face
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreTable(Shown):
     """Scores that calibration, detection, tracing and reports share.

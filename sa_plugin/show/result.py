@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sa_plugin._face import face_methods
 from sa_plugin.show.html import Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
@@ -76,6 +77,10 @@ class Shown:
     """
 
     about: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        face_methods(cls)
 
     @abstractmethod
     def headline(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.statistics.drawn import Resampling
 
@@ -16,6 +17,7 @@ DEFAULT_STAGES = STAGES[:-1]
 """All but the comparison of objectives, which costs many passes."""
 
 
+@face
 @dataclass(frozen=True)
 class AttributionPart:
     """A comparison of objectives, see `sa_plugin.attribution.compare`.
@@ -39,6 +41,7 @@ class AttributionPart:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@face
 @dataclass(frozen=True)
 class Plan:
     """What a study computes.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sa_plugin._check import require_known, require_type
+from sa_plugin._face import face
 from sa_plugin._files import output_folder
 from sa_plugin.data.build import validate
 from sa_plugin.data.concept_data import ConceptData
@@ -151,6 +152,7 @@ class Study(Result):
         return folder
 
 
+@face
 def study(
     host: Host,
     data: ConceptData,

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin._check import did_you_mean
+from sa_plugin._face import face
 
 Bounds: TypeAlias = tuple[Any, Any]
 """Lower and upper ends, arrays of one shape or two floats."""
@@ -63,6 +64,7 @@ def percentile_rule(values: Float[np.ndarray, "*shape column"], level: float) ->
     return percentile_bounds(values[..., 1:], level)
 
 
+@face
 @dataclass(frozen=True)
 class Resampling:
     """How intervals are made.

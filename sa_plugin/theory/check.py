@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sa_plugin._check import position_of, require_known, require_names, require_type
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -45,6 +46,7 @@ from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
 from sa_plugin.theory.verdicts import Regime, Verdict, judge, regime_of
 
 
+@face
 @dataclass(frozen=True)
 class Conditions:
     """What counts as a tail, on which samples, and beside how many controls.
@@ -73,6 +75,7 @@ class Conditions:
             raise ValueError(f"n_random is {self.n_random}: give 0 or more.")
 
 
+@face
 def check_theory(
     host: Host,
     data: ConceptData,

@@ -27,6 +27,7 @@ from jaxtyping import Float, Float64, Int
 from tqdm.auto import tqdm
 
 from sa_plugin._check import did_you_mean, require_type, users_line
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.guard import document_names
@@ -58,6 +59,7 @@ _MEAN = "(weighted mean)"
 """Stands for the concept where the long table has a mean over concepts."""
 
 
+@face
 @dataclass(frozen=True, eq=False)
 class TraceOptions:
     """How measures are taken.
@@ -265,6 +267,7 @@ class UndefinedMeasureWarning(UserWarning):
     """A concept lacks tokens or samples for some measures, which are NaN."""
 
 
+@face
 def trace(
     host: Host | None = None,
     data: ConceptData | None = None,
