@@ -64,7 +64,7 @@ RANGES: Mapping[str, Range] = {
     "seed": Range(0, 2**32 - 1),
     "draws": Range(1, 1_000_000),
     "level": Range(0, 1, open=True),
-    "permutations": Range(1, 10_000),
+    "permutations": Range(0, 10_000),
     "refits": Range(1, 100_000),
     "repeats": Range(1, 10_000),
     "budget": Range(1, 100_000_000),
@@ -74,7 +74,7 @@ RANGES: Mapping[str, Range] = {
     "n_test": Range(1, 1_000_000_000),
     "n_cal": Range(1, 1_000_000_000),
     "batch_tokens": Range(1, 2**31 - 1),
-    "memory_budget": Range(1, 2**50),
+    "memory_budget": Range(0, 2**50),
     "per_class": Range(1, 2**50),
     "memory": Range(1, 2**50),
     "delta": Range(0, 1),
@@ -82,7 +82,6 @@ RANGES: Mapping[str, Range] = {
     "q": Range(0, 1),
     "n": Range(1, 2**31 - 1),
     "least": Range(1, 2**31 - 1),
-    "k": Range(1, 2**31 - 1),
 }
 """From where to where an argument of this name goes, in whatever function."""
 _ANY_NUMBER = Range(-(2**53), 2**53)
@@ -389,7 +388,7 @@ class _Whole(Taker):
 class _Real(Taker):
     def __init__(self, within: Range | None) -> None:
         self.within = within
-        self.says = "a finite number" + (str(within) if within else "")
+        self.says = f"a number{within}" if within else "a finite number"
 
     def take(self, value: Any) -> Any:
         if type(value) is not float:
@@ -723,7 +722,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _plural(says: str) -> str:
     plain = says.removeprefix("an ").removeprefix("a ")
-    for noun in ("text", "whole number", "finite number", "path", "function"):
+    for noun in ("text", "whole number", "finite number", "number", "path", "function"):
         if plain == noun or plain.startswith(f"{noun} "):
             return plain.replace(noun, f"{noun}s", 1)
     return says

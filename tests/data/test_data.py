@@ -105,7 +105,7 @@ def test_subset_keeps_concepts_and_splits():
 def test_subset_too_small():
     with pytest.raises(ValueError, match="leave the cal split empty: ask for more"):
         data().subset(1)
-    with pytest.raises(ValueError, match="-3 samples leave the train split empty: ask for more"):
+    with pytest.raises(ValueError, match="n is -3, not a whole number from 1"):
         data().subset(-3)
 
 
@@ -218,7 +218,7 @@ def test_an_empty_text_is_refused(text):
 @pytest.mark.parametrize("concept", ["animal", "cat"])
 def test_concepts_given_as_a_string_are_refused(concept):
     rows = [[(2, 5, concept)], []] * 6
-    with pytest.raises(ValueError, match=rf"concepts is the string '{concept}': give .*\['{concept}"):
+    with pytest.raises(TypeError, match=rf"concepts is the text '{concept}', not a list of .*\['{concept}"):
         ConceptData.from_spans(["a cat", "a dog"] * 6, rows, concepts=concept)
     letters = ConceptData.from_spans(
         [f"{k:02} ab" for k in range(12)], [[(3, 4, "a"), (4, 5, "b")]] * 12, concepts=["a", "b"]

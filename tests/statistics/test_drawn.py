@@ -97,8 +97,8 @@ def test_any_rule_may_take_the_place_of_percentiles(drawn):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"do not fit the axes \{'method': 2\}"):
         Drawn(np.zeros((3, 5)), {"method": ("A", "B")})
-    with pytest.raises(ValueError, match=r"level 95\.0 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"level is 95\.0, not a number between 0 and 1"):
         Resampling(level=95.0)
-    with pytest.raises(ValueError, match="draws is 0: ask for at least one"):
+    with pytest.raises(ValueError, match="draws is 0, not a whole number from 1 to 1000000"):
         Resampling(draws=0)
     assert repr(Drawn(np.linspace(0, 1, 1001), {}, 30, 0.9)).endswith("(90 %, 1000 draws of 30 documents)")
