@@ -31,7 +31,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sa_plugin._check import did_you_mean, with_article
 
@@ -126,7 +126,7 @@ def face(made: F) -> F:
         Traceback (most recent call last):
         TypeError: twice: n is the text 'x', not a whole number from 1 to 2147483647.
     """
-    return _faced(made, None)
+    return cast(F, _faced(made, None))
 
 
 def passing(to: Callable[[Mapping[str, Any]], Callable[..., Any] | None]) -> Callable[[F], F]:
@@ -141,7 +141,7 @@ def passing(to: Callable[[Mapping[str, Any]], Callable[..., Any] | None]) -> Cal
 
 def renamed(name: str, made: F) -> F:
     """`face` under the name by which people call it: an adapter's own function answers for `attach`."""
-    return _faced(made, None, name)
+    return cast(F, _faced(made, None, name))
 
 
 def face_methods(cls: type) -> None:
