@@ -12,8 +12,9 @@ importance a_t and labels y_t over its kept tokens:
 - F1: tokens in the sample's top fraction q are marked, q of a grid with the best micro F1 on
   calibration samples (ties to the smaller); micro counts, and per sample.
 
-Only samples with labelled and unlabelled tokens enter. Agreement with labels is not faithfulness: a
-model may find a concept beside the labelled word, and then a right explanation scores low here.
+Only samples with labelled and unlabelled tokens, and none whose label is unknown, enter. Agreement with
+labels is not faithfulness: a model may find a concept beside the labelled word, and then a right
+explanation scores low here.
 
 **Against the model** (insertion and deletion): players are put into the empty input, or taken out
 of the full one, in equal blocks, the most important first; after each block a yardstick q of the

@@ -29,6 +29,7 @@ VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
 HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 HOOK_POINTS: tuple[HookPoint, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 DRAWN_UNITS = 40
+UNKNOWN = "label unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class Origin:
         sink_layers: Blocks whose residual decides what is a sink; the bank's own if empty.
         seed: Seed of the fit.
         options: Options of the fit, and its record a layer.
-        counts: Tokens read and dropped, by reason.
+        counts: Tokens read and dropped, by reason, and those of which some label is unknown.
     """
 
     model: str = ""
@@ -116,6 +117,8 @@ class Origin:
         """Of vectors made on a model from some tokens; `fields` are what the two do not say."""
         names = ("model", "architecture", "fingerprint", "processing", "dtype", "tokenizer")
         counts = {"kept": len(tokens), **tokens.dropped}
+        if tokens.known is not None:
+            counts[UNKNOWN] = int((~tokens.known).any(1).sum())
         return cls(**{name: getattr(info, name) for name in names}, counts=counts, **fields)
 
 
@@ -224,6 +227,11 @@ class ConceptBank(Shown):
             f"Controls: {', '.join(self.controls) or 'none'}. Model {origin.model or 'not known'}, seed "
             f"{origin.seed}, data {origin.data_hash[:8] or 'given vectors'}."
         ]
+        if UNKNOWN in origin.counts:
+            notes.append(
+                f"Of {origin.counts['kept']:,} train tokens {origin.counts[UNKNOWN]:,} have an unknown "
+                "label, and are in neither class of its concept."
+            )
         if self.token.scoring == "latent":
             kept = self._kept()
             lines = [[str(layer), str(int(n))] for layer, n in zip(self.layers, kept.sum(1), strict=True)]

@@ -273,18 +273,8 @@ class StoredRefits:
             found = []
             for k in range(0, len(order), most):
                 drawn = np.stack([relabelled(labels, one_draw, known) for one_draw in order[k : k + most]])
-                found.append(self._fit(self._tiled(one, len(drawn)), drawn))
+                found.append(self._fit(one, drawn))
         return unit(torch.cat(found))
-
-    def _tiled(self, one: LayerStatistics, draws: int) -> LayerStatistics:
-        """The same with what is unknown of each column repeated for every draw."""
-        if one.unknown_count is None or one.unknown_mean is None:
-            return one
-        count, mean = one.unknown_count[self.columns], one.unknown_mean[self.columns]
-        known = None if one.known is None else np.tile(one.known[:, self.columns], (1, draws))
-        return replace(
-            one, unknown_count=count.repeat(draws), unknown_mean=mean.repeat(draws, 1), known=known
-        )
 
     def directions(
         self, layer: int, weights: Float[Tensor, "draw token"]
@@ -307,7 +297,11 @@ class StoredRefits:
         if KINDS[self.bank.kind].need == "rows":
             # A separator looks at rows and labels alone, but its statistics have means.
             unused = one.mean.expand(len(counts), -1)
-            changed = replace(one, positive_count=counts, positive_mean=unused, labels=flat)
+            known = None if one.known is None else np.tile(one.known[:, self.columns], (1, len(labels)))
+            doubtful = self._unknown(one, len(counts))
+            changed = replace(
+                one, positive_count=counts, positive_mean=unused, labels=flat, known=known, **doubtful
+            )
         else:
             return self._from_means(one, _means(one, flat, counts), counts)
         return _refitted(self.bank, changed, len(self.columns))
@@ -315,8 +309,18 @@ class StoredRefits:
     def _from_means(
         self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
     ) -> Float[Tensor, "draw concept d_model"]:
-        changed = replace(one, positive_count=counts, positive_mean=means, rows=None, labels=None, known=None)
+        none: dict[str, Any] = {"rows": None, "labels": None, "known": None}
+        doubtful = self._unknown(one, len(counts))
+        changed = replace(one, positive_count=counts, positive_mean=means, **none, **doubtful)
         return _refitted(self.bank, changed, len(self.columns))
+
+    def _unknown(self, one: LayerStatistics, n_labels: int) -> dict[str, Any]:
+        """What is unknown of each column, for every draw of it: no permutation changes that."""
+        if one.unknown_count is None or one.unknown_mean is None:
+            return {}
+        draws = n_labels // len(self.columns)
+        count, mean = one.unknown_count[self.columns], one.unknown_mean[self.columns]
+        return {"unknown_count": count.repeat(draws), "unknown_mean": mean.repeat(draws, 1)}
 
 
 def _means(

@@ -201,6 +201,13 @@ def span_samples(
     names, homes = _names(texts, ids, documents)
     samples = []
     for k, (text, row) in enumerate(zip(texts, spans, strict=True)):
+        row = list(row)
+        named = next((span for span in row if isinstance(span, str)), None)
+        if named is not None:
+            raise ValueError(
+                f"sample {names[k]!r}: the span {named!r:.40} is not (start, end, concept): for labels of "
+                "whole texts use ConceptData.from_texts(texts, labels)."
+            )
         spans_of = tuple(Span(*span) for span in row)
         positive = frozenset(s.concept for s in spans_of) | said.positive_of(k)
         samples.append(Sample(names[k], text, homes[k], spans_of, positive, unknown=said.unknown_of(k)))

@@ -38,7 +38,7 @@ from sa_plugin.detection.guard import (
     check_scores,
     rows_of_samples,
 )
-from sa_plugin.detection.measures import known_of, labels_of
+from sa_plugin.detection.measures import known_of, labels_of, unknown_of
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
@@ -116,6 +116,7 @@ def calibrate(
         cuts=cuts,
         seen=Seen.of(data),
         seed=seed,
+        unknown=unknown_of(table.tokens, bank.concepts),
         host=host,
     )
 

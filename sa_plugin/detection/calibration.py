@@ -22,7 +22,7 @@ Beside the thresholds of detection stand three cuts for tokens, at the same laye
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -95,6 +95,8 @@ class Calibration:
         cuts: Token thresholds for localisation and the raw comparison.
         seen: What vectors and thresholds have seen.
         seed: Of RandTok's draws and of the permuted matching.
+        unknown: Calibration tokens in neither class of a concept, their label unknown; concepts
+            without such tokens are left out.
     """
 
     concepts: tuple[str, ...]
@@ -105,6 +107,7 @@ class Calibration:
     cuts: TokenCuts
     seen: Seen
     seed: int = 0
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def methods(self) -> dict[str, tuple[Calibrated, ...]]:

@@ -27,6 +27,7 @@ from sa_plugin.detection.items import ScoredSamples
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
 from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
@@ -66,7 +67,10 @@ class Detector(Shown, Calibration):
             cells = [concept, str(one.layer), one.unit, f"{one.delta:g}", number(one.threshold, 4)]
             lines.append([*cells, number(one.cal_f1), str(one.n_cal_tokens)])
         note = f"Chosen on calibration by F1, each the best of {self.tail.candidates} (layer, delta, unit)."
-        return (Sheet(header, lines, "", [note]),)
+        notes = [note]
+        if self.unknown:
+            notes.append(unknown_words(self.unknown))
+        return (Sheet(header, lines, "", notes),)
 
     def rows(self) -> list[dict[str, Any]]:
         """The choices; labels are concept, layer and unit."""

@@ -21,6 +21,7 @@ from sa_plugin.detection.guard import Seen
 from sa_plugin.detection.methods import TAIL
 from sa_plugin.detection.saved_schema import DetectorRecord
 from sa_plugin.detection.search import Calibrated
+from sa_plugin.passes.layout import if_any
 
 ARRAYS = ("thresholds", "f1", "unit", "layer", "delta")
 CUTS = tuple(field.name for field in fields(TokenCuts))
@@ -42,6 +43,7 @@ def calibration_parts(calibration: Calibration) -> tuple[dict[str, Tensor], dict
         "missing": dict(calibration.missing),
         "seen": {name: getattr(calibration.seen, name) for name in SEEN},
         "seed": calibration.seed,
+        **if_any(unknown=dict(calibration.unknown)),
     }
 
 
@@ -80,6 +82,7 @@ def calibration_of(
         cuts=TokenCuts(*(tensors[f"cuts.{name}"].numpy() for name in CUTS)),
         seen=Seen(data_hash, *map(frozenset, ids)),
         seed=record["seed"],
+        unknown=record.get("unknown", {}),
     )
 
 
@@ -87,6 +90,9 @@ def _problems(tensors: Mapping[str, Tensor], record: Mapping[str, Any], bank: Co
     """What does not fit together, one sentence each; the types have been checked before."""
     if tuple(record["concepts"]) != bank.concepts:
         yield f"detector.concepts is {record['concepts']!r:.60}: expected those of the bank"
+    for concept, n in record.get("unknown", {}).items():
+        if concept not in bank.concepts or n < 1:
+            yield f"detector.unknown[{concept!r}] is {n}: expected a concept of the bank and 1 or more"
     if len(record["tables"].get("tail", ())) != 1:
         yield "detector.tables has no single table 'tail'"
     for name, found in record["tables"].items():

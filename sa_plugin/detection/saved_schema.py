@@ -1,6 +1,6 @@
 """The record of a saved detector. pydantic checks it, which is why annotations are no strings here."""
 
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -38,3 +38,4 @@ class DetectorRecord(TypedDict):
     missing: dict[str, str]
     seen: SeenRecord
     seed: int
+    unknown: NotRequired[dict[str, int]]

@@ -41,6 +41,7 @@ from sa_plugin.heads.baseline import (
 from sa_plugin.heads.edits import Head, Intervention, Reference, check_heads, directions, make_edits
 from sa_plugin.heads.tail_metrics import measured, output_change, unit_of
 from sa_plugin.host.protocol import Edit, Host, Site
+from sa_plugin.passes.layout import if_any, unknown_notes
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
@@ -144,6 +145,7 @@ class Ablation(Result):
         ]
         if none:
             notes.append(f"No head writes before the layer of {', '.join(none)}: unchanged.")
+        notes += unknown_notes(s)
         return (Sheet(["metric", "before", "after", "difference", "interval"], lines, "", notes),)
 
     def plot(self) -> Any:
@@ -298,6 +300,7 @@ def ablate(
         "n_tokens": len(base.frozen.test),
         "data_hash": base.data.hash,
         "model": base.host.info.model,
+        **if_any(unknown=base.frozen.test.unknown),
     }
     return Ablation(reached, mode, base.before, after, change, settings)
 

@@ -45,7 +45,7 @@ from sa_plugin.heads.align_weights import (
     weigh,
 )
 from sa_plugin.host.protocol import FINAL_NORM, DescribedHost, Host, require_described
-from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, lay_out
+from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, if_any, lay_out, unknown_notes
 from sa_plugin.scores.score import check_origin
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, clean, number, signed
@@ -270,7 +270,7 @@ class HeadAlignment(Result):
             for c, concept in enumerate(self.concepts)
         ]
         shared = [f"{head} ({len(serves)})" for head, serves in self.shared_heads()[:n]]
-        notes = [self._null_words(), *self.limits]
+        notes = [self._null_words(), *self.limits, *unknown_notes(self.settings)]
         if shared:
             notes.insert(1, f"Heads aligned with several concepts: {'; '.join(shared)}.")
         counts = Sheet([*header, "blocks with one"], lines, f"{self.headline()}.", notes)
@@ -464,6 +464,7 @@ def head_alignment(
         "kind": bank.kind,
         "model": host.info.model,
         "data_hash": data.hash,
+        **if_any(unknown=statistics.tokens.unknown),
     }
     limits = _limits(described, blocks, measured.underflow)
     indices = tuple(b.index for b in blocks)

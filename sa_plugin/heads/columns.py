@@ -234,6 +234,11 @@ class Asked:
         doubtful = None if layout.known is None else ~layout.known[:, label]
         return cls(samples, layout, bank, layout.labels[:, label], positive, tail, doubtful)
 
+    def unknown(self, columns: Sequence[Column]) -> dict[str, int]:
+        """Tokens whose label is unknown, of each concept that has any; attention sinks among them."""
+        counts = np.zeros(len(columns), dtype=int) if self.doubtful is None else self.doubtful.sum(0)
+        return {column.concept: int(n) for column, n in zip(columns, counts, strict=True) if n}
+
     def sinks(self, host: Host) -> Sinks:
         """How tokens are judged."""
         return self.bank.sinks_on(host.info)

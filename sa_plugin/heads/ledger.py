@@ -69,7 +69,7 @@ from sa_plugin.heads.sums import (
 )
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.host.reducers import evidence
-from sa_plugin.passes.layout import lay_out
+from sa_plugin.passes.layout import if_any, lay_out
 from sa_plugin.passes.run import NonFiniteRowError, run_jobs, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
@@ -167,6 +167,7 @@ def head_ledger(
         "centred": plan.centred,
         "model": host.info.model,
         "permutations": len(nulls),
+        **if_any(unknown=asked.unknown(columns)),
     }
     return _result(plan, sums, control, samples, with_tail, settings)
 

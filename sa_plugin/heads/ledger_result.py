@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Real
 from sa_plugin.data.sample import Sample
 from sa_plugin.heads.columns import COMPONENT_KINDS, Column, Component, ComponentKind, depth_of, score_names
 from sa_plugin.heads.sums import Effect, share_excluding_zero
+from sa_plugin.passes.layout import unknown_notes
 from sa_plugin.show import plots
 from sa_plugin.show.html import Markup, el
 from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
@@ -348,7 +349,7 @@ class HeadLedger(Result):
             for k, row in enumerate(rows):
                 row += [str(int(effect.n_tokens[k])), signed(float(effect.total.estimate[k]))]
                 row += [number(100 * float(share[k]), 0) for share in shares]
-        return Sheet(header, rows, notes=[self._caution()])
+        return Sheet(header, rows, notes=[self._caution(), *unknown_notes(self.settings)])
 
     def _caution(self) -> str:
         """How often intervals exclude zero, beside how often selection alone makes them."""

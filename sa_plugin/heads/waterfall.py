@@ -61,6 +61,7 @@ from sa_plugin.heads.ledger import check_decomposable, warn_no_tail
 from sa_plugin.heads.norms import FrozenNorms, Scales, through_block
 from sa_plugin.heads.sums import Effect, GroupSums, TermLabels, effects_of, sum_groups
 from sa_plugin.host.protocol import Host, Point, Site
+from sa_plugin.passes.layout import if_any, unknown_notes
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, exact, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
@@ -230,7 +231,7 @@ class Waterfall(Result):
                     ", ".join(largest),
                 ]
             )
-        return (Sheet(header, rows),)
+        return (Sheet(header, rows, notes=unknown_notes(self.settings)),)
 
     def plot(
         self,
@@ -349,6 +350,7 @@ def tail_waterfall(
         "model": host.info.model,
         "hook_point": bank.hook_point,
         "unit": "projection" if chain.target.cosine else "dot",
+        **if_any(unknown=asked.unknown(every)),
     }
     return _result(chain, sums, of_column, samples, settings)
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -288,6 +289,16 @@ def unknown_words(unknown: Mapping[str, int]) -> str:
     """What a result says of unknown token labels; nothing where there are none."""
     counts = ", ".join(f"{concept} {n:,}" for concept, n in unknown.items())
     return f"Tokens whose label is unknown, in neither class: {counts}." if counts else ""
+
+
+def unknown_notes(settings: Mapping[str, Any]) -> list[str]:
+    """The same as notes, of a result whose settings hold the counts where there are any."""
+    return [unknown_words(settings["unknown"])] if "unknown" in settings else []
+
+
+def if_any(**named: Any) -> dict[str, Any]:
+    """Of what is named that which is not empty: most data have no unknown label, and say nothing of it."""
+    return {name: value for name, value in named.items() if value}
 
 
 def rows_kept_in(table: TokenTable, layout: Layout, samples: Sequence[Sample]) -> Bool[np.ndarray, " row"]:

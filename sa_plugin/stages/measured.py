@@ -164,10 +164,16 @@ def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = 
 def tokens_per_positive(table: ScoreTable) -> tuple[float, dict[str, float]]:
     """In-concept tokens a positive sample: of all concepts together, and by concept.
 
+    Samples with tokens whose label is unknown are left out.
+
     Args:
         table: Scores of the calibration split.
     """
-    tokens, samples = table.tokens.labels.sum(0), table.tokens.sample_labels.sum(0)
+    labels, positive, known = table.tokens.labels, table.tokens.sample_labels, table.tokens.known
+    if known is not None:
+        sure = np.add.reduceat(~known, table.tokens.bounds[:-1], axis=0) == 0
+        labels, positive = labels & sure[table.tokens.sample_of], positive & sure
+    tokens, samples = labels.sum(0), positive.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         each = tokens / samples
     found = dict(zip(table.tokens.concepts, map(float, each), strict=True))

@@ -11,11 +11,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from word_data import ANIMALS, FOODS, WORDS
 
-from sa_plugin.concepts import KINDS, ConceptBank, collect, fit, permute_labels, relabelled
+from sa_plugin.concepts import (
+    KINDS,
+    ConceptBank,
+    RowLimits,
+    StoredRefits,
+    collect,
+    fit,
+    permutations,
+    permute_labels,
+    relabelled,
+)
 from sa_plugin.data import ConceptData, Sample, SampleLabels, Span
-from sa_plugin.detection import calibrate
+from sa_plugin.detection import Detector, calibrate
 from sa_plugin.detection.calibration import token_cuts
+from sa_plugin.heads import BankScores, WeightTest, ablate_heads, head_alignment, head_ledger, tail_waterfall
 from sa_plugin.scores import score, tail_histogram
+from sa_plugin.stages.store import read_scores, write_scores
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 
@@ -356,3 +368,135 @@ def test_given_vectors_detect_without_token_labels(host):
         found = detector.evaluate(none.test, resampling=FEW)
     assert np.isinf(detector.tail.chosen_threshold).all()
     assert found.weighted["f1"].sel(method="MaxTok").estimate > 0
+
+
+# What is saved, and what other results say.
+
+
+def test_what_is_unknown_is_saved_and_said(tmp_path, host, partly):
+    statistics = collect(host, partly, need=("means", "gram", "rows"), limits=RowLimits(per_class=10**9))
+    bank = fit(host, partly, "prototype", statistics=statistics)
+    tokens = statistics.tokens
+    assert bank.origin.counts["label unknown"] == int((~tokens.known).any(1).sum())
+    assert "have an unknown label" in " ".join(str(bank).split())
+    table = score(host, partly, bank)
+    detector = calibrate(host, partly, bank, scores=table)
+    here, there = (table.split(name).tokens.unknown for name in ("cal", "test"))
+    assert detector.unknown == here
+    detector.save_pretrained(tmp_path / "saved")
+    loaded = Detector.from_pretrained(tmp_path / "saved")
+    assert loaded.unknown == here
+    write_scores(table, tmp_path / "scores.npz")
+    read = read_scores(tmp_path / "scores.npz", bank, partly).tokens
+    assert (read.known == table.tokens.known).all()
+    results = {
+        "ledger": head_ledger(host, partly, detector, permutations=2, resampling=FEW),
+        "waterfall": tail_waterfall(host, partly, detector, resampling=FEW),
+        "ablation": ablate_heads(host, partly, detector, [(0, 1)], resampling=FEW),
+        "alignment": head_alignment(
+            host, partly, detector, statistics=statistics, test=WeightTest(refits=60), resampling=FEW
+        ),
+    }
+    for name, found in results.items():
+        assert "label is unknown, in neither class: animal" in " ".join(str(found).split()), name
+        counts = found.settings["unknown"]
+        assert counts.keys() == {"animal"}, name
+        assert counts["animal"] >= there["animal"] if name != "alignment" else counts == tokens.unknown
+    for found in (detector, loaded, table):
+        assert "label is unknown, in neither class: animal" in " ".join(str(found).split())
+
+
+@pytest.mark.parametrize("kind", ["prototype", "lda", "separator"])
+def test_refits_on_permuted_labels_leave_out_what_is_unknown(host, partly, kind):
+    statistics = collect(
+        host, partly, layers=[1], need=("means", "gram", "rows"), limits=RowLimits(per_class=10**9)
+    )
+    bank = fit(host, partly, kind, statistics=statistics, controls=False)
+    tokens = statistics.tokens
+    order = permutations(tokens.bounds, "across", 3, 0)
+    found = StoredRefits(bank, [0, 1], statistics).vectors(1, order)
+    for draw, one in enumerate(order):
+        labels = relabelled(tokens.labels, one, tokens.known)
+        assert not (labels & ~tokens.known).any()
+        assert (labels.sum(0) == tokens.labels.sum(0)).all()
+        rows = statistics.token[0].rows.take(slice(None)).double()
+        y = torch.from_numpy(labels)
+        raw = (
+            torch.stack([rows[y[:, c]].mean(0) for c in range(2)]) * bank.token.scale[0] + bank.token.mean[0]
+        )
+        again = replace(statistics.token[0], labels=labels, positive_mean=raw)
+        expected = KINDS[kind].fit(again, seed=0)[0]
+        assert (torch.cosine_similarity(found[draw], expected, dim=1) > 0.999).all()
+
+
+def test_sums_over_tokens_of_negative_samples_leave_out_what_is_unknown(host):
+    """Void tokens of a mask, in samples that have no concept: the ledger's contrast against a loop."""
+    samples, splits = labelled(36)
+    rng = np.random.default_rng(3)
+    made = []
+    for sample in samples:
+        (batch,) = host.batches([sample])
+        offsets = batch.offsets[batch.valid].numpy()
+        labels = sample.token_labels(offsets, CONCEPTS)
+        void = rng.random(labels.shape) < 0.2
+        mask = {
+            c: tuple(None if v and not y else bool(y) for v, y in zip(void[:, k], labels[:, k], strict=True))
+            for k, c in enumerate(CONCEPTS)
+        }
+        made.append(replace(sample, spans=(), token_mask=mask))
+    data = ConceptData.from_samples(made, CONCEPTS, splits)
+    bank = fit(host, data, "separator", layers=[1], controls=False)
+    table = score(host, data, bank, splits=("test",))
+    ledger = head_ledger(host, data, BankScores(bank, [1]), resampling=FEW)
+    tokens, values = table.tokens, table.scores[:, 0].astype(np.float64)
+    assert tokens.known is not None
+    for c in range(2):
+        negative = ~tokens.sample_labels[tokens.sample_of, c] & tokens.known[:, c]
+        contrast = values[tokens.labels[:, c], c].mean() - values[negative, c].mean()
+        assert float(ledger.effects["contrast"].total.estimate[c]) == pytest.approx(contrast, rel=1e-4)
+
+
+# From the constructors to the numbers.
+
+
+def test_words_and_sentences_together_count_and_leave_out_the_sentences(host):
+    words, labels, has = [], [], []
+    for sample in labelled()[0]:
+        row = sample.text.split(" ")
+        words.append(row)
+        labels.append(["animal" if w in ANIMALS else "food" if w in FOODS else None for w in row])
+        has.append([])
+    for k, sample in enumerate(sentences(("animal",))[0]):
+        words.append(sample.text.split(" "))
+        labels.append([None] * len(words[-1]))
+        has.append(["animal"] if k % 2 else ["food"])
+    data = ConceptData.from_words(words, labels, sample_labels=has)
+    only = {sample.id for sample in data if sample.unlabelled}
+    assert only == {str(k) for k in range(60, 78)}
+    bank = fit(host, data, "separator", layers=[1])
+    table = score(host, data, bank)
+    detector = calibrate(host, data, bank, scores=table)
+    found = detector.evaluate_tokens(data.test, scores=table, resampling=FEW)
+    here = detector.localise(data.test, scores=table)
+    for c, concept in enumerate(detector.concepts):
+        rows = np.array([s.id not in only or concept not in s.positive for s in here.tokens.samples])
+        rows = rows[here.tokens.sample_of]
+        expected = f1_score(here.tokens.labels[rows, c], here.mask[rows, c])
+        assert found.concept_f1.sel(method="localised", concept=concept).estimate == pytest.approx(expected)
+    # Detection reads every sample.
+    assert detector.evaluate(data.test, scores=table, resampling=FEW).ground.n_samples == len(data.test)
+
+
+def test_texts_with_a_label_each_go_all_the_way_once_their_tokens_are_taken_for_something(host):
+    texts = [sample.text for sample in (*labelled()[0], *sentences(CONCEPTS)[0])]
+    labels = [[c for c, own in zip(CONCEPTS, (ANIMALS, FOODS), strict=True) if set(own) & {*t.split()}]
+              for t in texts]  # fmt: skip
+    with pytest.raises(ValueError, match=r"token_labels='text' \(from_texts, load\)"):
+        fit(host, ConceptData.from_texts(texts, labels), "separator", layers=[1])
+    for token_labels in ("text", {"animal": ANIMALS, "food": FOODS}):
+        data = ConceptData.from_texts(texts, labels, token_labels=token_labels)
+        bank = fit(host, data, "separator", layers=[1])
+        detector = calibrate(host, data, bank)
+        assert np.isfinite(detector.tail.chosen_threshold).all()
+        assert "tokens: " in repr(data)
+        assert detector.evaluate(data.test, resampling=FEW).weighted["f1"].sel(method="MaxTok").estimate > 0
