@@ -23,6 +23,8 @@ import torch
 from sa_plugin.data import Sample
 
 ARCHITECTURES = ("gpt2", "neox", "llama", "gemma2", "qwen3", "bert")
+# Counts positions from behind its padding's.
+LATE_POSITIONS = "roberta"
 PRE_NORM = ("gpt2", "neox", "llama", "qwen3")
 BLOCK = {**dict.fromkeys(PRE_NORM, "pre_norm"), "gemma2": "post_norm", "bert": "post_ln"}
 ADDS_SPECIAL_FIRST = ("llama", "gemma2", "bert")
@@ -55,8 +57,12 @@ def tokenizer_folder(architecture: str) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     folder = scratch_folder() / architecture
-    backend = _wordpiece() if architecture == "bert" else _byte_level_bpe(architecture)
-    if architecture == "bert":
+    makers = {"bert": _wordpiece, "roberta": _roberta_bpe}
+    backend = makers[architecture]() if architecture in makers else _byte_level_bpe(architecture)
+    if architecture == "roberta":
+        names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+        names |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    elif architecture == "bert":
         names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
         names |= {"unk_token": "[UNK]", "mask_token": "[MASK]"}
     else:
@@ -86,6 +92,26 @@ def _byte_level_bpe(architecture: str) -> Any:
         backend.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", 0)]
         )
+    return backend
+
+
+def _roberta_bpe() -> Any:
+    """Byte-level BPE that puts a token on either side, with the padding's id of RoBERTa."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     return backend
 
 
@@ -164,6 +190,11 @@ def _build(architecture: str) -> Any:
     if architecture == "bert":
         config = hf.BertConfig(**{k: v for k, v in rotary.items() if "s_token" not in k})
         return hf.BertForMaskedLM(config)
+    if architecture == "roberta":
+        # As RoBERTa has it: two positions more than tokens, the padding's own and the one before it.
+        own = {"max_position_embeddings": CONTEXT + 2, "pad_token_id": 1, "eos_token_id": 2}
+        names = {"architectures": ["RobertaForMaskedLM"]}
+        return hf.RobertaForMaskedLM(hf.RobertaConfig(**rotary | own | names))
     raise ValueError(f"architecture {architecture!r} is unknown: use one of {ARCHITECTURES}.")
 
 

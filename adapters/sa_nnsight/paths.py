@@ -83,6 +83,21 @@ _CLIP = {
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
 }
+_BERT = {
+    "blocks": "encoder.layer",
+    "attention": "attention.self",
+    "o_proj": "attention.output.dense",
+    "mlp": "output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "norm2": "output.LayerNorm",
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "embed": "embeddings.word_embeddings",
+    "after": ("pooler", "cls", "classifier"),
+}
+# Its language head has another name; positions are counted from behind the padding's.
+_ROBERTA = {**_BERT, "after": ("pooler", "lm_head", "classifier")}
 _PARTS = (("attention", ""), ("o_proj", ".o_proj"), ("q", ".q_proj"), ("k", ".k_proj"), ("v", ".v_proj"))
 
 PATHS: dict[str, Paths] = {
@@ -122,19 +137,8 @@ PATHS: dict[str, Paths] = {
         "mlp": "post_feedforward_layernorm",
         "norm2": "pre_feedforward_layernorm",
     },
-    "bert": {
-        "blocks": "encoder.layer",
-        "attention": "attention.self",
-        "o_proj": "attention.output.dense",
-        "mlp": "output.dense",
-        "norm1": "attention.output.LayerNorm",
-        "norm2": "output.LayerNorm",
-        "q": "attention.self.query",
-        "k": "attention.self.key",
-        "v": "attention.self.value",
-        "embed": "embeddings.word_embeddings",
-        "after": ("pooler", "cls", "classifier"),
-    },
+    "bert": _BERT,
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA),
     "vit": _VIT,
     "deit": _VIT,
     "dinov2": {

@@ -160,7 +160,7 @@ class RemoteHost:
     progress: bool
 
     def __repr__(self) -> str:
-        return f"RemoteHost({self.info.shape}; {self.traffic})"
+        return f"RemoteHost({self.info.shape}, {self.reader.encode.words}; {self.traffic})"
 
     @property
     def places(self) -> EnvoyPlaces:
@@ -467,5 +467,5 @@ def _describe(passes: TracePasses, reader: TextReader, line: Line, fingerprint: 
         processing="none",
         dtype=dtype,
         fingerprint=fingerprint,
-        tokenizer=reader.tokenizer_hash,
+        tokenizer=reader.encode.digest,
     )

@@ -19,7 +19,7 @@ import torch
 
 from sa_plugin._check import require
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
-from sa_plugin.host.texts import check_tokenizer
+from sa_plugin.host.tokens import check_tokenizer
 from sa_transformer_lens.explain import explain as explained
 from sa_transformer_lens.passes import BridgePasses
 from sa_transformer_lens.places import BridgePlaces
@@ -73,7 +73,7 @@ def attach_bridge(
             chosen = replace(chosen, processor=getattr(bridge, "processor", None))
         return open_images(TransformerLensHost, passes, bridge.original_model.config, chosen)
     if chosen.tokenizer is None:
-        chosen = replace(chosen, tokenizer=own_tokenizer(bridge.tokenizer))
+        chosen = replace(chosen, tokenizer=own_tokenizer(bridge.tokenizer, bos=chosen.bos))
     return open_texts(TransformerLensHost, passes, chosen)
 
 
@@ -83,8 +83,12 @@ LACKING = (
 )
 
 
-def own_tokenizer(tokenizer: Any) -> Any:
+def own_tokenizer(tokenizer: Any, *, bos: bool | None = None) -> Any:
     """The tokenizer by its own rule for special tokens.
+
+    Args:
+        tokenizer: The bridge's.
+        bos: What is asked for; where it is, no rule has to be known.
 
     Raises:
         ValueError: There is none, it gives no offsets, or it cannot be told whether the BOS it
@@ -97,7 +101,12 @@ def own_tokenizer(tokenizer: Any) -> Any:
     ids = tokenizer(text).input_ids
     if not ids or ids[0] != tokenizer.bos_token_id:
         return tokenizer
-    fresh = _as_saved(tokenizer)
+    try:
+        fresh = _as_saved(tokenizer)
+    except ValueError:
+        if bos is None:
+            raise
+        return tokenizer
     # The rebuilt tokenizer may also have lost a token it should put last.
     same = fresh(text).input_ids == ids
     plain, ours = (tok(text, add_special_tokens=False).input_ids for tok in (fresh, tokenizer))
@@ -117,8 +126,8 @@ def _as_saved(tokenizer: Any) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"TransformerLens makes tokenizers add BOS, and {source!r} cannot be read again to "
-            "see whether this one does so itself: say which to use, attach(bridge, tokenizer=tok) "
-            "or, to keep the BOS, attach(bridge, tokenizer=bridge.tokenizer)."
+            "see whether this one does so itself: say whether texts have one, attach(bridge, bos=True) or "
+            "bos=False, or which to use, attach(bridge, tokenizer=tok)."
         ) from error
 
 

@@ -57,7 +57,8 @@ from sa_plugin.host.protocol import (
     Site,
     ZEdit,
 )
-from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, check_tokenizer
+from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
+from sa_plugin.host.tokens import Encoder, check_tokenizer
 
 # Where patches are counted.
 EMBEDDED = (0, "resid_pre")
@@ -76,6 +77,8 @@ class Options:
         batch_tokens: At most this many tokens a batch, padding included.
         progress: Whether walks over the model show a bar.
         add_special_tokens: Of texts: False puts no BOS, CLS or SEP in, as arXiv 2512.05038 does.
+        bos: Of texts: True puts the tokenizer's BOS first, False puts none there; by default the
+            tokenizer's own rule holds. One that the text holds itself stays, and is not doubled.
         final_norm: Whether `resid_post` of the last block is read behind the final norm, as
             transformers' `hidden_states[-1]` and arXiv 2512.05038 at 100 % have it.
     """
@@ -86,6 +89,7 @@ class Options:
     batch_tokens: int = BATCH_TOKENS
     progress: bool = True
     add_special_tokens: bool = True
+    bos: bool | None = None
     final_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -112,7 +116,8 @@ class LocalHost:
     progress: bool = True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.info.shape})"
+        first = "" if isinstance(self.reader, ImageReader) else f", {self.reader.encode.words}"
+        return f"{type(self).__name__}({self.info.shape}{first})"
 
     @property
     def places(self) -> Any:
@@ -499,7 +504,7 @@ def open_texts(host: type[H], passes: Passes, options: Options) -> H:
         raise ValueError(f"{passes.places.architecture} reads texts: leave the processor out.")
     reader = text_reader(passes.places, options)
     seen = probe(passes, passes.inputs(reader.probe_inputs()), final_norm=options.final_norm)
-    info = replace(_describe(seen, options, reader.bos), tokenizer=reader.tokenizer_hash)
+    info = replace(_describe(seen, options, reader.bos), tokenizer=reader.encode.digest)
     made = host(seen.passes, info, reader, options.batch_tokens, options.progress)
     sample = Sample("probe", PROBE_TEXT, "probe")
     demand(info.architecture, _padding_law(made, reader, [sample], [reader.padding_side]))
@@ -513,9 +518,12 @@ def text_reader(places: Places, options: Options) -> TextReader:
         ValueError: No tokenizer, or one without offsets.
     """
     check_tokenizer(options.tokenizer)
+    encode = Encoder(options.tokenizer, options.add_special_tokens, options.bos)
+    positions = positions_of(places.root, places.context_length)
+    # The lowest float64 is -inf to a softmax in float32, and a row that sees nothing else is NaN.
+    pads = "float64" not in _number_format(places)
     side = cast(PaddingSide, options.padding_side)
-    special = options.add_special_tokens
-    return TextReader(options.tokenizer, places.model_name, places.context_length, side, special)
+    return TextReader(encode, places.model_name, positions, side, pads)
 
 
 def open_images(host: type[H], passes: Passes, config: Any, options: Options) -> H:
@@ -557,6 +565,8 @@ def _patch_law(passes: Passes, reader: ImageReader) -> Law:
 def _padding_law(
     host: LocalHost, reader: TextReader, samples: Sequence[Sample], sides: Sequence[PaddingSide]
 ) -> Law:
+    if not reader.pads:
+        return Law("padding changes nothing", None, note="texts of a float64 model are not padded")
     padded: dict[str, Sequence[Batch]] = {
         side: replace(reader, padding_side=side).batches(samples, 1_000_000, extra=5) for side in sides
     }

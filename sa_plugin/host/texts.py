@@ -1,28 +1,25 @@
 """Texts to batches: tokens with character offsets, grouped by length, padded by ourselves.
 
-The tokenizer's own rule decides on special tokens, unless a host is attached with
-`add_special_tokens=False` (as the paper reads texts): then none are put in.
-
-A byte-level token carries the white space before its word; offsets are trimmed to the other
-characters, so that a token is shown, and labelled, by its word alone. A token that is only white
-space keeps its offsets: it gets a label only where a labelled span covers that white space.
+Which tokens a text becomes is said in `sa_plugin.host.tokens`. Positions are those that the model
+counts itself: a text padded on the left is told them, and one that has more tokens than the model has
+positions is refused, whether these are a table or rotary.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch
+from sa_plugin.host.tokens import Encoder, Tokens
 
 PaddingSide = Literal["left", "right"]
 TEXTS = (
@@ -34,36 +31,58 @@ TEXTS = (
 PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
 
 
-class Tokens(NamedTuple):
-    """One text's tokens."""
+@dataclass(frozen=True)
+class Positions:
+    """How a model counts the places of its tokens.
 
-    ids: Int[np.ndarray, " token"]
-    special: Bool[np.ndarray, " token"]
-    offsets: Int[np.ndarray, "token 2"]
+    Attributes:
+        limit: Tokens that have a position, or None where there is no limit.
+        start: Position of the first token: RoBERTa and its kin count from `padding_idx + 1`.
+        skipped: Token that such a model does not count, its padding.
+        named: Whether it can be told positions (`position_ids`).
+    """
+
+    limit: int | None = None
+    start: int = 0
+    skipped: int | None = None
+    named: bool = True
+
+    def of(self, ids: Int[Tensor, "row token"], mask: Int[Tensor, "row token"]) -> Int[Tensor, "row token"]:
+        """The positions of tokens, as the model counts them itself where nothing is padded."""
+        counted = mask if self.skipped is None else mask * (ids != self.skipped)
+        if self.skipped is None:
+            return (counted.cumsum(-1) - 1).clamp_min(0)
+        return counted.cumsum(-1) * counted + self.start - 1
 
 
-NO_TOKENIZER = (
-    "the model has no tokenizer, so texts cannot be read: attach(model, tokenizer=...) with a fast one."
-)
+def positions_of(root: nn.Module, context: int | None) -> Positions:
+    """How a model of transformers counts positions, by its modules and its configuration.
 
-
-def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
-    """Refuse what gives no character offsets.
+    A table of positions with a `padding_idx` is one that is counted from behind it (`RobertaModel`,
+    `XLMRobertaModel`, `MPNetModel`, `EsmModel`).
 
     Args:
-        tokenizer: Or None.
-        lacking: What to say of None.
-
-    Raises:
-        ValueError: No tokenizer, or not a fast one.
+        root: The model.
+        context: Tokens that its library says it takes.
     """
-    if tokenizer is None:
-        raise ValueError(lacking)
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{type(tokenizer).__name__} gives no character offsets, which token labels need: use "
-            "a fast tokenizer (AutoTokenizer.from_pretrained(..., use_fast=True))."
-        )
+    config = getattr(root, "config", None)
+    config = getattr(config, "text_config", None) or config
+    rows, start, skipped = [getattr(config, "max_position_embeddings", None)], 0, None
+    for name, module in root.named_modules():
+        if isinstance(module, nn.Embedding) and "position_embeddings" in name:
+            rows.append(module.num_embeddings)
+            if module.padding_idx is not None:
+                start, skipped = module.padding_idx + 1, module.padding_idx
+    # A library that knows of the rows in front has taken them off.
+    limits = [context, *(count - start for count in rows if isinstance(count, int))]
+    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    return Positions(min(known, default=None), start, skipped, _takes_positions(root))
+
+
+def _takes_positions(root: nn.Module) -> bool:
+    """Whether a model's own `forward`, or that of its base model, names `position_ids`."""
+    models = (root, getattr(root, "base_model", root))
+    return any("position_ids" in inspect.signature(model.forward).parameters for model in models)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,32 +90,23 @@ class TextReader:
     """What turns texts into batches.
 
     Attributes:
-        tokenizer: Gives character offsets, see `check_tokenizer`.
+        encode: Texts to tokens.
         model: Its name, for errors.
-        context: Tokens the model takes, or None where there is no limit.
+        positions: How the model counts the places of tokens.
         padding_side: Where padding goes; it changes no number.
-        add_special_tokens: Whether the tokenizer's own rule for special tokens holds.
+        pads: Whether texts of several lengths share a batch.
     """
 
-    tokenizer: Any
+    encode: Encoder
     model: str
-    context: int | None
+    positions: Positions = Positions()
     padding_side: PaddingSide = "right"
-    add_special_tokens: bool = True
+    pads: bool = True
 
     @property
     def bos(self) -> bool:
         """Whether the first token of a text is a special one."""
-        return bool(self._encode(["The cat sat."])[0].special[0])
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """Hash of everything that decides which tokens a text becomes."""
-        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for changing in ("padding", "truncation"):
-            state.pop(changing, None)
-        text = json.dumps(state, sort_keys=True) + ("" if self.add_special_tokens else " bare")
-        return hashlib.sha256(text.encode()).hexdigest()
+        return self.encode.first is not None
 
     def batches(self, samples: Sequence[Sample], batch_tokens: int, *, extra: int = 0) -> list[Batch]:
         """Tokenise texts and batch them, whole texts only.
@@ -115,17 +125,22 @@ class TextReader:
                 f"sample {image.id!r} is an image; {self.model} reads texts. Attach a vision model "
                 "(load_bridge takes ViT, DINOv2 and CLIP folders)."
             )
-        tokens = self._encode([sample.text for sample in samples])
-        for sample, row in zip(samples, tokens, strict=True):
-            if self.context is not None and len(row.ids) > self.context:
-                raise ValueError(
-                    f"sample {sample.id!r} has {len(row.ids)} tokens; {self.model} takes "
-                    f"{self.context}. Nothing is cut off silently: split the text into shorter samples."
-                )
-        pad, side = self.tokenizer.pad_token_id, self.padding_side
-        return make_batches(
-            samples, tokens, batch_tokens=batch_tokens, side=side, extra=extra, pad=0 if pad is None else pad
-        )
+        tokens = self.encode(samples)
+        limit = self.positions.limit
+        long = [k for k, row in enumerate(tokens) if limit is not None and len(row.ids) > limit]
+        if long:
+            others = f" (and {len(long) - 1} more are too long)" if len(long) > 1 else ""
+            raise ValueError(
+                f"sample {samples[long[0]].id!r} has {len(tokens[long[0]].ids)} tokens{others}; {self.model} "
+                f"takes {limit}. Nothing is cut off silently: split the text into shorter samples."
+            )
+        return make_batches(samples, tokens, batch_tokens=batch_tokens, pad=self._pad(extra))
+
+    def _pad(self, extra: int) -> Padding:
+        own = self.encode.tokenizer.pad_token_id
+        # A model that does not count its padding is given no other.
+        token = self.positions.skipped if own is None else own
+        return Padding(self.padding_side, token or 0, extra, self.positions, self.pads)
 
     def probe_inputs(self) -> dict[str, Tensor]:
         """The inputs of a short text, for checks.
@@ -133,7 +148,7 @@ class TextReader:
         Raises:
             ValueError: The tokenizer makes less than two tokens of it.
         """
-        ids = self._encode([PROBE_TEXT])[0].ids
+        ids = self.encode([Sample("probe", PROBE_TEXT, "probe")])[0].ids
         if len(ids) < 2:
             raise ValueError(f"the tokenizer makes {len(ids)} token of {PROBE_TEXT!r}.")
         row = torch.from_numpy(ids)[None]
@@ -143,51 +158,28 @@ class TextReader:
         """Texts of several lengths for `sa_plugin.host.checks.check`."""
         return [Sample(f"text {k}", text, str(k)) for k, text in enumerate(TEXTS)]
 
-    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenise texts, whole and unpadded, with trimmed offsets (zero for special tokens)."""
-        if not texts:
-            return []
-        out = self.tokenizer(
-            list(texts),
-            add_special_tokens=self.add_special_tokens,
-            truncation=False,
-            padding=False,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
-        rows = zip(texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True)
-        return [_tokens(*row) for row in rows]
 
+@dataclass(frozen=True)
+class Padding:
+    """What fills the rows of a batch.
 
-def _tokens(text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]]) -> Tokens:
-    is_special = np.array(special, dtype=bool)
-    spans = np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
-    spans = trim(text, spans)
-    spans[is_special] = 0
-    return Tokens(np.array(ids, dtype=np.int64), is_special, spans)
+    Attributes:
+        side: Where padding goes.
+        token: That fills; masked out, so that any does.
+        extra: More padding than needed, for the law that its amount changes nothing.
+        positions: How the model counts.
+        mixed: Whether a batch may hold texts of several lengths.
+    """
 
-
-def trim(text: str, offsets: Int[np.ndarray, "token 2"]) -> Int[np.ndarray, "token 2"]:
-    """Leave white space at both ends out of each token, unless nothing else is in it."""
-    solid = np.array([not character.isspace() for character in text], dtype=bool)
-    place = np.arange(len(text) + 1)
-    # For every character: where the next solid one stands, and where the last one ended.
-    at_or_after = np.append(np.where(solid, place[:-1], len(text)), len(text))
-    at_or_after = np.minimum.accumulate(at_or_after[::-1])[::-1]
-    end_before = np.maximum.accumulate(np.append(0, np.where(solid, place[1:], 0)))
-    start, end = at_or_after[offsets[:, 0]], end_before[offsets[:, 1]]
-    return np.where((start < end)[:, None], np.stack([start, end], axis=1), offsets)
+    side: PaddingSide = "right"
+    token: int = 0
+    extra: int = 0
+    positions: Positions = Positions()
+    mixed: bool = True
 
 
 def make_batches(
-    samples: Sequence[Sample],
-    tokens: Sequence[Tokens],
-    *,
-    batch_tokens: int,
-    side: PaddingSide,
-    pad: int,
-    extra: int = 0,
+    samples: Sequence[Sample], tokens: Sequence[Tokens], *, batch_tokens: int, pad: Padding
 ) -> list[Batch]:
     """Group by length and pad.
 
@@ -195,9 +187,7 @@ def make_batches(
         samples: For the texts of errors.
         tokens: Of each sample.
         batch_tokens: At most this many tokens a batch, padding included (one sample at least).
-        side: Where padding goes.
-        pad: Token that fills; masked out, so that any does.
-        extra: More padding than needed, for the law that its amount changes nothing.
+        pad: What fills the rows.
 
     Raises:
         ValueError: A text has no token, or `batch_tokens` is not positive.
@@ -210,37 +200,36 @@ def make_batches(
                 f"sample {sample.id!r} has no token (its text is {sample.text[:40]!r}): leave it out."
             )
     lengths = np.array([len(row.ids) for row in tokens], dtype=np.int64)
-    groups = _groups(lengths + extra, batch_tokens)
-    return [_collate(group, tokens, int(lengths[group].max()) + extra, side, pad) for group in groups]
+    groups = _groups(lengths + pad.extra, batch_tokens, pad.mixed)
+    return [_collate(group, tokens, int(lengths[group].max()) + pad.extra, pad) for group in groups]
 
 
-def _groups(lengths: Int[np.ndarray, " sample"], most: int) -> list[Int[np.ndarray, " row"]]:
+def _groups(lengths: Int[np.ndarray, " sample"], most: int, mixed: bool) -> list[Int[np.ndarray, " row"]]:
     # Short texts together, so that little is padded.
     order = np.argsort(lengths, kind="stable")
     groups: list[list[int]] = []
     for row in order.tolist():
         # Lengths ascend, so the newest sample is the longest of its group.
-        if groups and (len(groups[-1]) + 1) * lengths[row] <= most:
+        fits = groups and (len(groups[-1]) + 1) * lengths[row] <= most
+        if fits and (mixed or lengths[row] == lengths[groups[-1][0]]):
             groups[-1].append(row)
         else:
             groups.append([row])
     return [np.array(group, dtype=np.int64) for group in groups]
 
 
-def _collate(
-    rows: Int[np.ndarray, " row"], tokens: Sequence[Tokens], width: int, side: PaddingSide, pad: int
-) -> Batch:
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
+def _collate(rows: Int[np.ndarray, " row"], tokens: Sequence[Tokens], width: int, pad: Padding) -> Batch:
+    ids = np.full((len(rows), width), pad.token, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     valid = np.zeros((len(rows), width), dtype=bool)
     offsets = np.zeros((len(rows), width, 2), dtype=np.int64)
     for k, row in enumerate(rows):
         n = len(tokens[row].ids)
-        place = slice(width - n, width) if side == "left" else slice(0, n)
+        place = slice(width - n, width) if pad.side == "left" else slice(0, n)
         ids[k, place], mask[k, place] = tokens[row].ids, 1
         valid[k, place], offsets[k, place] = ~tokens[row].special, tokens[row].offsets
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    if side == "left" and not mask.all():
+    if pad.side == "left" and not mask.all() and pad.positions.named:
         # Models count positions from the left end, padding included, unless they are told.
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
+        inputs["position_ids"] = pad.positions.of(inputs["input_ids"], inputs["attention_mask"])
     return Batch(torch.from_numpy(rows), inputs, torch.from_numpy(valid), torch.from_numpy(offsets))

@@ -249,7 +249,7 @@ def token_table(
         raise ValueError(
             f"sample {sample.id!r} has {had} token(s) and none is left once special tokens and "
             "attention sinks are dropped (the first token of a decoder without BOS is one): give "
-            "longer texts, or attach with a tokenizer that adds BOS, or fit with sinks='keep'."
+            "longer texts, or put a BOS first, attach(model, bos=True), or fit with sinks='keep'."
         )
     _warn_lost_labels(layout, keep)
     return TokenTable(
@@ -338,8 +338,7 @@ def _warn_lost_labels(layout: Layout, keep: Bool[np.ndarray, " row"]) -> None:
         warnings.warn(
             f"{lost} of {int(labelled.sum())} labelled tokens were dropped as attention sinks (the "
             "first token of a decoder without BOS is one): their samples keep the label and lose "
-            "its evidence. Attach with a tokenizer that adds BOS (TransformerLens's own: "
-            "attach(bridge, tokenizer=bridge.tokenizer)), or fit with sinks='keep'.",
+            "its evidence. Put a BOS first, attach(model, bos=True), or fit with sinks='keep'.",
             LostLabelWarning,
             stacklevel=users_line(),
         )

@@ -66,7 +66,7 @@ class TestAccepts:
         assert isinstance(host, Host)
         assert host.batch_tokens == 64
         assert repr(host) == (
-            "NNsightHost(GPT2LMHeadModel, GPT2LMHeadModel, 3 blocks x 32, 4 heads, pre_norm, float32)"
+            "NNsightHost(GPT2LMHeadModel, GPT2LMHeadModel, 3 blocks x 32, 4 heads, pre_norm, float32, no BOS)"
         )
 
     @pytest.mark.parametrize("kind", [LanguageModel, VisionLanguageModel, NNsight])

@@ -16,6 +16,7 @@ from sa_plugin.data import Sample, Span
 from sa_plugin.host import TEXTS, Host, Law, Site, attach, check, check_folder, relative_difference
 from sa_plugin.host import protocol as hosting
 from sa_plugin.host import texts as tokenise
+from sa_plugin.host import tokens as encoding
 from sa_plugin.host import weights as described
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import TransformerLensHost, load_bridge, own_tokenizer
@@ -249,12 +250,16 @@ class TestTokens:
         (batch,) = host.batches(tiny.samples()[:1])
         assert not batch.valid[0, 0]
         assert batch.valid[0, 1:].all()
+        (asked,) = accept(bridge, bos=True).batches(tiny.samples()[:1])
+        assert torch.equal(asked.inputs["input_ids"], batch.inputs["input_ids"])
 
     def test_a_lost_tokenizer_folder(self, tmp_path):
         tokenizer = tiny.bridge("gpt2").tokenizer
         tokenizer.name_or_path = str(tmp_path / "gone")
-        with pytest.raises(ValueError, match=r"cannot be read again.*tokenizer=bridge\.tokenizer"):
+        with pytest.raises(ValueError, match=r"cannot be read again.*attach\(bridge, bos=True\)"):
             own_tokenizer(tokenizer)
+        # Where a BOS is asked for, or none, no rule has to be known.
+        assert own_tokenizer(tokenizer, bos=True) is tokenizer
 
     def test_another_tokenizer_in_the_folder(self):
         tokenizer = tiny.bridge("gpt2").tokenizer
@@ -289,7 +294,7 @@ class TestTokens:
         for _ in range(200):
             text = "".join(rng.choice(list("ab \n"), size=rng.integers(1, 12)))
             ends = np.sort(rng.integers(0, len(text) + 1, size=(5, 2)), axis=1)
-            for (a, b), (start, end) in zip(ends, tokenise.trim(text, ends), strict=True):
+            for (a, b), (start, end) in zip(ends, encoding.trim(text, ends), strict=True):
                 whole = text[a:b]
                 if whole.strip():
                     assert text[start:end] == whole.strip()
@@ -297,7 +302,7 @@ class TestTokens:
                     assert end <= b
                 else:
                     assert (start, end) == (a, b)
-        assert tokenise.trim("", np.zeros((1, 2), dtype=np.int64)).tolist() == [[0, 0]]
+        assert encoding.trim("", np.zeros((1, 2), dtype=np.int64)).tolist() == [[0, 0]]
 
     def test_white_space_before_a_word_carries_no_label(self, tiny_gpt2):
         text = "Two  spaces sat"
