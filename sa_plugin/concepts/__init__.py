@@ -23,6 +23,7 @@ from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows
 
 if TYPE_CHECKING:
     from sa_plugin.concepts.artefact import OldArtefactWarning
+    from sa_plugin.concepts.canary_scores import CanaryWarning, DriftError
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
     from sa_plugin.concepts.saved import load_bank, save_bank
@@ -31,6 +32,7 @@ else:
         __name__,
         {
             "artefact": ("OldArtefactWarning",),
+            "canary_scores": ("CanaryWarning", "DriftError"),
             "saved": ("load_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
             "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
@@ -43,7 +45,9 @@ __all__ = [
     "LAM",
     "ROUNDING",
     "Activity",
+    "CanaryWarning",
     "ConceptBank",
+    "DriftError",
     "LatentSet",
     "LayerStatistics",
     "NotConvergedWarning",

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from sa_plugin._check import require_known
 from sa_plugin._face import face
+from sa_plugin.concepts.canary import Canary
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.passes.run import Sinks, sink_rule
-from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
+from sa_plugin.show.result import FORMAT, IF_ANY, Sheet, Shown, clean, exact, number
 
 Scoring = Literal["cosine", "dot", "latent"]
 VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
@@ -97,6 +98,7 @@ class Origin:
         seed: Seed of the fit.
         options: Options of the fit, and its record a layer.
         counts: Tokens read and dropped, by reason, and those of which some label is unknown.
+        drift: What moved in the scores of the canaries when it was loaded with `allow_drift=True`.
     """
 
     model: str = ""
@@ -111,6 +113,7 @@ class Origin:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    drift: str = field(default="", metadata=IF_ANY)
 
     @classmethod
     def on(cls, info: HostInfo, tokens: TokenTable, **fields: Any) -> Origin:
@@ -154,6 +157,7 @@ class ConceptBank(Shown):
         component_means: For the ledger.
         origin: Provenance.
         cls: The same estimator on class tokens, where the model has one.
+        canary: What an artefact says of its model, where the bank was loaded from one.
     """
 
     concepts: tuple[str, ...]
@@ -167,6 +171,7 @@ class ConceptBank(Shown):
     component_means: ComponentMeans | None = None
     origin: Origin = field(default_factory=Origin)
     cls: VectorSet | None = None
+    canary: Canary | None = None
 
     about: ClassVar[str] = (
         "Cosines of vectors in normalised space say which concepts their scores cannot tell apart, not how "
@@ -232,6 +237,8 @@ class ConceptBank(Shown):
                 f"Of {origin.counts['kept']:,} train tokens {origin.counts[UNKNOWN]:,} have an unknown "
                 "label, and are in neither class of its concept."
             )
+        if origin.drift:
+            notes.append(f"Loaded with allow_drift: {origin.drift}.")
         if self.token.scoring == "latent":
             kept = self._kept()
             lines = [[str(layer), str(int(n))] for layer, n in zip(self.layers, kept.sum(1), strict=True)]
@@ -349,7 +356,7 @@ class ConceptBank(Shown):
 
     def scaled(self, factor: float) -> ConceptBank:
         """The same bank with every vector multiplied; a positive factor changes no decision."""
-        return replace(self, token=replace(self.token, vectors=self.token.vectors * factor))
+        return replace(self, token=replace(self.token, vectors=self.token.vectors * factor), canary=None)
 
     @classmethod
     def from_vectors(

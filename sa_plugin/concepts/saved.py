@@ -7,19 +7,22 @@ used there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sa_plugin.concepts.artefact import naming, read, write
+from sa_plugin.concepts.artefact import artefact_folder, naming, read, write
 from sa_plugin.concepts.bank import ComponentMeans, ConceptBank, Origin, VectorSet
+from sa_plugin.concepts.canary import Canary, canary_of, canary_parts
+from sa_plugin.concepts.canary_scores import canary_or_none, require_canary
 from sa_plugin.concepts.saved_schema import MEANS, SETS, check_bank
+from sa_plugin.host.protocol import Host
 
 
-def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A bank as tensors and a record."""
+def bank_parts(bank: ConceptBank, canary: Canary | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A bank as tensors and a record, with the canaries' scores where there are any."""
     from sa_plugin.concepts.sae import LatentSet, saved_parts
 
     tensors: dict[str, Tensor] = {}
@@ -43,7 +46,8 @@ def bank_parts(bank: ConceptBank) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(bank.token, LatentSet):
         found, record["saes"] = saved_parts(bank.token)
         tensors |= {f"sae.{name}": tensor for name, tensor in found.items()}
-    return tensors, record
+    of_canary, about = canary_parts(canary)
+    return tensors | of_canary, record | about
 
 
 def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: object = None) -> ConceptBank:
@@ -90,34 +94,59 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: objec
         means,
         Origin(**origin),
         vectors("cls"),
+        canary_of(tensors, record),
     )
 
 
-def save_bank(bank: ConceptBank, folder: str | Path) -> Path:
+def save_bank(bank: ConceptBank, folder: str | Path, *, host: Host | None = None) -> Path:
     """Save a bank.
+
+    Args:
+        bank: The vectors.
+        folder: A new folder, or one that holds an artefact to replace.
+        host: The model they are for: scores of a few inputs of ours (`sa_plugin.concepts.canary`) are
+            saved with them, at the cost of a forward pass each.
 
     Raises:
         FileExistsError: The folder holds something else.
+        OSError: It cannot be written, or is being written; the text names it.
     """
-    tensors, record = bank_parts(bank)
-    return write(Path(folder), tensors, {"what": "ConceptBank", "bank": record})
+    with artefact_folder(Path(folder)):
+        tensors, record = bank_parts(bank, canary_or_none(bank, host))
+        return write(Path(folder), tensors, {"what": "ConceptBank", "bank": record})
 
 
-def load_bank(folder: str | Path, *, sae: object = None) -> ConceptBank:
+def load_bank(
+    folder: str | Path, *, host: Host | None = None, sae: object = None, allow_drift: bool = False
+) -> ConceptBank:
     """Load a bank; `score` and `calibrate` refuse it on another model.
 
     Args:
         folder: Where it lies.
+        host: The model it will be used on: it has to give the scores that the bank was saved with.
         sae: The SAE, or one a layer, of a bank of latents; its weights are not saved.
+        allow_drift: Take a model that gives other scores; every result then says so.
 
     Raises:
         FileNotFoundError: No artefact there.
         DamagedFileError: It is damaged.
+        DriftError: The model gives the canaries other scores; the text names the likely cause.
         ValueError: Another kind of artefact, or the SAE is missing or another one.
     """
     tensors, record = read(Path(folder), "ConceptBank")
     with naming(Path(folder)):
-        return bank_of(tensors, record.get("bank", {}), sae)
+        bank = bank_of(tensors, record.get("bank", {}), sae)
+    return proven(bank, host, allow_drift=allow_drift)
+
+
+def proven(bank: ConceptBank, host: Host | None, *, allow_drift: bool) -> ConceptBank:
+    """A bank once the canaries were scored again, with what drifted on record.
+
+    Raises:
+        DriftError: The model gives them other scores, and that is not allowed.
+    """
+    drift = "" if host is None else require_canary(bank, host, allow_drift=allow_drift)
+    return replace(bank, origin=replace(bank.origin, drift=drift)) if drift else bank
 
 
 def require_hook_point(bank: ConceptBank, hook_point: str | None) -> None:

@@ -43,6 +43,20 @@ class OriginRecord(TypedDict):
 
 
 @with_config(CLOSED)
+class CanaryRecord(TypedDict):
+    """`Canary`, as JSON, without its tensors."""
+
+    version: int
+    model: str
+    dtype: str
+    tokenizer: str
+    bos: bool
+    processing: str
+    fingerprint: str
+    quantised: bool
+
+
+@with_config(CLOSED)
 class BankRecord(TypedDict):
     """`ConceptBank`, as JSON, without its tensors."""
 
@@ -54,6 +68,7 @@ class BankRecord(TypedDict):
     scoring: Literal["cosine", "dot", "latent"]
     origin: OriginRecord
     saes: NotRequired[list[dict[str, int | str]]]
+    canary: NotRequired[CanaryRecord]
 
 
 def require_record(record: object, kind: Any, where: str) -> None:
@@ -100,6 +115,8 @@ def check_bank(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None
     refuse(_names(record))
     refuse(_latents(tensors, record) if record["scoring"] == "latent" else _vectors(tensors, record))
     refuse(_component_means(tensors))
+    if "canary" in record:
+        refuse(_canary(tensors, record))
 
 
 def _names(record: Mapping[str, Any]) -> Iterator[str]:
@@ -166,6 +183,15 @@ def _component_means(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     yield from tensor_problems(tensors, names[1], (None, None, None))
     blocks, width = tensors[names[1]].shape[0], tensors[names[0]].shape[0]
     yield from tensor_problems(tensors, names[2], (blocks, width))
+
+
+def _canary(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Iterator[str]:
+    yield from tensor_problems(tensors, "canary.scores", (None, len(record["layers"]), len(record["units"])))
+    rows = len(tensors["canary.scores"])
+    yield from tensor_problems(tensors, "canary.sample", (rows,), torch.int64)
+    yield from tensor_problems(tensors, "canary.offsets", (rows, None), torch.float64)
+    if not rows:
+        yield "canary.scores holds no token"
 
 
 def tensor_problems(

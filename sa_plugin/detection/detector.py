@@ -70,6 +70,8 @@ class Detector(Shown, Calibration):
         notes = [note]
         if self.unknown:
             notes.append(unknown_words(self.unknown))
+        if self.bank.origin.drift:
+            notes.append(f"Loaded with allow_drift: {self.bank.origin.drift}.")
         return (Sheet(header, lines, "", notes),)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ class Detector(Shown, Calibration):
             "missing": self.missing,
             "data_hash": self.data_hash,
             "seed": self.seed,
-        }
+        } | ({"drift": self.bank.origin.drift} if self.bank.origin.drift else {})
         return {"format": FORMAT, "kind": "Detector", **clean(found)}
 
     def plot(self) -> Any:
@@ -259,6 +261,9 @@ class Detector(Shown, Calibration):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write vectors, thresholds, choices, baselines and provenance: safetensors and JSON.
 
+        With a host, scores of a few inputs of ours (`sa_plugin.concepts.canary`) go with them, at the
+        cost of a forward pass each.
+
         Args:
             folder: A new folder, or one that holds an artefact to replace.
 
@@ -266,11 +271,13 @@ class Detector(Shown, Calibration):
             FileExistsError: The folder holds something else.
             OSError: It cannot be written, or is being written; the text names it.
         """
-        from sa_plugin.concepts.artefact import write
+        from sa_plugin.concepts.artefact import artefact_folder, write
+        from sa_plugin.concepts.canary_scores import canary_or_none
         from sa_plugin.detection.saved import calibration_parts
 
-        tensors, record = calibration_parts(self)
-        return write(Path(folder), tensors, {"what": "Detector", **record})
+        with artefact_folder(Path(folder)):
+            tensors, record = calibration_parts(self, canary_or_none(self.bank, self.host))
+            return write(Path(folder), tensors, {"what": "Detector", **record})
 
     @classmethod
     def from_pretrained(
@@ -280,6 +287,7 @@ class Detector(Shown, Calibration):
         host: Host | None = None,
         hook_point: str | None = None,
         sae: object = None,
+        allow_drift: bool = False,
     ) -> Detector:
         """Read a detector that `save_pretrained` wrote.
 
@@ -288,16 +296,19 @@ class Detector(Shown, Calibration):
             host: The model it will score with; None to use given scores only.
             hook_point: Where the caller expects the vectors to live, if it matters.
             sae: The SAE, or `{layer: sae}`, whose latents it uses; its weights are not saved.
+            allow_drift: Take a model that gives the canaries, a few inputs of ours, other scores than
+                were saved; every result then says so.
 
         Raises:
             TypeError: `host` is a model that is not attached.
             FileNotFoundError: There is no artefact.
             DamagedFileError: It is damaged, or its parts are of different artefacts.
+            DriftError: The model gives the canaries other scores; the text names the likely cause.
             ValueError: It belongs to another model, processing mode or hook point, or to another
                 SAE than the one given.
         """
         from sa_plugin.concepts.artefact import naming, read
-        from sa_plugin.concepts.saved import require_hook_point
+        from sa_plugin.concepts.saved import proven, require_hook_point
         from sa_plugin.detection.saved import calibration_of
 
         require_type("host", host, Host, "attach(bridge) first", optional=True)
@@ -307,4 +318,5 @@ class Detector(Shown, Calibration):
         require_hook_point(found.bank, hook_point)
         if host is not None:
             check_origin(found.bank, host)
-        return cls(**{one.name: getattr(found, one.name) for one in fields(found)}, host=host)
+        parts = {one.name: getattr(found, one.name) for one in fields(found)}
+        return cls(**parts | {"bank": proven(found.bank, host, allow_drift=allow_drift)}, host=host)

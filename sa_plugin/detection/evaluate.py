@@ -65,6 +65,7 @@ class Ground:
         resampling: Draws, seed and level of the intervals.
         unknown: Tokens of each concept whose label is unknown: they count in nothing that is said of
             tokens; concepts without such tokens are left out.
+        drift: What moved in the scores of the model since the detector was saved, where that was allowed.
     """
 
     split: str
@@ -73,6 +74,7 @@ class Ground:
     n_documents: int
     resampling: Resampling
     unknown: Mapping[str, int] = field(default_factory=dict, metadata=IF_ANY)
+    drift: str = field(default="", metadata=IF_ANY)
 
     @property
     def made(self) -> str:
@@ -80,6 +82,8 @@ class Ground:
         words = f"{self.resampling.draws} draws of {self.n_documents} documents, seed {self.resampling.seed}."
         if self.unknown:
             words = f"{words} {unknown_words(self.unknown)}"
+        if self.drift:
+            words = f"{words} Loaded with allow_drift: {self.drift}."
         if self.n_documents >= FEW_DOCUMENTS:
             return words
         return (
@@ -356,6 +360,7 @@ def evaluate(
             resamples.n_documents,
             resampling,
             unknown_of(table.tokens, concepts),
+            calibration.bank.origin.drift,
         ),
     )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.concepts.canary import Canary
 from sa_plugin.concepts.saved import bank_of, bank_parts
 from sa_plugin.concepts.saved_schema import refuse, require_record, tensor_problems
 from sa_plugin.detection.calibration import Calibration, TokenCuts
@@ -28,9 +29,11 @@ CUTS = tuple(field.name for field in fields(TokenCuts))
 SEEN = tuple(field.name for field in fields(Seen))
 
 
-def calibration_parts(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Vectors, thresholds, choices, baselines and provenance."""
-    tensors, bank = bank_parts(calibration.bank)
+def calibration_parts(
+    calibration: Calibration, canary: Canary | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Vectors, thresholds, choices, baselines and provenance, and the canaries' scores."""
+    tensors, bank = bank_parts(calibration.bank, canary)
     tables: dict[str, Any] = {}
     for name, found in [("tail", (calibration.tail,)), *calibration.baselines.items()]:
         tables[name] = [_table(f"{name} {k}", one, tensors) for k, one in enumerate(found)]
