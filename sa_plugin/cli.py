@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the HTML report of a results.json again")
     report.add_argument("results", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"))
+    _add_texts(report)
     report.set_defaults(command=_report)
     return parser
 
@@ -112,6 +113,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
     parser.add_argument("--seed", type=int, default=0)
+    _add_texts(parser)
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    said = "write no texts and pictures of the data into results and report"
+    parser.add_argument("--no-texts", dest="texts", action="store_false", help=said)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -210,7 +217,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     if not arguments.results.exists():
         raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")
-    print(write_report(read_results(arguments.results), arguments.out))
+    print(write_report(read_results(arguments.results), arguments.out, texts=arguments.texts))
     return 0
 
 

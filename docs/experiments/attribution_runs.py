@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 import sa_plugin as sa
+from sa_plugin._files import write_text
 from sa_plugin.attribution import Attribution, Comparison, Design, superpatches
 from sa_plugin.loaders import emoji_scenes
 from sa_plugin.stages import Graph, Plan
@@ -122,7 +123,7 @@ def run(given: argparse.Namespace) -> None:
             **setting._asdict(),
             **found.settings,
         }
-        paths[chunk].write_text(json.dumps(packed(found) | {"about": about}) + "\n")
+        write_text(paths[chunk], json.dumps(packed(found) | {"about": about}) + "\n")
         print(chunk, about["seconds"], "s", found.coverage, flush=True)
     if not any(not path.exists() for path in paths.values()):
         print("nothing left")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from sa_plugin._files import write_text
+
 
 def put(page: Path, begin: str, end: str, text: str) -> None:
     """Replace what stands between two markers, which stay.
@@ -15,7 +17,7 @@ def put(page: Path, begin: str, end: str, text: str) -> None:
             raise ValueError(f"{page} has {marker!r} {old.count(marker)} times: write it once.")
     before, rest = old.split(begin)
     _, after = rest.split(end)
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+    write_text(page, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
 
 
 def show(text: str, into: Path | None, begin: str, end: str) -> None:

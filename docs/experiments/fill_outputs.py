@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sa_plugin._files import write_text
+
 PART = re.compile(r"^```python\n(?P<code>.*?)^```\n\n<!-- out -->\n(?:\n```text\n.*?^```\n)?", re.S | re.M)
 LINES, WIDTH = 24, 150
 
@@ -46,7 +48,7 @@ def main(page: Path) -> None:
 
         made = PART.sub(filled, text)
         os.chdir(here)
-    page.write_text(made)
+    write_text(page, made)
 
 
 if __name__ == "__main__":

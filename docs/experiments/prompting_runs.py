@@ -28,6 +28,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trials import setting, signed, some_of, summed_up, unsigned, write
 
+from sa_plugin._files import write_text
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Evaluation, calibrate
 from sa_plugin.host import attach, find_folder
@@ -71,7 +72,7 @@ def save(answers: PromptAnswers, path: Path, about: dict[str, Any]) -> None:
         "template": answers.template,
         "tokens": answers.tokens,
     }
-    path.write_text(json.dumps(record) + "\n")
+    write_text(path, json.dumps(record) + "\n")
 
 
 def load_answers(path: Path, data: ConceptData) -> tuple[PromptAnswers, dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from sa_plugin._files import write_text
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import Evaluation
 from sa_plugin.loaders import emoji_scenes
@@ -72,4 +73,4 @@ def setting(data: ConceptData, layer: int, began: float, of: ConceptData | None 
 def write(record: dict[str, Any], path: Path) -> None:
     """A record as JSON, in a folder that is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")

@@ -68,6 +68,7 @@ class Attribution(Result):
     notes: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    text_keys: ClassVar[tuple[str, ...]] = ("tokens",)
     about: ClassVar[str] = (
         "No explainer is right by construction: importance is relative to the baseline and to the method's "
         "units, and one sample is an anecdote. Judge explainers by compare."

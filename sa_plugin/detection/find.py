@@ -101,6 +101,7 @@ class SuperActivators(Shown, Sequence[SuperActivator]):
     concepts: tuple[str, ...]
     scored: ScoredSamples
 
+    text_keys: ClassVar[tuple[str, ...]] = ("text",)
     about: ClassVar[str] = (
         "A SuperActivator is a token that the in-concept tail of the calibration split is made of; it need "
         "not lie inside the concept. How reliable the rule is, Detector.evaluate says."

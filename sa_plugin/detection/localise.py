@@ -77,6 +77,7 @@ class Localisation(Shown):
     superactivators: Bool[np.ndarray, "token concept"]
     raw: Bool[np.ndarray, "token concept"]
 
+    text_keys: ClassVar[tuple[str, ...]] = ("token",)
     about: ClassVar[str] = (
         "Localised tokens lie above a lower threshold than SuperActivators do, inside detected samples. How "
         "far they agree with labels, Detector.evaluate_tokens says."

@@ -487,6 +487,7 @@ class TokenLedger(Result):
     terms: Float[np.ndarray, "token component"]
     tail: Bool[np.ndarray, " token"]
 
+    text_keys: ClassVar[tuple[str, ...]] = ("tokens",)
     about: ClassVar[str] = (
         "Terms add up to the score of one token of one text: direct contributions, no causal effects, and "
         "without an interval."

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sa_plugin._files import write_text
 from sa_plugin.report.parts import context
-from sa_plugin.report.schema import checked
+from sa_plugin.report.schema import checked, without_texts
 from sa_plugin.show import html
 from sa_plugin.show.result import clean
 from sa_plugin.show.shaded import passage_rules
@@ -66,12 +66,13 @@ def render_report(results: Mapping[str, Any]) -> str:
     return f"{_template().render(context(found), sections=_that_apply(found), style=style).strip()}\n"
 
 
-def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
+def write_report(results: Mapping[str, Any], path: str | Path, *, texts: bool = True) -> Path:
     """Write the report.
 
     Args:
         results: What a run found, see `sa_plugin.report.schema`; every block may be missing.
         path: Where to; its folder is made.
+        texts: Whether with the user's texts and pictures, see `sa_plugin.report.schema.without_texts`.
 
     Returns:
         The path.
@@ -85,7 +86,7 @@ def write_report(results: Mapping[str, Any], path: str | Path) -> Path:
         >>> write_report({"schema": 1}, f"{folder}/report.html").name
         'report.html'
     """
-    return write_text(path, render_report(results))
+    return write_text(path, render_report(results if texts else without_texts(results)))
 
 
 @cache

@@ -38,6 +38,7 @@ from sa_plugin.show.result import clean
 SCHEMA = 1
 """Format number of the file: raised when a key changes its meaning or is taken away."""
 WRITTEN = ("schema", "meta", "kinds", "provenance")
+TEXT_BLOCKS = ("passages", "pictures", "explained")
 CLOSED = ConfigDict(extra="forbid", strict=True)
 DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PATH = re.compile(r"[MmHhVvLlZz0-9 .,-]*")
@@ -513,14 +514,32 @@ def checked(results: Mapping[str, Any]) -> Results:
     return cast(Results, results)
 
 
-def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
+def write_results(results: Mapping[str, Any], path: str | Path, *, texts: bool = True) -> Path:
     """Clean, check and write results as JSON (strict: no NaN).
+
+    Args:
+        results: What a run found.
+        path: Where to.
+        texts: Whether with the user's texts and pictures, see `without_texts`.
 
     Raises:
         ValueError: The schema is not kept, see `checked`.
+        OSError: It cannot be written; the text names the path.
     """
-    text = json.dumps(checked(clean(results)), indent=1, allow_nan=False, ensure_ascii=False)
+    found = results if texts else without_texts(results)
+    text = json.dumps(checked(clean(found)), indent=1, allow_nan=False, ensure_ascii=False)
     return write_text(path, text + "\n")
+
+
+def without_texts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without passages, pictures and the passage explained; names of warnings without their text.
+
+    Names of concepts, of data and of files stay, and ids of samples where numbers are told by sample.
+    """
+    found = {name: value for name, value in results.items() if name not in TEXT_BLOCKS}
+    # A warning may quote what it warns about.
+    kinds = sorted({str(one).partition(":")[0] for one in results.get("warnings", ())})
+    return found | {"warnings": [*kinds, "Written without texts: what quotes or shows samples is left out."]}
 
 
 def read_results(path: str | Path) -> Results:

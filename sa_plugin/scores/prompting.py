@@ -71,6 +71,7 @@ class PromptAnswers(Shown):
     model: str
     tokens: int
 
+    text_keys: ClassVar[tuple[str, ...]] = ("replies",)
     about: ClassVar[str] = (
         "p(yes) is conditional on a reply that begins with yes or no; another wording gives other answers."
     )

@@ -8,7 +8,7 @@ sheets that people read (their cells as text) and its picture; the base makes of
     result.table()       every number in long form: labels, measure, value, low, high
     result.to_dict()     every number and setting, ready for JSON
     result.plot()        a matplotlib figure made for the result's question
-    result.save(path)    the dictionary as a file
+    result.save(path)    the dictionary as a file, with the user's texts or without
 
 and `about` says under every sheet what the numbers do not show.
 """
@@ -74,9 +74,11 @@ class Shown:
 
     Attributes:
         about: What the numbers do not show, in sentences.
+        text_keys: Names in the dictionary under which texts of the user's, or parts of them, stand.
     """
 
     about: ClassVar[str] = ""
+    text_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -101,6 +103,21 @@ class Shown:
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The facts that are shown, JSON-ready; what is not defined is None."""
+
+    def save(self, path: str | Path, *, texts: bool = True) -> Path:
+        """Write the dictionary as a JSON file.
+
+        Args:
+            path: Where to.
+            texts: Whether with texts; without them samples are their ids, and tokens their places.
+
+        Raises:
+            OSError: It cannot be written; the text names the path.
+        """
+        from sa_plugin._files import write_text
+
+        content = self.to_dict() if texts else without_keys(self.to_dict(), self.text_keys)
+        return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def table(self) -> Any:
         """Every number in long form, as a DataFrame: labels, measure, value, low, high."""
@@ -144,11 +161,19 @@ class Result(Shown):
         content = {one.name: clean(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
         return {"format": FORMAT, "kind": type(self).__name__, **content}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the dictionary as a JSON file."""
-        from sa_plugin._files import write_text
 
-        return write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+def without_keys(value: Any, names: Sequence[str]) -> Any:
+    """A JSON value without what stands under some names, at any depth.
+
+    Example:
+        >>> without_keys({"marks": [{"text": "whale", "start": 4}]}, ("text",))
+        {'marks': [{'start': 4}]}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_keys(one, names) for name, one in value.items() if name not in names}
+    if isinstance(value, list):
+        return [without_keys(one, names) for one in value]
+    return value
 
 
 def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:

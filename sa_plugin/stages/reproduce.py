@@ -60,6 +60,7 @@ def run_plan(
     out: str | Path,
     *,
     keep: bool = False,
+    texts: bool = True,
     say: Callable[[str], None] = UNTOLD,
 ) -> Study:
     """Study a model and write `results.json` and `report.html`.
@@ -69,7 +70,8 @@ def run_plan(
         host: The model.
         data: The data.
         out: Folder for everything.
-        keep: Whether stages are kept in `out`/stages, so that a second run continues.
+        keep: Whether stages are kept in `out`/stages, so that a second run continues; some hold texts.
+        texts: Whether results and report hold the user's texts and pictures.
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
@@ -80,8 +82,8 @@ def run_plan(
         say(f"{host!r}\n{data!r}")
         found = study(host, data, plan, folder=folder if keep else None, say=say)
         found.record["provenance"]["command"] = f"sa-plugin, model {host.info.model}, data {data.name}"
-        write_results(found.record, folder / "results.json")
-        write_report(found.record, folder / "report.html")
+        write_results(found.record, folder / "results.json", texts=texts)
+        write_report(found.record, folder / "report.html", texts=texts)
     return found
 
 

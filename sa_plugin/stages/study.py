@@ -138,15 +138,28 @@ class Study(Result):
         require_known("result of this study", result, found)
         return found[result].plot()
 
-    def report(self, path: str | Path = "report.html") -> Path:
-        """Write the HTML report: one file without network or script."""
-        return write_report(self.record, path)
+    def report(self, path: str | Path = "report.html", *, texts: bool = True) -> Path:
+        """Write the HTML report: one file without network or script.
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything into a folder: results.json, report.html, and each kind's detector."""
+        Args:
+            path: Where to.
+            texts: Whether with the user's texts and pictures.
+        """
+        return write_report(self.record, path, texts=texts)
+
+    def save(self, path: str | Path, *, texts: bool = True) -> Path:
+        """Write everything into a folder: results.json, report.html, and each kind's detector.
+
+        Args:
+            path: The folder.
+            texts: Whether results and report hold the user's texts and pictures; detectors hold none.
+
+        Raises:
+            OSError: It cannot be written, or is being written; the text names it.
+        """
         with output_folder(path, "results.json", "report.html") as folder:
-            write_results(self.record, folder / "results.json")
-            self.report(folder / "report.html")
+            write_results(self.record, folder / "results.json", texts=texts)
+            self.report(folder / "report.html", texts=texts)
             for kind in self.kinds:
                 self.detector(kind).save_pretrained(folder / "detectors" / kind)
         return folder

@@ -8,6 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from sa_plugin._files import write_text
 from supersense.passages import Passage
 
 Token = tuple[int, int, str]
@@ -27,7 +28,7 @@ def tag(passages: list[Passage], python: Path, work: Path) -> list[list[Token]]:
             check=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        kept.write_text(done.stdout, encoding="utf-8")
+        write_text(kept, done.stdout)
     tagged = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     if len(tagged) != len(passages):
         counts = f"{len(tagged)} lines for {len(passages)} passages"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sa_plugin._files import write_bytes
 from supersense.choose import Labelled
 from supersense.sources import DEBIAN_PACKAGES, DEBIAN_VERSION, NPM_PACKAGES, TAGGER_PACKAGES
 
@@ -52,5 +53,5 @@ def write(
     packed = gzip.compress(lines.encode("utf-8"), compresslevel=9, mtime=0)
     if len(packed) > LIMIT:
         raise ValueError(f"{path.name} would have {len(packed)} bytes, at most {LIMIT} are shipped")
-    path.write_bytes(packed)
+    write_bytes(path, packed)
     return len(packed)

@@ -1,0 +1,73 @@
+"""What is written without texts holds no word of a sample: hits, results, records and reports."""
+
+import json
+
+import numpy as np
+import pytest
+from fake_host import FakeHost
+
+from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData, Splits
+from sa_plugin.detection import calibrate
+from sa_plugin.report import read_results, write_report
+from sa_plugin.show import Shown
+from sa_plugin.stages import Plan, study
+from sa_plugin.statistics import Resampling
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+WORDS = [f"qx{k}zj" for k in range(12)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Words that stand in no page of ours; the first three are animals, the next two food."""
+    rng = np.random.default_rng(0)
+    rows = [list(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(60)]
+    named = dict(zip(WORDS, ["animal"] * 3 + ["food"] * 2, strict=False))
+    labels = [[named.get(word) for word in row] for row in rows]
+    documents = [f"d{k % 20}" for k in range(60)]
+    return ConceptData.from_words(rows, labels, splits=Splits(seed=1), documents=documents)
+
+
+def quoted(path):
+    # Words as JSON and HTML write them whole: between anything that is no letter.
+    text = "".join(c if c.isalnum() else " " for c in path.read_text(encoding="utf-8"))
+    return set(WORDS) & set(text.split())
+
+
+def test_hits_and_localised_tokens(data, tmp_path):
+    host = FakeHost()
+    detector = calibrate(host, data, fit(host, data, "prototype"))
+    asked = (detector.find, detector.localise, detector.detect)
+    for k, found in enumerate(ask(data.test) for ask in asked):
+        bare = found.save(tmp_path / f"{k}.json", texts=False)
+        assert quoted(bare) == set()
+        assert json.loads(bare.read_text())["kind"] == type(found).__name__
+        if found.text_keys:
+            assert quoted(found.save(tmp_path / f"{k} whole.json"))
+    assert len(json.loads((tmp_path / "0.json").read_text())["marks"]) == len(detector.find(data.test))
+    # An artefact knows samples by their ids and digests.
+    assert quoted(detector.save_pretrained(tmp_path / "saved") / "artefact.json") == set()
+
+
+def test_a_study(data, tmp_path):
+    plan = Plan(("prototype",), stages=("trace", "examples"), resampling=Resampling(10))
+    found = study(FakeHost(), data, plan)
+    found.save(tmp_path / "whole")
+    found.save(tmp_path / "bare", texts=False)
+    for name in ("results.json", "report.html"):
+        assert quoted(tmp_path / "whole" / name)
+        assert quoted(tmp_path / "bare" / name) == set()
+    whole = read_results(tmp_path / "whole" / "results.json")
+    assert read_results(tmp_path / "bare" / "results.json")["kinds"] == whole["kinds"]
+    assert quoted(write_report(whole, tmp_path / "again.html", texts=False)) == set()
+
+
+def test_whatever_is_shown_says_where_its_texts_stand():
+    found = [Shown]
+    for kind in found:
+        found += kind.__subclasses__()
+    named = {kind.__name__ for kind in found if kind.text_keys}
+    assert named >= {"SuperActivators", "Localisation", "TokenLedger", "Attribution", "PromptAnswers"}
