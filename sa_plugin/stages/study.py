@@ -21,6 +21,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.layout import unknown_words
 from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
 from sa_plugin.scores.table import ScoreTable
@@ -251,6 +252,9 @@ def _record(graph: Graph, notes: Sequence[str]) -> Results:
         "machine": machine(),
     }
     said = {note for one in used.values() for note in one["warnings"]}
+    unknown = kinds[main]["extra"]["localisation"]["ground"].get("unknown")
+    if unknown:
+        said.add(f"test: {unknown_words(unknown)}")
     record["warnings"] = sorted({*notes, *said})
     return record  # type: ignore[return-value]
 
