@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sa_plugin._check import require_known, require_type
+from sa_plugin._check import require_known
 from sa_plugin._face import face
 from sa_plugin._files import output_folder
 from sa_plugin.data.build import validate
@@ -199,10 +199,6 @@ def study(
         >>> found = study(host, data, Plan(kinds=["separator"], layers=[4, 12]))  # doctest: +SKIP
         >>> found.report("report.html")  # doctest: +SKIP
     """
-    order = "the order is study(host, data, plan)"
-    require_type("host", host, Host, f"attach(model) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("plan", plan, Plan, order)
     with nullcontext() if folder is None else output_folder(folder):
         return _study(
             Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
