@@ -8,15 +8,33 @@ positives) is a warning of its own class.
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Number
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from sa_plugin._check import require_known, users_line
+from sa_plugin._check import require_known, require_names, users_line
+from sa_plugin.data.aligned import other_units
+from sa_plugin.data.columns import (
+    Column,
+    column,
+    is_missing,
+    label_of,
+    listed,
+    masks_of,
+    name_of,
+    pictures,
+    scalar,
+    shown,
+    spans_of,
+    text_of,
+    whole_of,
+)
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
+from sa_plugin.data.repeats import warn_of_repeats
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
 
 TokenLabels: TypeAlias = str | Mapping[str, Iterable[str]] | None
@@ -27,10 +45,6 @@ class EmptySplitWarning(UserWarning):
     """A concept has no positive sample in a split."""
 
 
-class RepeatedTextWarning(UserWarning):
-    """The same text lies in two splits."""
-
-
 def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Sequence[str]) -> None:
     """Check labels, documents and splits of a data set.
 
@@ -39,18 +53,19 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     """
     if not samples:
         raise ValueError("the data set has no samples.")
+    for k, sample in enumerate(samples):
+        sample_of(f"samples[{k}]", sample)
     known = set(concepts)
     labelled = {concept for sample in samples for concept in sample.positive}
-    if isinstance(concepts, str) or _one_name(concepts, labelled):
+    if _one_name(concepts, labelled):
         name = "".join(concepts)
         raise ValueError(f"concepts is the string {name!r}: give a list of names, [{name!r}].")
     if not known and not labelled:
         raise ValueError("no sample has a label, so there is no concept: give spans, masks or sample_labels.")
     if not known or len(known) != len(concepts):
         raise ValueError(f"concepts {concepts} must be one or more distinct names.")
+    _require_told_apart(concepts)
     home: dict[str, str] = {}
-    text_home: dict[str, tuple[str, str]] = {}
-    repeated: list[tuple[str, str]] = []
     seen: set[str] = set()
     for sample, of in zip(samples, split_of, strict=True):
         if of not in SPLITS:
@@ -65,19 +80,39 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
                 "by document."
             )
         _validate_labels(sample, known)
-        first, where = text_home.setdefault(sample.content, (sample.id, of))
-        if where != of:
-            repeated.append((first, sample.id))
-    if repeated:
-        warnings.warn(
-            f"{len(repeated)} text(s) stand in two splits, {repeated[0][0]!r} and "
-            f"{repeated[0][1]!r} first: results on the second are too good. Give repeated texts "
-            "one document.",
-            RepeatedTextWarning,
-            stacklevel=users_line(),
-        )
+    warn_of_repeats(samples, split_of)
     for concept in concepts:
         _validate_concept(samples, split_of, concept)
+
+
+def sample_of(where: str, value: Any) -> Sample:
+    """A reader of samples."""
+    if not isinstance(value, Sample):
+        raise TypeError(f"{where} is {shown(value)}, not a Sample: make it one, or give columns.")
+    return value
+
+
+def read_concepts(concepts: Column[str] | None) -> list[str] | None:
+    """Concepts in the order that was asked for; None where none were.
+
+    Raises:
+        TypeError: No list, or one text, whose letters would be taken for names.
+    """
+    require_names("concepts", concepts)
+    return None if concepts is None else column("concepts", concepts, name_of, fix="give a list of names")
+
+
+def _require_told_apart(concepts: Sequence[str]) -> None:
+    """Refuse names that look alike, which are one concept written in two ways."""
+    first: dict[str, str] = {}
+    for k, concept in enumerate(concepts):
+        name_of(f"concepts[{k}]", concept)
+        other = first.setdefault(" ".join(unicodedata.normalize("NFKC", concept).split()), concept)
+        if other != concept:
+            raise ValueError(
+                f"concepts {other!a} and {concept!a} differ in spaces or Unicode form only: write "
+                "one name one way."
+            )
 
 
 def _one_name(concepts: Sequence[str], labelled: set[str]) -> bool:
@@ -87,6 +122,7 @@ def _one_name(concepts: Sequence[str], labelled: set[str]) -> bool:
 
 
 def _validate_labels(sample: Sample, known: set[str]) -> None:
+    text_of(f"the text of sample {sample.id!r}", sample.text)
     if sample.image is None and not sample.text.strip():
         raise ValueError(
             f"sample {sample.id!r} has the text {sample.text!r:.40}, which is empty: give it a "
@@ -113,10 +149,13 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
             "out of `unknown`."
         )
     for start, end, concept in sample.spans:
+        whole_of(f"the start of a span of sample {sample.id!r}", start)
+        whole_of(f"the end of a span of sample {sample.id!r}", end)
         if not 0 <= start < end <= len(sample.text):
             raise ValueError(
                 f"sample {sample.id!r}: span ({start}, {end}, {concept!r}) does not lie in a text "
                 f"of {len(sample.text)} characters: spans are [start, end) in characters."
+                f"{other_units(sample.text, start, end)}"
             )
         if not sample.text[start:end].strip():
             raise ValueError(
@@ -154,35 +193,13 @@ def same_length(reference: Sequence[object], **others: Sequence[object] | None) 
             )
 
 
-def word_spans(index: int, words: Sequence[str], labels: Sequence[Iterable[str] | str | None]) -> list[Span]:
-    """Spans of labelled words in their text, joined by single spaces.
-
-    Raises:
-        ValueError: Words and labels differ in number, or a word is empty or holds white space.
-    """
-    if len(words) != len(labels):
-        raise ValueError(
-            f"sample {index} has {len(words)} words and {len(labels)} labels: give one label a "
-            "word (None where it has none)."
-        )
-    spans: list[Span] = []
-    start = 0
-    for word, label in zip(words, labels, strict=True):
-        if not word or any(character.isspace() for character in word):
-            raise ValueError(f"sample {index}: word {word!r} is empty or holds white space.")
-        concepts = (label,) if isinstance(label, str) else tuple(label or ())
-        spans.extend(Span(start, start + len(word), concept) for concept in concepts)
-        start += len(word) + 1
-    return spans
-
-
 def span_samples(
-    texts: Sequence[str],
-    spans: Sequence[Iterable[tuple[int, int, str]]],
+    texts: Column[str],
+    spans: Column[Iterable[tuple[int, int, str]]],
     *,
-    documents: Sequence[str] | None = None,
-    sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
-    ids: Sequence[str] | None = None,
+    documents: Column[str] | None = None,
+    sample_labels: Column[Iterable[str]] | SampleLabels | None = None,
+    ids: Column[str] | None = None,
 ) -> list[Sample]:
     """Samples from texts with labelled character spans.
 
@@ -196,21 +213,15 @@ def span_samples(
     Raises:
         ValueError: The lengths differ.
     """
+    texts = column("texts", texts, text_of)
+    rows = column("spans", spans, spans_of, n=len(texts))
     said = _said(texts, sample_labels)
-    same_length(texts, spans=spans, documents=documents, ids=ids)
     names, homes = _names(texts, ids, documents)
     samples = []
-    for k, (text, row) in enumerate(zip(texts, spans, strict=True)):
-        row = list(row)
-        named = next((span for span in row if isinstance(span, str)), None)
-        if named is not None:
-            raise ValueError(
-                f"sample {names[k]!r}: the span {named!r:.40} is not (start, end, concept): for labels of "
-                "whole texts use ConceptData.from_texts(texts, labels)."
-            )
-        spans_of = tuple(Span(*span) for span in row)
-        positive = frozenset(s.concept for s in spans_of) | said.positive_of(k)
-        samples.append(Sample(names[k], text, homes[k], spans_of, positive, unknown=said.unknown_of(k)))
+    for k, (text, row) in enumerate(zip(texts, rows, strict=True)):
+        own = tuple(Span(*span) for span in row)
+        positive = frozenset(s.concept for s in own) | said.positive_of(k)
+        samples.append(Sample(names[k], text, homes[k], own, positive, unknown=said.unknown_of(k)))
     return samples
 
 
@@ -248,11 +259,13 @@ def said_of_tokens(token_labels: TokenLabels) -> str:
 
 
 def _finder(concept: str, words: Iterable[str]) -> re.Pattern[str]:
-    listed = [words] if isinstance(words, str) else [str(word) for word in words]
-    if not listed or not all(word.strip() for word in listed):
+    where = f"token_labels[{concept!r}]"
+    given = [words] if isinstance(words, str) else sorted(words) if isinstance(words, Set) else words
+    each = column(where, given, text_of, fix="give its words")
+    if not each or not all(word.strip() for word in each):
         raise ValueError(f"token_labels lists no word, or an empty one, for {concept!r}: give its words.")
     # Longer phrases first, or a word of theirs would be found instead.
-    alternatives = "|".join(re.escape(word) for word in sorted(listed, key=len, reverse=True))
+    alternatives = "|".join(re.escape(word) for word in sorted(each, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
 
 
@@ -277,10 +290,10 @@ def text_labels(
     columns = _flag_columns(labels, concepts)
     if columns is not None:
         return _rows_of_columns(columns, n, concepts)
-    entries = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    entries = listed("labels", labels, "give one label a text")
     if len(entries) != n:
         raise ValueError(f"labels has {len(entries)} entries for {n} texts: give one a text.")
-    given = [one for one in entries if not _missing(one)]
+    given = [one for one in entries if not is_missing(one)]
     numbers = bool(given) and all(isinstance(one, Number | np.generic) for one in given)
     if numbers and concepts is not None and len(concepts) == 1:
         return _rows_of_columns({concepts[0]: entries}, n, concepts)
@@ -292,9 +305,12 @@ def _flag_columns(labels: Any, concepts: Sequence[str] | None) -> dict[str, list
     if hasattr(labels, "columns") and hasattr(labels, "to_numpy"):
         if len(set(labels.columns)) < len(labels.columns):
             raise ValueError(f"labels has a column twice: {list(labels.columns)}. Rename one.")
-        return {str(name): labels[name].tolist() for name in labels.columns}
+        return {name_of("a column of labels", name): labels[name].tolist() for name in labels.columns}
     if isinstance(labels, Mapping):
-        return {str(c): one.tolist() if hasattr(one, "tolist") else list(one) for c, one in labels.items()}
+        return {
+            name_of("a name of labels", c): listed(f"labels[{c!r}]", one, "give one entry a text")
+            for c, one in labels.items()
+        }
     shape: tuple[int, ...] = tuple(getattr(labels, "shape", ()))
     if len(shape) == 2:
         if concepts is None or len(concepts) != shape[1]:
@@ -313,19 +329,21 @@ def _rows_of_columns(
     for name in concepts or ():
         require_known("concept", name, list(columns))
     chosen = {name: columns[name] for name in concepts or columns}
-    for name, column in chosen.items():
-        if len(column) != n:
-            raise ValueError(f"labels has {len(column)} entries in {name!r} for {n} texts: give one a text.")
-    classes = len(chosen) == 1 and all(isinstance(v, str) or _missing(v) for v in next(iter(chosen.values())))
+    first = next(iter(chosen.values()), [])
+    for name, cells in chosen.items():
+        if len(cells) != n:
+            raise ValueError(f"labels has {len(cells)} entries in {name!r} for {n} texts: give one a text.")
+    classes = len(chosen) == 1 and all(isinstance(v, str) or is_missing(v) for v in first)
     if classes and concepts is None:
         # A table of one column of names: the names are the concepts.
-        return [_names_of(k, one, None) for k, one in enumerate(next(iter(chosen.values())))], None
-    rows = [[name for name, column in chosen.items() if _flag(k, name, column[k])] for k in range(n)]
+        return [_names_of(k, one, None) for k, one in enumerate(first)], None
+    rows = [[name for name, cells in chosen.items() if _flag(k, name, cells[k])] for k in range(n)]
     return rows, list(chosen)
 
 
 def _flag(k: int, name: str, value: Any) -> bool:
-    if isinstance(value, Number | np.generic) and value in (0, 1):
+    value = scalar(value)
+    if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     raise ValueError(
         f"label {value!r:.40} of text {k} in {name!r} is not 0 or 1: give 0/1 columns, one column of "
@@ -335,17 +353,18 @@ def _flag(k: int, name: str, value: Any) -> bool:
 
 def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
     """The concepts of one text: a name, several, the number of a class, or none."""
-    if _missing(one):
+    if is_missing(one):
         return []
+    one, where = scalar(one), f"labels[{k}]"
     if isinstance(one, str):
-        return [one] if one else []
+        return [name_of(where, one)] if one else []
     if isinstance(one, int | np.integer) and not isinstance(one, bool):
         if concepts is not None and 0 <= one < len(concepts):
             return [concepts[int(one)]]
     elif isinstance(one, Iterable) and not isinstance(one, bytes | Mapping):
         names = list(one)
-        if all(isinstance(name, str) and name for name in names):
-            return [str(name) for name in dict.fromkeys(names)]
+        if all(isinstance(name, str) and name.strip() for name in names):
+            return [name_of(where, name) for name in dict.fromkeys(names)]
         if concepts is not None and len(names) == len(concepts):
             return [c for c, value in zip(concepts, names, strict=True) if _flag(k, c, value)]
     raise ValueError(
@@ -354,20 +373,13 @@ def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
     )
 
 
-def _missing(value: Any) -> bool:
-    # What a table holds where nothing was written: None, NaN, NaT, pandas.NA.
-    if value is None or type(value).__name__ == "NAType":
-        return True
-    return isinstance(value, float | np.floating | np.datetime64) and value != value
-
-
 def token_mask_samples(
-    texts: Sequence[str],
-    sample_labels: Sequence[Iterable[str]] | SampleLabels,
-    masks: Sequence[Mapping[str, Sequence[bool | None]]],
+    texts: Column[str],
+    sample_labels: Column[Iterable[str]] | SampleLabels,
+    masks: Column[Mapping[str, Iterable[bool | None]]],
     *,
-    documents: Sequence[str] | None = None,
-    ids: Sequence[str] | None = None,
+    documents: Column[str] | None = None,
+    ids: Column[str] | None = None,
 ) -> list[Sample]:
     """Samples from sample labels with token masks of one tokenizer.
 
@@ -375,11 +387,12 @@ def token_mask_samples(
         ValueError: The lengths differ, or a sample has a positive token for a concept it is not
             labelled with.
     """
+    texts = column("texts", texts, text_of)
+    rows = column("masks", masks, masks_of, n=len(texts))
     said = _said(texts, sample_labels)
-    same_length(texts, masks=masks, documents=documents, ids=ids)
     names, homes = _names(texts, ids, documents)
     samples = []
-    for k, (text, mask) in enumerate(zip(texts, masks, strict=True)):
+    for k, (text, mask) in enumerate(zip(texts, rows, strict=True)):
         positive = said.positive_of(k)
         stray = [c for c, row in mask.items() if any(row) and c not in positive]
         if stray:
@@ -387,27 +400,28 @@ def token_mask_samples(
                 f"sample {names[k]!r} has positive tokens for {stray[0]!r} but not the sample "
                 "label: add it to sample_labels or clear the mask."
             )
-        token_mask = {c: tuple(None if v is None else bool(v) for v in row) for c, row in mask.items()}
+        token_mask = {c: tuple(row) for c, row in mask.items()}
         samples.append(Sample(names[k], text, homes[k], (), positive, token_mask, unknown=said.unknown_of(k)))
     return samples
 
 
 def mask_samples(
-    images: Sequence[Any],
+    images: Column[Any],
     labels: PixelLabels,
     *,
-    documents: Sequence[str] | None = None,
-    sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
-    ids: Sequence[str] | None = None,
+    documents: Column[str] | None = None,
+    sample_labels: Column[Iterable[str]] | SampleLabels | None = None,
+    ids: Column[str] | None = None,
 ) -> list[Sample]:
     """Samples from images with a pixel mask, or boxes, for each concept.
 
     Raises:
         ValueError: The lengths differ, or what `mask_sample` raises.
     """
+    images = pictures("images", images)
     said = _said(images, sample_labels)
     masks, boxes = labels.masks, labels.boxes
-    same_length(images, masks=masks, boxes=boxes, ids=ids, documents=documents)
+    same_length(images, masks=masks, boxes=boxes)
     names, homes = _names(images, ids, documents)
     return [
         mask_sample(
@@ -446,19 +460,20 @@ def mask_sample(
     return Sample(id_, "", document, (), frozenset(positive), None, image, unknown)
 
 
-def _said(rows: Sequence[object], given: Sequence[Iterable[str]] | SampleLabels | None) -> SampleLabels:
+def _said(rows: Sequence[object], given: Column[Iterable[str]] | SampleLabels | None) -> SampleLabels:
     """Sample labels as their record, with an entry a sample.
 
     Raises:
         ValueError: A column has another length.
     """
-    said = given if isinstance(given, SampleLabels) else SampleLabels(given)
+    said = given if isinstance(given, SampleLabels) else SampleLabels(given)  # type: ignore[arg-type]
     same_length(rows, sample_labels=said.of, unknown=said.unknown)
     return said
 
 
 def _names(
-    rows: Sequence[object], ids: Sequence[str] | None, documents: Sequence[str] | None
+    rows: Sequence[object], ids: Column[str] | None, documents: Column[str] | None
 ) -> tuple[list[str], list[str]]:
-    names = [str(i) for i in (ids or range(len(rows)))]
-    return names, [str(d) for d in (documents or names)]
+    n = len(rows)
+    names = [str(k) for k in range(n)] if ids is None else column("ids", ids, label_of, n=n)
+    return names, names if documents is None else column("documents", documents, label_of, n=n)

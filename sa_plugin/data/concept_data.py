@@ -17,28 +17,33 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Unpack, overload
 
 import numpy as np
 from jaxtyping import Bool
 
 from sa_plugin._check import require_known
 from sa_plugin._face import face
+from sa_plugin.data.aligned import warn_of_cut_words
 from sa_plugin.data.build import (
     TokenLabels,
     mask_samples,
+    read_concepts,
     said_of_tokens,
     same_length,
+    sample_of,
     span_samples,
     text_labels,
     token_mask_samples,
     validate,
     whole_spans,
-    word_spans,
 )
+from sa_plugin.data.columns import Column, column, seed_of, text_of, whole_of
 from sa_plugin.data.images import PixelLabels
+from sa_plugin.data.repeats import divided
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
-from sa_plugin.data.splits import Splits, draw_rare_first, split_documents
+from sa_plugin.data.splits import Splits, draw_rare_first
+from sa_plugin.data.words import Spelling, spelled
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
 
@@ -154,14 +159,14 @@ class ConceptData(Shown):
     @classmethod
     def from_texts(
         cls,
-        texts: Iterable[str],
+        texts: Column[str],
         labels: Any,
         *,
         token_labels: TokenLabels = None,
-        documents: Sequence[str] | None = None,
-        concepts: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        documents: Column[str] | None = None,
+        concepts: Column[str] | None = None,
+        ids: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from texts that are labelled as a whole.
@@ -194,7 +199,8 @@ class ConceptData(Shown):
             >>> data.concepts
             ('glad', 'sad')
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = column("texts", texts, text_of)
+        concepts = read_concepts(concepts)
         rows, order = text_labels(labels, len(texts), concepts)
         spans = whole_spans(texts, rows, token_labels)
         samples = span_samples(texts, spans, documents=documents, sample_labels=rows, ids=ids)
@@ -203,14 +209,14 @@ class ConceptData(Shown):
     @classmethod
     def from_spans(
         cls,
-        texts: Sequence[str],
-        spans: Sequence[Iterable[tuple[int, int, str]]],
+        texts: Column[str],
+        spans: Column[Iterable[tuple[int, int, str]]],
         *,
-        documents: Sequence[str] | None = None,
-        concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
-        ids: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        documents: Column[str] | None = None,
+        concepts: Column[str] | None = None,
+        sample_labels: Column[Iterable[str]] | SampleLabels | None = None,
+        ids: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from texts with labelled character spans.
@@ -242,60 +248,67 @@ class ConceptData(Shown):
             ('animal',)
         """
         samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
-        return cls.from_samples(samples, concepts, splits, name=name)
+        data = cls.from_samples(samples, concepts, splits, name=name)
+        warn_of_cut_words(samples)
+        return data
 
     @classmethod
     def from_words(
         cls,
-        words: Sequence[Sequence[str]],
-        labels: Sequence[Sequence[Iterable[str] | str | None]],
+        words: Column[Column[str]],
+        labels: Column[Column[Iterable[str] | str | None]],
         *,
-        documents: Sequence[str] | None = None,
-        concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
-        ids: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        documents: Column[str] | None = None,
+        concepts: Column[str] | None = None,
+        sample_labels: Column[Iterable[str]] | SampleLabels | None = None,
+        ids: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         name: str = "data",
+        **spelling: Unpack[Spelling],
     ) -> ConceptData:
-        """Data from words with labels; the text is the words joined by single spaces.
+        """Data from words with labels; the text is the words joined by single spaces, or as `spelling` says.
 
         Args:
-            words: The words of each sample.
-            labels: For each word its concept, its concepts, or None.
+            words: The words of each sample; a word may hold spaces ("20 000").
+            labels: For each word its concept, its concepts, or None; with `tags` its tag.
             documents: As in `from_spans`, like the arguments that follow.
             concepts: Concepts and their order.
             sample_labels: Concepts of each sample, beyond those of its words.
             ids: Unique names.
             splits: Split of each sample, or how documents are divided.
             name: Name of the data set.
+            **spelling: `text`, the text of each sample, in which its words follow one another; or
+                `spaces_after`, whether a space follows a word: True or False for all, or one a word
+                (scripts without spaces between words get none by default). `tags`: labels are tags
+                ("B-PER", "O"): "auto" tells their scheme from the whole column, or name it ("IOB2",
+                "BIOES", "BILOU", "BMES", ..., " suffix" after it where letters stand last), or map each
+                tag to its concept.
 
         Raises:
-            ValueError: A sample has more words than labels or fewer, a word holds white space
-                or is empty; and what `from_spans` raises.
+            TypeError: A value is of another type; the text names its place.
+            ValueError: A sample has more words than labels or fewer, a word is empty or does not follow
+                in its text, labels are tags; and what `from_spans` raises.
+
+        Example:
+            >>> words, tags = [["Ann", "left"], ["we", "sang"]] * 6, [["B-PER", "O"], ["O", "O"]] * 6
+            >>> ConceptData.from_words(words, tags, tags="auto").concepts
+            ('PER',)
         """
-        same_length(words, labels=labels)
-        return cls.from_spans(
-            [" ".join(sample) for sample in words],
-            [word_spans(i, *row) for i, row in enumerate(zip(words, labels, strict=True))],
-            documents=documents,
-            concepts=concepts,
-            sample_labels=sample_labels,
-            ids=ids,
-            splits=splits,
-            name=name,
-        )
+        texts, spans = spelled(words, labels, spelling)
+        samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
+        return cls.from_samples(samples, concepts, splits, name=name)
 
     @classmethod
     def from_token_masks(
         cls,
-        texts: Sequence[str],
-        sample_labels: Sequence[Iterable[str]] | SampleLabels,
-        masks: Sequence[Mapping[str, Sequence[bool | None]]],
+        texts: Column[str],
+        sample_labels: Column[Iterable[str]] | SampleLabels,
+        masks: Column[Mapping[str, Iterable[bool | None]]],
         *,
-        documents: Sequence[str] | None = None,
-        concepts: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        documents: Column[str] | None = None,
+        concepts: Column[str] | None = None,
+        ids: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         name: str = "data",
     ) -> ConceptData:
         """Data from sample labels with token masks of one tokenizer.
@@ -322,14 +335,14 @@ class ConceptData(Shown):
     @classmethod
     def from_masks(
         cls,
-        images: Sequence[Any],
-        masks: Sequence[Any] | PixelLabels,
+        images: Column[Any],
+        masks: Column[Any] | PixelLabels,
         *,
-        documents: Sequence[str] | None = None,
-        concepts: Sequence[str] | None = None,
-        sample_labels: Sequence[Iterable[str]] | SampleLabels | None = None,
-        ids: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        documents: Column[str] | None = None,
+        concepts: Column[str] | None = None,
+        sample_labels: Column[Iterable[str]] | SampleLabels | None = None,
+        ids: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         name: str = "images",
     ) -> ConceptData:
         """Data from images with a pixel mask, or boxes, for each concept.
@@ -353,16 +366,16 @@ class ConceptData(Shown):
             ValueError: An image is no RGB array, a mask is not boolean or has another size than
                 its image, a box is malformed or empty; and what `from_spans` raises.
         """
-        labels = masks if isinstance(masks, PixelLabels) else PixelLabels(masks)
+        labels = masks if isinstance(masks, PixelLabels) else PixelLabels(masks)  # type: ignore[arg-type]
         samples = mask_samples(images, labels, documents=documents, sample_labels=sample_labels, ids=ids)
         return cls.from_samples(samples, concepts, splits, name=name)
 
     @classmethod
     def from_samples(
         cls,
-        samples: Sequence[Sample],
-        concepts: Sequence[str] | None = None,
-        splits: Splits | Sequence[str] | None = None,
+        samples: Column[Sample],
+        concepts: Column[str] | None = None,
+        splits: Splits | Column[str] | None = None,
         *,
         name: str = "data",
         skipped: Mapping[str, int] | None = None,
@@ -381,11 +394,14 @@ class ConceptData(Shown):
         Raises:
             ValueError: What `from_spans` raises.
         """
-        order = tuple(concepts or sorted({c for s in samples for c in s.positive}))
-        rule = splits if isinstance(splits, Splits) else Splits(splits)
-        of = split_documents(samples, order, rule) if rule.of is None else rule.of
-        same_length(samples, splits=of)
-        return cls(order, tuple(samples), tuple(of), name, rule.seed, dict(skipped or {}), token_labels)
+        found: Sequence[Sample] = column("samples", samples, sample_of)
+        order = tuple(read_concepts(concepts) or sorted({c for s in found for c in s.positive}))
+        rule = splits if isinstance(splits, Splits) else Splits(splits)  # type: ignore[arg-type]
+        of: Sequence[str] | None = rule.of
+        if of is None:
+            found, of = divided(found, order, rule)
+        same_length(found, splits=of)
+        return cls(order, tuple(found), tuple(of), name, rule.seed, dict(skipped or {}), token_labels)
 
     def subset(self, n: int, *, seed: int = 0) -> ConceptData:
         """At most `n` samples, the splits' shares kept, samples of rare concepts drawn first.
@@ -395,9 +411,9 @@ class ConceptData(Shown):
         Raises:
             ValueError: `n` leaves a split without samples.
         """
-        if n >= len(self.samples):
+        if whole_of("n", n) >= len(self.samples):
             return self
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed_of("seed", seed))
         chosen: set[int] = set()
         for split_name in SPLITS:
             rows = [i for i, of in enumerate(self.split_of) if of == split_name]

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from sa_plugin._check import require
+from sa_plugin.data.columns import listed, name_of, number_of, pictures, scalar
+
 
 @dataclass(frozen=True, eq=False)
 class Image:
@@ -83,7 +86,10 @@ class PixelLabels:
     min_coverage: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_coverage < 1:
+        for name in ("masks", "boxes"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else pictures(name, given))
+        if not 0 <= number_of("min_coverage", self.min_coverage) < 1:
             raise ValueError(f"min_coverage {self.min_coverage} must lie in [0, 1).")
 
 
@@ -177,7 +183,8 @@ def combine_masks(
         )
     found = {concept: _mask(name, concept, mask, size) for concept, mask in masks.items()}
     rows, columns = (np.arange(n) + 0.5 for n in size)
-    for concept, top, left, bottom, right in (_box(name, box) for box in boxes):
+    listed_boxes = listed(f"the boxes of sample {name!r}", boxes, "give (concept, top, left, bottom, right)")
+    for concept, top, left, bottom, right in (_box(name, box) for box in listed_boxes):
         inside = np.outer((rows >= top) & (rows < bottom), (columns >= left) & (columns < right))
         if not inside.any():
             raise ValueError(
@@ -198,7 +205,7 @@ def require_rgb(name: str, pixels: Any) -> None:
         raise ValueError(
             f"sample {name!r}: its image is a {type(pixels).__module__}.{type(pixels).__name__}, "
             "not a numpy array: give uint8 [height, width, 3], of a PIL image by "
-            "np.asarray(image.convert('RGB'))."
+            "np.asarray(PIL.ImageOps.exif_transpose(image).convert('RGB'))."
         )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(
@@ -208,16 +215,30 @@ def require_rgb(name: str, pixels: Any) -> None:
         )
 
 
+def upright(image: Any) -> Any:
+    """A PIL image as people see it: turned as its EXIF orientation says, which cameras write.
+
+    Raises:
+        ImportError: Pillow is not installed.
+    """
+    # Pillow stores the pixels as the sensor had them; viewers and annotation tools turn them.
+    return require("PIL.ImageOps", "images", "turning pictures upright").exif_transpose(image)
+
+
 def _mask(name: str, concept: Any, mask: Any, size: tuple[int, ...]) -> Bool[np.ndarray, "height width"]:
     if not isinstance(concept, str):
         raise ValueError(
             f"sample {name!r}: the key {concept!r} of its masks is no string: give {{concept: mask}}."
         )
-    array = np.asarray(mask)
-    if array.dtype != np.bool_:
+    name_of(f"sample {name!r}: a concept of its masks", concept)
+    array = bool_like(mask)
+    if array is None:
+        found = np.asarray(mask, dtype=object if isinstance(mask, list | tuple) else None)
+        held = f" and holds {np.unique(found)[-1]}" if found.dtype.kind in "iu" and found.size else ""
         raise ValueError(
-            f"sample {name!r}: the mask of {concept!r} is {array.dtype}, expected bool: say which "
-            "pixels are in it, e.g. mask > 0 or mask > 0.5."
+            f"sample {name!r}: the mask of {concept!r} is {found.dtype}{held}, expected bool: say which "
+            "pixels are in it, e.g. mask > 0 or mask > 0.5 (whole numbers are read where they are 0 and 1, "
+            "or 0 and 255)."
         )
     if array.shape != size:
         shape = " x ".join(map(str, array.shape)) or "a single value"
@@ -228,16 +249,40 @@ def _mask(name: str, concept: Any, mask: Any, size: tuple[int, ...]) -> Bool[np.
     return array
 
 
+def bool_like(mask: Any) -> Bool[np.ndarray, "..."] | None:
+    """A mask as truth values: of bool, or of whole numbers that are 0 and 1, or 0 and 255; else None.
+
+    Programs that draw write 255 for what is drawn.
+    """
+    try:
+        array = np.asarray(mask)
+    except ValueError:
+        return None
+    if array.dtype == np.bool_:
+        return array
+    if array.dtype.kind not in "iu":
+        return None
+    inside = array != 0
+    held = array[inside]
+    return inside if not held.size or ((held == held[0]).all() and held[0] in (1, 255)) else None
+
+
 def _box(name: str, box: Any) -> tuple[str, float, float, float, float]:
-    whole = isinstance(box, Sequence) and not isinstance(box, str) and len(box) == 5
+    box = tuple(map(scalar, box)) if isinstance(box, Iterable) and not isinstance(box, str) else box
     if (
-        not whole
+        not isinstance(box, tuple)
+        or len(box) != 5
         or not isinstance(box[0], str)
-        or not all(isinstance(edge, Real) and np.isfinite(float(edge)) for edge in box[1:])
+        or not all(_is_edge(edge) for edge in box[1:])
     ):
         raise ValueError(
             f"sample {name!r}: the box {box!r:.80} is not (concept, top, left, bottom, right): "
             "give the concept's name first, then four finite numbers in pixels."
         )
     concept, top, left, bottom, right = box
+    name_of(f"sample {name!r}: the concept of a box", concept)
     return concept, float(top), float(left), float(bottom), float(right)
+
+
+def _is_edge(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))

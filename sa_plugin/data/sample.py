@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Real
 
+from sa_plugin.data.columns import column, names_of
 from sa_plugin.data.images import Image, coverage
 
 SplitName = Literal["train", "cal", "test"]
@@ -47,6 +48,11 @@ class SampleLabels:
 
     of: Sequence[Iterable[str]] | None = None
     unknown: Sequence[Iterable[str]] | None = None
+
+    def __post_init__(self) -> None:
+        for name, shown in (("of", "sample_labels"), ("unknown", "unknown")):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else column(shown, given, names_of))
 
     def positive_of(self, k: int) -> frozenset[str]:
         """Concepts of one sample."""
@@ -115,7 +121,7 @@ class Sample:
         """Concepts whose tokens are unknown where they are not positive."""
         return self.positive - self.labelled if self.unknown is None else self.unknown
 
-    @cached_property
+    @property
     def vague(self) -> frozenset[str]:
         """Concepts of which the label of some token is unknown."""
         masks = self.token_mask or {}

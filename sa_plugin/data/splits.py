@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sa_plugin.data.columns import column, number_of, seed_of, text_of
 from sa_plugin.data.sample import SPLITS, Sample, SplitName
 
 _Fractions = tuple[float, float, float]
@@ -41,6 +42,10 @@ class Splits:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.of is not None:
+            object.__setattr__(self, "of", column("splits", self.of, text_of))
+        object.__setattr__(self, "fractions", tuple(column("fractions", self.fractions, number_of)))
+        object.__setattr__(self, "seed", seed_of("seed", self.seed))
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f"fractions {self.fractions} must be three positive numbers that add up to 1.")
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, overload
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin._check import position_of, require
+from sa_plugin._check import position_of, require, require_names
 from sa_plugin.data.concept_data import Split
-from sa_plugin.data.images import Image, require_rgb
+from sa_plugin.data.images import Image, require_rgb, upright
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.calibration import Calibration
 from sa_plugin.detection.items import (
@@ -315,15 +315,16 @@ def _pixels(one: Any) -> np.ndarray | None:
     # A text may end as a file name does: only a file that is there is one.
     if path and (isinstance(one, Path) or Path(one).is_file()):
         with require("PIL.Image", "images", "images from files").open(one) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(upright(picture).convert("RGB"))
     if hasattr(one, "convert") and hasattr(one, "getbands"):
-        return np.asarray(one.convert("RGB"))
+        return np.asarray(upright(one).convert("RGB"))
     return None
 
 
 def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperActivators:
     """List the SuperActivators of some samples; see `Detector.find`."""
     calibration, tokens, at = scored.calibration, scored.tokens, scored.scores
+    require_names("concepts", concepts)
     names = tuple(concepts or calibration.concepts)
     wanted = [position_of(c, calibration.concepts) for c in names]
     tau = calibration.tail.chosen_threshold

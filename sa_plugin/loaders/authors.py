@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -150,7 +150,7 @@ def _mask_reader(reading: Reading) -> _MaskReader:
         return _by_colour
     instances = _instance_files(root)
     if name == "coco" or (name not in PAPER_CONCEPTS and instances):
-        return _by_instance(root, instances)
+        return _by_instance(root, instances, reading.skipped)
     if name not in PAPER_CONCEPTS and not (root / "segmentations.pt").exists():
         raise FileNotFoundError(
             f"{root} has pictures and neither segmentations.pt nor instances_*.json, so there are no "
@@ -169,7 +169,7 @@ def _instance_files(root: Path) -> list[Path]:
     return [file for folder in folders for file in sorted(folder.glob("instances_*.json"))]
 
 
-def _by_instance(root: Path, files: Sequence[Path]) -> _MaskReader:
+def _by_instance(root: Path, files: Sequence[Path], skipped: Counter[str]) -> _MaskReader:
     if not files:
         require_path(root / "instances_val2017.json", "put COCO's annotation file there")
     of_name = {p.file_name: p for file in files for p in read_instances(file)}
@@ -180,7 +180,7 @@ def _by_instance(root: Path, files: Sequence[Path]) -> _MaskReader:
             raise row.refusal(f"{name} is in none of {', '.join(map(str, files))}.")
         picture: CocoPicture = of_name[name]
         require_size(root / row["image_path"], pixels.shape[:2], picture)
-        return masks_of_picture(picture, wanted)
+        return masks_of_picture(picture, wanted, skipped)
 
     return read
 

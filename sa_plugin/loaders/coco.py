@@ -11,6 +11,7 @@ that: give `limit=`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from jaxtyping import Bool
 
 from sa_plugin._check import require
 from sa_plugin.data.build import mask_sample
+from sa_plugin.data.columns import name_of, shown, text_of, whole_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.loaders.files import json_entry, read_json_object, read_picture
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import Reading
 
 _SPLIT_OF_PART = {"train2017": "train", "val2017": "test"}
+_SIZE = ("height", "width")
 _LAYOUT = (
     "unpack annotations_trainval2017.zip and the pictures' zip beside each other and give the "
     "folder that holds annotations/ and val2017/"
@@ -79,7 +82,7 @@ def load_coco(
         path = root / part / picture.file_name
         pixels = read_picture(path, _LAYOUT)
         require_size(path, pixels.shape[:2], picture)
-        masks = masks_of_picture(picture, wanted)
+        masks = masks_of_picture(picture, wanted, reading.skipped)
         id_ = f"{part}/{Path(picture.file_name).stem}"
         samples.append(mask_sample(id_, pixels, masks, document=id_, min_coverage=min_coverage))
         homes.append(_SPLIT_OF_PART[part])
@@ -107,35 +110,60 @@ def read_instances(path: Path) -> list[CocoPicture]:
         entry, where = found[listed][k], f"{listed}[{k}]"
         return [json_entry(path, where, entry, key, "is this an instances file?") for key in keys]
 
-    names: dict[Any, tuple[str, ...]] = {}
-    for k in range(len(found["categories"])):
-        category_id, *both = values("categories", k, "id", "name", "supercategory")
+    for listed in ("images", "annotations", "categories"):
+        if not isinstance(found[listed], list):
+            raise ValueError(f"{path}: {listed!r} is {shown(found[listed])}, not a list: is this of COCO?")
+    names: dict[str | int, tuple[str, ...]] = {}
+    for k, entry in enumerate(found["categories"]):
+        category_id, name = values("categories", k, "id", "name")
+        # Tools that know no supercategories leave it out, or write None, "" or "none".
+        above = entry.get("supercategory")
+        both = [
+            name,
+            *([above] if isinstance(above, str) and above.strip().lower() not in ("", "none") else []),
+        ]
+        where = f"{path} categories[{k}]"
         # "person" is the name of a category and of its supercategory: one concept.
-        names[category_id] = tuple(dict.fromkeys(both))
-    of_image: dict[Any, list[CocoInstance]] = {
-        values("images", k, "id")[0]: [] for k in range(len(found["images"]))
+        names[_key(where, category_id)] = tuple(dict.fromkeys(name_of(f"{where} name", one) for one in both))
+    of_image: dict[str | int, list[CocoInstance]] = {
+        _key(f"{path} images[{k}]", values("images", k, "id")[0]): [] for k in range(len(found["images"]))
     }
     for k, one in enumerate(found["annotations"]):
-        image_id, category_id, segmentation = values(
-            "annotations", k, "image_id", "category_id", "segmentation"
+        image_id, category_id = (
+            _key(f"{path} annotations[{k}]", value)
+            for value in values("annotations", k, "image_id", "category_id")
         )
         where = f"{path} annotations[{k}] (id {one.get('id')!r})"
         if category_id not in names:
             raise ValueError(f"{where}: category_id {category_id!r} is not in the file.")
         if image_id not in of_image:
             raise ValueError(f"{where}: image_id {image_id!r} is not in the file: is it cut off?")
-        of_image[image_id].append(CocoInstance(names[category_id], segmentation, where))
+        of_image[image_id].append(CocoInstance(names[category_id], one.get("segmentation"), where))
     pictures = []
     for k, image in enumerate(found["images"]):
-        file_name, height, width = values("images", k, "file_name", "height", "width")
-        pictures.append(CocoPicture(file_name, (height, width), tuple(of_image[image["id"]])))
+        file_name, *size = values("images", k, "file_name", "height", "width")
+        height, width = (
+            whole_of(f"{path} images[{k}] {what}", v) for what, v in zip(_SIZE, size, strict=True)
+        )
+        name = text_of(f"{where} file_name", file_name)
+        pictures.append(CocoPicture(name, (height, width), tuple(of_image[image["id"]])))
     return pictures
 
 
+def _key(where: str, value: Any) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(
+            f"{where}: the id {shown(value)} is no number and no text: is this an instances file?"
+        )
+    return value
+
+
 def masks_of_picture(
-    picture: CocoPicture, wanted: Sequence[str]
+    picture: CocoPicture, wanted: Sequence[str], skipped: Counter[str]
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
     """One mask for each wanted concept that the picture has an instance of.
+
+    Annotation tools leave regions without an area behind: they are skipped, and counted in `skipped`.
 
     Raises:
         ImportError: pycocotools is not installed.
@@ -145,8 +173,11 @@ def masks_of_picture(
     for one in picture.instances:
         if not set(one.concepts) & set(wanted):
             continue
+        segmentation = _with_area(one.segmentation, skipped)
+        if segmentation is None:
+            continue
         try:
-            mask = decode_segmentation(one.segmentation, *picture.size)
+            mask = decode_segmentation(segmentation, *picture.size)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise ValueError(
                 f"{one.where}: its segmentation cannot be decoded ({error}): expected polygons "
@@ -156,6 +187,26 @@ def masks_of_picture(
             if concept in wanted:
                 masks[concept] = masks[concept] | mask if concept in masks else mask
     return masks
+
+
+def _with_area(segmentation: Any, skipped: Counter[str]) -> Any:
+    """A segmentation without its polygons of fewer than three points; None where nothing is left."""
+    if segmentation is None or segmentation in ("", {}):
+        skipped["annotations without a segmentation"] += 1
+        return None
+    if not isinstance(segmentation, list):
+        return segmentation
+    kept = [polygon for polygon in segmentation if not _is_degenerate(polygon)]
+    skipped["polygons of fewer than three points"] += len(segmentation) - len(kept)
+    skipped["annotations without an area"] += not kept
+    return kept or None
+
+
+def _is_degenerate(polygon: Any) -> bool:
+    numbers = isinstance(polygon, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in polygon
+    )
+    return numbers and len(polygon) % 2 == 0 and len(set(zip(polygon[::2], polygon[1::2], strict=True))) < 3
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
@@ -193,7 +244,9 @@ def require_size(path: Path, size: tuple[int, ...], picture: CocoPicture) -> Non
         ValueError: Both sizes and the fix.
     """
     if tuple(size) != picture.size:
+        turned = tuple(size) == picture.size[::-1]
+        why = " (or turned: pictures are read as their EXIF orientation shows them)" if turned else ""
         raise ValueError(
             f"{path} is {size[0]} x {size[1]}, its annotations say {picture.size[0]} x "
-            f"{picture.size[1]}: use the pictures as published, not resized."
+            f"{picture.size[1]}: use the pictures as published, not resized{why}."
         )

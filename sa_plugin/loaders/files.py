@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from sa_plugin._check import did_you_mean, require
+from sa_plugin.data.columns import shown
+from sa_plugin.data.images import upright
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
 
@@ -157,13 +159,53 @@ def read_json_object(path: Path, keys: Sequence[str], fix: str = "") -> dict[str
         ValueError: No JSON, no object, or a key is missing.
     """
     try:
-        found = json.loads(read_text(path, fix))
+        found = parse_json(read_text(path, fix))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {error.lineno}: no JSON ({error.msg}).") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error}).") from error
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} is missing: expected an object with {', '.join(keys)}.")
     return dict(found)
+
+
+def parse_json(text: str, *, once: bool = False) -> Any:
+    """What a text of JSON says.
+
+    Args:
+        text: The text.
+        once: Refuse an object in which a key stands twice, of which the first would be lost.
+
+    Raises:
+        ValueError: No JSON, or none that is read: nested too deep, a number of thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once if once else None)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
+
+
+def path_of(name: str, value: Any) -> Path:
+    """A path that was given as text or as `Path`.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: It is empty, or holds a null character.
+    """
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name} is {shown(value)}, not a path: give a text or a Path.")
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{name} is {str(value)!r}, which names no file: give the path of one.")
+    return Path(value).expanduser()
 
 
 def json_entry(path: Path, where: str, found: Any, key: str, fix: str) -> Any:
@@ -196,7 +238,7 @@ def require_path(path: Path, fix: str) -> Path:
 
 
 def read_picture(path: Path, fix: str = "") -> UInt8[np.ndarray, "height width 3"]:
-    """A picture's pixels as RGB, grey and palette converted, alpha left out.
+    """A picture's pixels as RGB, as people see it (EXIF), grey and palette converted, alpha left out.
 
     Raises:
         FileNotFoundError: No such file.
@@ -207,8 +249,8 @@ def read_picture(path: Path, fix: str = "") -> UInt8[np.ndarray, "height width 3
     require_path(path, fix)
     try:
         with pillow.open(path) as opened:
-            return np.array(opened.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError) as error:
+            return np.array(upright(opened).convert("RGB"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         raise ValueError(f"{path}: no picture that Pillow can read ({error}).") from error
 
 

@@ -10,44 +10,45 @@ CSV, told apart by the column `word`:
 | rows | columns | optional columns |
 |---|---|---|
 | texts | `text`, and one 0/1 column a concept, or a column `label` of concepts | `id`, `document`, `split` |
-| words | `sample`, `word`, `label` | `document`, `split` |
+| words | `sample`, `word`, `label` | `document`, `split`, `space_after` (0/1) |
 
 Rows of texts give sample labels; what their tokens are taken for, `token_labels` says, as in
 `ConceptData.from_texts`: unknown unless it is given. A label may be several concepts, with `;`, or empty,
-in rows of texts and of words alike. Rows of words are joined by single spaces, sample by sample
-in order, and label the words.
+in rows of texts and of words alike. Rows of words are joined by single spaces, or as `space_after` says,
+sample by sample in order, and label the words; a word may hold spaces.
 
-A dataset is anything that iterates over dicts and has `column_names`, such as those of Hugging Face;
-`datasets` is not imported. `features[column].names` (or `features[column].feature.names`) turn class
-numbers into concepts. A mapping of datasets, such as {"train": ..., "validation": ..., "test": ...},
-is divided as it is given.
+A dataset is anything that iterates over dicts and has `column_names`, such as those of Hugging Face, whole
+or streamed, whatever their format (numpy, torch); `datasets` is not imported. `features[column].names` (or
+`features[column].feature.names`) turn class numbers into concepts. A mapping of datasets, such as
+{"train": ..., "validation": ..., "test": ...}, is divided as it is given.
 
 | columns named | labels |
 |---|---|
 | `text`, `spans` | [start, end, concept], or {"start", "end", "label"} of numbers or of lists |
-| `tokens`, `tags` | one tag a word; `O` is none, `B-` and `I-` are taken off |
-| `image`, `mask` | {concept: mask}, or one plane of class numbers |
+| `tokens`, `tags` | one tag a word, of the scheme that the whole column has (`sa_plugin.data.tag_concepts`) |
+| `image`, `mask` | {concept: mask}, or one plane of class numbers, or of 0 and 255 |
 | `text`, `label` | sample labels: a class, or several; beside `spans`, `tokens` or `image` too |
+
+Beside `tokens`, `text` is the text that they are of, or `spaces_after` says whether a space follows each.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sa_plugin._check import require_known
+from sa_plugin._check import did_you_mean, require_known
+from sa_plugin.data.aligned import other_units, warn_of_cut_words
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
+from sa_plugin.data.columns import name_of, text_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
-from sa_plugin.loaders.files import TableRow, read_table
+from sa_plugin.data.tags import Tags
+from sa_plugin.loaders.files import TableRow, parse_json, path_of, read_table
+from sa_plugin.loaders.rows import NAMED_ROLES, dataset_rows, kind_of, masks_of_rows, meaning_of_tags, of_role
 
 _LINE_KEYS = ("text", "labels", "id", "document", "split")
-_NO_CONCEPT = ("text", "id", "document", "split")
-_ROLES = ("text", "spans", "tokens", "tags", "image", "mask", "label", "document", "id")
 _SPLIT_OF_PART = {
     "train": "train",
     "validation": "cal",
@@ -57,6 +58,7 @@ _SPLIT_OF_PART = {
     "cal": "cal",
     "test": "test",
 }
+_NO_CONCEPT = ("text", "id", "document", "split")
 
 
 def read_jsonl(
@@ -76,9 +78,9 @@ def read_jsonl(
         ValueError: A line is no object with `text` and `labels`, or one of its values is wrong;
             the text names the line.
     """
-    path = Path(path)
+    path = path_of("path", path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {what}: give a JSONL file of labelled texts.")
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -101,19 +103,19 @@ def read_jsonl(
 
     names = [[one for one in row["labels"] if isinstance(one, str)] for row in rows]
     spans = [[(*one[:2], one[2]) for one in row["labels"] if not isinstance(one, str)] for row in rows]
-    return _texts(
+    return texts_with_spans(
         [row["text"] for row in rows],
         spans,
         names,
         token_labels,
         documents=column("document"),
         ids=column("id"),
-        splits=_splits(path, split, column("split"), seed),
+        splits=own_splits(path, split, column("split"), seed),
         name=path.name,
     )
 
 
-def _texts(
+def texts_with_spans(
     texts: Sequence[str],
     spans: Sequence[Iterable[tuple[int, int, str]]],
     labels: Sequence[Sequence[str]],
@@ -131,25 +133,31 @@ def _texts(
     every = [[*row, *more] for row, more in zip(spans, whole_spans(texts, whole, token_labels), strict=True)]
     samples = span_samples(texts, every, documents=documents, sample_labels=labels, ids=ids)
     said = said_of_tokens(token_labels)
-    return ConceptData.from_samples(samples, concepts, splits, name=name, token_labels=said)
+    data = ConceptData.from_samples(samples, concepts, splits, name=name, token_labels=said)
+    warn_of_cut_words(samples)
+    return data
 
 
 def _line(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        row = parse_json(line.decode("utf-8"), once=True)
+    except ValueError as error:
         raise ValueError(f"{where}: no JSON in UTF-8 ({error}): write one object a line.") from error
-    if not isinstance(row, dict) or not {"text", "labels"} <= row.keys():
+    found: dict[str, Any] = row if isinstance(row, dict) else {}
+    lacking = [key for key in ("text", "labels") if key not in found]
+    if lacking:
+        near = did_you_mean(lacking[0], found) if found else ""
         raise ValueError(
-            f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...], or names)."
+            f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...], or names)"
+            f"{near and f', {lacking[0]!r} is missing'}{near or '.'}"
         )
-    unknown = sorted(row.keys() - set(_LINE_KEYS))
+    unknown = sorted(found.keys() - set(_LINE_KEYS))
     if unknown:
         raise ValueError(f"{where}: key {unknown[0]!r} is unknown; known: {', '.join(_LINE_KEYS)}.")
-    wrong = _line_problem(row)
+    wrong = _line_problem(found)
     if wrong:
         raise ValueError(f"{where}: {wrong}")
-    return row
+    return found
 
 
 def _line_problem(row: dict[str, Any]) -> str | None:
@@ -159,8 +167,15 @@ def _line_problem(row: dict[str, Any]) -> str | None:
         return f"'text' is {text!r:.60}: expected a string that is not empty."
     if not isinstance(labels, list):
         return f"'labels' is {labels!r:.60}: expected [[start, end, concept], ...] or names, [] for none."
+    try:
+        text_of("'text'", text)
+        for label in labels:
+            if isinstance(label, str):
+                name_of("a label", label)
+    except ValueError as error:
+        return str(error)
     for label in labels:
-        if isinstance(label, str) and label.strip():
+        if isinstance(label, str):
             continue
         if not isinstance(label, list) or [type(part) for part in label] != [int, int, str]:
             return (
@@ -171,7 +186,7 @@ def _line_problem(row: dict[str, Any]) -> str | None:
         if not 0 <= start < end <= len(text):
             return (
                 f"label {label!r:.60} does not lie in a text of {len(text)} characters: spans are "
-                "[start, end) in characters."
+                f"[start, end) in characters.{other_units(text, start, end)}"
             )
         if not text[start:end].strip():
             return f"label {label!r:.60} covers only white space: is it aligned with the text?"
@@ -199,7 +214,7 @@ def read_csv(
         FileNotFoundError: No such file.
         ValueError: A column is missing or a value is wrong; the text names file and line.
     """
-    path = Path(path)
+    path = path_of("path", path)
     rows = read_table(path, fix="give a CSV file of labelled texts")
     if "word" in rows[0].values:
         if token_labels is not None:
@@ -207,8 +222,9 @@ def read_csv(
         return _words_of_rows(path, rows, split, seed)
     if "text" not in rows[0].values:
         raise ValueError(
-            f"{path} line 1: neither 'text' nor 'word' is a column: give one text a row, or one "
-            f"word a row. Found: {', '.join(map(repr, rows[0].values))}."
+            f"{path} line 1: neither 'text' nor 'word' is a column{did_you_mean('text', rows[0].values)} "
+            "Give one text a row, or one word a row. "
+            f"Found: {', '.join(map(repr, rows[0].values))}."
         )
     for row in rows:
         if not row["text"].strip():
@@ -220,14 +236,14 @@ def read_csv(
         concepts = None
     else:
         labels, concepts = [[c for c in flags if row.flag(c)] for row in rows], flags
-    return _texts(
+    return texts_with_spans(
         [row["text"] for row in rows],
         [[] for _ in rows],
         labels,
         token_labels,
         documents=_column(rows, "document"),
         ids=_column(rows, "id"),
-        splits=_splits(path, split, _column(rows, "split"), seed),
+        splits=own_splits(path, split, _column(rows, "split"), seed),
         name=path.name,
         concepts=concepts,
     )
@@ -239,18 +255,21 @@ def _words_of_rows(path: Path, rows: Sequence[TableRow], split: str | None, seed
             raise ValueError(f"{path} line 1: column {needed!r} is missing beside 'word'.")
     of_sample: dict[str, list[TableRow]] = {}
     for row, before in zip(rows, [rows[0], *rows[:-1]], strict=True):
-        if not row["word"] or any(character.isspace() for character in row["word"]):
-            raise row.refusal(f"word {row['word']!r} is empty or holds white space.")
+        if not row["word"] or row["word"] != row["word"].strip():
+            raise row.refusal(f"word {row['word']!r} is empty or has white space around it.")
         if row["sample"] in of_sample and before["sample"] != row["sample"]:
             raise row.refusal(f"sample {row['sample']!r} goes on after another one: sort the rows.")
         of_sample.setdefault(row["sample"], []).append(row)
     groups = list(of_sample.values())
+    spaced = "space_after" in rows[0].values
+    spaces = [[row.flag("space_after") for row in group] for group in groups] if spaced else None
     return ConceptData.from_words(
         [[row["word"] for row in group] for group in groups],
         [[_row_labels(row) for row in group] for group in groups],
+        spaces_after=spaces,
         ids=list(of_sample),
         documents=_shared(groups, "document"),
-        splits=_splits(path, split, _shared(groups, "split"), seed),
+        splits=own_splits(path, split, _shared(groups, "split"), seed),
         name=path.name,
     )
 
@@ -287,27 +306,32 @@ def from_dataset(
     dataset: Any,
     columns: Mapping[str, str],
     *,
-    names: Mapping[str, Sequence[str]] | None = None,
+    names: Mapping[str, Sequence[str] | Mapping[int, str | None]] | None = None,
     concepts: Sequence[str] | None = None,
     split: str | None = None,
     seed: int = 0,
     name: str = "dataset",
     token_labels: TokenLabels = None,
+    tags: Tags = "auto",
 ) -> ConceptData:
     """Data from a dataset's columns.
 
     Args:
-        dataset: Rows as dicts, with `column_names`; or a mapping of split to such.
+        dataset: Rows as dicts, with `column_names` (None where it is streamed); or a mapping of split to
+            such. A stream is read once, to its end: take what you need, `dataset.take(n)`.
         columns: Role to column: one of `text`, `tokens` or `image`, its labels (`spans`, `tags`,
-            `mask`), and optionally `label`, `document` and `id`.
-        names: Role to names of class numbers, where `features` has none; for `tags`, `label` and
-            `mask` (there number 0 is usually the background: name it "").
+            `mask`), and optionally `label`, `document` and `id`; beside `tokens` their `text`, or
+            `spaces_after`.
+        names: Role to names of class numbers, where `features` has none: a list, or {number: name}; for
+            `tags`, `label`, `spans` and `mask`. There number 0 is usually the background and 255 void: name
+            them "", as {0: "", 1: "tool", 255: ""}.
         concepts: Concepts and their order; by default those seen, sorted.
         split: As in `read_csv`; the splits are those of a mapping.
         seed: Seed of the division of a single dataset.
         name: Of the data set.
         token_labels: For `text` with `label`: what the tokens are taken for, as in
             `ConceptData.from_texts`.
+        tags: The scheme of the tags, as in `ConceptData.from_words`; by default told from the column.
 
     Raises:
         TypeError: Not a dataset by these rules.
@@ -321,142 +345,46 @@ def from_dataset(
         >>> from_dataset(Rows(rows), {"tokens": "words", "tags": "tags"}).concepts
         ('animal',)
     """
+    kind = kind_of(columns)
     parts = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
-    for role in columns:
-        require_known("role", role, _ROLES)
-    kinds = [role for role in ("text", "tokens", "image") if role in columns]
-    if len(kinds) != 1:
-        raise ValueError(f"columns name {kinds or 'none'} of text, tokens, image: name one.")
-    rows, homes = [], []
+    for role in names or {}:
+        require_known("role of names", role, NAMED_ROLES)
+    rows: list[dict[str, Any]] = []
+    homes: list[str] = []
     for part, one in parts.items():
         if part:
             require_known("split", part, _SPLIT_OF_PART)
-        found = list(_rows(one, part, columns, dict(names or {})))
+        found = list(dataset_rows(one, part, columns, names or {}))
         rows += found
         homes += [_SPLIT_OF_PART[part]] * len(found) if part else []
-    texts, labels = [r["text"] for r in rows], [r["label"] for r in rows]
     shared: dict[str, Any] = {
         "concepts": concepts,
-        "documents": _role_column(rows, "document"),
-        "ids": _role_column(rows, "id"),
-        "splits": _splits(name, split, homes or None, seed),
+        "documents": of_role(rows, "document"),
+        "ids": of_role(rows, "id"),
+        "splits": own_splits(name, split, homes or None, seed),
         "name": name,
     }
-    if kinds[0] == "text":
-        return _texts(texts, [r["spans"] for r in rows], labels, token_labels, **shared)
+    labels = [row["label"] for row in rows]
+    if kind == "text":
+        spans = [row["spans"] for row in rows]
+        return texts_with_spans([row["text"] for row in rows], spans, labels, token_labels, **shared)
     if token_labels is not None:
-        raise ValueError(f"token_labels is for texts labelled as a whole, not for {kinds[0]}: leave it out.")
-    if kinds[0] == "tokens":
-        words, tags = [r["tokens"] for r in rows], [r["tags"] for r in rows]
-        return ConceptData.from_words(words, tags, sample_labels=labels, **shared)
-    pictures, masks = [r["image"] for r in rows], [r["mask"] for r in rows]
-    return ConceptData.from_masks(pictures, masks, sample_labels=labels, **shared)
-
-
-def _rows(
-    dataset: Any, part: str, columns: Mapping[str, str], names: Mapping[str, Sequence[str]]
-) -> Iterator[dict[str, Any]]:
-    """Each row by role, in the form that the constructors take."""
-    there = getattr(dataset, "column_names", None)
-    if there is None or not isinstance(dataset, Iterable):
-        raise TypeError(
-            f"dataset is a {type(dataset).__name__}, not rows with column_names: give a Hugging "
-            "Face dataset, or a mapping of split to dataset."
+        raise ValueError(f"token_labels is for texts labelled as a whole, not for {kind}: leave it out.")
+    if kind == "tokens":
+        return ConceptData.from_words(
+            [row["tokens"] for row in rows],
+            [row["tags"] for row in rows],
+            sample_labels=labels,
+            text=of_role(rows, "text"),
+            spaces_after=of_role(rows, "spaces_after"),
+            tags=meaning_of_tags(rows, tags),
+            **shared,
         )
-    for role, column in columns.items():
-        require_known(f"column of {role}", column, list(there))
-    classes = {
-        role: _classes(dataset, columns.get(role), names.get(role)) for role in ("tags", "label", "mask")
-    }
-    for k, values in enumerate(dataset):
-        row = {role: values[column] for role, column in columns.items()}
-        where = f"row {k}{f' of {part}' if part else ''}"
-        try:
-            yield {
-                **{role: str(row[role]) for role in ("document", "id") if role in row},
-                "label": _labels(row.get("label"), classes["label"]),
-                "text": row.get("text"),
-                "spans": _spans(row.get("spans")),
-                "tokens": row.get("tokens"),
-                "tags": [_tag(tag, classes["tags"]) for tag in row.get("tags") or ()],
-                "image": _pixels(row["image"]) if "image" in row else None,
-                "mask": _masks(row.get("mask"), classes["mask"]),
-            }
-        except (TypeError, KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+    images = [row["image"] for row in rows]
+    return ConceptData.from_masks(images, masks_of_rows(rows), sample_labels=labels, **shared)
 
 
-def _role_column(rows: Sequence[Mapping[str, Any]], role: str) -> list[str] | None:
-    return [row[role] for row in rows] if rows and role in rows[0] else None
-
-
-def _classes(dataset: Any, column: str | None, names: Sequence[str] | None) -> Sequence[str] | None:
-    """Names of class numbers: given, or of the column's feature."""
-    features = getattr(dataset, "features", None) or {}
-    feature = features.get(column) if column else None
-    found = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-    return names or found
-
-
-def _name(value: Any, classes: Sequence[str] | None) -> str:
-    if isinstance(value, str):
-        return value
-    if classes is None:
-        raise ValueError(f"class {value!r} has no name: give names={{role: [...]}}.")
-    if int(value) != value:
-        raise ValueError(f"class {value!r} is no whole number: give names or class numbers.")
-    if not 0 <= int(value) < len(classes):
-        raise ValueError(f"class {value!r} is not below {len(classes)}, the number of names.")
-    return classes[int(value)]
-
-
-def _labels(value: Any, classes: Sequence[str] | None) -> list[str]:
-    values = [] if value is None else value if isinstance(value, list | tuple) else [value]
-    flags = isinstance(value, list | tuple) and any(isinstance(v, bool) for v in values)
-    if flags or len(set(values)) < len(values):
-        raise ValueError(
-            f"label {values!r:.60} is no list of different classes: give the classes that hold, "
-            "not one 0 or 1 for every class."
-        )
-    return [found for found in (_name(v, classes) for v in values) if found]
-
-
-def _tag(value: Any, classes: Sequence[str] | None) -> str | None:
-    found = _name(value, classes)
-    return None if found in ("O", "") else found.removeprefix("B-").removeprefix("I-")
-
-
-def _spans(value: Any) -> list[tuple[int, int, str]]:
-    """Spans one by one, or as `datasets` gives a Sequence of dicts: one dict of lists."""
-    if isinstance(value, Mapping):
-        columns = (value[part] for part in ("start", "end", "label"))
-        value = list(zip(*columns, strict=True))
-    return [_span(span) for span in value or ()]
-
-
-def _span(value: Any) -> tuple[int, int, str]:
-    if isinstance(value, Mapping):
-        return int(value["start"]), int(value["end"]), str(value["label"])
-    start, end, concept = value
-    return int(start), int(end), str(concept)
-
-
-def _pixels(value: Any) -> np.ndarray:
-    return np.array(value.convert("RGB") if hasattr(value, "convert") else value)
-
-
-def _masks(value: Any, classes: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Masks as they are, or one for each named class number of a plane."""
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return {concept: np.asarray(mask) for concept, mask in value.items()}
-    plane = np.asarray(value)
-    found = {_name(number, classes): plane == number for number in np.unique(plane)}
-    return {concept: mask for concept, mask in found.items() if concept}
-
-
-def _splits(name: object, split: str | None, of: Sequence[str] | None, seed: int) -> Splits:
+def own_splits(name: object, split: str | None, of: Sequence[str] | None, seed: int) -> Splits:
     """The file's own splits or a division of documents, as `split` of `read_csv` says."""
     if split is not None:
         require_known("split", split, ("plain", "published"))

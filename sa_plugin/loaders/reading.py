@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from sa_plugin._check import require_known
+from sa_plugin.data.columns import column, name_of, whole_of
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.repeats import text_key
 from sa_plugin.data.sample import Sample
 from sa_plugin.data.splits import Splits
 
@@ -57,12 +59,12 @@ class Reading:
         """
         if isinstance(self.concepts, str) and self.concepts != "all":
             raise ValueError(f"concepts is the string {self.concepts!r}: give a list of names, or 'all'.")
-        if self.concepts == "all" or (not self.concepts and default is None):
+        if self.concepts == "all" or (self.concepts is None and default is None):
             return tuple(available)
-        if self.concepts:
-            for name in self.concepts:
+        if self.concepts is not None and (named := column("concepts", self.concepts, name_of)):
+            for name in named:
                 require_known("concept", name, available)
-            return tuple(self.concepts)
+            return tuple(named)
         found = tuple(name for name in default or () if name in available)
         if len(found) < len(default or ()):
             self.skipped["concepts of the paper that the files lack"] += len(default or ()) - len(found)
@@ -74,7 +76,7 @@ class Reading:
         Raises:
             ValueError: `limit` is below 1.
         """
-        if self.limit is not None and self.limit < 1:
+        if self.limit is not None and whole_of("limit", self.limit) < 1:
             raise ValueError(f"limit {self.limit} must be 1 or more, or None for every sample.")
         if self.limit is None or self.limit >= n:
             return list(range(n))
@@ -155,9 +157,9 @@ def published_split(
 
 
 def one_document_a_text(texts: Iterable[str], ids: Iterable[str]) -> list[str]:
-    """A document for each text, repeated texts sharing the first one's id.
+    """A document for each text, texts that repeat (up to spaces, case, line ends) sharing the first one's id.
 
     Otherwise one text could lie in two splits.
     """
     first: dict[str, str] = {}
-    return [first.setdefault(text, id_) for text, id_ in zip(texts, ids, strict=True)]
+    return [first.setdefault(text_key(text) or text, id_) for text, id_ in zip(texts, ids, strict=True)]

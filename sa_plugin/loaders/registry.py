@@ -4,6 +4,7 @@
 |---|---|
 | a name | embedded, rendered, or `root`: the published layout, or with metadata.csv the authors' |
 | `.jsonl`, `.csv` | labelled texts of the user's own |
+| `.conll`, `.iob`, `.bio`, `.conllu` | words with tags, one a line |
 | a folder with metadata.csv | the layout of the authors' code, all its concepts |
 | rows with `column_names`, or a mapping of split to such | a dataset, by `columns` |
 
@@ -28,6 +29,7 @@ from sa_plugin.loaders.brown import brown_folder, load_brown
 from sa_plugin.loaders.clevr import load_clevr
 from sa_plugin.loaders.coco import load_coco
 from sa_plugin.loaders.comments import load_goemotions, load_isarcasm
+from sa_plugin.loaders.conll import read_conll, read_conllu
 from sa_plugin.loaders.emoji import emoji_scenes
 from sa_plugin.loaders.files import read_table
 from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
@@ -38,7 +40,7 @@ from sa_plugin.loaders.supersense import load_supersense
 _Read = Callable[..., ConceptData]
 _PUBLISHED = ("plain", "published")
 _SAVED_DATASET = ("dataset_dict.json", "dataset_info.json", "state.json")
-_OR_A_PATH = "a path: a .jsonl or .csv file, or a folder with metadata.csv"
+_OR_A_PATH = "a path: a .jsonl, .csv, .conll or .conllu file, or a folder with metadata.csv"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,14 @@ LOADERS: dict[str, Loader] = {
     "isarcasm": Loader(load_isarcasm, load_authors_texts),
     "goemotions": Loader(load_goemotions, load_authors_texts),
 }
-READERS: dict[str, _Read] = {".jsonl": read_jsonl, ".csv": read_csv}
+READERS: dict[str, _Read] = {
+    ".jsonl": read_jsonl,
+    ".csv": read_csv,
+    ".conll": read_conll,
+    ".iob": read_conll,
+    ".bio": read_conll,
+    ".conllu": read_conllu,
+}
 
 
 @face

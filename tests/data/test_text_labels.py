@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa_plugin.data import ConceptData, RepeatedTextWarning, Sample
+from sa_plugin.data import ConceptData, Sample
 
 TEXTS = ["so tired today", "what a lovely day", "nothing here"] * 6
 HOMES = [f"{k % 3}{k // 6}" for k in range(18)]
@@ -103,8 +103,7 @@ def test_listed_words_are_whole_words_of_positive_texts():
     texts = ["Tired, so tired!", "retired people", "tired of it all", "a sad face"] * 3
     labels = ["sad", "sad", None, "sad"] * 3
     words = {"sad": ["tired", "sad face", "sad"]}
-    with pytest.warns(RepeatedTextWarning):
-        data = ConceptData.from_texts(texts, labels, token_labels=words)
+    data = ConceptData.from_texts(texts, labels, token_labels=words)
     assert [[(s.start, s.end) for s in sample.spans] for sample in data][:4] == [
         [(0, 5), (10, 15)],
         [],

@@ -22,7 +22,7 @@ def go(im):
     rows = Rows({"i": P.new("RGB", (16, 16)), "m": im} for _ in range(10))
     try:
         d = from_dataset(rows, {"image": "i", "mask": "m"}, names={"mask": ["", "tool"]})
-        return d.concepts == ("tool",) and d.samples[0].image.masks["tool"].sum() == 64
+        return d.concepts == ("tool",) and bool(d.samples[0].image.masks["tool"].sum() == 64)
     except ValueError as e:
         return str(e)
 

@@ -1,0 +1,265 @@
+"""What a user gives as a column, read into a list of plain values or refused by name.
+
+Every constructor and loader reads its arguments through `column` and one of the readers below. A reader
+takes where a value stands ("texts[3]") and the value, and gives the plain Python value or an error that
+names the place, the value and the fix. Scalars of numpy, pandas and torch become Python's; an iterator is
+read once, here; nothing is guessed: a text is no list of letters, 0.7 is no label, True is no position.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Set
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from sa_plugin._check import did_you_mean
+
+_T = TypeVar("_T")
+if TYPE_CHECKING:
+    Column: TypeAlias = Iterable[_T]
+else:
+
+    class Column:
+        """One entry a sample: a list, a tuple, an array, a Series, or an iterator, which is read once."""
+
+        def __class_getitem__(cls, _: Any) -> Any:
+            # Checked by `column`, in words of ours, and not by a checker of types.
+            return Any
+
+
+Reader: TypeAlias = Callable[[str, Any], _T]
+_ONE_ENTRY = "give a list, one entry a sample"
+# Marks that turn or hide what follows them: two names would look alike, or one like another.
+_HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cn")
+
+
+def column(name: str, given: Any, read: Reader[_T], *, n: int | None = None, fix: str = "") -> list[_T]:
+    """A column as a list of plain values.
+
+    Args:
+        name: Of the argument.
+        given: What was given.
+        read: Reader of an entry.
+        n: Number of samples, where it is known.
+        fix: What to give instead, where it is no list.
+
+    Raises:
+        TypeError: A text, a mapping, a set, a table or a single value stands where a list belongs, or an
+            entry is of another type.
+        ValueError: Another number of entries than samples, or an entry is not as expected.
+
+    Example:
+        >>> column("texts", (one for one in ("a cat", "a dog")), text_of)
+        ['a cat', 'a dog']
+    """
+    entries = listed(name, given, fix or _ONE_ENTRY)
+    if n is not None and len(entries) != n:
+        raise ValueError(f"{name} has {len(entries)} entries for {n} samples: give one a sample.")
+    return [read(f"{name}[{k}]", one) for k, one in enumerate(entries)]
+
+
+def listed(name: str, given: Any, fix: str) -> list[Any]:
+    """Entries in their order, read once; arrays and Series as Python's scalars.
+
+    Raises:
+        TypeError: What was given has no order, or no entries.
+    """
+    if isinstance(given, str | bytes):
+        kind = "text" if isinstance(given, str) else "bytes"
+        raise TypeError(f"{name} is the {kind} {given!r:.60}, not a list: {fix}.")
+    if getattr(given, "ndim", 1) != 1 or (hasattr(given, "columns") and hasattr(given, "to_numpy")):
+        shape = " x ".join(map(str, getattr(given, "shape", ()))) or "a single value"
+        raise TypeError(f"{name} is {shape} ({type(given).__name__}), not one column: {fix}.")
+    if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is {shown(given)}, not a list: {fix}.")
+    return list(given.tolist() if hasattr(given, "tolist") else given)
+
+
+def pictures(name: str, given: Any) -> list[Any]:
+    """Pictures one by one, of a list or of one array `[picture, ...]`, read once."""
+    if isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is {shown(given)}, not a list: {_ONE_ENTRY}.")
+    if getattr(given, "ndim", 1) == 0 or hasattr(given, "columns"):
+        raise TypeError(f"{name} is a single {type(given).__name__}, not a list: {_ONE_ENTRY}.")
+    return list(given)
+
+
+def shown(value: Any) -> str:
+    """A value with its type, for errors."""
+    return "None" if value is None else f"{value!r:.60} ({type(value).__name__})"
+
+
+def scalar(value: Any) -> Any:
+    """Python's own value of a scalar of numpy or torch; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether this is what a table holds where nothing was written: None, NaN, NaT, pandas.NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    value = scalar(value)
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def text_of(where: str, value: Any) -> str:
+    """A text: characters that can be encoded, and no null."""
+    value = scalar(value)
+    if is_missing(value):
+        raise TypeError(f"{where} is {value}, where a text belongs: give it, or leave the sample out.")
+    if not isinstance(value, str):
+        fix = "decode it" if isinstance(value, bytes) else "give a text, such as str(value)"
+        raise TypeError(f"{where} is {shown(value)}, not a text: {fix}.")
+    for at, character in _suspect(value):
+        what = "null character" if character == "\0" else "lone surrogate"
+        raise ValueError(
+            f"{where} holds a {what} ({character!a}, character {at}), which is no text: was the file "
+            "read in its own encoding? Read it anew, or take the character out."
+        )
+    return value
+
+
+def _suspect(value: str) -> list[tuple[int, str]]:
+    """The first null or lone surrogate; most texts are settled by two fast looks."""
+    if value.isascii() and "\0" not in value:
+        return []
+    found = ((at, c) for at, c in enumerate(value) if c == "\0" or "\ud800" <= c <= "\udfff")
+    return [one for one in (next(found, None),) if one is not None]
+
+
+def name_of(where: str, value: Any) -> str:
+    """A concept's name: a text that is not blank and has nothing invisible in it or around it."""
+    value = scalar(value)
+    if not isinstance(value, str):
+        fix = f"give a text, such as {str(value)!r}" if isinstance(value, int) else "give a text"
+        raise TypeError(f"{where} is {shown(value)}, not the name of a concept: {fix}.")
+    if not value.strip():
+        raise ValueError(f"{where} is {value!r}, a blank name: give a name, or leave it out.")
+    if value != value.strip():
+        raise ValueError(f"{where} is {value!r}, with white space around it: give {value.strip()!r}.")
+    hidden = [c for c in value if unicodedata.category(c) in _HIDDEN or "\ud800" <= c <= "\udfff"]
+    if hidden:
+        raise ValueError(
+            f"{where} is {value!a}, which holds {hidden[0]!a}, a character that is not seen: "
+            "leave it out of the name."
+        )
+    return value
+
+
+def label_of(where: str, value: Any) -> str:
+    """A name of a sample or a document: a text that is not blank, or a whole number."""
+    value = scalar(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"{where} is {shown(value)}, not a name: give a text or a whole number.")
+    if not str(value).strip():
+        raise ValueError(f"{where} is {value!r}, which is empty: fill it in, or leave the column out.")
+    return text_of(where, str(value))
+
+
+def names_of(where: str, value: Any) -> list[str]:
+    """The concepts of one sample: a list or set of names; none where nothing is written."""
+    if is_missing(value):
+        return []
+    if isinstance(value, Set):
+        value = sorted(value, key=repr)
+    one = f"give [{value!r}]" if isinstance(value, str) and value.strip() else None
+    return column(where, value, name_of, fix=one or "give the names of its concepts, [] for none")
+
+
+def word_label_of(where: str, value: Any) -> list[str]:
+    """The concepts of one word: a name, several, or none."""
+    value = scalar(value)
+    several = is_missing(value) or (isinstance(value, Iterable) and not isinstance(value, str | bytes))
+    return names_of(where, value) if several else [name_of(where, value)]
+
+
+def whole_of(where: str, value: Any) -> int:
+    """A whole number, and no truth value."""
+    value = scalar(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        fix = f", such as {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise TypeError(f"{where} is {shown(value)}, not a whole number: give one{fix}.")
+    return value
+
+
+def number_of(where: str, value: Any) -> float:
+    """A finite number."""
+    value = scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{where} is {shown(value)}, not a number: give one.")
+    if not abs(float(value)) < float("inf"):
+        raise ValueError(f"{where} is {value}: give a finite number.")
+    return float(value)
+
+
+def flag_of(where: str, value: Any) -> bool | None:
+    """A token's label: True, False, or None where it is not known; 0 and 1 are as good."""
+    value = scalar(value)
+    if value is None or type(value).__name__ == "NAType":
+        return None
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    fix = "None where it is not known"
+    if isinstance(value, float) and value == value:
+        fix += "; for shares choose where a label begins, such as share > 0.5"
+    raise ValueError(f"{where} is {shown(value)}, not a label: give True or False, or {fix}.")
+
+
+def span_of(where: str, value: Any, name: Reader[str] = name_of) -> tuple[int, int, str]:
+    """A labelled span: (start, end, concept), or {"start": ..., "end": ..., "label": ...}."""
+    if isinstance(value, Mapping):
+        value = [_entry(where, value, key) for key in ("start", "end", "label")]
+    if isinstance(value, str):
+        raise ValueError(
+            f"{where} is the text {value!r:.40}: the span is not (start, end, concept): for labels of whole "
+            "texts use ConceptData.from_texts(texts, labels)."
+        )
+    parts = listed(where, value, "give (start, end, concept)")
+    if len(parts) != 3:
+        raise ValueError(f"{where} is {value!r:.60}, of {len(parts)} parts: give (start, end, concept).")
+    start, end = (whole_of(f"{where}[{k}]", parts[k]) for k in (0, 1))
+    return start, end, name(f"{where}[2]", parts[2])
+
+
+def spans_of(where: str, value: Any, name: Reader[str] = name_of) -> list[tuple[int, int, str]]:
+    """The spans of one text, one by one, or one mapping of lists, as `datasets` gives them."""
+    if isinstance(value, Mapping):
+        parts = [listed(f"{where}[{key!r}]", _entry(where, value, key), "give a list") for key in _PARTS]
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(
+                f"{where} has {len(parts[0])} starts, {len(parts[1])} ends and {len(parts[2])} labels: "
+                "give one of each a span."
+            )
+        value = list(zip(*parts, strict=True))
+    fix = "give a list of (start, end, concept), [] for none"
+    return column(where, value, lambda at, one: span_of(at, one, name), fix=fix)
+
+
+_PARTS = ("start", "end", "label")
+
+
+def _entry(where: str, found: Mapping[str, Any], key: str) -> Any:
+    if key not in found:
+        near = did_you_mean(key, map(str, found)) if found else "."
+        raise ValueError(f"{where} has no {key!r}{near} Found: {', '.join(map(repr, found)) or 'nothing'}.")
+    return found[key]
+
+
+def masks_of(where: str, value: Any) -> dict[str, list[bool | None]]:
+    """The token masks of one text: concept to labels."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where} is {shown(value)}, not a mapping: give {{concept: [True, False, ...]}}.")
+    fix = "give one True or False a token"
+    return {
+        name_of(f"a concept of {where}", concept): column(f"{where}[{concept!r}]", mask, flag_of, fix=fix)
+        for concept, mask in value.items()
+    }
+
+
+def seed_of(where: str, value: Any) -> int:
+    """A seed: a whole number from 0."""
+    seed = whole_of(where, value)
+    if seed < 0:
+        raise ValueError(f"{where} is {seed}: give a whole number from 0.")
+    return seed
