@@ -113,16 +113,6 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
-def require_names(what: str, names: object) -> None:
-    """Refuse one text where a list of names is asked for, whose letters would be taken for names.
-
-    Raises:
-        TypeError: A text; the text says how a list of it is written.
-    """
-    if isinstance(names, str):
-        raise TypeError(f"{what} is the text {names!r}, not a list of names: give [{names!r}].")
-
-
 def require(module: str, extra: str, purpose: str | None = None) -> ModuleType:
     """Import an optional module, or say which extra brings it.
 

@@ -36,6 +36,16 @@ from typing import Any, NamedTuple, TypeVar, cast
 from sa_plugin._check import did_you_mean, with_article
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+class Chosen(NamedTuple):
+    """Functions that depend on the arguments that were given, by their names."""
+
+    of: Callable[[Mapping[str, Any]], Sequence[Callable[..., Any]]]
+
+
+Receiver = Callable[..., Any] | Chosen
 
 
 class Range(NamedTuple):
@@ -95,7 +105,6 @@ _MADE_BY = {
     "Host": "attach(model) first",
     "Intervention": "give Intervention('mean')",
     "Objective": "give objective(name, detector=..., concept=..., sample=...)",
-    "Path": "give the path as text",
     "Plan": "give Plan(kinds=('separator',))",
     "Resampling": "give Resampling(draws=1000)",
     "Sample": "give a Sample, such as data.test[0]",
@@ -111,7 +120,7 @@ def face(made: F) -> F:
     """Check the arguments of a public function or record whenever it is called.
 
     Args:
-        made: A function, a method (below `classmethod`) or a class, whose constructor is meant.
+        made: A function, a method (below `classmethod`) or a class, constructor and all.
 
     Returns:
         The same with the same signature; refusals name the function, the argument, what was given,
@@ -126,25 +135,25 @@ def face(made: F) -> F:
         Traceback (most recent call last):
         TypeError: twice: n is the text 'x', not a whole number from 1 to 2147483647.
     """
-    return cast(F, _faced(made, None))
+    return cast(F, _faced(made, ()))
 
 
-def passing(to: Callable[[Mapping[str, Any]], Callable[..., Any] | None]) -> Callable[[F], F]:
+def passing(*to: Receiver, name: str | None = None) -> Callable[[F], F]:
     """`face` for a function that passes keywords on.
 
     Args:
-        to: The function that takes them, from the named arguments that were given; None where nobody
-            knows. It answers for their types, the called function for their names.
+        to: Functions that take them: as they are, or of the arguments that were given, where these
+            decide. They answer for types and ranges, the called function for names.
+        name: Under which people know this one: an adapter's own function answers for `attach`.
     """
-    return lambda made: _faced(made, to)
+
+    def faced(made: F) -> F:
+        return cast(F, _faced(made, to, name))
+
+    return faced
 
 
-def renamed(name: str, made: F) -> F:
-    """`face` under the name by which people call it: an adapter's own function answers for `attach`."""
-    return cast(F, _faced(made, None, name))
-
-
-def face_methods(cls: type) -> None:
+def face_methods(cls: C) -> C:
     """`face` on every public method of a class that takes an argument."""
     for name, one in list(vars(cls).items()):
         made = one.__func__ if isinstance(one, classmethod) else one
@@ -154,18 +163,14 @@ def face_methods(cls: type) -> None:
             continue
         checked = face(made)
         setattr(cls, name, classmethod(checked) if isinstance(one, classmethod) else checked)
+    return cls
 
 
-def _faced(
-    made: Any,
-    to: Callable[[Mapping[str, Any]], Callable[..., Any] | None] | None,
-    name: str | None = None,
-    record: type | None = None,
-) -> Any:
+def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: type | None = None) -> Any:
     if isinstance(made, type):
         # The constructor that dataclass wrote; the class stays the same object.
         made.__init__ = _faced(made.__init__, to, made.__qualname__, made)  # type: ignore[misc]
-        return made
+        return face_methods(made)
     # A record's hints stand in its class and bases, each to be read where it was written.
     read = functools.cache(lambda: _read(made, name or made.__qualname__, made if record is None else record))
 
@@ -173,12 +178,25 @@ def _faced(
     def checked(*args: Any, **given: Any) -> Any:
         asked = read()
         args = asked.in_order(args)
-        other = to(given) if to is not None and not given.keys() <= asked.takers.keys() else None
-        given = asked.by_name(len(args), given, None if other is None else arguments_of(other))
+        known = given.keys() <= asked.takers.keys()
+        given = asked.by_name(len(args), given, () if known else _receivers(asked, to, args, given))
         return made(*args, **given)
 
     checked.__faced__ = read  # type: ignore[attr-defined]
     return checked
+
+
+def _receivers(
+    asked: Arguments, to: Sequence[Receiver], args: Sequence[Any], given: Mapping[str, Any]
+) -> list[Arguments]:
+    found: list[Callable[..., Any]] = []
+    for one in to:
+        found += (
+            one.of({**dict(zip(asked.order, args, strict=False)), **given})
+            if isinstance(one, Chosen)
+            else [one]
+        )
+    return [arguments_of(one) for one in found]
 
 
 class Arguments(NamedTuple):
@@ -221,13 +239,13 @@ class Arguments(NamedTuple):
             found += [self.taken("*args", value, self.rest) for value in args[len(self.order) :]]
         return tuple(found)
 
-    def by_name(self, n: int, given: Mapping[str, Any], passed: Arguments | None) -> dict[str, Any]:
+    def by_name(self, n: int, given: Mapping[str, Any], passed: Sequence[Arguments]) -> dict[str, Any]:
         """The keyword arguments, as they are meant.
 
         Args:
             n: How many were given in order.
             given: The keywords.
-            passed: Of the function that takes what this one passes on.
+            passed: Of the functions that take what this one passes on.
 
         Raises:
             TypeError, ValueError: One is unknown, given twice, missing, or none of its kind.
@@ -235,29 +253,26 @@ class Arguments(NamedTuple):
         found = {}
         for name, value in given.items():
             taker = self.takers.get(name)
-            if taker is None and passed is not None:
-                taker = passed.takers.get(name, passed.others)
-            elif taker is None:
-                taker = self.others
             if taker is None:
-                known = [*self.takers, *(() if passed is None else passed.named())]
+                passed_on = [one.optional() for one in passed]
+                taker = next((one[name] for one in passed_on if name in one), None if passed else self.others)
+            if taker is None:
+                known = list(dict.fromkeys([*self.takers, *(key for one in passed_on for key in one)]))
                 raise TypeError(
                     f"{self.function} has no argument {name!r}{did_you_mean(name, known)} "
-                    f"It takes {', '.join(dict.fromkeys(known))}."
+                    f"It takes {', '.join(known)}."
                 )
             if name in self.order[:n]:
-                raise TypeError(
-                    f"{self.function}: {name} is given twice, in order and by name: {self.call()}."
-                )
+                raise TypeError(f"{self.function}: {name} is given twice: {self.call()}.")
             found[name] = self.taken(name, value, taker)
         for name in self.required:
             if name not in found and name not in self.order[:n]:
                 raise TypeError(f"{self.function}: {name} is missing: {self.call()}.")
         return found
 
-    def named(self) -> list[str]:
-        """What can be given by name alone; the rest is given by the function that passes it on."""
-        return [name for name in self.takers if name not in self.required]
+    def optional(self) -> dict[str, Taker]:
+        """What another function can pass on to this one: what the other does not give it itself."""
+        return {name: taker for name, taker in self.takers.items() if name not in self.required}
 
     def taken(self, name: str, value: Any, taker: Taker) -> Any:
         """One argument, as it is meant.
@@ -649,7 +664,7 @@ def _taker(hint: Any, within: Range | None) -> Taker:
     if isinstance(hint, type) and hint not in (object, Any):
         if getattr(hint, "_is_protocol", False) and not getattr(hint, "_is_runtime_protocol", False):
             return Taker()
-        return _Instance(hint)
+        return _Path() if issubclass(hint, os.PathLike) else _Instance(hint)
     return Taker()
 
 
@@ -722,7 +737,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _plural(says: str) -> str:
     plain = says.removeprefix("an ").removeprefix("a ")
-    for noun in ("text", "whole number", "finite number", "number", "path", "function"):
+    for noun in ("text", "whole number", "finite number", "number", "path", "function", "list", "mapping"):
         if plain == noun or plain.startswith(f"{noun} "):
             return plain.replace(noun, f"{noun}s", 1)
     return says

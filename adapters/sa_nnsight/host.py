@@ -17,6 +17,7 @@ import torch
 from sa_nnsight.passes import TracePasses
 from sa_nnsight.places import EnvoyPlaces, locate
 from sa_plugin._check import require, require_known
+from sa_plugin._face import face, passing
 from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
@@ -27,6 +28,7 @@ class NNsightHost(LocalHost):
     """A checked nnsight model; make one with `sa_plugin.attach(model)`. A trace lives for one call."""
 
 
+@passing(Options, name="attach")
 def attach_local(
     model: Any,
     *,
@@ -101,6 +103,7 @@ def _reads_images(places: EnvoyPlaces) -> bool:
     return own or places.kind.endswith("vision_model")
 
 
+@face
 def load_model(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None
 ) -> tuple[Any, dict[str, Any]]:

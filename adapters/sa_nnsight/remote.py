@@ -42,6 +42,7 @@ from sa_nnsight.passes import TracePasses, in_order
 from sa_nnsight.places import EnvoyPlaces, Tap, eager, locate
 from sa_nnsight.session import Once, Reads
 from sa_nnsight.wire import Server, Traffic, Wire
+from sa_plugin._face import face_methods, passing
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.adapter import part_of, parts_of
@@ -139,6 +140,7 @@ class Line:
         return found
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class RemoteHost:
     """A model on a server, checked; make one with `sa_plugin.attach(model, remote=True)`.
@@ -332,6 +334,7 @@ def refuse_rows(jobs: Sequence[Any]) -> None:
             )
 
 
+@passing(Options, name="attach")
 def attach_remote(
     model: Any,
     *,

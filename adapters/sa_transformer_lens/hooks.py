@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.heads.edits import check_heads, make_edits, one_direction, reference
+from sa_plugin.heads.edits import NamedHead, check_heads, make_edits, one_direction, reference
 from sa_plugin.host.edits import AttendedReader
 from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit
 from sa_transformer_lens.host import TransformerLensHost
@@ -24,9 +25,10 @@ from sa_transformer_lens.passes import attended_hooks, named, split_inputs
 Hook = Callable[[Tensor, Any], Tensor]
 
 
+@face
 def ablation_hooks(
     host: TransformerLensHost,
-    heads: Sequence[tuple[int, int]],
+    heads: Sequence[NamedHead],
     mode: str = "mean",
     *,
     bank: ConceptBank | None = None,
@@ -43,7 +45,7 @@ def ablation_hooks(
 
     Args:
         host: An attached bridge.
-        heads: `(layer, head)`, each once.
+        heads: `(layer, head)` or "L8H3", each once.
         mode: "mean", "zero", "resample", "directional" or "pattern", see `sa_plugin.heads.edits`.
         bank: Its train means of z ("mean", "directional"), the sink rule of its train tokens
             ("resample"), and the vector of "directional".

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sa_plugin._check import require
+from sa_plugin._face import face, passing
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
 from sa_plugin.host.tokens import check_tokenizer
 from sa_transformer_lens.explain import explain as explained
@@ -38,6 +39,7 @@ class TransformerLensHost(LocalHost):
     explain = explained
 
 
+@passing(Options, name="attach")
 def attach_bridge(
     bridge: Any, *, tower: str | None = None, device: str | torch.device | None = None, **options: Any
 ) -> TransformerLensHost:
@@ -174,6 +176,7 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
     )
 
 
+@face
 def load_model(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None
 ) -> tuple[Any, dict[str, Any]]:

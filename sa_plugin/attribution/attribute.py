@@ -21,7 +21,7 @@ No explainer is right by construction: judge them by `compare`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sa_plugin._check import require_known
-from sa_plugin._face import face
+from sa_plugin._face import Chosen, passing
 from sa_plugin.attribution import gradients
-from sa_plugin.attribution.estimators import COALITION_METHODS, explain_coalitions
+from sa_plugin.attribution.estimators import COALITION_METHODS, ESTIMATORS, explain_coalitions
 from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, coalition_game
 from sa_plugin.attribution.objective import Objective
@@ -66,7 +66,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Options of each method by preset; of coalitions their number, see `estimators.BUDGETS`."""
 
 
-@face
+def _takes_options(given: Mapping[str, Any]) -> Sequence[Callable[..., Any]]:
+    """The functions that take the options of a method."""
+    method = given.get("method", "integrated_gradients")
+    require_known("method", method, METHODS)
+    if method in EXPLAINERS:
+        return [EXPLAINERS[method]]
+    return [explain_coalitions, ESTIMATORS[method]]
+
+
+@passing(Chosen(_takes_options))
 def attribute(
     host: Host,
     objective: Objective,

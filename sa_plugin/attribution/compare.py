@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import position_of, require_known, require_names
+from sa_plugin._check import position_of, require_known
 from sa_plugin._face import face
 from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game
 from sa_plugin.attribution.comparison import (
@@ -147,7 +147,6 @@ def compare(
         >>> print(found)  # doctest: +SKIP
     """
     _check(methods, objectives, design.preset)
-    require_names("concepts", concepts)
     names = tuple(detector.concepts if concepts is None else concepts)
     for concept in names:
         position_of(concept, detector.concepts)

@@ -212,14 +212,8 @@ def estimate(
 ) -> PlayerValues:
     """A method's importances from the values of its plan; see `explain_coalitions`."""
     require_known("method", method, COALITION_METHODS)
-    known: dict[str, Callable[..., PlayerValues]] = {
-        "lime": lime,
-        "rise": rise,
-        "kernel_shap": kernel_shap,
-        "shap_iq": shap_iq,
-    }
     weights = () if method in _OF_BERNOULLI else (plan.weights,)
-    return known[method](plan.coalitions, *weights, values, **options)
+    return ESTIMATORS[method](plan.coalitions, *weights, values, **options)
 
 
 def kernel_shap(coalitions: Coalitions, weights: Weights, values: Values) -> PlayerValues:
@@ -480,3 +474,11 @@ def _check_values(coalitions: Coalitions, values: Values) -> None:
             f"player {player} is {'kept' if kept[player] else 'masked'} in all {len(coalitions)} "
             "coalitions, so they say nothing of it: give more coalitions."
         )
+
+
+ESTIMATORS: Mapping[str, Callable[..., PlayerValues]] = {
+    "lime": lime,
+    "rise": rise,
+    "kernel_shap": kernel_shap,
+    "shap_iq": shap_iq,
+}

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import require_known, require_type
+from sa_plugin._check import require_known
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import HOOK_POINTS, ComponentMeans, HookPoint
 from sa_plugin.concepts.kinds import Need
@@ -77,8 +77,6 @@ def collect(
         ValueError: Unknown layer or hook point, NaN or Inf activations, a sample without tokens.
         OverflowError: An activation does not fit half precision.
     """
-    require_type("host", host, Host, "attach(model) first; the order is collect(host, data)")
-    require_type("data", data, ConceptData, "the order is collect(host, data)")
     require_known("hook_point", hook_point, HOOK_POINTS)
     require_known("normaliser", normaliser, get_args(Normaliser))
     require_known("sinks", sinks, get_args(SinkRule))

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sa_plugin._check import require_type
 from sa_plugin._face import passing
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
@@ -23,7 +22,7 @@ from sa_plugin.host.protocol import Host, layers_of
 POOLED_CLUSTERS = 50
 
 
-@passing(lambda given: collect)
+@passing(collect)
 def fit(
     host: Host,
     data: ConceptData,
@@ -61,8 +60,6 @@ def fit(
         ValueError: Unknown kind, layer or hook point; a concept without train tokens; statistics
             of other data, another model, or without what the kind needs.
     """
-    require_type("host", host, Host, "attach(model) first; the order is fit(host, data, kind)")
-    require_type("data", data, ConceptData, "the order is fit(host, data, kind)")
     chosen = kind_of(kind)
     blocks = layers_of(host.info, layers if layers is not None or not statistics else statistics.layers)
     if statistics is None:

@@ -121,7 +121,7 @@ class Sample:
         """Concepts whose tokens are unknown where they are not positive."""
         return self.positive - self.labelled if self.unknown is None else self.unknown
 
-    @property
+    @cached_property
     def vague(self) -> frozenset[str]:
         """Concepts of which the label of some token is unknown."""
         masks = self.token_mask or {}

@@ -23,7 +23,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import require_type, users_line
+from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.nulls import permute_labels
@@ -94,10 +94,6 @@ def calibrate(
         >>> detector = calibrate(host, data, fit(host, data))  # doctest: +SKIP
         >>> detector.evaluate(data.test)  # doctest: +SKIP
     """
-    order = "the order is calibrate(host, data, bank)"
-    require_type("host", host, Host, f"attach(model) first; {order}", optional=True)
-    require_type("data", data, ConceptData, order)
-    require_type("bank", bank, ConceptBank, order)
     check_bank_data(bank, data)
     table = _cal_scores(host, data, bank, scores)
     grid = tuple(sorted({float(d) for d in deltas}))

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sa_plugin._check import require_type
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration, sample_max
@@ -311,7 +310,6 @@ class Detector(Shown, Calibration):
         from sa_plugin.concepts.saved import proven, require_hook_point
         from sa_plugin.detection.saved import calibration_of
 
-        require_type("host", host, Host, "attach(bridge) first", optional=True)
         tensors, record = read(Path(folder), "Detector")
         with naming(Path(folder)):
             found = calibration_of(tensors, record, sae)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, overload
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin._check import position_of, require, require_names
+from sa_plugin._check import position_of, require
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.images import Image, require_rgb, upright
 from sa_plugin.data.sample import Sample
@@ -324,7 +324,6 @@ def _pixels(one: Any) -> np.ndarray | None:
 def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperActivators:
     """List the SuperActivators of some samples; see `Detector.find`."""
     calibration, tokens, at = scored.calibration, scored.tokens, scored.scores
-    require_names("concepts", concepts)
     names = tuple(concepts or calibration.concepts)
     wanted = [position_of(c, calibration.concepts) for c in names]
     tau = calibration.tail.chosen_threshold

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from sa_plugin._check import position_of, require_known, require_type
+from sa_plugin._check import position_of, require_known
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.data.concept_data import ConceptData
@@ -38,7 +38,15 @@ from sa_plugin.heads.baseline import (
     residual,
     scores_of,
 )
-from sa_plugin.heads.edits import Head, Intervention, Reference, check_heads, directions, make_edits
+from sa_plugin.heads.edits import (
+    Head,
+    Intervention,
+    NamedHead,
+    Reference,
+    check_heads,
+    directions,
+    make_edits,
+)
 from sa_plugin.heads.tail_metrics import measured, output_change, unit_of
 from sa_plugin.host.protocol import Edit, Host, Site
 from sa_plugin.passes.layout import if_any, unknown_notes
@@ -194,7 +202,7 @@ def ablate_heads(
     host: Host,
     data: ConceptData,
     detector: Detector,
-    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
+    heads: Sequence[NamedHead] | Mapping[str, Sequence[NamedHead]],
     *,
     how: Intervention = Intervention(),
     scores: ScoreTable | None = None,
@@ -211,7 +219,7 @@ def ablate_heads(
         host: An attached model that can edit.
         data: Labelled samples.
         detector: From `calibrate`; its layers, deltas and thresholds stay as they are.
-        heads: `(layer, head)` for all concepts, or for each concept its own (concepts that are left
+        heads: `(layer, head)` or "L8H3" for all concepts, or for each concept its own (concepts that are left
             out stay unablated).
         how: What they write instead, whether they are the ones that stay, and whether the model's
             own output is looked at: `Intervention("zero")`.
@@ -231,7 +239,6 @@ def ablate_heads(
     Example:
         >>> ablate_heads(host, data, detector, [(8, 3)])  # doctest: +SKIP
     """
-    require_type("how", how, Intervention, "give Intervention('mean')")
     chosen = _by_concept(host, detector, heads)
     if how.keep:
         every = candidates(host, detector)
@@ -245,7 +252,7 @@ def ablate_heads(
 
 
 def _by_concept(
-    host: Host, detector: Detector, heads: Sequence[Head] | Mapping[str, Sequence[Head]]
+    host: Host, detector: Detector, heads: Sequence[NamedHead] | Mapping[str, Sequence[NamedHead]]
 ) -> dict[int, tuple[Head, ...]]:
     if isinstance(heads, Mapping):
         if not heads:

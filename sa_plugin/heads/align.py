@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from sa_plugin._check import require_known, require_names, require_type
+from sa_plugin._check import require_known
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
@@ -413,7 +413,7 @@ def head_alignment(
         >>> found = head_alignment(host, data, bank)  # doctest: +SKIP
         >>> found.layers_with_one, found.shared_heads()  # doctest: +SKIP
     """
-    described = _checked_host(host, data, source)
+    described = require_described(host)
     bank = source if isinstance(source, ConceptBank) else source.bank
     _check_bank(bank, host)
     check_kind(bank)
@@ -511,14 +511,6 @@ def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) 
     return tuple(found)
 
 
-def _checked_host(host: Any, data: Any, source: Any) -> DescribedHost:
-    order = "the order is head_alignment(host, data, bank)"
-    require_type("host", host, Host, f"attach(bridge) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("source", source, (Detector, ConceptBank), order)
-    return require_described(host)
-
-
 def _check_bank(bank: ConceptBank, host: Host) -> None:
     check_origin(bank, host)
     if bank.hook_point != "resid_post":
@@ -547,7 +539,6 @@ def _check_options(bank: ConceptBank, test: WeightTest, refits: int, split: str)
 
 
 def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]:
-    require_names("concepts", concepts)
     names = tuple(bank.concepts if concepts is None else concepts)
     if not names:
         raise ValueError("concepts is empty: name at least one, or None for all.")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sa_plugin._check import position_of, require_names, require_type
+from sa_plugin._check import position_of, require_type
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
@@ -94,23 +94,6 @@ LedgerSource: TypeAlias = Detector | ConceptBank | BankScores
 concept at every layer asked for."""
 
 
-def check_asked(host: object, data: object, source: object, question: str) -> tuple[ConceptBank, Tail | None]:
-    """Refuse arguments of another type, such as data and detector swapped.
-
-    Returns:
-        The vectors, and the tail that was given.
-
-    Raises:
-        TypeError: Names the argument and the order.
-    """
-    order = f"the order is {question}(host, data, detector)"
-    require_type("host", host, Host, f"attach(bridge) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("source", source, (Detector, ConceptBank, BankScores), order)
-    assert isinstance(source, Detector | ConceptBank | BankScores)
-    return source_bank(source), source.tail if isinstance(source, BankScores) else None
-
-
 def source_bank(source: LedgerSource) -> ConceptBank:
     """The vectors of a source."""
     return source if isinstance(source, ConceptBank) else source.bank
@@ -155,7 +138,6 @@ def columns_of(
     Raises:
         ValueError: No concept, or an unknown one or layer.
     """
-    require_names("concepts", concepts)
     if isinstance(source, Detector):
         columns = [detector_column(source, c) for c in concepts or source.concepts]
     else:

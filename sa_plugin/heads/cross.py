@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sa_plugin._check import position_of, require_known
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.ablate import Ablation, ablate
 from sa_plugin.heads.baseline import baseline, known_of
-from sa_plugin.heads.edits import ABLATIONS, Head, check_heads
+from sa_plugin.heads.edits import ABLATIONS, NamedHead, check_heads
 from sa_plugin.heads.tail_metrics import unit_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
@@ -134,11 +135,12 @@ class CrossAblation(Result):
         return figure
 
 
+@face
 def cross_ablation(
     host: Host,
     data: ConceptData,
     detector: Detector,
-    heads: Mapping[str, Sequence[Head]],
+    heads: Mapping[str, Sequence[NamedHead]],
     *,
     mode: str = "mean",
     scores: ScoreTable | None = None,

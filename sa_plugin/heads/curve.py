@@ -38,7 +38,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.ablate import Ablation, ablate
 from sa_plugin.heads.baseline import baseline, candidates, known_of
 from sa_plugin.heads.controls import HeadSets, distinct_sets, head_changes, permuted_sets
-from sa_plugin.heads.edits import Head, Intervention, check_heads
+from sa_plugin.heads.edits import Head, Intervention, NamedHead, check_heads
 from sa_plugin.heads.rank import Ranking, head_name
 from sa_plugin.heads.tail_metrics import unit_of
 from sa_plugin.host.protocol import Host
@@ -323,7 +323,7 @@ def ablation_curve(
     host: Host,
     data: ConceptData,
     detector: Detector,
-    ranking: Ranking | Sequence[Head],
+    ranking: Ranking | Sequence[NamedHead],
     *,
     sets: HeadSets = HeadSets(),
     how: Intervention = Intervention(),
@@ -394,7 +394,7 @@ def ablation_curve(
 
 
 def _order(
-    host: Host, ranking: Ranking | Sequence[Head], every: Sequence[Head], controls: Sequence[str]
+    host: Host, ranking: Ranking | Sequence[NamedHead], every: Sequence[Head], controls: Sequence[str]
 ) -> tuple[Head, ...]:
     if "permuted" in controls and not (isinstance(ranking, Ranking) and ranking.permuted):
         raise ValueError(

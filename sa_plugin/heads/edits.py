@@ -34,6 +34,7 @@ small effect may be backup by later heads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -68,6 +69,9 @@ DONORS, DONOR_SAMPLES = 4096, 64
 
 Head: TypeAlias = tuple[int, int]
 """Block and head."""
+NamedHead: TypeAlias = Head | str
+"""A head as people give it: as a pair, or as it is printed, "L4H1"."""
+_PRINTED = re.compile(r"\s*L(\d{1,6})\s*H(\d{1,6})\s*", re.IGNORECASE)
 _Directions: TypeAlias = Mapping[Head, Float[Tensor, " d_head"]]
 
 
@@ -187,16 +191,13 @@ def kept_rows(
     return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
 
 
-def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
+def check_heads(info: HostInfo, heads: Sequence[NamedHead]) -> tuple[Head, ...]:
     """Heads as given, in order.
 
     Raises:
-        TypeError: Not a list of pairs.
-        ValueError: None, one twice, or one the model does not have.
+        ValueError: None, one twice, one the model does not have, or a name that is no head's.
     """
-    if not all(isinstance(head, Sequence) and len(head) == 2 for head in heads):
-        raise TypeError(f"heads {heads!r} are no pairs: give a list of (layer, head), such as [(4, 1)].")
-    chosen = tuple((int(layer), int(head)) for layer, head in heads)
+    chosen = tuple(map(_head_of, heads))
     if not chosen:
         raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")
     for layer, head in chosen:
@@ -209,6 +210,16 @@ def check_heads(info: HostInfo, heads: Sequence[Head]) -> tuple[Head, ...]:
     if twice:
         raise ValueError(f"head {twice[0]} is named twice.")
     return chosen
+
+
+def _head_of(given: NamedHead) -> Head:
+    if not isinstance(given, str):
+        layer, head = given
+        return int(layer), int(head)
+    found = _PRINTED.fullmatch(given)
+    if found is None:
+        raise ValueError(f"heads: {given!r} names no head: give (4, 1), or as it is printed, 'L4H1'.")
+    return int(found[1]), int(found[2])
 
 
 def make_edits(

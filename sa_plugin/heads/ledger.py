@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sa_plugin._check import require_type, users_line
+from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
@@ -35,10 +35,10 @@ from sa_plugin.detection.guard import check_scores, held_out
 from sa_plugin.heads.columns import (
     COMPONENT_KINDS,
     Asked,
+    BankScores,
     Column,
     LedgerSource,
     bank_columns,
-    check_asked,
     columns_of,
     depth_of,
     detector_column,
@@ -140,8 +140,7 @@ def head_ledger(
         >>> ledger = head_ledger(host, data, detector)  # doctest: +SKIP
         >>> ledger.strongest(3)  # doctest: +SKIP
     """
-    bank, tail = check_asked(host, data, source, "head_ledger")
-    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
+    bank, tail = source_bank(source), source.tail if isinstance(source, BankScores) else None
     check_decomposable(host, bank)
     samples = held_out(data, bank, split)
     columns = columns_of(host, source, concepts, data)

@@ -48,13 +48,14 @@ from sa_plugin.detection.guard import held_out
 from sa_plugin.heads.columns import (
     STEP_KINDS,
     Asked,
+    BankScores,
     Column,
     Component,
     LedgerSource,
-    check_asked,
     columns_of,
     depth_of,
     has_tail,
+    source_bank,
 )
 from sa_plugin.heads.decompose import Target, Terms
 from sa_plugin.heads.ledger import check_decomposable, warn_no_tail
@@ -324,7 +325,7 @@ def tail_waterfall(
         >>> waterfall = tail_waterfall(host, data, detector)  # doctest: +SKIP
         >>> waterfall.table()  # doctest: +SKIP
     """
-    bank, tail = check_asked(host, data, source, "tail_waterfall")
+    bank, tail = source_bank(source), source.tail if isinstance(source, BankScores) else None
     _check_followed(bank, source, directions)
     check_decomposable(host, bank)
     samples = held_out(data, bank, split)

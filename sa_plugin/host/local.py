@@ -25,6 +25,7 @@ from typing import Any, TypeVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from sa_plugin._face import face, face_methods
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import mllama, weights
 from sa_plugin.host.adapter import FINAL, Passes, Places, part_of, parts_of
@@ -65,6 +66,7 @@ EMBEDDED = (0, "resid_pre")
 RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 
+@face
 @dataclass(frozen=True)
 class Options:
     """What every adapter takes at `attach`.
@@ -97,6 +99,7 @@ class Options:
             raise ValueError(f"padding_side {self.padding_side!r} is unknown: use 'left' or 'right'.")
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class LocalHost:
     """A checked model on this machine; make one with `sa_plugin.attach(model)`.

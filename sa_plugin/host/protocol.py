@@ -217,6 +217,8 @@ def attach(model: Any, **options: Any) -> Host:
         ValueError: The model is in training mode, or a check fails.
     """
     if isinstance(model, Host):
+        if options:
+            raise TypeError(f"attach: {', '.join(options)} come too late: model is attached already.")
         return model
     asked = adapters()
     for name, point in asked.items():
@@ -224,6 +226,11 @@ def attach(model: Any, **options: Any) -> Host:
         if host is not None:
             return _host(host, name)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if any(cls.__module__.startswith("torch.nn") for cls in type(model).__mro__):
+        raise TypeError(
+            f"attach: model is a {kind}, a bare module: wrap it, attach(nnsight.NNsight(model), "
+            "tokenizer=...), or load it as transformer_lens TransformerBridge.boot_transformers(name)."
+        )
     raise TypeError(
         f"no adapter accepts a {kind}; asked: {', '.join(asked) or 'none installed'}. Give a "
         "transformer_lens TransformerBridge (pip install 'sa_plugin[transformer-lens]') or an "

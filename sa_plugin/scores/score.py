@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import overload
 
-from sa_plugin._check import require_type, users_line
+from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
@@ -74,10 +74,6 @@ def score(
             banks disagree on the sink rule; activations are NaN or Inf; a sample has no token;
             `keep_of` lacks a sample or holds a token this run has not.
     """
-    order = "the order is score(host, data, bank)"
-    require_type("host", host, Host, f"attach(model) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("bank", bank, (ConceptBank, list, tuple), order)
     parts = [data.split(name) for name in splits]
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sa_plugin._check import require_known, require_type
+from sa_plugin._check import require_known
 from sa_plugin._face import face
 from sa_plugin._files import output_folder
 from sa_plugin.data.build import validate
@@ -21,6 +21,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
+from sa_plugin.passes.layout import unknown_words
 from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
 from sa_plugin.scores.table import ScoreTable
@@ -198,10 +199,6 @@ def study(
         >>> found = study(host, data, Plan(kinds=["separator"], layers=[4, 12]))  # doctest: +SKIP
         >>> found.report("report.html")  # doctest: +SKIP
     """
-    order = "the order is study(host, data, plan)"
-    require_type("host", host, Host, f"attach(model) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("plan", plan, Plan, order)
     with nullcontext() if folder is None else output_folder(folder):
         return _study(
             Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
@@ -251,6 +248,9 @@ def _record(graph: Graph, notes: Sequence[str]) -> Results:
         "machine": machine(),
     }
     said = {note for one in used.values() for note in one["warnings"]}
+    unknown = kinds[main]["extra"]["localisation"]["ground"].get("unknown")
+    if unknown:
+        said.add(f"test: {unknown_words(unknown)}")
     record["warnings"] = sorted({*notes, *said})
     return record  # type: ignore[return-value]
 

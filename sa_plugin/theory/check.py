@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sa_plugin._check import position_of, require_known, require_names, require_type
+from sa_plugin._check import position_of, require_known
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
@@ -121,7 +121,6 @@ def check_theory(
         >>> report = check_theory(host, data, detector)  # doctest: +SKIP
         >>> print(report)  # doctest: +SKIP
     """
-    _check_types(host, data, source, scores)
     bank = source.bank if isinstance(source, Detector) else source
     check_origin(bank, host)
     chosen_samples = held_out(data, bank, split, "tokens")
@@ -261,7 +260,6 @@ def _counted(samples: Sequence[Sample], concept: str, which: str) -> Bool[np.nda
 def _chosen(
     source: Detector | ConceptBank, data: ConceptData, concepts: Sequence[str] | None, fixed_at: int | None
 ) -> dict[str, tuple[int, int]]:
-    require_names("concepts", concepts)
     wanted = list(source.concepts if concepts is None else concepts)
     if isinstance(source, Detector):
         if fixed_at is not None:
@@ -296,11 +294,3 @@ def _check_scored(
             f"{len(missing)} of {len(samples)} samples were not scored, {missing[0]!r} first: give "
             "scores of the same split, or none."
         )
-
-
-def _check_types(host: object, data: object, source: object, scores: object) -> None:
-    order = "the order is check_theory(host, data, detector)"
-    require_type("host", host, Host, f"attach(bridge) first; {order}")
-    require_type("data", data, ConceptData, order)
-    require_type("source", source, (Detector, ConceptBank), order)
-    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from tqdm.auto import tqdm
 
-from sa_plugin._check import did_you_mean, require_type, users_line
+from sa_plugin._check import did_you_mean, users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
@@ -396,9 +396,6 @@ def _table(
     scores: ScoreTable | None,
     split: str,
 ) -> ScoreTable:
-    require_type("scores", scores, ScoreTable, "give score(host, data, bank)", optional=True)
-    if isinstance(host, ScoreTable):
-        require_type("host", host, Host, "pass scores=")
     if scores is not None:
         return scores
     if host is None or data is None or bank is None:

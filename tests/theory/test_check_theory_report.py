@@ -16,7 +16,6 @@ from sa_plugin.scores import score
 from sa_plugin.statistics import Drawn, Resampling
 from sa_plugin.theory import TITLES, Conditions, Measures, check_theory, judge
 from sa_plugin.theory.assumptions import Assumption, span, told
-from sa_plugin.theory.check import _check_types
 
 DATA, LAYERS = ideal_data(n_words=40), 5
 HOST = IdealHost(IdealModel((0.8, 0.3), (0.3, 0.2)), LAYERS)
@@ -218,15 +217,14 @@ def test_refusals_say_what_and_why(make, text):
 
 
 def test_swapped_arguments_are_named():
-    """As a user meets them: the shape checks of the tests stand before ours."""
-    for arguments, text in (
-        ((DATA, HOST, BANK, None), "host is a ConceptData, not a Host: attach"),
-        ((HOST, BANK, DATA, None), r"data is a ConceptBank, not a ConceptData: the order is check"),
-        ((HOST, DATA, DATA, None), "source is a ConceptData, not a Detector or ConceptBank"),
-        ((HOST, DATA, BANK, DATA), "scores is a ConceptData, not a ScoreTable"),
+    for arguments, scores, text in (
+        ((DATA, HOST, BANK), None, "host is a ConceptData, not a Host: attach"),
+        ((HOST, BANK, DATA), None, r"data is a ConceptBank, not a ConceptData: .*the order is check_theory"),
+        ((HOST, DATA, DATA), None, "source is a ConceptData, not a Detector or a ConceptBank"),
+        ((HOST, DATA, BANK), DATA, "scores is a ConceptData, not a ScoreTable"),
     ):
         with pytest.raises(TypeError, match=text):
-            _check_types(*arguments)
+            check_theory(*arguments, scores=scores)
 
 
 def test_scores_of_other_samples_are_refused(report):
