@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sa_plugin._check import require_known, require_names, users_line
+from sa_plugin._check import require_known, users_line
 from sa_plugin.data.aligned import other_units
 from sa_plugin.data.columns import (
     Column,
@@ -98,7 +98,8 @@ def read_concepts(concepts: Column[str] | None) -> list[str] | None:
     Raises:
         TypeError: No list, or one text, whose letters would be taken for names.
     """
-    require_names("concepts", concepts)
+    if isinstance(concepts, str):
+        raise TypeError(f"concepts is the text {concepts!r}, not a list of names: give [{concepts!r}].")
     return None if concepts is None else column("concepts", concepts, name_of, fix="give a list of names")
 
 
