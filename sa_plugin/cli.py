@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--model", required=True, help=MODEL)
     run.add_argument("--data", required=True, help=DATA)
     run.add_argument("--root", help="folder of your copy, for data that are named")
+    said = "of texts labelled as a whole: every token of a positive text is positive (else unknown)"
+    run.add_argument("--token-labels", choices=("text",), help=said)
     run.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     run.add_argument("--limit", type=int, default=0, help="at most so many samples, rare concepts first")
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
@@ -152,14 +154,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from sa_plugin.stages.reproduce import open_data, open_host, run_plan
     from sa_plugin.statistics.drawn import Resampling
 
-    seed = arguments.seed
+    seed, labels = arguments.seed, arguments.token_labels
+    options = {} if labels is None else {"token_labels": labels}
     config = CellConfig(
         "run",
         arguments.model,
         model=ModelPart(
             arguments.model, host=arguments.host, tower=arguments.tower or "", dtype=arguments.dtype
         ),
-        data=DataPart(arguments.data, root=arguments.root or "", limit=arguments.limit),
+        data=DataPart(arguments.data, arguments.root or "", arguments.limit, options=options),
         run=RunPart(seed=seed, batch_tokens=BATCH_TOKENS),
     )
     kinds = arguments.kind or ("prototype", "separator")

@@ -155,9 +155,10 @@ def _check_concepts(
             what = "no positive" if not inside else "no negative"
             fix = (
                 f"The labels of {doubtful:,} train tokens are unknown, since their samples have the concept "
-                "and no labelled token: label words (from_words, from_spans), say token_labels='text' "
-                "(from_texts, load), which calls every token of a positive text positive, fit 'kmeans', "
-                "which reads no labels, or give vectors (ConceptBank.from_vectors)."
+                "and no labelled token: label words (from_words, from_spans), or say token_labels='text' "
+                "(from_texts, load, run --token-labels text), which calls every token of a positive text "
+                "positive. Kind 'kmeans' and vectors of your own (ConceptBank.from_vectors) need no labelled "
+                "token, but SuperActivators then have no threshold: only the baselines are calibrated."
             )
         raise ValueError(
             f"concept {concept!r} has {what} train rows for {description} at block {block}: both classes "

@@ -109,7 +109,8 @@ def load(
         **options: Of a name or folder, such as `concepts=` or `limit=` (docs/data.md). Of a dataset:
             `columns`, role to column, one of "text", "tokens" or "image", its labels ("spans",
             "tags", "mask") and perhaps "label", "document" and "id"; `names`, role to names of class
-            numbers where the dataset has none; `concepts` and `name`.
+            numbers where the dataset has none; `concepts` and `name`. Of texts that are labelled as
+            a whole, in a file or dataset: `token_labels`, as in `ConceptData.from_texts`.
 
     Returns:
         The data; `skipped` says what was left out and why.

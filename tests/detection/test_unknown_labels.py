@@ -491,7 +491,7 @@ def test_texts_with_a_label_each_go_all_the_way_once_their_tokens_are_taken_for_
     texts = [sample.text for sample in (*labelled()[0], *sentences(CONCEPTS)[0])]
     labels = [[c for c, own in zip(CONCEPTS, (ANIMALS, FOODS), strict=True) if set(own) & {*t.split()}]
               for t in texts]  # fmt: skip
-    with pytest.raises(ValueError, match=r"token_labels='text' \(from_texts, load\)"):
+    with pytest.raises(ValueError, match=r"token_labels='text' \(from_texts, load, "):
         fit(host, ConceptData.from_texts(texts, labels), "separator", layers=[1])
     for token_labels in ("text", {"animal": ANIMALS, "food": FOODS}):
         data = ConceptData.from_texts(texts, labels, token_labels=token_labels)

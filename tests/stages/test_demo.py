@@ -31,6 +31,13 @@ def test_a_wrong_path_is_one_line(words, said, capsys):
     assert printed.count("\n") == 1
 
 
+def test_what_tokens_are_taken_for_reaches_the_file(tmp_path, capsys):
+    path = tmp_path / "words.csv"
+    path.write_text("sample,word,label\n" + "".join(f"{k},cat,animal\n{k},sat,\n" for k in range(6)))
+    assert main(["run", "--model", "/nowhere", "--data", str(path), "--token-labels", "text"]) == 2
+    assert "one word a row, which labels its tokens: leave token_labels out" in capsys.readouterr().err
+
+
 def test_the_report_command(tmp_path, capsys):
     path = tmp_path / "results.json"
     path.write_text("{}")
