@@ -91,7 +91,7 @@ def _meta() -> dict[str, Any]:
 def _drawn(value: float, half: float = 0.05) -> dict[str, Any]:
     """As `Drawn.to_dict` writes a number without axes."""
     low, high = _interval(value, half)
-    made = {"level": 0.95, "draws": 1000, "documents": 58}
+    made = {"level": 0.95, "documents": 58}
     return {"axes": {}, "estimate": value, "low": low, "high": high, **made}
 
 

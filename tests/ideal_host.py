@@ -97,10 +97,10 @@ class IdealHost:
         return AttentionWeights(*map(InputMap, (query, one, one)), 1.0, None, False, None, None, heads)
 
 
-def ideal_data(n_samples=8, n_words=80):
-    """Samples of distinct words, all of which have the concept, in twos by document."""
+def ideal_data(n_samples=12, n_words=80):
+    """Samples of distinct words, all of which have the concept, each a document."""
     texts = [" ".join(f"w{n}x{k}" for k in range(n_words)) for n in range(n_samples)]
-    made = [Sample(f"s{n}", text, f"d{n // 2}", positive=frozenset({"c"})) for n, text in enumerate(texts)]
+    made = [Sample(f"s{n}", text, f"d{n}", positive=frozenset({"c"})) for n, text in enumerate(texts)]
     return ConceptData(("c",), tuple(made), ("test",) * n_samples, "ideal")
 
 

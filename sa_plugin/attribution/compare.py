@@ -32,7 +32,6 @@ from sa_plugin.attribution.comparison import (
     CurveKey,
     Trial,
     contrasts_of,
-    resamples_of,
 )
 from sa_plugin.attribution.estimators import COALITION_METHODS
 from sa_plugin.attribution.explained import Attribution, Importances
@@ -61,7 +60,8 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_unseen
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.statistics.bootstrap import resampled_sums
+from sa_plugin.statistics.bootstrap import left_out, resampled_sums
+from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
 Players = str | Callable[[Host, Sample], Int[np.ndarray, " token"]]
@@ -250,7 +250,6 @@ def _settings(host: Host, design: Design, resampling: Resampling) -> dict[str, A
         "primary_yardstick": PRIMARY,
         "seed": resampling.seed,
         "level": resampling.level,
-        "draws": resampling.draws,
         "n_steps": design.curve_steps,
         "baseline": baseline if isinstance(baseline, str) else "default" if baseline is None else "given",
         "model": host.info.model,
@@ -399,13 +398,12 @@ def _completeness(explanation: Importances, k: int) -> dict[str, float]:
 def _mean_curve(lines: Sequence[tuple[str, Float[np.ndarray, " share"]]], resampling: Resampling) -> Drawn:
     """The mean over samples at every share, with its interval over documents."""
     values = np.stack([line for _, line in lines])
-    columns, resamples = values.mean(0)[:, None], resamples_of([name for name, _ in lines], resampling)
-    if resamples is not None:
-        counts = resampled_sums(np.ones(len(values)), resamples)
-        columns = np.concatenate([columns, resampled_sums(values.T, resamples) / counts], axis=1)
-    documents = 1 if resamples is None else resamples.n_documents
-    # A curve has many points and nothing is subtracted from it: its interval is enough.
-    return Drawn(columns, {"share": tuple(_SHARES.tolist())}, documents, resampling.level).freeze()
+    documents = np.unique([name for name, _ in lines], return_inverse=True)[1]
+    resamples = left_out(documents, resampling)
+    means = ratio(
+        resampled_sums(values.T, resamples), resampled_sums(np.ones(len(values)), resamples), np.nan
+    )
+    return resamples.drawn(means, "mean", share=tuple(_SHARES.tolist()))
 
 
 def _objectives(bench: _Bench, concept: str, sample: Sample) -> list[Objective]:

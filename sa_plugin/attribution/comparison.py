@@ -25,16 +25,22 @@ from sa_plugin._check import require_known
 from sa_plugin.attribution.explained import Attribution, heat_maps
 from sa_plugin.attribution.yardsticks import PRIMARY, WAYS, SampleScores, micro_f1
 from sa_plugin.show import plots
-from sa_plugin.show.result import FORMAT, Result, Sheet, bounds_text, clean, number, signed
-from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
+from sa_plugin.show.result import (
+    FORMAT,
+    Result,
+    Sheet,
+    bounds_text,
+    clean,
+    number,
+    signed,
+    star_marks,
+    star_words,
+)
+from sa_plugin.statistics.bootstrap import Resamples, left_out, resampled_sums
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
-from sa_plugin.statistics.ranking import (
-    auroc,
-    average_precision,
-    resampled_auroc,
-    resampled_average_precision,
-)
+from sa_plugin.statistics.interval import Kind
+from sa_plugin.statistics.ranking import resampled_auroc, resampled_average_precision
 
 CurveKey = tuple[str, str, str, str]
 """Method, objective, "insertion" or "deletion", yardstick."""
@@ -103,8 +109,9 @@ class Contrast:
     @cached_property
     def differences(self) -> Drawn:
         """Over the later objectives, minus the first; paired."""
-        names = self.values.axes["objective"][1:]
-        return self.values.like(self.values.values[1:] - self.values.values[:1], objective=names)
+        first, *others = self.values.axes["objective"]
+        base = self.values.sel(objective=first)
+        return stack({name: self.values.sel(objective=name) - base for name in others}, "objective")
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -210,7 +217,7 @@ class Comparison(Result):
         )
 
     def sheets(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> tuple[Sheet, ...]:
-        """Method x metric x objective, an asterisk where the difference's interval excludes zero.
+        """Method x metric x objective, with stars where a difference excludes zero, alone and in the family.
 
         Args:
             metrics: Which.
@@ -219,21 +226,23 @@ class Comparison(Result):
         concept = self._overall if concept is None else concept
         first, *others = self.objectives
         header = ["method", "metric", first, *others, *(f"{o} - {first}" for o in others), "n"]
-        lines = []
-        for one in self._chosen(metrics, concept):
+        lines, chosen = [], self._chosen(metrics, concept)
+        marks = (
+            star_marks(stack({k: one.differences for k, one in enumerate(chosen)}, "row")) if chosen else []
+        )
+        for one, stars in zip(chosen, marks, strict=True):
             cells = [one.method, f"{one.metric} ({one.better})"]
             cells += [number(one.values.sel(objective=o).estimate) for o in self.objectives]
-            for name in others:
+            for name, mark in zip(others, stars, strict=True):
                 d = one.differences.sel(objective=name)
-                mark = "*" if d.excludes_zero else " "
-                cells.append(f"{signed(d.estimate)}{mark} {bounds_text(d, sign=True)}")
+                cells.append(f"{signed(d.estimate)}{mark:2} {bounds_text(d, sign=True)}")
             lines.append([*cells, str(one.n_samples)])
-        return (Sheet(header, lines, notes=self._notes(concept)),)
+        return (Sheet(header, lines, notes=self._notes(concept, len(chosen) * len(others))),)
 
     def _chosen(self, metrics: Sequence[str], concept: str) -> list[Contrast]:
         return [one for one in self.contrasts if one.concept == concept and one.metric in metrics]
 
-    def _notes(self, concept: str) -> list[str]:
+    def _notes(self, concept: str, n: int) -> list[str]:
         notes = [
             f"{c.concept}: {c.compared} of {c.covered} samples with a SuperActivator compared, "
             f"{c.positive - c.covered} of {c.positive} skipped without one."
@@ -251,13 +260,13 @@ class Comparison(Result):
                 f"here: {', '.join(blind)}."
             )
         level = f"{100 * float(self.settings.get('level', Resampling.level)):g} % intervals over documents"
-        notes.append(f"*: the interval excludes zero. {level}, paired, not adjusted for the number of rows.")
+        notes.append(f"{star_words(n)} {level}.")
         return notes
 
     @cached_property
     def controls(self) -> tuple[Contrast, ...]:
         """The labelled tokens first against a random order, by yardstick; see `controls_of`."""
-        asked = {name: self.settings[name] for name in ("draws", "seed", "level") if name in self.settings}
+        asked = {name: self.settings[name] for name in ("seed", "level") if name in self.settings}
         return tuple(controls_of(self.trials, Resampling(**asked)))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -331,8 +340,7 @@ class Comparison(Result):
             for at, name in enumerate(others):
                 verdicts = [one.verdicts[name] for one in found]
                 single = [_VERDICT_COLOURS[verdict] for verdict in verdicts]
-                # Methods may have other samples and so other resamples: only intervals are put together.
-                parts = {one.method: one.differences.sel(objective=name).freeze() for one in found}
+                parts = {one.method: one.differences.sel(objective=name) for one in found}
                 plots.whiskers(
                     ax,
                     stack(parts, "method"),
@@ -352,7 +360,7 @@ class Comparison(Result):
             figure.suptitle(f"{others[0]} - {first}, {concept}", fontsize=10, parse_math=False)
         level = f"{100 * float(self.settings.get('level', Resampling.level)):g} %"
         colours = "" if len(others) > 1 else "Orange: better, blue: worse, grey: open. "
-        plots.note(figure, f"{colours}{level} over documents, paired, not adjusted for the number of rows.")
+        plots.note(figure, f"{colours}{level} over documents, paired, each read alone.")
         return figure
 
     def plot_curves(self, methods: Sequence[str] | None = None, yardstick: str = PRIMARY) -> Any:
@@ -406,9 +414,12 @@ def contrasts_of(
     Args:
         trials: Of all samples, methods and objectives.
         objectives: The first is what the others are compared with.
-        resampling: Of source documents.
+        resampling: How intervals are made.
     """
     found = []
+    # One set of columns for all, so that methods and metrics can be read as one family.
+    documents = {name: k for k, name in enumerate(sorted({one.document for one in trials}))}
+    every = left_out(np.arange(len(documents)), resampling)
     for method in dict.fromkeys(one.method for one in trials):
         mine = [one for one in trials if one.method == method]
         concepts = list(dict.fromkeys(one.concept for one in mine))
@@ -419,7 +430,8 @@ def contrasts_of(
                 # A sample on which one arm's metric is not defined is left out of both.
                 used = [g for g in groups if all(_defined(one, metric) for one in g)]
                 if used:
-                    values = _values(used, objectives, metric, resampling)
+                    resamples = every.of(np.array([documents[arms[0].document] for arms in used]))
+                    values = _values(used, objectives, metric, resamples)
                     found.append(Contrast(concept, method, metric, len(used), values))
     return found
 
@@ -432,7 +444,7 @@ def controls_of(trials: Sequence[Trial], resampling: Resampling = Resampling()) 
 
     Args:
         trials: As for `contrasts_of`.
-        resampling: Of source documents.
+        resampling: How intervals are made.
     """
     mine = [one for one in trials if one.method == CONTROL]
     return [one for one in contrasts_of(mine, ORDERS, resampling) if "/" in one.metric]
@@ -451,52 +463,29 @@ def _defined(one: Trial, metric: str) -> bool:
 
 
 def _values(
-    groups: Sequence[Sequence[Trial]], objectives: Sequence[str], metric: str, resampling: Resampling
+    groups: Sequence[Sequence[Trial]], objectives: Sequence[str], metric: str, resamples: Resamples
 ) -> Drawn:
-    """A metric of every objective, on the same draws of documents."""
-    resamples = resamples_of([arms[0].document for arms in groups], resampling)
-    columns = [_columns([arms[k] for arms in groups], metric, resamples) for k in range(len(objectives))]
-    documents = 1 if resamples is None else resamples.n_documents
-    return Drawn(np.stack(columns), {"objective": tuple(objectives)}, documents, resampling.level)
+    """A metric of every objective, in the same columns."""
+    parts = {
+        name: _drawn([arms[k] for arms in groups], metric, resamples) for k, name in enumerate(objectives)
+    }
+    return stack(parts, "objective")
 
 
-def resamples_of(documents: Sequence[str], resampling: Resampling) -> Resamples | None:
-    """Draws of the documents; None for one document, which leaves nothing to resample."""
-    if len(set(documents)) < 2:
-        return None
-    return resample_documents(np.array(documents), resampling)
-
-
-def _columns(
-    trials: Sequence[Trial], metric: str, resamples: Resamples | None
-) -> Float[np.ndarray, " column"]:
-    """The metric on the data first, then on every draw."""
+def _drawn(trials: Sequence[Trial], metric: str, resamples: Resamples) -> Drawn:
+    """A metric of one objective; the documents of its samples carry it, or of their labelled tokens."""
     if metric in ("auroc_micro", "average_precision_micro"):
-        return _ranked(trials, metric, resamples)
+        ranks = np.concatenate([s.ranks for s in trials])
+        labels = np.concatenate([s.labels for s in trials])
+        # Documents are left out, tokens ranked: each token goes with its sample's document.
+        over = resamples.of(np.repeat(np.arange(len(trials)), [len(s.ranks) for s in trials]))
+        area = resampled_auroc if metric == "auroc_micro" else resampled_average_precision
+        return over.drawn(area(ranks, labels, over), "share", over.rows(labels))
     if metric == "f1":
         terms = np.array([[s.scores.true_positives, s.scores.marked, s.scores.labelled] for s in trials]).T
-        of = micro_f1
-    else:
-        # A mean is the ratio of two sums: the values, and how many samples a draw holds.
-        terms = np.array([[s.value(metric), 1.0] for s in trials]).T
-
-        def of(sums: np.ndarray) -> np.ndarray:
-            return ratio(sums[0], sums[1], empty=np.nan)
-
-    own = of(terms.sum(1, keepdims=True))
-    return own if resamples is None else np.concatenate([own, of(resampled_sums(terms, resamples))])
-
-
-def _ranked(
-    trials: Sequence[Trial], metric: str, resamples: Resamples | None
-) -> Float[np.ndarray, " column"]:
-    ranks = np.concatenate([s.ranks for s in trials])
-    labels = np.concatenate([s.labels for s in trials])
-    is_auroc = metric == "auroc_micro"
-    own = np.atleast_1d((auroc if is_auroc else average_precision)(ranks, labels))
-    if resamples is None:
-        return own
-    # Documents are drawn, tokens ranked: each token goes with its sample's document.
-    home = np.repeat(np.arange(len(trials)), [len(s.ranks) for s in trials])
-    drawn = (resampled_auroc if is_auroc else resampled_average_precision)(ranks, labels, resamples.of(home))
-    return np.concatenate([own, drawn])
+        return resamples.drawn(micro_f1(resampled_sums(terms, resamples)), "share", resamples.rows(terms[2]))
+    # A mean is the ratio of two sums: the values, and how many samples a column holds.
+    terms = np.array([[s.value(metric), 1.0] for s in trials]).T
+    sums = resampled_sums(terms, resamples)
+    kind: Kind = "share" if metric in PER_SAMPLE else "mean"
+    return resamples.drawn(ratio(sums[0], sums[1], empty=np.nan), kind, resamples.rows(terms[1]))

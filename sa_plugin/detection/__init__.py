@@ -7,7 +7,7 @@ from sa_plugin.detection.evaluate import Evaluation, Ground, MethodResult, outco
 from sa_plugin.detection.find import Detection, SuperActivator, SuperActivators, as_split
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics
-from sa_plugin.detection.measures import mean_auroc
+from sa_plugin.detection.measures import Outcome, f1_of, mean_auroc, method_metrics
 from sa_plugin.detection.methods import STATISTICS, column_scores, max_token, random_rows, statistic_of
 from sa_plugin.detection.search import search_matched, search_own
 from sa_plugin.detection.sweep import SparsityCurve, best_layer
@@ -24,6 +24,7 @@ __all__ = [
     "LocalisationMetrics",
     "MethodResult",
     "OtherDataWarning",
+    "Outcome",
     "SelectionDataWarning",
     "SparsityCurve",
     "SuperActivator",
@@ -33,8 +34,10 @@ __all__ = [
     "calibrate",
     "check_unseen",
     "column_scores",
+    "f1_of",
     "max_token",
     "mean_auroc",
+    "method_metrics",
     "outcomes",
     "random_rows",
     "search_matched",

@@ -1,17 +1,19 @@
 """Every method on held-out samples, side by side, with intervals over source documents.
 
-Metrics are defined in `sa_plugin.detection.measures`. Differences are method minus SuperActivators
-on the same resamples. Decisions are those of calibration: nothing is chosen here, and the split is
-read once.
+Metrics are defined in `sa_plugin.detection.measures`. Differences are method minus SuperActivators in
+the same columns, each document left out in turn. Decisions are those of calibration: nothing is chosen
+here, and the split is read once.
 
-What the intervals do not show: another train or calibration split (they are conditional on both),
-and the number of comparisons (each stands alone). An interval that contains zero is no proof of
-equality.
+What the intervals do not show: another train or calibration split (they are conditional on both). Each
+interval stands alone; beside its star stands the one that reads all differences of the table as one
+family (`Drawn.excludes_zero_in_family`). An interval that contains zero is no proof of equality.
+Always-positive has no interval of its own: where concepts share samples out its weighted mean lies
+above the truth in every sample, by as much as it spreads; its difference to another method has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -28,7 +30,6 @@ from sa_plugin.detection.measures import (
     METRICS,
     Outcome,
     TailFractions,
-    averaged,
     firing_rates,
     known_of,
     labels_of,
@@ -40,15 +41,27 @@ from sa_plugin.detection.measures import (
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
-from sa_plugin.show.result import IF_ANY, Result, Sheet, bounds_text, clean, exact, number, short, signed
-from sa_plugin.statistics.bootstrap import Average, Resamples, resample_documents
+from sa_plugin.show.result import (
+    IF_ANY,
+    Result,
+    Sheet,
+    bounds_text,
+    clean,
+    exact,
+    noun_count,
+    number,
+    short,
+    signed,
+    star_marks,
+    star_words,
+)
+from sa_plugin.statistics.bootstrap import GROUPS, resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
+from sa_plugin.statistics.interval import ENOUGH
 
-FEW_DOCUMENTS = 20
 CONDITIONAL = (
-    "Intervals resample source documents with vectors, thresholds, deltas and layers held fixed: "
-    "they are conditional on the train and calibration splits, and not adjusted for the number of "
-    "comparisons."
+    "Intervals are over source documents with vectors, thresholds, deltas and layers held fixed: "
+    "they are conditional on the train and calibration splits, and each is read alone."
 )
 LATE = "the detector was calibrated on scores without it"
 
@@ -62,7 +75,7 @@ class Ground:
         data_hash: Hash of its data.
         n_samples: Samples of the split.
         n_documents: Source documents they are from.
-        resampling: Draws, seed and level of the intervals.
+        resampling: How intervals were made.
         unknown: Tokens of each concept whose label is unknown: they count in nothing that is said of
             tokens; concepts without such tokens are left out.
         drift: What moved in the scores of the model since the detector was saved, where that was allowed.
@@ -79,17 +92,16 @@ class Ground:
     @property
     def made(self) -> str:
         """How intervals were made, and a caution where documents are few."""
-        words = f"{self.resampling.draws} draws of {self.n_documents} documents, seed {self.resampling.seed}."
+        n, seed = self.n_documents, self.resampling.seed
+        words = f"Intervals: each of {n} documents left out in turn"
+        if n > GROUPS:
+            words = f"Intervals: {n} documents left out in {GROUPS} random groups, seed {seed}"
+        words += ", Student's t."
         if self.unknown:
             words = f"{words} {unknown_words(self.unknown)}"
         if self.drift:
             words = f"{words} Loaded with allow_drift: {self.drift}."
-        if self.n_documents >= FEW_DOCUMENTS:
-            return words
-        return (
-            f"{words} Only {self.n_documents} documents: percentile intervals over so few are too narrow, "
-            "so read no difference off them."
-        )
+        return words if n >= ENOUGH else f"{words} {n} are few documents: intervals hold, and are wide."
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +234,8 @@ class Evaluation(Result):
             "and AUROC weighted by positive samples, macro a plain mean; both leave out concepts without any."
         )
         legend = (
-            "* the interval of the paired difference excludes zero. candidates: (layer, delta, unit) "
-            "combinations each concept's choice was made from, on calibration."
+            f"{star_words(len(self.stars))} candidates: (layer, delta, unit) combinations each "
+            "concept's choice was made from, on calibration."
         )
         if methods.RANDOM in self.methods:
             legend += f" {methods.RANDOM}: mean of {methods.RANDOM_DRAWS} draws."
@@ -239,8 +251,14 @@ class Evaluation(Result):
             cells += ["", "", ""]
         else:
             by = self.difference["f1"].sel(method=name)
-            cells += [signed(by.estimate), bounds_text(by, sign=True), "*" if by.excludes_zero else ""]
+            cells += [signed(by.estimate), bounds_text(by, sign=True), self.stars[name]]
         return [*cells, str(self.chosen[name].candidates)]
+
+    @cached_property
+    def stars(self) -> dict[str, str]:
+        """By method, whether its weighted F1 differs from SuperActivators', alone and of all methods."""
+        by = self.difference["f1"]
+        return dict(zip(by.axes["method"], star_marks(by).tolist(), strict=True))
 
     def verdict(self) -> str:
         """Which baselines SuperActivators beat, tie with and lose to, by weighted F1."""
@@ -258,9 +276,12 @@ class Evaluation(Result):
             found[verb].append(f"{name} ({short(by, sign=True)})")
         said = "; ".join(f"{verb} {', '.join(names)}" for verb, names in found.items() if names)
         level = 100 * self.ground.resampling.level
+        sure = [name for name, mark in self.stars.items() if mark == "**"]
         return (
             f"By weighted F1 SuperActivators {said}. In brackets: method minus SuperActivators with "
-            f"its {level:g} % interval; a tie is an interval that holds zero, no proof of equality."
+            f"its {level:g} % interval; a tie is an interval that holds zero, no proof of equality. Of "
+            f"{noun_count(len(self.stars), 'difference')} read as one family {len(sure)} exclude zero"
+            f"{': ' + ', '.join(sure) if sure else ''}."
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -270,6 +291,8 @@ class Evaluation(Result):
             found += (row for metric, drawn in part.items() for row in drawn.rows(f"{average} {metric}"))
         for metric, drawn in self.difference.items():
             found += drawn.rows(f"weighted {metric} minus SuperActivators")
+            adjusted = zip(drawn.axes["method"], drawn.p_of_family, strict=True)
+            found += [exact(f"p of weighted {metric} in its family", p, method=name) for name, p in adjusted]
         found += (row for metric, drawn in self.concept.items() for row in drawn.rows(metric))
         found += [exact("positive samples", n, concept=name) for name, n in self.n_positive.items()]
         found += (row for name, drawn in self.rates.items() for row in drawn.rows(name.replace("_", " ")))
@@ -305,15 +328,13 @@ class Evaluation(Result):
         own = f1.sel(method=methods.TAIL)
         by = stack({name: f1.sel(method=name) - own for name in order}, "method")
         plots.gap_whiskers(right, by)
-        sure = np.atleast_1d(by.excludes_zero)
-        right.set_yticks(range(len(order)), ["*" if s else "" for s in sure])
+        right.set_yticks(range(len(order)), [self.stars.get(name, "") for name in order])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")
-        few = self.ground.n_documents < FEW_DOCUMENTS
-        caution = f" Only {self.ground.n_documents} documents." if few else ""
+        caution = " Few documents." if self.ground.n_documents < ENOUGH else ""
         plots.note(
             figure,
             f"Bars: {100 * self.ground.resampling.level:g} % over documents, conditional on train and "
-            f"calibration; * excludes zero, not adjusted for the number of comparisons.{caution}",
+            f"calibration. {star_words(len(self.stars))}{caution}",
         )
         return figure
 
@@ -333,19 +354,25 @@ def evaluate(
     token_labels, labels = labels_of(table, concepts)
     resamples = resample_documents(document_names(table.tokens), resampling)
     said = outcomes(calibration, table)
-    measured = {name: method_metrics(each, labels, resamples) for name, each in said.items()}
+    measured = {
+        name: method_metrics(each, labels, concepts, resamples, "none" if name == ALWAYS else "share")
+        for name, each in said.items()
+    }
+    by_concept = {
+        metric: stack({name: one[metric] for name, one in measured.items()}, "method") for metric in METRICS
+    }
     late = [k for k in methods.given_names(table, searched=True) if k not in calibration.baselines]
     raw = sample_max(calibration.token_scores(table), table.tokens.bounds) > calibration.cuts.midpoint
-    rates = firing_rates(raw, said[methods.TAIL][0].fired, labels, resamples)
+    rates = firing_rates(raw, said[methods.TAIL][0].fired, labels, concepts, resamples)
     positives = positives_of(labels, resamples)
     return Evaluation(
         dict(zip(concepts, labels.sum(0).tolist(), strict=True)),
-        _by_metric(measured, resamples, concept=concepts),
-        _by_metric(_means(measured, positives, "weighted"), resamples),
-        _by_metric(_means(measured, positives, "macro"), resamples),
+        by_concept,
+        {metric: each.mean("concept", positives) for metric, each in by_concept.items()},
+        {metric: each.mean("concept") for metric, each in by_concept.items()},
         {name: _chosen(calibration, name) for name in measured},
         {**calibration.missing, **dict.fromkeys(late, LATE)},
-        {name: resamples.drawn(rate, concept=concepts) for name, rate in rates.items()},
+        rates,
         superactivator_fractions(
             calibration.superactivators(table),
             token_labels,
@@ -386,26 +413,6 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
         value = methods.given_values(name, table, calibration.concepts).astype(np.float64)
         found[name] = [Outcome(value >= threshold, value)]
     return found
-
-
-_Columns = Mapping[str, Mapping[str, Float[np.ndarray, "*shape column"]]]
-
-
-def _means(
-    measured: _Columns, positives: Float[np.ndarray, "concept column"], average: Average
-) -> dict[str, dict[str, Float[np.ndarray, " column"]]]:
-    return {
-        name: {metric: averaged(each, positives, average) for metric, each in own.items()}
-        for name, own in measured.items()
-    }
-
-
-def _by_metric(measured: _Columns, resamples: Resamples, **axes: Sequence[str]) -> dict[str, Drawn]:
-    names = tuple(measured)
-    return {
-        metric: resamples.drawn(np.stack([measured[name][metric] for name in names]), method=names, **axes)
-        for metric in METRICS
-    }
 
 
 def _chosen(calibration: Calibration, name: str) -> Chosen:

@@ -40,7 +40,7 @@ from sa_plugin.detection.calibration import sample_max
 from sa_plugin.detection.evaluate import Ground
 from sa_plugin.detection.guard import document_names
 from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
-from sa_plugin.detection.measures import averaged, counted, f1_of, known_of, positives_of, unknown_of
+from sa_plugin.detection.measures import f1_of, known_of, positives_of, unknown_of
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show.result import (
     FORMAT,
@@ -54,7 +54,7 @@ from sa_plugin.show.result import (
     number,
     signed,
 )
-from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.statistics.bootstrap import mean_over_concepts, resample_documents, resampled_confusion
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 from sa_plugin.statistics.ranking import auroc, average_precision
 
@@ -300,17 +300,26 @@ def localisation_metrics(
     masks = _masks(found)
     # A mark on a token whose label is unknown is neither a hit nor an error.
     marks = {name: mask if known is None else mask & known for name, (mask, _) in masks.items()}
-    f1 = {name: f1_of(counted(mask.T, labels.T, of_tokens)) for name, mask in marks.items()}
+    carried = of_tokens.rows(labels.T)
+    f1 = {
+        name: of_tokens.drawn(
+            f1_of(resampled_confusion(mark.T, labels.T, of_tokens)),
+            "none" if name == EVERY else "share",
+            carried,
+            concept=found.concepts,
+        )
+        for name, mark in marks.items()
+    }
     areas: dict[str, dict[str, np.ndarray]] = {"average_precision": {}, "auroc": {}}
     for name, (_, standing) in masks.items():
         # Tokens that do not stand share one score below all others: they tie at the end.
         value = np.where(standing, found.scores, found.scores.min(0) - 1.0)
         areas["average_precision"][name] = _by_concept(average_precision, value, labels, known)
         areas["auroc"][name] = _by_concept(auroc, value, labels, known)
-    weighted = np.stack([averaged(value, positives, "weighted") for value in f1.values()])
+    concept_f1 = stack(f1, "method")
     return LocalisationMetrics(
-        resamples.drawn(weighted, method=tuple(f1)),
-        resamples.drawn(np.stack(list(f1.values())), method=tuple(f1), concept=found.concepts),
+        concept_f1.mean("concept", positives),
+        concept_f1,
         areas["average_precision"],
         areas["auroc"],
         {part: {name: _mean(each, positives) for name, each in by.items()} for part, by in areas.items()},
@@ -341,7 +350,7 @@ def _by_concept(
 
 
 def _mean(values: Float[np.ndarray, " concept"], positives: Float[np.ndarray, "concept column"]) -> float:
-    return float(averaged(values[:, None], positives[:, :1], "weighted")[0])
+    return float(mean_over_concepts(values, positives[:, 0]))
 
 
 def _masks(

@@ -1,4 +1,4 @@
-"""Detection metrics of one method on a split and on every resample of its documents.
+"""Detection metrics of one method on a split and on it without each of its documents.
 
 Per concept: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2TP / (2TP + FP + FN), and
 the AUROC of what the method thresholds. A concept without positive samples has none of them (NaN),
@@ -8,9 +8,9 @@ all metrics but AUROC average the same concepts:
 
     weighted = sum_c n_c m_c / sum_c n_c,  n_c = positive samples,      macro = mean_c m_c
 
-Column 0 of every array is the split itself, the others are its resamples. All methods share the
-resamples, so differences are paired. A method with several draws (RandTok) is averaged over them
-within each column.
+Column 0 of every array is the split itself, the others leave one source document out each. All methods
+share the columns, so differences are paired. A method with several draws (RandTok) is averaged over
+them within each column.
 
 Two tables beside them compare SuperActivators with a raw reading and with the concept's extent:
 
@@ -41,8 +41,11 @@ from sa_plugin.statistics.bootstrap import (
     document_sums,
     mean_over_concepts,
     resampled_confusion,
+    resampled_sums,
 )
-from sa_plugin.statistics.confusion import Confusion, confusion, f1, precision, ratio, recall
+from sa_plugin.statistics.confusion import Confusion, f1, precision, ratio, recall
+from sa_plugin.statistics.drawn import Drawn, scarcer
+from sa_plugin.statistics.interval import Kind
 
 METRICS = ("precision", "recall", "f1", "auroc")
 GRID: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -62,35 +65,38 @@ class Outcome:
 
 
 def method_metrics(
-    outcomes: Sequence[Outcome], labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
-) -> dict[str, Float[np.ndarray, "concept column"]]:
-    """Every metric of a method, averaged over its draws.
+    outcomes: Sequence[Outcome],
+    labels: Bool[np.ndarray, "sample concept"],
+    concepts: Sequence[str],
+    resamples: Resamples,
+    kind: Kind = "share",
+) -> dict[str, Drawn]:
+    """Every metric of a method over concepts, averaged over its draws.
 
     Args:
         outcomes: One a draw.
         labels: Sample labels.
-        resamples: Draws of documents.
-
-    Returns:
-        Metric to `[concept, 1 + draws]`; column 0 is the split itself.
+        concepts: Their names.
+        resamples: Columns of document weights.
+        kind: "none" for a method whose averages are biased.
     """
     each = []
     for outcome in outcomes:
-        counts = counted(outcome.fired.T, labels.T, resamples)
+        counts = resampled_confusion(outcome.fired.T, labels.T, resamples)
         each.append(tuple(_defined(m(counts), counts) for m in (precision, recall, f1)))
     found = dict(zip(METRICS, np.mean(each, axis=0), strict=False))
     values = np.stack([outcome.values for outcome in outcomes])
     columns = [mean_auroc(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]
-    return {**found, "auroc": np.stack(columns)}
-
-
-def counted(
-    fired: Bool[np.ndarray, "*shape sample"], labels: Bool[np.ndarray, "*#shape sample"], resamples: Resamples
-) -> Confusion:
-    """Outcome counts `[*shape, 1 + draws]`; column 0 is the split itself."""
-    here, drawn = confusion(fired, labels), resampled_confusion(fired, labels, resamples)
-    pairs = [np.broadcast_arrays(a[..., None], b) for a, b in zip(here, drawn, strict=True)]
-    return Confusion(*(np.concatenate([a[..., :1], b], axis=-1) for a, b in pairs))
+    found["auroc"] = np.stack(columns)
+    positive, negative = resamples.rows(labels.T), resamples.rows(~labels.T)
+    fired = resamples.rows(np.sum([outcome.fired.T for outcome in outcomes], axis=0))
+    # What a metric is over: positive samples, for precision those that fire, for AUROC the scarcer class.
+    carried = dict.fromkeys(METRICS, positive)
+    carried |= {"precision": scarcer(positive, fired), "auroc": scarcer(positive, negative)}
+    return {
+        metric: resamples.drawn(measured, kind, carried[metric], concept=concepts)
+        for metric, measured in found.items()
+    }
 
 
 def f1_of(counts: Confusion) -> Float[np.ndarray, "*shape"]:
@@ -106,8 +112,7 @@ def positives_of(
     labels: Bool[np.ndarray, "sample concept"], resamples: Resamples
 ) -> Float[np.ndarray, "concept column"]:
     """Positive samples of each concept."""
-    counts = counted(labels.T, labels.T, resamples)
-    return np.asarray(counts.tp, dtype=np.float64)
+    return resampled_sums(labels.T, resamples)
 
 
 def averaged(
@@ -127,8 +132,7 @@ def mean_auroc(
     The number of pairs does not depend on the draw, so the mean is one quadratic form in the
     document weights: draws add up in `wins` before anything is resampled.
     """
-    one = np.ones((1, resamples.n_documents))
-    weights = np.concatenate([one, resamples.weights])
+    weights = resamples.weights
     positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
     wins = np.zeros((len(positive), len(negative)))
     for value in values:
@@ -170,14 +174,18 @@ def firing_rates(
     raw: Bool[np.ndarray, "sample concept"],
     tail: Bool[np.ndarray, "sample concept"],
     labels: Bool[np.ndarray, "sample concept"],
+    concepts: Sequence[str],
     resamples: Resamples,
-) -> dict[str, Float[np.ndarray, "concept column"]]:
-    """False-fire and miss rates of both rules; NaN without negative or positive samples."""
+) -> dict[str, Drawn]:
+    """False-fire and miss rates of both rules over concepts; NaN without negative or positive samples."""
+    positive, negative = resamples.rows(labels.T), resamples.rows(~labels.T)
     found = {}
     for name, fired in (("raw", raw), ("tail", tail)):
-        counts = counted(fired.T, labels.T, resamples)
-        found[f"{name}_false_fire"] = ratio(counts.fp, np.asarray(counts.fp + counts.tn), np.nan)
-        found[f"{name}_miss"] = ratio(counts.fn, np.asarray(counts.tp + counts.fn), np.nan)
+        counts = resampled_confusion(fired.T, labels.T, resamples)
+        false = ratio(counts.fp, np.asarray(counts.fp + counts.tn), np.nan)
+        missed = ratio(counts.fn, np.asarray(counts.tp + counts.fn), np.nan)
+        found[f"{name}_false_fire"] = resamples.drawn(false, "share", negative, concept=concepts)
+        found[f"{name}_miss"] = resamples.drawn(missed, "share", positive, concept=concepts)
     return found
 
 

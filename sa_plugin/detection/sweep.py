@@ -23,13 +23,13 @@ from jaxtyping import Bool, Float, Int
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration
 from sa_plugin.detection.guard import document_names
-from sa_plugin.detection.measures import averaged, counted, f1_of, labels_of, positives_of
+from sa_plugin.detection.measures import averaged, f1_of, labels_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, number
-from sa_plugin.statistics.bootstrap import Resamples, resample_documents
+from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_confusion
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
 
@@ -44,7 +44,6 @@ class SparsityCurve(Result):
         chosen: Method to the number of concepts (times draws) whose own choice is each delta.
         missing: Methods not fitted, with the reason.
         split: Name of the split.
-        seed: Of the resamples.
     """
 
     layer: int
@@ -53,7 +52,6 @@ class SparsityCurve(Result):
     chosen: Mapping[str, Int[np.ndarray, " delta"]]
     missing: Mapping[str, str]
     split: str
-    seed: int
 
     about: ClassVar[str] = (
         "Peaks are picked on the split that is shown: no estimate of what a delta chosen beforehand gives. "
@@ -85,8 +83,7 @@ class SparsityCurve(Result):
             "Layer: SuperActivators' best by calibration, unless one was given.",
             self._peaks(),
             *(f"{m} is not fitted: {why}." for m, why in self.missing.items()),
-            f"Intervals in .table(): {self.f1.draws} draws of {self.f1.documents} documents, "
-            f"seed {self.seed}.",
+            f"Intervals in .table(): each of {self.f1.units} documents left out in turn.",
         ]
         title = f"Weighted F1 on {self.split!r} at layer {self.layer}, one delta for all concepts."
         return (Sheet(["delta", *(f"{d:g}" for d in self.deltas)], lines, title, notes),)
@@ -136,15 +133,21 @@ def sweep(
         name: _curve(each, table, place, labels, positives, resamples, calibration.seed)
         for name, each in methods.items()
     }
-    always = f1_of(counted(np.ones_like(labels.T), labels.T, resamples))
+    always = f1_of(resampled_confusion(np.ones_like(labels.T), labels.T, resamples))
+    carried = resamples.rows(labels.sum(1))
     return SparsityCurve(
         calibration.bank.layers[place],
-        resamples.drawn(np.stack(list(curves.values())), method=tuple(curves), delta=calibration.tail.deltas),
-        resamples.drawn(averaged(always, positives, "weighted")),
+        resamples.drawn(
+            np.stack(list(curves.values())),
+            "share",
+            carried,
+            method=tuple(curves),
+            delta=calibration.tail.deltas,
+        ),
+        resamples.drawn(averaged(always, positives, "weighted"), "none", carried),
         {name: _histogram(each) for name, each in methods.items()},
         dict(calibration.missing),
         split.name,
-        resampling.seed,
     )
 
 
@@ -170,7 +173,7 @@ def _curve(
         value = values(each.method, table, layer, unit, seed=seed, draw=draw)
         tau = each.thresholds[at][..., None]
         fired = tau <= value.T
-        curves.append(averaged(f1_of(counted(fired, labels.T, resamples)), positives, "weighted"))
+        curves.append(averaged(f1_of(resampled_confusion(fired, labels.T, resamples)), positives, "weighted"))
     return np.asarray(np.mean(curves, axis=0))
 
 

@@ -2,7 +2,7 @@
 
 The same tokens and the same vectors are scored again under the edits of `edits`; what is measured
 stands in `tail_metrics`, what is frozen in `baseline`. Every number is after - before on the same
-tokens and the same resamples of documents, so differences are paired. The change of the residual is
+tokens and the same columns of documents, so differences are paired. The change of the residual is
 the root mean square over kept tokens of norm(h_ablated - h) at each concept's own layer, divided by
 the normaliser's scale (the root mean square norm of the centred activations, by default): it holds
 what later parts do with the ablation.
@@ -54,7 +54,7 @@ from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, signed
-from sa_plugin.statistics.drawn import Drawn, Resampling
+from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 
 _WHEN = ("before", "after", "difference")
 
@@ -303,7 +303,6 @@ def ablate(
         "n_samples": base.frozen.test.n_samples,
         "seed": resamples.resampling.seed,
         "n_documents": resamples.n_documents,
-        "draws": resamples.draws,
         "n_tokens": len(base.frozen.test),
         "data_hash": base.data.hash,
         "model": base.host.info.model,
@@ -375,14 +374,15 @@ def _run_groups(
     # Concepts that no run reaches keep their unablated columns.
     tables = [detector.token_scores(scores_of(base.tokens, base.data.split(name).samples)) for name in names]
     change = np.zeros(len(detector.concepts))
-    own = None if base.output is None else np.tile(base.output.before, (len(change), 1))
+    own = {} if base.output is None else dict.fromkeys(detector.concepts, base.output.before)
     for group in plan:
         if not group.heads:
             continue
         members = list(group.concepts)
         wanted = [layers[k] for k in members]
-        if base.output is not None and own is not None:
-            own[members] = output_change(base.host, base.output, edits_of(base, group, mode, known))
+        if base.output is not None:
+            moved_output = output_change(base.host, base.output, edits_of(base, group, mode, known))
+            own |= {detector.concepts[k]: moved_output for k in members}
         # New edits for each pass: "resample" draws from a generator of its own.
         with base.host.edited(edits_of(base, group, mode, known)):
             parts = rescored(base, wanted, names)
@@ -394,7 +394,7 @@ def _run_groups(
         for k in members:
             off = (moved[layers[k]] - base.probe.clean[layers[k]]).square().sum(-1).mean().sqrt()
             change[k] = float(off / bank.token.scale[bank.index(layers[k])])
-    output = None if base.output is None or own is None else {base.output.metric: own}
+    output = None if base.output is None else {base.output.metric: stack(own, "concept")}
     cal, test = tables
     return measured(base.frozen, cal, test, output), change
 

@@ -235,7 +235,10 @@ class HeadAlignment(Result):
             "p_control": data.p_control,
         }
         axes = data.slope.axes
-        found = {name: Drawn(array[..., None].astype(np.float64), axes) for name, array in exact.items()}
+        found = {
+            name: Drawn(array[..., None].astype(np.float64), axes, "none", np.zeros(0))
+            for name, array in exact.items()
+        }
         return found | {"slope": data.slope, "lift": data.lift, "write_share": data.write_share}
 
     def to_dict(self) -> dict[str, Any]:
@@ -375,7 +378,7 @@ def head_alignment(
     split: str = "cal",
     delta: float | Mapping[str, float] | None = None,
     test: WeightTest = WeightTest(),
-    resampling: Resampling = Resampling(draws=200),
+    resampling: Resampling = Resampling(),
 ) -> HeadAlignment:
     """Which heads read and write along concepts, by their weights and on data.
 
@@ -460,7 +463,6 @@ def head_alignment(
         "n_tokens": measured.n_tokens,
         "delta": dict(zip(names, deltas.tolist(), strict=True)),
         "n_control": _N_CONTROL,
-        "draws": resampling.draws,
         "kind": bank.kind,
         "model": host.info.model,
         "data_hash": data.hash,

@@ -465,7 +465,7 @@ def data_side(
     Args:
         found: From `data_sums`, by sample.
         control: The same of the control's directions.
-        resamples: Draws of documents, over the samples of the pass.
+        resamples: Columns of document weights, over the samples of the pass.
         n_control: Permuted-label directions a concept.
         blocks: Their indices.
         concepts: Their names.
@@ -474,14 +474,13 @@ def data_side(
     total = found["activation"].astype(np.float64).sum(1)
     mean = total[..., 0] / n
     deviation = np.sqrt(np.maximum(total[..., 1] / n - mean**2, 0.0))
-    drawn = resamples.with_data()
+    carried = resamples.rows(found["tokens"][0].astype(np.float64))
     measures: dict[str, dict[int, Drawn]] = {"slope": {}, "share": {}, "lift": {}}
     for k, block in enumerate(blocks):
-        for name, values in _measures_block(found, k, drawn, deviation[k]).items():
+        for name, values in _measures_block(found, k, resamples, deviation[k]).items():
             heads = {"head": tuple(range(values.shape[-3])), "concept": tuple(concepts)}
             axes = {"keys": _KEYS, "sign": _SIGNS, **heads} if name == "lift" else heads
-            # Draws of every head, concept and block at once would be too many to keep.
-            measures[name][block] = resamples.drawn(values, **axes).freeze()
+            measures[name][block] = resamples.drawn(values, "mean", carried, **axes)
     own = slopes(*(found[name].sum(1) for name in _MOMENTS)).correlation
     lost, pairs = found["pairs"].astype(np.float64).sum((0, 1))
     return DataSide(
@@ -510,7 +509,7 @@ def _beside_control(
 def _measures_block(
     found: Mapping[str, np.ndarray], k: int, resamples: Resamples, deviation: Float64[np.ndarray, " concept"]
 ) -> dict[str, Float64[np.ndarray, "*by head concept column"]]:
-    """Every statistic of one block in every draw; column 0 is the data as they are."""
+    """Every statistic of one block in every column; column 0 is the data as they are."""
     names = (*_MOMENTS, "mass kept", "mass whole", "mass queries", "write", "change", "tokens")
     drawn = {name: _resampled(found[name][k], resamples) for name in names}
     fitted = slopes(*(drawn[name] for name in _MOMENTS))

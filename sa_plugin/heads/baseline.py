@@ -29,7 +29,7 @@ from sa_plugin.passes.layout import Layout, lay_out, rows_kept_in
 from sa_plugin.scores.score import check_origin, score
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import resample_documents
-from sa_plugin.statistics.drawn import Drawn, Resampling
+from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 
 PROBE = 16
 
@@ -110,7 +110,7 @@ def baseline(
     looked, own = None, {}
     if output is not None:
         looked = output_probe(able, data.split(split).samples, scores.tokens, output, frozen.resamples)
-        own = {looked.metric: np.tile(looked.before, (len(detector.concepts), 1))}
+        own = {looked.metric: stack(dict.fromkeys(detector.concepts, looked.before), "concept")}
     before = measured(frozen, columns[0], columns[1], own)
     probe = _probe(able, data.cal.samples[:PROBE], scores, detector)
     return Baseline(able, data, detector, split, scores, frozen, before, probe, looked)

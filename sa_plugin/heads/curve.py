@@ -7,7 +7,7 @@ than keeping k others. For a metric m, a control family (`controls`) and k,
     margin = mean over the family's sets of m(after control) - m(after top k)          (ablated)
     margin = m(only top k kept) - mean over the family's sets of m(only control kept)  (kept)
 
-on the same resamples of documents; its interval is over documents, with ranking, sets, vectors and
+in the same columns of documents; its interval is over documents, with ranking, sets, vectors and
 thresholds held fixed. It says nothing of other sets of the family: how far those drawn differ is
 shown beside it. The verdict calls a margin clear when its interval lies above zero *and* the top k
 leaves less (kept: more) than every single set of the family.
@@ -141,7 +141,7 @@ class AblationCurve(Result):
             top = self.after(k, "top").sel(set=0)
             for family in self.families:
                 sets = self.after(k, family)
-                # A draw that leaves one of the sets undefined has no mean over the family.
+                # A column that leaves one of the sets undefined has no mean over the family.
                 others = top.like(sets.values.mean(0))
                 found[k, family] = top - others if self.keep else others - top
         return found

@@ -245,7 +245,7 @@ def compare_direct_total(
     Example:
         >>> compare_direct_total(host, data, detector).agreement()  # doctest: +SKIP
     """
-    ledger = head_ledger(host, data, detector, split=split, resampling=Resampling(draws=1))
+    ledger = head_ledger(host, data, detector, split=split)
     base = baseline(host, data, detector, split=split, scores=scores, resampling=resampling)
     every = candidates(host, detector)
     objective = tail_objective(detector, scores_of(base.tokens, data.split(split).samples))
@@ -253,7 +253,9 @@ def compare_direct_total(
     sums = total_effects(base, objective, every, "mean", known)
     behind = np.array([[at >= depth for depth in reach(detector)] for at, _ in every])
     columns = np.where(behind[..., None], np.nan, objective.columns(sums, base.frozen.resamples))
-    total = base.frozen.resamples.drawn(columns, head=tuple(map(head_name, every)), concept=detector.concepts)
+    carried = base.frozen.resamples.rows(objective.n_tail.T)
+    heads = tuple(map(head_name, every))
+    total = base.frozen.resamples.drawn(columns, "mean", carried, head=heads, concept=detector.concepts)
     first = None
     if isinstance(host, DifferentiableHost):
         value = objective.value(first_order_effects(base, objective, every, known))
@@ -265,10 +267,8 @@ def compare_direct_total(
         "n_samples": len(data.split(split)),
         "passes": len(every) + 2,
         "data_hash": data.hash,
-        "draws": resampling.draws,
         "seed": resampling.seed,
         "model": host.info.model,
     }
-    # Draws of every head and concept are too many to keep, and nothing is subtracted from them.
     lift = objective.value(objective.clean)
-    return DirectTotal(every, direct, total.freeze(), first, lift, settings)
+    return DirectTotal(every, direct, total, first, lift, settings)

@@ -227,7 +227,7 @@ class HeadLedger(Result):
             One row a component and concept, ranked by |excess| (else |lift|, |contrast|) over
             |total of the lift (contrast)|, so that concepts with scores of different scale can be
             ranked together; with every effect and its interval. Concepts whose tail lies in a
-            single document have no interval and are left out. The first of many `candidates` are
+            fewer than three documents have no interval and are left out. The first of many `candidates` are
             large partly by chance, in every effect; ablate, or look at another split.
         """
         ranked = []
@@ -377,7 +377,7 @@ class HeadLedger(Result):
         cells = cells[np.isfinite(cells)]
         beyond = float((cells <= 1 / (n + 1) + 1e-12).mean()) if len(cells) else float("nan")
         return (
-            f"The control is the mean of {n} permutations per concept; intervals resample documents, "
+            f"The control is the mean of {n} permutations per concept; intervals are over documents, "
             f"not permutations. Lifts beyond all {n}: {number(100 * beyond, 0)} % of cells, where "
             f"chance gives {number(100 / (n + 1), 0)} %."
         )

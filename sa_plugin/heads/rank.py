@@ -266,11 +266,7 @@ def _by_ledger(
     permutations: int | None,
     scores: ScoreTable | None,
 ) -> Ranking:
-    # Rankings use estimates alone: one resample is the least that makes a ledger.
-    few = Resampling(draws=1)
-    ledger = head_ledger(
-        host, data, detector, split="cal", scores=scores, permutations=permutations, resampling=few
-    )
+    ledger = head_ledger(host, data, detector, split="cal", scores=scores, permutations=permutations)
     name = ledger.ranked_by
     rows = [i for i, c in enumerate(ledger.components) if c.kind == "heads"]
     heads = tuple((c.block or 0, c.head or 0) for c in (ledger.components[i] for i in rows))

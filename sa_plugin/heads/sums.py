@@ -35,12 +35,12 @@ in-concept and negative go by the true labels. Control lifts are in the units of
 score: a permuted vector is given the concept vector's length. Which tokens a draw chooses is known
 only when all are scored, so the control costs one pass of scores before the pass of the ledger.
 
-Intervals resample source documents, all quantities on the same draws; they are conditional on the
-fitted vectors and thresholds, and NaN where a mean rests on one document, whose resamples would all
-be alike. A share is unstable where its total is small, and may be negative or exceed 1.
+Intervals are over source documents, all quantities in the same columns; they are conditional on the
+fitted vectors and thresholds. Both groups of an effect carry it: documents that have tokens of the one
+that fewer have. A share is unstable where its total is small, and may be negative or exceed 1.
 
 What this does not show. A lift alone is no evidence for a component: tokens chosen by a sum lift
-every part of it that varies. The interval of the excess resamples documents with the permuted
+every part of it that varies. The interval of the excess is over documents with the permuted
 vectors held fixed; how far the draws lie apart (`control_by_draw`) is what chance does, and a lift
 beyond all D draws has p = 1 / (D + 1) at best, before any correction for the number of heads.
 With one draw the control is a scale of what selection gives, and no test: two vectors that both
@@ -74,7 +74,7 @@ from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.host.reducers import Keeping, keeping
 from sa_plugin.passes.run import Job, Kept, Name, Reducer, run_jobs
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
-from sa_plugin.statistics.drawn import Drawn, stack
+from sa_plugin.statistics.drawn import Drawn, scarcer, stack
 
 TOKEN_GROUPS = (
     "tail",
@@ -395,8 +395,6 @@ _AGAINST = {"": "same_samples", "in_concept_": "in_concept_rest", "strongest_": 
 class Effect:
     """A difference of two means of the score, split into its parts.
 
-    Totals and shares keep their resamples, terms and blocks their intervals only.
-
     Attributes:
         terms: Over component and score.
         total: Over score; the difference of the score itself.
@@ -458,18 +456,16 @@ def effects_of(
         without a tail), and means by the names of `_MEANS`.
     """
     scale = int(lengths is not None)
-    # One matrix product gives the data and every resample: the data come first.
-    every = resamples.with_data()
     parts: dict[str, list[Effect]] = {}
     means: dict[str, list[np.ndarray]] = {name: [] for name in _MEANS}
     for k in range(len(labels.scores)):
         unit = 1.0 if lengths is None else 1 / float(lengths[k])
-        found = _means(sums.values[scale, ..., k], sums.weights[..., k], every, unit)
+        found = _means(sums.values[scale, ..., k], sums.weights[..., k], resamples, unit)
         null: Mapping[str, _GroupMean] = {}
         if control is not None:
-            null = _means(control.values[scale, ..., k], control.weights[..., k], every, unit)
-        for name, (values, n_tokens) in _differences(found, null, tail).items():
-            parts.setdefault(name, []).append(_effect(values, n_tokens, labels, resamples))
+            null = _means(control.values[scale, ..., k], control.weights[..., k], resamples, unit)
+        for name, effect in _differences(found, null, tail).items():
+            parts.setdefault(name, []).append(_effect(effect, labels, resamples))
         for name in _MEANS:
             means[name].append(found[name].values[:, 0])
     effects = {name: _joined(one, labels.scores) for name, one in parts.items()}
@@ -498,8 +494,14 @@ def share_excluding_zero(terms: Drawn, cells: Bool[np.ndarray, "component score"
 
 
 class _GroupMean(NamedTuple):
+    """A mean over tokens, or a difference of two; the first's tokens, and what documents carry."""
+
     values: Float[np.ndarray, "component column"]
     n_tokens: int
+    carried: Float[np.ndarray, " document"]
+
+    def minus(self, other: _GroupMean) -> _GroupMean:
+        return _GroupMean(self.values - other.values, self.n_tokens, scarcer(self.carried, other.carried))
 
 
 def _means(
@@ -515,12 +517,10 @@ def _means(
         above = document_sums(sums[:, group].T.astype(np.float64), resamples)
         below = document_sums(weights[:, group].astype(np.float64), resamples)
         # Ratio of sums, so that every token counts once, whatever its sample's length.
-        # NaN over no token, and in the resamples of a group that one document alone has.
+        # NaN over no token.
         with np.errstate(invalid="ignore", divide="ignore"):
             values = unit * (above @ taken) / (below @ taken)
-        if (below > 0).sum() < 2:
-            values[:, 1:] = np.nan
-        found[TOKEN_GROUPS[group]] = _GroupMean(values, round(float(weights[:, group].sum())))
+        found[TOKEN_GROUPS[group]] = _GroupMean(values, round(float(weights[:, group].sum())), below)
     return found
 
 
@@ -528,33 +528,28 @@ def _differences(
     found: Mapping[str, _GroupMean], null: Mapping[str, _GroupMean], tail: bool
 ) -> dict[str, _GroupMean]:
     """Every effect as a difference of means, with the tokens that were chosen."""
-    inside, outside = found["in_concept"], found["out_of_concept"]
-    parts = {"contrast": _GroupMean(inside.values - outside.values, inside.n_tokens)}
+    parts = {"contrast": found["in_concept"].minus(found["out_of_concept"])}
     for name, other in _AGAINST.items() if tail else ():
-        top = found["tail"]
-        lift = top.values - found[other].values
-        parts[f"{name}lift"] = _GroupMean(lift, top.n_tokens)
+        lift = parts[f"{name}lift"] = found["tail"].minus(found[other])
         if null:
-            control = null["tail"].values - null[other].values
-            parts[f"{name}control"] = _GroupMean(control, null["tail"].n_tokens)
-            parts[f"{name}excess"] = _GroupMean(lift - control, top.n_tokens)
+            control = parts[f"{name}control"] = null["tail"].minus(null[other])
+            parts[f"{name}excess"] = lift.minus(control)
     return parts
 
 
-def _effect(
-    values: Float[np.ndarray, "component column"], n_tokens: int, labels: TermLabels, resamples: Resamples
-) -> Effect:
+def _effect(effect: _GroupMean, labels: TermLabels, resamples: Resamples) -> Effect:
     kinds, blocks = labels.summing()
+    values, carried = effect.values, effect.carried
     total = values.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = kinds @ values / total
     names = tuple(component.name for component in labels.components)
     return Effect(
-        resamples.drawn(values, component=names).freeze(),
-        resamples.drawn(total),
-        resamples.drawn(shares, kind=labels.kinds),
-        resamples.drawn(blocks @ values, block=tuple(range(len(blocks)))).freeze(),
-        np.array([n_tokens]),
+        resamples.drawn(values, "mean", carried, component=names),
+        resamples.drawn(total, "mean", carried),
+        resamples.drawn(shares, "mean", carried, kind=labels.kinds),
+        resamples.drawn(blocks @ values, "mean", carried, block=tuple(range(len(blocks)))),
+        np.array([effect.n_tokens]),
     )
 
 

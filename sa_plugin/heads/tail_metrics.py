@@ -22,8 +22,8 @@ One of the last two is measured on request, over kept tokens: output_kl (unablat
 hands out logits (`sa_transformer_lens.logits`), output_cosine (unablated 1) on any host; on at
 most `OUTPUT_SAMPLES` samples of the measured split, since the passes go through the whole model.
 
-Column 0 of every array is the split itself, the others resample its documents, with everything that
-is fixed held fixed. NaN: not defined.
+Column 0 of every array is the split itself, the others leave out one of its documents each (those of
+the tail gap are bootstrap draws of documents), with everything that is fixed held fixed. NaN: not defined.
 
 What they do not show: a change in the tail may be a change of all scores; compare with controls. A
 small change of the output does not make the ablation harmless, nor a large one wrong: heads of a
@@ -45,14 +45,15 @@ from torch import Tensor
 from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.measures import counted, f1_of, mean_auroc
+from sa_plugin.detection.measures import f1_of, mean_auroc
 from sa_plugin.detection.methods import max_token
 from sa_plugin.detection.search import search_own
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in
-from sa_plugin.statistics.bootstrap import Resamples
+from sa_plugin.statistics.bootstrap import Resamples, resampled_confusion
 from sa_plugin.statistics.confusion import ratio, recall
-from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.statistics.drawn import Drawn, scarcer, stack
+from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.quantile import quantiles, tail_thresholds
 from sa_plugin.statistics.ranking import resampled_average_precision
 from sa_plugin.statistics.shape import resampled_quantiles
@@ -89,7 +90,7 @@ class Frozen:
         detector: Its thresholds and deltas; columns of scores are in the order of its concepts.
         cal, test: Rows of the calibration split and of the split that is measured.
         sd: Deviation of unablated scores of negative samples' tokens, on the measured split.
-        resamples: Draws over the documents of the measured split.
+        resamples: Columns of weights over the documents of the measured split.
     """
 
     detector: Detector
@@ -128,7 +129,7 @@ def measured(
     frozen: Frozen,
     cal: Float[np.ndarray, "cal_token concept"],
     test: Float[np.ndarray, "test_token concept"],
-    output: Mapping[str, Float[np.ndarray, "concept column"]] | None = None,
+    output: Mapping[str, Drawn] | None = None,
 ) -> Drawn:
     """Every metric of one run, over metrics and concepts.
 
@@ -140,9 +141,8 @@ def measured(
     """
     tops = _tops(test, frozen.test)
     token_labels, labels = _labels_of(frozen.test, frozen.detector.concepts)
-    # Column 0, the split as it is, is one more draw that takes every document once.
-    both = frozen.resamples.with_data()
-    found: dict[str, list[np.ndarray]] = {name: [] for name in TAIL_METRICS}
+    resamples = frozen.resamples
+    found: dict[str, list[Drawn]] = {name: [] for name in TAIL_METRICS}
     background = _background(frozen, cal)
     chosen = frozen.detector.tail
     cuts = {"f1_frozen": chosen.chosen_threshold, "f1_recalibrated": _recalibrated(frozen, cal)}
@@ -151,18 +151,27 @@ def measured(
         found["tail_gap"].append(_gap(frozen, test[:, k], token_labels[:, k], negatives[:, k], k))
         top, truth = tops[:, k], labels[:, k]
         above = top > background[k]
+        carried = {"coverage": resamples.rows(truth), "negative_coverage": resamples.rows(~truth)}
         for name, of in (("coverage", truth), ("negative_coverage", ~truth)):
-            counts = counted(above, of, frozen.resamples)
-            # A draw without such samples has no rate, which is not a rate of 0.
+            counts = resampled_confusion(above, of, resamples)
+            # A column without such samples has no rate, which is not a rate of 0.
             some = np.asarray(counts.tp + counts.fn) > 0
-            found[name].append(np.where(some, recall(counts), np.nan))
-        found["auroc"].append(mean_auroc(top[None], truth, frozen.resamples))
-        found["average_precision"].append(resampled_average_precision(top, truth, both))
+            share = np.where(some, recall(counts), np.nan)
+            found[name].append(resamples.drawn(share, "share", carried[name]))
+        ranked = {
+            "auroc": mean_auroc(top[None], truth, resamples),
+            "average_precision": resampled_average_precision(top, truth, resamples),
+        }
+        for name, area in ranked.items():
+            found[name].append(resamples.drawn(area, "share", scarcer(*carried.values())))
         for name, cut in cuts.items():
-            found[name].append(f1_of(counted(top >= cut[k], truth, frozen.resamples)))
-    values = {name: np.stack(rows) for name, rows in found.items()} | dict(output or {})
-    grid = {"metric": tuple(values), "concept": frozen.detector.concepts}
-    return frozen.resamples.drawn(np.stack(list(values.values())), **grid)
+            f1 = f1_of(resampled_confusion(top >= cut[k], truth, resamples))
+            found[name].append(resamples.drawn(f1, "share", carried["coverage"]))
+    metrics = {
+        name: stack(dict(zip(frozen.detector.concepts, each, strict=True)), "concept")
+        for name, each in found.items()
+    }
+    return stack(metrics | dict(output or {}), "metric")
 
 
 def _tops(
@@ -177,14 +186,15 @@ def _gap(
     inside: Bool[np.ndarray, " token"],
     negative: Bool[np.ndarray, " token"],
     k: int,
-) -> Float[np.ndarray, " column"]:
+) -> Drawn:
     # Weights of documents become weights of tokens; quantiles of a draw count a token that often.
-    draws = frozen.resamples.with_data().of(frozen.test.sample_of)
+    draws = frozen.resamples.bootstrapped.of(frozen.test.sample_of)
     high, low = (
         resampled_quantiles(scores[rows], [level], draws.of(np.flatnonzero(rows)))[0]
         for rows, level in ((inside, 1 - frozen.detector.tail.chosen_delta[k]), (negative, TAIL_LEVEL))
     )
-    return ratio(high - low, frozen.sd[k], empty=np.nan)
+    carried = scarcer(draws.rows(inside), draws.rows(negative))
+    return draws.drawn(ratio(high - low, frozen.sd[k], empty=np.nan), "quantile", carried)
 
 
 def _background(frozen: Frozen, cal: Float[np.ndarray, "token concept"]) -> Float[np.ndarray, " concept"]:
@@ -219,7 +229,7 @@ class OutputProbe:
         keep: Rows that count.
         clean: Unablated output of kept tokens, batch by batch; empty where it is too large to keep
             and is made anew each time.
-        resamples: Draws over the documents of the whole split.
+        resamples: Columns of weights over the documents of the whole split.
     """
 
     output: Output | None
@@ -234,9 +244,19 @@ class OutputProbe:
         return COSINE if self.output is None else KL
 
     @property
-    def before(self) -> Float[np.ndarray, " column"]:
+    def before(self) -> Drawn:
         """The metric without an ablation."""
-        return np.full(self.resamples.draws + 1, 1.0 if self.output is None else 0.0)
+        return self.drawn(np.full(self.resamples.columns, 1.0 if self.output is None else 0.0))
+
+    @property
+    def samples(self) -> Resamples:
+        """Weights of the probe's samples, the first of the split."""
+        return self.resamples.of(np.arange(len(self.layout.bounds) - 1))
+
+    def drawn(self, values: Float[np.ndarray, " column"]) -> Drawn:
+        """The metric in these columns; a cosine lies in [-1, 1]."""
+        kind: Kind = "difference" if self.output is None else "mean"
+        return self.samples.drawn(values, kind, self.samples.rows())
 
 
 def output_probe(
@@ -249,7 +269,7 @@ def output_probe(
         samples: Of the measured split, in order.
         tokens: Rows of the unablated run.
         output: Gives logits, or "hidden".
-        resamples: Draws over the documents of all samples of the split.
+        resamples: Columns of weights over the documents of all samples of the split.
 
     Raises:
         ValueError: `output` is another word.
@@ -270,10 +290,8 @@ def output_probe(
     return replace(probe, clean=tuple(clean))
 
 
-def output_change(
-    host: EditableHost, probe: OutputProbe, edits: Mapping[Site, Edit]
-) -> Float[np.ndarray, " column"]:
-    """The output metric of one ablation on the split's first samples and on every resample.
+def output_change(host: EditableHost, probe: OutputProbe, edits: Mapping[Site, Edit]) -> Drawn:
+    """The output metric of one ablation on the split's first samples.
 
     Costs one pass through the whole model for each of the samples, two where the unablated output
     is too large to keep.
@@ -289,10 +307,8 @@ def output_change(
         of = batch.rows.numpy()[rows.numpy()]
         np.add.at(sums, of, values.double().cpu().numpy())
         np.add.at(counts, of, 1.0)
-    # The probe's samples are the split's first: draws of all its documents, restricted to these.
-    draws = probe.resamples.with_data().of(np.arange(n))
-    weights = draws.sample_weights.astype(np.float64)
-    return ratio(weights @ sums, weights @ counts, empty=np.nan)
+    weights = probe.samples.sample_weights.astype(np.float64)
+    return probe.drawn(ratio(weights @ sums, weights @ counts, empty=np.nan))
 
 
 def _output(host: Host, batch: Batch, probe: OutputProbe) -> Float[Tensor, "token width"]:

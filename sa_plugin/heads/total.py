@@ -83,19 +83,11 @@ class TailObjective:
     def columns(
         self, sums: Float[np.ndarray, "head sample concept"], resamples: Resamples
     ) -> Float[np.ndarray, "head concept column"]:
-        """`value` on the split (column 0) and every resample of its documents.
-
-        NaN in resamples where only one document has a tail.
-        """
-        draws = resamples.with_data()
-        # Numerator and denominator are sums over documents: a draw weighs both alike.
-        weights = draws.weights.T.astype(np.float64)
-        top = document_sums(np.moveaxis(sums, 1, 2), draws) @ weights
-        by_document = document_sums(self.n_tail.T, draws)
-        found = ratio(top, by_document @ weights, empty=np.nan)
-        # With one document that has a tail, every draw that takes it gives the same ratio: no interval.
-        found[:, (by_document > 0).sum(1) < 2, 1:] = np.nan
-        return found
+        """`value` on the split (column 0) and without each of its documents; carried by `n_tail`."""
+        # Numerator and denominator are sums over documents: a column weighs both alike.
+        weights = resamples.weights.T.astype(np.float64)
+        top = document_sums(np.moveaxis(sums, 1, 2), resamples) @ weights
+        return ratio(top, document_sums(self.n_tail.T, resamples) @ weights, empty=np.nan)
 
 
 def tail_objective(detector: Detector, table: ScoreTable) -> TailObjective:

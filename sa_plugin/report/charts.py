@@ -64,7 +64,7 @@ def stored(values: Sequence[Any], bounds: Any = None, **axes: Sequence[Any]) -> 
         for k in at:
             pair = None if pair is None else pair[k]
         ends[at] = (np.nan, np.nan) if pair is None else [np.nan if end is None else end for end in pair]
-    return Drawn(found[..., None], dict(axes), kept=(ends[..., 0], ends[..., 1]))
+    return Drawn(found[..., None], dict(axes), "none", np.zeros(0), kept=(ends[..., 0], ends[..., 1]))
 
 
 def floats(values: Sequence[Any]) -> np.ndarray:

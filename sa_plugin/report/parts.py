@@ -15,6 +15,7 @@ import numpy as np
 
 from sa_plugin.attribution.comparison import HEADLINE
 from sa_plugin.report import charts, words
+from sa_plugin.report.words import in_family
 from sa_plugin.show.html import (
     ALWAYS,
     MAXTOK,
@@ -31,6 +32,7 @@ from sa_plugin.show.html import (
 )
 from sa_plugin.show.patches import picture_sides
 from sa_plugin.show.shaded import Item, limit_of, shade, text_sides, tokens, verdicts
+from sa_plugin.statistics.interval import ENOUGH
 
 Block = Mapping[str, Any]
 _MOST_MAPS = 5
@@ -94,9 +96,7 @@ def _detection(block: Block, prefix: str) -> dict[str, Any]:
     floor = method_of(rows, ALWAYS)
     heading, said = words.standing(rows)
     return {
-        "rows": [
-            {**row, "own": row["method"] == OWN, "sign": _sign(row["difference_interval"])} for row in rows
-        ],
+        "rows": [{**row, "own": row["method"] == OWN, "sign": _sign(row, len(rows) - 1)} for row in rows],
         "charts": charts.method_charts(rows, floor and floor["weighted_f1"], f"{prefix}method-"),
         "n_samples": block["n_samples"],
         "n_documents": block["n_documents"],
@@ -105,9 +105,15 @@ def _detection(block: Block, prefix: str) -> dict[str, Any]:
     }
 
 
-def _sign(bounds: Sequence[Real | None] | None) -> tuple[str, str] | None:
-    """▲ or ▼ where a paired interval excludes zero, a point where it does not."""
-    return _SIGNS[side_of_zero(bounds)] if known(bounds) else None
+def _sign(row: Block, n: int) -> tuple[str, str] | None:
+    """▲ or ▼ where a paired interval excludes zero, twice where n read as one family do; else a point."""
+    bounds = row["difference_interval"]
+    if not known(bounds):
+        return None
+    mark, words = _SIGNS[side_of_zero(bounds)]
+    if in_family(row):
+        return 2 * mark, f"with all {n} differences read as one family {words}"
+    return mark, words
 
 
 def _choices(chosen: Sequence[Block], scored: Sequence[Block]) -> dict[str, Any]:
@@ -131,6 +137,7 @@ def _tested(row: Block | None) -> dict[str, Any]:
         "top": max((v for v in three if v is not None), default=None),
         "interval": ((row or {}).get("interval") or {}).get(OWN),
         "n_positive": row and row["n_positive"],
+        "few": ((row or {}).get("documents") or ENOUGH) < ENOUGH,
     }
 
 

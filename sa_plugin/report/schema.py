@@ -3,7 +3,8 @@
 One dictionary feeds the report, the figures and whoever reads the file. Rules that hold throughout:
 
 - A `Number` is a float, or None where it is not defined (NaN is no JSON); reports show "–".
-- An `Interval` is `[low, high]`, over resampled source documents, or None where there is none.
+- An `Interval` is `[low, high]`, over source documents (`sa_plugin.statistics.interval`), or None where
+  there is none.
 - "[layer]" lists run parallel to the `layers` of their block, "[delta]" lists to its `deltas`; lists
   that run parallel must be as long as what they run along.
 - Every block may be missing: the report then says so in one line. Inside a block, keys that are
@@ -48,7 +49,7 @@ Interval = list[Number] | None
 
 
 class HowDrawn(TypedDict):
-    """How the intervals were made: `draws` resamples of `unit`s, level e.g. 0.95."""
+    """How intervals were made: each `unit` left out in turn, `draws` of them for tail gaps."""
 
     unit: str
     draws: int
@@ -85,7 +86,8 @@ class MethodRow(TypedDict):
 
     `precision`, `recall`, `auroc` are weighted over concepts by positive test samples, as
     `weighted_f1` is. `difference` is this method minus SuperActivators, paired over documents
-    (None on SuperActivators' own row). `candidates`: how many (layer, delta) pairs each concept's
+    (None on SuperActivators' own row); `p_in_family` its p, adjusted for all differences of the table
+    (max-T). `candidates`: how many (layer, delta) pairs each concept's
     choice was made from.
     """
 
@@ -99,14 +101,16 @@ class MethodRow(TypedDict):
     macro_interval: NotRequired[Interval]
     difference: Number
     difference_interval: Interval
+    p_in_family: NotRequired[Number]
     candidates: int
 
 
 class ConceptF1(TypedDict):
-    """Test F1 of one concept, by method."""
+    """Test F1 of one concept, by method. `documents`: how many hold a positive sample."""
 
     concept: str
     n_positive: int
+    documents: NotRequired[int]
     f1: dict[str, Number]
     interval: NotRequired[dict[str, Interval]]
 
@@ -214,7 +218,7 @@ class Trace(TypedDict):
     """Every layer, on test. `mean` is over concepts.
 
     `fpr`: share of out-of-concept tokens above q on the split `fixed_on` (.005). `delta`: of the
-    tail gap and of the tail. `draws`: resamples behind the intervals, not always those of `Meta`.
+    tail gap and of the tail. `draws`: bootstrap draws behind tail gaps, not always those of `Meta`.
     """
 
     layers: list[int]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from sa_plugin.detection.evaluate import FEW_DOCUMENTS
 from sa_plugin.show.html import (
     ALWAYS,
     MAXTOK,
@@ -20,6 +19,7 @@ from sa_plugin.show.html import (
     tick,
     typeset,
 )
+from sa_plugin.statistics.interval import ENOUGH, LEAST
 
 SMALL = 0.05
 
@@ -138,12 +138,18 @@ def _tail_alone(block: Mapping[str, Any] | None) -> str:
 def caution(results: Mapping[str, Any]) -> str:
     """What printed tables say where test documents are few; else nothing."""
     n = results.get("meta", {}).get("documents", {}).get("test")
-    if n is None or n >= FEW_DOCUMENTS:
+    if n is None or n >= ENOUGH:
         return ""
     return (
-        f"Only {n} test documents: percentile intervals over so few are too narrow, so read no difference "
-        "off them."
+        f"Only {n} test documents: intervals over so few hold, and are wide; a concept in fewer than {LEAST} "
+        "documents has none."
     )
+
+
+def in_family(row: Mapping[str, Any], level: float = 0.95) -> bool:
+    """Whether a difference excludes zero with all differences of its table read as one family."""
+    p = row.get("p_in_family")
+    return p is not None and p < 1 - level
 
 
 def standing(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -195,9 +195,24 @@ def short(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def bounds_text(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
-    """An interval alone as text: "[0.680, 0.778]"."""
+    """An interval alone as text: "[0.680, 0.778]", and what is to say of it: "few documents"."""
     show = signed if sign else number
-    return f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
+    ends = f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
+    return " ".join(filter(None, (ends, drawn.caution)))
+
+
+def star_marks(family: Drawn) -> Any:
+    """One star where a cell's interval excludes zero, two where it does with all cells read as one family."""
+    alone = np.where(family.excludes_zero, "*", "")
+    return np.where(family.excludes_zero_in_family, "**", alone)
+
+
+def star_words(n: int) -> str:
+    """What the stars of a table of n differences mean."""
+    return (
+        "* the interval of the paired difference excludes zero, read alone; ** so it does with all "
+        f"{noun_count(n, 'difference')} of the table read as one family (max-T)."
+    )
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:

@@ -50,6 +50,8 @@ def _with_interval(key: str, drawn: Drawn) -> dict[str, Any]:
 
 def detection_block(evaluation: Evaluation) -> dict[str, Any]:
     """The detection table and test F1 by concept."""
+    adjusted = evaluation.difference["f1"]
+    p = dict(zip(adjusted.axes["method"], adjusted.p_of_family.tolist(), strict=True))
     results = [evaluation.of(name) for name in evaluation.methods]
     methods = []
     for result in results:
@@ -64,6 +66,7 @@ def detection_block(evaluation: Evaluation) -> dict[str, Any]:
                 "macro_interval": _ends(macro),
                 "difference": None if by is None else by.estimate,
                 "difference_interval": _ends(by),
+                "p_in_family": p.get(result.method),
                 "candidates": result.chosen.candidates,
             }
         )
@@ -74,6 +77,7 @@ def detection_block(evaluation: Evaluation) -> dict[str, Any]:
             {
                 "concept": concept,
                 "n_positive": n,
+                "documents": int(next(iter(each.values())).documents),
                 "f1": {name: one.estimate for name, one in each.items()},
                 "interval": {name: _ends(one) for name, one in each.items()},
             }
@@ -161,7 +165,7 @@ def trace_block(found: TailTrace, threshold: Float[np.ndarray, "layer concept"])
         "mean": _series(found.means),
         "fpr": settings.fpr,
         "delta": settings.delta,
-        "draws": settings.resampling.draws,
+        "draws": settings.quantile_draws,
         "fixed_on": settings.fixed_on,
         "distributions": {
             "edges": densities.edges,

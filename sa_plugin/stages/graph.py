@@ -45,13 +45,10 @@ from sa_plugin.stages.explained import explain_passage
 from sa_plugin.stages.measured import delta_peaks, density, separation, tokens_per_positive
 from sa_plugin.stages.plan import Plan
 from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
-from sa_plugin.statistics.drawn import Resampling
 from sa_plugin.tracing.tail_trace import TailTrace, trace
 
 _T = TypeVar("_T")
-TRACE_DRAWS = 200
-"""A trace resamples every measure of every layer: more draws than these cost minutes."""
-MEASURES = 4
+MEASURES = 5
 """Raised when what a stage measures changes, so that what an older code kept is not read."""
 # Refusals that leave the other stages standing: their text stands where the numbers would. Anything
 # else is an error of the whole study.
@@ -131,7 +128,7 @@ class Graph:
     def stage(self, name: str, kind: str) -> Stage:
         """A stage that rests on one kind's scores."""
         depends: dict[str, Any] = {"scores": self.score_stage(kind).hash, "measures": MEASURES}
-        depends |= asdict(self._resampling(name))
+        depends |= asdict(self.plan.resampling)
         if name == "attribution":
             depends |= asdict(self.plan.attribution)
         return Stage(f"{name} {kind}" if name in ("detection", "trace") else name, depends)
@@ -144,11 +141,6 @@ class Graph:
             found += [self.fit_stage(kind), self.score_stage(kind), self.stage("detection", kind)]
             found += [self.stage("trace", kind)] * ("trace" in asked)
         return found + [self.stage(name, self.plan.main) for name in asked if name != "trace"]
-
-    def _resampling(self, name: str) -> Resampling:
-        made = self.plan.resampling
-        draws = min(made.draws, TRACE_DRAWS) if name == "trace" else made.draws
-        return Resampling(draws, made.seed, made.level)
 
     # Vectors and scores --------------------------------------------------------------------------
 
@@ -258,8 +250,7 @@ class Graph:
 
     def _ask(self, name: str, kind: str, stage: str, make: Callable[[Detector, dict[str, Any]], _T]) -> _T:
         def ask() -> _T:
-            made = self._resampling(stage)
-            given = {"scores": self.table(kind), "resampling": made}
+            given = {"scores": self.table(kind), "resampling": self.plan.resampling}
             return make(self.detector(kind), given)
 
         return self._once((name, kind), ask)

@@ -9,8 +9,8 @@ F1 (`sweep.best_layer`), with one delta d for all concepts, on test:
 
 with `d_small` the best delta up to .1 and `d_large` the best from .3, both by mean calibration F1
 at `l`. `peak_c` is picked on the samples it is counted on, as published: a histogram of it
-describes these samples. `gain` is not, and its interval is paired: both F1 are recomputed on the
-same resampled documents.
+describes these samples. `gain` is not, and its interval is paired: both F1 are recomputed without
+the same document.
 
 Where the peak can lie depends on the data. Of N_in in-concept calibration tokens delta * N_in
 reach the threshold, so at most `m * delta` of the N_pos positive samples can be found through a
@@ -37,7 +37,7 @@ How far a concept's tail stands apart at the detector's best layer (`separation`
   calibration scores; `realised_fpr` is the share of out-of-concept test tokens above q.
 - `coverage_difference`: share of positive samples with a token above q minus that of negative ones.
 
-Means over concepts, weighted by positive test samples; the difference is paired by draw. `in_mass`
+Means over concepts, weighted by positive test samples; the difference is paired by column. `in_mass`
 measures a separation, not a precision: rare concepts have few in-concept tokens among all above q.
 """
 
@@ -52,13 +52,13 @@ from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import document_names
-from sa_plugin.detection.measures import averaged, counted, f1_of, known_of, labels_of, positives_of
+from sa_plugin.detection.measures import averaged, f1_of, known_of, labels_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet
-from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
+from sa_plugin.statistics.bootstrap import resample_documents, resampled_confusion, resampled_sums
 from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.tracing.tail_trace import TailTrace
 
@@ -142,10 +142,10 @@ def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = 
     unit, at = tail.at_layer(place)
     value = values(TAIL, table, np.full(len(unit), place), unit).astype(np.float64)
     fired = tail.thresholds[at][..., None] <= value.T
-    f1 = f1_of(counted(fired, labels.T, resamples))
+    f1 = f1_of(resampled_confusion(fired, labels.T, resamples))
     positives = positives_of(labels, resamples)
     curve = averaged(f1, positives, "weighted")
-    peak = _peaks(f1, tail.deltas)
+    peak, carried = _peaks(f1, tail.deltas), resamples.rows(labels.sum(1))
     on_cal = tail.f1[at].mean(-1)
     small, large = (int(np.where(part, on_cal, -1.0).argmax()) for part in (grid <= SMALL, grid >= LARGE))
     return DeltaPeaks(
@@ -153,11 +153,11 @@ def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = 
         tail.deltas,
         _histogram(peak[:, 0], tail.deltas),
         np.bincount(tail.f1[at].argmax(0), minlength=len(tail.deltas)),
-        resamples.drawn(_share(peak, peak <= SMALL)),
-        resamples.drawn(_share(peak, peak >= LARGE)),
+        resamples.drawn(_share(peak, peak <= SMALL), "share", carried),
+        resamples.drawn(_share(peak, peak >= LARGE), "share", carried),
         tail.deltas[small],
         tail.deltas[large],
-        resamples.drawn(curve[small] - curve[large]),
+        resamples.drawn(curve[small] - curve[large], "difference", carried),
     )
 
 
@@ -226,18 +226,17 @@ def density(
     if known is not None:
         counted &= total(~known) == 0
     resamples = resample_documents(document_names(table.tokens), resampling)
-    weights = resamples.with_data()
-    n = resampled_sums(counted.T, weights)
+    n, carried = resampled_sums(counted.T, resamples), resamples.rows(counted.sum(1))
     found: dict[str, dict[str, Drawn]] = {}
     for name, marks in (("all", tail), ("inside", tail & token_labels)):
         ratio = total(marks) / np.maximum(inside, 1)
         found[name] = {}
         for x in AT:
-            hits = resampled_sums((counted & (ratio <= x)).T, weights)
+            hits = resampled_sums((counted & (ratio <= x)).T, resamples)
             share = np.where(n > 0, hits / np.maximum(n, 1), np.nan)
             known = np.isfinite(share).sum(0)
             mean = np.where(known > 0, np.nansum(share, axis=0) / np.maximum(known, 1), np.nan)
-            found[name][f"{x:g}"] = resamples.drawn(mean)
+            found[name][f"{x:g}"] = resamples.drawn(mean, "share", carried)
     return found
 
 

@@ -20,10 +20,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sa_plugin._check import require_known
-from sa_plugin.detection.evaluate import FEW_DOCUMENTS
-from sa_plugin.report.words import overall_rows
+from sa_plugin.report.words import in_family, overall_rows
 from sa_plugin.show.html import DASH, OWN, by_weighted_f1, kind_label, known, side_of_zero, tick, typeset
 from sa_plugin.show.html import interval as bounds
+from sa_plugin.show.result import star_words
+from sa_plugin.statistics.interval import ENOUGH
 
 WEAKER = ("MeanTok", "LastTok", "RandTok", "pooled", "CLS", "MaxTok permuted", "always-positive")
 REPRODUCES, DOES_NOT, OPEN = "reproduces", "does not", "open"
@@ -340,7 +341,6 @@ def cell_markdown(record: Mapping[str, Any], figures: Sequence[str] = (), level:
 def facts(record: Mapping[str, Any]) -> str:
     """What was run, in one paragraph."""
     meta = record["meta"]
-    draws = meta["intervals"]["draws"]
     splits = ", ".join(
         f"{meta['samples'][name]} {name} samples of {meta['documents'][name]} documents"
         for name in meta["samples"]
@@ -350,13 +350,13 @@ def facts(record: Mapping[str, Any]) -> str:
     said = "; ".join(f"{reason}: {count}" for reason, count in meta["skipped"].items())
     left_out = f" The loader's counts of what it left out or changed: {said}." if said else ""
     few = ""
-    if meta["documents"]["test"] < FEW_DOCUMENTS:
-        few = " So few test documents make percentile intervals too narrow."
+    if meta["documents"]["test"] < ENOUGH:
+        few = " So few test documents make intervals wide."
     seconds = sum(record["provenance"]["timings"].values())
     return (
         f"`{meta['model']}` ({meta['architecture']}, {meta['n_blocks']} blocks) by {meta['host']}; "
         f"{meta['data']}: {len(meta['concepts'])} concepts, {splits}.{left_out} Blocks: {where}. "
-        f"Seed {meta['seed']}; 95 % intervals from {draws} resamples of source documents, "
+        f"Seed {meta['seed']}; 95 % intervals, each source document left out in turn, "
         f"conditional on the train and calibration splits.{few} {seconds:.0f} s, "
         f"{record['provenance']['machine']}."
     )
@@ -387,21 +387,21 @@ def _methods(record: Mapping[str, Any], kind: str) -> str:
             rows.append([name, *[DASH] * 6, *_published_cells(known, name)])
     title = (
         f"{kind_label(kind)}, test: {block['n_samples']} samples of {block['n_documents']} "
-        "documents. Means over concepts weighted by positive samples; * the interval of the "
-        "paired difference excludes zero."
+        "documents. Means over concepts weighted by positive samples; "
+        f"{star_words(len(block['methods']) - 1)}"
     )
     return f"{title}\n\n{markdown(header, rows)}"
 
 
-def difference(value: float | None, ends: Sequence[float | None] | None) -> str:
-    """A paired difference with its interval and a star where that excludes zero."""
+def difference(value: float | None, ends: Sequence[float | None] | None, sure: bool = False) -> str:
+    """A paired difference with its interval and a star where that excludes zero, two if surely of many."""
     if not known(ends):
         return "" if value is None else typeset(value, signed=True)
-    return f"{_with_ends(value, ends)}{' *' if side_of_zero(ends) else ''}"
+    return f"{_with_ends(value, ends)}{' **' if sure else ' *' if side_of_zero(ends) else ''}"
 
 
 def _to_own(row: Mapping[str, Any]) -> str:
-    return difference(row["difference"], row["difference_interval"])
+    return difference(row["difference"], row["difference_interval"], in_family(row))
 
 
 def _published_cells(known: Mapping[str, Any] | None, method: str) -> list[str]:

@@ -1,77 +1,39 @@
-"""A number together with its resamples.
+"""A number together with itself on other weights of the documents.
 
-A statistic is computed on the data and again on every resample of the source documents. `Drawn`
-holds both, over named and labelled axes,
+A statistic is computed on the data and again without each source document. `Drawn` holds all of it,
+over named and labelled axes,
 
-    values[*axes, column],   column 0 the data, column b > 0 the b-th resample
+    values[*axes, column],   column 0 the data, column d > 0 without document d
 
-so that every difference of two `Drawn` of the same resamples is paired, and an interval is a rule
-applied to the last axis. Whoever makes a `Drawn` may give it another rule than percentiles
-(`Drawn.rule`): columns can as well leave out one document each.
-
-    percentile rule: [Q_{alpha/2}, Q_{1-alpha/2}] of columns 1, 2, ...,   alpha = 1 - level
-
-What an interval shows: the draw of the resampled documents, with everything fitted before held
-fixed: vectors, thresholds, layers, deltas. It says nothing about another train or calibration
-split. Percentile intervals are not bias-corrected, and undercover with few documents.
+so that every difference of two `Drawn` of the same documents is paired column by column, and an
+interval is made of the last axis, the kind of statistic and the rows of each document that carry it:
+`sa_plugin.statistics.interval`, which also says what an interval shows and what not. A quantile's
+columns are bootstrap draws of documents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin._check import did_you_mean
 from sa_plugin._face import face
-
-Bounds: TypeAlias = tuple[Any, Any]
-"""Lower and upper ends, arrays of one shape or two floats."""
-Rule: TypeAlias = Callable[[np.ndarray, float], Bounds]
-"""Values of every column (column 0 the data) and a level to the two ends of the interval."""
-
-
-def percentile_bounds(drawn: Float[np.ndarray, "*shape draw"], level: float = 0.95) -> Bounds:
-    """Percentile bounds over draws, the last axis.
-
-    Draws with an undefined statistic (NaN, a class that no drawn document has) are left out; all
-    undefined gives NaN.
-
-    Raises:
-        ValueError: The level lies outside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} must lie between 0 and 1, such as 0.95.")
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    undefined = np.isnan(drawn)
-    if not undefined.any() and drawn.shape[-1]:
-        low, high = np.quantile(drawn, edges, axis=-1)
-        return np.asarray(low), np.asarray(high)
-    bounds = np.full((*drawn.shape[:-1], 2), np.nan)
-    for at in np.ndindex(drawn.shape[:-1]):
-        kept = drawn[at][~undefined[at]]
-        if len(kept):
-            bounds[at] = np.quantile(kept, edges)
-    return np.asarray(bounds[..., 0]), np.asarray(bounds[..., 1])
-
-
-def percentile_rule(values: Float[np.ndarray, "*shape column"], level: float) -> Bounds:
-    """The rule of the bootstrap: percentiles of the resamples, whatever the data's own value."""
-    return percentile_bounds(values[..., 1:], level)
+from sa_plugin.statistics.interval import ENOUGH, LEAST, Bounds, bounds_of, carriers, family
 
 
 @face
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made.
+    """How intervals are made: without draws and seed but for quantiles and more than 200 documents.
 
     Attributes:
-        draws: Resamples of the source documents.
-        seed: Of the draws.
+        draws: Bootstrap draws of the source documents, for quantiles.
+        seed: Of those draws, and of the groups that more than 200 documents are left out in.
         level: Share of the statistic's distribution that an interval is meant to hold.
     """
 
@@ -88,23 +50,24 @@ class Resampling:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Drawn:
-    """A statistic on the data and on every resample.
+    """A statistic on the data and without each document.
 
     Attributes:
-        values: Column 0 of the last axis is the data, each other one a resample.
+        values: Column 0 of the last axis is the data, each other one leaves a document out (of a quantile:
+            is a bootstrap draw). Columns that a cell does not have are NaN.
         axes: Labels of every other axis, by the axis' name, in the order of `values`.
-        documents: How many documents were resampled.
+        kind: What kind of statistic each cell is (`interval.Kind`); axes of length 1 stand for all labels.
+        carried: Rows of each document (last axis) that carry the statistic; axes of length 1 as above.
         level: Of the intervals.
-        rule: How the columns become an interval.
-        kept: The interval itself, where the resamples were too many to keep; see `freeze`.
-        drawn_from: Digest of the resamples; 0 where nobody said.
+        kept: The interval itself, where a record holds no columns.
+        drawn_from: Digest of the documents; 0 where nobody said.
     """
 
     values: Float[np.ndarray, "*axes column"]
     axes: Mapping[str, Sequence[Any]]
-    documents: int = 0
+    kind: Any
+    carried: np.ndarray
     level: float = 0.95
-    rule: Rule = percentile_rule
     kept: Bounds | None = None
     drawn_from: int = 0
 
@@ -115,24 +78,40 @@ class Drawn:
             raise ValueError(
                 f"values of shape {self.values.shape} do not fit the axes {sizes} and a last axis of columns."
             )
+        # One number of axes everywhere, so that an axis is found at the same place.
+        object.__setattr__(self, "kind", _with_axes(np.asarray(self.kind), len(shape)))
+        object.__setattr__(self, "carried", _with_axes(np.asarray(self.carried), len(shape) + 1))
 
     def __repr__(self) -> str:
+        level = f"{100 * self.level:g} %"
         if self.axes:
             shape = ", ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
-            return f"Drawn({shape}; {self._made()})"
+            return f"Drawn({shape}; {level}, {self.units} documents)"
         low, high = self.bounds
-        return f"{self.estimate:.3f} [{low:.3f}, {high:.3f}] ({100 * self.level:g} %, {self._made()})"
-
-    def _made(self) -> str:
-        if self.kept is not None:
-            return f"{self.documents} documents, resamples not kept"
-        defined = "" if self.axes else int(np.isfinite(self.values[1:]).sum())
-        return f"{defined if defined != '' else self.draws} draws of {self.documents} documents"
+        said = "; ".join(filter(None, (f"{level}, {int(self.documents)} documents", self.caution)))
+        return f"{self.estimate:.3f} [{low:.3f}, {high:.3f}] ({said})"
 
     @property
-    def draws(self) -> int:
-        """Number of resamples."""
-        return int(self.values.shape[-1]) - 1
+    def units(self) -> int:
+        """Documents, or groups of them, that were left out in turn."""
+        return int(self.carried.shape[-1])
+
+    @property
+    def documents(self) -> Any:
+        """Number of those that carry the statistic, over `axes`."""
+        return np.broadcast_to(carriers(self.carried), self.values.shape[:-1])[()]
+
+    @property
+    def caution(self) -> str:
+        """Of a number without axes: why it has no interval, that few documents carry it, or nothing."""
+        m, kind = int(self.documents), str(self.kind)
+        if self.kept is not None:
+            return ""
+        if kind == "none":
+            return "no interval: biased"
+        if m < LEAST:
+            return f"no interval: carried by {m} of {LEAST} documents needed" if self.units else ""
+        return "few documents" if m < ENOUGH else ""
 
     @property
     def estimate(self) -> Any:
@@ -141,8 +120,10 @@ class Drawn:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """The interval's two ends, over `axes`; NaN where no resample defines the statistic."""
-        return self.rule(self.values, self.level) if self.kept is None else self.kept
+        """The interval's two ends, over `axes`; NaN where there is none, see `caution`."""
+        if self.kept is not None:
+            return self.kept
+        return bounds_of(self.values, self.carried, self.kind, self.level)
 
     @property
     def low(self) -> Any:
@@ -156,40 +137,48 @@ class Drawn:
 
     @property
     def excludes_zero(self) -> Bool[np.ndarray, "*axes"] | np.bool_:
-        """Where zero lies outside the interval, as a paired difference must show."""
+        """Where zero lies outside the interval, as a paired difference must show; each cell read alone."""
         return np.asarray((self.low > 0) | (self.high < 0))[()]
 
-    def like(self, values: Float[np.ndarray, "*shape column"], **axes: Sequence[Any]) -> Drawn:
-        """Other values of the same resamples.
+    @cached_property
+    def p_of_family(self) -> Float64[np.ndarray, "*axes"]:
+        """The p of zero in every cell, adjusted for reading all cells as one family (max-T)."""
+        return family(self.values, self.carried, self.kind)
 
-        Args:
-            values: With the same columns.
-            **axes: Their axes; those of this one by default.
-        """
-        return replace(self, values=values, axes=axes or self.axes, kept=None)
+    @property
+    def excludes_zero_in_family(self) -> Bool[np.ndarray, "*axes"] | np.bool_:
+        """Where zero is excluded although all cells are looked at: wrong anywhere with chance 1 - level."""
+        return np.asarray(self.p_of_family < 1 - self.level)[()]
+
+    def like(self, values: Float[np.ndarray, "*shape column"]) -> Drawn:
+        """Other values of the same axes, kind and documents."""
+        return replace(self, values=values, kept=None)
 
     def __sub__(self, other: Drawn) -> Drawn:
-        """The paired difference, column by column.
+        """The paired difference, column by column; the fewer documents that carry one of the two carry it.
 
         Raises:
-            ValueError: The two have other resamples or axes, or one was frozen.
+            ValueError: The two have other documents or axes, or no columns.
         """
         for one in (self, other):
             if one.kept is not None:
-                raise ValueError(
-                    "the resamples of this number were not kept, only its interval, so it has no paired "
-                    "difference: subtract before freezing."
-                )
+                raise ValueError("a record keeps this number's interval and no columns: no difference of it.")
         others = self.drawn_from and other.drawn_from and self.drawn_from != other.drawn_from
         if others or self.values.shape != other.values.shape or list(self.axes) != list(other.axes):
             raise ValueError(
-                f"{self!r} and {other!r} have other axes or resamples: a paired difference needs the same, "
+                f"{self!r} and {other!r} have other axes or documents: a paired difference needs the same, "
                 "drawn from one Resamples."
             )
-        return self.like(self.values - other.values)
+        return replace(
+            self,
+            values=self.values - other.values,
+            kind=_kind_of_difference(self.kind, other.kind),
+            carried=scarcer(self.carried, other.carried),
+        )
 
     def __neg__(self) -> Drawn:
-        return self.like(-self.values)
+        kind = np.where(np.isin(self.kind, ("share", "none")), "difference", self.kind)
+        return replace(self, values=-self.values, kind=kind, kept=None)
 
     def sel(self, **labels: Any) -> Drawn:
         """One label of an axis (the axis goes) or a list of them (it stays).
@@ -209,20 +198,27 @@ class Drawn:
                 k: (tuple(label) if k == name else v) for k, v in found.axes.items() if several or k != name
             }
             kept = found.kept and (found.kept[0].take(chosen, axis=at), found.kept[1].take(chosen, axis=at))
-            found = replace(found, values=np.take(found.values, chosen, axis=at), axes=axes, kept=kept)
+            found = replace(
+                found,
+                values=np.take(found.values, chosen, axis=at),
+                axes=axes,
+                kept=kept,
+                kind=_taken(found.kind, chosen, at),
+                carried=_taken(found.carried, chosen, at),
+            )
         return found
 
     def mean(self, axis: str, weights: np.ndarray | None = None) -> Drawn:
-        """Mean over an axis.
+        """Mean over an axis, carried by every document that carries a part of it.
 
         What is not defined in a column is left out of that column's mean.
 
         Args:
             axis: Its name.
-            weights: One weight a label, or of the shape of `values` where resamples have their own.
+            weights: One weight a label, or of the shape of `values` where columns have their own.
         """
         if self.kept is not None:
-            raise ValueError("the resamples of this number were not kept: means come before freezing.")
+            raise ValueError("a record keeps this number's interval and no columns: no mean of it.")
         at = _index("axis", axis, list(self.axes))
         weight = np.ones(1) if weights is None else np.asarray(weights, dtype=np.float64)
         if weight.ndim == 1 and weights is not None:
@@ -231,12 +227,10 @@ class Drawn:
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (weight * np.nan_to_num(self.values)).sum(at) / weight.sum(at)
         axes = {name: labels for name, labels in self.axes.items() if name != axis}
-        return replace(self, values=np.asarray(mean), axes=axes, kept=None)
-
-    def freeze(self) -> Drawn:
-        """The same without its resamples: value and interval, for numbers too many to keep."""
-        # A copy, or a view would keep the resamples alive.
-        return replace(self, values=self.values[..., :1].copy(), kept=self.bounds)
+        first = np.asarray(self.kind.take(0, axis=at))
+        same = np.all(self.kind == np.expand_dims(first, at), axis=at)
+        kind = np.where(same, first, "mean")
+        return replace(self, values=np.asarray(mean), axes=axes, kind=kind, carried=self.carried.sum(at))
 
     def rows(self, measure: str) -> list[dict[str, Any]]:
         """Long form: one row a cell, with its labels, the measure's name, value, low and high."""
@@ -256,20 +250,19 @@ class Drawn:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Axes, estimate and interval as nested lists; the resamples themselves stay behind."""
+        """Axes, estimate, interval and the documents that carry it, as nested lists; not the columns."""
         return {
             "axes": {name: list(labels) for name, labels in self.axes.items()},
             "estimate": self.estimate,
             "low": self.low,
             "high": self.high,
             "level": self.level,
-            "draws": None if self.kept is not None else self.draws,
             "documents": self.documents,
         }
 
 
 def stack(parts: Mapping[Any, Drawn], axis: str, *, last: bool = False) -> Drawn:
-    """Several of the same axes and resamples as one.
+    """Several of the same axes and documents as one; what has fewer columns is filled with NaN.
 
     Args:
         parts: By their label.
@@ -281,16 +274,66 @@ def stack(parts: Mapping[Any, Drawn], axis: str, *, last: bool = False) -> Drawn
     """
     if not parts:
         raise ValueError(f"nothing to put along the axis {axis!r}.")
-    first = next(iter(parts.values()))
+    found = list(parts.values())
+    first = found[0]
     place = len(first.axes) if last else 0
     kept: Bounds | None = None
-    values = [part.values for part in parts.values()]
-    if any(part.kept is not None for part in parts.values()):
-        bounds = [part.bounds for part in parts.values()]
-        low, high = (np.stack([np.asarray(one[k]) for one in bounds], axis=place) for k in (0, 1))
-        kept, values = (low, high), [one[..., :1] for one in values]
+    if any(part.kept is not None for part in found):
+        low, high = (np.stack([np.asarray(one.bounds[k]) for one in found], axis=place) for k in (0, 1))
+        kept = (low, high)
+    columns = 1 if kept is not None else max(part.values.shape[-1] for part in found)
+    values = [_padded(part.values[..., :columns], columns) for part in found]
     axes = {**first.axes, axis: tuple(parts)} if last else {axis: tuple(parts), **first.axes}
-    return replace(first, values=np.stack(values, axis=place), axes=axes, kept=kept)
+    return replace(
+        first,
+        values=np.stack(values, axis=place),
+        axes=axes,
+        kind=_stacked([one.kind for one in found], place),
+        carried=_stacked([one.carried for one in found], place),
+        kept=kept,
+    )
+
+
+def scarcer(
+    one: Float[np.ndarray, "*shape document"] | Int[np.ndarray, "*shape document"],
+    other: Float[np.ndarray, "*other document"] | Int[np.ndarray, "*other document"],
+) -> np.ndarray:
+    """Cell by cell the rows by document that fewer documents have: of two groups, what both need."""
+    if one is other:
+        return one
+    fewer = (carriers(one) <= carriers(other))[..., None]
+    return np.where(fewer, one, other)
+
+
+def _kind_of_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    shares = np.isin(one, ("share", "none")) & np.isin(other, ("share", "none"))
+    quantile = (one == "quantile") | (other == "quantile")
+    return np.where(quantile, "quantile", np.where(shares, "difference", "mean"))
+
+
+def _with_axes(part: np.ndarray, ndim: int) -> np.ndarray:
+    return part.reshape((1,) * (ndim - part.ndim) + part.shape)
+
+
+def _taken(part: np.ndarray, chosen: Any, at: int) -> np.ndarray:
+    """`take` along an axis whose length 1 stands for all labels."""
+    if part.shape[at] > 1:
+        return np.asarray(part.take(chosen, axis=at))
+    return part if isinstance(chosen, list) else np.asarray(part.take(0, axis=at))
+
+
+def _padded(values: np.ndarray, columns: int) -> np.ndarray:
+    more = columns - values.shape[-1]
+    if not more:
+        return values
+    return np.concatenate([values, np.full((*values.shape[:-1], more), np.nan)], axis=-1)
+
+
+def _stacked(parts: Sequence[np.ndarray], place: int) -> np.ndarray:
+    first = parts[0]
+    if all(part is first or np.array_equal(part, first) for part in parts[1:]):
+        return np.expand_dims(first, place)
+    return np.stack(np.broadcast_arrays(*parts), axis=place)
 
 
 def _index(name: str, label: Any, labels: Iterable[Any]) -> int:

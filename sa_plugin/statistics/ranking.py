@@ -1,4 +1,4 @@
-"""How well scores rank positives above negatives, without a threshold, on the data and on every draw.
+"""How well scores rank positives above negatives, without a threshold, for every weighting of documents.
 
     AUROC = P(s+ > s-) + P(s+ = s-) / 2        (Mann-Whitney, ties at half)
     average precision = sum_k (R_k - R_{k-1}) P_k   over distinct thresholds, no interpolation
@@ -7,14 +7,14 @@ as in scikit-learn. Both average over the whole ranking: AUROC hardly moves when
 per cent of negatives changes, which is where a tail lives; average precision does, and depends on
 the share of positives. NaN when a class is empty: there is nothing to rank.
 
-No draw copies a row: with w its document weights, both are functions of weighted counts in the order
+No column copies a row: with w its document weights, both are functions of weighted counts in the order
 of the scores. AUROC is besides a quadratic form in the document weights,
 
-    AUROC_b = (w' A w) / ((w' p) (w' n)),
+    AUROC_w = (w' A w) / ((w' p) (w' n)),
     A_de = sum of [s_i > s_j] + [s_i = s_j] / 2 over positives i of document d and negatives j of
            document e,
 
-so for many rows of few documents (tokens) A is made once and each draw costs D² instead of the
+so for many rows of few documents (tokens) A is made once and each column costs D² instead of the
 number of rows.
 """
 
@@ -114,35 +114,35 @@ def _columns(
     return np.array(values, dtype=np.float64).reshape(scores.shape[1:])
 
 
-# Entries of a [draw, row] table that exist at a time: 32 MiB of float64.
+# Entries of a [column, row] table that exist at a time: 32 MiB of float64.
 _CHUNK = 1 << 22
 
 
 def resampled_auroc(
     scores: Float[np.ndarray, " row"], labels: Bool[np.ndarray, " row"], resamples: Resamples
-) -> Float64[np.ndarray, " draw"]:
-    """AUROC of one column of scores on every draw.
+) -> Float64[np.ndarray, " column"]:
+    """AUROC of one column of scores, for every column of document weights.
 
     Args:
         scores: Finite scores.
         labels: Truth.
-        resamples: Draws over the same rows (`resamples.of(sample_of)` for tokens).
+        resamples: Weights over the same rows (`resamples.of(sample_of)` for tokens).
     """
-    # By documents a draw costs D² of a matrix product, by rows their number of running sums, each far dearer.
-    if resamples.n_documents**2 <= 64 * len(scores):
+    # By documents a column costs D² of a matrix product, by rows a running sum each, which are far dearer.
+    if resamples.units**2 <= 64 * len(scores):
         return _auroc_by_documents(scores, labels, resamples)
     return _auroc_by_rows(scores, labels, resamples)
 
 
 def resampled_average_precision(
     scores: Float[np.ndarray, " row"], labels: Bool[np.ndarray, " row"], resamples: Resamples
-) -> Float64[np.ndarray, " draw"]:
-    """Average precision of one column of scores on every draw.
+) -> Float64[np.ndarray, " column"]:
+    """Average precision of one column of scores, for every column of document weights.
 
     Args:
         scores: Finite scores.
         labels: Truth.
-        resamples: Draws over the same rows.
+        resamples: Weights over the same rows.
     """
     order = np.argsort(-scores, kind="stable")
     ends = tie_ends(scores[order])
@@ -153,7 +153,7 @@ def resampled_average_precision(
         hits = np.cumsum(weights * labels[order], axis=1)[:, ends].astype(np.float64)
         gained = np.diff(hits, axis=1, prepend=0)
         total = (gained * ratio(hits, fired)).sum(axis=1)
-        # A draw of one class alone has nothing to rank.
+        # A column of one class alone has nothing to rank.
         both = (hits[:, -1] > 0) & (hits[:, -1] < fired[:, -1])
         drawn.append(ratio(total, np.where(both, hits[:, -1], 0), empty=np.nan))
     return np.concatenate(drawn)
@@ -161,7 +161,7 @@ def resampled_average_precision(
 
 def _auroc_by_rows(
     scores: Float[np.ndarray, " row"], labels: Bool[np.ndarray, " row"], resamples: Resamples
-) -> Float64[np.ndarray, " draw"]:
+) -> Float64[np.ndarray, " column"]:
     order = np.argsort(scores, kind="stable")
     ends = tie_ends(scores[order])
     drawn = []
@@ -179,8 +179,8 @@ def _auroc_by_rows(
 
 def _auroc_by_documents(
     scores: Float[np.ndarray, " row"], labels: Bool[np.ndarray, " row"], resamples: Resamples
-) -> Float64[np.ndarray, " draw"]:
-    n, home = resamples.n_documents, resamples.document
+) -> Float64[np.ndarray, " column"]:
+    n, home = resamples.units, resamples.document
     positive, negative = scores[labels], scores[~labels]
     wins = np.zeros((n, n))
     for e in range(n):
@@ -194,7 +194,7 @@ def _auroc_by_documents(
 
 
 def _parts(resamples: Resamples, rows: int) -> list[Resamples]:
-    """The draws in groups whose [draw, row] tables stay small."""
+    """The columns in groups whose [column, row] tables stay small."""
     step = max(1, _CHUNK // max(1, rows))
-    starts = range(0, resamples.draws, step)
+    starts = range(0, resamples.columns, step)
     return [replace(resamples, weights=resamples.weights[a : a + step]) for a in starts]

@@ -1,4 +1,4 @@
-"""The shape of a distribution on every draw: quantiles, and skewness by moments and by L-moments.
+"""The shape of a distribution for every weighting of documents: quantiles, skewness and L-skewness.
 
     skewness = m_3 / m_2^{3/2},   m_k = mean (x - mean)^k                    (0 for symmetric laws)
     L-skewness = l_3 / l_2 in (-1, 1),   l_2 = 2 b_1 - b_0,   l_3 = 6 b_2 - 6 b_1 + b_0
@@ -10,7 +10,7 @@ tokens, so its sampling error is large just where tails are heavy; L-skewness is
 values and bounded. Neither says which tail is reliable: a long tail of out-of-concept tokens is
 skewed too. NaN for a constant, or below three values.
 
-A draw holds w_d copies of every value of document d, N in all, and no draw is sorted or copied: its
+A column holds w_d copies of every value of document d, N in all, and none is sorted or copied: its
 quantile is the ordinary one (linear interpolation, type 7) of those N values. Values are sorted once
 and cut into blocks; a matrix product gives the copies in each block, hence the block of a wanted
 rank, and only that block's values are looked at.
@@ -35,22 +35,22 @@ _BLOCK = 64
 def resampled_quantiles(
     values: Float[np.ndarray, " row"], q: Sequence[float], resamples: Resamples
 ) -> Float64[np.ndarray, "q draw"]:
-    """Quantiles of every draw.
+    """Quantiles in every column.
 
     Args:
         values: Finite values.
         q: Levels in [0, 1].
-        resamples: Draws over the same rows.
+        resamples: Weights over the same rows.
 
     Returns:
-        NaN for a draw without values.
+        NaN for a column without values.
 
     Raises:
         ValueError: A level lies outside [0, 1].
     """
     if not all(0 <= level <= 1 for level in q):
         raise ValueError(f"quantile levels {list(q)} must lie in [0, 1].")
-    result = np.full((len(q), resamples.draws), np.nan)
+    result = np.full((len(q), resamples.columns), np.nan)
     if not len(values):
         return result
     order = np.argsort(values, kind="stable")
@@ -68,7 +68,7 @@ def resampled_quantiles(
 
 def _block_ends(home: Int64[np.ndarray, " row"], resamples: Resamples) -> Float64[np.ndarray, "draw block"]:
     """Copies at or before the end of each block of sorted values, in every draw."""
-    blocks, documents = -(-len(home) // _BLOCK), resamples.n_documents
+    blocks, documents = -(-len(home) // _BLOCK), resamples.units
     # One flat index for (block, document), so that a single count fills the whole table.
     cell = np.arange(len(home)) // _BLOCK * documents + home
     counts = np.bincount(cell, minlength=blocks * documents).reshape(blocks, documents)
@@ -130,11 +130,11 @@ def l_skewness(values: Float[np.ndarray, " row"]) -> float:
 def resampled_l_skewness(
     values: Float[np.ndarray, " row"], resamples: Resamples
 ) -> Float64[np.ndarray, " draw"]:
-    """L-skewness of every draw, values counted as often as their document is drawn.
+    """L-skewness in every column, values counted as often as their document.
 
     Args:
         values: Finite values.
-        resamples: Draws over the same rows.
+        resamples: Weights over the same rows.
     """
     order = np.argsort(values, kind="stable")
     x, home = values[order].astype(np.float64), resamples.document[order]
@@ -142,7 +142,7 @@ def resampled_l_skewness(
     return np.concatenate(
         [
             _l_skewness(x, np.cumsum(weights[:, a : a + _DRAWS].take(home, axis=0), axis=0))
-            for a in range(0, resamples.draws, _DRAWS)
+            for a in range(0, resamples.columns, _DRAWS)
         ]
     )
 

@@ -143,7 +143,6 @@ def check_theory(
         "n_documents": resamples.n_documents,
         "which": how.which,
         "tail": how.tail,
-        "draws": resampling.draws,
         "level": resampling.level,
         "seed": resampling.seed,
         "n_random": how.n_random,
@@ -178,21 +177,18 @@ def _assembled(
     regimes: list[Regime] = []
     assumptions: list[Assumption] = of_architecture(info, paths, why)
     tenths = {}
-    drawn_resamples = resamples.with_data()
     for column in directions.columns:
         if column.role != "concept":
             continue
         key = column.concept, column.direction
-        # Draws of one concept fill hundreds of megabytes: only its summary outlives this round.
         measures = measure(
             sums,
             directions,
             *key,
             sums.measured & counted[column.concept],
-            drawn_resamples,
+            resamples,
             causal=info.causal,
             aligned_gamma=gamma,
-            level=settings["level"],
         )
         quantities[key] = {name: measures.quantity(name) for name in QUANTITIES if name in measures.own}
         verdicts += judge(measures, *key, layers, causal=info.causal)

@@ -51,16 +51,16 @@ Tenths are ranked on a, so noise in a flattens their slopes. Attention is averag
 a block, aligned or not. None of these says what causes what.
 
 Each function takes sums over samples, of shape `[draw, layer, column]`, and gives values of the
-same shape; draw 0 is the data as they are.
+same shape; draw 0 is the data as they are, each other one leaves a document out.
 
-Intervals resample source documents (`sa_plugin.statistics.bootstrap`), the vectors held fixed; each
-quantity minus its controls is taken on the same draws.
+Intervals are over source documents that have samples of the concept, the vectors held fixed; each
+quantity minus its controls is taken in the same columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -69,6 +69,7 @@ from jaxtyping import Bool, Float64
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.shape import skewness_of_sums
 from sa_plugin.theory.paths import Directions
 from sa_plugin.theory.slopes import orthogonal
@@ -94,30 +95,32 @@ class Belongs(NamedTuple):
     Attributes:
         theorem: "T1", "C1", "C2", "T2" or "assumption".
         null: Its value where nothing happens.
+        kind: For its interval.
     """
 
     theorem: str
     null: float
+    kind: Kind = "mean"
 
 
 QUANTITIES: Mapping[str, Belongs] = {
     **{f"{who}gap_slope": Belongs("T1", 1.0) for who in ("", "heads_", "prefix_")},
     **{f"{who}gap_deviation_ratio": Belongs("T1", 1.0) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gaps_grown": Belongs("T1", 0.5) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gaps_shrunk": Belongs("T1", 0.5) for who in ("", "heads_", "prefix_")},
-    **{f"{who}gap_order": Belongs("T1", 0.0) for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_grown": Belongs("T1", 0.5, "share") for who in ("", "heads_", "prefix_")},
+    **{f"{who}gaps_shrunk": Belongs("T1", 0.5, "share") for who in ("", "heads_", "prefix_")},
+    **{f"{who}gap_order": Belongs("T1", 0.0, "difference") for who in ("", "heads_", "prefix_")},
     "gap_deviation_per_norm": Belongs("T1", 1.0),
-    "prefix_left_out": Belongs("T1", 0.0),
+    "prefix_left_out": Belongs("T1", 0.0, "share"),
     "path_gap_slope": Belongs("T1", 1.0),
     "predicted_factor": Belongs("T1", 1.0),
     "attention_by_sign": Belongs("C1", 0.0),
     **{f"{end}_lift_{side}": Belongs("C1", 0.0) for end in ("top", "bottom") for side in ("plus", "minus")},
     "top_lift_plus_with_sinks": Belongs("C1", 0.0),
     "attention_by_sign_with_sinks": Belongs("C1", 0.0),
-    "top_mass_plus": Belongs("C1", np.nan),
+    "top_mass_plus": Belongs("C1", np.nan, "share"),
     "effective_keys": Belongs("C1", 1.0),
     "effective_keys_with_sinks": Belongs("C1", 1.0),
-    "kept_mass": Belongs("C1", np.nan),
+    "kept_mass": Belongs("C1", np.nan, "share"),
     "spread": Belongs("C2", np.nan),
     "variation": Belongs("C2", np.nan),
     "equalisation": Belongs("C2", 0.0),
@@ -314,10 +317,10 @@ class Quantity:
         name: See the module.
         theorem: What it belongs to.
         null: Its value where nothing happens.
-        measured: Over the layers, with its interval; the resamples are not kept.
+        measured: Over the layers.
         predicted: By the idealised model; None where it says nothing or weights are missing.
         controls: The same of permuted-label and random directions, as far as there are any.
-        excess: Measured minus each control, on the same draws.
+        excess: Measured minus each control, column by column.
     """
 
     name: str
@@ -340,7 +343,7 @@ class Quantity:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Every quantity of one concept and direction, on the data and on every draw.
+    """Every quantity of one concept and direction.
 
     Attributes:
         own: Over the layers, by name.
@@ -358,35 +361,35 @@ class Measures:
     tenths: Mapping[str, Float64[np.ndarray, "layer step"]]
 
     def quantity(self, name: str) -> Quantity:
-        """One quantity with its bounds; draws are dropped, they fill hundreds of megabytes."""
+        """One quantity beside its controls."""
         own, kind = self.own[name], QUANTITIES[name]
         controls = {c: self.controls[c][name] for c in CONTROLS if c in self.controls}
         return Quantity(
             name,
             kind.theorem,
             kind.null,
-            own.freeze(),
+            own,
             self.predicted.get(name),
             {control: drawn.estimate.copy() for control, drawn in controls.items()},
-            {control: (own - drawn).freeze() for control, drawn in controls.items()},
+            {control: own - drawn for control, drawn in controls.items()},
         )
 
     def mean(self, name: str, layers: Bool[np.ndarray, " layer"]) -> Drawn:
         """Mean of a quantity over some layers."""
-        return _mean(self.own[name], self.own[name].values[layers])
+        return _mean(self.own[name], layers)
 
     def excess(self, name: str, layers: Bool[np.ndarray, " layer"]) -> list[Drawn]:
         """Mean over some layers of a quantity minus that of each control that has it."""
-        own, each = self.own[name], self.each[name].values
-        found = [_mean(own, (own.values - each[:, k])[layers]) for k in range(each.shape[1])]
+        own, each = self.own[name], self.each[name]
+        found = [_mean(own - each.sel(control=k), layers) for k in each.axes["control"]]
         return [one for one in found if np.isfinite(one.estimate)]
 
 
-def _mean(like: Drawn, values: Float64[np.ndarray, "chosen column"]) -> Drawn:
-    """Mean over layers where the data define it, in every draw over the same layers."""
-    known = np.isfinite(values[:, 0])
-    mean = values[known].mean(axis=0) if known.any() else np.full(values.shape[1], np.nan)
-    return replace(like, values=mean, axes={})
+def _mean(drawn: Drawn, layers: Bool[np.ndarray, " layer"]) -> Drawn:
+    """Mean over some layers where the data define it, in every column over the same ones."""
+    known = layers & np.isfinite(drawn.estimate)
+    mean = drawn.values[known].mean(axis=0) if known.any() else np.full(drawn.values.shape[1], np.nan)
+    return drawn.mean("layer").like(mean)
 
 
 def measure(
@@ -399,7 +402,6 @@ def measure(
     *,
     causal: bool,
     aligned_gamma: Float64[np.ndarray, "layer column"] | None,
-    level: float,
 ) -> Measures:
     """Every quantity of one concept and direction.
 
@@ -409,10 +411,9 @@ def measure(
         concept: Whose.
         direction: "fixed" or "refitted".
         samples: Which samples count.
-        resamples: Draws over the samples, the data first.
+        resamples: Columns of weights over the samples.
         causal: Whether the model is.
         aligned_gamma: Sum of gamma over heads with positive beta and gamma, where beta is known.
-        level: Of the intervals.
     """
     where = directions.where(concept, direction)
     # The concept's own column first, then every control that stands beside it.
@@ -422,28 +423,30 @@ def measure(
     found = _estimate_all(total, causal=causal, weights="path" in sums.values, aligned_gamma=gamma)
     shape = total("tokens").shape
 
-    def drawn(values: np.ndarray, **axes: Sequence[int]) -> Drawn:
-        # Draws stand first in the sums, and last in a Drawn.
+    carried = resamples.rows(samples)
+
+    def drawn(name: str, values: np.ndarray, **axes: Sequence[int]) -> Drawn:
+        # Columns stand first in the sums, and last in a Drawn.
         kept = np.ascontiguousarray(np.moveaxis(values, 0, -1))
-        return Drawn(kept, {"layer": directions.layers, **axes}, resamples.n_documents, level)
+        return resamples.drawn(kept, QUANTITIES[name].kind, carried, layer=directions.layers, **axes)
 
     full = {name: np.broadcast_to(one.value, shape) for name, one in found.items()}
     place = {role: [columns.index(k) for k in where.get(role, [])] for role in CONTROLS}
     steps = {"measured": "layer", "heads": "heads"} | ({} if gamma is None else {"predicted": "predicted"})
     controls = range(len(columns) - 1)
     return Measures(
-        {name: drawn(values[..., 0]) for name, values in full.items()},
+        {name: drawn(name, values[..., 0]) for name, values in full.items()},
         {
             name: np.broadcast_to(one.predicted, shape)[0, :, 0].copy()
             for name, one in found.items()
             if one.predicted is not None
         },
         {
-            role: {name: drawn(values[..., at].mean(axis=-1)) for name, values in full.items()}
+            role: {name: drawn(name, values[..., at].mean(axis=-1)) for name, values in full.items()}
             for role, at in place.items()
             if at
         },
-        {name: drawn(full[name][..., 1:], control=controls) for name in DECISIVE if name in found},
+        {name: drawn(name, full[name][..., 1:], control=controls) for name in DECISIVE if name in found},
         {name: _tenth_slopes(total, part)[0, :, 0] for name, part in steps.items()},
     )
 
@@ -463,6 +466,6 @@ class _Totals:
         if name not in self.known:
             values = self.sums.values[name]
             values = values[:, :, None] if values.ndim == 2 else values[:, :, self.columns]
-            # One matrix product: draws by samples, times samples by layers and columns.
+            # One matrix product: columns by samples, times samples by layers and columns.
             self.known[name] = np.tensordot(self.weights.astype(np.float64), values, axes=1)
         return self.known[name]

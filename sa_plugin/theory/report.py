@@ -176,7 +176,7 @@ class TheoryReport(Result):
         """Long form: a row for every number of every quantity and layer; `of` says whose it is.
 
         `of` is "measured", "predicted", "permuted", "random", or "minus permuted" and "minus
-        random", the measured less the control on the same draws.
+        random", the measured less the control, column by column.
         """
         return [
             {"concept": concept, "direction": direction, "theorem": q.theorem, "null": q.null, **row}

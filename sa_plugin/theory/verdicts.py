@@ -8,7 +8,7 @@ the claim puts it. Over the layers where the claim's premise holds (*assessed*):
 - **holds**: more than half of the assessed layers are for it, at most a tenth against it, the mean
   over assessed layers of every decisive quantity has its interval on the claimed side, and so has
   its difference from each single control direction (every concept's permuted labels, random ones)
-  on the same draws. Intervals over documents do not know how directions vary: a direction that is
+  column by column. Intervals over documents do not know how directions vary: a direction that is
   like m controls passes this by chance once in m + 1 times, so at least nine are asked for;
 - **does not hold**: more than a tenth of the assessed layers are against it and more than are for
   it; or the mean of a decisive quantity has its interval wholly on the other side;

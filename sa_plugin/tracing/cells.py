@@ -122,7 +122,7 @@ def concept_scores(
         columns: Scores of the split that is measured.
         layer: Place of the layer.
         cut: Of each concept, fixed beforehand.
-        resamples: Draws over the samples, the data first.
+        resamples: Columns of weights over the samples.
         frozen_sd: Deviations to divide tail gaps by.
     """
     tokens = columns.table.tokens

@@ -25,19 +25,22 @@ Sources: SuperActivators (arXiv 2512.05038) and its code, which takes the bins o
 What they do not show. Coverage of positives alone means nothing: long negative samples reach q by
 chance, hence the pairs. AUROC, overlap and d describe the bulk; a tail of 2 % hardly moves them.
 The overlap of finite samples lies below that of their laws (with 300 tokens a group, about .8 where
-the laws are the same); its interval covers sampling spread, not that bias.
+the laws are the same); its interval covers sampling spread, not that bias, and misses the truth often.
 The .995 quantile of maxima is near the largest with fewer than some 400 negative samples.
 In-mass is no precision: with few positives most tokens above q may still be negative. A vector is
 fitted anew at each layer, so scores of two layers share no unit; compare the measures without unit.
-Tokens of one sample are not independent: intervals resample source documents.
+Tokens of one sample are not independent: intervals leave out source documents, and bootstrap draws of
+documents stand behind the tail gap, whose quantiles are not smooth.
 
-Every function returns one value a column; column 0 is the data as they are, the others a resample each.
+A measure is carried by the documents that have rows of its group, one of two groups by those of which
+there are fewer. Functions of columns return one value a column; column 0 is the data as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,13 +48,15 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.drawn import Drawn, scarcer
+from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.ranking import resampled_auroc
 from sa_plugin.statistics.shape import resampled_l_skewness, resampled_quantiles, skewness_of_sums
 
 OVERLAP_BINS = 50
 TAIL_LEVEL = 0.995
 ByColumn = Float64[np.ndarray, " column"]
-"""One value on the data (column 0) and one a resample."""
+"""One value on the data (column 0) and one for each document that is left out."""
 
 
 class Cut(NamedTuple):
@@ -70,21 +75,32 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScoreGroup:
-    """Scores of some tokens or samples, with the draws over them."""
+    """Scores of some tokens or samples, with the weights of their documents."""
 
     values: Float[np.ndarray, " row"]
     resamples: Resamples
 
     def sums(self, weights: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"]) -> ByColumn:
-        """Sum of something over the rows of each draw."""
+        """Sum of something over the rows of each column."""
         r = self.resamples
-        by_document = np.bincount(r.document, weights=weights, minlength=r.n_documents)
+        by_document = np.bincount(r.document, weights=weights, minlength=r.units)
         drawn: np.ndarray = r.weights @ by_document.astype(np.float64)
         return drawn
 
-    def share(self, chosen: Bool[np.ndarray, " row"]) -> ByColumn:
+    @cached_property
+    def rows(self) -> Float64[np.ndarray, " document"]:
+        """Number of rows of each document."""
+        return self.resamples.rows()
+
+    def share(self, chosen: Bool[np.ndarray, " row"]) -> Drawn:
         """Share of rows that are chosen."""
-        return ratio(self.sums(chosen), self.sums(np.ones(len(chosen))), empty=np.nan)
+        share = ratio(self.sums(chosen), self.sums(np.ones(len(chosen))), empty=np.nan)
+        return self.drawn(share, "share")
+
+    def drawn(self, values: ByColumn, kind: Kind, other: ScoreGroup | None = None) -> Drawn:
+        """A statistic of this group, or of this and another."""
+        carried = self.rows if other is None else scarcer(self.rows, other.rows)
+        return self.resamples.drawn(values, kind, carried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,31 +127,29 @@ class ConceptScores:
     frozen_sd: float | None = None
 
 
-def measures_of(
-    cell: ConceptScores, delta: float, quantile_draws: int
-) -> dict[str, Float64[np.ndarray, " _column"]]:
-    """Every measure of a cell, on the data and on every draw.
+def measures_of(cell: ConceptScores, delta: float) -> dict[str, Drawn]:
+    """Every measure of a cell, with its columns.
 
     Args:
         cell: Scores and cuts of one concept at one layer.
         delta: Share of the in-concept tokens that count as tail.
-        quantile_draws: Draws for the L-skewness, whose cost is tokens times draws.
     """
-    inside, outside = _moments(cell.inside), _moments(cell.outside)
+    a, b = cell.inside, cell.outside
+    inside, outside = _moments(a), _moments(b)
     pooled = np.sqrt((inside["sd"] ** 2 + outside["sd"] ** 2) / 2)
     return {
-        "overlap": overlap(cell.inside, cell.outside),
-        "auroc": _auroc(cell.inside, cell.outside),
-        "in_mass_at_fpr": cell.inside.share(cell.inside.values > cell.cut.background),
-        "realised_fpr": cell.outside.share(cell.outside.values > cell.cut.background),
+        "overlap": a.drawn(overlap(a, b), "share", b),
+        "auroc": a.drawn(_auroc(a, b), "share", b),
+        "in_mass_at_fpr": a.share(a.values > cell.cut.background),
+        "realised_fpr": b.share(b.values > cell.cut.background),
         **_coverage(cell),
         "precision": _precision(cell),
         "tail_gap": _tail_gap(cell, delta),
-        "cohens_d": ratio(inside["mean"] - outside["mean"], pooled, empty=np.nan),
-        **{f"{name}_in": drawn for name, drawn in inside.items()},
-        **{f"{name}_out": drawn for name, drawn in outside.items()},
-        "l_skewness_in": _l_skewness(cell.inside, quantile_draws),
-        "l_skewness_out": _l_skewness(cell.outside, quantile_draws),
+        "cohens_d": a.drawn(ratio(inside["mean"] - outside["mean"], pooled, empty=np.nan), "mean", b),
+        **{f"{name}_in": a.drawn(values, "mean") for name, values in inside.items()},
+        **{f"{name}_out": b.drawn(values, "mean") for name, values in outside.items()},
+        "l_skewness_in": a.drawn(resampled_l_skewness(a.values, a.resamples), "difference"),
+        "l_skewness_out": b.drawn(resampled_l_skewness(b.values, b.resamples), "difference"),
     }
 
 
@@ -156,27 +170,19 @@ def bin_of(values: Float[np.ndarray, " row"], edges: Float64[np.ndarray, " edge"
 
 
 def overlap(inside: ScoreGroup, outside: ScoreGroup, bins: int = OVERLAP_BINS) -> ByColumn:
-    """Histogram intersection with joint edges, those of the data in every draw.
-
-    Two samples of one law do not overlap fully, and resamples, whose tokens repeat, still less: the
-    plain percentile interval may miss the estimate. The draws are shifted to have it as their mean.
-    """
+    """Histogram intersection with joint edges, those of the data in every column."""
     if not len(inside.values) or not len(outside.values):
         return _undefined(inside)
     edges = joint_edges(inside.values, outside.values, bins)
     shares = [_binned(group, edges) for group in (inside, outside)]
-    drawn: np.ndarray = np.minimum(*shares).sum(axis=1)
-    # The resamples' mean lies below the data's own value: the bias is taken off, the spread stays.
-    if len(drawn) > 1 and not np.isnan(drawn[1:]).all():
-        drawn[1:] += drawn[0] - np.nanmean(drawn[1:])
-    return drawn
+    return np.asarray(np.minimum(*shares).sum(axis=1))
 
 
-def _binned(group: ScoreGroup, edges: Float64[np.ndarray, " edge"]) -> Float64[np.ndarray, "draw bin"]:
+def _binned(group: ScoreGroup, edges: Float64[np.ndarray, " edge"]) -> Float64[np.ndarray, "column bin"]:
     bins, r = len(edges) - 1, group.resamples
-    # Counts by document first: every resample is then one row of a matrix product.
+    # Counts by document first: every column is then one row of a matrix product.
     cell = r.document * bins + bin_of(group.values, edges)
-    counts = np.bincount(cell, minlength=r.n_documents * bins).reshape(-1, bins)
+    counts = np.bincount(cell, minlength=r.units * bins).reshape(-1, bins)
     drawn = r.weights.astype(np.float64) @ counts.astype(np.float64)
     return ratio(drawn, drawn.sum(axis=1, keepdims=True), empty=np.nan)
 
@@ -186,27 +192,33 @@ def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> ByColumn:
     scores = np.concatenate([inside.values, outside.values])
     labels = np.arange(len(scores)) < len(inside.values)
     a, b = inside.resamples, outside.resamples
-    # Both groups come from the same draws of documents, so their weights are one matrix.
+    # Both groups are of the same documents, so their weights are one matrix.
     both = replace(a, document=np.concatenate([a.document, b.document]))
     return resampled_auroc(scores, labels, both) if len(scores) else _undefined(inside)
 
 
-def _precision(cell: ConceptScores) -> ByColumn:
+def _precision(cell: ConceptScores) -> Drawn:
     """Share of tokens at or above the threshold that are labelled."""
     fired = cell.tokens.values >= cell.cut.threshold
-    return ratio(cell.tokens.sums(fired & cell.labels), cell.tokens.sums(fired), empty=np.nan)
+    resamples = cell.tokens.resamples.of(np.flatnonzero(fired))
+    return ScoreGroup(cell.tokens.values[fired], resamples).share(cell.labels[fired])
 
 
-def _tail_gap(cell: ConceptScores, delta: float) -> ByColumn:
+def _tail_gap(cell: ConceptScores, delta: float) -> Drawn:
     """Distance of the in-concept tail from the negatives' tail, in deviations of the negatives."""
-    tail = resampled_quantiles(cell.inside.values, [1 - delta], cell.inside.resamples)[0]
-    rest = resampled_quantiles(cell.negatives.values, [TAIL_LEVEL], cell.negatives.resamples)[0]
-    sd = _moments(cell.negatives)["sd"] if cell.frozen_sd is None else np.asarray(cell.frozen_sd)
-    return ratio(tail - rest, np.broadcast_to(sd, tail.shape), empty=np.nan)
+    # Draws come from one seed: both groups, and their deviation, are of the same ones.
+    inside, negatives = (
+        replace(group, resamples=group.resamples.bootstrapped) for group in (cell.inside, cell.negatives)
+    )
+    tail = resampled_quantiles(inside.values, [1 - delta], inside.resamples)[0]
+    rest = resampled_quantiles(negatives.values, [TAIL_LEVEL], negatives.resamples)[0]
+    sd = _moments(negatives)["sd"] if cell.frozen_sd is None else np.asarray(cell.frozen_sd)
+    gap = ratio(tail - rest, np.broadcast_to(sd, tail.shape), empty=np.nan)
+    return inside.drawn(gap, "quantile", negatives)
 
 
 def _moments(group: ScoreGroup) -> dict[str, ByColumn]:
-    """Mean, standard deviation (divided by n) and skewness of every draw."""
+    """Mean, standard deviation (divided by n) and skewness of every column."""
     if not len(group.values):
         return dict.fromkeys(("mean", "sd", "skewness"), _undefined(group))
     # Sums of powers cancel badly far from zero; means and moments are shifted back afterwards.
@@ -219,11 +231,7 @@ def _moments(group: ScoreGroup) -> dict[str, ByColumn]:
     return {"mean": mean + centre, "sd": np.sqrt(variance), "skewness": skew}
 
 
-def _l_skewness(group: ScoreGroup, draws: int) -> Float64[np.ndarray, " _column"]:
-    return resampled_l_skewness(group.values, group.resamples.first(1 + draws))
-
-
-def _coverage(cell: ConceptScores) -> dict[str, ByColumn]:
+def _coverage(cell: ConceptScores) -> dict[str, Drawn]:
     above: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "coverage": lambda top: top > cell.cut.background,
         "coverage_at_maxima": lambda top: top > cell.cut.background_of_maxima,
@@ -237,4 +245,4 @@ def _coverage(cell: ConceptScores) -> dict[str, ByColumn]:
 
 
 def _undefined(group: ScoreGroup) -> ByColumn:
-    return np.full(group.resamples.draws, np.nan)
+    return np.full(group.resamples.columns, np.nan)

@@ -2,24 +2,23 @@
 
 At every layer of a bank the scores of in-concept and out-of-concept tokens are compared on the test
 split: `sa_plugin.tracing.measures` defines what is measured and what it does not show. Thresholds
-and background quantiles are fixed on the calibration split before. Intervals resample source
-documents and are conditional on the vectors and on those cuts: another train or calibration split
+and background quantiles are fixed on the calibration split before. Intervals are over source
+documents and conditional on the vectors and on those cuts: another train or calibration split
 would move them too.
 
-A mean over concepts weights each by its positive samples, in every resample by that resample's own:
+A mean over concepts weights each by its positive samples, in every column by that column's own:
 
     mean = sum_c n_c m_c / sum_c n_c,   concepts whose m_c is not defined left out
 
-Means keep their resamples, so that two layers (or two measures) are compared draw by draw,
-`trace.means["tail_gap"].sel(layer=9) - trace.means["tail_gap"].sel(layer=3)`; numbers of single
-concepts are too many and keep their intervals only.
+Two layers (or two measures) are compared column by column:
+`trace.means["tail_gap"].sel(layer=9) - trace.means["tail_gap"].sel(layer=3)`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -69,7 +68,8 @@ class TraceOptions:
             token.
         frozen_sd: Deviations of the negatives' scores that tail gaps are divided by, such as
             `trace(...)["sd_out"].estimate` of the unablated run; by default their own.
-        quantile_draws: At most so many resamples for the L-skewness, whose cost is tokens times draws.
+        quantile_draws: At most so many bootstrap draws of documents for the tail gaps, each of every
+            concept and layer.
     """
 
     out: Out = "negative"
@@ -93,9 +93,9 @@ class TraceSettings:
         delta: Share of in-concept tokens that count as tail.
         fpr: Share of out-of-concept tokens above the background quantile on `fixed_on`; on `split`
             it is the measure `realised_fpr`.
-        quantile_draws: Resamples of the L-skewness.
-        resampling: Of all other measures.
-        n_documents: Documents resampled.
+        quantile_draws: Bootstrap draws of documents for the tail gaps.
+        resampling: How intervals are made.
+        n_documents: Documents of the split.
     """
 
     split: str
@@ -114,7 +114,7 @@ class TailTrace(Result):
 
     Attributes:
         measures: By name, over layer and concept; `sa_plugin.tracing.measures` defines them.
-        means: The same, as mean over concepts weighted by positive samples, over layer, with resamples.
+        means: The same, as mean over concepts weighted by positive samples, over layer.
         fixed: "threshold", "background" and "background_of_maxima" by layer and concept.
         counts: Tokens and samples behind each concept's measures, and tokens whose label is unknown
             where there are any.
@@ -171,7 +171,8 @@ class TailTrace(Result):
         s, r = self.settings, self.settings.resampling
         title = (
             f"{s.split}: {len(self.concepts)} concepts, means weighted by positive samples; "
-            f"{100 * r.level:g} % intervals from {r.draws} resamples of {s.n_documents} documents. "
+            f"{100 * r.level:g} % intervals, each of {s.n_documents} documents left out in turn (tail gap: "
+            f"{s.quantile_draws} bootstrap draws of them, seed {r.seed}). "
             f"Out of concept: {_OUT[s.out]}. Cuts fixed on {s.fixed_on}: delta {s.delta:g}, "
             f"false-positive rate {s.fpr:g}; {self._realised()}."
         )
@@ -323,20 +324,22 @@ def trace(
         raise ValueError(f"frozen_sd {np.shape(options.frozen_sd)} must be [layer, concept] {column.shape}.")
     counts = _counts(here)
     _warn_undefined(here.table.tokens.concepts, counts)
-    drawn = resample_documents(document_names(here.table.tokens), resampling)
+    require_type("resampling", resampling, Resampling, "give Resampling(level=0.95)")
+    few = replace(resampling, draws=min(options.quantile_draws, resampling.draws))
+    drawn = resample_documents(document_names(here.table.tokens), few)
     settings = TraceSettings(
         split,
         fixed_on,
         options.out,
         delta,
         round(1 - TAIL_LEVEL, 6),
-        min(options.quantile_draws, resampling.draws),
+        few.draws,
         resampling,
         drawn.n_documents,
     )
     silent = host is not None and not host.progress
     bar = tqdm(range(len(table.bank.layers)), desc="trace", disable=silent or None, leave=False)
-    found = [_layer(here, there, at, drawn.with_data(), options, settings) for at in bar]
+    found = [_layer(here, there, at, drawn, options, settings) for at in bar]
     joint, common = densities_of([one.bins for one in found])
     return TailTrace(
         _by_layer(table, [one.measures for one in found]),
@@ -370,15 +373,18 @@ def _layer(
     cut = _quiet_cuts(there, at, settings.delta)
     measured, bins = [], []
     for cell in concept_scores(here, at, cut, resamples, options.frozen_sd):
-        measured.append(measures_of(cell, settings.delta, settings.quantile_draws))
+        measured.append(measures_of(cell, settings.delta))
         bins.append(binned(cell))
-    positives = resampled_sums(tokens.sample_labels.T, resamples)
-    measures, means = {}, {}
-    for name in measured[0]:
-        drawn = resamples.drawn(np.stack([one[name] for one in measured]), concept=tokens.concepts)
-        # The L-skewness has only the first resamples: its weights are theirs.
-        means[name] = drawn.mean("concept", positives[:, : drawn.values.shape[-1]])
-        measures[name] = drawn.freeze()
+    measures = {
+        name: stack({c: one[name] for c, one in zip(tokens.concepts, measured, strict=True)}, "concept")
+        for name in measured[0]
+    }
+    # A tail gap has draws in place of left-out documents, and their own positives.
+    positives = {
+        name: resampled_sums(tokens.sample_labels.T, of)
+        for name, of in (("tail_gap", resamples.bootstrapped), ("", resamples))
+    }
+    means = {name: one.mean("concept", positives.get(name, positives[""])) for name, one in measures.items()}
     return _Layer(cut, measures, means, bins)
 
 

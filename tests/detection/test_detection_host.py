@@ -8,7 +8,6 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.scores import score
-from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ANIMALS = ("cat", "dog", "cow")
@@ -33,8 +32,8 @@ def test_scores_given_or_made_give_the_same_numbers(data, detector):
     again = calibrate(None, data, detector.bank, scores=table)
     assert (again.layer, again.delta) == (detector.layer, detector.delta)
     assert again.threshold["animal"] == pytest.approx(detector.threshold["animal"], rel=1e-5)
-    one = detector.evaluate(data.test, resampling=Resampling(draws=50))
-    two = again.evaluate(data.test, scores=table, resampling=Resampling(draws=50))
+    one = detector.evaluate(data.test)
+    two = again.evaluate(data.test, scores=table)
     assert one.methods == two.methods
     assert one.weighted["f1"].estimate == pytest.approx(two.weighted["f1"].estimate)
 

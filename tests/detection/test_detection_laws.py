@@ -11,7 +11,6 @@ from detection_cases import make_case, with_scores
 from sa_plugin.detection import STATISTICS, calibrate, search_matched, search_own
 from sa_plugin.passes import TokenTable
 from sa_plugin.show import clean
-from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ORDERLESS = {"LastTok", "RandTok"}
@@ -25,7 +24,7 @@ def case():
 def everything(case, table, skip=()):
     """All numbers that calibration and evaluation give, in long form."""
     detector = calibrate(None, case.data, table.bank, scores=table)
-    given = {"scores": table, "resampling": Resampling(draws=50)}
+    given = {"scores": table}
     found = [
         getattr(detector, name)(case.data.test, **given) for name in ("evaluate", "evaluate_tokens", "sweep")
     ]
@@ -148,18 +147,18 @@ def test_a_statistic_added_by_name_is_calibrated_and_evaluated(case, monkeypatch
 
     monkeypatch.setitem(STATISTICS, "MinTok", min_token)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
-    found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+    found = detector.evaluate(case.data.test, scores=case.table)
     assert found.methods[-1] == "MinTok"
     monkeypatch.delitem(STATISTICS, "MinTok")
     with pytest.raises(ValueError, match=r"statistic 'MinTok' is unknown.*STATISTICS again"):
-        detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+        detector.evaluate(case.data.test, scores=case.table)
 
 
 def test_randtok_follows_its_seed(case):
     def f1(seed):
         detector = calibrate(None, case.data, case.bank, scores=case.table, seed=seed)
         assert len(detector.baselines["RandTok"]) == 20
-        found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+        found = detector.evaluate(case.data.test, scores=case.table)
         return found.of("RandTok").weighted["f1"].values.tolist()
 
     assert f1(1) == f1(1)

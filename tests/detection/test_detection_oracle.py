@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 from detection_cases import make_case
+from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
 from sa_plugin.detection import calibrate
-from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DELTAS = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
@@ -90,7 +90,7 @@ METHODS = ("SuperActivators", "MaxTok", "MeanTok", "LastTok", "Top10%", "pooled"
 def test_every_method_equals_the_slow_oracle(units, rounded):
     case = make_case(seed=3, n=80, units=units, rounded=rounded)
     detector = calibrate(None, case.data, case.bank, scores=case.table, deltas=DELTAS)
-    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
+    evaluation = detector.evaluate(case.data.test, scores=case.table)
     table = case.table
     test = [n for n, of in enumerate(table.tokens.split_of) if of == "test"]
     for method in (*METHODS, "length-only", *(["MaxTok permuted"] if units is None else [])):
@@ -120,41 +120,48 @@ def test_every_method_equals_the_slow_oracle(units, rounded):
         assert evaluation.of(method).chosen.candidates == expected
 
 
-def test_intervals_equal_a_loop_over_resamples():
+def test_every_number_equals_leaving_each_document_out_by_hand():
     case = make_case(seed=1, n=120)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = calibrate(None, case.data, case.bank, scores=case.table)
-    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=50, seed=4))
+    evaluation = detector.evaluate(case.data.test, scores=case.table)
     from sa_plugin.detection import outcomes
-    from sa_plugin.statistics import resample_documents
 
     test = detector.scores_of(case.data.test, case.table)
     labels = test.tokens.sample_labels
-    names = [s.document for s in test.tokens.samples]
-    resamples = resample_documents(np.array(names), Resampling(draws=50, seed=4))
+    names = np.array([s.document for s in test.tokens.samples])
+    documents = sorted(set(names))
     said = outcomes(detector, test)
-    drawn = {}
+    columns = {}
     for method in ("SuperActivators", "MeanTok", "RandTok", "always-positive"):
-        drawn[method] = []
-        for weights in resamples.weights:
-            rows = [n for n, d in enumerate(resamples.document) for _ in range(weights[d])]
+        columns[method] = []
+        for left in (None, *documents):
+            rows = names != left
             per_draw = []
             for one in said[method]:
-                scores, counts = [], []
-                for c in range(labels.shape[1]):
-                    scores.append(f1(one.fired[rows, c].tolist(), labels[rows, c].tolist()))
-                    counts.append(labels[rows, c].sum())
-                per_draw.append(np.average(scores, weights=counts))
-            drawn[method].append(np.mean(per_draw))
+                scores = [f1(one.fired[rows, c].tolist(), labels[rows, c].tolist()) for c in range(3)]
+                per_draw.append(np.average(scores, weights=labels[rows].sum(0)))
+            columns[method].append(np.mean(per_draw))
         found = evaluation.of(method).weighted["f1"]
-        low, high = np.quantile(drawn[method], [0.025, 0.975])
-        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+        assert found.values == pytest.approx(columns[method])
+        t, *without = columns[method]
+        # Positive samples of all concepts carry a weighted mean.
+        rows = np.array([labels[names == d].sum() for d in documents])
+        m, s = len(documents), np.sqrt(np.sum((np.array(without) - t) ** 2) * (1 - 1 / len(documents)))
+        g = rows / (rows.sum() - rows)
+        nu = g.sum() ** 2 / ((g**2).sum() + (g**2).sum() ** 2 - (g**4).sum())
+        reach = stats.t.ppf(0.975, min(nu, m - 1))
+        if method == "always-positive":
+            assert np.isnan([found.low, found.high]).all()
+        else:
+            ends = special.expit(special.logit(t) + np.array([-1, 1]) * reach * s / (t * (1 - t)))
+            assert (found.low, found.high) == pytest.approx(tuple(ends))
         if method != "SuperActivators":
-            paired = np.array(drawn[method]) - np.array(drawn["SuperActivators"])
+            paired = np.array(columns[method]) - np.array(columns["SuperActivators"])
             by = evaluation.of(method).difference["f1"]
-            low, high = np.quantile(paired, [0.025, 0.975])
-            assert (by.low, by.high) == (pytest.approx(low), pytest.approx(high))
+            s = np.sqrt(np.sum((paired[1:] - paired[0]) ** 2) * (1 - 1 / m))
+            assert (by.low, by.high) == pytest.approx((paired[0] - reach * s, paired[0] + reach * s))
 
 
 @pytest.mark.parametrize("documents", [5, 60])
@@ -165,9 +172,9 @@ def test_mean_auroc_is_the_mean_over_draws(documents):
     rng = np.random.default_rng(0)
     values = np.round(rng.normal(size=(4, 60)), 1)
     labels = rng.random(60) < 0.3
-    resamples = resample_documents(np.arange(60) % documents, Resampling(draws=40, seed=1))
+    resamples = resample_documents(np.arange(60) % documents)
     found = mean_auroc(values, labels, resamples)
     drawn = [resampled_auroc(v, labels, resamples) for v in values]
-    np.testing.assert_allclose(found[1:], np.mean(drawn, axis=0))
+    np.testing.assert_allclose(found, np.mean(drawn, axis=0))
     assert found[0] == pytest.approx(np.mean([auroc(v, labels) for v in values]))
     assert np.isnan(mean_auroc(values, np.zeros(60, dtype=bool), resamples)).all()

@@ -9,7 +9,7 @@ from detection_cases import make_bank, make_case, with_scores
 
 from sa_plugin.data import Sample, Split
 from sa_plugin.detection import OtherDataWarning, SelectionDataWarning, as_split, calibrate, check_unseen
-from sa_plugin.statistics import EmptyConceptWarning, FewTokensWarning, Resampling
+from sa_plugin.statistics import EmptyConceptWarning, FewTokensWarning
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -56,13 +56,13 @@ def test_a_split_is_asked_for(case, detector):
 
 def test_calibration_samples_warn(case, detector):
     with pytest.warns(SelectionDataWarning, match="'cal' holds samples that thresholds"):
-        detector.evaluate(case.data.cal, scores=case.table, resampling=Resampling(draws=10))
+        detector.evaluate(case.data.cal, scores=case.table)
 
 
 def test_other_data_warns(case, detector):
     other = replace(case.data.test, data_hash="f" * 64)
     with pytest.warns(OtherDataWarning, match="ffffffff is not the data this detector"):
-        detector.evaluate(other, scores=case.table, resampling=Resampling(draws=10))
+        detector.evaluate(other, scores=case.table)
 
 
 @quiet
@@ -112,7 +112,7 @@ def test_unknown_names_get_the_nearest(case, detector):
         detector.choice("animals")
     with pytest.raises(ValueError, match="did you mean 'weather'"):
         detector.find(case.data.test, concepts=["wether"], scores=case.table)
-    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
+    evaluation = detector.evaluate(case.data.test, scores=case.table)
     with pytest.raises(ValueError, match="'MaxTock' is not among the methods: did you mean 'MaxTok'"):
         evaluation.of("MaxTock")
     with pytest.raises(ValueError, match="no layer 4: nearest is 5"):
@@ -148,7 +148,7 @@ def test_controls_that_are_missing_are_listed_with_the_reason():
     with pytest.warns(FewTokensWarning):
         detector = calibrate(None, case.data, case.bank, scores=case.table)
     assert set(detector.missing) == {"pooled", "MaxTok permuted"}
-    evaluation = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
+    evaluation = detector.evaluate(case.data.test, scores=case.table)
     assert "pooled is not fitted: the bank has no pooled vectors." in str(evaluation)
     assert "MaxTok permuted  not fitted" in str(evaluation)
     assert "MaxTok permuted" not in evaluation.table()["method"].tolist()
@@ -168,7 +168,7 @@ def test_a_concept_without_calibration_tokens_never_fires():
         detector = calibrate(None, case.data, case.bank, scores=table)
     assert detector.threshold["animal"] == np.inf
     assert not detector.detect(case.data.test, scores=table).present[:, 0].any()
-    result = detector.evaluate(case.data.test, scores=table, resampling=Resampling(draws=10))
+    result = detector.evaluate(case.data.test, scores=table)
     assert result.of("SuperActivators").concept["f1"].estimate[0] == 0
     assert result.of("MaxTok").concept["f1"].estimate[0] > 0
     assert result.to_dict()["rates"]["tail_miss"]["estimate"][0] == 1
@@ -187,7 +187,7 @@ def test_one_document_is_refused(case, detector):
 def test_a_concept_without_positive_test_samples_is_not_defined(case, detector):
     samples = tuple(s for s in case.data.test.samples if "animal" not in s.positive)
     split = Split("test", samples, case.data.concepts, case.data.hash)
-    found = detector.evaluate(split, scores=case.table, resampling=Resampling(draws=20))
+    found = detector.evaluate(split, scores=case.table)
     assert np.isnan(found.of("MaxTok").concept["f1"].estimate[0])
     rest = found.of("MaxTok").concept["f1"].estimate[1:]
     assert found.of("MaxTok").macro["f1"].estimate == pytest.approx(np.mean(rest))

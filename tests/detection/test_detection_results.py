@@ -10,7 +10,6 @@ from detection_cases import make_case
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from sa_plugin.detection import calibrate
-from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -27,7 +26,7 @@ def detector(case):
 
 @pytest.fixture(scope="module")
 def evaluation(case, detector):
-    return detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=300))
+    return detector.evaluate(case.data.test, scores=case.table)
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +142,36 @@ def test_the_verdict_follows_the_paired_intervals(evaluation):
     assert "no proof of equality" in verdict
     text = " ".join(str(evaluation).split())
     assert "conditional on the train and calibration splits" in text
-    assert "300 draws of 12 documents, seed 0" in text
+    assert "Intervals: each of 12 documents left out in turn, Student's t." in text
+    sure = [name for name, mark in evaluation.stars.items() if mark == "**"]
+    assert f"differences read as one family {len(sure)} exclude zero" in verdict
+    assert f"all {len(evaluation.methods) - 1} differences of the table read as one family (max-T)" in text
+
+
+def test_stars_of_the_table_are_read_alone_and_together(evaluation):
+    by = evaluation.difference["f1"]
+    adjusted = evaluation.table().set_index("measure").loc["p of weighted f1 in its family"]
+    assert list(adjusted["value"]) == by.p_of_family.tolist()
+    for name, p, alone in zip(by.axes["method"], by.p_of_family, by.excludes_zero, strict=True):
+        assert evaluation.stars[name] == ("**" if p < 0.05 else "*" if alone else "")
+        assert alone or p >= 0.05
+    assert set(evaluation.stars.values()) >= {"", "**"}
+
+
+def test_always_positive_has_no_interval_but_a_difference(evaluation):
+    one = evaluation.of("always-positive")
+    for part in (one.weighted, one.macro):
+        assert all(np.isnan(drawn.low) and np.isfinite(drawn.estimate) for drawn in part.values())
+        assert all(drawn.caution == "no interval: biased" for drawn in part.values())
+    assert np.isnan(one.concept["f1"].high).all()
+    assert one.difference["f1"].low < one.difference["f1"].estimate < one.difference["f1"].high
 
 
 def test_a_concept_without_positives_is_left_out_of_every_average(case, detector):
     """Macro precision and macro F1 average the same concepts."""
     samples = [s for s in case.data.test.samples if "food" not in s.positive]
     test = replace(case.data.test, samples=tuple(samples))
-    found = detector.evaluate(test, scores=case.table, resampling=Resampling(draws=20))
+    found = detector.evaluate(test, scores=case.table)
     k = case.bank.concepts.index("food")
     assert found.n_positive["food"] == 0
     n_positive = list(found.n_positive.values())
@@ -166,7 +187,7 @@ def test_a_concept_without_positives_is_left_out_of_every_average(case, detector
 
 
 def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
-    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+    curve = detector.sweep(case.data.test, scores=case.table)
     assert "(picked on test)" in repr(curve)
     text = " ".join(str(curve).split())
     best = max(curve.f1.sel(method="MaxTok").estimate)
@@ -177,15 +198,31 @@ def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
 def test_few_documents_are_called_few():
     case = make_case(documents=12)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
-    found = detector.evaluate(case.data.test, scores=case.table, resampling=Resampling(draws=10))
-    assert "Only 2 documents: percentile intervals over so few are too narrow" in " ".join(str(found).split())
+    found = detector.evaluate(case.data.test, scores=case.table)
+    text = " ".join(str(found).split())
+    assert "2 are few documents" in text
+    assert "no interval: carried by 2 of 3 documents needed" in text
+    assert "SuperActivators cannot be compared with" in text
+    assert not any(found.stars.values())
+
+
+def test_documents_are_counted_concept_by_concept(case, detector):
+    """A concept in two of twelve documents has no interval, in four the words "few documents"."""
+    samples = case.data.test.samples
+    holding = sorted({s.document for s in samples if "food" in s.positive})
+    for kept, said in ((2, "no interval: carried by 2 of 3 documents needed"), (4, "few documents")):
+        gone = set(holding[kept:])
+        some = tuple(s for s in samples if s.document not in gone or "food" not in s.positive)
+        found = detector.evaluate(replace(case.data.test, samples=some), scores=case.table)
+        one = found.concept["f1"].sel(method="SuperActivators", concept="food")
+        assert (int(one.documents), one.caution) == (kept, said)
+        assert np.isfinite(one.low) == (kept >= 3)
+        assert found.weighted["f1"].sel(method="SuperActivators").caution == ""
 
 
 def test_results_are_json(case, detector, evaluation):
-    localisation = detector.evaluate_tokens(
-        case.data.test, scores=case.table, resampling=Resampling(draws=20)
-    )
-    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=20))
+    localisation = detector.evaluate_tokens(case.data.test, scores=case.table)
+    curve = detector.sweep(case.data.test, scores=case.table)
     for found in (evaluation, localisation, curve):
         text = json.dumps(found.to_dict(), allow_nan=False)
         assert json.loads(text)
@@ -195,12 +232,12 @@ def test_results_are_json(case, detector, evaluation):
         "data_hash": case.data.hash,
         "n_samples": len(case.data.test),
         "n_documents": len({s.document for s in case.data.test.samples}),
-        "resampling": {"draws": 300, "seed": 0, "level": 0.95},
+        "resampling": {"draws": 1000, "seed": 0, "level": 0.95},
     }
 
 
 def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
-    curve = detector.sweep(case.data.test, scores=case.table, resampling=Resampling(draws=50))
+    curve = detector.sweep(case.data.test, scores=case.table)
     place = case.bank.layers.index(curve.layer)
     shared = detector.tail.f1.mean(-1).max(1)
     assert place == int(np.argmax(shared))
@@ -217,9 +254,7 @@ def test_sweep_equals_a_loop_and_ends_at_the_floor(case, detector, test_table):
     assert last == pytest.approx(curve.always_positive.estimate, abs=0.1)
     assert curve.chosen["SuperActivators"].sum() == 3
     assert curve.chosen["RandTok"].sum() == 60
-    assert (
-        detector.sweep(case.data.test, scores=case.table, layer=9, resampling=Resampling(draws=10)).layer == 9
-    )
+    assert detector.sweep(case.data.test, scores=case.table, layer=9).layer == 9
     assert len(curve.table()) == 12 * len(curve.f1.axes["method"]) + 1
 
 
@@ -261,7 +296,7 @@ def test_token_cuts_maximise_calibration_token_f1(case, detector):
 
 def test_localisation_metrics_equal_scikit_learn(case, detector, test_table):
     found = detector.localise(case.data.test, scores=case.table)
-    metrics = detector.evaluate_tokens(case.data.test, scores=case.table, resampling=Resampling(draws=50))
+    metrics = detector.evaluate_tokens(case.data.test, scores=case.table)
     labels = test_table.tokens.labels
     masks = {
         "raw": (found.raw, np.ones_like(found.raw)),
@@ -280,7 +315,10 @@ def test_localisation_metrics_equal_scikit_learn(case, detector, test_table):
         assert mean.estimate == pytest.approx(np.average(f1, weights=weights))
         assert metrics.weighted["average_precision"][name] == pytest.approx(np.average(ap, weights=weights))
         assert metrics.weighted["auroc"][name] == pytest.approx(np.average(area, weights=weights))
-        assert mean.low <= mean.estimate <= mean.high
+        if name == "all-positive":
+            assert np.isnan(mean.low)
+        else:
+            assert mean.low <= mean.estimate <= mean.high
     assert metrics.difference.axes["method"] == ("SuperActivators", "localised", "all-positive")
     assert metrics.difference.sel(method="all-positive").high < 0
 

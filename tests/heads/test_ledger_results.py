@@ -58,18 +58,18 @@ def test_the_long_table_holds_terms_blocks_totals_and_shares(fake, fake_detector
     shares = table[table.measure.str.endswith(" share")]
     assert len(shares) == 10 * len(found.columns) * len(COMPONENT_KINDS)
     content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert content["effects"]["lift"]["terms"]["low"] == found.lift.terms.low.tolist()
-    assert content["settings"]["resampling"]["draws"] == 200
+    low = np.array(content["effects"]["lift"]["terms"]["low"], dtype=float)
+    np.testing.assert_array_equal(low, found.lift.terms.low)
 
 
-def test_pairs_of_effects_are_compared_draw_by_draw(fake, fake_detector, data):
+def test_pairs_of_effects_are_compared_column_by_column(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
     gap = found.share("heads", "lift") - found.share("heads", "contrast")
     assert gap.estimate == pytest.approx(
         found.share("heads").estimate - found.share("heads", "contrast").estimate
     )
-    with pytest.raises(ValueError, match="subtract before freezing"):
-        found.lift.terms - found.control.terms
+    excess = found.lift.terms - found.control.terms
+    np.testing.assert_allclose(excess.values, found.effects["excess"].terms.values, atol=1e-12)
 
 
 @pytest.mark.parametrize("concept", [None, "food"])
@@ -175,12 +175,14 @@ def test_no_superactivator_is_a_named_warning(fake, fake_detector, data):
     assert np.isfinite(found.contrast.terms.estimate).all()
 
 
-def test_one_document_has_no_interval(fake, data):
+def test_fewer_than_three_documents_have_no_interval(fake, data):
     bank = fit(fake, data, "lda", layers=[1])
     masks = [np.zeros((len(s.text.split()), 2), dtype=bool) for s in data.test.samples]
-    masks[0][1] = True
-    masks[1][2, 1] = True
-    assert data.test.samples[0].document != data.test.samples[1].document
+    at = {sample.document: k for k, sample in enumerate(data.test.samples)}
+    first, *others = list(at.values())[:3]
+    masks[first][1] = True
+    for k in others:
+        masks[k][2, 1] = True
     found = ledger(fake, data, bank, tail=masks)
     assert np.isfinite(found.lift.terms.estimate).all()
     assert np.isnan(found.lift.terms.low[:, 0]).all()

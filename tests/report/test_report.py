@@ -317,7 +317,7 @@ def test_the_trace_names_its_own_draws_delta_and_rate(fake: dict[str, Any]) -> N
     for n, series in enumerate(block["concepts"].values()):
         series["realised_fpr"] = [0.001 * (n + 1)] * len(block["layers"])
     text = parse(section(render_report(one), "trace")).text
-    assert "with its interval (200 resamples)" in text
+    assert "with its interval (of the tail gap from 200 bootstrap draws of documents)" in text
     assert "(Q(0.95) of in-concept test scores − Q(0.995) of negative samples' test scores)" in text
     assert "on test 0.45 % of the out-of-concept tokens lie above it" in text
     assert "0.10 % to 0.80 %" in text
@@ -587,9 +587,22 @@ def test_every_term_is_told_in_a_sentence_where_it_first_stands(
 def test_few_test_documents_are_a_caution(fake: dict[str, Any]) -> None:
     one = copy.deepcopy(fake)
     assert "Few documents." not in render_report(one)
-    one["meta"]["documents"]["test"] = 12
+    one["meta"]["documents"]["test"] = 9
     said = parse(section(render_report(one), "headline")).text
-    assert "Only 12 test documents: percentile intervals over so few are too narrow" in said
+    assert "Only 9 test documents: intervals over so few hold, and are wide" in said
+
+
+def test_concepts_in_few_documents_and_stars_of_the_family_are_told(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    block = one["kinds"]["prototype"]["detection"]
+    block["per_concept"][0]["documents"] = 4
+    rows = [row for row in block["methods"] if row["difference"] is not None]
+    below = next(row for row in rows if row["difference_interval"][1] < 0)
+    below["p_in_family"] = 0.001
+    page = render_report(one)
+    assert page.count(">few documents<") == 1
+    assert page.count("▼▼</span>") + page.count("▲▲</span>") == 1
+    assert f"with all {len(rows)} differences read as one family" in page
 
 
 def test_tokens_of_the_tail_are_marked_in_the_passage_explained(page: str, fake: dict[str, Any]) -> None:

@@ -234,7 +234,7 @@ def test_a_grid_without_small_or_large_deltas_is_refused():
 
 
 def test_density_equals_a_loop_and_the_distribution():
-    case = make_case(seed=5)
+    case = make_case(seed=5, documents=60)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
     test = case.table.split("test")
     found = density(detector, test, Resampling(30))

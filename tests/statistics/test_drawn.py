@@ -1,4 +1,4 @@
-"""Laws of a number with its resamples: intervals, pairing, selection, means, freezing."""
+"""Laws of a number with its columns: pairing, selection, means, records."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,7 @@ AXES = {"method": ("A", "B"), "delta": (0.1, 0.2, 0.5)}
 
 @pytest.fixture
 def drawn():
-    return Drawn(np.random.default_rng(0).random((2, 3, 101)), AXES, documents=57)
-
-
-def test_bounds_are_numpy_quantiles_of_the_resamples_that_are_defined(drawn):
-    drawn.values[1, 2, 5:9] = np.nan
-    for at in np.ndindex(2, 3):
-        kept = drawn.values[at][1:]
-        expected = np.quantile(kept[~np.isnan(kept)], [0.025, 0.975])
-        assert (drawn.low[at], drawn.high[at]) == pytest.approx(tuple(expected), abs=1e-15)
-    drawn.values[0, 0, 1:] = np.nan
-    fresh = Drawn(drawn.values, AXES)
-    assert np.isnan(fresh.low[0, 0])
-    assert not fresh.excludes_zero[0, 0]
+    return Drawn(np.random.default_rng(0).random((2, 3, 58)), AXES, "share", np.ones(57))
 
 
 def test_a_difference_is_paired_by_column(drawn):
@@ -59,22 +47,19 @@ def test_a_mean_leaves_out_what_a_column_does_not_define(drawn):
     assert by_column.values[1, 3] == pytest.approx(np.average(drawn.values[1, :, 3], weights=own[1, :, 3]))
 
 
-def test_a_frozen_number_keeps_its_interval_and_refuses_a_difference(drawn):
-    frozen = drawn.freeze()
-    assert frozen.values.shape[-1] == 1
-    assert np.array_equal(frozen.low, drawn.low)
-    assert frozen.sel(method="B", delta=0.5).high == drawn.high[1, 2]
-    with pytest.raises(ValueError, match="subtract before freezing"):
-        frozen - frozen
-    both = stack({"x": frozen, "y": frozen}, "which")
+def test_a_record_keeps_its_interval_and_refuses_a_difference(drawn):
+    kept = Drawn(drawn.values[..., :1], AXES, "share", np.zeros(0), kept=drawn.bounds)
+    assert np.array_equal(kept.low, drawn.low)
+    assert kept.sel(method="B", delta=0.5).high == drawn.high[1, 2]
+    with pytest.raises(ValueError, match="no columns: no difference"):
+        kept - kept
+    both = stack({"x": kept, "y": kept}, "which")
     assert np.array_equal(both.sel(which="y").low, drawn.low)
-    behind = stack({"x": frozen, "y": drawn}, "which", last=True)
+    behind = stack({"x": kept, "y": kept}, "which", last=True)
     assert list(behind.axes) == ["method", "delta", "which"]
-    assert np.array_equal(behind.estimate[..., 1], drawn.estimate)
     assert np.array_equal(behind.sel(which="y").high, drawn.high)
-    assert frozen.to_dict()["draws"] is None
-    with pytest.raises(ValueError, match="means come before freezing"):
-        frozen.mean("delta")
+    with pytest.raises(ValueError, match="no columns: no mean"):
+        kept.mean("delta")
 
 
 def test_rows_are_long_and_complete(drawn):
@@ -85,20 +70,12 @@ def test_rows_are_long_and_complete(drawn):
     assert rows[4]["value"] == drawn.values[1, 1, 0]
 
 
-def test_any_rule_may_take_the_place_of_percentiles(drawn):
-    def span(values, level):
-        return values.min(-1), values.max(-1)
-
-    other = Drawn(drawn.values, AXES, rule=span)
-    assert np.array_equal(other.low, drawn.values.min(-1))
-    assert np.array_equal(other.sel(method="A").high, drawn.values[0].max(-1))
-
-
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"do not fit the axes \{'method': 2\}"):
-        Drawn(np.zeros((3, 5)), {"method": ("A", "B")})
+        Drawn(np.zeros((3, 5)), {"method": ("A", "B")}, "share", np.ones(4))
     with pytest.raises(ValueError, match=r"level is 95\.0, not a number between 0 and 1"):
         Resampling(level=95.0)
     with pytest.raises(ValueError, match="draws is 0, not a whole number from 1 to 1000000"):
         Resampling(draws=0)
-    assert repr(Drawn(np.linspace(0, 1, 1001), {}, 30, 0.9)).endswith("(90 %, 1000 draws of 30 documents)")
+    one = Drawn(np.linspace(0.4, 0.6, 31), {}, "difference", np.ones(30), level=0.9)
+    assert repr(one).endswith("(90 %, 30 documents)")

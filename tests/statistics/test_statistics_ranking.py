@@ -60,7 +60,7 @@ def test_draws_equal_scikit_learn_on_copied_rows(documents):
     scores, labels = scores_and_labels()
     s, y = scores[:, 0], labels[:, 0]
     home = np.random.default_rng(1).integers(documents, size=len(s))
-    resamples = resample_documents(home, Resampling(draws=40, seed=2))
+    resamples = resample_documents(home, Resampling(draws=40, seed=2)).bootstrapped
     areas = resampled_auroc(s, y, resamples)
     precisions = resampled_average_precision(s, y, resamples)
     for b, weights in enumerate(resamples.sample_weights):
@@ -72,7 +72,7 @@ def test_draws_equal_scikit_learn_on_copied_rows(documents):
 
 def test_both_ways_to_resample_auroc_agree():
     scores, labels = scores_and_labels()
-    resamples = resample_documents(np.arange(200) % 23, Resampling(draws=100))
+    resamples = resample_documents(np.arange(200) % 23, Resampling(draws=100)).bootstrapped
     by_documents = _auroc_by_documents(scores[:, 0], labels[:, 0], resamples)
     assert by_documents == pytest.approx(_auroc_by_rows(scores[:, 0], labels[:, 0], resamples), abs=1e-12)
 
@@ -80,7 +80,7 @@ def test_both_ways_to_resample_auroc_agree():
 def test_draws_without_a_class_are_nan():
     labels = np.array([True, False, False])
     scores = np.array([3.0, 2.0, 1.0])
-    resamples = resample_documents(np.arange(3), Resampling(draws=200))
+    resamples = resample_documents(np.arange(3), Resampling(draws=200)).bootstrapped
     lacking = (resamples.weights[:, 0] == 0) | (resamples.weights[:, 0] == 3)
     for measure in (resampled_auroc, resampled_average_precision):
         assert np.array_equal(np.isnan(measure(scores, labels, resamples)), lacking)

@@ -60,7 +60,9 @@ def test_shape_of_a_constant_or_a_pair_is_undefined(measure):
 def test_draws_equal_copied_rows(n, documents):
     rng = np.random.default_rng(n)
     x = np.round(rng.gamma(2, size=n), 1).astype(np.float32)
-    resamples = resample_documents(rng.permutation(np.arange(n) % documents), Resampling(draws=50, seed=1))
+    resamples = resample_documents(
+        rng.permutation(np.arange(n) % documents), Resampling(draws=50, seed=1)
+    ).bootstrapped
     q = [0.0, 0.3, 0.95, 0.995, 1.0]
     quantiles, shapes = resampled_quantiles(x, q, resamples), resampled_l_skewness(x, resamples)
     for b, weights in enumerate(resamples.sample_weights):
@@ -70,7 +72,7 @@ def test_draws_equal_copied_rows(n, documents):
 
 
 def test_draws_that_miss_every_row_are_nan():
-    resamples = resample_documents(np.arange(4), Resampling(draws=300)).of(np.array([2]))
+    resamples = resample_documents(np.arange(4), Resampling(draws=300)).bootstrapped.of(np.array([2]))
     found = resampled_quantiles(np.array([5.0]), [0.5], resamples)[0]
     assert np.array_equal(np.isnan(found), resamples.weights[:, 2] == 0)
     assert (found[~np.isnan(found)] == 5).all()

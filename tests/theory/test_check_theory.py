@@ -296,7 +296,7 @@ def test_intervals_are_of_documents_and_shrink_with_equal_ones(report):
     q = report.quantity("gap_slope", "c")
     assert (q.measured.low <= q.measured.estimate).all()
     assert (q.measured.estimate <= q.measured.high).all()
-    assert report.settings["n_documents"] == 4
+    assert report.settings["n_documents"] == 12
     again = ideal_report()
     np.testing.assert_array_equal(again.quantity("gap_slope", "c").measured.low, q.measured.low)
 

@@ -138,16 +138,15 @@ def test_measures_are_their_definitions(table, traced, layer, k):
         assert traced.fixed[name][layer, k] == value
 
 
-def test_every_draw_equals_a_trace_of_copied_samples(table, traced):
-    """Bounds of the weighted means against traces whose samples are copied draw by draw."""
+def test_every_column_equals_a_trace_of_copied_samples(table, traced):
+    """Weighted means against traces without a document, of tail gaps against copies draw by draw."""
     part, cal = table.split("test"), np.flatnonzero(np.array(table.tokens.split_of) == "cal")
     names = np.array([sample.document for sample in part.tokens.samples])
-    resamples = resample_documents(names, Resampling(draws=60, seed=0))
+    resamples = resample_documents(names, Resampling(draws=20, seed=0))
     tests = np.flatnonzero(np.array(table.tokens.split_of) == "test")
-    names = ("auroc", "in_mass_at_fpr", "coverage", "precision", "tail_gap", "cohens_d")
-    names += ("skewness_out", "l_skewness_in", "l_skewness_out", "sd_in")
-    for b in range(3):
-        copies = np.repeat(tests, resamples.sample_weights[b])
+    smooth = set(traced.measures) - {"tail_gap", "overlap"}
+    for b, (names, of) in enumerate([(smooth, resamples)] * 3 + [(["tail_gap"], resamples.bootstrapped)] * 3):
+        copies = np.repeat(tests, of.sample_weights[1 + b])
         copied = table.select(np.concatenate([cal, copies]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -184,10 +183,13 @@ def test_a_planted_tail_grows_with_the_layer(traced):
     means = traced.means["tail_gap"]
     change = means.sel(layer=5) - means.sel(layer=2)
     assert change.excludes_zero
-    bounds = np.quantile(means.values[1, 1:] - means.values[0, 1:], [0.025, 0.975])
-    assert (change.low, change.high) == pytest.approx(tuple(bounds))
-    with pytest.raises(ValueError, match="subtract before freezing"):
-        traced["tail_gap"].sel(layer=5) - traced["tail_gap"].sel(layer=2)
+    # Bootstrap standard error, paired draw by draw.
+    draws = means.values[1, 1:] - means.values[0, 1:]
+    m = means.sel(layer=5).documents
+    assert change.high - change.estimate > 1.9 * draws.std(ddof=1) * np.sqrt(m / (m - 1))
+    assert change.high - change.estimate == pytest.approx(change.estimate - change.low)
+    each = traced["tail_gap"].sel(layer=5) - traced["tail_gap"].sel(layer=2)
+    assert np.array_equal(each.values, traced["tail_gap"].values[1] - traced["tail_gap"].values[0])
 
 
 def test_no_concept_no_separation():
@@ -281,11 +283,13 @@ def test_densities_integrate_to_one_and_match_numpy(table, traced):
 
 def test_overlap_of_one_law_says_so_within_its_bias():
     rng = np.random.default_rng(0)
-    resamples = resample_documents(np.arange(3000) % 50, Resampling(draws=100)).with_data()
+    resamples = resample_documents(np.arange(3000) % 50)
     a, b = (ScoreGroup(rng.standard_normal(3000).astype(np.float32), resamples) for _ in range(2))
-    drawn = overlap(a, b)
-    assert drawn[0] > 0.9
-    assert drawn[1:].mean() == pytest.approx(drawn[0])
+    columns = overlap(a, b)
+    assert columns[0] > 0.9
+    kept = resamples.document != 7
+    some = (ScoreGroup(one.values[kept], resample_documents(resamples.document[kept])) for one in (a, b))
+    assert columns[8] == pytest.approx(overlap(*some)[0], abs=0.01)
     edges = joint_edges(a.values, b.values)
     assert edges[0] == min(a.values.min(), b.values.min())
 
@@ -314,7 +318,7 @@ def test_it_prints_one_line_a_summary_and_rows(traced):
     assert repr(traced) == "TailTrace(3 concepts, layers [2, 5], test split, delta 0.1, 15 documents)"
     (sheet,) = traced.sheets()
     assert "Cuts fixed on cal: delta 0.1, false-positive rate 0.005; realised on test" in sheet.title
-    assert "60 resamples of 15 documents" in sheet.title
+    assert "each of 15 documents left out in turn (tail gap: 20 bootstrap draws of them" in sheet.title
     rates = traced["realised_fpr"].estimate
     assert f"{rates.min():.4f} to {rates.max():.4f} by concept and layer" in sheet.title
     assert [row[0] for row in sheet.rows] == ["2", "5"]
@@ -333,7 +337,9 @@ def test_its_long_table_holds_every_number_once(traced):
     assert wide["(weighted mean)"].tolist() == traced.means["auroc"].low.tolist()
     one = traced["auroc"].sel(layer=5, concept="a")
     assert (one.estimate, one.low) == (traced["auroc"].estimate[1, 0], traced["auroc"].low[1, 0])
-    assert one.documents == 15
+    assert traced.settings.n_documents == 15
+    # Seven of them hold a token of the concept, and are what its measures rest on.
+    assert (one.documents, one.caution) == (7, "few documents")
     content = json.loads(json.dumps(traced.to_dict(), allow_nan=False))
     assert content["measures"]["auroc"]["estimate"] == traced["auroc"].estimate.tolist()
     assert content["settings"]["resampling"] == {"draws": 60, "seed": 0, "level": 0.95}
@@ -358,7 +364,7 @@ def test_the_record_keeps_the_results_schema(traced):
     block = clean(trace_block(traced, traced.fixed["threshold"]))
     assert problems(block, Trace, "trace") == []
     assert block["mean"]["auroc"] == pytest.approx(traced.means["auroc"].estimate.tolist())
-    assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 60, "cal"]
+    assert [block[key] for key in ("delta", "draws", "fixed_on")] == [DELTA, 20, "cal"]
     for name in ("realised_fpr", "coverage_at_maxima", "negative_coverage_at_maxima"):
         assert block["concepts"]["c"][name] == traced[name].estimate[:, 2].tolist()
     threshold = block["distributions"]["concepts"]["b"]["threshold"][1]

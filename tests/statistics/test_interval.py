@@ -1,0 +1,191 @@
+"""Intervals over documents: against formulas written out slowly, against scipy, and their laws."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sa_plugin.statistics import (
+    Drawn,
+    Resampling,
+    bootstrap_mean,
+    resample_documents,
+    resampled_quantiles,
+    stack,
+)
+
+LEVEL = 0.95
+
+
+def slow_degrees(rows):
+    """(tr M)^2 / tr M^2 of the quadratic form that s^2 is, for rows of one variance, as matrices."""
+    h = np.array([n for n in rows if n]) / sum(rows)
+    g = h / (1 - h)
+    # T - T_d = g_d (mean of d - T) as weights on the documents' means, whose variances are 1 / h.
+    c = np.diag(g) - np.outer(g, h)
+    form = np.diag(1 / np.sqrt(h)) @ c.T @ c @ np.diag(1 / np.sqrt(h))
+    return np.trace(form) ** 2 / np.trace(form @ form)
+
+
+def slow_interval(columns, rows, kind, level=LEVEL):
+    """The table of the module, one cell at a time."""
+    t, m = columns[0], sum(n > 0 for n in rows)
+    if m < 3 or math.isnan(t) or kind == "none":
+        return math.nan, math.nan
+    if kind == "quantile":
+        s = np.std(columns[1:], ddof=1) * math.sqrt(m / (m - 1))
+    else:
+        s = math.sqrt((m - 1) / m * sum((one - t) ** 2 for one in columns[1:] if not math.isnan(one)))
+    reach = stats.t.ppf((1 + level) / 2, max(1, min(m - 1, slow_degrees(rows)))) * s
+    low, high = t - reach, t + reach
+    if kind in ("share", "difference"):
+        floor = 0 if kind == "share" else -1
+        if s < 1e-12 or (kind == "share" and t in (0, 1)):
+            edge = 1 - ((1 - level) / 2) ** (1 / m)
+            low, high = t - edge, t + edge
+        elif kind == "share":
+            ends = (math.log(t / (1 - t)) + side * reach / (t * (1 - t)) for side in (-1, 1))
+            low, high = (1 / (1 + math.exp(-end)) for end in ends)
+        low, high = max(low, floor), min(high, 1)
+    elif s < 1e-12:
+        low = high = math.nan
+    return low, high
+
+
+@pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile", "none"])
+@pytest.mark.parametrize("documents", [2, 3, 6, 25])
+def test_every_cell_is_the_formula(kind, documents):
+    rng = np.random.default_rng(documents)
+    values = 0.6 + 0.05 * rng.standard_normal((9, 1 + documents))
+    rows = rng.integers(0, 6, (9, documents))
+    values[0], values[1] = 0.6, 1.0
+    values[2, 0] = np.nan
+    drawn = Drawn(values, {"cell": range(9)}, kind, rows)
+    for k in range(9):
+        expected = slow_interval(values[k].tolist(), rows[k].tolist(), kind)
+        assert (drawn.low[k], drawn.high[k]) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert drawn.documents[k] == (rows[k] > 0).sum()
+
+
+def test_a_mean_over_equal_documents_has_the_exact_t_interval():
+    x = np.random.default_rng(1).gamma(1, size=(14, 1)).repeat(3, axis=1)
+    ours = bootstrap_mean(x.ravel(), np.arange(14).repeat(3))
+    expected = stats.t.interval(LEVEL, 13, x[:, 0].mean(), stats.sem(x[:, 0]))
+    assert (ours.low, ours.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_unequal_documents_have_fewer_degrees_of_freedom_than_documents_less_one():
+    rows = [1, 1, 2, 3, 40]
+    assert 1 < slow_degrees(rows) < 2
+    assert slow_degrees([7] * 5) == pytest.approx(4)
+
+
+def test_a_quantile_has_the_standard_error_of_scipys_bootstrap():
+    x = np.random.default_rng(3).standard_normal(40)
+    resamples = resample_documents(np.arange(40), Resampling(draws=20_000)).bootstrapped
+    median = resamples.drawn(resampled_quantiles(x, [0.5], resamples)[0], "quantile")
+    found = stats.bootstrap(
+        (x,), np.median, n_resamples=20_000, vectorized=True, method="basic", rng=np.random.default_rng(0)
+    )
+    half = stats.t.ppf(0.975, 39) * found.standard_error * math.sqrt(40 / 39)
+    assert median.estimate == np.median(x)
+    assert median.high - median.estimate == pytest.approx(half, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile"])
+def test_an_interval_holds_its_estimate(kind):
+    rng = np.random.default_rng(4)
+    values = rng.random((500, 13)) ** rng.integers(1, 40, (500, 1))
+    drawn = Drawn(values, {"cell": range(500)}, kind, rng.integers(1, 9, (500, 12)))
+    assert np.isfinite(drawn.low).all()
+    assert (drawn.low <= drawn.estimate).all()
+    assert (drawn.estimate <= drawn.high).all()
+    if kind == "share":
+        assert (drawn.low >= 0).all()
+        assert (drawn.high <= 1).all()
+
+
+def test_documents_that_agree_have_the_exact_binomial_bound():
+    for t, kind, expected in ((1.0, "share", (0.025 ** (1 / 8), 1)), (0.0, "difference", None)):
+        one = Drawn(np.full(9, t), {}, kind, np.ones(8))
+        edge = 1 - 0.025 ** (1 / 8)
+        assert (one.low, one.high) == pytest.approx(expected or (-edge, edge))
+        # The bound on a share that every one of m documents has: Clopper and Pearson's.
+        exact = stats.binomtest(8, 8).proportion_ci(LEVEL)
+        assert 1 - edge == pytest.approx(exact.low)
+    assert math.isnan(Drawn(np.full(9, 2.0), {}, "mean", np.ones(8)).low)
+
+
+def test_few_documents_are_told_and_fewer_have_no_interval():
+    rng = np.random.default_rng(5)
+
+    def of(m, kind="share"):
+        return Drawn(0.5 + 0.1 * rng.random(21), {}, kind, (np.arange(20) < m).astype(float))
+
+    assert of(20).caution == of(10).caution == ""
+    assert of(9).caution == of(3).caution == "few documents"
+    assert repr(of(9)).endswith("(95 %, 9 documents; few documents)")
+    assert of(2).caution == "no interval: carried by 2 of 3 documents needed"
+    assert math.isnan(of(2).low)
+    assert math.isnan(of(20, "none").high)
+    assert of(20, "none").caution == "no interval: biased"
+
+
+def test_kinds_and_carriers_follow_what_is_done_with_a_number():
+    rng = np.random.default_rng(6)
+    many, few = np.ones(12), (np.arange(12) < 4).astype(float)
+    a = Drawn(rng.random(13), {}, "share", many)
+    b = Drawn(rng.random(13), {}, "share", few)
+    mean = Drawn(rng.random(13), {}, "mean", many)
+    assert ((a - b).kind, (a - b).documents) == ("difference", 4)
+    assert ((b - a).kind, (b - a).documents) == ("difference", 4)
+    assert (a - mean).kind == "mean"
+    assert (-a).kind == "difference"
+    both = stack({"a": a, "b": b, "mean": mean}, "which")
+    assert both.sel(which="b").documents == 4
+    assert both.sel(which=["mean", "a"]).kind.tolist() == ["mean", "share"]
+    assert np.array_equal(both.low, [a.low, b.low, mean.low])
+    pair = stack({"a": a, "b": b}, "which")
+    assert pair.mean("which").documents == 12
+    assert pair.mean("which").kind == "share"
+    assert both.mean("which").kind == "mean"
+    quantile = Drawn(rng.random(31), {}, "quantile", few)
+    beside = stack({"a": a, "q": quantile}, "which")
+    assert (beside.sel(which="q").low, beside.sel(which="a").high) == (quantile.low, a.high)
+
+
+def test_stars_of_a_family():
+    rng = np.random.default_rng(7)
+    noise = rng.standard_normal(15)
+
+    def mean_of(x):
+        return bootstrap_mean(x, np.arange(15))
+
+    one = mean_of(noise + 0.5)
+    p = stats.ttest_1samp(noise + 0.5, 0).pvalue
+    assert float(one.p_of_family) == pytest.approx(p, rel=0.15)
+    # Read with itself a number is no second test; read with 20 others it is one of 21.
+    twice = stack({"a": one, "b": one}, "cell")
+    assert twice.p_of_family == pytest.approx(p, rel=0.15)
+    others = stack({k: mean_of(rng.standard_normal(15)) for k in range(20)} | {"a": one}, "cell")
+    adjusted = float(others.sel(cell=["a"]).p_of_family[0]), float(others.p_of_family[-1])
+    assert adjusted[0] == pytest.approx(p, rel=0.15)
+    assert 8 * p < adjusted[1] <= 21.5 * p
+    assert one.excludes_zero
+    assert not others.excludes_zero_in_family.any()
+    flat = Drawn(np.zeros(16), {}, "difference", np.ones(15))
+    assert stack({"a": one, "flat": flat}, "cell").p_of_family[1] == 1
+    assert np.isnan(stack({"a": Drawn(np.ones(3), {}, "share", np.ones(2))}, "cell").p_of_family).all()
+
+
+def test_a_family_without_effects_is_starred_as_often_as_its_level_says():
+    rng, stars = np.random.default_rng(8), 0
+    for _ in range(200):
+        common = rng.standard_normal(8)
+        cells = {
+            k: bootstrap_mean(0.7 * common + 0.7 * rng.standard_normal(8), np.arange(8)) for k in range(6)
+        }
+        stars += bool(stack(cells, "cell").excludes_zero_in_family.any())
+    # 200 trials at .05: at most 19 with chance .996.
+    assert stars <= 19
