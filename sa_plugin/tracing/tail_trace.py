@@ -324,7 +324,6 @@ def trace(
         raise ValueError(f"frozen_sd {np.shape(options.frozen_sd)} must be [layer, concept] {column.shape}.")
     counts = _counts(here)
     _warn_undefined(here.table.tokens.concepts, counts)
-    require_type("resampling", resampling, Resampling, "give Resampling(level=0.95)")
     few = replace(resampling, draws=min(options.quantile_draws, resampling.draws))
     drawn = resample_documents(document_names(here.table.tokens), few)
     settings = TraceSettings(
