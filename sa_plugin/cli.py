@@ -144,7 +144,10 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed = arguments.seed
         data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
         plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
-        return _finish(lambda say: run_plan(plan, host, data, arguments.out, say=say), arguments.out)
+        return _finish(
+            lambda say: run_plan(plan, host, data, arguments.out, texts=arguments.texts, say=say),
+            arguments.out,
+        )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -170,7 +173,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with output_folder(arguments.out, *WRITTEN):
         data = open_data(config)
         host = open_host(config)
-        return _finish(lambda say: run_plan(plan, host, data, arguments.out, say=say), arguments.out)
+        return _finish(
+            lambda say: run_plan(plan, host, data, arguments.out, texts=arguments.texts, say=say),
+            arguments.out,
+        )
 
 
 def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
@@ -182,7 +188,13 @@ def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - begun:5.0f} s] {line}", flush=True)
 
-    found = work(say)
+    try:
+        found = work(say)
+    except OSError as error:
+        # What could not be written is shown: a full disk must not cost the hours behind it.
+        if (unwritten := getattr(error, "study", None)) is not None:
+            print(f"\n{unwritten}\n\n{marked(unwritten.record)}", flush=True)
+        raise
     print(f"\n{found}\n\n{marked(found.record)}")
     print(f"\n{time.perf_counter() - begun:.0f} s. {out / 'results.json'}, {out / 'report.html'}")
     return 0

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from between_markers import show
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from trials import setting, signed, summed_up, unsigned, write
 
+from sa_plugin._files import write_bytes
 from sa_plugin.concepts import collect, sae_bank
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate, column_scores
@@ -148,7 +149,8 @@ def train(arguments: argparse.Namespace) -> None:
     for name in ("cal", "test"):
         found[name] = quality(sae, rows_of(host, data, name))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(sae.state_dict(), arguments.out / "sae.safetensors", {"about": json.dumps(about)})
+    content = save(sae.state_dict(), {"about": json.dumps(about)})
+    write_bytes(arguments.out / "sae.safetensors", content)
     record = {"settings": {**about, "seconds": round(time.time() - began)}, "quality": found}
     write(record, arguments.out / "train.json")
     print(json.dumps(record, indent=1))

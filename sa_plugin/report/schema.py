@@ -554,7 +554,7 @@ def read_results(path: str | Path) -> Results:
     """
     try:
         loaded = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}): give the results.json of a run.") from error
     results = checked(clean(loaded))
     missing = [key for key in WRITTEN if key not in results]

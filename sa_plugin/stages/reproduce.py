@@ -75,15 +75,21 @@ def run_plan(
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
-        OSError: The folder cannot be written, or another run writes it; said before anything runs.
+        OSError: The folder cannot be written, or another run writes it; said before anything runs. If
+            the disk fills up while it runs, the error holds the `study`.
         ValueError: As the functions called.
     """
     with output_folder(out, "results.json", "report.html") as folder:
         say(f"{host!r}\n{data!r}")
         found = study(host, data, plan, folder=folder if keep else None, say=say)
         found.record["provenance"]["command"] = f"sa-plugin, model {host.info.model}, data {data.name}"
-        write_results(found.record, folder / "results.json", texts=texts)
-        write_report(found.record, folder / "report.html", texts=texts)
+        try:
+            write_results(found.record, folder / "results.json", texts=texts)
+            write_report(found.record, folder / "report.html", texts=texts)
+        except OSError as error:
+            # Hours of work are in it: whoever catches this can save it elsewhere.
+            error.study = found  # type: ignore[attr-defined]
+            raise
     return found
 
 

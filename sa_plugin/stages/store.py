@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from sa_plugin._check import users_line
 from sa_plugin._files import (
     PARTIAL,
     DamagedFileError,
@@ -63,6 +64,10 @@ _PACKAGES = (
     "captum",
 )
 _T = TypeVar("_T")
+
+
+class NotKeptWarning(UserWarning):
+    """A stage was computed and could not be written: the next run computes it again."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,15 @@ class Store:
             made = make()
         seconds = round(time.perf_counter() - begun, 1)
         self.made[stage.file] = {"seconds": seconds, "warnings": _ours(caught)}
+        kept = ""
         if self.folder is not None:
-            self._write(self.folder, stage, lambda path: write(made, path))
-        self.say(f"{stage.name}: computed in {seconds:.0f} s{why}")
+            try:
+                self._write(self.folder, stage, lambda path: write(made, path))
+            except OSError as error:
+                # What was computed goes on in memory: a full disk must not end a run of hours.
+                kept = f", not kept: {error}"
+                warnings.warn(f"{stage.name} is not kept: {error}", NotKeptWarning, stacklevel=users_line())
+        self.say(f"{stage.name}: computed in {seconds:.0f} s{why}{kept}")
         return made
 
     def _write(self, folder: Path, stage: Stage, write: Callable[[Path], object]) -> None:

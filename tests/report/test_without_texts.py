@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from fake_host import FakeHost
 
+from sa_plugin.attribution import Attribution
+from sa_plugin.cli import main
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Splits
-from sa_plugin.detection import calibrate
+from sa_plugin.detection import Localisation, SuperActivators, calibrate
+from sa_plugin.heads import TokenLedger
 from sa_plugin.report import read_results, write_report
-from sa_plugin.show import Shown
+from sa_plugin.scores import PromptAnswers
 from sa_plugin.stages import Plan, study
 from sa_plugin.statistics import Resampling
 
@@ -63,11 +66,11 @@ def test_a_study(data, tmp_path):
     whole = read_results(tmp_path / "whole" / "results.json")
     assert read_results(tmp_path / "bare" / "results.json")["kinds"] == whole["kinds"]
     assert quoted(write_report(whole, tmp_path / "again.html", texts=False)) == set()
+    command = ["report", str(tmp_path / "whole" / "results.json"), "--out", str(tmp_path / "command.html")]
+    assert main([*command, "--no-texts"]) == 0
+    assert quoted(tmp_path / "command.html") == set()
 
 
-def test_whatever_is_shown_says_where_its_texts_stand():
-    found = [Shown]
-    for kind in found:
-        found += kind.__subclasses__()
-    named = {kind.__name__ for kind in found if kind.text_keys}
-    assert named >= {"SuperActivators", "Localisation", "TokenLedger", "Attribution", "PromptAnswers"}
+def test_what_holds_texts_says_where_they_stand():
+    for kind in (SuperActivators, Localisation, TokenLedger, Attribution, PromptAnswers):
+        assert kind.text_keys, kind
