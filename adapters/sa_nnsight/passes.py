@@ -24,12 +24,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sa_nnsight.edits import watching
+from sa_nnsight.leftovers import trace_left_over
 from sa_nnsight.places import EnvoyPlaces, Tap, eager
 from sa_plugin.host import mllama
 from sa_plugin.host.adapter import Keep, Part
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import Law, Parts, relative_difference
 from sa_plugin.host.local import demand_embedded, refuse_training
+from sa_plugin.host.turns import Turn
 
 Order = Mapping[tuple[str, str], int]
 """Rank of each `(path, end)` in the forward pass."""
@@ -126,6 +128,10 @@ class TracePasses:
     def watching(self, watches: Mapping[int, EditWatch]) -> AbstractContextManager[None]:
         """Edits by hooks of torch's own, with unfused attention where one attends."""
         return watching(self.places, watches)
+
+    def left_over(self, turn: Turn) -> str | None:
+        """Workers, depth and trace function of a trace that was cut off."""
+        return trace_left_over(self.places.model, turn)
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """That transformers says the same of the residual stream."""

@@ -22,6 +22,7 @@ from sa_plugin.host import mllama, weights
 from sa_plugin.host.adapter import FINAL, AttentionParts, NormRole, Part
 from sa_plugin.host.laws import NORMS, RAW
 from sa_plugin.host.protocol import InputMap, Norm, OutputProjection, Point
+from sa_plugin.host.turns import note_attention
 from sa_plugin.host.weights import as_float32, norm_of
 
 NORM_ROLES = {"norm1": "norm1", "norm2": "norm2", "norm1_post": "attn_out", "norm2_post": "mlp"}
@@ -441,6 +442,7 @@ def eager(root: nn.Module) -> Iterator[None]:
     if switch is None or before in (None, "eager"):
         yield
         return
+    note_attention(root)
     switch("eager")
     try:
         yield

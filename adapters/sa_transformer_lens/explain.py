@@ -7,6 +7,7 @@ corrupted passage. Both run on `prefix_view`, which stops at the objective's lay
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from sa_plugin._check import require
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Owed
+from sa_plugin.host.turns import take
+from sa_transformer_lens.passes import note_tools
 from sa_transformer_lens.prefix import prefix_view
 
 Metric = Callable[[Tensor], Tensor]
@@ -55,6 +58,19 @@ def explain(
             f"{int(replaced.sum())} of {len(replaced)} tokens are to be replaced: the corrupted "
             "passage needs tokens to replace and tokens to replace them by."
         )
+    explained = partial(_explain, host, objective, sample, replaced, mean_embedding, seed)
+    return take(host.turns, "explain", host.left_over, explained)
+
+
+def _explain(
+    host: Any,
+    objective: Any,
+    sample: Sample,
+    replaced: Bool[np.ndarray, " token"],
+    mean_embedding: Float[Tensor, " d_model"] | None,
+    seed: int,
+) -> Owed:
+    note_tools(host.passes.places)
     inputs = dict(host.forward_inputs(sample))
     ids = _input_ids(inputs)
     view = prefix_view(host, objective, **inputs)

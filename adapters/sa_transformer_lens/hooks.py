@@ -8,6 +8,7 @@ TransformerLens fires behind the mask and before z; encoders do not, and there i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.heads.edits import NamedHead, check_heads, make_edits, one_direction, reference
 from sa_plugin.host.edits import AttendedReader
 from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit
+from sa_plugin.host.turns import take
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.passes import attended_hooks, named, split_inputs
 
@@ -41,7 +43,8 @@ def ablation_hooks(
     """Hooks that ablate heads in runs of your own: `bridge.run_with_hooks(x, fwd_hooks=...)`.
 
     The hooks do what `sa_plugin.heads.ablate.ablate_heads` does in the same mode. They check
-    nothing while they run; `host.edited` does.
+    nothing while they run; `host.edited` does. They are yours: nothing here takes them off, and
+    other threads do not wait while they are on.
 
     Args:
         host: An attached bridge.
@@ -78,7 +81,17 @@ def ablation_hooks(
             reader = AttendedReader(site.layer, host.info.causal, host.info.n_heads)
             hooks += _attended(site.layer, reader, attention_mask)
         hooks.append((host.hook_name(site), _edit(edit, reader)))
-    return named(host.bridge, hooks)
+    return named(host.bridge, [(name, _handed_out(hook)) for name, hook in hooks])
+
+
+def _handed_out(function: Hook) -> Hook:
+    """A hook that is the user's from now on: nothing of ours takes it off."""
+
+    def own(tensor: Tensor, hook: Any) -> Any:
+        return function(tensor, hook)
+
+    own.handed_out = True  # type: ignore[attr-defined]
+    return own
 
 
 def _edit(edit: Edit, reader: AttendedReader | None) -> Hook:
@@ -119,7 +132,7 @@ def logits(host: Host, batch: Batch) -> Tensor:
         raise TypeError(f"{type(host).__name__} is no TransformerLens host: it has no bridge.")
     first, others = split_inputs(host.bridge, batch.inputs)
     with torch.no_grad():
-        out = host.bridge(first, **others)
+        out = take(host.turns, "logits", host.left_over, partial(host.bridge, first, **others))
     expected = (*batch.valid.shape, host.bridge.cfg.d_vocab)
     if not isinstance(out, Tensor) or tuple(out.shape) != expected:
         raise ValueError(

@@ -40,6 +40,7 @@ from sa_plugin._check import require_known
 from sa_plugin.host import mllama
 from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
+from sa_plugin.host.turns import note_attention
 
 
 def _hook() -> HookPoint:
@@ -313,6 +314,7 @@ class HookedMllama(HookedRootModule):
         before = self.original_model.config._attn_implementation
         hooked = any(block.attn.hook_pattern.has_hooks() for block in self.blocks)  # type: ignore
         if hooked and before != "eager":
+            note_attention(self.original_model)
             self.original_model.set_attn_implementation("eager")
         try:
             yield

@@ -27,10 +27,13 @@ from sa_plugin.host.adapter import FINAL, Keep, Part
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
 from sa_plugin.host.local import demand_embedded, refuse_training
+from sa_plugin.host.turns import Turn, hooks_on, take_off, turns_of
 from sa_transformer_lens.places import BridgePlaces
 
 EMBED = "embed.hook_out"
 FIRST = ("input_ids", "pixel_values")
+EXPECTED = "A hook on .* returned a modified tensor"
+FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 Hook = tuple[str, Callable[..., Any]]
 
 
@@ -131,8 +134,9 @@ class BridgePasses:
         hooks: list[Hook] = []
         if name is not None and edit is not None:
             hooks = [(name, lambda tensor, hook: edit(tensor))]
+        turns_of(self.places).note(_filter_left_over)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor")
+            warnings.filterwarnings("ignore", EXPECTED)
             out = call_under(self.bridge, inputs, hooks)
         assert out is not None
         return out
@@ -165,9 +169,48 @@ class BridgePasses:
 
         return self.bridge.blocks[layer].attn.register_forward_pre_hook(before, with_kwargs=True)
 
+    def left_over(self, turn: Turn) -> str | None:
+        """Hooks are all that a pass of a bridge puts on it."""
+        return None
+
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """None."""
         return ()
+
+
+def _filter_left_over(turn: Turn) -> str | None:
+    left = [one for one in warnings.filters if getattr(one[1], "pattern", None) == EXPECTED]
+    for one in left:
+        warnings.filters.remove(one)  # type: ignore[attr-defined]
+    return "a filter of warnings" if left else None
+
+
+def note_tools(places: BridgePlaces) -> None:
+    """Write down, for the turn under way, what tools of TransformerLens change on a bridge.
+
+    Those put hooks of their own on it, switch flags, and tell blocks where to stop.
+    """
+    bridge = places.model
+    before = {hook.key for hook in hooks_on(bridge)}
+    flags = {name: getattr(bridge.cfg, name) for name in FLAGS if hasattr(bridge.cfg, name)}
+
+    def undo(turn: Turn) -> str | None:
+        new = (hook for hook in hooks_on(bridge) if hook.key not in before)
+        found = [take_off(hook for hook in new if _of_library(hook.function))]
+        changed = {name: value for name, value in flags.items() if getattr(bridge.cfg, name) != value}
+        for name, value in changed.items():
+            getattr(bridge, f"set_{name}")(value)
+        stops = [block for block in bridge.blocks if getattr(block, "_stop_at_layer_idx", None) is not None]
+        for block in stops:
+            block._stop_at_layer_idx = None
+        found += [f"the flag(s) {', '.join(changed)}"] * bool(changed) + ["a layer to stop at"] * bool(stops)
+        return ", ".join(filter(None, found)) or None
+
+    turns_of(places).note(undo)
+
+
+def _of_library(function: Any) -> bool:
+    return str(getattr(function, "__module__", None)).startswith("transformer_lens.")
 
 
 def attended_hooks(layer: int, reader: AttendedReader) -> list[Hook]:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -37,7 +38,8 @@ from torch import Tensor
 from sa_plugin._check import require
 from sa_plugin.host.local import demand_writable
 from sa_plugin.host.protocol import require_layer
-from sa_transformer_lens.passes import BridgePasses, named
+from sa_plugin.host.turns import Turn, Turns, one_turn, take, turns_of
+from sa_transformer_lens.passes import BridgePasses, named, note_tools
 from sa_transformer_lens.places import BridgePlaces
 
 Hook = tuple[Any, Callable[..., Any]]
@@ -138,6 +140,16 @@ class PrefixView:
         modules: Iterator[tuple[str, torch.nn.Module]] = self.bridge.named_modules()
         return modules
 
+    @cached_property
+    def turns(self) -> Turns:
+        """Those of the bridge; every run is one."""
+        return turns_of(self._passes.places)
+
+    def left_over(self, turn: Turn) -> str | None:
+        """Put back what the library left of a run that was cut off."""
+        return self._passes.left_over(turn)
+
+    @one_turn
     def run_with_hooks(
         self, tokens: Tensor, fwd_hooks: Sequence[Hook] = (), bwd_hooks: Sequence[Hook] = ()
     ) -> Tensor:
@@ -158,7 +170,7 @@ class PrefixView:
         edited: set[str] = set()
         hooks = [*(_watch(hook, edited) for hook in fwd_hooks), (self._canonical, _reach)]
         try:
-            with self.bridge.hooks(fwd_hooks=hooks, bwd_hooks=list(bwd_hooks)):
+            with self.bridge.hooks(fwd_hooks=hooks, bwd_hooks=[_own(hook) for hook in bwd_hooks]):
                 self.bridge(tokens, **inputs)
         except _Reached as reached:
             self._demand_writable(edited, tokens, inputs)
@@ -175,11 +187,16 @@ class PrefixView:
         Raises:
             ValueError: As `run_with_hooks`.
         """
+        run = partial(self._run_with_cache, tokens, options)
+        return take(self.turns, "run_with_cache", self.left_over, run)
+
+    def _run_with_cache(self, tokens: Tensor, options: dict[str, Any]) -> tuple[Tensor, Any]:
         inputs = self._inputs(tokens)
         # TransformerLens stops before a block, not behind the last one.
         last = self.layer == self.bridge.cfg.n_layers - 1
         stop = {} if last else {"stop_at_layer": self.layer + 1}
         found: list[Tensor] = []
+        note_tools(self._passes.places)
 
         def capture(value: Tensor, hook: Any) -> None:
             found.append(value.clone())
@@ -238,6 +255,12 @@ def _watch(hook: Hook, edited: set[str]) -> Hook:
         return value.copy_(out) if in_place and out is not None else out
 
     return name, watched
+
+
+def _own(hook: Hook) -> Hook:
+    """The same hook, put on as one of this package, so that it is known if a run is cut off."""
+    name, function = hook
+    return name, lambda value, hook: function(value, hook)
 
 
 def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> PrefixView:

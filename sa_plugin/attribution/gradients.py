@@ -86,6 +86,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -266,8 +267,13 @@ def _biased_outputs() -> Iterator[list[tuple[Tensor, Tensor]]]:
     """The output and the bias of every module with one that is called inside the context."""
     seen: list[tuple[Tensor, Tensor]] = []
     inner: set[int] = set()
+    # Held by the `with` alone: a hook on all modules that an interrupt left takes itself off.
+    alive = Lock()
 
     def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if not alive.locked():
+            handle.remove()
+            return
         bias = getattr(module, "bias", None)
         if not isinstance(bias, torch.nn.Parameter) or not isinstance(output, Tensor):
             return
@@ -281,11 +287,12 @@ def _biased_outputs() -> Iterator[list[tuple[Tensor, Tensor]]]:
         if output.requires_grad:
             seen.append((output, bias.detach().float()))
 
-    handle = register_module_forward_hook(watch)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    with alive:
+        handle = register_module_forward_hook(watch)
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
 
 def _aligned(bias: Tensor, output: Tensor) -> Tensor:

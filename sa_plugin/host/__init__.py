@@ -37,6 +37,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.reducers import keep_tokens
 from sa_plugin.host.texts import TEXTS
+from sa_plugin.host.turns import InterruptedCallWarning, hooks_on
 from sa_plugin.host.weights import apply_norm, norm_of, norm_scale
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ __all__ = [
     "Host",
     "HostInfo",
     "InputMap",
+    "InterruptedCallWarning",
     "Law",
     "LocalHost",
     "Norm",
@@ -92,6 +94,7 @@ __all__ = [
     "check_folder",
     "demand_embedded",
     "find_folder",
+    "hooks_on",
     "keep_tokens",
     "layer_of_percent",
     "layers_at",

@@ -216,6 +216,16 @@ class Passes(Protocol):
             NotImplementedError: The architecture shows a reader no values or no pattern.
         """
 
+    def left_over(self, turn: Any) -> str | None:
+        """Put back what the library itself may have left of a turn that was cut off.
+
+        Args:
+            turn: A `sa_plugin.host.turns.Turn` that is no longer under way. Hooks are off already.
+
+        Returns:
+            What it was, or None if all was as it should be.
+        """
+
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """Laws that only this library can measure, on what was read of each block."""
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, TypeVar, cast, get_args
 
 import torch
@@ -60,6 +61,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
 from sa_plugin.host.tokens import Encoder, check_tokenizer
+from sa_plugin.host.turns import Turn, Turns, hold, one_turn, take, turns_of
 
 # Where patches are counted.
 EMBEDDED = (0, "resid_pre")
@@ -132,6 +134,15 @@ class LocalHost:
         """The user's own object."""
         return self.passes.places.model
 
+    @cached_property
+    def turns(self) -> Turns:
+        """One call at a time on this model, by whichever host; see `sa_plugin.host.turns`."""
+        return turns_of(self.passes.places)
+
+    def left_over(self, turn: Turn) -> str | None:
+        """Put back what the library left of a call that was cut off."""
+        return self.passes.left_over(turn)
+
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Samples ready for the model: texts of like length together, whole; images in order.
 
@@ -144,8 +155,11 @@ class LocalHost:
             ValueError: A sample is of the other kind, a text has no token or more than the model's
                 context holds, or pixels are no RGB image.
         """
-        return self.reader.batches(samples, self.batch_tokens if batch_tokens is None else batch_tokens)
+        # Fast tokenizers refuse two threads at once.
+        with self.turns.lock:
+            return self.reader.batches(samples, self.batch_tokens if batch_tokens is None else batch_tokens)
 
+    @one_turn
     def read(self, batch: Batch, sites: Sequence[Site], reduce: Reduce) -> dict[Any, Tensor]:
         """Run one pass up to the deepest of `sites` and reduce what was read.
 
@@ -188,6 +202,7 @@ class LocalHost:
         part_of(self.places, self.info, Site(layer, "z"))
         return self.passes.places.output_projection(layer)
 
+    @one_turn
     def norms(self, layer: int) -> BlockNorms:
         """The norms of one block; see `sa_plugin.host.protocol.DescribedHost`."""
         part_of(self.places, self.info, Site(layer, "z"))
@@ -196,6 +211,7 @@ class LocalHost:
             entry = weights.entry_norm(self, layer, self._probe_batch(), self.places.entry())
         return weights.block_norms(self.passes.places, self.info.block, layer, entry)
 
+    @one_turn
     def attention_weights(self, layer: int) -> AttentionWeights:
         """Query, key and value maps of one block, proved on a short input."""
         norm = self.norms(layer).attn_in
@@ -204,9 +220,9 @@ class LocalHost:
     def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
         """Replace `z` in every pass inside; see `sa_plugin.host.protocol.EditableHost`.
 
-        Runs of your own see the edit too.
+        Runs of your own see the edit too. Other threads wait for the model until the context is left.
         """
-        return edited(self.passes, self.info, edits)
+        return edited(self, edits)
 
     def forward_inputs(self, sample: Sample) -> dict[str, Tensor]:
         """What the model is called with for one sample, a batch of one, on its device.
@@ -215,6 +231,7 @@ class LocalHost:
         """
         return self.passes.inputs(self.batches([sample])[0].inputs)
 
+    @one_turn
     def input_values(self, batch: Batch) -> Tensor:
         """Embeddings or pixels; see `sa_plugin.host.protocol.DifferentiableHost`."""
         if _is_image(batch):
@@ -231,6 +248,7 @@ class LocalHost:
         """
         return self.forward_sites(values, batch, [site])[site]
 
+    @one_turn
     def forward_sites(self, values: Tensor, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same for several sites in one pass, up to the deepest of them."""
         self.passes.refuse_unready()
@@ -255,6 +273,7 @@ class LocalHost:
             found = self.passes.forward(inputs, values, list(parts.values()))
         return {site: found[part] for site, part in parts.items()}
 
+    @one_turn
     def hook_changes_output(self, hook_name: str) -> bool:
         """Whether the model's output changes when its library edits a place.
 
@@ -265,6 +284,7 @@ class LocalHost:
         """
         return bool(_write_effect(self.passes, hook_name, self._probe_inputs()))
 
+    @one_turn
     def check_writable(self, hook_name: str) -> None:
         """Refuse a place whose edits the model would silently lose.
 
@@ -281,6 +301,7 @@ class LocalHost:
         """Samples of unlike size for `sa_plugin.host.checks.check`."""
         return self.reader.check_samples()
 
+    @one_turn
     def laws(self, samples: Sequence[Sample]) -> list[Law]:
         """The laws that only a local model can be held to: those of `attach` again, and padding."""
         longest = max(samples, key=lambda sample: len(sample.text))
@@ -346,24 +367,26 @@ def refuse_training(root: nn.Module) -> None:
 
 
 @contextmanager
-def edited(passes: Passes, info: HostInfo, edits: Mapping[Site, Edit]) -> Iterator[None]:
+def edited(host: LocalHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Replace `z` in every pass of a model inside the context; see `EditableHost.edited`."""
     if not edits:
         raise ValueError("edits is empty: give at least one {Site(layer, 'z'): function}.")
     for site in edits:
         if site.point != "z":
             raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
-    watches = {}
-    for site, edit in edits.items():
-        name = passes.places.hook_name(part_of(passes.places, info, site))
-        attends = isinstance(edit, ZEdit) and edit.attends
-        reader = AttendedReader(site.layer, info.causal, info.n_heads) if attends else None
-        projection = passes.places.output_projection(site.layer)
-        watches[site.layer] = EditWatch(name, edit, projection, info.dtype, reader)
-    with passes.watching(watches):
-        yield
-    for watch in watches.values():
-        watch.finish()
+    passes, info, watches = host.passes, host.info, {}
+    with hold(host.turns, "edited", host.left_over) as turn:
+        for site, edit in edits.items():
+            name = passes.places.hook_name(part_of(passes.places, info, site))
+            attends = isinstance(edit, ZEdit) and edit.attends
+            reader = AttendedReader(site.layer, info.causal, info.n_heads) if attends else None
+            projection = passes.places.output_projection(site.layer)
+            watches[site.layer] = EditWatch(name, edit, projection, info.dtype, reader)
+        with passes.watching(watches):
+            host.turns.hold(turn)
+            yield
+        for watch in watches.values():
+            watch.finish()
 
 
 def _write_effect(passes: Passes, name: str, inputs: Mapping[str, Tensor]) -> float | None:
@@ -505,6 +528,11 @@ def open_texts(host: type[H], passes: Passes, options: Options) -> H:
     """
     if options.processor is not None:
         raise ValueError(f"{passes.places.architecture} reads texts: leave the processor out.")
+    make = partial(_open_texts, host, passes, options)
+    return take(turns_of(passes.places), "attach", passes.left_over, make)
+
+
+def _open_texts(host: type[H], passes: Passes, options: Options) -> H:
     reader = text_reader(passes.places, options)
     seen = probe(passes, passes.inputs(reader.probe_inputs()), final_norm=options.final_norm)
     info = replace(_describe(seen, options, reader.bos), tokenizer=reader.encode.digest)
@@ -545,6 +573,12 @@ def open_images(host: type[H], passes: Passes, config: Any, options: Options) ->
     places = passes.places
     if options.tokenizer is not None:
         raise ValueError(f"{places.architecture} reads images: leave the tokenizer out.")
+    make = partial(_open_images, host, passes, config, options)
+    return take(turns_of(places), "attach", passes.left_over, make)
+
+
+def _open_images(host: type[H], passes: Passes, config: Any, options: Options) -> H:
+    places = passes.places
     processor = model_processor(options.processor, config, places.architecture, places.model_name)
     inputs = passes.inputs({"pixel_values": noise(processor.size)})
     seen = probe(passes, inputs, final_norm=options.final_norm)
