@@ -235,6 +235,12 @@ def read_csv(
         labels = [_row_labels(row) + [c for c in flags if row.flag(c)] for row in rows]
         concepts = None
     else:
+        for column in flags:
+            if not any(row.is_flag(column) for row in rows):
+                one = next((row for row in rows if row[column].strip()), rows[0])
+                raise one.refusal(
+                    f"{column!r} is {one[column]!r:.40}: expected 0 or 1; call a column of names 'label'."
+                )
         labels, concepts = [[c for c in flags if row.flag(c)] for row in rows], flags
     return texts_with_spans(
         [row["text"] for row in rows],

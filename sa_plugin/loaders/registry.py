@@ -109,7 +109,8 @@ def load(
         **options: Of a name or folder, such as `concepts=` or `limit=` (docs/data.md). Of a dataset:
             `columns`, role to column, one of "text", "tokens" or "image", its labels ("spans",
             "tags", "mask") and perhaps "label", "document" and "id"; `names`, role to names of class
-            numbers where the dataset has none; `concepts` and `name`. Of texts that are labelled as
+            numbers where the dataset has none (`columns` may be left out where they are called
+            "text" and "label"); `concepts` and `name`. Of texts that are labelled as
             a whole, in a file or dataset: `token_labels`, as in `ConceptData.from_texts`.
 
     Returns:
@@ -136,11 +137,26 @@ def load(
             f"one of {', '.join(LOADERS)}, {_OR_A_PATH}, or a Hugging Face dataset."
         )
     if "columns" not in options:
-        raise ValueError(
-            "a dataset needs columns=, role to column, such as {'text': 'sentence', 'spans': 'marks'}."
-        )
+        options["columns"] = _text_and_label(source)
     _require_options("a dataset", options, options_of(from_dataset))
     return from_dataset(source, split=split, seed=seed, **options)
+
+
+def _text_and_label(source: Any) -> dict[str, str]:
+    """The columns of a dataset that calls them text and label, the commonest kind.
+
+    Raises:
+        ValueError: It has other columns, so their roles must be said.
+    """
+    one = next(iter(source.values()), None) if isinstance(source, Mapping) else source
+    there = list(getattr(one, "column_names", None) or ())
+    if not {"text", "label"} <= set(there):
+        found = f" Found: {', '.join(map(repr, there))}." if there else ""
+        raise ValueError(
+            "a dataset needs columns=, role to column, such as {'text': 'sentence', 'spans': 'marks'}."
+            f"{found}"
+        )
+    return {role: role for role in ("text", "label", "document", "id") if role in there}
 
 
 def options_of(read: _Read) -> list[str]:

@@ -298,7 +298,7 @@ def test_a_real_dataset_is_read():
 # Texts that are labelled as a whole.
 
 
-@pytest.mark.parametrize("form", ["flags", "label", "jsonl", "dataset", "numbers"])
+@pytest.mark.parametrize("form", ["flags", "label", "jsonl", "dataset", "numbers", "named"])
 def test_texts_labelled_as_a_whole_are_those_of_from_texts(tmp_path, form):
     texts = [f"{word} {k}" for k in range(6) for word in ("so tired", "a lovely day", "nothing")]
     labels = [["sad"], ["glad", "calm"], []] * 6
@@ -322,6 +322,11 @@ def test_texts_labelled_as_a_whole_are_those_of_from_texts(tmp_path, form):
         source = {part: Rows(found[k : k + 6]) for part, k in (("train", 0), ("validation", 6), ("test", 12))}
         options = {"columns": {"text": "sentence", "label": "y"}}
         options |= {"names": {"label": names}} if form == "numbers" else {}
+        if form == "named":
+            # A dataset that calls its columns so needs no roles.
+            source = {part: Rows([{"text": r["sentence"], "label": r["y"]} for r in one])
+                      for part, one in source.items()}  # fmt: skip
+            options = {}
     for token_labels in (None, "text", {"sad": ["tired"]}):
         data = load(source, token_labels=token_labels, **options)
         plain = ConceptData.from_texts(texts, labels, splits=parts, token_labels=token_labels)
@@ -338,6 +343,13 @@ def test_a_line_may_be_labelled_by_words_or_as_a_whole(tmp_path):
     assert "token labels unknown in 6 of 12 samples" in repr(data)
     whole = load(path, token_labels="text")
     assert [[(s.start, s.end) for s in one.spans] for one in whole][:2] == [[(2, 5)], [(0, 8)]]
+
+
+def test_a_column_of_names_is_called_label(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,emotion\n" + "".join(f"a day {k},sad\n" for k in range(6)))
+    with pytest.raises(ValueError, match=r"line 2: 'emotion' is 'sad': expected 0 or 1; call a column of n"):
+        load(path)
 
 
 def test_token_labels_are_for_texts(tmp_path):
