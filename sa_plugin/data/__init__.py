@@ -3,7 +3,9 @@
 from sa_plugin.data.aligned import CutWordsWarning
 from sa_plugin.data.build import EmptySplitWarning
 from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Geometry, Image, PixelLabels, coverage
+from sa_plugin.data.loose import as_split
 from sa_plugin.data.repeats import RepeatedTextWarning, text_key
 from sa_plugin.data.sample import Sample, SampleLabels, Span
 from sa_plugin.data.splits import Splits, split_documents
@@ -12,6 +14,7 @@ from sa_plugin.data.words import Spelling
 
 __all__ = [
     "TAG_SCHEMES",
+    "Chat",
     "ConceptData",
     "CutWordsWarning",
     "EmptySplitWarning",
@@ -25,6 +28,8 @@ __all__ = [
     "Spelling",
     "Split",
     "Splits",
+    "TokenIds",
+    "as_split",
     "coverage",
     "split_documents",
     "tag_concepts",

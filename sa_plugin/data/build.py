@@ -33,6 +33,7 @@ from sa_plugin.data.columns import (
     text_of,
     whole_of,
 )
+from sa_plugin.data.given import given_of, plain, source_or_none
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
 from sa_plugin.data.repeats import warn_of_repeats
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
@@ -195,7 +196,7 @@ def same_length(reference: Sequence[object], **others: Sequence[object] | None) 
 
 
 def span_samples(
-    texts: Column[str],
+    texts: Column[Any],
     spans: Column[Iterable[tuple[int, int, str]]],
     *,
     documents: Column[str] | None = None,
@@ -205,7 +206,7 @@ def span_samples(
     """Samples from texts with labelled character spans.
 
     Args:
-        texts: One text a sample.
+        texts: One text, chat or list of token ids a sample.
         spans: For each text its `(start, end, concept)`, end exclusive.
         documents: Source documents; by default every text is its own.
         sample_labels: Concepts of each sample, beyond those of its spans.
@@ -214,15 +215,16 @@ def span_samples(
     Raises:
         ValueError: The lengths differ.
     """
-    texts = column("texts", texts, text_of)
-    rows = column("spans", spans, spans_of, n=len(texts))
-    said = _said(texts, sample_labels)
-    names, homes = _names(texts, ids, documents)
+    given = column("texts", texts, given_of)
+    rows = column("spans", spans, spans_of, n=len(given))
+    said = _said(given, sample_labels)
+    names, homes = _names(given, ids, documents)
     samples = []
-    for k, (text, row) in enumerate(zip(texts, rows, strict=True)):
+    for k, (one, row) in enumerate(zip(given, rows, strict=True)):
         own = tuple(Span(*span) for span in row)
-        positive = frozenset(s.concept for s in own) | said.positive_of(k)
-        samples.append(Sample(names[k], text, homes[k], own, positive, unknown=said.unknown_of(k)))
+        positive, unknown = frozenset(s.concept for s in own) | said.positive_of(k), said.unknown_of(k)
+        source = source_or_none(one)
+        samples.append(Sample(names[k], plain(one), homes[k], own, positive, unknown=unknown, source=source))
     return samples
 
 
@@ -375,7 +377,7 @@ def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
 
 
 def token_mask_samples(
-    texts: Column[str],
+    texts: Column[Any],
     sample_labels: Column[Iterable[str]] | SampleLabels,
     masks: Column[Mapping[str, Iterable[bool | None]]],
     *,
@@ -388,12 +390,12 @@ def token_mask_samples(
         ValueError: The lengths differ, or a sample has a positive token for a concept it is not
             labelled with.
     """
-    texts = column("texts", texts, text_of)
-    rows = column("masks", masks, masks_of, n=len(texts))
-    said = _said(texts, sample_labels)
-    names, homes = _names(texts, ids, documents)
+    given = column("texts", texts, given_of)
+    rows = column("masks", masks, masks_of, n=len(given))
+    said = _said(given, sample_labels)
+    names, homes = _names(given, ids, documents)
     samples = []
-    for k, (text, mask) in enumerate(zip(texts, rows, strict=True)):
+    for k, (one, mask) in enumerate(zip(given, rows, strict=True)):
         positive = said.positive_of(k)
         stray = [c for c, row in mask.items() if any(row) and c not in positive]
         if stray:
@@ -402,7 +404,10 @@ def token_mask_samples(
                 "label: add it to sample_labels or clear the mask."
             )
         token_mask = {c: tuple(row) for c, row in mask.items()}
-        samples.append(Sample(names[k], text, homes[k], (), positive, token_mask, unknown=said.unknown_of(k)))
+        source, unknown = source_or_none(one), said.unknown_of(k)
+        samples.append(
+            Sample(names[k], plain(one), homes[k], (), positive, token_mask, unknown=unknown, source=source)
+        )
     return samples
 
 

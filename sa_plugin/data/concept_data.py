@@ -38,7 +38,8 @@ from sa_plugin.data.build import (
     validate,
     whole_spans,
 )
-from sa_plugin.data.columns import Column, column, seed_of, text_of, whole_of
+from sa_plugin.data.columns import Column, column, seed_of, whole_of
+from sa_plugin.data.given import given_of, plain
 from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.repeats import divided
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
@@ -154,12 +155,14 @@ class ConceptData(Shown):
                 digest.update(sample.image.digest.encode())
             if sample.unknown is not None:
                 digest.update(json.dumps(["unknown", sorted(sample.unknown)]).encode())
+            if sample.source is not None:
+                digest.update(json.dumps(sample.source.record).encode())
         return digest.hexdigest()
 
     @classmethod
     def from_texts(
         cls,
-        texts: Column[str],
+        texts: Column[Any],
         labels: Any,
         *,
         token_labels: TokenLabels = None,
@@ -175,7 +178,9 @@ class ConceptData(Shown):
         without a positive token no supervised kind can be fitted and no threshold of tokens set.
 
         Args:
-            texts: One text a sample.
+            texts: One text a sample, of any iterable. A text may also be a chat (a list of messages, read
+                by the model's template, or `Chat`, which says whose turns are rows) or token ids (a list
+                of numbers, or `TokenIds`).
             labels: One column of class names (None where there is none), or of class numbers with
                 `concepts`; a list of names for each text; or several 0/1 columns: a DataFrame, a mapping of
                 name to column, or an array `[text, concept]` with `concepts`.
@@ -199,17 +204,17 @@ class ConceptData(Shown):
             >>> data.concepts
             ('glad', 'sad')
         """
-        texts = column("texts", texts, text_of)
+        given = column("texts", texts, given_of)
         concepts = read_concepts(concepts)
-        rows, order = text_labels(labels, len(texts), concepts)
-        spans = whole_spans(texts, rows, token_labels)
-        samples = span_samples(texts, spans, documents=documents, sample_labels=rows, ids=ids)
+        rows, order = text_labels(labels, len(given), concepts)
+        spans = whole_spans([plain(one) for one in given], rows, token_labels)
+        samples = span_samples(given, spans, documents=documents, sample_labels=rows, ids=ids)
         return cls.from_samples(samples, order, splits, name=name, token_labels=said_of_tokens(token_labels))
 
     @classmethod
     def from_spans(
         cls,
-        texts: Column[str],
+        texts: Column[Any],
         spans: Column[Iterable[tuple[int, int, str]]],
         *,
         documents: Column[str] | None = None,
@@ -222,7 +227,7 @@ class ConceptData(Shown):
         """Data from texts with labelled character spans.
 
         Args:
-            texts: One text a sample.
+            texts: As in `from_texts`. Spans of a chat count in `Chat(messages).text`.
             spans: For each text its `(start, end, concept)`, end exclusive.
             documents: Source document of each text; by default every text is its own.
             concepts: Concepts and their order; by default those seen, sorted.
@@ -301,7 +306,7 @@ class ConceptData(Shown):
     @classmethod
     def from_token_masks(
         cls,
-        texts: Column[str],
+        texts: Column[Any],
         sample_labels: Column[Iterable[str]] | SampleLabels,
         masks: Column[Mapping[str, Iterable[bool | None]]],
         *,
@@ -314,7 +319,7 @@ class ConceptData(Shown):
         """Data from sample labels with token masks of one tokenizer.
 
         Args:
-            texts: One text a sample.
+            texts: As in `from_texts`.
             sample_labels: Concepts of each sample, or `SampleLabels`. All tokens of a concept without a
                 positive one are unknown.
             masks: For each sample, concept to one boolean a token (special tokens left out), None

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Real
 
 from sa_plugin.data.columns import column, names_of
+from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Image, coverage
 
 SplitName = Literal["train", "cal", "test"]
@@ -79,6 +80,7 @@ class Sample:
         unknown: Concepts whose tokens are unknown where they are not positive, and not negative. By
             default those the sample has without a labelled token; an empty set says that its
             labels are complete.
+        source: What the model is given, where that is not the text: a chat or token ids.
     """
 
     id: str
@@ -89,6 +91,7 @@ class Sample:
     token_mask: Mapping[str, tuple[bool | None, ...]] | None = field(default=None, hash=False)
     image: Image | None = field(default=None, repr=False)
     unknown: frozenset[str] | None = None
+    source: Chat | TokenIds | None = None
 
     def __repr__(self) -> str:
         shown = f"{self.text[:40]!r}{'...' if len(self.text) > 40 else ''}"

@@ -4,7 +4,7 @@ from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.calibration import Calibration, Choice
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation, Ground, MethodResult, outcomes
-from sa_plugin.detection.find import Detection, SuperActivator, SuperActivators, as_split
+from sa_plugin.detection.find import Detection, SuperActivator, SuperActivators
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics
 from sa_plugin.detection.measures import Outcome, f1_of, mean_auroc, method_metrics
@@ -29,7 +29,6 @@ __all__ = [
     "SparsityCurve",
     "SuperActivator",
     "SuperActivators",
-    "as_split",
     "best_layer",
     "calibrate",
     "check_unseen",

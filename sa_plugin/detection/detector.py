@@ -9,23 +9,16 @@ from typing import Any, ClassVar
 
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split
+from sa_plugin.data.loose import as_split, gathered, is_labelled
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.evaluate import Evaluation, evaluate
-from sa_plugin.detection.find import (
-    SHOWN_SAMPLES,
-    Detection,
-    SuperActivators,
-    as_split,
-    detect,
-    find,
-    highest_scores,
-    is_labelled,
-)
+from sa_plugin.detection.find import SHOWN_SAMPLES, Detection, SuperActivators, detect, find, highest_scores
 from sa_plugin.detection.guard import check_unseen
 from sa_plugin.detection.items import ScoredSamples
 from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
 from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
+from sa_plugin.host.tokens import naming_of
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
@@ -134,9 +127,12 @@ class Detector(Shown, Calibration):
             scores = score_samples(self.host, split.samples, self.bank)
         return self.pick(scores, split)
 
-    def _scored(self, samples: Any, scores: ScoreTable | None) -> ScoredSamples:
-        table = self.scores_of(as_split(samples, self.concepts), scores)
-        return ScoredSamples(self, table.tokens, self.token_scores(table), is_labelled(samples))
+    def _split(self, loose: Split | list[Any]) -> Split:
+        return as_split(loose, self.concepts, naming_of(self.host))
+
+    def _scored(self, loose: Split | list[Any], scores: ScoreTable | None) -> ScoredSamples:
+        table = self.scores_of(self._split(loose), scores)
+        return ScoredSamples(self, table.tokens, self.token_scores(table), is_labelled(loose))
 
     def find(
         self, samples: Any, *, concepts: Sequence[str] | None = None, scores: ScoreTable | None = None
@@ -144,8 +140,9 @@ class Detector(Shown, Calibration):
         """The SuperActivators of some samples, with their text and offsets.
 
         Args:
-            samples: A text, an image (a path, a picture of Pillow, or RGB pixels), a `Sample`, a list
-                of these, or a split.
+            samples: A text, a chat (a list of messages, read by the model's template; `Chat` says whose
+                turns are rows), token ids, an image (a path, a picture of Pillow, or RGB pixels), a
+                `Sample`, any iterable of these, or a split.
             concepts: Only these.
             scores: Scores that hold the samples; else one forward pass a sample.
 
@@ -161,7 +158,7 @@ class Detector(Shown, Calibration):
             >>> detector.find("The whale rose beside the boat.")[0].text  # doctest: +SKIP
             ' whale'
         """
-        return find(self._scored(samples, scores), concepts)
+        return find(self._scored(gathered(samples), scores), concepts)
 
     def detect(self, samples: Any, *, scores: ScoreTable | None = None) -> Detection:
         """Which samples have which concepts.
@@ -177,11 +174,12 @@ class Detector(Shown, Calibration):
             TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
-        split = as_split(samples, self.concepts)
-        many = isinstance(samples, Split) or len(split) > SHOWN_SAMPLES
+        loose = gathered(samples)
+        split = self._split(loose)
+        many = isinstance(loose, Split) or len(split) > SHOWN_SAMPLES
         if scores is None and self.host is not None and many:
             return detect(self, split, highest_scores(self, split, self.host))
-        scored = self._scored(samples, scores)
+        scored = self._scored(loose, scores)
         return detect(self, split, sample_max(scored.scores, scored.tokens.bounds), scored)
 
     def localise(self, samples: Any, *, scores: ScoreTable | None = None) -> Localisation:
@@ -195,7 +193,7 @@ class Detector(Shown, Calibration):
             TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
-        return localise(self._scored(samples, scores))
+        return localise(self._scored(gathered(samples), scores))
 
     def evaluate(
         self, split: Split, *, scores: ScoreTable | None = None, resampling: Resampling = Resampling()
@@ -227,13 +225,14 @@ class Detector(Shown, Calibration):
         Raises:
             ValueError: The samples are plain texts without labels, or vectors were fitted on one.
         """
-        if not is_labelled(samples):
+        loose = gathered(samples)
+        if not is_labelled(loose):
             raise ValueError(
                 "plain texts have no token labels to compare with: give data.test, or Samples with spans."
             )
-        split = as_split(samples, self.concepts)
+        split = self._split(loose)
         check_unseen(split, self.seen)
-        return localisation_metrics(self.localise(samples, scores=scores), split, resampling)
+        return localisation_metrics(self.localise(loose, scores=scores), split, resampling)
 
     def sweep(
         self,

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sa_plugin._check import position_of, require
+from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
-from sa_plugin.data.images import Image, require_rgb, upright
-from sa_plugin.data.sample import Sample
 from sa_plugin.detection.calibration import Calibration
 from sa_plugin.detection.items import (
     SHOWN_ITEMS,
@@ -262,63 +259,6 @@ class Detection(Shown):
 
 
 SHOWN_SAMPLES = 40
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-
-def as_split(samples: Any, concepts: tuple[str, ...]) -> Split:
-    """Texts, images, samples or a split as a split; loose ones have no data hash.
-
-    An image is a path, a picture of Pillow, or RGB pixels `[height, width, 3]` of uint8.
-
-    Raises:
-        TypeError: Something else was given.
-        ValueError: There are no samples, an id stands twice, or pixels are no RGB image.
-    """
-    if isinstance(samples, Split):
-        return samples
-    loose = list(samples) if isinstance(samples, list | tuple) else [samples]
-    made = tuple(_sample(one, k) for k, one in enumerate(loose))
-    if not made:
-        raise ValueError("there are no samples: give at least one text.")
-    if len({s.id for s in made}) < len(made):
-        raise ValueError("two samples have the same id: ids must be unique.")
-    return Split("samples", made, concepts, "")
-
-
-def is_labelled(samples: Any) -> bool:
-    """Whether labels are known, which they are of samples and splits alone."""
-    loose = samples if isinstance(samples, list | tuple) else [samples]
-    return all(isinstance(one, Sample | Split) for one in loose)
-
-
-def _sample(one: Any, k: int) -> Sample:
-    if isinstance(one, Sample):
-        return one
-    pixels = _pixels(one)
-    if pixels is not None:
-        name = f"image {k}"
-        require_rgb(name, pixels)
-        return Sample(name, "", name, image=Image(pixels))
-    if isinstance(one, str):
-        return Sample(f"text {k}", one, f"text {k}")
-    raise TypeError(
-        f"samples are of type {type(one).__name__}: give a text, an image (a path, a picture of Pillow, or "
-        "uint8 pixels [height, width, 3]), a Sample, a list of these, or a split such as data.test."
-    )
-
-
-def _pixels(one: Any) -> np.ndarray | None:
-    """The pixels of what is an image: a path to one, an array, or a picture of Pillow."""
-    if isinstance(one, np.ndarray):
-        return one
-    path = isinstance(one, Path) or (isinstance(one, str) and one.lower().endswith(PICTURES))
-    # A text may end as a file name does: only a file that is there is one.
-    if path and (isinstance(one, Path) or Path(one).is_file()):
-        with require("PIL.Image", "images", "images from files").open(one) as picture:
-            return np.asarray(upright(picture).convert("RGB"))
-    if hasattr(one, "convert") and hasattr(one, "getbands"):
-        return np.asarray(upright(one).convert("RGB"))
-    return None
 
 
 def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperActivators:

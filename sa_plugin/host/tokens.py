@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,7 +29,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from sa_plugin._check import users_line
+from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.sample import Sample
+from sa_plugin.host.chats import render
 
 SHORT_TEXT = "The cat sat."
 
@@ -122,7 +124,7 @@ class Encoder:
         """What stands first, for a repr."""
         if self.first is None:
             return "no BOS"
-        return f"BOS {self.tokenizer.convert_ids_to_tokens(self.first)}"
+        return f"BOS {self._name(self.first)}"
 
     @property
     def digest(self) -> str:
@@ -149,13 +151,99 @@ class Encoder:
         """Tokenise samples, whole and unpadded, with trimmed offsets.
 
         Offsets are zero for special tokens that are put in.
+
+        Raises:
+            ValueError: A chat that the tokenizer's template cannot render, or a token id that the
+                vocabulary has not; the text names the sample.
         """
+        texts = [sample for sample in samples if sample.source is None]
+        found = {id(sample): tokens for sample, tokens in zip(texts, self._texts(texts), strict=True)}
+        return [
+            self._chat(sample, sample.source)
+            if isinstance(sample.source, Chat)
+            else self._ids(sample, sample.source)
+            if isinstance(sample.source, TokenIds)
+            else found[id(sample)]
+            for sample in samples
+        ]
+
+    def _texts(self, samples: Sequence[Sample]) -> list[Tokens]:
         if not samples:
             return []
         texts = [sample.text for sample in samples]
+        rows = self._rows(texts, self.add_special_tokens)
+        made = [self._with_bos(tokens, text) for tokens, text in zip(rows, texts, strict=True)]
+        twice = [sample.id for sample, (_, second) in zip(samples, made, strict=True) if second]
+        if twice:
+            name = self.tokenizer.bos_token if self.first is None else self._name(self.first)
+            warnings.warn(
+                f"{len(twice)} text(s) begin with a BOS, {name!r}, that is there already ({twice[0]!r} is "
+                "one): the second is left out. A text from a chat template has its BOS; give the messages "
+                "themselves, and the template is the model's.",
+                SecondBosWarning,
+                stacklevel=users_line(),
+            )
+        return [tokens for tokens, _ in made]
+
+    def _chat(self, sample: Sample, chat: Chat) -> Tokens:
+        """The tokens of a rendered chat; rows are those that lie in turns that count."""
+        rendered, places = render(self.tokenizer, sample.id, chat)
+        (tokens,) = self._rows([rendered], False)
+        row = np.zeros(len(tokens.ids), dtype=bool)
+        offsets = np.zeros_like(tokens.offsets)
+        for turn, (start, end, moved) in zip(chat.turns, places, strict=True):
+            inside = (tokens.offsets[:, 0] < end) & (tokens.offsets[:, 1] > start)
+            # A token may begin in the template, with the white space before a word.
+            clipped = tokens.offsets[inside].clip(start, end)
+            offsets[inside] = trim(chat.text, clipped + moved)
+            row |= inside & turn.counted
+        row &= ~tokens.special
+        made = Tokens(tokens.ids, ~row, np.where(row[:, None], offsets, 0))
+        if self.bos and not (len(made.ids) and made.ids[0] == self.first):
+            return self._behind_bos(made)
+        return made
+
+    def _ids(self, sample: Sample, given: TokenIds) -> Tokens:
+        """Token ids as they are: nothing is put in."""
+        ids = np.array(given.ids, dtype=np.int64)
+        if ids.max() >= len(self.tokenizer):
+            raise ValueError(
+                f"sample {sample.id!r} has the token id {ids.max()}; the vocabulary has "
+                f"{len(self.tokenizer)}: these are ids of another tokenizer."
+            )
+        spans = np.array(given.spans, dtype=np.int64).reshape(len(ids), 2)
+        written = [
+            self._is_special(one, given.text[a:b]) for one, (a, b) in zip(given.ids, spans, strict=True)
+        ]
+        return Tokens(ids, np.array(written, dtype=bool), spans)
+
+    def named(self, ids: Sequence[int]) -> TokenIds:
+        """Token ids with the characters that they stand for."""
+        ids = list(ids)
+        if not ids or min(ids) < 0 or max(ids) >= len(self.tokenizer):
+            # Refused where it is read, by the sample's name.
+            return TokenIds(ids)
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = np.array(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        if list(out["input_ids"]) != ids:
+            # Ids that no text gives are shown one by one.
+            pieces = [self.tokenizer.decode([one], clean_up_tokenization_spaces=False) for one in ids]
+            pieces = [
+                f" {piece}" if self._name(one).startswith("\u2581") else piece
+                for one, piece in zip(ids, pieces, strict=True)
+            ]
+            text, ends = "".join(pieces), np.cumsum([len(piece) for piece in pieces])
+            spans = np.stack([np.append(0, ends[:-1]), ends], axis=1)
+        return TokenIds(ids, text, [(int(a), int(b)) for a, b in trim(text, spans)])
+
+    def _name(self, token: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token))
+
+    def _rows(self, texts: Sequence[str], add_special_tokens: bool) -> list[Tokens]:
         out = self.tokenizer(
-            texts,
-            add_special_tokens=self.add_special_tokens,
+            list(texts),
+            add_special_tokens=add_special_tokens,
             truncation=False,
             padding=False,
             return_offsets_mapping=True,
@@ -163,18 +251,7 @@ class Encoder:
             verbose=False,
         )
         rows = zip(texts, out["input_ids"], out["special_tokens_mask"], out["offset_mapping"], strict=True)
-        made = [self._with_bos(self._tokens(*row), row[0]) for row in rows]
-        twice = [sample.id for sample, (_, second) in zip(samples, made, strict=True) if second]
-        if twice:
-            assert self.first is not None
-            name = self.tokenizer.convert_ids_to_tokens(self.first)
-            warnings.warn(
-                f"{len(twice)} text(s) begin with {name!r}, which is put first in any case ({twice[0]!r} "
-                "is one): the second is left out. A text from a chat template has its BOS already.",
-                SecondBosWarning,
-                stacklevel=users_line(),
-            )
-        return [tokens for tokens, _ in made]
+        return [self._tokens(*row) for row in rows]
 
     def _tokens(self, text: str, ids: list[int], added: list[int], offsets: list[tuple[int, int]]) -> Tokens:
         spans = np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
@@ -207,14 +284,23 @@ class Encoder:
             return Tokens(*(part[leading[-1] :] for part in body)), True
         if put_in or self.first is None:
             return (body if self.first is None else tokens), False
+        return self._behind_bos(body), False
+
+    def _behind_bos(self, body: Tokens) -> Tokens:
         front = Tokens(np.array([self.first]), np.array([True]), np.zeros((1, 2), dtype=np.int64))
-        return Tokens(*(np.concatenate(pair) for pair in zip(front, body, strict=True))), False
+        return Tokens(*(np.concatenate(pair) for pair in zip(front, body, strict=True)))
 
 
 def _only_marks(body: Tokens, marks: Int[np.ndarray, " mark"], n: int, text: str) -> bool:
     """Whether nothing but marks and white space stands before a token."""
     before = [text[a:b] for k, (a, b) in enumerate(body.offsets[:n].tolist()) if k not in marks]
     return not "".join(before).strip()
+
+
+def naming_of(host: Any) -> Callable[[Sequence[int]], TokenIds] | None:
+    """What finds the characters of token ids, of a host that reads texts."""
+    encode = getattr(getattr(host, "reader", None), "encode", None)
+    return encode.named if isinstance(encode, Encoder) else None
 
 
 def _is_mark(content: str) -> bool:

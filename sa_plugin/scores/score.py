@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import overload
+from typing import Any, overload
 
 from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.loose import as_split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
+from sa_plugin.host.tokens import naming_of
 from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in, token_table
 from sa_plugin.passes.run import MEMORY_BUDGET, Job, Reducer, run_jobs
 from sa_plugin.scores.table import ScoreTable
@@ -26,7 +29,7 @@ from sa_plugin.scores.table import ScoreTable
 @overload
 def score(
     host: Host,
-    data: ConceptData,
+    data: Any,
     bank: ConceptBank,
     *,
     splits: Sequence[str] = ...,
@@ -36,7 +39,7 @@ def score(
 @overload
 def score(
     host: Host,
-    data: ConceptData,
+    data: Any,
     bank: Sequence[ConceptBank],
     *,
     splits: Sequence[str] = ...,
@@ -46,7 +49,7 @@ def score(
 @face
 def score(
     host: Host,
-    data: ConceptData,
+    data: Any,
     bank: ConceptBank | Sequence[ConceptBank],
     *,
     splits: Sequence[str] = ("cal", "test"),
@@ -59,9 +62,9 @@ def score(
 
     Args:
         host: An attached model.
-        data: Labelled samples.
+        data: Labelled samples, one of their splits, or loose ones as `Detector.find` takes them.
         bank: Concept vectors, or several banks that share the pass and the sink rule.
-        splits: Which splits to score.
+        splits: Which splits of labelled samples to score.
         memory_budget: Bytes of scores, for each bank, above which they lie in a temporary file.
         keep_of: The table of another run over the same samples, whose rows are kept whatever this
             run's norms: an intervention must not change which tokens are sinks.
@@ -74,12 +77,24 @@ def score(
             banks disagree on the sink rule; activations are NaN or Inf; a sample has no token;
             `keep_of` lacks a sample or holds a token this run has not.
     """
-    parts = [data.split(name) for name in splits]
+    banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
+    parts = _parts(host, data, splits, banks[0].concepts if banks else ())
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
-    banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
     tables = _score(host, samples, split_of, banks, memory_budget, keep_of)
     return tables[0] if isinstance(bank, ConceptBank) else tables
+
+
+def _parts(host: Host, data: Any, splits: Sequence[str], concepts: tuple[str, ...]) -> list[Split]:
+    """Splits of labelled data; loose samples are of no split."""
+    if isinstance(data, ConceptBank | Host):
+        kind = type(data).__name__
+        raise TypeError(f"data is a {kind}, not a ConceptData: the order is score(host, data, bank).")
+    if isinstance(data, ConceptData):
+        return [data.split(name) for name in splits]
+    if isinstance(data, Split):
+        return [data]
+    return [replace(as_split(data, concepts, naming_of(host)), name="")]
 
 
 def score_samples(

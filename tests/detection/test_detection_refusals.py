@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from detection_cases import make_bank, make_case, with_scores
 
-from sa_plugin.data import Sample, Split
-from sa_plugin.detection import OtherDataWarning, SelectionDataWarning, as_split, calibrate, check_unseen
+from sa_plugin.data import Sample, Split, as_split
+from sa_plugin.detection import OtherDataWarning, SelectionDataWarning, calibrate, check_unseen
 from sa_plugin.statistics import EmptyConceptWarning, FewTokensWarning
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning")

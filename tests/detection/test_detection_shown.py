@@ -10,8 +10,8 @@ from fake_host import FakeHost
 from PIL import Image as Pillow
 
 from sa_plugin.concepts import fit
-from sa_plugin.data import ConceptData, Image, Sample
-from sa_plugin.detection import as_split, calibrate
+from sa_plugin.data import ConceptData, Image, Sample, as_split
+from sa_plugin.detection import calibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 WORDS, ANIMALS = ["cat", "dog", "sat", "ran", "blue", "over", "river", "house"], {"cat", "dog"}
@@ -130,5 +130,5 @@ def test_an_image_is_a_path_a_picture_or_pixels(pixels, tmp_path):
 def test_what_is_no_image_is_refused(pixels):
     with pytest.raises(ValueError, match="expected uint8"):
         as_split(pixels / 255, ("a",))
-    with pytest.raises(TypeError, match="samples are of type dict: give a text, an image"):
+    with pytest.raises(TypeError, match="samples are of type dict: give a list of texts"):
         as_split({"a": 1}, ("a",))

@@ -1,0 +1,115 @@
+"""Samples as they come to hand, without labels: texts, chats, token ids and images, one or many.
+
+Anything that can be walked is a list of samples, a generator too, but for what is one sample already:
+a list of messages is one chat, a list of whole numbers one text of token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_plugin._check import require
+from sa_plugin.data.concept_data import Split
+from sa_plugin.data.given import TokenIds, source_of
+from sa_plugin.data.images import Image, require_rgb, upright
+from sa_plugin.data.sample import Sample
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+Named = Callable[[Sequence[int]], TokenIds]
+"""Token ids with the characters that they stand for."""
+
+
+def gathered(samples: Any) -> Split | list[Any]:
+    """One or many loose samples as a list; a split as it is.
+
+    Raises:
+        TypeError: A set, a table or a mapping, in which it is open what the samples are.
+    """
+    if isinstance(samples, Split):
+        return samples
+    if isinstance(samples, Mapping | set | frozenset | bytes) or hasattr(samples, "columns"):
+        raise TypeError(
+            f"samples are of type {type(samples).__name__}: give a list of texts, such as one column of a "
+            "table; a chat is a list of messages, and token ids are tokenizer(text)['input_ids']."
+        )
+    if isinstance(samples, np.ndarray):
+        # Texts, or several images; one image and token ids are one sample.
+        many = samples.dtype.kind in "UO" or samples.ndim == 4
+        return list(samples.tolist() if samples.dtype.kind in "UO" else samples) if many else [samples]
+    one = isinstance(samples, str | Sample | Path) or source_of(samples) is not None or _is_picture(samples)
+    if one or not isinstance(samples, Iterable):
+        return [samples]
+    return list(samples)
+
+
+def as_split(samples: Any, concepts: tuple[str, ...], named: Named | None = None) -> Split:
+    """Texts, chats, token ids, images, samples or a split as a split; loose ones have no data hash.
+
+    An image is a path, a picture of Pillow, or RGB pixels `[height, width, 3]` of uint8.
+
+    Args:
+        samples: One, or any iterable of them.
+        concepts: Of the split.
+        named: Finds the characters of token ids; without it their text is the numbers.
+
+    Raises:
+        TypeError: Something else was given.
+        ValueError: There are no samples, an id stands twice, or pixels are no RGB image.
+    """
+    loose = gathered(samples)
+    if isinstance(loose, Split):
+        return loose
+    made = tuple(_sample(one, k, named) for k, one in enumerate(loose))
+    if not made:
+        raise ValueError("there are no samples: give at least one text.")
+    if len({s.id for s in made}) < len(made):
+        raise ValueError("two samples have the same id: ids must be unique.")
+    return Split("samples", made, concepts, "")
+
+
+def is_labelled(samples: Split | Sequence[Any]) -> bool:
+    """Whether labels are known, which they are of samples and splits alone."""
+    return isinstance(samples, Split) or all(isinstance(one, Sample) for one in samples)
+
+
+def _sample(one: Any, k: int, named: Named | None) -> Sample:
+    if isinstance(one, Sample):
+        return one
+    name = f"text {k}"
+    source = source_of(one)
+    if isinstance(source, TokenIds) and not isinstance(one, TokenIds) and named is not None:
+        source = named(source.ids)
+    if source is not None:
+        return Sample(name, source.text, name, source=source)
+    pixels = _pixels(one)
+    if pixels is not None:
+        name = f"image {k}"
+        require_rgb(name, pixels)
+        return Sample(name, "", name, image=Image(pixels))
+    if isinstance(one, str):
+        return Sample(name, one, name)
+    raise TypeError(
+        f"samples are of type {type(one).__name__}: give a text, a chat (a list of messages), token ids, an "
+        "image (a path, a picture of Pillow, or uint8 pixels [height, width, 3]), a Sample, an iterable of "
+        "these, or a split such as data.test."
+    )
+
+
+def _is_picture(one: Any) -> bool:
+    return hasattr(one, "convert") and hasattr(one, "getbands")
+
+
+def _pixels(one: Any) -> np.ndarray | None:
+    """The pixels of what is an image: a path to one, an array, or a picture of Pillow."""
+    if isinstance(one, np.ndarray):
+        return one
+    path = isinstance(one, Path) or (isinstance(one, str) and one.lower().endswith(PICTURES))
+    # A text may end as a file name does: only a file that is there is one.
+    if path and (isinstance(one, Path) or Path(one).is_file()):
+        with require("PIL.Image", "images", "images from files").open(one) as picture:
+            return np.asarray(upright(picture).convert("RGB"))
+    return np.asarray(upright(one).convert("RGB")) if _is_picture(one) else None
