@@ -195,6 +195,17 @@ def test_peaks_of_the_curve_are_said_to_be_picked_on_test(case, detector):
     assert f"MaxTok {best:.3f} at" in text.partition("Peaks (picked on test):")[2]
 
 
+def test_every_interval_holds_its_estimate():
+    """The reported case: a percentile interval that lay above the estimate of always-positive."""
+    for documents in (16, 40, 80):
+        case = make_case(seed=3, documents=documents)
+        detector = calibrate(None, case.data, case.bank, scores=case.table)
+        for measured in (detector.evaluate, detector.evaluate_tokens, detector.sweep):
+            rows = measured(case.data.test, scores=case.table).table().dropna(subset=["low", "high"])
+            assert len(rows)
+            assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all()
+
+
 def test_few_documents_are_called_few():
     case = make_case(documents=12)
     detector = calibrate(None, case.data, case.bank, scores=case.table)
