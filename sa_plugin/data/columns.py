@@ -11,13 +11,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 from sa_plugin._check import did_you_mean
 
 _T = TypeVar("_T")
 if TYPE_CHECKING:
     Column: TypeAlias = Iterable[_T]
+    Given: TypeAlias = Annotated[_T, "read by a reader of this file"]
 else:
 
     class Column:
@@ -25,6 +26,12 @@ else:
 
         def __class_getitem__(cls, _: Any) -> Any:
             # Checked by `column`, in words of ours, and not by a checker of types.
+            return Any
+
+    class Given:
+        """A value of this type when it has been read; before, what a user gives."""
+
+        def __class_getitem__(cls, _: Any) -> Any:
             return Any
 
 

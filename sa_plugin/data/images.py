@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sa_plugin._check import require
-from sa_plugin.data.columns import listed, name_of, number_of, pictures, scalar
+from sa_plugin.data.columns import Given, listed, name_of, number_of, pictures, scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,9 @@ class PixelLabels:
         ValueError: `min_coverage` is outside [0, 1).
     """
 
-    masks: Sequence[Any] | None = None
-    boxes: Sequence[Iterable[Any]] | None = None
-    min_coverage: float = 0.0
+    masks: Given[Sequence[Any] | None] = None
+    boxes: Given[Sequence[Iterable[Any]] | None] = None
+    min_coverage: Given[float] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("masks", "boxes"):

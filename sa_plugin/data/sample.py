@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Real
 
-from sa_plugin.data.columns import column, names_of
+from sa_plugin.data.columns import Given, column, names_of
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Image, coverage
 
@@ -47,8 +47,8 @@ class SampleLabels:
         frozenset()
     """
 
-    of: Sequence[Iterable[str]] | None = None
-    unknown: Sequence[Iterable[str]] | None = None
+    of: Given[Sequence[Iterable[str]] | None] = None
+    unknown: Given[Sequence[Iterable[str]] | None] = None
 
     def __post_init__(self) -> None:
         for name, shown in (("of", "sample_labels"), ("unknown", "unknown")):

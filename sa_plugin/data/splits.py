@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sa_plugin.data.columns import column, number_of, seed_of, text_of
+from sa_plugin.data.columns import Given, column, number_of, seed_of, text_of
 from sa_plugin.data.sample import SPLITS, Sample, SplitName
 
 _Fractions = tuple[float, float, float]
@@ -37,9 +37,9 @@ class Splits:
         ValueError: The fractions are not three positive numbers that add up to 1.
     """
 
-    of: Sequence[str] | None = None
-    fractions: _Fractions = (0.6, 0.2, 0.2)
-    seed: int = 0
+    of: Given[Sequence[str] | None] = None
+    fractions: Given[_Fractions] = (0.6, 0.2, 0.2)
+    seed: Given[int] = 0
 
     def __post_init__(self) -> None:
         if self.of is not None:

@@ -142,6 +142,7 @@ def read_instances(path: Path) -> list[CocoPicture]:
     pictures = []
     for k, image in enumerate(found["images"]):
         file_name, *size = values("images", k, "file_name", "height", "width")
+        where = f"{path} images[{k}]"
         height, width = (
             whole_of(f"{path} images[{k}] {what}", v) for what, v in zip(_SIZE, size, strict=True)
         )
