@@ -128,6 +128,8 @@ def _names(record: Mapping[str, Any]) -> Iterator[str]:
     ):
         if (not layers and name == "layers") or layers != sorted(set(layers)) or min(layers, default=0) < 0:
             yield f"bank.{name} is {layers!r:.60}: expected block indices, ascending"
+    if not 0 <= record["origin"]["seed"] < 1 << 32:
+        yield f"bank.origin.seed is {record['origin']['seed']}: expected 0 to {(1 << 32) - 1}"
     for reason, n in record["origin"]["counts"].items():
         if n < 0:
             yield f"bank.origin.counts[{reason!r}] is {n}: expected 0 or more"

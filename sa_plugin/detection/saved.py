@@ -96,6 +96,8 @@ def _problems(tensors: Mapping[str, Tensor], record: Mapping[str, Any], bank: Co
     for concept, n in record.get("unknown", {}).items():
         if concept not in bank.concepts or n < 1:
             yield f"detector.unknown[{concept!r}] is {n}: expected a concept of the bank and 1 or more"
+    if not 0 <= record["seed"] < 1 << 32:
+        yield f"detector.seed is {record['seed']}: expected 0 to {(1 << 32) - 1}"
     if len(record["tables"].get("tail", ())) != 1:
         yield "detector.tables has no single table 'tail'"
     for name, found in record["tables"].items():
@@ -151,5 +153,5 @@ def _table(name: str, one: Calibrated, tensors: dict[str, Tensor]) -> dict[str, 
 def _calibrated(name: str, one: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibrated:
     arrays = {part: tensors[f"{name}.{part}"].numpy() for part in ARRAYS}
     return Calibrated(
-        method=one["method"], deltas=tuple(one["deltas"]), candidates=one["candidates"], **arrays
+        method=one["method"], deltas=tuple(map(float, one["deltas"])), candidates=one["candidates"], **arrays
     )
