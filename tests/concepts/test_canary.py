@@ -169,6 +169,15 @@ def test_a_tiny_model_in_half_precision_and_with_other_weights(tmp_path, archite
         load_bank(tmp_path / "bank", host=host)
 
 
+def test_special_tokens_that_are_left_out_are_named(tmp_path):
+    host = tiny.host("bert")
+    rng = torch.Generator().manual_seed(0)
+    bank = ConceptBank.from_vectors({("a", 1): torch.randn(host.info.d_model, generator=rng)})
+    save_bank(bank, tmp_path / "bank", host=host)
+    with pytest.raises(DriftError, match="does not put a BOS first now"):
+        load_bank(tmp_path / "bank", host=tiny.host("bert", add_special_tokens=False))
+
+
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["nnsight", "bfloat16", "int8"])
