@@ -100,7 +100,8 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
     # The norm has no gradient at zero.
     zero = (x == 0).all(dim=-1)
     norms: torch.Tensor = x.masked_fill(zero[..., None], 1.0).norm(dim=-1) * direction.norm()
-    return dots / norms.clamp_min(1e-8)
+    # As the product's own scores: only zero vectors are that short.
+    return dots / norms.clamp_min(1e-30)
 
 
 def mask(found: torch.Tensor, concept: Concept, keep: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,6 @@ from sa_plugin.scores.score import check_origin
 
 GROUP = "sa_plugin.attribution.objective"
 FALLBACKS = (None, "top_token")
-_SMALL = 1e-8
 
 
 class NoSuperActivator(ValueError):
@@ -298,7 +297,7 @@ def cosine(
     zero = (x == 0).all(dim=-1, keepdim=True)
     sizes: Tensor = x.masked_fill(zero, 1.0).norm(dim=-1) * target.norm(dim=-1, keepdim=True)
     dots: Tensor = torch.einsum("btd,bd->bt", x, target.expand(len(x), -1))
-    return dots / sizes.clamp_min(_SMALL)
+    return dots / sizes.clamp_min(reducers.LEAST_LENGTHS)
 
 
 def token_mean(

@@ -1,8 +1,10 @@
 """The one pass over the train split that every concept kind is fitted from.
 
 Means, second moments and per-concept means are accumulated in float64 over every kept token.
-Kinds that need the activations themselves get rows in half precision, in memory or, above a
-budget, in an unlinked temporary file, at most `limits.per_class` tokens of a class.
+Kinds that need the activations themselves get rows in the model's own number format, in memory or,
+above a budget, in an unlinked temporary file, at most `limits.per_class` tokens of a class. Sums are
+taken about the mean of each batch (`reducers.About`), so that a mean many times the spread costs no
+digits of the spread.
 
 Two controls are collected in the same pass. *Permuted*: the token labels of whole samples laid
 over the tokens in another order of the samples, which keeps their number and their clustering and
@@ -75,7 +77,6 @@ def collect(
 
     Raises:
         ValueError: Unknown layer or hook point, NaN or Inf activations, a sample without tokens.
-        OverflowError: An activation does not fit half precision.
     """
     require_known("hook_point", hook_point, HOOK_POINTS)
     require_known("normaliser", normaliser, get_args(Normaliser))
@@ -92,10 +93,10 @@ def collect(
     try:
         (kept,) = run_jobs(host, layout, [job], rule, description="train pass")
     except NonFiniteRowError as error:
-        raise OverflowError(
-            f"an activation at block {error.name} exceeds half precision (65,504), in "
-            "which train rows are kept. Keep the default sinks='drop', fit a kind that needs "
-            "no rows (prototype, lda), or leave that layer out."
+        raise ValueError(
+            f"an activation of a train token at block {error.name} ({hook_point}) is NaN or Inf in "
+            f"{host.info.dtype}, in which the model computes: load the model in float32 or bfloat16, or "
+            "leave that layer out."
         ) from error
     tokens = token_table(layout, kept.keep, split.samples, ["train"] * len(split.samples), data.concepts)
     settings = {

@@ -126,7 +126,7 @@ def lda(
     if failed or not torch.isfinite(factor).all():
         raise ValueError(
             f"lda: the covariance of {statistics.n:,} tokens in {d_model} dimensions is singular "
-            f"at ridge={ridge}: give a larger ridge (default {RIDGE}) or more tokens."
+            f"at ridge={ridge}: {_cause(statistics)}"
         )
     vectors = torch.cholesky_solve(contrast.T, factor).T
     return vectors.float(), {"ridge": ridge, "tokens": statistics.positive_count.tolist()}
@@ -137,6 +137,32 @@ def _covariance(statistics: LayerStatistics) -> Float[Tensor, "d_model d_model"]
         raise ValueError("lda needs the second moment: collect the train pass with need='gram'.")
     mean = statistics.mean.double().cpu()
     return (statistics.gram.double().cpu() - torch.outer(mean, mean)) / statistics.scale**2
+
+
+# Second moments are added in float64: of a spread so many times below its mean no digit is sure.
+_LOST = 1e7
+
+
+def _cause(statistics: LayerStatistics) -> str:
+    """Why no discriminant comes of a covariance, and what helps."""
+    spread = _covariance(statistics).diagonal().clamp_min(0).sqrt() * statistics.scale
+    times = statistics.mean.double().cpu().abs() / spread
+    # A feature that is zero everywhere, 0 / 0, stands still like any other.
+    lost = (~(times <= _LOST)).nonzero().flatten().tolist()
+    if len(lost) == len(times):
+        return (
+            "no feature varies by more than its rounding, so all tokens look alike to a discriminant: read "
+            "another layer, or check the model's weights."
+        )
+    # A ridge of any size mends a few features that stand still, or sums that lost them.
+    if lost:
+        some = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+        return (
+            f"the mean of features {some} ({len(lost)} of {len(times)}) is more than {_LOST:.0e} times "
+            f"their spread, of which float64 sums keep no digit: give a larger ridge (default {RIDGE}), or "
+            "fit a separator, which sees the rows themselves."
+        )
+    return f"give a larger ridge (default {RIDGE}) or more tokens."
 
 
 def _check_both_classes(statistics: LayerStatistics) -> None:

@@ -51,7 +51,7 @@ from sa_plugin.concepts.train_statistics import (
     with_unknown,
 )
 from sa_plugin.host.protocol import Batch, Site
-from sa_plugin.host.reducers import Keeping, keeping
+from sa_plugin.host.reducers import Keeping, as_given, keeping
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Kept, Reducer
 
@@ -198,15 +198,18 @@ class StreamedRefits:
 
         def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
             valid = batch.valid.to(keep.device)
-            weight = keep[valid].float()[:, None]
+            weight = keep[valid].float()
             sums, kept_rows = {}, {}
             for layer in self.layers:
-                flat = read[Site(layer, self.bank.hook_point)].float()[valid]
-                sums["positive", layer] = labels.to(keep.device).T @ (flat * weight)
+                raw = read[Site(layer, self.bank.hook_point)]
+                # About the bank's mean, which is known here: what is summed has the size of the spread.
+                flat = raw.float()[valid] - self.bank.token.mean[self.bank.index(layer)].to(keep.device)
+                weighted = flat * weight[:, None]
+                sums["positive", layer] = labels.to(keep.device).T @ weighted
                 if self.need == "gram":
-                    sums["gram", layer] = (flat * weight).T @ flat
+                    sums["gram", layer] = weighted.T @ flat
                 if len(self.chosen):
-                    kept_rows[layer] = flat[stored.to(keep.device)].half()
+                    kept_rows[layer] = as_given(raw, valid)[stored.to(keep.device)]
             return keeping(sums=sums, rows=kept_rows)
 
         return reduce
@@ -231,7 +234,9 @@ class StreamedRefits:
         sums = kept.sums["positive", layer]
         positive = sums[: len(counts)] / torch.from_numpy(counts).clamp_min(1)[:, None]
         gram = kept.sums["gram", layer] / n if self.need == "gram" else None
-        found = LayerStatistics(n, mean, scale, torch.from_numpy(counts), positive, gram, rows, labels)
+        # Sums are about the bank's mean, which therefore stands at zero; rows are as the model gave them.
+        zero, number = torch.zeros_like(mean), torch.from_numpy(counts)
+        found = LayerStatistics(n, zero, scale, number, positive, gram, rows, labels)
         if self.unknown is None:
             return found
         stored = self.unknown[self.chosen][kept.keep[self.chosen]]

@@ -4,9 +4,11 @@ Normalised embedding: `x = (h - mean) / scale`, with `mean` the mean of the trai
 the root mean square of their norms `|h|` ("rms"), or the mean of the norms ("mean_norm"); arXiv
 2512.05038, normaliser of the authors' code.
 
-Kinds that iterate need the rows themselves. They are stored as the model gave them, in half
-precision, in memory or in a file, at most so many tokens of a class (`draw_rows`), and read
-normalised, in float32, checked once; what fits stays in memory between readings.
+Kinds that iterate need the rows themselves. They are stored as the model gave them, in its own number
+format (two bytes a number where it computes in 16 bits, else four), in memory or in a file, at most so
+many tokens of a class (`draw_rows`), and read normalised, in float32, checked once; what fits stays in
+memory between readings. Nothing is rounded before the mean is taken off: half precision of a feature
+whose mean is 500 times its spread moved separators by 1.5 %, and by 32 % at 5,000.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ComponentMeans, HookPoint
@@ -46,16 +48,16 @@ ROW_LIMITS = RowLimits()
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Train rows of one layer, in half precision in memory or in a memory map, read normalised.
+    """Train rows of one layer, in memory or in a memory map, read normalised.
 
     Attributes:
-        stored: The rows as read from the model, not normalised.
+        stored: The rows as read from the model, not normalised; int16 holds the bits of bfloat16.
         mean: Subtracted from every row.
         scale: Divides every row.
         chunk: Rows normalised at a time.
     """
 
-    stored: Float[np.ndarray, "row d_model"]
+    stored: Float[np.ndarray, "row d_model"] | Int16[np.ndarray, "row d_model"]
     mean: Float[Tensor, " d_model"]
     scale: float
     chunk: int = 32_768
@@ -76,8 +78,15 @@ class Rows:
 
     def take(self, part: slice | Int[np.ndarray, " row"]) -> Float[Tensor, "row d_model"]:
         """Some rows, normalised, in float32."""
-        raw = torch.from_numpy(np.asarray(self.stored[part], dtype=np.float32))
-        return (raw - self.mean.float()) / self.scale
+        stored = self.stored[part]
+        if stored.dtype == np.int16:
+            raw = torch.from_numpy(np.asarray(stored)).view(torch.bfloat16).float()
+        else:
+            raw = torch.from_numpy(np.asarray(stored, dtype=np.float32))
+        # The mean in two parts: in float32 alone it is off by its rounding, which may exceed the spread.
+        high = self.mean.float()
+        low = (self.mean - high).float()
+        return (raw - high).sub_(low).div_(self.scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ from sa_plugin.detection.guard import Seen, check_finite_scores, check_scores, r
 from sa_plugin.detection.methods import TAIL, column_scores
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.statistics.confusion import confusion, f1
+from sa_plugin.statistics.confusion import confusion, f1, reaches
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ class Calibration:
 
     def superactivators(self, table: ScoreTable) -> Bool[np.ndarray, "token concept"]:
         """Which tokens are SuperActivators of which concept."""
-        return self.token_scores(table) >= self.tail.chosen_threshold
+        return reaches(self.token_scores(table), self.tail.chosen_threshold)
 
     def threshold_at(self, delta: Int[np.ndarray, " concept"]) -> Float[np.ndarray, " concept"]:
         """Each concept's threshold at another place of the grid, at its own layer."""
@@ -207,12 +207,12 @@ def token_cuts(
     """
     counts = np.ones_like(labels) if known is None else known
     scores = column_scores(table, tail.layer, tail.chosen_unit).astype(np.float64)
-    detected = sample_max(scores, table.tokens.bounds) >= tail.chosen_threshold
+    detected = reaches(sample_max(scores, table.tokens.bounds), tail.chosen_threshold)
     candidate = detected[table.tokens.sample_of]
     concepts = len(tail.layer)
     gated, free = np.zeros((2, len(tail.deltas), concepts))
     for d in range(len(tail.deltas)):
-        above = scores >= tail.thresholds[tail.layer, d, np.arange(concepts)]
+        above = reaches(scores, tail.thresholds[tail.layer, d, np.arange(concepts)])
         # A token whose label is unknown is no hit and no false alarm, marked or not.
         above &= counts
         free[d] = f1(confusion(above.T, labels.T))

@@ -56,6 +56,7 @@ from sa_plugin.show.result import (
     star_words,
 )
 from sa_plugin.statistics.bootstrap import GROUPS, resample_documents
+from sa_plugin.statistics.confusion import exceeds, reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 from sa_plugin.statistics.interval import ENOUGH
 
@@ -362,7 +363,7 @@ def evaluate(
         metric: stack({name: one[metric] for name, one in measured.items()}, "method") for metric in METRICS
     }
     late = [k for k in methods.given_names(table, searched=True) if k not in calibration.baselines]
-    raw = sample_max(calibration.token_scores(table), table.tokens.bounds) > calibration.cuts.midpoint
+    raw = exceeds(sample_max(calibration.token_scores(table), table.tokens.bounds), calibration.cuts.midpoint)
     rates = firing_rates(raw, said[methods.TAIL][0].fired, labels, concepts, resamples)
     positives = positives_of(labels, resamples)
     return Evaluation(
@@ -406,12 +407,12 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
                 (one, methods.values(name, table, one.layer, one.chosen_unit, seed=calibration.seed, draw=k))
                 for k, one in enumerate(calibrated[name])
             ]
-            found[name] = [Outcome(value >= one.chosen_threshold, value) for one, value in own]
+            found[name] = [Outcome(reaches(value, one.chosen_threshold), value) for one, value in own]
     for name in methods.given_names(table, searched=False):
         threshold = table.given[name].threshold
         assert threshold is not None
         value = methods.given_values(name, table, calibration.concepts).astype(np.float64)
-        found[name] = [Outcome(value >= threshold, value)]
+        found[name] = [Outcome(reaches(value, threshold), value)]
     return found
 
 

@@ -28,6 +28,7 @@ from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.pushdown import sample_maxima
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, noun_count, number
+from sa_plugin.statistics.confusion import reaches
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperA
     names = tuple(concepts or calibration.concepts)
     wanted = [position_of(c, calibration.concepts) for c in names]
     tau = calibration.tail.chosen_threshold
-    hits = [(int(row), k) for k in wanted for row in np.flatnonzero(at[:, k] >= tau[k])]
+    hits = [(int(row), k) for k in wanted for row in np.flatnonzero(reaches(at[:, k], tau[k]))]
     # By sample, then concept in the order asked for, then token.
     order = {k: n for n, k in enumerate(wanted)}
     hits.sort(key=lambda hit: (tokens.sample_of[hit[0]], order[hit[1]], hit[0]))
@@ -284,7 +285,7 @@ def detect(
     """Decide from the highest score of each sample; see `Detector.detect`."""
     tau = calibration.tail.chosen_threshold
     ids = tuple(s.id for s in split.samples)
-    return Detection(ids, calibration.concepts, highest >= tau, highest - tau, scored)
+    return Detection(ids, calibration.concepts, reaches(highest, tau), highest - tau, scored)
 
 
 def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:

@@ -17,6 +17,7 @@ from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show.html import el, typeset
 from sa_plugin.show.result import Sheet, Shown
+from sa_plugin.statistics.confusion import reaches
 
 SHOWN_ITEMS = 6
 TOP_TOKENS = 5
@@ -54,7 +55,7 @@ def shown_item(
         "raw_threshold": _finite(calibration.cuts.midpoint[concept]),
         "positive": name in one.positive,
         "scores": own.tolist(),
-        "superactivator": (own >= choice.threshold).tolist(),
+        "superactivator": reaches(own, choice.threshold).tolist(),
         "in_concept": tokens.labels[rows, tokens.concepts.index(name)].tolist(),
     }
     if one.image is None:

@@ -55,6 +55,7 @@ from sa_plugin.show.result import (
     signed,
 )
 from sa_plugin.statistics.bootstrap import mean_over_concepts, resample_documents, resampled_confusion
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
 from sa_plugin.statistics.ranking import auroc, average_precision
 
@@ -173,12 +174,12 @@ def localise(scored: ScoredSamples) -> Localisation:
     """Mark tokens; see `Detector.localise`."""
     calibration, at = scored.calibration, scored.scores
     cuts, tau = calibration.cuts, calibration.tail.chosen_threshold
-    detected = sample_max(at, scored.tokens.bounds) >= tau
+    detected = reaches(sample_max(at, scored.tokens.bounds), tau)
     return Localisation(
         scored,
-        mask=(at >= calibration.threshold_at(cuts.located)) & detected[scored.tokens.sample_of],
-        superactivators=at >= tau,
-        raw=at >= calibration.threshold_at(cuts.raw),
+        mask=reaches(at, calibration.threshold_at(cuts.located)) & detected[scored.tokens.sample_of],
+        superactivators=reaches(at, tau),
+        raw=reaches(at, calibration.threshold_at(cuts.raw)),
     )
 
 

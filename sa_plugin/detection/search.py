@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin.statistics.confusion import confusion, f1
+from sa_plugin.statistics.confusion import confusion, f1, reaches
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def search_own(
     truth = labels.T
     table = np.empty(thresholds.shape)
     for at, d in np.ndindex(thresholds.shape[:2]):
-        table[at, d] = f1(confusion(stat[at] >= thresholds[at, d, :, None], truth))
+        table[at, d] = f1(confusion(reaches(stat[at], thresholds[at, d, :, None]), truth))
     layers, concepts = len(table), labels.shape[1]
     unit = np.broadcast_to(np.arange(concepts), (layers, concepts))
     return _choose(method, table, thresholds, unit, deltas, layers * len(deltas))
@@ -121,7 +121,7 @@ def search_matched(
     stat = _samples_last(statistic)
     table = np.empty(thresholds.shape)
     for at, d, c in np.ndindex(thresholds.shape[:3]):
-        fired = stat[at] >= thresholds[at, d, c, :, None]
+        fired = reaches(stat[at], thresholds[at, d, c, :, None])
         table[at, d, c] = f1(confusion(fired, labels[:, c]))
     # A concept keeps one unit a layer over all deltas: its best at that unit's best delta.
     unit = table.max(1).argmax(-1)

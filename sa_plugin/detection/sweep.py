@@ -30,6 +30,7 @@ from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
 from sa_plugin.show.result import Result, Sheet, number
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_confusion
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
 
@@ -172,7 +173,7 @@ def _curve(
         layer = np.full(len(unit), place)
         value = values(each.method, table, layer, unit, seed=seed, draw=draw)
         tau = each.thresholds[at][..., None]
-        fired = tau <= value.T
+        fired = reaches(value.T, tau)
         curves.append(averaged(f1_of(resampled_confusion(fired, labels.T, resamples)), positives, "weighted"))
     return np.asarray(np.mean(curves, axis=0))
 

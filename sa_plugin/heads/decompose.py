@@ -52,10 +52,10 @@ from sa_plugin.heads.norms import (
     norm_bias,
 )
 from sa_plugin.host.protocol import Batch, BlockNorms, Host, HostInfo, OutputProjection, Point, Site
+from sa_plugin.host.reducers import LEAST_LENGTHS
 
 _SUMMED = ("resid_pre", "resid_post")
 _HALF_TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2}
-_SMALL = 1e-8
 # Terms of some components, and the means that were taken off them.
 Terms = tuple[Float[Tensor, "batch token component column"], Float[Tensor, "component column"]]
 
@@ -199,7 +199,7 @@ def score_batch(target: Target, read: Mapping[Site, Tensor]) -> Scored:
         scores, x_norm, h_norm = by_layer[place]
         length = float(target.lengths[k])
         # What a unit of dot product is worth: 1, or for a cosine |x| |w| of this token.
-        size = (x_norm * length).clamp_min(_SMALL) if target.cosine else torch.ones_like(x_norm)
+        size = (x_norm * length).clamp_min(LEAST_LENGTHS) if target.cosine else torch.ones_like(x_norm)
         parts.append((scores[..., column.unit], size, h_norm * length))
     return Scored(*(torch.stack(one, dim=-1) for one in zip(*parts, strict=True)))
 

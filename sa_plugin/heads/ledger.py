@@ -74,6 +74,7 @@ from sa_plugin.passes.run import NonFiniteRowError, run_jobs, sink_sites
 from sa_plugin.scores.score import check_origin
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import resample_documents
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Resampling
 
 _PERMUTATIONS = 20
@@ -352,9 +353,9 @@ def _train_pass(
     try:
         found = iter(run_jobs(host, layout, jobs, bank.sinks_on(host.info), description="train terms"))
     except NonFiniteRowError as error:
-        raise OverflowError(
-            f"an activation at block {error.name} exceeds half precision (65,504), in "
-            "which train rows are kept: refit no separators here (permutations=0 or None)."
+        raise ValueError(
+            f"an activation of a train token at block {error.name} is NaN or Inf in {host.info.dtype}, in "
+            "which the model computes: load the model in float32 or bfloat16."
         ) from error
     means = None if averaged is None else averaged.result(next(found))
     return means, () if refitted is None else refitted.result(next(found))
@@ -462,7 +463,7 @@ def explain_tokens(
         keep.nonzero()[:, 0].numpy(),
         score,
         got["terms"][keep].numpy(),
-        score.astype(np.float64) >= column.threshold,
+        reaches(score, column.threshold),
     )
 
 

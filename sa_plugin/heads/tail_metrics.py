@@ -51,7 +51,7 @@ from sa_plugin.detection.search import search_own
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in
 from sa_plugin.statistics.bootstrap import Resamples, resampled_confusion
-from sa_plugin.statistics.confusion import ratio, recall
+from sa_plugin.statistics.confusion import exceeds, ratio, reaches, recall
 from sa_plugin.statistics.drawn import Drawn, scarcer, stack
 from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.quantile import quantiles, tail_thresholds
@@ -150,7 +150,7 @@ def measured(
     for k in range(len(frozen.detector.concepts)):
         found["tail_gap"].append(_gap(frozen, test[:, k], token_labels[:, k], negatives[:, k], k))
         top, truth = tops[:, k], labels[:, k]
-        above = top > background[k]
+        above = exceeds(top, background[k])
         carried = {"coverage": resamples.rows(truth), "negative_coverage": resamples.rows(~truth)}
         for name, of in (("coverage", truth), ("negative_coverage", ~truth)):
             counts = resampled_confusion(above, of, resamples)
@@ -165,7 +165,7 @@ def measured(
         for name, area in ranked.items():
             found[name].append(resamples.drawn(area, "share", scarcer(*carried.values())))
         for name, cut in cuts.items():
-            f1 = f1_of(resampled_confusion(top >= cut[k], truth, resamples))
+            f1 = f1_of(resampled_confusion(reaches(top, cut[k]), truth, resamples))
             found[name].append(resamples.drawn(f1, "share", carried["coverage"]))
     metrics = {
         name: stack(dict(zip(frozen.detector.concepts, each, strict=True)), "concept")

@@ -52,7 +52,7 @@ from sa_plugin.host.protocol import (
 from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
-from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.confusion import ratio, reaches
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def tail_objective(detector: Detector, table: ScoreTable) -> TailObjective:
         ValueError: No concept has a tail there.
     """
     scores = detector.token_scores(table)
-    tail = scores.astype(np.float64) >= np.array([detector.threshold[c] for c in detector.concepts])
+    tail = reaches(scores, np.array([detector.threshold[c] for c in detector.concepts]))
     # T_c as one weight a token: 1 on the tail, minus k / others on the rest of its sample.
     starts, sample_of = table.tokens.bounds[:-1], table.tokens.sample_of
     k = np.add.reduceat(tail.astype(np.float64), starts, axis=0)

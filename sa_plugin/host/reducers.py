@@ -26,6 +26,9 @@ Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | Callable[..., 
 SCORE_BINS = 1 << 16
 # Above this many times its sample's median norm, a token is a sink.
 SINK_FACTOR = 10.0
+# Least |x| |v| of a cosine, so that a zero vector has 0. The scale is of uncentred norms: where means are
+# many times the spread lengths are short, and 1e-8 is reached by tokens that are no zero vectors.
+LEAST_LENGTHS = 1e-30
 Keeping = dict[tuple[str, Hashable], torch.Tensor]
 # Group, number of the job, name.
 Key = tuple[str, int, Hashable]
@@ -133,7 +136,7 @@ def score_rows(vectors: Vectors, index: int, activations: torch.Tensor) -> torch
     if not cosine:
         return dots
     norms = x.norm(dim=-1, keepdim=True) * v.norm(dim=-1)
-    return dots.div(norms.clamp_min(1e-8))
+    return dots.div(norms.clamp_min(LEAST_LENGTHS))
 
 
 def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -143,9 +146,11 @@ def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Ten
 
 def mean_over(h: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Mean `[batch, d_model]` over kept tokens."""
-    weight = keep.float()
-    total = torch.einsum("btd,bt->bd", h.float(), weight)
-    return total / weight.sum(-1, keepdim=True).clamp_min(1)
+    h, weight = h.float(), keep.float()
+    n = weight.sum(-1, keepdim=True).clamp_min(1)
+    about = torch.einsum("btd,bt->bd", h, weight) / n
+    # Once more about that mean: far from zero the first one is off by its own rounding times the tokens.
+    return about + torch.einsum("btd,bt->bd", h - about[:, None], weight) / n
 
 
 def class_tokens(h: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -311,7 +316,7 @@ def train(
 
     Returns:
         Sums by `(moment, "token" | "pooled" | "cls", block)` and `("write", point, block)`; rows by
-        block, in half precision; samples by `("pooled" | "cls", block)`.
+        block, in the number format the model gave them; samples by `("pooled" | "cls", block)`.
     """
     device = keep.device
     own = valid.to(device)
@@ -322,7 +327,8 @@ def train(
     rows: dict[Any, torch.Tensor] = {}
     samples: dict[Any, torch.Tensor] = {}
     for block, point in sites:
-        h = read[block, point].float()
+        raw = read[block, point]
+        h = raw.float()
         flat = h[own]
         found = moments(flat, weight, of_rows, gram)
         sums.update({(name, "token", block): value for name, value in found.items()})
@@ -337,27 +343,80 @@ def train(
             found = moments(value, each, of_samples, gram)
             sums.update({(name, what, block): summed for name, summed in found.items()})
         if stored is not None:
-            rows[block] = flat[stored.to(device)].half()
+            rows[block] = as_given(raw, own)[stored.to(device)]
     for layer, part in writes:
         write = read[layer, part].float().flatten(2)
-        sums["write", part, layer] = torch.einsum("btd,bt->d", write, keep.float())
+        sums["write", part, layer] = About(write.flatten(0, 1), keep.flatten().float()).total()
     return keeping(sums=sums, rows=rows, samples=samples)
+
+
+def as_given(raw: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Chosen activations without loss: two bytes a number where the model computes in two, else float32.
+
+    Halved from float32 they would be off by 2**-11 of their size, not of their spread, and Inf beyond
+    65,504.
+    """
+    rows = raw[chosen]
+    return rows if rows.dtype in (torch.float16, torch.bfloat16) else rows.float()
 
 
 def moments(
     rows: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, gram: bool
 ) -> dict[str, torch.Tensor]:
     """Weighted sums of rows `[row, d_model]`, of their norms, and of the rows of each label."""
-    weighted = rows * weight[:, None]
+    about = About(rows, weight)
     out = {
-        "sum": weighted.sum(0),
-        "squares": (weighted * rows).sum(),
+        "sum": about.total(),
+        "squares": (rows.square() * weight[:, None]).sum(),
         "norms": (rows.norm(dim=-1) * weight).sum(),
-        "positive": labels.T @ weighted,
+        "positive": about.totals(labels),
     }
     if gram:
-        out["gram"] = weighted.T @ rows
+        out["gram"] = about.gram()
     return out
+
+
+class About:
+    """Weighted sums of float32 rows, taken about the rows' own mean and moved back in float64.
+
+    A float32 sum of rows rounds by their size, and a covariance, which is a difference of second
+    moments, by its square: with a mean 5,000 times the spread nothing is left of it. Differences from
+    the mean are of the size of the spread, and exact.
+
+    Args:
+        rows: `[row, d_model]`.
+        weight: `[row]`.
+        mean: About which; by default the rows' own, as far as float32 tells.
+    """
+
+    def __init__(self, rows: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor | None = None) -> None:
+        self.weight = weight
+        if mean is None:
+            mean = weight @ rows / weight.sum().clamp_min(1)
+        self.mean = precise(mean)
+        self.centred = rows - mean
+        self.weighted = self.centred * weight[:, None]
+
+    def total(self) -> torch.Tensor:
+        """Of the rows, `[d_model]`."""
+        return precise(self.weight.sum()) * self.mean + precise(self.weighted.sum(0))
+
+    def totals(self, labels: torch.Tensor) -> torch.Tensor:
+        """Of the rows of each label, `[label, d_model]`."""
+        number = precise(labels.T @ self.weight)
+        return number[:, None] * self.mean + precise(labels.T @ self.weighted)
+
+    def gram(self) -> torch.Tensor:
+        """Of outer products, `[d_model, d_model]`."""
+        # With h = m + r: sum hh' = sum rr' + (sum r) m' + m (sum r)' + n mm'.
+        inner, rest = precise(self.weighted.T @ self.centred), precise(self.weighted.sum(0))
+        cross = torch.outer(rest, self.mean)
+        return inner + cross + cross.T + precise(self.weight.sum()) * torch.outer(self.mean, self.mean)
+
+
+def precise(value: torch.Tensor) -> torch.Tensor:
+    """In float64, on the CPU where the device has none."""
+    return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
 def at_site(read: Read, *, site: tuple[int, str]) -> dict[str, torch.Tensor]:

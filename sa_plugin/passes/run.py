@@ -24,7 +24,8 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+import torch
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -67,7 +68,7 @@ class Kept:
     Attributes:
         keep: Which rows of the layout are evidence.
         sums: Over all batches.
-        rows: Of the chosen rows that are evidence, in the order of the data.
+        rows: Of the chosen rows that are evidence, in the order of the data; bfloat16 as its bits, int16.
         samples: Of every sample, in the order of the data; 0 where a batch kept nothing.
     """
 
@@ -78,7 +79,7 @@ class Kept:
 
 
 class NonFiniteRowError(ArithmeticError):
-    """A row that a job stores is NaN or Inf, in half precision by overflow.
+    """A row that a job stores is NaN or Inf.
 
     Attributes:
         name: Of the array.
@@ -117,7 +118,7 @@ def run_jobs(
 
     Raises:
         ValueError: An activation is NaN or Inf.
-        NonFiniteRowError: A kept row is, which finite activations are not but in half precision.
+        NonFiniteRowError: A kept row is.
     """
     frozen = sinks if isinstance(sinks, np.ndarray) else None
     rule = None if isinstance(sinks, np.ndarray) else sinks
@@ -183,10 +184,11 @@ class _Store:
                 total = self.kept.sums.get(name)
                 self.kept.sums[name] = reducers.wide(value) if total is None else total + reducers.wide(value)
             elif group == "rows":
-                array = value.numpy()
-                # Sinks may overflow half precision: they are no evidence, and are taken out in the end.
-                if not np.isfinite(array[evidence]).all():
+                # Sinks may overflow a format: they are no evidence, and are taken out in the end.
+                if not torch.isfinite(value[torch.from_numpy(evidence)]).all():
                     raise NonFiniteRowError(name)
+                # NumPy has no bfloat16: its bits are kept as whole numbers.
+                array = (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
                 self._into(self.kept.rows, name, array, self.n_rows)[at] = array
             else:
                 samples[name] = array = value.numpy()
@@ -234,8 +236,8 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype | type, budget: int) -> np.
 
 
 def compact(
-    array: Float[np.ndarray, "row ..."], keep: Bool[np.ndarray, " row"], chunk: int = 65_536
-) -> Float[np.ndarray, "kept ..."]:
+    array: Shaped[np.ndarray, "row ..."], keep: Bool[np.ndarray, " row"], chunk: int = 65_536
+) -> Shaped[np.ndarray, "kept ..."]:
     """Move kept rows to the front, a chunk at a time, and return that part."""
     if keep.all():
         return array

@@ -28,6 +28,7 @@ from sa_plugin.host.protocol import Batch, Host, Site
 from sa_plugin.passes.layout import Layout, lay_out
 from sa_plugin.passes.run import Job, Kept, Reducer, run_jobs
 from sa_plugin.scores.score import check_origin
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.quantile import positions, tail_levels
 from sa_plugin.statistics.streaming import HIGH_BINS, bin_edges
 
@@ -119,7 +120,7 @@ class TailHistogram:
         bins, counts = self.bins[inside, layer, unit], self.counts[inside, layer, unit]
         lower, upper = bin_edges(bins)
         total = max(1, counts.sum())
-        surely, perhaps = counts[lower >= threshold].sum(), counts[upper >= threshold].sum()
+        surely, perhaps = (counts[reaches(edge, threshold)].sum() for edge in (lower, upper))
         return float(surely / total), float(perhaps / total)
 
     def thresholds(self, delta: float, layer: int, unit: str) -> tuple[float, float]:

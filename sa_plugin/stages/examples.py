@@ -17,6 +17,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.items import shown_item
 from sa_plugin.report.schema import Passage, Picture
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.confusion import exceeds, reaches
 
 ROLES = ("true_positive", "raw_false_fire", "false_positive", "miss")
 
@@ -57,8 +58,8 @@ def chosen(
 ) -> Iterator[tuple[int, int, str]]:
     """Sample, concept and role of what is shown, `each` a role, by the rule above."""
     best = np.maximum.reduceat(scores, table.tokens.bounds[:-1])
-    fired = best >= detector.tail.chosen_threshold
-    raw = best > detector.cuts.midpoint
+    fired = reaches(best, detector.tail.chosen_threshold)
+    raw = exceeds(best, detector.cuts.midpoint)
     positive = table.tokens.sample_labels
     role_of = {
         "true_positive": positive & fired,

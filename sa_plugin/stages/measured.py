@@ -59,6 +59,7 @@ from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet
 from sa_plugin.statistics.bootstrap import resample_documents, resampled_confusion, resampled_sums
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.tracing.tail_trace import TailTrace
 
@@ -141,7 +142,7 @@ def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = 
     resamples = resample_documents(document_names(table.tokens), resampling)
     unit, at = tail.at_layer(place)
     value = values(TAIL, table, np.full(len(unit), place), unit).astype(np.float64)
-    fired = tail.thresholds[at][..., None] <= value.T
+    fired = reaches(value.T, tail.thresholds[at][..., None])
     f1 = f1_of(resampled_confusion(fired, labels.T, resamples))
     positives = positives_of(labels, resamples)
     curve = averaged(f1, positives, "weighted")

@@ -17,9 +17,11 @@ from sa_plugin.statistics.confusion import (
     Confusion,
     accuracy,
     confusion,
+    exceeds,
     f1,
     false_positive_rate,
     precision,
+    reaches,
     recall,
 )
 from sa_plugin.statistics.drawn import Drawn, Resampling, scarcer, stack
@@ -82,6 +84,7 @@ __all__ = [
     "bootstrap_mean",
     "confusion",
     "document_sums",
+    "exceeds",
     "f1",
     "false_positive_rate",
     "l_skewness",
@@ -90,6 +93,7 @@ __all__ = [
     "precision",
     "quantiles",
     "quantiles_sorted",
+    "reaches",
     "recall",
     "resample_documents",
     "resampled_auroc",

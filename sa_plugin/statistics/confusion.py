@@ -19,6 +19,22 @@ import numpy as np
 from jaxtyping import Bool, Float64, Real
 from numpy.typing import ArrayLike
 
+_Cut = float | np.floating | Real[np.ndarray, "..."]
+
+
+def reaches(scores: Real[np.ndarray, "..."], cut: _Cut) -> Bool[np.ndarray, "..."]:
+    """Which scores are at or above a cut, compared in float64.
+
+    The one way scores meet thresholds: left to itself NumPy 2 rounds a number to the format of the array
+    beside it, so that float32 scores below a threshold between two of them would reach it.
+    """
+    return np.asarray(np.greater_equal(scores, cut, signature="dd->?"))
+
+
+def exceeds(scores: Real[np.ndarray, "..."], cut: _Cut) -> Bool[np.ndarray, "..."]:
+    """Which scores are above a cut, compared in float64 as by `reaches`."""
+    return np.asarray(np.greater(scores, cut, signature="dd->?"))
+
 
 class Confusion(NamedTuple):
     """Counts of the four outcomes, arrays of one shape."""

@@ -47,7 +47,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin.statistics.bootstrap import Resamples
-from sa_plugin.statistics.confusion import ratio
+from sa_plugin.statistics.confusion import exceeds, ratio, reaches
 from sa_plugin.statistics.drawn import Drawn, scarcer
 from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.ranking import resampled_auroc
@@ -140,8 +140,8 @@ def measures_of(cell: ConceptScores, delta: float) -> dict[str, Drawn]:
     return {
         "overlap": a.drawn(overlap(a, b), "share", b),
         "auroc": a.drawn(_auroc(a, b), "share", b),
-        "in_mass_at_fpr": a.share(a.values > cell.cut.background),
-        "realised_fpr": b.share(b.values > cell.cut.background),
+        "in_mass_at_fpr": a.share(exceeds(a.values, cell.cut.background)),
+        "realised_fpr": b.share(exceeds(b.values, cell.cut.background)),
         **_coverage(cell),
         "precision": _precision(cell),
         "tail_gap": _tail_gap(cell, delta),
@@ -199,7 +199,7 @@ def _auroc(inside: ScoreGroup, outside: ScoreGroup) -> ByColumn:
 
 def _precision(cell: ConceptScores) -> Drawn:
     """Share of tokens at or above the threshold that are labelled."""
-    fired = cell.tokens.values >= cell.cut.threshold
+    fired = reaches(cell.tokens.values, cell.cut.threshold)
     resamples = cell.tokens.resamples.of(np.flatnonzero(fired))
     return ScoreGroup(cell.tokens.values[fired], resamples).share(cell.labels[fired])
 
@@ -233,9 +233,9 @@ def _moments(group: ScoreGroup) -> dict[str, ByColumn]:
 
 def _coverage(cell: ConceptScores) -> dict[str, Drawn]:
     above: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "coverage": lambda top: top > cell.cut.background,
-        "coverage_at_maxima": lambda top: top > cell.cut.background_of_maxima,
-        "tail_coverage": lambda top: top >= cell.cut.threshold,
+        "coverage": lambda top: exceeds(top, cell.cut.background),
+        "coverage_at_maxima": lambda top: exceeds(top, cell.cut.background_of_maxima),
+        "tail_coverage": lambda top: reaches(top, cell.cut.threshold),
     }
     shares = {}
     for name, reached in above.items():

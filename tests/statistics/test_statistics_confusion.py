@@ -1,17 +1,24 @@
 """Counts and ratios against scikit-learn."""
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from jaxtyping import config
 from sklearn import metrics
 
+import sa_plugin
 from sa_plugin.statistics import (
     accuracy,
     confusion,
+    exceeds,
     f1,
     false_positive_rate,
     mean_over_concepts,
     precision,
+    reaches,
     recall,
 )
 
@@ -73,3 +80,32 @@ def test_bad_arguments_say_what_was_expected(as_shipped):
         confusion(predicted, labels[:, :-1])
     with pytest.raises(ValueError, match="average 'micro' is unknown"):
         mean_over_concepts(np.ones(2), np.ones(2), "micro")
+
+
+def test_scores_and_cuts_meet_in_float64():
+    score = np.array([1 + 2**-23, np.inf, -np.inf], np.float32)
+    # Between this score and the next float32: rounded to its format the cut would be the score.
+    cut = 1 + 2**-23 + 2**-26
+    assert reaches(score, cut).tolist() == exceeds(score, cut).tolist() == [False, True, False]
+    assert reaches(score, score).all()
+    assert not exceeds(score, score).any()
+    assert reaches(score[:, None], np.array([1.0, cut])).tolist() == [
+        [True, False],
+        [True, True],
+        [False, False],
+    ]
+
+
+def test_nothing_else_compares_scores_with_a_threshold():
+    """NumPy's own `>=` beside a threshold or a cut; torch compares after `.double()`, charts colour bins."""
+    cut = re.compile(r"(threshold|tau|cut|midpoint|background)s?\b")
+    found = []
+    for path in sorted(Path(sa_plugin.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            order = isinstance(node, ast.Compare) and isinstance(
+                node.ops[0], (ast.Gt, ast.GtE, ast.Lt, ast.LtE)
+            )
+            if order and cut.search(ast.unparse(node)) and ".double()" not in ast.unparse(node):
+                found.append((path.name, ast.unparse(node)))
+    allowed = {"plots.py", "charts.py"}
+    assert [one for one in found if one[0] not in allowed] == []

@@ -138,6 +138,35 @@ def test_measures_are_their_definitions(table, traced, layer, k):
         assert traced.fixed[name][layer, k] == value
 
 
+@pytest.mark.filterwarnings("ignore::sa_plugin.statistics.FewTokensWarning")
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
+def test_scores_meet_cuts_in_float64_wherever_they_lie(offset):
+    """Far from zero a cut lies between two float32 numbers, and would be rounded to one of them."""
+    for seed in range(10):
+        table = score_table(n=40, seed=seed)
+        far = (table.scores + np.float32(offset)).astype(np.float32)
+        table = ScoreTable(table.tokens, table.bank, far)
+        found = trace(
+            scores=table, delta=0.05, resampling=Resampling(2), options=TraceOptions(quantile_draws=2)
+        )
+        for layer, k in np.ndindex(len(LAYERS), len(NAMES)):
+            inside, outside, samples = groups(table, "test", layer, k)
+            cal_in, cal_out, _ = groups(table, "cal", layer, k)
+            tau, q = np.quantile(cal_in, 0.95), np.quantile(cal_out, 0.995)
+            part = table.split("test")
+            fired = part.scores[:, layer, k].astype(np.float64) >= tau
+            tops = np.array([top for top, negative in samples if not negative])
+            expected = {
+                "precision": part.tokens.labels[fired, k].mean(),
+                "in_mass_at_fpr": (inside > q).mean(),
+                "realised_fpr": (outside > q).mean(),
+                "coverage": (tops > q).mean(),
+                "tail_coverage": (tops >= tau).mean(),
+            }
+            got = {name: float(found[name].estimate[layer, k]) for name in expected}
+            assert got == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
 def test_every_column_equals_a_trace_of_copied_samples(table, traced):
     """Weighted means against traces without a document, of tail gaps against copies draw by draw."""
     part, cal = table.split("test"), np.flatnonzero(np.array(table.tokens.split_of) == "cal")
