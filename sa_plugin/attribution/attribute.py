@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sa_plugin._check import require_known
@@ -33,7 +33,7 @@ from sa_plugin._face import Chosen, passing
 from sa_plugin.attribution import gradients
 from sa_plugin.attribution.estimators import COALITION_METHODS, ESTIMATORS, explain_coalitions
 from sa_plugin.attribution.explained import Attribution, Importances
-from sa_plugin.attribution.game import CoalitionGame, coalition_game
+from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Host
@@ -84,7 +84,7 @@ def attribute(
     *,
     preset: str = "paper",
     baseline: str | Tensor | None = None,
-    players: str | Int[np.ndarray, " token"] = "token",
+    players: str | Int[np.ndarray, " token"] | None = None,
     rivals: Sequence[Objective] = (),
     **options: Any,
 ) -> Attribution:
@@ -98,8 +98,9 @@ def attribute(
         preset: "paper" or "fast".
         baseline: What a masked token or patch becomes, see `players`. By default "mean" for texts;
             for images "zero", and "mean" for integrated gradients.
-        players: "token", "word", "kept" (attention sinks are never masked) or a number for each
-            token: what is masked and shown together.
+        players: What is masked and shown together. By default each token that the objective counts
+            ("kept": attention sinks, where the host drops them, are never masked); "token" masks
+            these too, "word" takes words; or a number for each token.
         rivals: For mfaba: objectives of other concepts on the same sample.
         **options: Of the method's own function, such as `n_steps`, `n_samples` or `seed`.
 
@@ -165,6 +166,14 @@ def as_results(
             game.batch.offsets[0].cpu().numpy(),
             {name: float(values[k]) for name, values in found.notes.items()},
             shown,
+            _dropped(game, f),
         )
         for k, f in enumerate(game.objectives)
     ]
+
+
+def _dropped(game: CoalitionGame, readout: Readout) -> Bool[np.ndarray, " token"]:
+    """Valid tokens that an objective does not count: the host's sinks."""
+    valid = game.batch.valid[0].cpu().numpy()
+    mask = getattr(readout, "mask", None)
+    return np.zeros_like(valid) if mask is None else valid & ~mask[0].cpu().numpy()

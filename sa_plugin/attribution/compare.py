@@ -82,8 +82,9 @@ class Design:
         preset: "paper" or "fast".
         baseline: What a masked token or patch becomes (see `players`), of perturbations, insertion
             and deletion.
-        players: "token", "word", "kept" (attention sinks are never masked), or a function of host
-            and sample that gives each token's player, such as `partial(superpatches, block=2)`.
+        players: By default "kept" (attention sinks, where the host drops them, are never masked);
+            "token" masks them too, "word" takes words; or a function of host and sample that gives
+            each token's player, such as `partial(superpatches, block=2)`.
         options: By method, for its own function.
         n_steps: Of insertion and deletion; by default 50, or 12 for the fast preset.
         probe: Whether to fit the third yardstick.
@@ -93,7 +94,7 @@ class Design:
     n_cal: int = 20
     preset: str = "fast"
     baseline: str | Tensor | None = None
-    players: Players = "token"
+    players: Players = "kept"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_steps: int | None = None
     probe: bool = True

@@ -55,6 +55,7 @@ class Attribution(Result):
         offsets: Characters of each token of the input, or the box of each patch.
         notes: What the method says of itself, such as `completeness_error`.
         settings: Options it ran with.
+        dropped: Tokens of the input that the objective does not count, as the host drops them: sinks.
     """
 
     method: str
@@ -67,6 +68,7 @@ class Attribution(Result):
     offsets: Real[np.ndarray, "token edge"]
     notes: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Bool[np.ndarray, " token"] | None = None
 
     text_keys: ClassVar[tuple[str, ...]] = ("tokens",)
     about: ClassVar[str] = (
@@ -80,7 +82,28 @@ class Attribution(Result):
         return (
             f"{self.method!r}, {self.objective!r} of {self.concept!r}, sample "
             f"{self.sample.id!r}, {len(self.importance)} players{notes}"
+            f"{', ' + self._of_dropped if self._of_dropped else ''}"
         )
+
+    @property
+    def on_dropped(self) -> float:
+        """Share of the summed |importance| that lies on tokens dropped as sinks; 0 where none is masked."""
+        found = self._map
+        if self.dropped is None or not np.abs(found.shares).sum():
+            return 0.0
+        sizes = np.abs(found.shares)
+        return float(sizes[self.dropped[found.position]].sum() / sizes.sum())
+
+    @property
+    def _of_dropped(self) -> str:
+        """What became of the tokens that were dropped as sinks, in words; empty without any."""
+        n = 0 if self.dropped is None else int(self.dropped.sum())
+        if not n or self.dropped is None:
+            return ""
+        what = "1 token dropped as a sink" if n == 1 else f"{n} tokens dropped as sinks"
+        if (self.player_of[self.dropped] >= 0).any():
+            return f"{self.on_dropped:.0%} of |importance| on {what}"
+        return f"{what} {'is' if n == 1 else 'are'} never masked"
 
     @property
     def of_token(self) -> Float[np.ndarray, " token"]:
@@ -101,7 +124,8 @@ class Attribution(Result):
             f"The most important of {len(self._map.values)} by {self.method}, objective "
             f"{self.objective!r} of {self.concept!r} at layer {self.layer}."
         )
-        return (Sheet([kind, "importance"], lines, title),)
+        notes = [f"{self._of_dropped[0].upper()}{self._of_dropped[1:]}."] if self._of_dropped else []
+        return (Sheet([kind, "importance"], lines, title, notes),)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every token or patch in the order of the input."""
@@ -127,6 +151,8 @@ class Attribution(Result):
             "tokens": list(shown.words),
             "labels": clean(shown.labels),
             "importance": clean(shown.values),
+            "dropped": [] if self.dropped is None else clean(np.flatnonzero(self.dropped)),
+            "on_dropped": self.on_dropped,
             "notes": clean(self.notes),
             "settings": {name: _plain(value) for name, value in self.settings.items()},
         }
@@ -144,6 +170,8 @@ class Attribution(Result):
             plots.patch_map(ax, image.pixels, self.offsets[shown.position], shown.shares, shown.labels)
             plots.words(ax, title=self._title)
         lines = ["Framed: labelled. Units are the method's;", "importance is relative to the baseline."]
+        if self._of_dropped:
+            lines.append(f"{self._of_dropped[0].upper()}{self._of_dropped[1:]}.")
         if self.method == "rise":
             lines.append("RISE has no zero point: only differences between tokens tell.")
         plots.note(figure, "\n".join(lines))
@@ -201,10 +229,15 @@ def heat_maps(shown: Sequence[Attribution]) -> str:
         raise ValueError(
             f"heat_maps shows one sample, these attributions are of {sorted(samples)}: give those of one."
         )
-    figures = [el("figure", el("figcaption", f"{o.method}: {o.objective}"), o._shaded()) for o in shown]
+    figures = [el("figure", el("figcaption", _caption(o)), o._shaded()) for o in shown]
     return str(join([MAP_STYLE, el("div", *figures, class_="sa-maps")]))
 
 
 def _plain(value: Any) -> Any:
     """A setting as JSON has it; a tensor or a function by its type alone."""
     return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def _caption(one: Attribution) -> str:
+    dropped = one._of_dropped
+    return f"{one.method}: {one.objective}" + (f"; {dropped}" if dropped else "")

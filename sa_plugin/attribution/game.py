@@ -39,6 +39,7 @@ from sa_plugin.attribution.players import (
     Inputs,
     PatchGrid,
     counted_tokens,
+    default_players,
     grid_of,
     make_baseline,
     masked,
@@ -190,7 +191,7 @@ def coalition_game(
     objectives: Sequence[Readout],
     *,
     baseline: str | Tensor | None = None,
-    players: str | Int[np.ndarray, " token"] = "token",
+    players: str | Int[np.ndarray, " token"] | None = None,
 ) -> CoalitionGame:
     """Lay out one sample's coalition game; no pass beyond the embedding is made yet.
 
@@ -199,8 +200,10 @@ def coalition_game(
         sample: The sample the objectives were made on, or its text.
         objectives: One or several, of any concepts and layers.
         baseline: See `players`: by default "mean" for texts, "zero" for images.
-        players: "token", "word", "kept" (the tokens that the objectives count: attention sinks stay
-            in every coalition), or the player of each token; see `players_of`.
+        players: By default each token that an objective counts: what the host drops as an attention
+            sink stays in every coalition. "kept" is the same, and refuses objectives that count
+            different tokens; "token" is every valid token, "word" its words; or the player of each
+            token, see `players_of`.
 
     Returns:
         The game: call it with coalitions.
@@ -220,9 +223,12 @@ def coalition_game(
     if not objectives:
         raise ValueError("objectives is empty: give one at least.")
     (batch,) = model.batches([text])
-    if isinstance(players, str) and players == "kept":
-        players = counted_tokens([getattr(f, "mask", None) for f in objectives])
     sites = tuple(_site(model, text, objective) for objective in objectives)
+    masks = [getattr(f, "mask", None) for f in objectives]
+    if players is None:
+        players = default_players(masks, batch.valid[0].cpu().numpy())
+    elif isinstance(players, str) and players == "kept":
+        players = counted_tokens(masks)
     with torch.no_grad():
         values = model.input_values(batch)
         return CoalitionGame(

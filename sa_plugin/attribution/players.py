@@ -4,10 +4,12 @@
 that no coalition ever masks (padding, special tokens, a class token). A player's importance is
 shown on every one of its tokens; it is not divided among them.
 
-Attention sinks are players like any other valid token: they are real input. Objectives leave them
-out of their means, so a sink's importance is what it does to the other tokens. In a decoder without
-BOS that can drown all else: with its sink masked, another token becomes the sink, and every token's
-residual changes. `players="kept"` leaves sinks in every coalition, as it does special tokens.
+By default the players are the tokens that the objectives count: what the host drops as an attention
+sink stays in every coalition, as special tokens do (`players="kept"`; where nothing is dropped, these
+are all valid tokens). `players="token"` masks sinks too. They are real input, but objectives leave them
+out of their means, so a sink's importance is what it does to the other tokens, and in a decoder without
+BOS that drowns all else: with its sink masked, another token becomes the sink, and every token's
+residual changes. A result says which share of the importance lies on tokens that were dropped.
 
 A masked token or patch becomes a baseline of the input,
 
@@ -129,6 +131,20 @@ def players_of(
     if sample.image is not None:
         raise ValueError(f"sample {sample.id!r} is an image, it has no words: use superpatches.")
     return _checked(_words(sample.text, valid, batch.offsets[0].cpu().numpy()), valid, sample)
+
+
+def default_players(
+    masks: Sequence[Bool[Tensor, "one token"] | None], valid: Bool[np.ndarray, " token"]
+) -> Int[np.ndarray, " token"]:
+    """Each valid token that any objective of a game counts, by itself: sinks are never masked.
+
+    Args:
+        masks: Of the objectives; None for one that counts every token.
+        valid: Tokens that are neither padding nor special.
+    """
+    counted = [valid if mask is None else mask[0].cpu().numpy() for mask in masks]
+    kept = valid & np.any(counted, axis=0)
+    return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
 def counted_tokens(masks: Sequence[Bool[Tensor, "one token"] | None]) -> Int[np.ndarray, " token"]:

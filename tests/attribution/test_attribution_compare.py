@@ -91,7 +91,7 @@ def test_sinks_stay_when_only_counted_tokens_play():
     """The first token of a decoder without BOS is a sink: with "kept" nothing ever masks it."""
     host, _, sample, made = cases.chosen("gpt2")
     mask = made[0].mask[0].numpy()
-    assert mask.sum() < (coalition_game(host, sample, made).player_of >= 0).sum()
+    assert mask.sum() < (coalition_game(host, sample, made, players="token").player_of >= 0).sum()
     game = coalition_game(host, sample, made, players="kept")
     assert ((game.player_of >= 0) == mask).all()
     rest = replace(game, player_of=np.where(mask, 0, -1), known={})

@@ -1,12 +1,14 @@
 """An attribution shows itself: its table, dictionary, map and picture hold the same numbers."""
 
 import json
+from dataclasses import replace
 
 import attribution_cases as cases
 import numpy as np
 import pytest
+import torch
 
-from sa_plugin.attribution import attribute, heat_maps
+from sa_plugin.attribution import attribute, coalition_game, heat_maps
 
 
 @pytest.fixture(scope="module", params=["gpt2", "vit"])
@@ -52,3 +54,49 @@ def test_pictures_hold_the_shares_of_the_map(found):
         assert len(ax.patches) - len(filled) == found.table()["labelled"].sum()
     assert heat_maps([found]) in found._repr_html_()
     assert found._repr_html_().count("230,110,0") == (shares >= 0).sum()
+
+
+@pytest.mark.parametrize("method", ["occlusion", "rise", "integrated_gradients", "lime"])
+def test_no_map_is_drawn_over_sinks_unless_it_is_asked_for(method):
+    """The first token of a decoder without BOS is dropped as a sink: it plays only with players="token"."""
+    host, _, sample, made = cases.chosen("gpt2")
+    (batch,) = host.batches([sample])
+    dropped = batch.valid[0].numpy() & ~made[0].mask[0].numpy()
+    assert dropped.sum() == 1
+    found = attribute(host, made[0], sample, method, preset="fast")
+    kept = attribute(host, made[0], sample, method, preset="fast", players="kept")
+    np.testing.assert_array_equal(found.importance, kept.importance)
+    np.testing.assert_array_equal(found.dropped, dropped)
+    assert np.isnan(found.of_token[dropped]).all()
+    assert found.on_dropped == 0.0
+    said = "1 token dropped as a sink is never masked"
+    assert said in found.headline()
+    asked = attribute(host, made[0], sample, method, preset="fast", players="token")
+    values = asked.of_token[batch.valid[0].numpy()]
+    sizes = np.abs(values - values.mean()) if method == "rise" else np.abs(values)
+    share = sizes[dropped[batch.valid[0].numpy()]].sum() / sizes.sum()
+    assert asked.on_dropped == pytest.approx(share)
+    for one, words in ((found, said), (asked, f"{share:.0%} of |importance| on 1 token dropped as a sink")):
+        assert words.lower() in str(one).lower()
+        assert words in one._repr_html_()
+        assert words in heat_maps([one])
+        assert any(words.lower() in text.get_text().lower() for text in one.plot().texts)
+        assert one.to_dict()["dropped"] == np.flatnonzero(dropped).tolist()
+        assert one.to_dict()["on_dropped"] == one.on_dropped
+
+
+def test_where_nothing_is_dropped_every_valid_token_plays():
+    host, _, sample, made = cases.chosen("vit")
+    (batch,) = host.batches([sample])
+    assert made[0].mask[0].equal(batch.valid[0])
+    found = attribute(host, made[0], sample, "rise", preset="fast")
+    assert ((found.player_of >= 0) == batch.valid[0].numpy()).all()
+    assert not found.dropped.any()
+    assert "dropped" not in str(found) + heat_maps([found])
+
+
+def test_objectives_that_count_different_tokens_play_with_all_of_them():
+    host, _, sample, made = cases.chosen("gpt2")
+    none = replace(made[0], mask=torch.zeros_like(made[0].mask))
+    game = coalition_game(host, sample, [none, made[1]])
+    assert ((game.player_of >= 0) == made[1].mask[0].numpy()).all()
