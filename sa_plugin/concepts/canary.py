@@ -100,7 +100,9 @@ def likely_cause(then: Canary, now: Canary) -> str:
     """Why canaries are scored otherwise: the first difference that would explain it."""
     a, b = then.facts, now.facts
     if a.bos != b.bos:
-        return f"the tokenizer {'puts' if b.bos else 'does not put'} a BOS first now (add_special_tokens=)"
+        return (
+            f"the tokenizer {'puts' if b.bos else 'does not put'} a BOS first now (bos=, add_special_tokens=)"
+        )
     if a.tokenizer != b.tokenizer or not _same_tokens(then, now):
         return "another tokenizer, or another way of cutting inputs"
     if a.processing != b.processing:

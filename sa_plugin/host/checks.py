@@ -200,7 +200,8 @@ def _offsets_cover(host: Host, samples: Sequence[Sample]) -> Law:
         for k, row in enumerate(batch.rows.tolist()):
             text = samples[row].text
             covered = np.zeros(len(text), dtype=bool)
-            for start, end in batch.offsets[k][batch.valid[k]].tolist():
+            # Special tokens that the text holds stand for their characters, though they are no rows.
+            for start, end in batch.offsets[k].tolist():
                 covered[start:end] = True
             solid = np.array([not character.isspace() for character in text])
             missed, total = missed + int((solid & ~covered).sum()), total + int(solid.sum())

@@ -72,7 +72,7 @@ class Batch:
         inputs: What the model is called with, the attention mask included.
         valid: Tokens that are neither padding nor special.
         offsets: Character offsets of each token, or the box of each patch (top, left, bottom,
-            right) in image pixels; zero for padding and special tokens.
+            right) in image pixels; zero for padding and special tokens that are put in.
         class_index: Where the class token of an image stands, if there is one; it is no row.
     """
 

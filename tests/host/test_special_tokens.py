@@ -11,6 +11,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
 from sa_plugin.data import Sample
+from sa_plugin.host import check
 from sa_plugin.host.tokens import Encoder, SecondBosWarning
 from sa_plugin.passes import lay_out
 
@@ -196,3 +197,10 @@ def test_bos_agrees_on_both_hosts():
     assert torch.equal(with_bos[2], other_with[2])
     assert torch.equal(without[2], other_without[2])
     assert torch.equal(with_bos[2][:, 1:], without[2])
+
+
+def test_a_model_passes_its_check_on_texts_with_marks():
+    texts = ["<bos>The cat<eos> sat", "a<eos>", "short"]
+    with pytest.warns(SecondBosWarning):
+        report = check(tiny.host("llama"), texts)
+    assert report.passed, report
