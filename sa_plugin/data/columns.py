@@ -246,7 +246,7 @@ def spans_of(where: str, value: Any, name: Reader[str] = name_of) -> list[tuple[
 _PARTS = ("start", "end", "label")
 
 
-def _entry(where: str, found: Mapping[str, Any], key: str) -> Any:
+def _entry(where: str, found: Mapping[Any, Any], key: str) -> Any:
     if key not in found:
         near = did_you_mean(key, map(str, found)) if found else "."
         raise ValueError(f"{where} has no {key!r}{near} Found: {', '.join(map(repr, found)) or 'nothing'}.")

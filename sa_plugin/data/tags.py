@@ -20,9 +20,10 @@ open is refused, and `tags=` says it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sa_plugin._check import did_you_mean, require_known
+from sa_plugin.data.columns import is_missing, name_of, shown, text_of
 
 Tags: TypeAlias = str | Mapping[str, str | None]
 
@@ -79,6 +80,22 @@ def tag_concepts(found: Iterable[str], tags: Tags = "auto") -> dict[str, str | N
     if tags == "auto":
         return outside | _told(inside, any(tag in ("O", "o") for tag in outside))
     return outside | _of_scheme(inside, tags)
+
+
+def tags_of(where: str, value: Any) -> Tags:
+    """A reader of `tags`: a scheme, or a mapping of each tag to its concept or None."""
+    if isinstance(value, str):
+        return text_of(where, value)
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{where} is {shown(value)}, not a scheme: give 'auto', one such as 'IOB2', or a mapping."
+        )
+    return {
+        text_of(f"a tag of {where}", tag): None
+        if is_missing(one) or one == ""
+        else name_of(f"{where}[{tag!r}]", one)
+        for tag, one in value.items()
+    }
 
 
 def looks_tagged(found: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from sa_plugin._check import require_known
 from sa_plugin.data.columns import Column, column, flag_of, scalar, text_of, word_label_of
 from sa_plugin.data.sample import Span
-from sa_plugin.data.tags import Tags, looks_tagged, tag_concepts
+from sa_plugin.data.tags import Tags, looks_tagged, tag_concepts, tags_of
 
 # First and last of the blocks of scripts without spaces between words, and Han beyond the first plane.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0xA4CF), (0xF900, 0xFAFF))
@@ -49,7 +49,8 @@ def spelled(words: Any, labels: Any, how: Mapping[str, Any]) -> tuple[list[str],
     for name in how:
         require_known("argument", name, list(Spelling.__annotations__))
     rows = column("words", words, lambda where, row: column(where, row, text_of, fix="give its words"))
-    concepts = _concepts(labels, len(rows), how.get("tags"))
+    tags = how.get("tags")
+    concepts = _concepts(labels, len(rows), None if tags is None else tags_of("tags", tags))
     for k, (row, found) in enumerate(zip(rows, concepts, strict=True)):
         if len(row) != len(found):
             raise ValueError(

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from sa_plugin._check import require_known
+from sa_plugin.data.columns import Column, Given, name_of, whole_of
 from sa_plugin.data.columns import column as read_column
-from sa_plugin.data.columns import name_of, whole_of
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts
+from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 from sa_plugin.data.words import places_in
 from sa_plugin.loaders.files import path_of, read_text
 from sa_plugin.loaders.own import own_splits
@@ -54,8 +54,8 @@ def read_conll(
     split: str | None = None,
     seed: int = 0,
     column: int = -1,
-    tags: Tags = "auto",
-    concepts: Sequence[str] | None = None,
+    tags: Given[Tags] = "auto",
+    concepts: Column[str] | None = None,
     spaces_after: bool | None = None,
 ) -> ConceptData:
     """Sentences of a CoNLL file.
@@ -85,8 +85,8 @@ def read_conllu(
     split: str | None = None,
     seed: int = 0,
     column: str = "upos",
-    tags: Tags | None = None,
-    concepts: Sequence[str] | None = None,
+    tags: Given[Tags | None] = None,
+    concepts: Column[str] | None = None,
 ) -> ConceptData:
     """Sentences of a CoNLL-U file.
 
@@ -121,15 +121,17 @@ def _data(
     sentences: Sequence[_Sentence],
     split: str | None,
     seed: int,
-    tags: Tags,
-    concepts: Sequence[str] | None,
+    tags: Given[Tags],
+    concepts: Column[str] | None,
     *,
     spaces_after: bool | None = None,
 ) -> ConceptData:
     if not sentences:
         raise ValueError(f"{path} has no sentences: {_FIX}.")
     try:
-        meant = tag_concepts([tag for one in sentences for row in one.tags for tag in row], tags)
+        meant = tag_concepts(
+            [tag for one in sentences for row in one.tags for tag in row], tags_of("tags", tags)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if concepts is not None:

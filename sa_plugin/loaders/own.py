@@ -41,7 +41,7 @@ from typing import Any
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.data.aligned import other_units, warn_of_cut_words
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
-from sa_plugin.data.columns import name_of, text_of
+from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
 from sa_plugin.data.tags import Tags
@@ -310,15 +310,15 @@ def _shared(groups: Sequence[Sequence[TableRow]], name: str) -> list[str] | None
 
 def from_dataset(
     dataset: Any,
-    columns: Mapping[str, str],
+    columns: Given[Mapping[str, str]],
     *,
-    names: Mapping[str, Sequence[str] | Mapping[int, str | None]] | None = None,
-    concepts: Sequence[str] | None = None,
+    names: Given[Mapping[str, Sequence[str] | Mapping[int, str | None]] | None] = None,
+    concepts: Column[str] | None = None,
     split: str | None = None,
     seed: int = 0,
     name: str = "dataset",
     token_labels: TokenLabels = None,
-    tags: Tags = "auto",
+    tags: Given[Tags] = "auto",
 ) -> ConceptData:
     """Data from a dataset's columns.
 
@@ -353,13 +353,15 @@ def from_dataset(
     """
     kind = kind_of(columns)
     parts = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
+    if names is not None and not isinstance(names, Mapping):
+        raise TypeError(f"names is {shown(names)}, not a mapping: give {{role: [name, ...]}}.")
     for role in names or {}:
-        require_known("role of names", role, NAMED_ROLES)
+        require_known("role of names", text_of("a role of names", role), NAMED_ROLES)
     rows: list[dict[str, Any]] = []
     homes: list[str] = []
     for part, one in parts.items():
-        if part:
-            require_known("split", part, _SPLIT_OF_PART)
+        if part != "":
+            require_known("split", text_of("a split of the dataset", part), _SPLIT_OF_PART)
         found = list(dataset_rows(one, part, columns, names or {}))
         rows += found
         homes += [_SPLIT_OF_PART[part]] * len(found) if part else []

@@ -13,6 +13,7 @@ import numpy as np
 
 from sa_plugin._check import require_known
 from sa_plugin.data.columns import (
+    Given,
     column,
     is_missing,
     label_of,
@@ -24,7 +25,7 @@ from sa_plugin.data.columns import (
     text_of,
 )
 from sa_plugin.data.images import upright
-from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts
+from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 
 _ROLES = ("text", "spans", "tokens", "tags", "spaces_after", "image", "mask", "label", "document", "id")
 NAMED_ROLES = ("tags", "label", "mask", "spans")
@@ -44,7 +45,7 @@ def kind_of(columns: Any) -> str:
     if not isinstance(columns, Mapping):
         raise TypeError(f"columns is {shown(columns)}, not a mapping: give {{role: column}}.")
     for role, name in columns.items():
-        require_known("role", role, _ROLES)
+        require_known("role", text_of("a role of columns", role), _ROLES)
         text_of(f"columns[{role!r}]", name)
     kinds = [role for role in ("text", "tokens", "image") if role in columns]
     if kinds == ["text", "tokens"] and "spans" not in columns:
@@ -55,7 +56,7 @@ def kind_of(columns: Any) -> str:
 
 
 def dataset_rows(
-    dataset: Any, part: str, columns: Mapping[str, str], names: Mapping[str, Any]
+    dataset: Any, part: str, columns: Mapping[str, str], names: Mapping[Any, Any]
 ) -> Iterator[_Row]:
     """Each row by role, in the form that the constructors take; tags and planes as they are."""
     there: Any = getattr(dataset, "column_names", _NONE)
@@ -186,12 +187,13 @@ def _tag(value: Any, classes: _Classes) -> str:
     return "" if is_missing(value) else _name(value, classes)
 
 
-def meaning_of_tags(rows: Sequence[_Row], tags: Tags) -> dict[str, str | None]:
+def meaning_of_tags(rows: Sequence[_Row], tags: Given[Tags]) -> dict[str, str | None]:
     """What each tag of all rows means; the names of classes tell whether there is one for no concept.
 
     Raises:
         ValueError: What `tag_concepts` raises.
     """
+    tags = tags_of("tags", tags)
     every = [tag for row in rows for tag in (*row["tags"], *row["outside"])]
     return tag_concepts(every, tags)
 
