@@ -325,7 +325,9 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
                 order.append(one.name)
             if one.default is one.empty:
                 required.append(one.name)
-    return Arguments(name, tuple(order), own, takers, tuple(required), rest, others)
+    return Arguments(
+        name.rpartition("<locals>.")[2], tuple(order), own, takers, tuple(required), rest, others
+    )
 
 
 _NO: Any = object()

@@ -104,7 +104,7 @@ def test_a_call_that_does_not_fit_is_told_the_order():
             asked(*arguments, **given)
         assert text in str(raised.value)
     with pytest.raises(
-        TypeError, match=r"host is a list, not a Host: .*; the order is fit\(host, data, kind"
+        TypeError, match=r"host is an empty list, not a Host: .*; the order is fit\(host, data, kind"
     ):
         sa.fit([], [], "lda")
 
