@@ -79,6 +79,7 @@ RANGES: Mapping[str, Range] = {
     "repeats": Range(1, 10_000),
     "budget": Range(1, 100_000_000),
     "n_random": Range(0, 10_000),
+    "fixed_at": Range(0, 10_000),
     "quantile_draws": Range(1, 1_000_000),
     "n_steps": Range(1, 1_000_000),
     "n_test": Range(1, 1_000_000_000),
@@ -250,7 +251,7 @@ class Arguments(NamedTuple):
         Raises:
             TypeError, ValueError: One is unknown, given twice, missing, or none of its kind.
         """
-        found = {}
+        found, in_order = {}, self.order[:n]
         for name, value in given.items():
             taker = self.takers.get(name)
             if taker is None:
@@ -262,11 +263,12 @@ class Arguments(NamedTuple):
                     f"{self.function} has no argument {name!r}{did_you_mean(name, known)} "
                     f"It takes {', '.join(known)}."
                 )
-            if name in self.order[:n]:
+            if name in in_order:
                 raise TypeError(f"{self.function}: {name} is given twice: {self.call()}.")
-            found[name] = self.taken(name, value, taker)
+            new = taker.take(value)
+            found[name] = self.taken(name, value, taker) if new is _NO else new
         for name in self.required:
-            if name not in found and name not in self.order[:n]:
+            if name not in found and name not in in_order:
                 raise TypeError(f"{self.function}: {name} is missing: {self.call()}.")
         return found
 
@@ -315,6 +317,8 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
             order.append(one.name)
             continue
         taker = _taker(hints.get(one.name, Any), RANGES.get(one.name))
+        if one.name == "name" and type(taker) is _Text:
+            taker = _Name()
         if one.kind is one.VAR_POSITIONAL:
             rest = taker
         elif one.kind is one.VAR_KEYWORD:
@@ -332,6 +336,8 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
 
 _NO: Any = object()
 """What a taker answers where a value is none of its kind."""
+_ROWS = (list, tuple)
+_TEXTS = (str, os.PathLike)
 _Blame = tuple[str, Any, "Taker"]
 
 
@@ -437,7 +443,29 @@ class _Text(Taker):
     says = "a text"
 
     def take(self, value: Any) -> Any:
-        return value if isinstance(value, str) else _NO
+        return value if isinstance(value, str) and (value.isascii() or _whole(value)) else _NO
+
+    def kind(self, value: Any) -> type[Exception]:
+        return ValueError if isinstance(value, str) else TypeError
+
+    def fix(self, value: Any) -> str:
+        return (
+            "it holds half a character (a lone surrogate), read the file as UTF-8"
+            if isinstance(value, str)
+            else ""
+        )
+
+
+class _Name(_Text):
+    """What something is to be called: it can be seen and written."""
+
+    says = "a name"
+
+    def take(self, value: Any) -> Any:
+        return value if isinstance(value, str) and value.isprintable() and value.strip() else _NO
+
+    def fix(self, value: Any) -> str:
+        return ""
 
 
 class _Path(Taker):
@@ -446,7 +474,7 @@ class _Path(Taker):
     says = "a path"
 
     def take(self, value: Any) -> Any:
-        return value if isinstance(value, str | os.PathLike) and self._usable(value) else _NO
+        return value if isinstance(value, _TEXTS) and self._usable(value) else _NO
 
     def kind(self, value: Any) -> type[Exception]:
         return ValueError if isinstance(value, str | os.PathLike) else TypeError
@@ -454,8 +482,8 @@ class _Path(Taker):
     @staticmethod
     def _usable(value: Any) -> bool:
         try:
-            text = os.fsencode(os.fspath(value))
-        except (UnicodeError, TypeError):
+            text = os.fspath(value).encode()
+        except (UnicodeError, TypeError, AttributeError):
             return False
         return bool(text.strip()) and b"\0" not in text
 
@@ -519,9 +547,11 @@ class _Several(Taker):
         self.says = "a list" if self.any else f"a list of {_plural(element.says)}"
 
     def take(self, value: Any) -> Any:
-        if isinstance(value, str | bytes | Mapping):
-            return _NO
-        if not isinstance(value, list | tuple):
+        kind = type(value)
+        # Asking for a Sequence or a Mapping takes longer than all the rest, for a list.
+        if kind is not list and kind is not tuple:
+            if isinstance(value, str | bytes | Mapping):
+                return _NO
             if not isinstance(value, Sequence):
                 if self.lazy:
                     return value if isinstance(value, Iterable) else _NO
@@ -574,12 +604,20 @@ class _Row(Taker):
         self.says = f"({', '.join(one.says for one in elements)})"
 
     def take(self, value: Any) -> Any:
-        if not isinstance(value, list | tuple) or len(value) != len(self.elements):
+        if not isinstance(value, _ROWS) or len(value) != len(self.elements):
             return _NO
         found = [one.take(part) for one, part in zip(self.elements, value, strict=True)]
         if any(one is _NO for one in found):
             return _NO
         return value if isinstance(value, tuple) and all(map(_same, found, value)) else tuple(found)
+
+    def blame(self, value: Any) -> _Blame:
+        if isinstance(value, _ROWS) and len(value) == len(self.elements):
+            for k, (taker, one) in enumerate(zip(self.elements, value, strict=True)):
+                if taker.take(one) is _NO:
+                    where, wrong, of = taker.blame(one)
+                    return f"[{k}]{where}", wrong, of
+        return "", value, self
 
 
 class _Map(Taker):
@@ -588,8 +626,10 @@ class _Map(Taker):
         self.says = "a mapping" if type(element) is Taker else f"a mapping to {_plural(element.says)}"
 
     def take(self, value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             return _NO
+        if type(self.element) is Taker and type(self.key) is Taker:
+            return value
         changed, found = False, {}
         for key, one in value.items():
             new_key, new = self.key.take(key), self.element.take(one)
@@ -726,6 +766,14 @@ def _shorten(value: object) -> str:
 
 def _dtype(value: Any) -> str:
     return str(getattr(value, "dtype", "")).removeprefix("torch.")
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_column(value: Any) -> bool:

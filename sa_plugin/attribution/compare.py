@@ -38,6 +38,7 @@ from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import Objective, objective
+from sa_plugin.attribution.players import PLAYERS
 from sa_plugin.attribution.yardsticks import (
     CURVE_STEPS,
     PRIMARY,
@@ -98,6 +99,11 @@ class Design:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_steps: int | None = None
     probe: bool = True
+
+    def __post_init__(self) -> None:
+        require_known("preset", self.preset, PRESETS)
+        if isinstance(self.players, str):
+            require_known("players", self.players, PLAYERS)
 
     @property
     def curve_steps(self) -> int:

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sa_plugin._check import require_known
 from sa_plugin._face import passing
-from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
+from sa_plugin.concepts.bank import HOOK_POINTS, ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import Kind, kind_of
 from sa_plugin.concepts.train_statistics import LayerStatistics, TrainStatistics, check_collected
@@ -61,6 +62,7 @@ def fit(
             of other data, another model, or without what the kind needs.
     """
     chosen = kind_of(kind)
+    require_known("hook_point", hook_point, HOOK_POINTS)
     blocks = layers_of(host.info, layers if layers is not None or not statistics else statistics.layers)
     if statistics is None:
         statistics = collect(

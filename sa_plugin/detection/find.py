@@ -265,7 +265,9 @@ SHOWN_SAMPLES = 40
 def find(scored: ScoredSamples, concepts: Sequence[str] | None = None) -> SuperActivators:
     """List the SuperActivators of some samples; see `Detector.find`."""
     calibration, tokens, at = scored.calibration, scored.tokens, scored.scores
-    names = tuple(concepts or calibration.concepts)
+    names = tuple(calibration.concepts if concepts is None else concepts)
+    if not names:
+        raise ValueError("concepts is empty: name at least one, or None for all.")
     wanted = [position_of(c, calibration.concepts) for c in names]
     tau = calibration.tail.chosen_threshold
     hits = [(int(row), k) for k in wanted for row in np.flatnonzero(reaches(at[:, k], tau[k]))]

@@ -139,7 +139,7 @@ def columns_of(
         ValueError: No concept, or an unknown one or layer.
     """
     if isinstance(source, Detector):
-        columns = [detector_column(source, c) for c in concepts or source.concepts]
+        columns = [detector_column(source, c) for c in (source.concepts if concepts is None else concepts)]
     else:
         bank, layers = source_bank(source), source.layers
         asked = bank.layers if layers is None else layers_of(host.info, layers)

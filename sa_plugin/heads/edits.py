@@ -98,6 +98,8 @@ class Intervention:
 
     def __post_init__(self) -> None:
         require_known("mode", self.mode, ABLATIONS)
+        if isinstance(self.output, str):
+            require_known("output", self.output, ("hidden",))
 
 
 class Reference(NamedTuple):

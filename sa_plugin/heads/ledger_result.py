@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
+from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
 from sa_plugin.heads.columns import COMPONENT_KINDS, Column, Component, ComponentKind, depth_of, score_names
 from sa_plugin.heads.sums import Effect, share_excluding_zero
@@ -118,6 +119,7 @@ class HeadLedger(Result):
 
     def _effect(self, name: str) -> Effect:
         if name not in self.effects:
+            require_known("effect", name.rpartition("_")[2], PRINTED_EFFECTS)
             why = (
                 "a bank alone has no SuperActivators: give a detector, or BankScores(bank, tail=...)"
                 if name.endswith("lift") or "lift" not in self.effects
@@ -179,7 +181,7 @@ class HeadLedger(Result):
             layer: Where a concept was decomposed at several.
         """
         k = self.column(concept, layer)
-        values = self._effect(effect or self.ranked_by).terms.estimate[:, k]
+        values = self._effect(self.ranked_by if effect is None else effect).terms.estimate[:, k]
         rows = [i for i, c in enumerate(self.components) if c.kind == "heads"]
         blocks = 1 + max((self.components[i].block or 0 for i in rows), default=-1)
         return np.asarray(values[rows].reshape(blocks, -1)[: self.depths[k]])
@@ -230,6 +232,8 @@ class HeadLedger(Result):
             fewer than three documents have no interval and are left out. The first of many `candidates` are
             large partly by chance, in every effect; ablate, or look at another split.
         """
+        if concept is not None:
+            require_known("concept", concept, dict.fromkeys(column.concept for column in self.columns))
         ranked = []
         against = self._effect("lift" if "lift" in self.effects else "contrast").total.estimate
         terms = self._effect(self.ranked_by).terms
@@ -395,6 +399,8 @@ class HeadLedger(Result):
         Raises:
             ValueError: Unknown concept, or one at several layers.
         """
+        if concept is None and layer is not None:
+            raise ValueError(f"layer {layer} is of one concept: name it too, concept=.")
         whole = "lift" if "lift" in self.effects else "contrast"
         chosen = range(len(self.columns)) if concept is None else [self.column(concept, layer)]
         grid, n = self._mean_map(chosen, whole)

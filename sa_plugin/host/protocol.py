@@ -232,10 +232,11 @@ def attach(model: Any, **options: Any) -> Host:
             "tokenizer=...), or load it as transformer_lens TransformerBridge.boot_transformers(name)."
         )
     raise TypeError(
-        f"no adapter accepts a {kind}; asked: {', '.join(asked) or 'none installed'}. Give a "
-        "transformer_lens TransformerBridge (pip install 'sa_plugin[transformer-lens]') or an "
-        "nnsight TransformersModel (pip install 'sa_plugin[nnsight]'), or "
-        f"register an adapter under the entry-point group {ADAPTERS!r}."
+        f"attach: model is a {kind}, which no adapter accepts; asked: "
+        f"{', '.join(asked) or 'none installed'}. Give a transformer_lens TransformerBridge (pip install "
+        "'sa_plugin[transformer-lens]') or an nnsight TransformersModel (pip install "
+        "'sa_plugin[nnsight]'), or register an adapter under the entry-point group "
+        f"{ADAPTERS!r}."
     )
 
 

@@ -61,7 +61,7 @@ def render_report(results: Mapping[str, Any]) -> str:
     Raises:
         ValueError: The results do not keep the schema.
     """
-    found = checked(clean(results))
+    found = checked(_visible(clean(results)))
     style = html.Markup(_stylesheet() + passage_rules())
     return f"{_template().render(context(found), sections=_that_apply(found), style=style).strip()}\n"
 
@@ -87,6 +87,15 @@ def write_report(results: Mapping[str, Any], path: str | Path, *, texts: bool = 
         'report.html'
     """
     return write_text(path, render_report(results if texts else without_texts(results)))
+
+
+def _visible(value: Any) -> Any:
+    """A record whose names and texts hold no character that a page or a figure cannot; offsets stay."""
+    if isinstance(value, str):
+        return html.visible(value)
+    if isinstance(value, dict):
+        return {_visible(key): _visible(one) for key, one in value.items()}
+    return [_visible(one) for one in value] if isinstance(value, list) else value
 
 
 @cache

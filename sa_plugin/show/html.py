@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,29 @@ class Markup(str):
         return str(self)
 
 
+# What a page cannot hold (null bytes and other controls, lone surrogates), and what turns round the text
+# that follows it, outside its own element too. Marks of direction that override nothing stay.
+_UNSEEN = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},
+    0x7F: 0x2421,
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), 0xFFFD),
+    **dict(zip((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), map(ord, "↦↤↥↠↞⇥⇤⇔⇧"), strict=True)),
+}
+_HOLDS_UNSEEN = re.compile(f"[{''.join(re.escape(chr(code)) for code in _UNSEEN)}]")
+
+
+def visible(text: str) -> str:
+    """Text with a picture in the place of every control character, so that offsets into it stay.
+
+    Overrides of direction become arrows: `↞` is U+202E, right to left.
+
+    Example:
+        >>> visible("a" + chr(0) + "b")
+        'a␀b'
+    """
+    return text.translate(_UNSEEN) if _HOLDS_UNSEEN.search(text) else text
+
+
 Child = str | int | float | None | Iterable[Any]
 Attribute = str | int | float | bool | None
 
@@ -34,7 +58,7 @@ def escape(text: object) -> Markup:
         >>> escape("<b>")
         '&lt;b&gt;'
     """
-    return text if isinstance(text, Markup) else Markup(html.escape(str(text), quote=True))
+    return text if isinstance(text, Markup) else Markup(html.escape(visible(str(text)), quote=True))
 
 
 def join(children: Iterable[Child]) -> Markup:
@@ -68,7 +92,7 @@ def el(tag: str, *children: Child, **attributes: Attribute) -> Markup:
         if value is None or value is False:
             continue
         name = key.removesuffix("_").replace("_", "-")
-        opening.append(name if value is True else f'{name}="{html.escape(str(value))}"')
+        opening.append(name if value is True else f'{name}="{html.escape(visible(str(value)))}"')
     start = f"<{' '.join(opening)}>"
     return Markup(start if tag in VOID else f"{start}{join(children)}</{tag}>")
 

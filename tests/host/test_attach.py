@@ -16,7 +16,7 @@ def test_a_host_is_returned_as_it_is():
 
 def test_a_model_nobody_accepts_is_refused_with_what_to_install():
     with pytest.raises(
-        TypeError, match=r"no adapter accepts a builtins\.dict; asked: nnsight, transformer_lens"
+        TypeError, match=r"model is a builtins\.dict, which no adapter accepts; asked: nnsight, trans"
     ):
         attach({})
 

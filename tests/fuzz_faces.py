@@ -1,0 +1,282 @@
+"""Every public function and method, each argument, wrong values: run as a program, which prints a tally.
+
+It runs on its own, without the shape checks that the suite switches on: what is met here is what users
+meet. The host is a tiny TransformerLens model; every call has its baseline, which works, and one argument
+is changed at a time. See `fuzz/test_fuzz_functions.py`.
+"""
+
+import contextlib
+import inspect
+import io
+import json
+import re
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot
+import numpy as np
+import tiny
+import torch
+from fuzzing import Tally
+from word_data import word_data
+
+import sa_plugin as sa
+from sa_plugin import heads, theory, tracing
+from sa_plugin.attribution import Design
+from sa_plugin.host import Site
+from sa_transformer_lens import ablation_hooks
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "nan": lambda: float("nan"),
+    "inf": lambda: float("inf"),
+    "-1": lambda: -1,
+    "0": lambda: 0,
+    "3.7": lambda: 3.7,
+    "2**63": lambda: 2**63,
+    "2**40": lambda: 2**40,
+    "True": lambda: True,
+    "''": lambda: "",
+    "'x'": lambda: "x",
+    "surrogate": lambda: "\ud800",
+    "null": lambda: "a\0b",
+    "bytes": lambda: b"x",
+    "[]": lambda: [],
+    "['x']": lambda: ["x"],
+    "[None]": lambda: [None],
+    "[nan]": lambda: [float("nan")],
+    "(1, 2, 3)": lambda: (1, 2, 3),
+    "{}": lambda: {},
+    "{'x': 1}": lambda: {"x": 1},
+    "object": object,
+    "function": lambda: len,
+    "class": lambda: int,
+    "np nan": lambda: np.float64("nan"),
+    "np -7": lambda: np.int64(-7),
+    "tensor [3]": lambda: torch.zeros(3),
+    "array [2, 0]": lambda: np.zeros((2, 0)),
+    "generator": lambda: (one for one in "ab"),
+}
+LIMIT = 20
+"""Seconds that a call may take."""
+
+
+def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """Every function by name, with arguments that work."""
+    host = sa.attach(tiny.bridge("gpt2"), progress=False)
+    data = word_data(40, documents=10)
+    few = sa.Resampling(draws=20)
+    statistics = sa.collect(host, data, layers=[0, 1], need=["means", "gram"])
+    bank = sa.fit(host, data, "lda", layers=[0, 1], statistics=statistics)
+    table = sa.score(host, data, bank)
+    detector = sa.calibrate(host, data, bank, scores=table, deltas=(0.1, 0.5))
+    concept = detector.concepts[0]
+    sample = next(s for s in data.test.samples if concept in s.positive)
+    try:
+        objective = sa.objective("global", detector=detector, concept=concept, sample=sample, host=host)
+    except ValueError:
+        objective = None
+    on = {"host": host, "data": data}
+    made = {
+        "fit": (sa.fit, {**on, "kind": "lda", "statistics": statistics}),
+        "collect": (sa.collect, {**on, "layers": 0}),
+        "score": (sa.score, {**on, "bank": bank}),
+        "calibrate": (sa.calibrate, {**on, "bank": bank, "scores": table, "deltas": (0.1, 0.5)}),
+        "trace": (sa.trace, {"scores": table, "resampling": few}),
+        "attach": (sa.attach, {"model": tiny.bridge("gpt2"), "progress": False}),
+        "check": (sa.check, {"host_or_model": host}),
+        "load": (sa.load, {"source": "emoji"}),
+        "head_ledger": (sa.head_ledger, {**on, "source": detector, "resampling": few}),
+        "tail_waterfall": (sa.tail_waterfall, {**on, "source": detector, "resampling": few}),
+        "head_alignment": (sa.head_alignment, {**on, "source": bank, "resampling": few}),
+        "rank_heads": (sa.rank_heads, {**on, "detector": detector, "scores": table}),
+        "ablate_heads": (
+            sa.ablate_heads,
+            {**on, "detector": detector, "heads": ["L0H1"], "scores": table, "resampling": few},
+        ),
+        "ablation_curve": (
+            sa.ablation_curve,
+            {
+                **on,
+                "detector": detector,
+                "ranking": [(0, 0), (0, 1)],
+                "sets": heads.HeadSets((1,), ("random",), 1),
+                "resampling": few,
+            },
+        ),
+        "check_theory": (sa.check_theory, {**on, "source": detector, "scores": table, "resampling": few}),
+        "objective": (
+            sa.objective,
+            {"name": "global", "detector": detector, "concept": concept, "sample": sample},
+        ),
+        "register_objective": (sa.register_objective, {"name": "mine"}),
+        "Resampling": (sa.Resampling, {}),
+        "Plan": (sa.Plan, {}),
+        "Intervention": (heads.Intervention, {}),
+        "HeadSets": (heads.HeadSets, {}),
+        "WeightTest": (heads.WeightTest, {}),
+        "Conditions": (theory.Conditions, {}),
+        "TraceOptions": (tracing.TraceOptions, {}),
+        "Design": (Design, {}),
+        "ablation_hooks": (ablation_hooks, {"host": host, "heads": ["L1H0"], "mode": "mean", "bank": bank}),
+        "Detector.from_pretrained": (sa.Detector.from_pretrained, {"folder": folder / "detector"}),
+        "ConceptBank.from_vectors": (
+            sa.ConceptBank.from_vectors,
+            {"vectors": {("a", 0): torch.ones(host.info.d_model)}},
+        ),
+    }
+    if objective is not None:
+        made["attribute"] = (
+            sa.attribute,
+            {"host": host, "objective": objective, "sample": sample, "method": "saliency", "preset": "fast"},
+        )
+    texts = [f"a cat sat on mat {k}" for k in range(12)]
+    named = {"documents": [str(k) for k in range(12)]}
+    made["ConceptData.from_spans"] = (
+        sa.ConceptData.from_spans,
+        {"texts": texts, "spans": [[(2, 5, "cat")], []] * 6, **named},
+    )
+    made["ConceptData.from_words"] = (
+        sa.ConceptData.from_words,
+        {"words": [["a", "cat"]] * 12, "labels": [[None, "cat"], [None, None]] * 6, **named},
+    )
+    detector.save_pretrained(folder / "detector")
+    owners = {"data": data, "bank": bank, "detector": detector, "table": table, "host": host}
+    empty = np.zeros((len(table.tokens.samples), len(bank.concepts)))
+    given: dict[str, dict[str, Any]] = {
+        "data.split": {"name": "test"},
+        "data.subset": {"n": 30},
+        "bank.cosines": {"layer": 0},
+        "bank.index": {"layer": 0},
+        "bank.vector": {"concept": concept, "layer": 0},
+        "bank.unit": {"name": concept},
+        "bank.only": {"layers": [0], "units": [0]},
+        "bank.scaled": {"factor": 2.0},
+        "bank.plot": {},
+        "table.split": {"name": "test"},
+        "table.select": {"samples": np.arange(2)},
+        "table.plot": {},
+        "table.with_statistic": {"name": "own", "values": empty},
+        "detector.find": {"samples": data.test, "scores": table},
+        "detector.detect": {"samples": data.test, "scores": table},
+        "detector.localise": {"samples": data.test, "scores": table},
+        "detector.evaluate": {"split": data.test, "scores": table, "resampling": few},
+        "detector.evaluate_tokens": {"samples": data.test, "scores": table, "resampling": few},
+        "detector.sweep": {"split": data.test, "scores": table, "resampling": few},
+        "detector.save_pretrained": {"folder": folder / "again"},
+        "host.batches": {"samples": list(data.test.samples)},
+        "host.hook_name": {"site": Site(0, "resid_post")},
+        "host.output_projection": {"layer": 0},
+        "host.norms": {"layer": 0},
+        "host.attention_weights": {"layer": 0},
+        "host.hook_changes_output": {"hook_name": host.hook_name(Site(0, "resid_post"))},
+    }
+    results = {
+        "evaluation": detector.evaluate(data.test, scores=table, resampling=few),
+        "tail_trace": sa.trace(scores=table, resampling=few),
+        "ledger": sa.head_ledger(**on, source=detector, resampling=few),
+        "ranking": sa.rank_heads(**on, detector=detector, scores=table),
+        "ablation": sa.ablate_heads(**on, detector=detector, heads=["L0H1"], scores=table, resampling=few),
+        "waterfall": sa.tail_waterfall(**on, source=detector, resampling=few),
+        "alignment": sa.head_alignment(**on, source=bank, resampling=few),
+        "report": sa.check_theory(**on, source=detector, scores=table, resampling=few),
+    }
+    owners |= results
+    given |= {
+        "evaluation.of": {"method": "cls"},
+        "tail_trace.plot": {},
+        "ledger.column": {"concept": concept},
+        "ledger.head_map": {"concept": concept},
+        "ledger.share": {"kind": "heads"},
+        "ledger.strongest": {},
+        "ledger.sheets": {},
+        "ledger.plot": {},
+        "ranking.of": {"concept": concept},
+        "ablation.mean": {"when": "after"},
+        "waterfall.column": {"concept": concept},
+        "waterfall.heights": {"concept": concept},
+        "waterfall.plot": {"concept": concept},
+        "alignment.called_by": {"null": "across"},
+        "alignment.shared_heads": {},
+        "alignment.sheets": {},
+        "alignment.plot": {},
+        "report.verdict": {"claim": "C1", "concept": concept},
+        "report.quantity": {"name": "gap_slope", "concept": concept},
+        "report.sheet": {"theorem": "T1", "concept": concept},
+    }
+    for name, arguments in given.items():
+        owner, _, method = name.partition(".")
+        made[name] = (getattr(owners[owner], method), arguments)
+    return made
+
+
+def outcome(
+    call: Callable[..., Any], arguments: dict[str, Any], argument: str, value: Any
+) -> tuple[str, str]:
+    """The class of one call, and what it said."""
+    signal.alarm(LIMIT)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            found = call(**{**arguments, argument: value})
+        return "accepted", type(found).__name__
+    except TimeoutError:
+        return "hang", ""
+    except (TypeError, ValueError, OSError, NotImplementedError) as error:
+        text = str(error)
+        named = any(says(text, name, value) for name in (argument, *inspect.signature(call).parameters))
+        named = named or isinstance(error, FileNotFoundError)
+        kind = "refused" if named and not isinstance(error, UnicodeError) else "unnamed"
+        return kind, f"{type(error).__name__}: {text}"
+    except Exception as error:
+        ours = isinstance(error, KeyError) and "did you mean" in str(error)
+        return ("refused" if ours else "unnamed"), f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+        matplotlib.pyplot.close("all")
+
+
+def says(text: str, argument: str, value: Any) -> bool:
+    """Whether a refusal names the argument, in the singular at least, or shows the value."""
+    words = (argument, argument.removesuffix("s"), argument.rpartition("_")[2])
+    return any(re.search(rf"\b{word}", text, re.IGNORECASE) for word in words) or (
+        isinstance(value, str | int | float) and not isinstance(value, bool) and repr(value) in text
+    )
+
+
+def too_long(*_: Any) -> None:
+    raise TimeoutError
+
+
+def main(tries: int, seed: int) -> None:
+    """Print the tally as JSON, and every accepted and unnamed case."""
+    signal.signal(signal.SIGALRM, too_long)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        known = calls(Path(folder))
+        cases = [
+            (name, argument, wrong)
+            for name, (call, _) in known.items()
+            for argument, one in inspect.signature(call).parameters.items()
+            if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) and argument != "self"
+            for wrong in WRONG
+        ]
+        cases += [(name, "lyaers", "'x'") for name in known]
+        chosen = np.random.default_rng(seed).permutation(len(cases))[: tries or len(cases)]
+        tally, seen = Tally(), []
+        for k in sorted(chosen):
+            name, argument, wrong = cases[k]
+            call, arguments = known[name]
+            kind, about = outcome(call, arguments, argument, WRONG[wrong]())
+            tally.add(kind, f"{name}({argument}={wrong}): {about}")
+            if kind != "refused":
+                seen.append([kind, name, argument, wrong, about[:300]])
+    print(json.dumps({"of": len(cases), "tally": dict(tally), "seen": seen}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
