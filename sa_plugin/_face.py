@@ -393,7 +393,7 @@ class _Instance(Taker):
 
 class _Whole(Taker):
     def __init__(self, within: Range | None) -> None:
-        self.within = within or _ANY_NUMBER
+        self.low, self.high, _ = within or _ANY_NUMBER
         self.says = "a whole number" + (str(within) if within else "")
 
     def take(self, value: Any) -> Any:
@@ -401,7 +401,7 @@ class _Whole(Taker):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 return _NO
             value = int(value)
-        return value if self.within.holds(value) else _NO
+        return value if self.low <= value <= self.high else _NO
 
     def kind(self, value: Any) -> type[Exception]:
         right = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -564,11 +564,14 @@ class _Several(Taker):
         if self.any or (self.plain is not None and set(map(type, value)) <= {self.plain}):
             found = value
         else:
-            found = [self.element.take(one) for one in value]
-            if any(one is _NO for one in found):
-                return _NO
-            if all(map(_same, found, value)):
-                found = value
+            found, take, same = [], self.element.take, True
+            for one in value:
+                new = take(one)
+                if new is _NO:
+                    return _NO
+                same = same and new is one
+                found.append(new)
+            found = value if same else found
         return tuple(found) if self.into is tuple and not isinstance(found, tuple) else found
 
     def blame(self, value: Any) -> _Blame:
@@ -606,10 +609,14 @@ class _Row(Taker):
     def take(self, value: Any) -> Any:
         if not isinstance(value, _ROWS) or len(value) != len(self.elements):
             return _NO
-        found = [one.take(part) for one, part in zip(self.elements, value, strict=True)]
-        if any(one is _NO for one in found):
-            return _NO
-        return value if isinstance(value, tuple) and all(map(_same, found, value)) else tuple(found)
+        found, same = [], type(value) is tuple
+        for taker, one in zip(self.elements, value, strict=True):
+            new = taker.take(one)
+            if new is _NO:
+                return _NO
+            same = same and new is one
+            found.append(new)
+        return value if same else tuple(found)
 
     def blame(self, value: Any) -> _Blame:
         if isinstance(value, _ROWS) and len(value) == len(self.elements):
@@ -779,10 +786,6 @@ def _whole(text: str) -> bool:
 def _is_column(value: Any) -> bool:
     """An array, a tensor or a column of pandas of one axis, which is as good as a list."""
     return hasattr(value, "tolist") and getattr(value, "ndim", None) == 1
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def _plural(says: str) -> str:
