@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Host, Site
+from sa_plugin.host.turns import gradient_mode
 from sa_plugin.passes.run import sink_sites
 
 
@@ -107,7 +107,7 @@ def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor
         for point in ("resid_post", "resid_pre", "attn_out", "mlp_out")
         if host.hook_name(site := Site(objective.layer, point)) == objective.hook_name
     )
-    with torch.no_grad():
+    with gradient_mode(False):
         pick = partial(reducers.at_site, site=(site.layer, site.point))
         h = host.read(batch, [site], pick)["h"][0]
     if len(h) != len(objective.tail):

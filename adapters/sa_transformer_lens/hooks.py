@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sa_plugin._face import face
@@ -20,7 +19,7 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.heads.edits import NamedHead, check_heads, make_edits, one_direction, reference
 from sa_plugin.host.edits import AttendedReader
 from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit
-from sa_plugin.host.turns import take
+from sa_plugin.host.turns import gradient_mode, take
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.passes import attended_hooks, named, split_inputs
 
@@ -131,7 +130,7 @@ def logits(host: Host, batch: Batch) -> Tensor:
     if not isinstance(host, TransformerLensHost):
         raise TypeError(f"{type(host).__name__} is no TransformerLens host: it has no bridge.")
     first, others = split_inputs(host.bridge, batch.inputs)
-    with torch.no_grad():
+    with gradient_mode(False):
         out = take(host.turns, "logits", host.left_over, partial(host.bridge, first, **others))
     expected = (*batch.valid.shape, host.bridge.cfg.d_vocab)
     if not isinstance(out, Tensor) or tuple(out.shape) != expected:

@@ -47,6 +47,7 @@ from sa_plugin.attribution.players import (
 )
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch, DifferentiableHost, Host, Point, Site, require_differentiable
+from sa_plugin.host.turns import gradient_mode
 
 
 @runtime_checkable
@@ -150,7 +151,7 @@ class CoalitionGame:
         # The last column is True: player -1 is always kept.
         keep = np.concatenate([part, np.ones((len(part), 1), bool)], axis=1)[:, self.player_of]
         kept = torch.from_numpy(keep).to(self.values.device)
-        with torch.no_grad():
+        with gradient_mode(False):
             rows = masked(self.values, self.baseline, kept, self.grid)
             found = residuals(self, rows, self.sites)
             columns = [
@@ -229,7 +230,7 @@ def coalition_game(
         players = default_players(masks, batch.valid[0].cpu().numpy())
     elif isinstance(players, str) and players == "kept":
         players = counted_tokens(masks)
-    with torch.no_grad():
+    with gradient_mode(False):
         values = model.input_values(batch)
         return CoalitionGame(
             model,

@@ -100,6 +100,7 @@ from sa_plugin.attribution.explained import Importances, PlayerValues
 from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Readout, residuals
 from sa_plugin.attribution.objective import Objective
 from sa_plugin.host.protocol import Site
+from sa_plugin.host.turns import gradient_mode
 
 _TOKENS_A_PASS = 64
 """Masks of one token that direct alignment evaluates together."""
@@ -114,7 +115,7 @@ def direct_alignment(game: CoalitionGame) -> Importances:
         TypeError: An objective is none of `sa_plugin.objective`.
         ValueError: An objective cannot be evaluated on single tokens.
     """
-    with torch.no_grad():
+    with gradient_mode(False):
         found = residuals(game, game.values, game.sites)
         maps = [
             _alone(objective, found[site])
@@ -213,7 +214,7 @@ def grad_cam(game: CoalitionGame, *, site: Site | None = None, centre: bool = Tr
     for objective, at in zip(game.objectives, game.sites, strict=True):
         of = Site(at.layer, "resid_pre") if site is None else site
         leaf = game.values.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
+        with gradient_mode(True):
             found = host.forward_sites(leaf, game.batch, sorted({of, at}))
             value = objective(found[at]).sum()
         (slope,) = torch.autograd.grad(value, found[of], allow_unused=True)
@@ -235,7 +236,7 @@ def full_grad(game: CoalitionGame) -> Importances:
     Cost: one forward pass and one backward pass an objective.
     """
     leaf = game.values.detach().clone().requires_grad_(True)
-    with torch.enable_grad(), _biased_outputs() as seen:
+    with gradient_mode(True), _biased_outputs() as seen:
         values = _values_at(game, leaf, game.objectives, game.sites)
     inputs, biases = [], []
     for k, value in enumerate(values):
@@ -392,7 +393,7 @@ def _path(
         # First order: what p loses in this step, split among the input values.
         total = total + ((x - after) * slope)[0]
         x = after
-    with torch.no_grad():
+    with gradient_mode(False):
         last = _values_at(game, x, readouts, sites)[:, 0].softmax(0)[0]
     return total, (first or 0.0) - float(last), n_steps
 
@@ -401,7 +402,7 @@ def _probability(
     game: CoalitionGame, x: Tensor, readouts: Sequence[Readout], sites: Sequence[Site]
 ) -> tuple[float, Tensor, int]:
     leaf = x.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
+    with gradient_mode(True):
         scores = _values_at(game, leaf, readouts, sites)[:, 0]
         p = scores.softmax(0)[0]
     (slope,) = torch.autograd.grad(p, leaf)
@@ -538,7 +539,7 @@ def _gradients(
         ValueError: A gradient is not finite.
     """
     leaf = rows.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
+    with gradient_mode(True):
         values = _values_at(game, leaf, game.objectives, game.sites)
     # Rows do not touch, so the gradient of their sum holds each row's own. The graph is shared by
     # the objectives and freed with the last.

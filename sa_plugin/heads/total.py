@@ -49,6 +49,7 @@ from sa_plugin.host.protocol import (
     ZEdit,
     require_differentiable,
 )
+from sa_plugin.host.turns import gradient_mode
 from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples, document_sums
@@ -168,7 +169,7 @@ def _add(
     edits: Mapping[Site, Edit] = {Site(at, "z"): _leaf(at, z, leaves) for at in blocks}
     if not edits:
         return
-    with torch.enable_grad(), base.host.edited(edits):
+    with gradient_mode(True), base.host.edited(edits):
         resid = host.forward_from(host.input_values(batch), batch, Site(layer, bank.hook_point))
         scores = bank.token.score(bank.index(layer), resid)[..., detector.tail.chosen_unit]
         # The batch's part of each concept's T_c: its gradient at z is one backward pass a concept.

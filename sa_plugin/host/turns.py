@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import _GeneratorContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from threading import Lock, RLock, get_ident
+from threading import Lock, RLock, get_ident, local
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -97,6 +97,8 @@ class Turns:
         Warns:
             InterruptedCallWarning: Something was left.
         """
+        if _MODES.noted:
+            _enable_gradients()
         if self.open:
             self._sweep()
         turn = Turn(what, library)
@@ -159,9 +161,9 @@ class Turns:
                     found.append(said)
         # Threads have gradient modes of their own. The outermost turn knows how it was.
         own = [turn for turn in cut if turn.thread == get_ident()]
-        if own and own[0].gradients != torch.is_grad_enabled():
-            torch.set_grad_enabled(own[0].gradients)
-            found.append(f"gradients {'disabled' if own[0].gradients else 'enabled'}")
+        if own and own[0].gradients and not torch.is_grad_enabled():
+            torch.set_grad_enabled(True)
+            found.append("gradients disabled")
         return found
 
     def _hooks(self) -> list[Hook]:
@@ -304,11 +306,21 @@ def take(turns: Turns, what: str, library: Undo | None, work: Callable[[], R]) -
         with turn.alive:
             try:
                 result = work()
-            except BaseException:
+            except BaseException as error:
                 turns.recover(turn)
+                _raise_interrupt(error)
                 raise
             turns.end(turn)
     return result
+
+
+def _raise_interrupt(error: BaseException) -> None:
+    """An interrupt stays one, whatever failed while it was handled.
+
+    nnsight filters the tracebacks of what passes it, and fails on some of an interrupt's.
+    """
+    if isinstance(error, Exception) and isinstance(error.__context__, KeyboardInterrupt):
+        raise error.__context__
 
 
 @contextmanager
@@ -326,6 +338,52 @@ def hold(turns: Turns, what: str, library: Undo | None) -> Iterator[Turn]:
                 turns.recover(turn)
                 raise
             turns.end(turn)
+
+
+class _Modes(local):
+    """Gradient modes of this thread that `gradient_mode` has changed: its lock, and the mode before."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[Any, bool]] = []
+
+
+_MODES = _Modes()
+
+
+@contextmanager
+def gradient_mode(enabled: bool) -> Iterator[None]:
+    """`torch.enable_grad` or `torch.no_grad` outside of a turn, written down as turns are.
+
+    Those of torch are left by a function of Python, in front of which an interrupt can fall.
+
+    Args:
+        enabled: Whether gradients are, inside.
+    """
+    noted = _MODES.noted
+    if noted:
+        _enable_gradients()
+    alive, before = entry = Lock(), torch.is_grad_enabled()
+    noted.append(entry)
+    with alive:
+        torch.set_grad_enabled(enabled)
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(before)
+            noted.remove(entry)
+
+
+def _enable_gradients() -> None:
+    """Put back gradients that a context of this thread that was cut off left disabled."""
+    noted = _MODES.noted
+    dead = [entry for entry in noted if not entry[0].locked()]
+    if not dead:
+        return
+    if dead[0][1] and not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        text = "a call was interrupted and had left gradients disabled. They are enabled again."
+        warnings.warn(text, InterruptedCallWarning, stacklevel=4)
+    noted[:] = [entry for entry in noted if entry not in dead]
 
 
 @runtime_checkable
@@ -356,8 +414,9 @@ def one_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, 
             with turn.alive:
                 try:
                     result = method(self, *args, **kwargs)
-                except BaseException:
+                except BaseException as error:
                     turns.recover(turn)
+                    _raise_interrupt(error)
                     raise
                 turns.end(turn)
         return result
