@@ -321,7 +321,7 @@ def require_sealed(record: Mapping[str, Any], path: Path, fix: str) -> None:
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """A JSON object, read strictly: no NaN, no name twice.
+    """A JSON object, read strictly: no NaN, no name twice, no half of a character.
 
     Args:
         path: Of the file.
@@ -335,6 +335,8 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
         found = json.loads(
             path.read_bytes().decode(), parse_constant=_refuse_constant, object_pairs_hook=_once_each
         )
+        # Half a character, which an escape can hold and no page, file or terminal takes.
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged ({error}): {fix}.") from error
     if not isinstance(found, dict):

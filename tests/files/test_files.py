@@ -204,6 +204,7 @@ def test_a_seal_breaks_with_every_change(tmp_path):
         (b'{"a": NaN}', "NaN is no JSON"),
         (b'{"a": 1, "a": 2}', "'a' stands in it twice"),
         (b"\xff\xfe", "codec can't decode"),
+        (b'{"a": ["\\ud800"]}', "surrogates not allowed"),
         (b"[" * 100_000, "recursion|Expecting value"),
     ],
 )
