@@ -89,7 +89,8 @@ class PixelLabels:
         for name in ("masks", "boxes"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else pictures(name, given))
-        if not 0 <= number_of("min_coverage", self.min_coverage) < 1:
+        object.__setattr__(self, "min_coverage", number_of("min_coverage", self.min_coverage))
+        if not 0 <= self.min_coverage < 1:
             raise ValueError(f"min_coverage {self.min_coverage} must lie in [0, 1).")
 
 
@@ -181,7 +182,8 @@ def combine_masks(
             f"sample {name!r}: its masks are a {type(masks).__name__}, not a mapping: give "
             "{concept: mask}, or {} where there is none."
         )
-    found = {concept: _mask(name, concept, mask, size) for concept, mask in masks.items()}
+    read = [(concept, _mask(name, concept, mask, size)) for concept, mask in masks.items()]
+    found = {str(concept): mask for concept, mask in read}
     rows, columns = (np.arange(n) + 0.5 for n in size)
     listed_boxes = listed(f"the boxes of sample {name!r}", boxes, "give (concept, top, left, bottom, right)")
     for concept, top, left, bottom, right in (_box(name, box) for box in listed_boxes):
@@ -281,7 +283,7 @@ def _box(name: str, box: Any) -> tuple[str, float, float, float, float]:
         )
     concept, top, left, bottom, right = box
     name_of(f"sample {name!r}: the concept of a box", concept)
-    return concept, float(top), float(left), float(bottom), float(right)
+    return str(concept), float(top), float(left), float(bottom), float(right)
 
 
 def _is_edge(value: Any) -> bool:

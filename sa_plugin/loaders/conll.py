@@ -241,7 +241,7 @@ def _conllu_sentences(path: Path, column: str, key: str | None) -> Iterator[_Sen
             continue
         if not line.strip():
             if one.words:
-                one.document, one.id, one.text = document, said.get("sent_id"), said.get("text")
+                one.document, one.id, one.text = document, said.get("sent_id") or None, said.get("text")
                 yield one
             one, last, until, said = _Sentence(document), 0, 0, {}
             continue

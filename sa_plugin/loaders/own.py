@@ -263,6 +263,8 @@ def _words_of_rows(path: Path, rows: Sequence[TableRow], split: str | None, seed
     for row, before in zip(rows, [rows[0], *rows[:-1]], strict=True):
         if not row["word"] or row["word"] != row["word"].strip():
             raise row.refusal(f"word {row['word']!r} is empty or has white space around it.")
+        if not row["sample"].strip():
+            raise row.refusal("'sample' is empty: say which sample the word is of.")
         if row["sample"] in of_sample and before["sample"] != row["sample"]:
             raise row.refusal(f"sample {row['sample']!r} goes on after another one: sort the rows.")
         of_sample.setdefault(row["sample"], []).append(row)

@@ -138,7 +138,7 @@ def _classes(dataset: Any, wanted: str | None, names: Any, role: str) -> _Classe
     for number, one in names.items():
         if isinstance(number, bool) or not isinstance(number, int) or not isinstance(one, str | None):
             raise TypeError(f"names[{role!r}] has {number!r}: {one!r:.40}: give {{number: name}}.")
-    return dict(names)
+    return {number: None if one is None else str(one) for number, one in names.items()}
 
 
 def _name(value: Any, classes: _Classes) -> str:
@@ -149,7 +149,7 @@ def _name(value: Any, classes: _Classes) -> str:
         raise TypeError(f"class {shown(value)} is no name and no number: give names or class numbers.")
     if classes is None:
         raise ValueError(f"class {value!r} has no name: give names={{role: [...]}}.")
-    if value != value or int(value) != value:
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"class {value!r} is no whole number: give names or class numbers.")
     if int(value) in classes:
         return classes[int(value)] or ""
@@ -208,7 +208,7 @@ def masks_of_rows(rows: Sequence[_Row]) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: A class has no name; the text names the row.
     """
-    planes = [_plane(row["mask"]) for row in rows]
+    planes = [_plane(f"row {k}", row["mask"]) for k, row in enumerate(rows)]
     numbers = [np.unique(plane) if isinstance(plane, np.ndarray) else () for plane in planes]
     held = {int(number) for each in numbers for number in each}
     # Programs that draw write 255 for what is in: where a whole set has 0 and 255 only, that is class 1.
@@ -232,7 +232,7 @@ def masks_of_rows(rows: Sequence[_Row]) -> list[Mapping[str, Any]]:
     return found
 
 
-def _plane(value: Any) -> Any:
+def _plane(where: str, value: Any) -> Any:
     """A mapping of masks, or one plane of class numbers."""
     if is_missing(value):
         return {}
@@ -245,7 +245,7 @@ def _plane(value: Any) -> Any:
     plane = np.asarray(upright(value) if hasattr(value, "getbands") else value)
     if plane.ndim != 2 or plane.dtype.kind not in "biu":
         raise ValueError(
-            f"a mask is {plane.dtype} {list(plane.shape)}, expected class numbers [height, width], or a "
-            "mapping {concept: mask}."
+            f"{where}: a mask is {plane.dtype} {list(plane.shape)}, expected class numbers [height, width], "
+            "or a mapping {concept: mask}."
         )
     return plane

@@ -136,7 +136,7 @@ def test_images_of_another_type_or_shape_are_refused(change, message):
         (None, "its masks are a NoneType, not a mapping: give {concept: mask}"),
         (np.ones((28, 28), bool), "its masks are a ndarray, not a mapping"),
         ({"a": np.ones((28, 28))}, "the mask of 'a' is float64, expected bool: .*mask > 0.5"),
-        ({"a": np.ones((28, 28), np.uint8)}, "the mask of 'a' is uint8, expected bool"),
+        ({"a": np.full((28, 28), 7, np.uint8)}, "the mask of 'a' is uint8 and holds 7, expected bool"),
         ({"a": np.ones((28, 28, 1), bool)}, "the mask of 'a' is 28 x 28 x 1, the image 28 x 28"),
         ({0: np.ones((28, 28), bool)}, "the key 0 of its masks is no string"),
     ],
