@@ -307,7 +307,7 @@ def arguments_of(made: Callable[..., Any]) -> Arguments:
 
 def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
     parameters = list(inspect.signature(made).parameters.values())
-    hints = typing.get_type_hints(hinted, include_extras=True)
+    hints = _hints(hinted)
     own = int(bool(parameters) and parameters[0].name in ("self", "cls"))
     takers: dict[str, Taker] = {}
     order, required = [], []
@@ -332,6 +332,16 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
     return Arguments(
         name.rpartition("<locals>.")[2], tuple(order), own, takers, tuple(required), rest, others
     )
+
+
+def _hints(hinted: Any) -> dict[str, Any]:
+    """Hints of what goes in. What comes out may be of a module that is loaded when it is needed."""
+    if isinstance(hinted, type):
+        return typing.get_type_hints(hinted, include_extras=True)
+    inner = inspect.unwrap(hinted)
+    given = {name: hint for name, hint in inner.__annotations__.items() if name != "return"}
+    holder = types.SimpleNamespace(__annotations__=given)
+    return typing.get_type_hints(holder, globalns=inner.__globals__, include_extras=True)
 
 
 _NO: Any = object()

@@ -1,16 +1,14 @@
 """Labelled samples and their splits by source document."""
 
-from sa_plugin.data.aligned import CutWordsWarning
 from sa_plugin.data.build import EmptySplitWarning
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Geometry, Image, PixelLabels, coverage
 from sa_plugin.data.loose import as_split
-from sa_plugin.data.repeats import RepeatedTextWarning, text_key
 from sa_plugin.data.sample import Sample, SampleLabels, Span
-from sa_plugin.data.splits import Splits, split_documents
+from sa_plugin.data.splits import RepeatedTextWarning, Splits, split_documents, text_key
 from sa_plugin.data.tags import TAG_SCHEMES, tag_concepts
-from sa_plugin.data.words import Spelling
+from sa_plugin.data.words import CutWordsWarning, Spelling
 
 __all__ = [
     "TAG_SCHEMES",

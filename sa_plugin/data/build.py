@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sa_plugin._check import require_known, users_line
-from sa_plugin.data.aligned import other_units
 from sa_plugin.data.columns import (
     Column,
     column,
@@ -35,8 +34,9 @@ from sa_plugin.data.columns import (
 )
 from sa_plugin.data.given import given_of, plain, source_or_none
 from sa_plugin.data.images import Image, PixelLabels, combine_masks
-from sa_plugin.data.repeats import warn_of_repeats
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
+from sa_plugin.data.splits import warn_of_repeats
+from sa_plugin.data.words import other_units
 
 TokenLabels: TypeAlias = str | Mapping[str, Iterable[str]] | None
 """What the tokens of a text that is labelled as a whole are taken for, see `ConceptData.from_texts`."""

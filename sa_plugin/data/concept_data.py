@@ -24,7 +24,6 @@ from jaxtyping import Bool
 
 from sa_plugin._check import require_known
 from sa_plugin._face import face
-from sa_plugin.data.aligned import warn_of_cut_words
 from sa_plugin.data.build import (
     TokenLabels,
     mask_samples,
@@ -41,10 +40,9 @@ from sa_plugin.data.build import (
 from sa_plugin.data.columns import Column, column, seed_of, whole_of
 from sa_plugin.data.given import given_of, plain
 from sa_plugin.data.images import PixelLabels
-from sa_plugin.data.repeats import divided
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
-from sa_plugin.data.splits import Splits, draw_rare_first
-from sa_plugin.data.words import Spelling, spelled
+from sa_plugin.data.splits import Splits, divided, draw_rare_first
+from sa_plugin.data.words import Spelling, spelled, warn_of_cut_words
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
 

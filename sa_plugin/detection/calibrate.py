@@ -36,9 +36,11 @@ from sa_plugin.detection.guard import (
     check_bank_data,
     check_finite_scores,
     check_scores,
+    known_tokens,
+    labels_of,
     rows_of_samples,
+    unknown_of,
 )
-from sa_plugin.detection.measures import known_of, labels_of, unknown_of
 from sa_plugin.detection.search import Calibrated, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
@@ -100,7 +102,7 @@ def calibrate(
     token_labels, sample_labels = labels_of(table, bank.concepts)
     tail = _calibrate_tail(table, token_labels, sample_labels, grid)
     baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
-    cuts = token_cuts(tail, table, token_labels, known_of(table.tokens, bank.concepts))
+    cuts = token_cuts(tail, table, token_labels, known_tokens(table.tokens, bank.concepts))
     if _sparse(table):
         _warn_few_active(bank.concepts, tail.chosen_delta, cuts.n_tokens)
     return Detector(

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.loose import as_split, gathered, is_labelled
 from sa_plugin.detection.calibration import Calibration, sample_max
-from sa_plugin.detection.evaluate import Evaluation, evaluate
-from sa_plugin.detection.find import SHOWN_SAMPLES, Detection, SuperActivators, detect, find, highest_scores
 from sa_plugin.detection.guard import check_unseen
-from sa_plugin.detection.items import ScoredSamples
-from sa_plugin.detection.localise import Localisation, LocalisationMetrics, localisation_metrics, localise
-from sa_plugin.detection.sweep import SparsityCurve, sweep
 from sa_plugin.host.protocol import Host
 from sa_plugin.host.tokens import naming_of
 from sa_plugin.passes.layout import unknown_words
@@ -24,6 +19,14 @@ from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 from sa_plugin.statistics.drawn import Resampling
+
+if TYPE_CHECKING:
+    # Each door loads its own module, so that a detector stands before any of them is loaded.
+    from sa_plugin.detection.evaluate import Evaluation
+    from sa_plugin.detection.find import Detection, SuperActivators
+    from sa_plugin.detection.items import ScoredSamples
+    from sa_plugin.detection.localise import Localisation, LocalisationMetrics
+    from sa_plugin.detection.sweep import SparsityCurve
 
 
 @face
@@ -131,6 +134,8 @@ class Detector(Shown, Calibration):
         return as_split(loose, self.concepts, naming_of(self.host))
 
     def _scored(self, loose: Split | list[Any], scores: ScoreTable | None) -> ScoredSamples:
+        from sa_plugin.detection.items import ScoredSamples
+
         table = self.scores_of(self._split(loose), scores)
         return ScoredSamples(self, table.tokens, self.token_scores(table), is_labelled(loose))
 
@@ -158,6 +163,8 @@ class Detector(Shown, Calibration):
             >>> detector.find("The whale rose beside the boat.")[0].text  # doctest: +SKIP
             ' whale'
         """
+        from sa_plugin.detection.find import find
+
         return find(self._scored(gathered(samples), scores), concepts)
 
     def detect(self, samples: Any, *, scores: ScoreTable | None = None) -> Detection:
@@ -174,6 +181,8 @@ class Detector(Shown, Calibration):
             TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
+        from sa_plugin.detection.find import SHOWN_SAMPLES, detect, highest_scores
+
         loose = gathered(samples)
         split = self._split(loose)
         many = isinstance(loose, Split) or len(split) > SHOWN_SAMPLES
@@ -193,6 +202,8 @@ class Detector(Shown, Calibration):
             TypeError: What was given is no sample.
             ValueError: Scores of another bank, or no host.
         """
+        from sa_plugin.detection.localise import localise
+
         return localise(self._scored(gathered(samples), scores))
 
     def evaluate(
@@ -209,6 +220,8 @@ class Detector(Shown, Calibration):
             ValueError: The split holds samples the vectors were fitted on, the scores are of
                 another bank, or there is no host.
         """
+        from sa_plugin.detection.evaluate import evaluate
+
         check_unseen(split, self.seen)
         return evaluate(self, split, self.scores_of(split, scores), resampling)
 
@@ -225,6 +238,8 @@ class Detector(Shown, Calibration):
         Raises:
             ValueError: The samples are plain texts without labels, or vectors were fitted on one.
         """
+        from sa_plugin.detection.localise import localisation_metrics
+
         loose = gathered(samples)
         if not is_labelled(loose):
             raise ValueError(
@@ -253,6 +268,8 @@ class Detector(Shown, Calibration):
         Raises:
             ValueError: As `evaluate`; or the bank has no such layer.
         """
+        from sa_plugin.detection.sweep import sweep
+
         check_unseen(split, self.seen)
         return sweep(self, split, self.scores_of(split, scores), layer, resampling)
 

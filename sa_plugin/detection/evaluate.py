@@ -25,18 +25,15 @@ from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection import methods
 from sa_plugin.detection.calibration import Calibration, sample_max
-from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.guard import document_names, known_tokens, labels_of, unknown_of
 from sa_plugin.detection.measures import (
     METRICS,
     Outcome,
     TailFractions,
     firing_rates,
-    known_of,
-    labels_of,
     method_metrics,
     positives_of,
     superactivator_fractions,
-    unknown_of,
 )
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
@@ -379,7 +376,7 @@ def evaluate(
             token_labels,
             table.tokens.sample_of,
             labels,
-            known_of(table.tokens, concepts),
+            known_tokens(table.tokens, concepts),
         ),
         Ground(
             split.name,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from sa_plugin._check import position_of, users_line
 from sa_plugin.concepts.bank import ConceptBank
@@ -240,3 +240,23 @@ def document_names(tokens: TokenTable) -> Shaped[np.ndarray, " sample"]:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def labels_of(
+    table: ScoreTable, concepts: tuple[str, ...]
+) -> tuple[Bool[np.ndarray, "token concept"], Bool[np.ndarray, "sample concept"]]:
+    """Token and sample labels, columns in the detector's order."""
+    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in concepts]
+    return table.tokens.labels[:, columns], table.tokens.sample_labels[:, columns]
+
+
+def known_tokens(tokens: TokenTable, concepts: tuple[str, ...]) -> Bool[np.ndarray, "token concept"] | None:
+    """Which token labels are known, columns in the detector's order; None where all are."""
+    if tokens.known is None:
+        return None
+    return tokens.known[:, [position_of(c, tokens.concepts) for c in concepts]]
+
+
+def unknown_of(tokens: TokenTable, concepts: tuple[str, ...]) -> dict[str, int]:
+    """Tokens whose label is unknown, of each of the detector's concepts that has any."""
+    return {concept: n for concept, n in tokens.unknown.items() if concept in concepts}

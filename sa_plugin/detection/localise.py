@@ -38,9 +38,9 @@ from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import sample_max
 from sa_plugin.detection.evaluate import Ground
-from sa_plugin.detection.guard import document_names
+from sa_plugin.detection.guard import document_names, known_tokens, unknown_of
 from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
-from sa_plugin.detection.measures import f1_of, known_of, positives_of, unknown_of
+from sa_plugin.detection.measures import f1_of, positives_of
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.show.result import (
     FORMAT,
@@ -294,7 +294,7 @@ def localisation_metrics(
     """Agreement with the token labels, raw scores beside the detector; see `Detector.evaluate_tokens`."""
     columns = [found.tokens.concepts.index(c) for c in found.concepts]
     labels = found.tokens.labels[:, columns]
-    known = known_of(found.tokens, found.concepts)
+    known = known_tokens(found.tokens, found.concepts)
     resamples = resample_documents(document_names(found.tokens), resampling)
     of_tokens = resamples.of(found.tokens.sample_of)
     positives = positives_of(labels, of_tokens)

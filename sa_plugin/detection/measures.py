@@ -32,9 +32,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sa_plugin._check import position_of
-from sa_plugin.passes.layout import TokenTable
-from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import (
     Average,
     Resamples,
@@ -148,26 +145,6 @@ def mean_auroc(
     total = ((left @ by_document[np.ix_(rows, columns)]) * right).sum(1)
     counts = document_sums(np.stack([labels, ~labels]), resamples) @ weights.T
     return ratio(total, len(values) * counts[0] * counts[1], empty=np.nan)
-
-
-def labels_of(
-    table: ScoreTable, concepts: tuple[str, ...]
-) -> tuple[Bool[np.ndarray, "token concept"], Bool[np.ndarray, "sample concept"]]:
-    """Token and sample labels, columns in the detector's order."""
-    columns = [position_of(c, table.tokens.concepts, "the labelled concepts") for c in concepts]
-    return table.tokens.labels[:, columns], table.tokens.sample_labels[:, columns]
-
-
-def known_of(tokens: TokenTable, concepts: tuple[str, ...]) -> Bool[np.ndarray, "token concept"] | None:
-    """Which token labels are known, columns in the detector's order; None where all are."""
-    if tokens.known is None:
-        return None
-    return tokens.known[:, [position_of(c, tokens.concepts) for c in concepts]]
-
-
-def unknown_of(tokens: TokenTable, concepts: tuple[str, ...]) -> dict[str, int]:
-    """Tokens whose label is unknown, of each of the detector's concepts that has any."""
-    return {concept: n for concept, n in tokens.unknown.items() if concept in concepts}
 
 
 def firing_rates(

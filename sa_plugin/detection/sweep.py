@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.calibration import Calibration
-from sa_plugin.detection.guard import document_names
-from sa_plugin.detection.measures import averaged, f1_of, labels_of, positives_of
+from sa_plugin.detection.guard import document_names, labels_of
+from sa_plugin.detection.measures import averaged, f1_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable

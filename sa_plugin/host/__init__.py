@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from sa_plugin._lazy import lazily
 from sa_plugin.host.adapter import FINAL, AttentionParts, Part, Passes, Places
-from sa_plugin.host.images import Processor, processor_of, read_processor
 from sa_plugin.host.laws import NORMS, RAW, Law, relative_difference
 from sa_plugin.host.local import LocalHost, Options, demand_embedded, open_images, open_texts, refuse_training
 from sa_plugin.host.protocol import (
@@ -43,12 +42,14 @@ from sa_plugin.host.weights import apply_norm, norm_of, norm_scale
 if TYPE_CHECKING:
     from sa_plugin.host.checks import CheckReport, check, check_folder
     from sa_plugin.host.folders import as_vit, find_folder, open_folder
+    from sa_plugin.host.images import Processor, processor_of, read_processor
 else:
     __getattr__ = lazily(
         __name__,
         {
             "checks": ("CheckReport", "check", "check_folder"),
             "folders": ("as_vit", "find_folder", "open_folder"),
+            "images": ("Processor", "processor_of", "read_processor"),
         },
     )
 

@@ -21,17 +21,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sa_plugin._face import face, face_methods
 from sa_plugin.data.sample import Sample
-from sa_plugin.host import mllama, weights
+from sa_plugin.host import weights
 from sa_plugin.host.adapter import FINAL, Passes, Places, part_of, parts_of
 from sa_plugin.host.edits import AttendedReader, EditWatch
-from sa_plugin.host.images import ImageReader, model_processor, noise, patch_law
 from sa_plugin.host.laws import (
     Law,
     demand,
@@ -62,6 +61,9 @@ from sa_plugin.host.protocol import (
 from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
 from sa_plugin.host.tokens import Encoder, check_tokenizer
 from sa_plugin.host.turns import Turn, Turns, hold, one_turn, take, turns_of
+
+if TYPE_CHECKING:
+    from sa_plugin.host.images import ImageReader
 
 # Where patches are counted.
 EMBEDDED = (0, "resid_pre")
@@ -121,7 +123,7 @@ class LocalHost:
     progress: bool = True
 
     def __repr__(self) -> str:
-        first = "" if isinstance(self.reader, ImageReader) else f", {self.reader.encode.words}"
+        first = f", {self.reader.encode.words}" if isinstance(self.reader, TextReader) else ""
         return f"{type(self).__name__}({self.info.shape}{first})"
 
     @property
@@ -306,15 +308,15 @@ class LocalHost:
         """The laws that only a local model can be held to: those of `attach` again, and padding."""
         longest = max(samples, key=lambda sample: len(sample.text))
         seen = probe(self.passes, self.forward_inputs(longest))
-        if isinstance(self.reader, ImageReader):
-            own = _patch_law(self.passes, self.reader)
-        else:
+        if isinstance(self.reader, TextReader):
             own = _padding_law(self, self.reader, samples, get_args(PaddingSide))
+        else:
+            own = _patch_law(self.passes, self.reader)
         return [*seen.laws, own]
 
     def _probe_batch(self) -> Batch:
         sample = Sample("probe", PROBE_TEXT, "probe")
-        if isinstance(self.reader, ImageReader):
+        if not isinstance(self.reader, TextReader):
             sample = self.check_samples()[0]
         return self.batches([sample])[0]
 
@@ -578,6 +580,9 @@ def open_images(host: type[H], passes: Passes, config: Any, options: Options) ->
 
 
 def _open_images(host: type[H], passes: Passes, config: Any, options: Options) -> H:
+    from sa_plugin.host import mllama
+    from sa_plugin.host.images import ImageReader, model_processor, noise
+
     places = passes.places
     processor = model_processor(options.processor, config, places.architecture, places.model_name)
     inputs = passes.inputs({"pixel_values": noise(processor.size)})
@@ -593,6 +598,8 @@ def _open_images(host: type[H], passes: Passes, config: Any, options: Options) -
 
 
 def _patch_law(passes: Passes, reader: ImageReader) -> Law:
+    from sa_plugin.host.images import patch_law
+
     def embed(pixels: Tensor) -> Tensor:
         return passes.read(passes.inputs({"pixel_values": pixels}), [EMBEDDED])[EMBEDDED]
 

@@ -31,7 +31,6 @@ from jaxtyping import Bool, Int
 from sa_plugin._check import users_line
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.chats import render
 
 SHORT_TEXT = "The cat sat."
 
@@ -187,6 +186,8 @@ class Encoder:
 
     def _chat(self, sample: Sample, chat: Chat) -> Tokens:
         """The tokens of a rendered chat; rows are those that lie in turns that count."""
+        from sa_plugin.host.chats import render
+
         rendered, places = render(self.tokenizer, sample.id, chat)
         (tokens,) = self._rows([rendered], False)
         row = np.zeros(len(tokens.ids), dtype=bool)

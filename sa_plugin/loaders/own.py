@@ -39,12 +39,12 @@ from pathlib import Path
 from typing import Any
 
 from sa_plugin._check import did_you_mean, require_known
-from sa_plugin.data.aligned import other_units, warn_of_cut_words
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
 from sa_plugin.data.tags import Tags
+from sa_plugin.data.words import other_units, warn_of_cut_words
 from sa_plugin.loaders.files import TableRow, parse_json, path_of, read_table
 from sa_plugin.loaders.rows import NAMED_ROLES, dataset_rows, kind_of, masks_of_rows, meaning_of_tags, of_role
 

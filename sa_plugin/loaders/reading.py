@@ -15,9 +15,8 @@ import numpy as np
 from sa_plugin._check import require_known
 from sa_plugin.data.columns import column, name_of, whole_of
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.repeats import text_key
 from sa_plugin.data.sample import Sample
-from sa_plugin.data.splits import Splits
+from sa_plugin.data.splits import Splits, text_key
 
 # A quarter of train, where the files have no calibration part.
 _CAL_SHARE = 0.25

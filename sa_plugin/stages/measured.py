@@ -51,8 +51,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin.detection.detector import Detector
-from sa_plugin.detection.guard import document_names
-from sa_plugin.detection.measures import averaged, f1_of, known_of, labels_of, positives_of
+from sa_plugin.detection.guard import document_names, known_tokens, labels_of
+from sa_plugin.detection.measures import averaged, f1_of, positives_of
 from sa_plugin.detection.methods import TAIL, values
 from sa_plugin.detection.sweep import best_layer
 from sa_plugin.scores.table import ScoreTable
@@ -223,7 +223,7 @@ def density(
 
     inside = total(token_labels)
     counted = labels & (inside > 0)
-    known = known_of(table.tokens, detector.concepts)
+    known = known_tokens(table.tokens, detector.concepts)
     if known is not None:
         counted &= total(~known) == 0
     resamples = resample_documents(document_names(table.tokens), resampling)

@@ -3,16 +3,6 @@
 from typing import TYPE_CHECKING
 
 from sa_plugin._lazy import lazily
-from sa_plugin.statistics.bootstrap import (
-    Resamples,
-    bootstrap_mean,
-    document_sums,
-    left_out,
-    mean_over_concepts,
-    resample_documents,
-    resampled_confusion,
-    resampled_sums,
-)
 from sa_plugin.statistics.confusion import (
     Confusion,
     accuracy,
@@ -39,14 +29,24 @@ from sa_plugin.statistics.quantile import (
     tail_thresholds_cross,
     weighted_quantiles,
 )
-from sa_plugin.statistics.ranking import (
-    auroc,
-    average_precision,
-    resampled_auroc,
-    resampled_average_precision,
-)
 
 if TYPE_CHECKING:
+    from sa_plugin.statistics.bootstrap import (
+        Resamples,
+        bootstrap_mean,
+        document_sums,
+        left_out,
+        mean_over_concepts,
+        resample_documents,
+        resampled_confusion,
+        resampled_sums,
+    )
+    from sa_plugin.statistics.ranking import (
+        auroc,
+        average_precision,
+        resampled_auroc,
+        resampled_average_precision,
+    )
     from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
     from sa_plugin.statistics.streaming import (
         RadixHistogram,
@@ -59,6 +59,17 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "bootstrap": (
+                "Resamples",
+                "bootstrap_mean",
+                "document_sums",
+                "left_out",
+                "mean_over_concepts",
+                "resample_documents",
+                "resampled_confusion",
+                "resampled_sums",
+            ),
+            "ranking": ("auroc", "average_precision", "resampled_auroc", "resampled_average_precision"),
             "streaming": ("RadixHistogram", "ScoreChunks", "streaming_thresholds", "to_keys", "to_values"),
             "shape": ("l_skewness", "resampled_l_skewness", "resampled_quantiles", "skewness"),
         },

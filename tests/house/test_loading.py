@@ -56,7 +56,7 @@ def test_until_a_detector_stands_no_report_picture_or_study_is_loaded():
     assert not {"report", "stages", "heads", "theory", "attribution", "tracing", "loaders"} & rooms
     assert "sa_plugin.show.plots" not in modules
     core = {name for name in modules if name.startswith("sa_plugin")}
-    assert len(core) < 74, sorted(core)
+    assert len(core) < 60, sorted(core)
 
 
 def test_every_public_name_is_there_and_a_misspelt_one_is_an_error():
