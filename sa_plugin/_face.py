@@ -286,7 +286,9 @@ class Arguments(NamedTuple):
         if found is not _NO:
             return found
         where, wrong, of = taker.blame(value)
-        raise of.kind(wrong)(f"{self.function}: {of.refusal(name + where, wrong)}{self._order_hint(of)}.")
+        raise of.kind(wrong)(
+            f"{self.function}: {of.refusal(name + where, wrong)}{self._order_hint(of)}.".replace("?.", "?")
+        )
 
     def _order_hint(self, of: Taker) -> str:
         """Where objects are asked for and several are given in order, they may have changed places."""

@@ -406,9 +406,9 @@ def test_bad_arguments_say_what_was_expected(table, traced, as_shipped):
         trace()
     with pytest.raises(ValueError, match="no sample of split 'train' was scored"):
         trace(scores=table, split="train")
-    with pytest.raises(ValueError, match="out 'some' is unknown"):
+    with pytest.raises(ValueError, match="out is the text 'some', not 'negative' or 'all'"):
         TraceOptions("some")
-    with pytest.raises(ValueError, match=r"delta 2\.0 is outside"):
+    with pytest.raises(ValueError, match=r"delta is 2, not a number from 0 to 1"):
         trace(scores=table, delta=2)
     with pytest.raises(ValueError, match=r"frozen_sd \(3,\) must be \[layer, concept\] \(2, 3\)"):
         trace(scores=table, options=TraceOptions(frozen_sd=np.ones(3)))
@@ -434,7 +434,7 @@ def test_without_scores_the_host_is_asked_once_for_both_splits(table, monkeypatc
     monkeypatch.setattr("sa_plugin.tracing.tail_trace.score", score)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = trace(SimpleNamespace(progress=False), "data", "bank", **FEW)
+        found = trace.__wrapped__(SimpleNamespace(progress=False), "data", "bank", **FEW)
         again = trace(scores=table, **FEW)
     assert [call[1:] for call in asked] == [("data", "bank", ["cal", "test"])]
     assert np.array_equal(found["tail_gap"].low, again["tail_gap"].low)
