@@ -410,8 +410,8 @@ def test_bad_arguments_say_what_was_expected(table, traced, as_shipped):
         TraceOptions("some")
     with pytest.raises(ValueError, match=r"delta is 2, not a number from 0 to 1"):
         trace(scores=table, delta=2)
-    with pytest.raises(ValueError, match=r"frozen_sd \(3,\) must be \[layer, concept\] \(2, 3\)"):
-        trace(scores=table, options=TraceOptions(frozen_sd=np.ones(3)))
+    with pytest.raises(ValueError, match=r"frozen_sd \(3, 1\) must be \[layer, concept\] \(2, 3\)"):
+        trace(scores=table, options=TraceOptions(frozen_sd=np.ones((3, 1))))
     with pytest.raises(KeyError, match="'aurok' is no measure of a trace: did you mean 'auroc'"):
         traced["aurok"]
     with pytest.raises(ValueError, match="3 is not among layer: 2, 5"):
