@@ -146,10 +146,12 @@ def canary_samples(images: bool) -> list[Sample]:
     """The inputs: texts, or pictures."""
     if not images:
         return [Sample(f"canary {k}", text, f"canary {k}") for k, text in enumerate(TEXTS)]
-    return [Sample(f"canary {k}", "", f"canary {k}", image=Image(one)) for k, one in enumerate(pictures())]
+    return [
+        Sample(f"canary {k}", "", f"canary {k}", image=Image(one)) for k, one in enumerate(canary_pictures())
+    ]
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray]:
+def canary_pictures() -> tuple[np.ndarray, np.ndarray]:
     """A disc on a gradient, and stripes beside a chequerboard; whole numbers, so the same everywhere."""
     y, x = np.mgrid[:SIDE, :SIDE]
     ramp = np.stack([2 * x, 2 * y, 255 - x - y], axis=-1)

@@ -20,12 +20,12 @@ from sa_plugin._check import require_known, users_line
 from sa_plugin.data.columns import (
     Column,
     column,
+    entries_of,
     is_missing,
     label_of,
-    listed,
     masks_of,
     name_of,
-    pictures,
+    picture_column,
     scalar,
     shown,
     spans_of,
@@ -293,7 +293,7 @@ def text_labels(
     columns = _flag_columns(labels, concepts)
     if columns is not None:
         return _rows_of_columns(columns, n, concepts)
-    entries = listed("labels", labels, "give one label a text")
+    entries = entries_of("labels", labels, "give one label a text")
     if len(entries) != n:
         raise ValueError(f"labels has {len(entries)} entries for {n} texts: give one a text.")
     given = [one for one in entries if not is_missing(one)]
@@ -311,7 +311,7 @@ def _flag_columns(labels: Any, concepts: Sequence[str] | None) -> dict[str, list
         return {name_of("a column of labels", name): labels[name].tolist() for name in labels.columns}
     if isinstance(labels, Mapping):
         return {
-            name_of("a name of labels", c): listed(f"labels[{c!r}]", one, "give one entry a text")
+            name_of("a name of labels", c): entries_of(f"labels[{c!r}]", one, "give one entry a text")
             for c, one in labels.items()
         }
     shape: tuple[int, ...] = tuple(getattr(labels, "shape", ()))
@@ -424,7 +424,7 @@ def mask_samples(
     Raises:
         ValueError: The lengths differ, or what `mask_sample` raises.
     """
-    images = pictures("images", images)
+    images = picture_column("images", images)
     said = _said(images, sample_labels)
     masks, boxes = labels.masks, labels.boxes
     same_length(images, masks=masks, boxes=boxes)

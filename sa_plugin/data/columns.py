@@ -60,13 +60,13 @@ def column(name: str, given: Any, read: Reader[_T], *, n: int | None = None, fix
         >>> column("texts", (one for one in ("a cat", "a dog")), text_of)
         ['a cat', 'a dog']
     """
-    entries = listed(name, given, fix or _ONE_ENTRY)
+    entries = entries_of(name, given, fix or _ONE_ENTRY)
     if n is not None and len(entries) != n:
         raise ValueError(f"{name} has {len(entries)} entries for {n} samples: give one a sample.")
     return [read(f"{name}[{k}]", one) for k, one in enumerate(entries)]
 
 
-def listed(name: str, given: Any, fix: str) -> list[Any]:
+def entries_of(name: str, given: Any, fix: str) -> list[Any]:
     """Entries in their order, read once; arrays and Series as Python's scalars.
 
     Raises:
@@ -83,7 +83,7 @@ def listed(name: str, given: Any, fix: str) -> list[Any]:
     return list(given.tolist() if hasattr(given, "tolist") else given)
 
 
-def pictures(name: str, given: Any) -> list[Any]:
+def picture_column(name: str, given: Any) -> list[Any]:
     """Pictures one by one, of a list or of one array `[picture, ...]`, read once."""
     if isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable):
         raise TypeError(f"{name} is {shown(given)}, not a list: {_ONE_ENTRY}.")
@@ -222,7 +222,7 @@ def span_of(where: str, value: Any, name: Reader[str] = name_of) -> tuple[int, i
             f"{where} is the text {value!r:.40}: the span is not (start, end, concept): for labels of whole "
             "texts use ConceptData.from_texts(texts, labels)."
         )
-    parts = listed(where, value, "give (start, end, concept)")
+    parts = entries_of(where, value, "give (start, end, concept)")
     if len(parts) != 3:
         raise ValueError(f"{where} is {value!r:.60}, of {len(parts)} parts: give (start, end, concept).")
     start, end = (whole_of(f"{where}[{k}]", parts[k]) for k in (0, 1))
@@ -232,7 +232,7 @@ def span_of(where: str, value: Any, name: Reader[str] = name_of) -> tuple[int, i
 def spans_of(where: str, value: Any, name: Reader[str] = name_of) -> list[tuple[int, int, str]]:
     """The spans of one text, one by one, or one mapping of lists, as `datasets` gives them."""
     if isinstance(value, Mapping):
-        parts = [listed(f"{where}[{key!r}]", _entry(where, value, key), "give a list") for key in _PARTS]
+        parts = [entries_of(f"{where}[{key!r}]", _entry(where, value, key), "give a list") for key in _PARTS]
         if len({len(part) for part in parts}) > 1:
             raise ValueError(
                 f"{where} has {len(parts[0])} starts, {len(parts[1])} ends and {len(parts[2])} labels: "

@@ -27,7 +27,7 @@ class Message(NamedTuple):
     content: str
 
 
-class Turn(NamedTuple):
+class ChatTurn(NamedTuple):
     """Characters of a chat's text that one turn says, and whether its tokens are rows."""
 
     start: int
@@ -79,12 +79,12 @@ class Chat:
         return "\n".join(one.content for one in self.messages)
 
     @property
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[ChatTurn]:
         """Where each turn stands in the text."""
         found, start = [], 0
         for one in self.messages:
             end = start + len(one.content)
-            found.append(Turn(start, end, self.roles is None or one.role in self.roles))
+            found.append(ChatTurn(start, end, self.roles is None or one.role in self.roles))
             start = end + 1
         return found
 

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sa_plugin._check import require
-from sa_plugin.data.columns import Given, listed, name_of, number_of, pictures, scalar
+from sa_plugin.data.columns import Given, entries_of, name_of, number_of, picture_column, scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class PixelLabels:
     def __post_init__(self) -> None:
         for name in ("masks", "boxes"):
             given = getattr(self, name)
-            object.__setattr__(self, name, None if given is None else pictures(name, given))
+            object.__setattr__(self, name, None if given is None else picture_column(name, given))
         object.__setattr__(self, "min_coverage", number_of("min_coverage", self.min_coverage))
         if not 0 <= self.min_coverage < 1:
             raise ValueError(f"min_coverage {self.min_coverage} must lie in [0, 1).")
@@ -185,7 +185,9 @@ def combine_masks(
     read = [(concept, _mask(name, concept, mask, size)) for concept, mask in masks.items()]
     found = {str(concept): mask for concept, mask in read}
     rows, columns = (np.arange(n) + 0.5 for n in size)
-    listed_boxes = listed(f"the boxes of sample {name!r}", boxes, "give (concept, top, left, bottom, right)")
+    listed_boxes = entries_of(
+        f"the boxes of sample {name!r}", boxes, "give (concept, top, left, bottom, right)"
+    )
     for concept, top, left, bottom, right in (_box(name, box) for box in listed_boxes):
         inside = np.outer((rows >= top) & (rows < bottom), (columns >= left) & (columns < right))
         if not inside.any():

@@ -58,7 +58,7 @@ from sa_plugin.host.weights import centre
 from sa_plugin.passes.layout import TokenTable
 
 
-class Turn(NamedTuple):
+class MeanTurn(NamedTuple):
     """Mean cosine and sine of each pair of dimensions; of the first `width` dimensions."""
 
     cos: Float[Tensor, " half_width"]
@@ -89,7 +89,7 @@ def offsets_seen(tokens: TokenTable, *, causal: bool) -> dict[int, int]:
     return found
 
 
-def mean_turn(rotary: Rotary | None, offsets: Mapping[int, int]) -> Turn | None:
+def mean_turn(rotary: Rotary | None, offsets: Mapping[int, int]) -> MeanTurn | None:
     """The rotation of a query against a key, averaged over offsets.
 
     Args:
@@ -104,11 +104,11 @@ def mean_turn(rotary: Rotary | None, offsets: Mapping[int, int]) -> Turn | None:
     # Queries and keys are each scaled once (YaRN), so their product twice.
     share = (weight / weight.sum())[:, None] * rotary.scaling**2
     cos, sin = ((share * part).sum(0).float() for part in (angle.cos(), angle.sin()))
-    return Turn(cos, sin, rotary.width)
+    return MeanTurn(cos, sin, rotary.width)
 
 
 def turned_product(
-    query: Float[Tensor, "*row d_head"], key: Float[Tensor, "*row d_head"], turn: Turn | None
+    query: Float[Tensor, "*row d_head"], key: Float[Tensor, "*row d_head"], turn: MeanTurn | None
 ) -> Float[Tensor, "*row"]:
     """The averaged `q^T R k`, row by row."""
     if turn is None:
@@ -189,7 +189,7 @@ def ov_form(
 
 
 def qk_form(
-    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: Turn | None
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: MeanTurn | None
 ) -> Float[Tensor, "direction head"]:
     """`v_in W_Q R W_K^T v_in * scale` of every head."""
     query, key = _through(v_in, maps.query), _through(v_in, maps.key)
@@ -207,7 +207,7 @@ def _ov_cosine(
 
 
 def _qk_cosine(
-    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: Turn | None
+    maps: HeadMaps, v_in: Float[Tensor, "direction d_model"], turn: MeanTurn | None
 ) -> Float[Tensor, "direction head"]:
     """Averaged product of the query of v_in and its key, over their lengths."""
     query, key = _through(v_in, maps.query), _through(v_in, maps.key)
@@ -236,7 +236,7 @@ class HeadBlock:
     source: int
     attention: AttentionWeights
     maps: HeadMaps
-    turn: Turn | None
+    turn: MeanTurn | None
 
 
 @dataclass(frozen=True, eq=False)

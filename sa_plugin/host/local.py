@@ -59,7 +59,7 @@ from sa_plugin.host.protocol import (
     ZEdit,
 )
 from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
-from sa_plugin.host.tokens import Encoder, check_tokenizer
+from sa_plugin.host.tokens import TextEncoder, check_tokenizer
 from sa_plugin.host.turns import Turn, Turns, hold, one_turn, take, turns_of
 
 if TYPE_CHECKING:
@@ -551,7 +551,7 @@ def text_reader(places: Places, options: Options) -> TextReader:
         ValueError: No tokenizer, or one without offsets.
     """
     check_tokenizer(options.tokenizer)
-    encode = Encoder(options.tokenizer, options.add_special_tokens, options.bos)
+    encode = TextEncoder(options.tokenizer, options.add_special_tokens, options.bos)
     positions = positions_of(places.root, places.context_length)
     # The lowest float64 is -inf to a softmax in float32, and a row that sees nothing else is NaN.
     pads = "float64" not in _number_format(places)

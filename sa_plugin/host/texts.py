@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Batch
-from sa_plugin.host.tokens import Encoder, Tokens
+from sa_plugin.host.tokens import TextEncoder, Tokens
 
 PaddingSide = Literal["left", "right"]
 TEXTS = (
@@ -97,7 +97,7 @@ class TextReader:
         pads: Whether texts of several lengths share a batch.
     """
 
-    encode: Encoder
+    encode: TextEncoder
     model: str
     positions: Positions = Positions()
     padding_side: PaddingSide = "right"

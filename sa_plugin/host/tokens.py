@@ -72,7 +72,7 @@ def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class TextEncoder:
     """A tokenizer with the rules for special tokens that a host was attached with.
 
     Attributes:
@@ -301,7 +301,7 @@ def _only_marks(body: Tokens, marks: Int[np.ndarray, " mark"], n: int, text: str
 def naming_of(host: Any) -> Callable[[Sequence[int]], TokenIds] | None:
     """What finds the characters of token ids, of a host that reads texts."""
     encode = getattr(getattr(host, "reader", None), "encode", None)
-    return encode.named if isinstance(encode, Encoder) else None
+    return encode.named if isinstance(encode, TextEncoder) else None
 
 
 def _is_mark(content: str) -> bool:

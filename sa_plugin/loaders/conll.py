@@ -27,7 +27,7 @@ from sa_plugin.data.columns import column as read_column
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 from sa_plugin.data.words import places_in
-from sa_plugin.loaders.files import path_of, read_text
+from sa_plugin.loaders.files import as_path, read_text
 from sa_plugin.loaders.own import own_splits
 
 _FIX = "give a file of words with tags, one a line"
@@ -73,7 +73,7 @@ def read_conll(
         FileNotFoundError: No such file.
         ValueError: A line has another number of columns, or a tag is of no scheme; the text names it.
     """
-    path = path_of("path", path)
+    path = as_path("path", path)
     column = whole_of("column", column)
     sentences = list(_conll_sentences(path, column))
     return _data(path, sentences, split, seed, tags, concepts, spaces_after=spaces_after)
@@ -105,7 +105,7 @@ def read_conllu(
         ValueError: A line is not as CoNLL-U has it, a word does not follow in its `# text`, or there is no
             such column; the text names it.
     """
-    path = path_of("path", path)
+    path = as_path("path", path)
     key = column.removeprefix("misc.") if isinstance(column, str) and column.startswith("misc.") else None
     if key is None:
         require_known("column", column, [*_COLUMNS, "misc.KEY"])

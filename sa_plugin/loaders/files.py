@@ -194,7 +194,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def path_of(name: str, value: Any) -> Path:
+def as_path(name: str, value: Any) -> Path:
     """A path that was given as text or as `Path`.
 
     Raises:

@@ -45,8 +45,15 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.splits import Splits
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
-from sa_plugin.loaders.files import TableRow, parse_json, path_of, read_table
-from sa_plugin.loaders.rows import NAMED_ROLES, dataset_rows, kind_of, masks_of_rows, meaning_of_tags, of_role
+from sa_plugin.loaders.files import TableRow, as_path, parse_json, read_table
+from sa_plugin.loaders.rows import (
+    NAMED_ROLES,
+    dataset_rows,
+    kind_of_columns,
+    masks_of_rows,
+    meaning_of_tags,
+    of_role,
+)
 
 _LINE_KEYS = ("text", "labels", "id", "document", "split")
 _SPLIT_OF_PART = {
@@ -78,7 +85,7 @@ def read_jsonl(
         ValueError: A line is no object with `text` and `labels`, or one of its values is wrong;
             the text names the line.
     """
-    path = path_of("path", path)
+    path = as_path("path", path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {what}: give a JSONL file of labelled texts.")
@@ -214,7 +221,7 @@ def read_csv(
         FileNotFoundError: No such file.
         ValueError: A column is missing or a value is wrong; the text names file and line.
     """
-    path = path_of("path", path)
+    path = as_path("path", path)
     rows = read_table(path, fix="give a CSV file of labelled texts")
     if "word" in rows[0].values:
         if token_labels is not None:
@@ -353,7 +360,7 @@ def from_dataset(
         >>> from_dataset(Rows(rows), {"tokens": "words", "tags": "tags"}).concepts
         ('animal',)
     """
-    kind = kind_of(columns)
+    kind = kind_of_columns(columns)
     parts = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
     if names is not None and not isinstance(names, Mapping):
         raise TypeError(f"names is {shown(names)}, not a mapping: give {{role: [name, ...]}}.")

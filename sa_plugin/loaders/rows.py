@@ -15,9 +15,9 @@ from sa_plugin._check import require_known
 from sa_plugin.data.columns import (
     Given,
     column,
+    entries_of,
     is_missing,
     label_of,
-    listed,
     name_of,
     scalar,
     shown,
@@ -35,7 +35,7 @@ _Classes: TypeAlias = Mapping[int, str | None] | None
 _Row: TypeAlias = dict[str, Any]
 
 
-def kind_of(columns: Any) -> str:
+def kind_of_columns(columns: Any) -> str:
     """What is labelled: texts, words or pictures.
 
     Raises:
@@ -112,7 +112,7 @@ def _read(row: Mapping[str, Any], classes: Mapping[str, _Classes]) -> _Row:
         )
         found["outside"] = [name for name in (classes["tags"] or {}).values() if name in OUTSIDE]
     if "spaces_after" in row:
-        found["spaces_after"] = listed(
+        found["spaces_after"] = entries_of(
             "spaces_after", row["spaces_after"], "give True or False for each word"
         )
     if "image" in row:
@@ -134,7 +134,9 @@ def _classes(dataset: Any, wanted: str | None, names: Any, role: str) -> _Classe
     if names is None:
         return None if found is None else dict(enumerate(found))
     if not isinstance(names, Mapping):
-        names = dict(enumerate(listed(f"names[{role!r}]", names, "give the names of the classes in order")))
+        names = dict(
+            enumerate(entries_of(f"names[{role!r}]", names, "give the names of the classes in order"))
+        )
     for number, one in names.items():
         if isinstance(number, bool) or not isinstance(number, int) or not isinstance(one, str | None):
             raise TypeError(f"names[{role!r}] has {number!r}: {one!r:.40}: give {{number: name}}.")
@@ -180,7 +182,7 @@ def _labels(value: Any, classes: _Classes) -> list[str]:
 
 def _each(value: Any) -> list[Any]:
     ordered = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-    return [scalar(one) for one in listed("label", ordered, "give the classes that hold")]
+    return [scalar(one) for one in entries_of("label", ordered, "give the classes that hold")]
 
 
 def _tag(value: Any, classes: _Classes) -> str:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from sa_plugin.concepts import fit
 from sa_plugin.data import Chat, ConceptData, Sample, TokenIds, as_split
 from sa_plugin.detection import calibrate
-from sa_plugin.host.tokens import Encoder
+from sa_plugin.host.tokens import TextEncoder
 from sa_plugin.scores import score
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -33,7 +33,7 @@ MESSAGES = [
 def encoder(tokenizer="byte level", template="chatml", **options):
     made = tokenizers.TOKENIZERS[tokenizer]()
     made.chat_template = TEMPLATES.get(template, template)
-    return Encoder(made, **options)
+    return TextEncoder(made, **options)
 
 
 def read(encode, given):

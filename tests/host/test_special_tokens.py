@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sa_plugin.data import Sample
 from sa_plugin.host import check
-from sa_plugin.host.tokens import Encoder, SecondBosWarning
+from sa_plugin.host.tokens import SecondBosWarning, TextEncoder
 from sa_plugin.passes import lay_out
 
 MARKS = ("<|user|>", "<|end|>")
@@ -74,7 +74,7 @@ def rows_of(encoder, text):
 @pytest.mark.parametrize("own_rule", [True, False], ids=["own rule", "none put in"])
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_marks_in_a_text_are_no_rows_and_the_words_between_are(name, own_rule):
-    encoder = Encoder(TOKENIZERS[name](), add_special_tokens=own_rule)
+    encoder = TextEncoder(TOKENIZERS[name](), add_special_tokens=own_rule)
     for text in ("<|user|>the cat<|end|>", "a <|user|> sat<|end|><|end|>", "the do<|end|>g<eos>"):
         tokens, rows = encoded(encoder, text), rows_of(encoder, text)
         kept = text
@@ -94,35 +94,35 @@ def test_a_text_without_marks_is_tokenised_as_the_tokenizer_does_it(name):
     tokenizer = TOKENIZERS[name]()
     for text in tiny.TEXTS:
         out = tokenizer(text, return_special_tokens_mask=True)
-        tokens = encoded(Encoder(tokenizer), text)
+        tokens = encoded(TextEncoder(tokenizer), text)
         assert tokens.ids.tolist() == out["input_ids"]
         assert tokens.special.astype(int).tolist() == out["special_tokens_mask"]
 
 
 def test_a_word_that_the_vocabulary_lacks_is_a_row_and_the_unknown_token_by_name_is_none():
-    encoder = Encoder(sentence_piece(bos=False))
+    encoder = TextEncoder(sentence_piece(bos=False))
     assert encoder.tokenizer.unk_token_id in encoded(encoder, "the 猫 sat").ids
     assert "猫" in rows_of(encoder, "the 猫 sat")
     assert "<unk>" not in rows_of(encoder, "the <unk> sat")
-    assert "[UNK]" not in rows_of(Encoder(tiny.tokenizer("bert")), "the [UNK] cat")
+    assert "[UNK]" not in rows_of(TextEncoder(tiny.tokenizer("bert")), "the [UNK] cat")
 
 
 def test_an_added_word_is_a_row_and_an_added_mark_of_the_template_is_none():
     tokenizer = byte_level(marks=())
     tokenizer.add_tokens([AddedToken("cow"), AddedToken("<think>"), AddedToken("  "), AddedToken("<b>")])
     tokenizer.chat_template = "{% for m in messages %}<think>{{ m.content }}  cow{% endfor %}"
-    rows = rows_of(Encoder(tokenizer), "a cowbell <think>  <b>")
+    rows = rows_of(TextEncoder(tokenizer), "a cowbell <think>  <b>")
     assert "cow" in rows
     assert "<think>" not in rows
     assert "<b>" in rows
     tokenizer.add_tokens([AddedToken("<b>")], special_tokens=True)
-    assert "<b>" not in rows_of(Encoder(tokenizer), "a <b>")
+    assert "<b>" not in rows_of(TextEncoder(tokenizer), "a <b>")
 
 
 @pytest.mark.parametrize("text", ["<bos>the cat", " \n<bos>the cat", "<bos><bos>the cat"])
 @pytest.mark.parametrize("name", ["byte level", "sentence piece"])
 def test_a_second_bos_is_left_out_with_a_word(name, text):
-    encoder = Encoder(TOKENIZERS[name]())
+    encoder = TextEncoder(TOKENIZERS[name]())
     with pytest.warns(SecondBosWarning, match="'<bos>'.*'a' is one.*left out"):
         tokens = encoded(encoder, text)
     assert (tokens.ids == 0).sum() == 1
@@ -134,16 +134,16 @@ def test_a_bos_that_nobody_doubles_stays_without_a_word():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for encoder in (
-            Encoder(byte_level(bos=False)),
-            Encoder(byte_level(), add_special_tokens=False),
-            Encoder(byte_level(), bos=False),
+            TextEncoder(byte_level(bos=False)),
+            TextEncoder(byte_level(), add_special_tokens=False),
+            TextEncoder(byte_level(), bos=False),
         ):
             tokens = encoded(encoder, "<bos>the cat")
             assert tokens.ids[0] == 0
             assert (tokens.ids == 0).sum() == 1
             assert tokens.special.tolist() == [True] + [False] * (len(tokens.ids) - 1)
         # Packed documents: a BOS inside a text is no row, and nobody takes it away.
-        packed = encoded(Encoder(byte_level()), "the cat<eos><bos>the cat")
+        packed = encoded(TextEncoder(byte_level()), "the cat<eos><bos>the cat")
         assert (packed.ids == 0).sum() == 2
 
 
@@ -151,23 +151,25 @@ def test_bos_can_be_asked_for_and_left_out():
     text = "the cat"
     for make in (byte_level, sentence_piece):
         own, without = make(), make(bos=False)
-        assert encoded(Encoder(own, bos=False), text).ids.tolist()[0] != 0
-        assert encoded(Encoder(without, bos=True), text).ids.tolist()[0] == 0
-        assert encoded(Encoder(own, bos=True), text).ids.tolist() == own(text).input_ids
-        assert encoded(Encoder(without, bos=False), text).ids.tolist() == without(text).input_ids
-        assert Encoder(own, bos=True).digest == Encoder(own).digest != Encoder(own, bos=False).digest
-        assert Encoder(without, bos=False).digest == Encoder(without).digest
-        assert (Encoder(own).words, Encoder(without).words) == ("BOS <bos>", "no BOS")
-    assert Encoder(tiny.tokenizer("bert")).words == "BOS [CLS]"
+        assert encoded(TextEncoder(own, bos=False), text).ids.tolist()[0] != 0
+        assert encoded(TextEncoder(without, bos=True), text).ids.tolist()[0] == 0
+        assert encoded(TextEncoder(own, bos=True), text).ids.tolist() == own(text).input_ids
+        assert encoded(TextEncoder(without, bos=False), text).ids.tolist() == without(text).input_ids
+        assert (
+            TextEncoder(own, bos=True).digest == TextEncoder(own).digest != TextEncoder(own, bos=False).digest
+        )
+        assert TextEncoder(without, bos=False).digest == TextEncoder(without).digest
+        assert (TextEncoder(own).words, TextEncoder(without).words) == ("BOS <bos>", "no BOS")
+    assert TextEncoder(tiny.tokenizer("bert")).words == "BOS [CLS]"
 
 
 def test_bos_that_cannot_be_is_refused():
     tokenizer = byte_level(bos=False)
     with pytest.raises(ValueError, match="bos=True puts a BOS in, add_special_tokens=False puts none"):
-        Encoder(tokenizer, add_special_tokens=False, bos=True)
+        TextEncoder(tokenizer, add_special_tokens=False, bos=True)
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match=r"bos=True: .* has no BOS token"):
-        Encoder(tokenizer, bos=True)
+        TextEncoder(tokenizer, bos=True)
 
 
 @pytest.mark.parametrize("make", [tiny.host, tiny.nnsight_host], ids=["transformer_lens", "nnsight"])
