@@ -39,13 +39,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 
-class Chosen(NamedTuple):
+class ByArguments(NamedTuple):
     """Functions that depend on the arguments that were given, by their names."""
 
     of: Callable[[Mapping[str, Any]], Sequence[Callable[..., Any]]]
 
 
-Receiver = Callable[..., Any] | Chosen
+Receiver = Callable[..., Any] | ByArguments
 
 
 class Range(NamedTuple):
@@ -194,7 +194,7 @@ def _receivers(
     for one in to:
         found += (
             one.of({**dict(zip(asked.order, args, strict=False)), **given})
-            if isinstance(one, Chosen)
+            if isinstance(one, ByArguments)
             else [one]
         )
     return [arguments_of(one) for one in found]

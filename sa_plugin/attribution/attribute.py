@@ -29,7 +29,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sa_plugin._check import require_known
-from sa_plugin._face import Chosen, passing
+from sa_plugin._face import ByArguments, passing
 from sa_plugin.attribution import gradients
 from sa_plugin.attribution.estimators import COALITION_METHODS, ESTIMATORS, explain_coalitions
 from sa_plugin.attribution.explained import Attribution, Importances
@@ -75,7 +75,7 @@ def _takes_options(given: Mapping[str, Any]) -> Sequence[Callable[..., Any]]:
     return [explain_coalitions, ESTIMATORS[method]]
 
 
-@passing(Chosen(_takes_options))
+@passing(ByArguments(_takes_options))
 def attribute(
     host: Host,
     objective: Objective,

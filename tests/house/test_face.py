@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 import sa_plugin as sa
 from sa_plugin._check import nearest, require_known
-from sa_plugin._face import Chosen, arguments_of, face, passing
+from sa_plugin._face import ByArguments, arguments_of, face, passing
 from sa_plugin.heads import Intervention
 from sa_plugin.show import Shown
 
@@ -117,7 +117,7 @@ def test_keywords_that_are_passed_on_are_answered_by_the_function_that_was_calle
     with pytest.raises(TypeError, match=r"^fit: normaliser is 3, not a text"):
         sa.fit(normaliser=3)
 
-    @passing(Chosen(lambda given: [asked] if given.get("method") == "a" else []))
+    @passing(ByArguments(lambda given: [asked] if given.get("method") == "a" else []))
     def chosen(method: str = "b", **options: Any) -> Any:
         return options
 
