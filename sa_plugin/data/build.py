@@ -33,7 +33,7 @@ from sa_plugin.data.columns import (
     whole_of,
 )
 from sa_plugin.data.given import given_of, plain, source_or_none
-from sa_plugin.data.images import Image, PixelLabels, combine_masks
+from sa_plugin.data.images import Image, PixelLabels, combine_masks, void_mask
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
 from sa_plugin.data.splits import warn_of_repeats
 from sa_plugin.data.words import other_units
@@ -426,8 +426,8 @@ def mask_samples(
     """
     images = picture_column("images", images)
     said = _said(images, sample_labels)
-    masks, boxes = labels.masks, labels.boxes
-    same_length(images, masks=masks, boxes=boxes)
+    masks, boxes, void = labels.masks, labels.boxes, labels.void
+    same_length(images, masks=masks, boxes=boxes, void=void)
     names, homes = _names(images, ids, documents)
     return [
         mask_sample(
@@ -439,6 +439,7 @@ def mask_samples(
             labels=said.positive_of(k),
             unknown=said.unknown_of(k),
             min_coverage=labels.min_coverage,
+            void=None if void is None else void[k],
         )
         for k, pixels in enumerate(images)
     ]
@@ -454,15 +455,16 @@ def mask_sample(
     labels: Iterable[str] = (),
     unknown: frozenset[str] | None = None,
     min_coverage: float = 0.0,
+    void: Any = None,
 ) -> Sample:
     """One image with its masks; it is positive for every mask that is not empty, and for `labels`.
 
     Raises:
-        ValueError: The image is no RGB array, or a mask or box does not fit it.
+        ValueError: The image is no RGB array, or a mask, box or void mask does not fit it.
     """
     found = combine_masks(id_, pixels, masks, boxes)
     positive = {concept for concept, mask in found.items() if mask.any()} | set(labels)
-    image = Image(pixels, found, min_coverage)
+    image = Image(pixels, found, min_coverage, void_mask(id_, void, pixels.shape[:2]))
     return Sample(id_, "", document, (), frozenset(positive), None, image, unknown)
 
 

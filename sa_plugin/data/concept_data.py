@@ -356,8 +356,8 @@ class ConceptData(Shown):
         Args:
             images: RGB, uint8 `[height, width, 3]`.
             masks: For each image, concept to boolean mask `[height, width]` of the image's own
-                size (empty masks are allowed and make no positive); or `PixelLabels`, with boxes
-                and the share of a patch that must be covered.
+                size (empty masks are allowed and make no positive); or `PixelLabels`, with boxes,
+                the share of a patch that must be covered, and void pixels.
             documents: As in `from_spans`, like the arguments that follow.
             concepts: Concepts and their order.
             sample_labels: Concepts of each image, beyond those of its masks.
@@ -439,6 +439,7 @@ class ConceptData(Shown):
         vague = len(set().union(*self._vague.values()))
         said = f"; tokens: {self.token_labels}" if self.token_labels else ""
         said += f"; token labels unknown in {vague} of {len(self)} samples" if vague else ""
+        said += f"; void pixels in {self._void} of {len(self)} samples" if self._void else ""
         return (
             f"{self.name!r}, {len(self.concepts)} concepts, train / cal / test = {sizes} samples, "
             f"hash {self.hash[:8]}{said}{left_out and f'; skipped: {left_out}'}"
@@ -456,6 +457,8 @@ class ConceptData(Shown):
         if self._vague:
             each = ", ".join(f"{concept} {len(own)}" for concept, own in self._vague.items())
             notes.append(f"Positive samples whose tokens are unknown, in neither class: {each}.")
+        if self._void:
+            notes.append(f"Samples with void pixels, whose patches may be in neither class: {self._void}.")
         notes += [f"Left out: {count} {reason}." for reason, count in self.skipped.items()]
         return [Sheet(("concept", *SPLITS), rows, title, notes)]
 
@@ -514,6 +517,11 @@ class ConceptData(Shown):
         """Ids of the samples with unknown tokens of each concept that has any."""
         found = {concept: {s.id for s in self.samples if concept in s.vague} for concept in self.concepts}
         return {concept: own for concept, own in found.items() if own}
+
+    @cached_property
+    def _void(self) -> int:
+        """Samples with void pixels."""
+        return sum(s.image is not None and s.image.void is not None for s in self.samples)
 
     def _counts(self) -> dict[tuple[str | None, str], tuple[int, int]]:
         """Samples and documents by concept (None: whatever their labels) and split."""

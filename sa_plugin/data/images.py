@@ -7,6 +7,10 @@ labels cannot shift against patches.
 
 A mask pixel belongs to the box that holds its centre; a box smaller than a pixel takes the pixel
 that holds the box's centre. The coverage of a box is the share of its pixels that are in the mask.
+
+Of a void pixel nobody says what it shows. A patch is positive when its coverage suffices with its void
+pixels counted as outside the concept, negative when it does not even with all of them counted as inside,
+and unknown in between.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sa_plugin._check import require
-from sa_plugin.data.columns import Given, entries_of, name_of, number_of, picture_column, scalar
+from sa_plugin.data.columns import Given, entries_of, is_missing, name_of, number_of, picture_column, scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +37,19 @@ class Image:
         pixels: RGB.
         masks: Concept to mask; concepts left out have none.
         min_coverage: A patch has a concept when its coverage exceeds this; at 0, when any pixel is.
+        void: Pixels of which nobody says what they show, whatever the masks hold there; None where
+            there are none.
     """
 
     pixels: UInt8[np.ndarray, "height width 3"]
     masks: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict)
     min_coverage: float = 0.0
+    void: Bool[np.ndarray, "height width"] | None = None
 
     def __repr__(self) -> str:
         height, width = self.pixels.shape[:2]
-        return f"Image({width} x {height}, masks of {sorted(self.masks)})"
+        void = "" if self.void is None else f", {int(self.void.sum())} void pixels"
+        return f"Image({width} x {height}, masks of {sorted(self.masks)}{void})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Image) and self.digest == other.digest
@@ -63,7 +71,28 @@ class Image:
         for concept, mask in sorted(self.masks.items()):
             found.update(concept.encode())
             found.update(np.packbits(mask).tobytes())
+        if self.void is not None:
+            # The null keeps it apart from a concept of this name: no name holds one.
+            found.update(b"\0void" + np.packbits(self.void).tobytes())
         return found.hexdigest()
+
+    def has(self, concept: str, boxes: Float[np.ndarray, "patch 4"]) -> Bool[np.ndarray, " patch"]:
+        """Which patches have a concept that has a mask, whatever their void pixels show."""
+        mask = self.masks[concept]
+        sure = mask if self.void is None else mask & ~self.void
+        return coverage(sure, boxes) > self.min_coverage
+
+    def may_have(
+        self, concepts: Sequence[str], boxes: Float[np.ndarray, "patch 4"]
+    ) -> Bool[np.ndarray, "patch concept"]:
+        """Which patches have each concept, or would if it were in all of their void pixels."""
+        void = np.zeros(self.pixels.shape[:2], dtype=bool) if self.void is None else self.void
+        of_void = coverage(void, boxes)
+        most = np.empty((len(boxes), len(concepts)))
+        for k, concept in enumerate(concepts):
+            mask = self.masks.get(concept)
+            most[:, k] = of_void if mask is None else coverage(mask | void, boxes)
+        return most > self.min_coverage
 
 
 @dataclass(frozen=True)
@@ -76,6 +105,8 @@ class PixelLabels:
             a pixel is inside when its centre is.
         min_coverage: A patch has a concept when more than this share of its pixels is in the mask;
             0 means any pixel.
+        void: For each image a boolean mask of the pixels of which nobody says what they show, or
+            None. A patch whose label they could change is unknown for that concept.
 
     Raises:
         ValueError: `min_coverage` is outside [0, 1).
@@ -84,9 +115,10 @@ class PixelLabels:
     masks: Given[Sequence[Any] | None] = None
     boxes: Given[Sequence[Iterable[Any]] | None] = None
     min_coverage: Given[float] = 0.0
+    void: Given[Sequence[Any] | None] = None
 
     def __post_init__(self) -> None:
-        for name in ("masks", "boxes"):
+        for name in ("masks", "boxes", "void"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else picture_column(name, given))
         object.__setattr__(self, "min_coverage", number_of("min_coverage", self.min_coverage))
@@ -199,6 +231,16 @@ def combine_masks(
     return found
 
 
+def void_mask(name: str, void: Any, size: tuple[int, ...]) -> Bool[np.ndarray, "height width"] | None:
+    """Void pixels of one image of this size; None where there are none.
+
+    Raises:
+        ValueError: It is no boolean mask, or has another size than the image.
+    """
+    found = None if is_missing(void) else _mask_of_size(f"sample {name!r}: the void mask", void, size)
+    return found if found is not None and found.any() else None
+
+
 def require_rgb(name: str, pixels: Any) -> None:
     """Refuse what is no RGB array of uint8.
 
@@ -235,20 +277,24 @@ def _mask(name: str, concept: Any, mask: Any, size: tuple[int, ...]) -> Bool[np.
             f"sample {name!r}: the key {concept!r} of its masks is no string: give {{concept: mask}}."
         )
     name_of(f"sample {name!r}: a concept of its masks", concept)
+    return _mask_of_size(f"sample {name!r}: the mask of {concept!r}", mask, size)
+
+
+def _mask_of_size(where: str, mask: Any, size: tuple[int, ...]) -> Bool[np.ndarray, "height width"]:
     array = bool_like(mask)
     if array is None:
         found = np.asarray(mask, dtype=object if isinstance(mask, list | tuple) else None)
         held = f" and holds {np.unique(found)[-1]}" if found.dtype.kind in "iu" and found.size else ""
         raise ValueError(
-            f"sample {name!r}: the mask of {concept!r} is {found.dtype}{held}, expected bool: say which "
+            f"{where} is {found.dtype}{held}, expected bool: say which "
             "pixels are in it, e.g. mask > 0 or mask > 0.5 (whole numbers are read where they are 0 and 1, "
             "or 0 and 255)."
         )
     if array.shape != size:
         shape = " x ".join(map(str, array.shape)) or "a single value"
         raise ValueError(
-            f"sample {name!r}: the mask of {concept!r} is {shape}, the image {size[0]} x "
-            f"{size[1]}: give masks of the image before any processing."
+            f"{where} is {shape}, the image {size[0]} x {size[1]}: give masks of the image before any "
+            "processing."
         )
     return array
 

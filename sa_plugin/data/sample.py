@@ -3,7 +3,8 @@
 A token label is positive, negative or unknown. A concept that a sample has, and none of whose tokens
 is labelled, says nothing about the tokens: all of them are unknown, unless the sample says otherwise
 (`unknown`). Which labels a tokenizer, a crop or an attention sink lets fall makes no difference: a
-sample with a labelled word stays a sample of known tokens, whether or not the word becomes a row.
+sample with a labelled word stays a sample of known tokens, whether or not the word becomes a row. A patch
+is unknown, too, where the void pixels of its image could change its label (`images.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Real
 
 from sa_plugin.data.columns import Given, column, names_of
 from sa_plugin.data.given import Chat, TokenIds
-from sa_plugin.data.images import Image, coverage
+from sa_plugin.data.images import Image
 
 SplitName = Literal["train", "cal", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "cal", "test")
@@ -126,7 +127,7 @@ class Sample:
 
     @cached_property
     def vague(self) -> frozenset[str]:
-        """Concepts of which the label of some token is unknown."""
+        """Concepts of which the label of some token is unknown, void pixels left aside."""
         masks = self.token_mask or {}
         return self.unlabelled | {concept for concept, mask in masks.items() if None in mask}
 
@@ -165,10 +166,9 @@ class Sample:
         labels = np.zeros((len(offsets), len(concepts)), dtype=bool)
         column = {concept: k for k, concept in enumerate(concepts)}
         if self.image is not None:
-            for concept, pixels in self.image.masks.items():
-                if concept in column:
-                    share = coverage(pixels, np.asarray(offsets, dtype=np.float64))
-                    labels[:, column[concept]] = share > self.image.min_coverage
+            boxes = np.asarray(offsets, dtype=np.float64)
+            for concept in self.image.masks.keys() & column.keys():
+                labels[:, column[concept]] = self.image.has(concept, boxes)
             return labels
         if self.token_mask is not None:
             for concept, mask in self.token_mask.items():
@@ -190,15 +190,20 @@ class Sample:
         return labels
 
     def token_known(
-        self, labels: Bool[np.ndarray, "token concept"], concepts: Sequence[str]
+        self,
+        offsets: Real[np.ndarray, "token edge"],
+        labels: Bool[np.ndarray, "token concept"],
+        concepts: Sequence[str],
     ) -> Bool[np.ndarray, "token concept"] | None:
         """Which of the token labels are known; None where all are.
 
         Args:
-            labels: What `token_labels` gave for the same tokens and concepts.
-            concepts: Its columns.
+            offsets: Of the tokens, as `token_labels` takes them.
+            labels: What it gave for them.
+            concepts: Columns of the labels.
         """
-        if self.vague.isdisjoint(concepts):
+        has_void = self.image is not None and self.image.void is not None
+        if not has_void and self.vague.isdisjoint(concepts):
             return None
         known = np.ones_like(labels)
         for k, concept in enumerate(concepts):
@@ -206,6 +211,8 @@ class Sample:
                 known[:, k] = labels[:, k]
             elif concept in self.vague and self.token_mask is not None:
                 known[:, k] = [value is not None for value in self.token_mask[concept]]
+        if self.image is not None and has_void:
+            known &= labels | ~self.image.may_have(concepts, np.asarray(offsets, dtype=np.float64))
         return known
 
 

@@ -339,7 +339,7 @@ def from_dataset(
             `spaces_after`.
         names: Role to names of class numbers, where `features` has none: a list, or {number: name}; for
             `tags`, `label`, `spans` and `mask`. There number 0 is usually the background and 255 void: name
-            them "", as {0: "", 1: "tool", 255: ""}.
+            them "", as {0: "", 1: "tool", 255: ""}. Void pixels are unknown, neither tool nor background.
         concepts: Concepts and their order; by default those seen, sorted.
         split: As in `read_csv`; the splits are those of a mapping.
         seed: Seed of the division of a single dataset.

@@ -24,12 +24,14 @@ from sa_plugin.data.columns import (
     spans_of,
     text_of,
 )
-from sa_plugin.data.images import upright
+from sa_plugin.data.images import PixelLabels, upright
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 
 _ROLES = ("text", "spans", "tokens", "tags", "spaces_after", "image", "mask", "label", "document", "id")
 NAMED_ROLES = ("tags", "label", "mask", "spans")
 _NONE = object()
+# Number of the class that VOC, Cityscapes and many others leave out of every count.
+_VOID = 255
 # Number of a class to its name; "" or None is no concept.
 _Classes: TypeAlias = Mapping[int, str | None] | None
 _Row: TypeAlias = dict[str, Any]
@@ -155,7 +157,7 @@ def _name(value: Any, classes: _Classes) -> str:
         raise ValueError(f"class {value!r} is no whole number: give names or class numbers.")
     if int(value) in classes:
         return classes[int(value)] or ""
-    if int(value) == 255:
+    if int(value) == _VOID:
         raise ValueError(
             f"class 255 is none of the {len(classes)} names. In masks it often is void, to be ignored: say "
             'so, names={"mask": {0: "", 1: "tool", 255: ""}}, where "" is no concept.'
@@ -204,8 +206,8 @@ def _pixels(value: Any) -> np.ndarray:
     return np.array(upright(value).convert("RGB") if hasattr(value, "convert") else value)
 
 
-def masks_of_rows(rows: Sequence[_Row]) -> list[Mapping[str, Any]]:
-    """Masks as they are, or one for each named class number of a plane.
+def masks_of_rows(rows: Sequence[_Row]) -> PixelLabels:
+    """Masks as they are, or one for each named class number of a plane; 255 without a name is void.
 
     Raises:
         ValueError: A class has no name; the text names the row.
@@ -216,8 +218,9 @@ def masks_of_rows(rows: Sequence[_Row]) -> list[Mapping[str, Any]]:
     # Programs that draw write 255 for what is in: where a whole set has 0 and 255 only, that is class 1.
     drawn = held == {0, 255} or held == {255}
     found: list[Mapping[str, Any]] = []
+    void: list[Any] = []
     for k, (row, plane, own) in enumerate(zip(rows, planes, numbers, strict=True)):
-        classes = row["names"]
+        classes, own_void = row["names"], None
         if isinstance(plane, np.ndarray):
             white = drawn and classes is not None and set(classes) == {0, 1}
             try:
@@ -229,9 +232,12 @@ def masks_of_rows(rows: Sequence[_Row]) -> list[Mapping[str, Any]]:
                 if name:
                     # Two numbers of one name are one concept.
                     each[name] = each[name] | (plane == number) if name in each else plane == number
+                elif number == _VOID and not white:
+                    own_void = plane == number
             plane = each
         found.append(plane)
-    return found
+        void.append(own_void)
+    return PixelLabels(found, void=void)
 
 
 def _plane(where: str, value: Any) -> Any:

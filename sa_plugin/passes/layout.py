@@ -120,7 +120,7 @@ def lay_out(
     for n, sample in enumerate(samples):
         part = slice(bounds[n], bounds[n + 1])
         layout.labels[part] = sample.token_labels(layout.offsets[part], concepts)
-        of_sample = sample.token_known(layout.labels[part], concepts)
+        of_sample = sample.token_known(layout.offsets[part], layout.labels[part], concepts)
         if of_sample is not None:
             known[part] = of_sample
     # Fully labelled data, the usual case, carry no second array and take no other path.

@@ -22,7 +22,7 @@ from sa_plugin.concepts import (
     permute_labels,
     relabelled,
 )
-from sa_plugin.data import ConceptData, Sample, SampleLabels, Span
+from sa_plugin.data import ConceptData, PixelLabels, Sample, SampleLabels, Span
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.detection.calibration import token_cuts
 from sa_plugin.heads import BankScores, WeightTest, ablate_heads, head_alignment, head_ledger, tail_waterfall
@@ -141,7 +141,7 @@ def test_a_labelled_word_that_is_no_row_leaves_its_sample_known():
     rest = np.array([[4, 7], [8, 13]])
     labels = sample.token_labels(rest, CONCEPTS)
     assert not labels.any()
-    assert sample.token_known(labels, CONCEPTS) is None
+    assert sample.token_known(rest, labels, CONCEPTS) is None
 
 
 def test_labels_can_be_said_to_be_complete_or_not():
@@ -158,7 +158,7 @@ def test_labels_can_be_said_to_be_complete_or_not():
     part = ConceptData.from_spans(texts, spans, sample_labels=said, documents=[*"abc"] * 3)
     offsets = np.array([[0, 1], [2, 5], [6, 9]])
     labels = part[0].token_labels(offsets, ["animal"])
-    assert part[0].token_known(labels, ["animal"])[:, 0].tolist() == [False, True, False]
+    assert part[0].token_known(offsets, labels, ["animal"])[:, 0].tolist() == [False, True, False]
     with pytest.raises(ValueError, match="unknown tokens of 'animal' but is not positive"):
         ConceptData.from_spans(texts, spans, sample_labels=SampleLabels(has, unknown=[["animal"]] * 9))
     with pytest.raises(ValueError, match="unknown has 1 entries for 9 samples"):
@@ -174,9 +174,89 @@ def test_masks_say_which_of_their_tokens_are_unknown():
     offsets = np.array([[0, 1], [2, 5], [6, 9]])
     labels = data[0].token_labels(offsets, ["animal"])
     assert labels[:, 0].tolist() == [False, True, False]
-    assert data[0].token_known(labels, ["animal"])[:, 0].tolist() == [True, True, False]
-    assert not data[1].token_known(labels & False, ["animal"]).any()
-    assert data[2].token_known(labels & False, ["animal"]) is None
+    assert data[0].token_known(offsets, labels, ["animal"])[:, 0].tolist() == [True, True, False]
+    assert not data[1].token_known(offsets, labels & False, ["animal"]).any()
+    assert data[2].token_known(offsets, labels & False, ["animal"]) is None
+
+
+def with_void(covered, least, sized=((42, 42), (56, 35), (30, 61))):
+    """Pictures with concepts in blocks of pixels, every third without any, and void in `covered` of them."""
+    rng = np.random.default_rng(0)
+    images, masks, void = [], [], []
+    for k in range(24):
+        height, width = sized[k % 3]
+        blocks = [np.kron(rng.random((9, 9)) < 0.15, np.ones((7, 7))) > 0 for _ in range(3)]
+        animal, food, unsaid = (one[:height, :width] for one in blocks)
+        images.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        masks.append([{"animal": animal, "food": food}, {"animal": animal}, {}][k % 3])
+        void.append(unsaid if k < covered else None)
+    labels = PixelLabels(masks, min_coverage=least, void=void)
+    return ConceptData.from_masks(
+        images, labels, concepts=CONCEPTS, splits=[SPLITS[k // 3 % 3] for k in range(24)]
+    )
+
+
+def truth_of_pixels(tokens, least):
+    """Oracle: 1, 0 or -1 of each patch and concept, pixel by pixel, for boxes of a pixel or more."""
+    found = np.zeros(tokens.labels.shape, dtype=int)
+    for row, (n, (top, left, bottom, right)) in enumerate(zip(tokens.sample_of, tokens.offsets, strict=True)):
+        image = tokens.samples[n].image
+        height, width = image.pixels.shape[:2]
+        inside = [
+            (y, x)
+            for y in range(height)
+            for x in range(width)
+            if top <= y + 0.5 + 1e-9 < bottom and left <= x + 0.5 + 1e-9 < right
+        ]
+        for c, concept in enumerate(tokens.concepts):
+            fewest = most = 0
+            for at in inside:
+                unsaid = image.void is not None and image.void[at]
+                own = concept in image.masks and image.masks[concept][at]
+                fewest += bool(own and not unsaid)
+                most += bool(own or unsaid)
+            sure, possible = (count > least * len(inside) for count in (fewest, most))
+            found[row, c] = 1 if sure else -1 if possible else 0
+    return found
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_patches_that_void_pixels_could_turn_are_unknown(library, least):
+    host = host_on(library, "vit")
+    data, plain = with_void(12, least), with_void(0, least)
+    assert data.hash != plain.hash
+    assert "void pixels in 12 of 24 samples" in repr(data)
+    tokens, before = (collect(host, one, layers=[1], need=("means",)).tokens for one in (data, plain))
+    truth = truth_of_pixels(tokens, least)
+    assert {-1, 0, 1} == set(np.unique(truth[tokens.sample_of < 3]))
+    assert (tokens.labels == (truth == 1)).all()
+    assert (tokens.known == (truth != -1)).all()
+    assert (tokens.negative == (truth == 0)).all()
+    assert tokens.unknown == {c: int((truth[:, k] == -1).sum()) for k, c in enumerate(CONCEPTS)}
+    # Without void nothing is carried, and what has none is labelled as it was.
+    assert before.known is None
+    assert (before.labels == (truth_of_pixels(before, least) == 1)).all()
+    free = np.array([one.image.void is None for one in tokens.samples])[tokens.sample_of]
+    assert tokens.known[free].all()
+    assert (tokens.labels[free] == before.labels[free]).all()
+    assert (tokens.sample_labels == before.sample_labels).all()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_unknown_patches_are_in_no_class_and_every_result_counts_them(library):
+    host, data = host_on(library, "vit"), with_void(24, 0.3)
+    statistics = collect(host, data, need=("means", "rows"), limits=RowLimits(per_class=10**9))
+    bank = fit(host, data, "prototype", statistics=statistics)
+    unknown = ~statistics.tokens.known
+    assert bank.origin.counts["label unknown"] == int(unknown.any(1).sum()) > 0
+    table = score(host, data, bank)
+    detector = calibrate(host, data, bank, scores=table)
+    assert detector.unknown == table.split("cal").tokens.unknown != {}
+    ledger = head_ledger(host, data, detector, permutations=2, resampling=FEW)
+    assert ledger.settings["unknown"].keys() == set(CONCEPTS)
+    for found in (detector, table, ledger):
+        assert "label is unknown, in neither class: animal" in " ".join(str(found).split())
 
 
 def test_images_without_a_mask_say_nothing_of_their_patches():
@@ -189,9 +269,10 @@ def test_images_without_a_mask_say_nothing_of_their_patches():
     data = ConceptData.from_masks(images, masks, sample_labels=has)
     assert [bool(s.unlabelled) for s in data][:3] == [False, True, True]
     # A mask that no patch covers enough still says where the concept is.
-    thin = data[0].token_labels(np.array([[4.0, 4.0, 8.0, 8.0]]), ["cat"])
+    corner = np.array([[4.0, 4.0, 8.0, 8.0]])
+    thin = data[0].token_labels(corner, ["cat"])
     assert not thin.any()
-    assert data[0].token_known(thin, ["cat"]) is None
+    assert data[0].token_known(corner, thin, ["cat"]) is None
 
 
 # Samples that say nothing about their tokens change nothing that is said of tokens.

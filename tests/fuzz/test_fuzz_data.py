@@ -186,6 +186,7 @@ CALLS = {
     "min_coverage": lambda odd: ConceptData.from_masks(IMAGES, PixelLabels(PIXELS, None, odd)),
     "boxes": lambda odd: ConceptData.from_masks(IMAGES, PixelLabels(PIXELS, odd)),
     "masks": lambda odd: ConceptData.from_masks(IMAGES, PixelLabels(odd)),
+    "void": lambda odd: ConceptData.from_masks(IMAGES, PixelLabels(PIXELS, void=odd)),
     "tags": lambda odd: ConceptData.from_words(WORDS, TAGS, tags=odd),
     "text": lambda odd: ConceptData.from_words(WORDS, LABELS, text=odd),
     "spaces_after": lambda odd: ConceptData.from_words(WORDS, LABELS, spaces_after=odd),

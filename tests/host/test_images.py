@@ -58,6 +58,70 @@ def test_a_crop_drops_what_it_cuts_off_and_a_letter_box_pads():
     assert shown.reshape(2, 3).tolist() == [[True, True, False]] * 2
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("least", [0.0, 0.25, 0.6])
+def test_void_leaves_unknown_what_it_could_turn(seed, least):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(8, 40, 2))
+    concepts, masks = (
+        ("a", "none", "b"),
+        {c: rng.random(size) < share for c, share in (("b", 0.6), ("a", 0.2))},
+    )
+    void = rng.random(size) < 0.2
+    void[: size[0] // 2] = False
+    low = rng.uniform(-5, 35, (60, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.2, 12, (60, 2))], axis=1)
+    image = Image(np.zeros((*size, 3), np.uint8), masks, least, void)
+    sample = Sample("0", "", "0", image=image, positive=frozenset("ab"))
+    labels = sample.token_labels(boxes, concepts)
+    known = sample.token_known(boxes, labels, concepts)
+    found = set()
+    for row, box in enumerate(boxes):
+        for column, concept in enumerate(concepts):
+            mask = masks.get(concept, np.zeros(size, dtype=bool))
+            without = slow_coverage(np.logical_and(mask, np.logical_not(void)), box) > least
+            within = slow_coverage(np.logical_or(mask, void), box) > least
+            expected = 1 if without else -1 if within else 0
+            assert (1 if labels[row, column] else 0 if known[row, column] else -1) == expected
+            assert known[row, column] or not labels[row, column]
+            found.add(expected)
+    assert found == {-1, 0, 1}
+    # Said to be complete or not: nobody knows what void shows. Other concepts' columns are not asked for.
+    complete = Sample("0", "", "0", image=image, positive=frozenset("ab"), unknown=frozenset())
+    assert (complete.token_known(boxes, labels, concepts) == known).all()
+    assert (sample.only("b").token_known(boxes, labels[:, 2:], ["b"]) == known[:, 2:]).all()
+
+
+def test_void_enters_the_hash_where_there_is_any():
+    pixels, masks = images()
+    none, some = np.zeros((28, 28), bool), np.eye(28, dtype=bool)
+    plain = ConceptData.from_masks(pixels, masks)
+    for void in (None, [None] * 20, [none] * 20, np.zeros((20, 28, 28), np.uint8)):
+        assert ConceptData.from_masks(pixels, PixelLabels(masks, void=void)).hash == plain.hash
+    data = ConceptData.from_masks(pixels, PixelLabels(masks, void=[some * 255] * 20))
+    assert data.hash != plain.hash
+    assert [s.positive for s in data] == [s.positive for s in plain]
+    assert data.samples[0].image != plain.samples[0].image
+    assert "28 void pixels" in repr(data.samples[0].image)
+    assert "Samples with void pixels, whose patches may be in neither class: 20." in str(data)
+
+
+@pytest.mark.parametrize(
+    ("void", "message"),
+    [
+        (np.ones((28, 28)), "the void mask is float64, expected bool: .*mask > 0.5"),
+        (np.ones((3, 3), bool), "the void mask is 3 x 3, the image 28 x 28"),
+        ("void", "the void mask is <U4, expected bool"),
+    ],
+)
+def test_void_masks_of_another_type_are_refused(void, message):
+    pixels, masks = images()
+    with pytest.raises(ValueError, match=f"sample '3': {message}"):
+        ConceptData.from_masks(pixels, PixelLabels(masks, void=[None] * 3 + [void] + [None] * 16))
+    with pytest.raises(ValueError, match="void has 19 entries for 20 samples"):
+        ConceptData.from_masks(pixels, PixelLabels(masks, void=[None] * 19))
+
+
 def test_minimum_coverage():
     mask = np.zeros((28, 28), dtype=bool)
     mask[:14, :14] = True

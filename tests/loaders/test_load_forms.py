@@ -170,8 +170,19 @@ def masked(plane, names):
 def test_void_is_ignored_when_it_is_named_and_0_255_masks_are_read(of):
     plain = masked(planes(1), ["", "tool"])
     assert plain.concepts == ("tool",)
-    assert masked(of(planes(1, 255)), {0: "", 1: "tool", 255: ""}).hash == plain.hash
-    assert masked(of(planes(1, 255)), {0: None, 1: "tool", 255: None}).hash == plain.hash
+    assert all(sample.image.void is None for sample in plain)
+    ignored = masked(of(planes(1, 255)), {0: "", 1: "tool", 255: ""})
+    for sample, without in zip(ignored, plain, strict=True):
+        np.testing.assert_array_equal(sample.image.masks["tool"], without.image.masks["tool"])
+        np.testing.assert_array_equal(sample.image.void, planes(1, 255) == 255)
+    assert ignored.hash != plain.hash
+    assert masked(of(planes(1, 255)), {0: None, 1: "tool", 255: None}).hash == ignored.hash
+    assert masked(of(planes(1)), {0: "", 1: "tool", 255: ""}).hash == plain.hash
+    rim = masked(of(planes(1, 255)), {0: "", 1: "tool", 255: "rim"}).samples[0].image
+    assert rim.void is None
+    assert set(rim.masks) == {"tool", "rim"}
+    drawn = masked(planes(255), ["tool", ""])
+    assert all(sample.image.void is None for sample in drawn)
     assert masked(planes(255), ["", "tool"]).hash == plain.hash
     assert masked(Image.fromarray(planes(255) > 0), ["", "tool"]).hash == plain.hash
     with pytest.raises(ValueError, match=r"row 0: class 255 is none of the 2 names.*void.*255: \"\""):
