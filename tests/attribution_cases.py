@@ -106,9 +106,9 @@ class PlantedHost(ManySitesHost):
 
 
 @cache
-def planted(kind="prototype"):
+def planted(kind="prototype", n=120):
     """A host with a planted concept, data and a detector at its last block."""
-    host, data = PlantedHost(), make_data(120)
+    host, data = PlantedHost(), make_data(n)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bank = fit(host, data, kind, layers=[2])

@@ -54,6 +54,7 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     """
     if not samples:
         raise ValueError("the data set has no samples.")
+    same_length(samples, split_of=split_of)
     for k, sample in enumerate(samples):
         sample_of(f"samples[{k}]", sample)
     known = set(concepts)

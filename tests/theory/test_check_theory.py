@@ -276,10 +276,11 @@ def test_samples_without_the_concept_do_not_count():
 
 def test_short_samples_are_left_out_and_counted():
     short = Sample("short", "only four words here", "d9", positive=frozenset({"c"}))
-    data = ConceptData(("c",), (*DATA.samples, short), ("test",) * 9)
+    n = len(DATA.samples)
+    data = ConceptData(("c",), (*DATA.samples, short), ("test",) * (n + 1))
     host, bank = IdealHost(IdealModel(*TWO), 2), ideal_bank(2)
     found = check_theory(host, data, bank, resampling=Resampling(20))
-    assert (found.settings["n_samples"], found.settings["left_out"]) == (8, 1)
+    assert (found.settings["n_samples"], found.settings["left_out"]) == (n, 1)
     without = check_theory(host, DATA, bank, resampling=Resampling(20))
     for name in ("gap_slope", "spread", "top_lift_plus"):
         np.testing.assert_allclose(measured(found, name), measured(without, name), rtol=1e-12)
