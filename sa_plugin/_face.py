@@ -77,7 +77,7 @@ RANGES: Mapping[str, Range] = {
     "permutations": Range(0, 10_000),
     "refits": Range(1, 100_000),
     "repeats": Range(1, 10_000),
-    "budget": Range(1, 100_000_000),
+    "budget": Range(0, 100_000_000),
     "n_random": Range(0, 10_000),
     "fixed_at": Range(0, 10_000),
     "quantile_draws": Range(1, 1_000_000),

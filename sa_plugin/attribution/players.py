@@ -384,7 +384,8 @@ def _given(how: Tensor, values: Inputs, grid: PatchGrid | None) -> Inputs:
 
 
 def _pad_id(host: DifferentiableHost) -> int:
-    pad = getattr(getattr(getattr(host, "reader", None), "tokenizer", None), "pad_token_id", None)
+    encode = getattr(getattr(host, "reader", None), "encode", None)
+    pad = getattr(getattr(encode, "tokenizer", None), "pad_token_id", None)
     if pad is None:
         raise ValueError(
             f"{host.info.model} has no padding token: use 'mean' or 'zero', or give "

@@ -340,9 +340,9 @@ def test_attribute_refuses_and_reports():
         attribute(host, made[0], sample, "integrated")
     with pytest.raises(ValueError, match="preset 'quick' is unknown"):
         attribute(host, made[0], sample, "saliency", preset="quick")
-    with pytest.raises(ValueError, match="n_steps is 0: give 1 interval at least"):
+    with pytest.raises(ValueError, match="n_steps is 0, not a whole number from 1"):
         attribute(host, made[0], sample, n_steps=0)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
+    with pytest.raises(TypeError, match="has no argument 'steps': did you mean 'n_steps'"):
         attribute(host, made[0], sample, steps=5)
     with pytest.raises(ValueError, match="was made on sample"):
         attribute(host, made[0], "another text altogether")

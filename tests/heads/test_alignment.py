@@ -1,6 +1,5 @@
 """Alignment on planted and null models: what is found, how often chance is called, refusals."""
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -288,15 +287,13 @@ def test_arguments_that_cannot_be_are_refused(one):
         test = WeightTest(**{n: options.pop(n) for n in list(options) if n in WeightTest.__annotations__})
         return head_alignment(host, data, source, test=test, **{"statistics": statistics} | options)
 
-    # The declared types say the same before, in tests.
-    bare = inspect.unwrap(head_alignment)
-    with pytest.raises(TypeError, match=r"data is a ConceptBank, not a ConceptData: the order"):
-        bare(host, bank, data)
+    with pytest.raises(TypeError, match=r"data is a ConceptBank.*not a ConceptData.*the order"):
+        head_alignment(host, bank, data)
     with pytest.raises(ValueError, match=r"correction 'bonferroni' is unknown"):
         align(correction="bonferroni")
     with pytest.raises(ValueError, match=r"split 'train' is unknown"):
         align(split="train")
-    with pytest.raises(ValueError, match=r"q is 5\.0: a share of false calls between 0 and 1"):
+    with pytest.raises(ValueError, match=r"q is 5\.0, not a number from 0 to 1"):
         align(q=5.0)
     with pytest.raises(ValueError, match=r"null 'random' is unknown"):
         align(nulls=("random",))
@@ -311,7 +308,7 @@ def test_arguments_that_cannot_be_are_refused(one):
         align(statistics=moved)
     with pytest.raises(ValueError, match=r"on data other, not on \w{8}: collect them again"):
         align(statistics=replace(statistics, data_hash="other"))
-    with pytest.raises(ValueError, match=r"delta of 'red' is 2\.0: give a share"):
+    with pytest.raises(ValueError, match=r"delta is 2\.0, not a number from 0 to 1"):
         align(delta=2.0, refits=60)
     with pytest.raises(ValueError, match=r"concepts is empty"):
         align(concepts=[])

@@ -204,7 +204,7 @@ def test_refusals_of_rankings(gpt2, data):
     for options, text in (
         ({"by": "size"}, "ranking 'size'|did you mean|is unknown"),
         ({"by": "patching", "budget": 3}, "takes one for each of 12 heads: use by='attribution'"),
-        ({"by": "attribution", "budget": -1}, "takes 0 or more"),
+        ({"by": "attribution", "budget": -1}, "budget is -1, not a whole number from 0"),
         ({"by": "ledger", "budget": 3}, "spends no passes on single heads"),
     ):
         with pytest.raises(ValueError, match=text):

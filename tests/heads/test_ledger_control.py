@@ -210,7 +210,7 @@ def test_refusals(fake, fake_detector, data):
         ledger(fake, data, given, tail=masks, permutations=2)
     with pytest.raises(ValueError, match=r"its labels cannot be permuted here"):
         ledger(fake, make_data(80, None, seed=9), fake_detector, permutations=2)
-    with pytest.raises(ValueError, match="permutations is -1: ask for at least one"):
+    with pytest.raises(ValueError, match="permutations is -1, not a whole number from 0"):
         ledger(fake, data, fake_detector, permutations=-1)
     with pytest.raises(ValueError, match="this ledger has no control"):
         ledger(fake, data, fake_detector, permutations=0).beyond_control()

@@ -64,7 +64,8 @@ def test_a_settled_threshold_is_not_searched_and_differences_are_paired(one_laye
     assert "same" not in detector.baselines
     found = detector.evaluate(one_layer.data.test, scores=table, **DRAWS)
     by = found.of("same").difference["f1"]
-    assert (by.values == 0).all() and not by.excludes_zero
+    assert (by.values == 0).all()
+    assert not by.excludes_zero
     assert found.of("same").chosen.candidates == 0
     assert found.of("always-positive").chosen.candidates == 0
     assert "same" in found.summary()

@@ -60,7 +60,7 @@ def test_the_dictionary_is_json(report):
 
 def test_words(report):
     assert "\n" not in repr(report)
-    assert repr(report).startswith("TheoryReport(ideal, 2 directions, 5 layers, 8 samples: ")
+    assert repr(report).startswith("TheoryReport(ideal, 2 directions, 5 layers, 12 samples: ")
     text = " ".join(str(report).split())
     assert "reconstruction from the verbal claims of arXiv 2512.05038" in text
     for title in ("Theorem 1", "Corollary 1", "Corollary 2", "Theorem 2"):
