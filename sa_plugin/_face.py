@@ -301,6 +301,35 @@ class Arguments(NamedTuple):
         return f"the order is {self.function}({', '.join(names)})"
 
 
+def held_options(
+    function: str, options: Mapping[str, Any], to: Sequence[Callable[..., Any]], *, own: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Options that are handed over as a mapping, held against the functions that will take them.
+
+    Args:
+        function: That was called, and the argument, as refusals name them.
+        options: By name.
+        to: Functions that take them.
+        own: Names that these functions are given otherwise.
+
+    Returns:
+        The options as they are meant.
+
+    Raises:
+        TypeError, ValueError: One is unknown, or none of its kind.
+    """
+    asked = [arguments_of(one) for one in to]
+    known = {name: taker for one in asked for name, taker in one.optional().items() if name not in own}
+    found = {}
+    for name, value in options.items():
+        taker = known.get(name)
+        if taker is None:
+            takes = f"It takes {', '.join(known)}." if known else "It takes none."
+            raise TypeError(f"{function}: {name!r} is no option{did_you_mean(name, list(known))} {takes}")
+        found[name] = asked[0]._replace(function=function).taken(name, value, taker)
+    return found
+
+
 def arguments_of(made: Callable[..., Any]) -> Arguments:
     """What any function takes, faced or not."""
     read: Callable[[], Arguments] | None = getattr(made, "__faced__", None)
@@ -319,8 +348,8 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
             order.append(one.name)
             continue
         taker = _taker(hints.get(one.name, Any), RANGES.get(one.name))
-        if one.name == "name" and type(taker) is _Text:
-            taker = _Name()
+        if type(taker) is _Text:
+            taker = _NAMED.get(one.name, _Text)()
         if one.kind is one.VAR_POSITIONAL:
             rest = taker
         elif one.kind is one.VAR_KEYWORD:
@@ -455,17 +484,16 @@ class _Text(Taker):
     says = "a text"
 
     def take(self, value: Any) -> Any:
-        return value if isinstance(value, str) and (value.isascii() or _whole(value)) else _NO
+        return value if isinstance(value, str) and _is_text(value) else _NO
 
     def kind(self, value: Any) -> type[Exception]:
         return ValueError if isinstance(value, str) else TypeError
 
     def fix(self, value: Any) -> str:
-        return (
-            "it holds half a character (a lone surrogate), read the file as UTF-8"
-            if isinstance(value, str)
-            else ""
-        )
+        if not isinstance(value, str):
+            return ""
+        what = "a null character" if "\0" in value else "half a character (a lone surrogate)"
+        return f"it holds {what}, read the file in its own encoding"
 
 
 class _Name(_Text):
@@ -478,6 +506,16 @@ class _Name(_Text):
 
     def fix(self, value: Any) -> str:
         return ""
+
+
+class _Label(_Text):
+    """What tells a sample or a document from others: any text that is not blank."""
+
+    def take(self, value: Any) -> Any:
+        return value if isinstance(value, str) and _is_text(value) and value.strip() else _NO
+
+    def fix(self, value: Any) -> str:
+        return "fill it in" if isinstance(value, str) and not value.strip() else super().fix(value)
 
 
 class _Path(Taker):
@@ -573,7 +611,7 @@ class _Several(Taker):
             elif not self.lazy and self.into is list and len(value) > 1000:
                 # A sequence of somebody's own, which may read what it hands out from a disk.
                 return value
-        if self.any or (self.plain is not None and set(map(type, value)) <= {self.plain}):
+        if self.any or (self.plain is not None and _all_texts(value)):
             found = value
         else:
             found, take, same = [], self.element.take, True
@@ -702,6 +740,10 @@ class _Either(Taker):
         return next((arm.made_by() for arm in self.shown if arm.made_by()), "")
 
 
+_NAMED: Mapping[str, type[_Text]] = {"name": _Name, "id": _Label, "document": _Label}
+"""What a text is by the name of its argument."""
+
+
 def _taker(hint: Any, within: Range | None) -> Taker:
     """The taker of one hint; what is not known here takes everything."""
     if hint in _PLAIN:
@@ -787,11 +829,20 @@ def _dtype(value: Any) -> str:
     return str(getattr(value, "dtype", "")).removeprefix("torch.")
 
 
-def _whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+def _all_texts(value: Sequence[Any]) -> bool:
+    """Whether these are plain texts with nothing in them that needs a look of its own."""
+    return set(map(type, value)) <= {str} and all(map(_is_text, value))
+
+
+def _is_text(value: str) -> bool:
+    """Whether this can be written down: without a null and half a character."""
+    if "\0" in value:
         return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
     return True
 
 

@@ -6,6 +6,8 @@ is changed at a time. See `fuzz/test_fuzz_functions.py`.
 """
 
 import contextlib
+import functools
+import importlib
 import inspect
 import io
 import json
@@ -17,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib.pyplot
 import numpy as np
@@ -28,8 +31,10 @@ from word_data import word_data
 import sa_plugin as sa
 from sa_plugin import heads, theory, tracing
 from sa_plugin.attribution import Design
+from sa_plugin.data import Sample
 from sa_plugin.host import Site
-from sa_transformer_lens import ablation_hooks
+from sa_plugin.stages import AttributionPart
+from sa_transformer_lens import ablation_hooks, logits, prefix_view
 
 WRONG: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -46,6 +51,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     "surrogate": lambda: "\ud800",
     "null": lambda: "a\0b",
     "bytes": lambda: b"x",
+    "[surrogate]": lambda: ["\ud800"],
+    "['x', surrogate]": lambda: ["x", "\ud800"],
     "[]": lambda: [],
     "['x']": lambda: ["x"],
     "[None]": lambda: [None],
@@ -62,6 +69,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     "array [2, 0]": lambda: np.zeros((2, 0)),
     "generator": lambda: (one for one in "ab"),
 }
+compare_module = importlib.import_module("sa_plugin.attribution.compare")
+study_module = importlib.import_module("sa_plugin.stages.study")
 LIMIT = 20
 """Seconds that a call may take."""
 
@@ -130,13 +139,38 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"vectors": {("a", 0): torch.ones(host.info.d_model)}},
         ),
     }
+    texts = [f"a cat sat on mat {k}" for k in range(12)]
+    named = {"documents": [str(k) for k in range(12)]}
+    pixels = [np.full((8, 8, 3), k, dtype=np.uint8) for k in range(12)]
+    corner = np.arange(64).reshape(8, 8) < 9
+    flags = [True, False, False, False, False]
+    by_heads = {name: [(0, 0)] for name in detector.concepts}
+    made |= {
+        "compare": (until(sa.compare, compare_module, "_candidates"), {**on, "detector": detector}),
+        "study": (until(sa.study, study_module, "_record"), on),
+        "AttributionPart": (AttributionPart, {}),
+        "cross_ablation": (
+            heads.cross_ablation,
+            {**on, "detector": detector, "heads": by_heads, "scores": table, "resampling": few},
+        ),
+        "ConceptData.from_texts": (sa.ConceptData.from_texts, {"texts": texts, "labels": ["a", "b"] * 6}),
+        "ConceptData.from_token_masks": (
+            sa.ConceptData.from_token_masks,
+            {"texts": texts, "sample_labels": [["cat"], []] * 6, "masks": [{"cat": flags}, {}] * 6},
+        ),
+        "ConceptData.from_masks": (
+            sa.ConceptData.from_masks,
+            {"images": pixels, "masks": [{"corner": corner}, {}] * 6},
+        ),
+        "Sample": (Sample, {"id": "a", "text": "a cat", "document": "b"}),
+        "prefix_view": (prefix_view, {"model": host, "objective": 1}),
+        "logits": (logits, {"host": host, "batch": host.batches(list(data.test.samples[:2]))[0]}),
+    }
     if objective is not None:
         made["attribute"] = (
             sa.attribute,
             {"host": host, "objective": objective, "sample": sample, "method": "saliency", "preset": "fast"},
         )
-    texts = [f"a cat sat on mat {k}" for k in range(12)]
-    named = {"documents": [str(k) for k in range(12)]}
     made["ConceptData.from_spans"] = (
         sa.ConceptData.from_spans,
         {"texts": texts, "spans": [[(2, 5, "cat")], []] * 6, **named},
@@ -215,6 +249,24 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     return made
 
 
+def until(call: Callable[..., Any], module: Any, step: str) -> Callable[..., Any]:
+    """A function up to a step of its module: what computes for minutes is refused before it begins."""
+
+    @functools.wraps(call)
+    def begun(*args: Any, **given: Any) -> Any:
+        with mock.patch.object(module, step, side_effect=_Begun):
+            try:
+                return call(*args, **given)
+            except _Begun:
+                return "begun"
+
+    return begun
+
+
+class _Begun(BaseException):
+    """The step was reached."""
+
+
 def outcome(
     call: Callable[..., Any], arguments: dict[str, Any], argument: str, value: Any
 ) -> tuple[str, str]:
@@ -223,6 +275,8 @@ def outcome(
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found = call(**{**arguments, argument: value})
+        if value is None and not takes_none(call, argument):
+            return "accepted", "None, where the hint has none"
         return "accepted", type(found).__name__
     except TimeoutError:
         return "hang", ""
@@ -243,9 +297,18 @@ def outcome(
 def says(text: str, argument: str, value: Any) -> bool:
     """Whether a refusal names the argument, in the singular at least, or shows the value."""
     words = (argument, argument.removesuffix("s"), argument.rpartition("_")[2])
+    # What data are: samples.
+    words += ("sample",) if argument == "data" else ()
+    value = value.item() if isinstance(value, np.generic) else value
     return any(re.search(rf"\b{word}", text, re.IGNORECASE) for word in words) or (
         isinstance(value, str | int | float) and not isinstance(value, bool) and repr(value) in text
     )
+
+
+def takes_none(call: Callable[..., Any], argument: str) -> bool:
+    """Whether None may stand there: by default, by the hint, or because the hint says nothing."""
+    one = inspect.signature(call).parameters[argument]
+    return one.default is None or "None" in str(one.annotation) or "Any" in str(one.annotation)
 
 
 def too_long(*_: Any) -> None:
@@ -256,7 +319,7 @@ def main(tries: int, seed: int) -> None:
     """Print the tally as JSON, and every accepted and unnamed case."""
     signal.signal(signal.SIGALRM, too_long)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         known = calls(Path(folder))
         cases = [
             (name, argument, wrong)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 from sa_plugin._face import face
@@ -18,7 +19,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.heads.edits import NamedHead, check_heads, make_edits, one_direction, reference
 from sa_plugin.host.edits import AttendedReader
-from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit
+from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit, require_layer
 from sa_plugin.host.turns import gradient_mode, take
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.passes import attended_hooks, named, split_inputs
@@ -36,7 +37,7 @@ def ablation_hooks(
     data: ConceptData | None = None,
     concept: str | None = None,
     layer: int | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Shaped[Tensor, "batch key"] | None = None,
     seed: int = 0,
 ) -> list[tuple[str, Hook]]:
     """Hooks that ablate heads in runs of your own: `bridge.run_with_hooks(x, fwd_hooks=...)`.
@@ -70,6 +71,10 @@ def ablation_hooks(
         >>> logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
     """
     chosen = check_heads(host.info, heads)
+    if layer is not None:
+        require_layer(layer, host.info.n_layers, host.info.model)
+    if concept is not None and bank is not None:
+        bank.unit(concept)
     direction = one_direction(host, bank, concept, layer, chosen) if mode == "directional" else None
     known = reference(host, data, bank, mode, {at for at, _ in chosen}, seed=seed)
     edits = make_edits(mode, chosen, known, direction)
@@ -113,6 +118,7 @@ def _attended(layer: int, reader: AttendedReader, mask: Tensor | None) -> list[t
     return [(value_name, see_value), (f"blocks.{layer}.attn.hook_attn_scores", see_scores), pattern]
 
 
+@face
 def logits(host: Host, batch: Batch) -> Tensor:
     """The logits of a bridge, `[batch, token, vocabulary]`, for `output=` of `ablate_heads`.
 

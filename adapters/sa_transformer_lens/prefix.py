@@ -35,7 +35,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sa_plugin._check import require
+from sa_plugin._check import require, with_article
+from sa_plugin._face import face
 from sa_plugin.host.local import demand_writable
 from sa_plugin.host.protocol import require_layer
 from sa_plugin.host.turns import Turn, Turns, one_turn, take, turns_of
@@ -263,6 +264,7 @@ def _own(hook: Hook) -> Hook:
     return name, lambda value, hook: function(value, hook)
 
 
+@face
 def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> PrefixView:
     """A model that ends at an objective's layer and returns the residual stream there.
 
@@ -287,6 +289,11 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
         ...     view, corrupted, cache, objective.metric)  # doctest: +SKIP
     """
     bridge = getattr(model, "bridge", model)
+    if not hasattr(bridge, "cfg") or not hasattr(bridge, "run_with_hooks"):
+        raise TypeError(
+            f"prefix_view: model is {with_article(type(model).__name__)}, not a TransformerBridge: give "
+            "TransformerBridge.boot_transformers(name), or attach(...) of it."
+        )
     if isinstance(objective, int):
         layer, hook_name, n_tokens = objective, f"blocks.{objective}.hook_resid_post", None
     else:

@@ -68,7 +68,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 def _takes_options(given: Mapping[str, Any]) -> Sequence[Callable[..., Any]]:
     """The functions that take the options of a method."""
-    method = given.get("method", "integrated_gradients")
+    return takers_of(given.get("method", "integrated_gradients"))
+
+
+def takers_of(method: str) -> list[Callable[..., Any]]:
+    """The functions that take the options of a method, by its name.
+
+    Raises:
+        ValueError: There is no such method.
+    """
     require_known("method", method, METHODS)
     if method in EXPLAINERS:
         return [EXPLAINERS[method]]

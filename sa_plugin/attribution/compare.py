@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import position_of, require_known
-from sa_plugin._face import face
-from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game
+from sa_plugin._face import face, held_options
+from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game, takers_of
 from sa_plugin.attribution.comparison import (
     CONTROL,
     ORDERS,
@@ -38,7 +38,7 @@ from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.gradients import Degenerate
 from sa_plugin.attribution.objective import Objective, objective
-from sa_plugin.attribution.players import PLAYERS
+from sa_plugin.attribution.players import IMAGE_BASELINES, PLAYERS, TEXT_BASELINES
 from sa_plugin.attribution.yardsticks import (
     CURVE_STEPS,
     PRIMARY,
@@ -102,6 +102,10 @@ class Design:
 
     def __post_init__(self) -> None:
         require_known("preset", self.preset, PRESETS)
+        if isinstance(self.baseline, str):
+            require_known("baseline", self.baseline, dict.fromkeys((*TEXT_BASELINES, *IMAGE_BASELINES)))
+        for method, options in self.options.items():
+            held_options(f"Design: options of {method!r}", options, takers_of(method), own=("preset",))
         if isinstance(self.players, str):
             require_known("players", self.players, PLAYERS)
 
@@ -155,6 +159,8 @@ def compare(
     """
     _check(methods, objectives, design.preset)
     names = tuple(detector.concepts if concepts is None else concepts)
+    if not names:
+        raise ValueError("concepts is empty: name one or more, or leave it out for all of the detector's.")
     for concept in names:
         position_of(concept, detector.concepts)
     check_unseen(data.test, detector.seen)

@@ -343,7 +343,17 @@ class ConceptBank(Shown):
         return self.units.index(name)
 
     def only(self, layers: Sequence[int], units: Sequence[int]) -> ConceptBank:
-        """Some vectors, without controls, by place; what is an attention sink stays as it was."""
+        """Some vectors, without controls, by place; what is an attention sink stays as it was.
+
+        Raises:
+            ValueError: A place is not there, or none is given.
+        """
+        for name, places, known in (("layers", layers, self.layers), ("units", units, self.units)):
+            if not places or not all(0 <= k < len(known) for k in places):
+                raise ValueError(
+                    f"{name} is {list(places)}, not places of the bank's {name}: give some of 0 to "
+                    f"{len(known) - 1}; bank.index(layer) and bank.unit(name) tell a place."
+                )
         return ConceptBank(
             self.concepts,
             tuple(self.units[k] for k in units),
@@ -428,6 +438,8 @@ def _given_normaliser(normaliser: Any, d_model: int) -> dict[int, tuple[Tensor, 
         return {}
     if not isinstance(normaliser, Mapping):
         raise ValueError(f"normaliser is a {type(normaliser).__name__}, not a mapping: {fix}")
+    if not normaliser:
+        raise ValueError(f"normaliser is empty: leave it out for raw activations, or {fix}")
     found: dict[int, tuple[Tensor, float]] = {}
     for layer, pair in normaliser.items():
         if not _is_layer(layer):

@@ -64,7 +64,7 @@ def collect(
     Args:
         host: An attached model.
         data: Labelled samples; only the train split is read.
-        layers: Block indices; all by default.
+        layers: Block indices, negative ones from the end; all by default.
         hook_point: Where to read.
         need: "means", "gram" (kind lda) and "rows" (separators and k-means).
         normaliser: Scale is the root mean square of the norms ("rms") or their mean.
@@ -81,6 +81,8 @@ def collect(
     require_known("hook_point", hook_point, HOOK_POINTS)
     require_known("normaliser", normaliser, get_args(Normaliser))
     require_known("sinks", sinks, get_args(SinkRule))
+    if not need:
+        raise ValueError(f"need is empty: name one or more of {', '.join(get_args(Need))}.")
     for name in need:
         require_known("need", name, get_args(Need))
     blocks = layers_of(host.info, layers)

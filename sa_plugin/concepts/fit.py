@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import require_known
-from sa_plugin._face import passing
+from sa_plugin._face import held_options, passing
 from sa_plugin.concepts.bank import HOOK_POINTS, ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import Kind, kind_of
@@ -45,7 +45,7 @@ def fit(
         host: An attached model.
         data: Labelled samples.
         kind: "prototype", "separator", "lda", "separator_adam", "kmeans" or "kmeans_separator".
-        layers: Block indices; all by default.
+        layers: Block indices, negative ones from the end; all by default.
         hook_point: Where activations are read.
         statistics: Of an earlier `collect`, to fit several kinds from one pass.
         controls: Also fit on permuted labels, on mean-pooled samples and on class tokens, for the
@@ -62,6 +62,7 @@ def fit(
             of other data, another model, or without what the kind needs.
     """
     chosen = kind_of(kind)
+    options = held_options(f"fit: options of {kind!r}", options or {}, [chosen.fit], own=("seed",))
     require_known("hook_point", hook_point, HOOK_POINTS)
     blocks = layers_of(host.info, layers if layers is not None or not statistics else statistics.layers)
     if statistics is None:
@@ -75,7 +76,7 @@ def fit(
             **pass_options,
         )
     _check_statistics(statistics, host, data, kind, chosen, blocks)
-    record: dict[str, Any] = {**statistics.settings, **(options or {})}
+    record: dict[str, Any] = {**statistics.settings, **options}
     sets: dict[str, VectorSet] = {}
     parts = {"token": statistics.token}
     if controls:
@@ -84,7 +85,7 @@ def fit(
         parts |= {"permuted": statistics.permuted} if chosen.supervised else {}
     for name, by_layer in parts.items():
         chosen_layers = [by_layer[statistics.layers.index(b)] for b in blocks]
-        extra = dict(options or {})
+        extra = dict(options)
         if name in ("pooled", "cls") and not chosen.supervised:
             extra["k"] = max(2, min(POOLED_CLUSTERS, statistics.pooled[0].n // 4))
         sets[name], record[f"{name}_fit"] = _fit_layers(

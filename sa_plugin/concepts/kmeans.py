@@ -84,7 +84,8 @@ def kmeans_separator(
     tol: float = SEPARATOR_TOL,
     max_iter: int = MAX_ITER,
     memory: int = MEMORY,
-    **kmeans_options: Any,
+    init: Literal["random", "k-means++"] = "random",
+    n_init: int = 1,
 ) -> tuple[Float[Tensor, "unit d_model"], dict[str, Any]]:
     """A separator for each cluster of `kmeans`, against all other rows.
 
@@ -96,7 +97,8 @@ def kmeans_separator(
         tol: Largest relative error of a separator; looser than for concepts.
         max_iter: Steps of the separators at most.
         memory: Bytes the rows may take in float32.
-        **kmeans_options: `init` and `n_init` of `kmeans`.
+        init: As of `kmeans`.
+        n_init: As of `kmeans`.
 
     Returns:
         Vectors in float32, and the record of `kmeans` with that of `separator`.
@@ -109,7 +111,7 @@ def kmeans_separator(
     """
     check_options(lam, tol, max_iter)
     _, assigned, record = _cluster(
-        statistics, "kmeans_separator", seed=seed, k=k, memory=memory, **kmeans_options
+        statistics, "kmeans_separator", seed=seed, k=k, memory=memory, init=init, n_init=n_init
     )
     rows = stored_rows(statistics, "kmeans_separator")
     read = row_blocks(rows, "kmeans_separator", memory)

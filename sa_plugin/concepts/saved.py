@@ -73,6 +73,8 @@ def bank_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any], sae: objec
         return VectorSet(stacked, mean, scale, record["scoring"])
 
     token = vectors("token")
+    if sae is not None and "saes" not in record:
+        raise ValueError("sae is given, and no unit of the bank is a latent of one: leave it out.")
     if "saes" in record:
         found = {k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")}
         token = load_parts(found, record["saes"], sae, record["layers"])

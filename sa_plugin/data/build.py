@@ -102,7 +102,12 @@ def read_concepts(concepts: Column[str] | None) -> list[str] | None:
     """
     if isinstance(concepts, str):
         raise TypeError(f"concepts is the text {concepts!r}, not a list of names: give [{concepts!r}].")
-    return None if concepts is None else column("concepts", concepts, name_of, fix="give a list of names")
+    if concepts is None:
+        return None
+    names = column("concepts", concepts, name_of, fix="give a list of names")
+    if not names:
+        raise ValueError("concepts is empty: name one or more, or leave it out for all that are labelled.")
+    return names
 
 
 def _require_told_apart(concepts: Sequence[str]) -> None:
@@ -243,6 +248,8 @@ def whole_spans(
         ValueError: `token_labels` is something else, or lists words of no concept, or no words.
     """
     if isinstance(token_labels, Mapping):
+        if not token_labels:
+            raise ValueError("token_labels lists no words: give {concept: words}, or leave it out.")
         finders = {concept: _finder(concept, words) for concept, words in token_labels.items()}
         _require_listed(finders, labels)
         return [

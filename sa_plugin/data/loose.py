@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sa_plugin._check import require
+from sa_plugin.data.columns import text_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.given import TokenIds, source_of
 from sa_plugin.data.images import Image, require_rgb, upright
@@ -91,7 +92,7 @@ def _sample(one: Any, k: int, named: Named | None) -> Sample:
         require_rgb(name, pixels)
         return Sample(name, "", name, image=Image(pixels))
     if isinstance(one, str):
-        return Sample(name, one, name)
+        return Sample(name, text_of(f"samples[{k}]", one), name)
     raise TypeError(
         f"samples are of type {type(one).__name__}: give a text, a chat (a list of messages), token ids, an "
         "image (a path, a picture of Pillow, or uint8 pixels [height, width, 3]), a Sample, an iterable of "

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Real
 
+from sa_plugin._face import face
 from sa_plugin.data.columns import Given, column, names_of
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Image
@@ -65,6 +66,7 @@ class SampleLabels:
         return None if self.unknown is None else frozenset(self.unknown[k])
 
 
+@face
 @dataclass(frozen=True)
 class Sample:
     """One text or image with what is known of it.

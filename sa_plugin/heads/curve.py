@@ -402,7 +402,7 @@ def _order(
             "bank fitted with controls has one; or leave 'permuted' out of controls."
         )
     heads = ranking.heads if isinstance(ranking, Ranking) else ranking
-    order = check_heads(host.info, heads)
+    order = check_heads(host.info, heads, "ranking")
     late = [head for head in order if head not in set(every)]
     if late:
         raise ValueError(

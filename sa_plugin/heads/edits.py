@@ -193,15 +193,20 @@ def kept_rows(
     return {at: torch.from_numpy(kept.rows[at][order]) for at in sites}
 
 
-def check_heads(info: HostInfo, heads: Sequence[NamedHead]) -> tuple[Head, ...]:
+def check_heads(info: HostInfo, heads: Sequence[NamedHead], name: str = "heads") -> tuple[Head, ...]:
     """Heads as given, in order.
+
+    Args:
+        info: Of the model.
+        heads: In either form.
+        name: Of the argument, for errors.
 
     Raises:
         ValueError: None, one twice, one the model does not have, or a name that is no head's.
     """
-    chosen = tuple(map(_head_of, heads))
+    chosen = tuple(_head_of(one, name) for one in heads)
     if not chosen:
-        raise ValueError("heads is empty, and ablating nothing changes nothing: name a head.")
+        raise ValueError(f"{name} is empty, and ablating nothing changes nothing: name a head.")
     for layer, head in chosen:
         if not (0 <= layer < info.n_layers and 0 <= head < info.n_heads):
             raise ValueError(
@@ -214,13 +219,13 @@ def check_heads(info: HostInfo, heads: Sequence[NamedHead]) -> tuple[Head, ...]:
     return chosen
 
 
-def _head_of(given: NamedHead) -> Head:
+def _head_of(given: NamedHead, name: str) -> Head:
     if not isinstance(given, str):
         layer, head = given
         return int(layer), int(head)
     found = _PRINTED.fullmatch(given)
     if found is None:
-        raise ValueError(f"heads: {given!r} names no head: give (4, 1), or as it is printed, 'L4H1'.")
+        raise ValueError(f"{name}: {given!r} names no head: give (4, 1), or as it is printed, 'L4H1'.")
     return int(found[1]), int(found[2])
 
 

@@ -376,6 +376,8 @@ def _control_source(
     if isinstance(permutations, int):
         return permutations or ()
     if permutations is not None:
+        if not permutations:
+            raise ValueError("permutations is empty: give 0 for no control, or one vector set or more.")
         return tuple(permutations)
     if bank.permuted is None:
         return ()

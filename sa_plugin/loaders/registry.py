@@ -126,7 +126,7 @@ def load(
         >>> data = load("supersense", split="held_out_lemma")
     """
     if isinstance(source, str) and source in LOADERS:
-        return _load_named(source, root, split or "plain", seed, options)
+        return _load_named(source, root, "plain" if split is None else split, seed, options)
     if root is not None:
         raise ValueError(f"root is for data sets by name ({', '.join(LOADERS)}): leave it out.")
     if isinstance(source, str | Path):
@@ -153,8 +153,8 @@ def _text_and_label(source: Any) -> dict[str, str]:
     if not {"text", "label"} <= set(there):
         found = f" Found: {', '.join(map(repr, there))}." if there else ""
         raise ValueError(
-            "a dataset needs columns=, role to column, such as {'text': 'sentence', 'spans': 'marks'}."
-            f"{found}"
+            "source is a dataset, and a dataset needs columns=, role to column, such as "
+            f"{{'text': 'sentence', 'spans': 'marks'}}.{found}"
         )
     return {role: role for role in ("text", "label", "document", "id") if role in there}
 

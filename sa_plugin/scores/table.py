@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
@@ -205,7 +205,7 @@ class ScoreTable(Shown):
             raise ValueError(f"no sample of split {name!r} was scored; scored: {have}.")
         return self.select(chosen)
 
-    def select(self, samples: np.ndarray) -> ScoreTable:
+    def select(self, samples: Int[np.ndarray, " sample"]) -> ScoreTable:
         """The rows of some samples, in the order given."""
         rows = self.tokens.rows_of(samples)
         contiguous = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
@@ -244,7 +244,7 @@ class ScoreTable(Shown):
         values = np.asarray(values)
         if values.shape != shape:
             raise ValueError(
-                f"the statistic {name!r} has shape {values.shape}, expected [sample, concept] = "
+                f"values of the statistic {name!r} have shape {values.shape}, expected [sample, concept] = "
                 f"{shape}: one number for each sample of the table and each labelled concept."
             )
         if np.isinf(values).any():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from sa_plugin._check import require_known
-from sa_plugin._face import face
+from sa_plugin._face import Range, face, held_options
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.statistics.drawn import Resampling
 
@@ -15,6 +15,8 @@ STAGES = ("detection", "trace", "heads", "examples", "explanation", "attribution
 """In the order they are run; each says of itself why it is missing where it cannot be."""
 DEFAULT_STAGES = STAGES[:-1]
 """All but the comparison of objectives, which costs many passes."""
+USUAL_METHODS = ("direct_alignment", "integrated_gradients")
+"""Explainers of that comparison."""
 
 
 @face
@@ -32,13 +34,26 @@ class AttributionPart:
         options: By method.
     """
 
-    methods: Sequence[str] = ("direct_alignment", "integrated_gradients")
-    concepts: int = 3
+    methods: Sequence[str] = USUAL_METHODS
+    concepts: Annotated[int, Range(1, 2**31 - 1)] = 3
     n_test: int = 8
     n_cal: int = 4
     n_steps: int = 6
     preset: str = "fast"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("methods is empty: name an explainer, or leave the stage 'attribution' out.")
+        if tuple(self.methods) == USUAL_METHODS and self.preset == "fast" and not self.options:
+            return
+        # Explainers load only where others than the usual are asked for.
+        from sa_plugin.attribution.attribute import METHODS
+        from sa_plugin.attribution.compare import Design
+
+        for method in self.methods:
+            require_known("method", method, METHODS)
+        Design(preset=self.preset, options=self.options)
 
 
 @face
@@ -79,6 +94,8 @@ class Plan:
             require_known("stage", stage, STAGES)
         for kind in self.options:
             require_known("kind with options", kind, self.kinds)
+            given = self.options[kind]
+            held_options(f"Plan: options of {kind!r}", given, [kind_of(kind).fit], own=("seed",))
         if self.primary:
             require_known("primary kind", self.primary, self.kinds)
 

@@ -102,7 +102,7 @@ def check_theory(
         scores: Scores of the same samples, held against the pass; they save nothing.
         split: Which split to measure, or the samples themselves.
         concepts: Only these; all by default.
-        layers: Blocks to check; all by default.
+        layers: Blocks to check, negative ones from the end; all by default.
         how: What counts as a tail, on which samples, and beside how many controls.
         resampling: Of source documents; its seed is also that of the random directions.
 

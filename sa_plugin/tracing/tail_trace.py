@@ -79,6 +79,8 @@ class TraceOptions:
     def __post_init__(self) -> None:
         if self.out not in _OUT:
             raise ValueError(f"out {self.out!r} is unknown: use 'negative' or 'all'.")
+        if self.frozen_sd is not None and not self.frozen_sd.size:
+            raise ValueError(f"frozen_sd is empty, {list(self.frozen_sd.shape)}: give [layer, concept].")
 
 
 @dataclass(frozen=True)

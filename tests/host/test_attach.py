@@ -3,6 +3,8 @@
 import importlib.metadata
 
 import pytest
+import tiny
+import torch
 from fake_host import FakeHost
 
 from sa_plugin.host import attach
@@ -19,6 +21,12 @@ def test_a_model_nobody_accepts_is_refused_with_what_to_install():
         TypeError, match=r"model is a builtins\.dict, which no adapter accepts; asked: nnsight, trans"
     ):
         attach({})
+
+
+@pytest.mark.parametrize("make", [lambda: torch.nn.Linear(2, 2), lambda: tiny.hf_model("gpt2")])
+def test_a_bare_module_is_told_how_to_wrap_it(make):
+    with pytest.raises(TypeError, match=r"a bare module: .*NNsight\(model\).*boot_transformers\(name\)"):
+        attach(make())
 
 
 def test_an_adapter_that_returns_no_host_is_named(monkeypatch):

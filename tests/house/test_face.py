@@ -15,8 +15,11 @@ from jaxtyping import Float
 import sa_plugin as sa
 from sa_plugin._check import nearest, require_known
 from sa_plugin._face import ByArguments, arguments_of, face, passing
+from sa_plugin.attribution import Design
+from sa_plugin.data import Sample
 from sa_plugin.heads import Intervention
 from sa_plugin.show import Shown
+from sa_plugin.stages import AttributionPart
 
 
 @face
@@ -68,6 +71,9 @@ def test_what_is_meant_is_taken(given, taken):
         ({"draws": 2**40}, ValueError, "draws is 1099511627776, not a whole number from 1 to 1000000."),
         ({"names": "abc"}, TypeError, "names is the text 'abc', not a list of names: give ['abc']."),
         ({"names": ["a", None]}, TypeError, "names[1] is None, not a text."),
+        ({"names": ["a", "b\ud800"]}, ValueError, r"names[1] is the text 'b\ud800', not a text: it holds"),
+        ({"names": ["ä", "\ud800"]}, ValueError, r"names[1] is the text '\ud800', not a text: it holds"),
+        ({"names": ["a\0"]}, ValueError, r"names[0] is the text 'a\x00', not a text: it holds a null"),
         ({"names": {"a": 1}}, TypeError, "names is a dict, not a list of texts."),
         ({"names": iter("ab")}, TypeError, "not a list of texts: give list(...) of it."),
         ({"share": float("nan")}, ValueError, "share is nan, not a finite number"),
@@ -148,6 +154,45 @@ def test_records_are_checked_when_they_are_made():
         with pytest.raises((TypeError, ValueError)) as raised:
             make()
         assert text in str(raised.value)
+
+
+def test_a_sample_is_a_text_with_names():
+    for given, text in (
+        ({"id": " "}, "Sample: id is the text ' ', not a text: fill it in."),
+        ({"text": "a\ud800"}, r"Sample: text is the text 'a\ud800', not a text: it holds half a character"),
+        ({"document": "a\0"}, r"Sample: document is the text 'a\x00', not a text: it holds a null"),
+        ({"docment": "a"}, "Sample has no argument 'docment': did you mean 'document'"),
+    ):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            Sample(**{"id": "a", "text": "a cat", "document": "b"} | given)
+        assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda own: sa.Plan(["lda"], options={"lda": own}), "Plan: options of 'lda': "),
+        (lambda own: Design(options={"rise": own}), "Design: options of 'rise': "),
+        (lambda own: AttributionPart(["rise"], options={"rise": own}), "Design: options of 'rise': "),
+    ],
+)
+def test_options_in_a_mapping_are_held_against_who_takes_them(make, text):
+    with pytest.raises(TypeError) as raised:
+        make({"x": 1})
+    assert f"{text}'x' is no option" in str(raised.value)
+    assert " It takes " in str(raised.value)
+
+
+def test_options_in_a_mapping_are_of_their_kind():
+    with pytest.raises(TypeError, match="'rigde' is no option: did you mean 'ridge'"):
+        sa.Plan(["lda"], options={"lda": {"rigde": 1}})
+    with pytest.raises(TypeError, match="ridge is the text 'x', not a finite number"):
+        sa.Plan(["lda"], options={"lda": {"ridge": "x"}})
+    # The seed is the plan's own.
+    with pytest.raises(TypeError, match="'seed' is no option"):
+        sa.Plan(["lda"], options={"lda": {"seed": 1}})
+    with pytest.raises(ValueError, match="method 'ris' is unknown: did you mean 'rise'"):
+        AttributionPart(["ris"])
 
 
 def test_methods_of_whatever_shows_itself_are_checked():

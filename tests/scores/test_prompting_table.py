@@ -126,7 +126,7 @@ def test_rows_travel_with_their_samples(one_layer):
 
 def test_what_is_missing_or_malformed_is_refused(one_layer):
     data, table = one_layer.data, one_layer.table
-    with pytest.raises(ValueError, match=r"has shape \(2, 3\), expected \[sample, concept\]"):
+    with pytest.raises(ValueError, match=r"have shape \(2, 3\), expected \[sample, concept\]"):
         table.with_statistic("mine", np.zeros((2, 3)))
     endless = np.full((table.tokens.n_samples, 3), np.inf)
     with pytest.raises(ValueError, match="infinite values: give finite numbers"):
