@@ -11,6 +11,8 @@ from typing import Any
 from between_markers import put
 
 from sa_plugin.report import read_results
+from sa_plugin.show import interval, typeset
+from sa_plugin.stages import difference
 
 BEGIN = "<!-- table: written by docs/experiments/demo_table.py from demo_out/results.json -->"
 END = "<!-- end of table -->"
@@ -26,23 +28,21 @@ def detection(results: Any) -> list[str]:
         f"{', '.join(map(str, meta['layers']))}: {table['n_samples']} test samples of "
         f"{table['n_documents']} held-out documents, {len(meta['concepts'])} concepts, seed "
         f"{meta['seed']}. F1, precision, recall and AUROC weighted by positive samples; 95 % "
-        "intervals over documents, conditional on train and calibration; paired differences, * "
-        "where the interval excludes zero.",
+        "intervals over documents, each left out in turn, conditional on train and calibration; paired "
+        "differences, * where the interval excludes zero, ** where it does with all differences of the "
+        "table read as one family.",
         "",
         "| method | F1 | interval | minus SuperActivators | precision | recall | AUROC |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(table["methods"], key=lambda r: -(r["weighted_f1"] or 0)):
-        by = row["difference_interval"]
-        difference = ""
-        if by is not None:
-            star = " *" if by[0] > 0 or by[1] < 0 else ""
-            difference = f"{row['difference']:+.3f} [{by[0]:+.3f}, {by[1]:+.3f}]{star}"
-        low, high = row["interval"]
-        name = f"**{row['method']}**" if row["method"] == "SuperActivators" else row["method"]
+        own = row["method"] == "SuperActivators"
+        sure = (row.get("p_in_family") or 1.0) < 0.05
+        gap = difference(row["difference"], row["difference_interval"], sure)
         lines.append(
-            f"| {name} | {row['weighted_f1']:.3f} | [{low:.3f}, {high:.3f}] | {difference} | "
-            f"{row['precision']:.3f} | {row['recall']:.3f} | {row['auroc']:.3f} |"
+            f"| {'**SuperActivators**' if own else row['method']} | {typeset(row['weighted_f1'])} | "
+            f"{interval(row['interval'])} | {gap} | {typeset(row['precision'])} | {typeset(row['recall'])} | "
+            f"{typeset(row['auroc'])} |"
         )
     return lines
 
@@ -52,10 +52,9 @@ def localisation(results: Any) -> list[str]:
     block = results["kinds"][results["meta"]["primary_kind"]]
     lines = ["| tokens or patches | F1 | interval | AP | AUROC |", "|---|---|---|---|---|"]
     for row in block["localisation"]:
-        low, high = row["f1_interval"]
         lines.append(
-            f"| {row['method']} | {row['f1']:.3f} | [{low:.3f}, {high:.3f}] | "
-            f"{row['average_precision']:.3f} | {row['auroc']:.3f} |"
+            f"| {row['method']} | {typeset(row['f1'])} | {interval(row['f1_interval'])} | "
+            f"{typeset(row['average_precision'])} | {typeset(row['auroc'])} |"
         )
     return lines
 

@@ -12,7 +12,7 @@ from typing import Any
 from between_markers import put
 from PIL import Image
 
-from sa_plugin.show import kind_label, typeset
+from sa_plugin.show import kind_label, side_of_zero, typeset
 from sa_plugin.stages import cell_markdown, difference, markdown, published
 
 PAGE = Path(__file__).parents[1] / "reproduction.md"
@@ -75,8 +75,7 @@ def weaker(records: Mapping[str, Any]) -> str:
         for block in record["kinds"].values():
             for row in block["detection"]["methods"]:
                 if row["difference_interval"] is not None:
-                    low, high = row["difference_interval"]
-                    side = 0 if high < 0 else 2 if low > 0 else 1
+                    side = 1 + side_of_zero(row["difference_interval"])
                     counts.setdefault(row["method"], [0, 0, 0])[side] += 1
     rows = [[name, *map(str, found)] for name, found in counts.items()]
     return markdown(["method", "SuperActivators better", "open", "SuperActivators worse"], rows)
