@@ -20,7 +20,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import Intervention, ablate_heads
 from sa_plugin.host import InterruptedCallWarning, Site, attach, check, hooks_on
-from sa_plugin.host.turns import Turns
+from sa_plugin.host.turns import HOOKS, Turns
 from sa_plugin.scores import score
 from sa_plugin.statistics import Resampling
 
@@ -112,6 +112,9 @@ def state(host):
         for hook in hooks_on(whole)
     )
     named = list(whole.named_modules())
+    beside = {
+        (name, kept): len(getattr(m, kept)) for name, m in named for kind in HOOKS.values() for kept in kind
+    }
     lists = {name: (len(m.fwd_hooks), len(m.bwd_hooks)) for name, m in named if hasattr(m, "fwd_hooks")}
     configs = {
         name: config._attn_implementation
@@ -125,6 +128,7 @@ def state(host):
     }
     return {
         "hooks": hooks,
+        "kept beside hooks": beside,
         "hook lists": lists,
         "attention": configs,
         "flags": flags,
@@ -144,7 +148,8 @@ def _library(host):
         run = host.model.interleaver
         return [getattr(tracer._local, "depth", 0), len(run.mediators), run.interleaving, run.batcher]
     cfg = host.model.cfg
-    return [getattr(cfg, name, None) for name in ("use_attn_result", "use_split_qkv_input", "use_attn_in")]
+    flags = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
+    return [getattr(cfg, name, None) for name in flags] + [host.model.context_level]
 
 
 def differences(one, two):

@@ -23,17 +23,16 @@ from greenlet import getcurrent
 from nnsight.intervention.interleaver import Mediator
 from nnsight.tracing import tracer as tracing
 
-from sa_plugin.host.turns import Turn
-
 _RUNNING = [tracing.Tracer.__exit__.__code__, Mediator._run.__code__]
 
 
-def trace_left_over(model: Any, turn: Turn) -> str | None:
+def trace_left_over(model: Any, tracer: Any) -> str | None:
     """Put back what an interrupted trace of a model left, unless a trace is under way.
 
     Args:
         model: nnsight's.
-        turn: That was cut off.
+        tracer: What Python called at every line when the turn that was cut off began (a debugger,
+            coverage), or None.
 
     Returns:
         What it was, or None.
@@ -56,8 +55,8 @@ def trace_left_over(model: Any, turn: Turn) -> str | None:
         tracing._saves().clear()
         found.append("nnsight's count of traces")
     now = sys.gettrace()
-    if getattr(now, "__module__", None) == tracing.__name__ and now is not turn.tracer:
-        sys.settrace(turn.tracer)
+    if getattr(now, "__module__", None) == tracing.__name__ and now is not tracer:
+        sys.settrace(tracer)
         found.append("nnsight's trace function")
     return ", ".join(found) or None
 

@@ -12,6 +12,7 @@ a pass that reads them arranges for its own length.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from sa_plugin.host.adapter import Keep, Part
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import Law, Parts, relative_difference
 from sa_plugin.host.local import demand_embedded, refuse_training
-from sa_plugin.host.turns import Turn
+from sa_plugin.host.turns import Undo
 
 Order = Mapping[tuple[str, str], int]
 """Rank of each `(path, end)` in the forward pass."""
@@ -129,9 +130,9 @@ class TracePasses:
         """Edits by hooks of torch's own, with unfused attention where one attends."""
         return watching(self.places, watches)
 
-    def left_over(self, turn: Turn) -> str | None:
+    def left_over(self) -> Undo:
         """Workers, depth and trace function of a trace that was cut off."""
-        return trace_left_over(self.places.model, turn)
+        return partial(trace_left_over, self.places.model, sys.gettrace())
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """That transformers says the same of the residual stream."""

@@ -27,12 +27,13 @@ from sa_plugin.host.adapter import FINAL, Keep, Part
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
 from sa_plugin.host.local import demand_embedded, refuse_training
-from sa_plugin.host.turns import Turn, hooks_on, take_off, turns_of
+from sa_plugin.host.turns import HOOKS, Undo, asked, hooks_on, is_ours, take_off, turns_of
 from sa_transformer_lens.places import BridgePlaces
 
 EMBED = "embed.hook_out"
 FIRST = ("input_ids", "pixel_values")
 EXPECTED = "A hook on .* returned a modified tensor"
+LISTS = ("fwd_hooks", "bwd_hooks")
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 Hook = tuple[str, Callable[..., Any]]
 
@@ -169,16 +170,42 @@ class BridgePasses:
 
         return self.bridge.blocks[layer].attn.register_forward_pre_hook(before, with_kwargs=True)
 
-    def left_over(self, turn: Turn) -> str | None:
-        """Hooks are all that a pass of a bridge puts on it."""
-        return None
+    def left_over(self) -> Undo:
+        """Entries of hook points for hooks that are off, and the level of TransformerLens's contexts."""
+        return partial(_left_over, self.bridge, getattr(self.bridge, "context_level", 0))
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """None."""
         return ()
 
 
-def _filter_left_over(turn: Turn) -> str | None:
+def _left_over(bridge: Any, level: int) -> str | None:
+    found = [_strike_out(bridge, lambda handle: is_ours(asked(handle.user_hook)))]
+    # Never up: a context of the user's may have been left since.
+    if getattr(bridge, "context_level", level) > level:
+        bridge.context_level = level
+        found.append("a level of contexts")
+    return ", ".join(filter(None, found)) or None
+
+
+def _strike_out(bridge: Any, chosen: Callable[[Any], bool]) -> str | None:
+    """Strike out entries of hook points whose hooks are off, and say how many.
+
+    A hook point lists its hooks beside torch, which takes off its own first.
+    """
+    count = 0
+    for module in bridge.modules():
+        on = {key for kind in HOOKS for key in getattr(module, kind)}
+        for name in LISTS:
+            entries = module.__dict__.get(name, ())
+            off = [entry for entry in entries if entry.hook.id not in on and chosen(entry)]
+            for entry in off:
+                entries.remove(entry)
+            count += len(off)
+    return f"{count} entr{'ies' if count > 1 else 'y'} for hooks that are off" if count else None
+
+
+def _filter_left_over() -> str | None:
     left = [one for one in warnings.filters if getattr(one[1], "pattern", None) == EXPECTED]
     for one in left:
         warnings.filters.remove(one)  # type: ignore[attr-defined]
@@ -194,9 +221,10 @@ def note_tools(places: BridgePlaces) -> None:
     before = {hook.key for hook in hooks_on(bridge)}
     flags = {name: getattr(bridge.cfg, name) for name in FLAGS if hasattr(bridge.cfg, name)}
 
-    def undo(turn: Turn) -> str | None:
+    def undo() -> str | None:
         new = (hook for hook in hooks_on(bridge) if hook.key not in before)
         found = [take_off(hook for hook in new if _of_library(hook.function))]
+        found.append(_strike_out(bridge, lambda one: one.hook.id not in before))
         changed = {name: value for name, value in flags.items() if getattr(bridge.cfg, name) != value}
         for name, value in changed.items():
             getattr(bridge, f"set_{name}")(value)

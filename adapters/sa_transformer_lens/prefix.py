@@ -39,7 +39,7 @@ from sa_plugin._check import require, with_article
 from sa_plugin._face import face
 from sa_plugin.host.local import demand_writable
 from sa_plugin.host.protocol import require_layer
-from sa_plugin.host.turns import Turn, Turns, one_turn, take, turns_of
+from sa_plugin.host.turns import Turns, Undo, one_turn, take, turns_of
 from sa_transformer_lens.passes import BridgePasses, named, note_tools
 from sa_transformer_lens.places import BridgePlaces
 
@@ -146,9 +146,9 @@ class PrefixView:
         """Those of the bridge; every run is one."""
         return turns_of(self._passes.places)
 
-    def left_over(self, turn: Turn) -> str | None:
-        """Put back what the library left of a run that was cut off."""
-        return self._passes.left_over(turn)
+    def left_over(self) -> Undo:
+        """As of `Passes`."""
+        return self._passes.left_over()
 
     @one_turn
     def run_with_hooks(

@@ -216,14 +216,11 @@ class Passes(Protocol):
             NotImplementedError: The architecture shows a reader no values or no pattern.
         """
 
-    def left_over(self, turn: Any) -> str | None:
-        """Put back what the library itself may have left of a turn that was cut off.
+    def left_over(self) -> Callable[[], str | None]:
+        """What puts back what the library itself may leave of a turn that begins here.
 
-        Args:
-            turn: A `sa_plugin.host.turns.Turn` that is no longer under way. Hooks are off already.
-
-        Returns:
-            What it was, or None if all was as it should be.
+        It is called where the turn was cut off, when hooks are off already, and says what it found,
+        or None if all was as it should be. What it must know of before, such as a counter, is read here.
         """
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:

@@ -60,7 +60,7 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
 from sa_plugin.host.tokens import TextEncoder, check_tokenizer
-from sa_plugin.host.turns import Turn, Turns, hold, one_turn, take, turns_of
+from sa_plugin.host.turns import Turns, Undo, hold, one_turn, take, turns_of
 
 if TYPE_CHECKING:
     from sa_plugin.host.images import ImageReader
@@ -141,9 +141,9 @@ class LocalHost:
         """One call at a time on this model, by whichever host; see `sa_plugin.host.turns`."""
         return turns_of(self.passes.places)
 
-    def left_over(self, turn: Turn) -> str | None:
-        """Put back what the library left of a call that was cut off."""
-        return self.passes.left_over(turn)
+    def left_over(self) -> Undo:
+        """What puts back what the library leaves of a call that is cut off."""
+        return self.passes.left_over()
 
     def batches(self, samples: Sequence[Sample], *, batch_tokens: int | None = None) -> list[Batch]:
         """Samples ready for the model: texts of like length together, whole; images in order.

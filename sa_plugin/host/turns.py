@@ -8,8 +8,9 @@ An interrupt (`KeyboardInterrupt`) can fall between any two steps of Python, als
 `finally` that would have taken a hook off, and no code can catch all of them. So a turn is written
 down before it puts anything on the model, with what it changes beside hooks, and struck out after
 everything is off. Whoever is next finds a turn that was never struck out and cleans up: hooks whose
-functions are this package's (those of the user, and of libraries, are left alone), what was noted
-with `Turns.note`, gradients that were switched off, and what the adapter knows of its library.
+functions are this package's (those of the user, and of libraries, are left alone), what torch keeps
+beside hooks that are off, what was noted with `Turns.note`, gradients that were switched off, and
+what the adapter knows of its library.
 
 Whether a turn is still under way cannot be counted either, since an interrupt may skip the counting
 down. Each has a lock of its own that its `with` statement holds: CPython enters and leaves a `with`
@@ -44,8 +45,10 @@ HOOKS = {
 }
 P = ParamSpec("P")
 R = TypeVar("R")
-Undo = Callable[["Turn"], str | None]
+Undo = Callable[[], str | None]
 """Puts back what a turn left; says what it was, or None where all was as it should be."""
+Library = Callable[[], Undo]
+"""Of the adapter, see `sa_plugin.host.adapter.Passes.left_over`: called where a turn begins."""
 
 
 class InterruptedCallWarning(UserWarning):
@@ -58,21 +61,18 @@ class Turn:
 
     Attributes:
         what: Name of the call.
-        library: Of the adapter: clean-up of what its library leaves, tried after our own.
         alive: Held by the call's `with` statement.
         thread: That made it.
         gradients: Whether they were enabled when it began.
-        undo: What it changes beside hooks, noted before the change.
-        tracer: What Python called at every line when it began (a debugger, coverage), or None.
+        undo: What it changes beside hooks, noted before the change; first what its library may leave,
+            which is put back last.
         kept: Ids of the hooks of an edit that is held open, once they are all there.
     """
 
     what: str
-    library: Undo | None
     alive: Any = field(default_factory=Lock)
     thread: int = field(default_factory=get_ident)
     gradients: bool = field(default_factory=torch.is_grad_enabled)
-    tracer: Any = field(default_factory=sys.gettrace)
     undo: list[Undo] = field(default_factory=list)
     kept: frozenset[int] = frozenset()
 
@@ -91,7 +91,7 @@ class Turns:
         self.open: list[Turn] = []
         self.roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-    def begin(self, what: str, library: Undo | None = None) -> Turn:
+    def begin(self, what: str, library: Library | None = None) -> Turn:
         """Clean up after turns that were cut off, and write down a new one. The lock is held.
 
         Warns:
@@ -101,7 +101,7 @@ class Turns:
             _enable_gradients()
         if self.open:
             self._sweep()
-        turn = Turn(what, library)
+        turn = Turn(what, undo=[] if library is None else [library()])
         self.open.append(turn)
         return turn
 
@@ -154,11 +154,10 @@ class Turns:
         left = take_off(hook for hook in self._hooks() if hook.key not in kept)
         if left:
             found.append(left)
+        for root in list(self.roots):
+            _forget_absent(root)
         for turn in reversed(cut):
-            for undo in (*reversed(turn.undo), *filter(None, [turn.library])):
-                said = undo(turn)
-                if said:
-                    found.append(said)
+            found += filter(None, [undo() for undo in reversed(turn.undo)])
         # Threads have gradient modes of their own. The outermost turn knows how it was.
         own = [turn for turn in cut if turn.thread == get_ident()]
         if own and own[0].gradients and not torch.is_grad_enabled():
@@ -189,14 +188,15 @@ class Hook(NamedTuple):
 def hooks_on(root: nn.Module) -> list[Hook]:
     """All hooks on a model."""
     return [
-        Hook(module, kind, key, _asked(function))
+        Hook(module, kind, key, asked(function))
         for module in root.modules()
         for kind in HOOKS
         for key, function in list(getattr(module, kind).items())
     ]
 
 
-def _asked(function: Any) -> Any:
+def asked(function: Any) -> Any:
+    """Who asked for a hook, behind partials and the wrappers of TransformerLens."""
     for _ in range(3):
         while isinstance(function, partial):
             function = function.func
@@ -221,14 +221,23 @@ def take_off(hooks: Iterable[Hook]) -> str | None:
         modules.append(type(module).__name__)
         for name in (kind, *HOOKS[kind]):
             getattr(module, name).pop(key, None)
-        # TransformerLens's hook points keep a list beside torch's.
-        for name in ("fwd_hooks", "bwd_hooks"):
-            handles = module.__dict__.get(name)
-            if isinstance(handles, list):
-                handles[:] = [h for h in handles if getattr(getattr(h, "hook", None), "id", None) != key]
     if not modules:
         return None
     return f"{len(modules)} hook{'s' * (len(modules) > 1)} of {', '.join(dict.fromkeys(modules))}"
+
+
+def _forget_absent(root: nn.Module) -> None:
+    """Strike out what torch keeps beside hooks that are off.
+
+    torch takes a hook off before the rest, and so does `take_off`: what an interrupt leaves of a hook
+    is found through no hook.
+    """
+    for module in root.modules():
+        for kind, beside in HOOKS.items():
+            on = getattr(module, kind)
+            for kept in (getattr(module, name) for name in beside):
+                for key in kept.keys() - on.keys():
+                    del kept[key]
 
 
 def _close_interrupted() -> None:
@@ -289,7 +298,7 @@ def note_attention(root: nn.Module) -> None:
     configs = {id(c): c for m in root.modules() if (c := getattr(m, "config", None)) is not None}
     before = [(config, getattr(config, name)) for config in configs.values() if hasattr(config, name)]
 
-    def undo(turn: Turn) -> str | None:
+    def undo() -> str | None:
         left = [(config, kind) for config, kind in before if getattr(config, name) != kind]
         for config, kind in left:
             # The name without this ending passes a value on to parts.
@@ -299,7 +308,7 @@ def note_attention(root: nn.Module) -> None:
     turns.note(undo)
 
 
-def take(turns: Turns, what: str, library: Undo | None, work: Callable[[], R]) -> R:
+def take(turns: Turns, what: str, library: Library | None, work: Callable[[], R]) -> R:
     """Do something with a model while nobody else does."""
     with turns.lock:
         turn = turns.begin(what, library)
@@ -324,7 +333,7 @@ def _raise_interrupt(error: BaseException) -> None:
 
 
 @contextmanager
-def hold(turns: Turns, what: str, library: Undo | None) -> Iterator[Turn]:
+def hold(turns: Turns, what: str, library: Library | None) -> Iterator[Turn]:
     """The same for a context that hands the model to its user, with what is put on it.
 
     The turn that it gives is to be held (`Turns.hold`) once everything is on.
@@ -394,7 +403,7 @@ class TakesTurns(Protocol):
     def turns(self) -> Turns:
         """Of the model."""
 
-    def left_over(self, turn: Turn) -> str | None:
+    def left_over(self) -> Undo:
         """See `sa_plugin.host.adapter.Passes.left_over`."""
 
 

@@ -4,13 +4,15 @@ import random
 import threading
 import time
 import warnings
+from contextlib import suppress
 
 import interrupts
 import pytest
 import torch
 from both_hosts import LIBRARIES, batch_on, new_host, read_one
+from torch.utils.hooks import RemovableHandle
 
-from sa_plugin.host import InterruptedCallWarning, Site, hooks_on
+from sa_plugin.host import InterruptedCallWarning, Site, ZEdit, hooks_on
 from sa_plugin.host.turns import turns_of
 
 EDITED = {Site(0, "z"): interrupts.halved}
@@ -67,6 +69,33 @@ def test_what_a_dead_turn_left_is_taken_off_with_a_word_by_any_host(host, batch,
     turn.alive.acquire()
     with pytest.raises((RuntimeError, ValueError)):
         context.__exit__(None, None, None)
+
+
+def test_what_is_kept_beside_a_hook_goes_with_it(host, batch, monkeypatch):
+    """torch takes off a hook, then what it keeps beside; TransformerLens then strikes it off a list."""
+    edits = {Site(0, "z"): ZEdit(lambda z, seen: z * 0.5, attends=True), Site(1, "z"): interrupts.halved}
+    remove, before, cut = RemovableHandle.remove, interrupts.state(host), 0
+    for _ in range(12):
+        at, cut = cut, 0
+
+        def cut_off(handle, at=at):
+            nonlocal cut
+            cut += 1
+            if cut - 1 == at:
+                del handle.hooks_dict_ref()[handle.id]
+                raise KeyboardInterrupt
+            remove(handle)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt), host.edited(edits):
+            read_one(host, batch)
+            patch.setattr(RemovableHandle, "remove", cut_off)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterruptedCallWarning)
+            read_one(host, batch)
+        assert not interrupts.differences(before, interrupts.state(host)), f"cut off at hook {at}"
+        if cut <= at:
+            break
+    assert at > 4
 
 
 def test_an_error_inside_an_edit_leaves_the_edit(host, batch):
