@@ -1,9 +1,10 @@
 """Labelled samples and their splits by source document."""
 
 from sa_plugin.data.build import EmptySplitWarning
+from sa_plugin.data.columns import AlikeNamesWarning
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.given import Chat, TokenIds
-from sa_plugin.data.images import Geometry, Image, PixelLabels, coverage
+from sa_plugin.data.images import FramesWarning, Geometry, Image, PixelLabels, coverage
 from sa_plugin.data.loose import as_split
 from sa_plugin.data.sample import Sample, SampleLabels, Span
 from sa_plugin.data.splits import RepeatedTextWarning, Splits, split_documents, text_key
@@ -12,10 +13,12 @@ from sa_plugin.data.words import CutWordsWarning, Spelling
 
 __all__ = [
     "TAG_SCHEMES",
+    "AlikeNamesWarning",
     "Chat",
     "ConceptData",
     "CutWordsWarning",
     "EmptySplitWarning",
+    "FramesWarning",
     "Geometry",
     "Image",
     "PixelLabels",

@@ -21,6 +21,7 @@ from sa_plugin.data.columns import (
     Column,
     column,
     entries_of,
+    is_blank,
     is_missing,
     label_of,
     masks_of,
@@ -71,7 +72,10 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     seen: set[str] = set()
     for sample, of in zip(samples, split_of, strict=True):
         if of not in SPLITS:
-            raise ValueError(f"split {of!r} of sample {sample.id!r} is not one of {SPLITS}.")
+            raise ValueError(
+                f"split {of!r} of sample {sample.id!r} is not one of {SPLITS} (cal is what others call "
+                "validation or dev)."
+            )
         if sample.id in seen:
             raise ValueError(f"sample id {sample.id!r} stands twice: ids must be unique.")
         seen.add(sample.id)
@@ -131,9 +135,9 @@ def _one_name(concepts: Sequence[str], labelled: set[str]) -> bool:
 
 def _validate_labels(sample: Sample, known: set[str]) -> None:
     text_of(f"the text of sample {sample.id!r}", sample.text)
-    if sample.image is None and not sample.text.strip():
+    if sample.image is None and is_blank(sample.text):
         raise ValueError(
-            f"sample {sample.id!r} has the text {sample.text!r:.40}, which is empty: give it a "
+            f"sample {sample.id!r} has the text {sample.text!a:.40}, which is empty: give it a "
             "text or leave the sample out."
         )
     masked = set(sample.image.masks) if sample.image is not None else set()
@@ -165,7 +169,7 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
                 f"of {len(sample.text)} characters: spans are [start, end) in characters."
                 f"{other_units(sample.text, start, end)}"
             )
-        if not sample.text[start:end].strip():
+        if is_blank(sample.text[start:end]):
             raise ValueError(
                 f"sample {sample.id!r}: span ({start}, {end}, {concept!r}) covers only white "
                 "space: the labels are probably misaligned with the text."
@@ -252,10 +256,16 @@ def whole_spans(
             raise ValueError("token_labels lists no words: give {concept: words}, or leave it out.")
         finders = {concept: _finder(concept, words) for concept, words in token_labels.items()}
         _require_listed(finders, labels)
-        return [
+        found = [
             [(*hit.span(), c) for c in row if c in finders for hit in finders[c].finditer(text)]
             for text, row in zip(texts, labels, strict=True)
         ]
+        for concept in finders.keys() - {c for row in found for *_, c in row}:
+            raise ValueError(
+                f"token_labels: no word of {concept!r} stands in a text of {concept!r}: give words that do, "
+                "or leave the concept out of token_labels."
+            )
+        return found
     if token_labels is not None:
         require_known("token_labels", token_labels, ("text",))
     whole = token_labels == "text"
@@ -275,9 +285,11 @@ def _finder(concept: str, words: Iterable[str]) -> re.Pattern[str]:
     each = column(where, given, text_of, fix="give its words")
     if not each or not all(word.strip() for word in each):
         raise ValueError(f"token_labels lists no word, or an empty one, for {concept!r}: give its words.")
+    # An accent may be written into its letter or behind it, in the word and in the text.
+    forms = {unicodedata.normalize(form, word) for word in each for form in ("NFC", "NFD")}
     # Longer phrases first, or a word of theirs would be found instead.
-    alternatives = "|".join(re.escape(word) for word in sorted(each, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
+    alternatives = "|".join(re.escape(word) for word in sorted(forms, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{alternatives})(?![\w\u0300-\u036f])", re.IGNORECASE)
 
 
 def _require_listed(finders: Mapping[str, object], labels: Sequence[Iterable[str]]) -> None:
@@ -368,11 +380,21 @@ def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
         return []
     one, where = scalar(one), f"labels[{k}]"
     if isinstance(one, str):
+        if concepts and one not in concepts and one.strip().lstrip("-").isdigit():
+            raise ValueError(
+                f"label {one!r} of text {k} is a number as text and none of concepts: give the number, such "
+                "as int(label)."
+            )
         return [name_of(where, one)] if one else []
-    if isinstance(one, int | np.integer) and not isinstance(one, bool):
-        if concepts is not None and 0 <= one < len(concepts):
+    if isinstance(one, int | float) and not isinstance(one, bool) and concepts is not None:
+        # A column in which labels are missing has its class numbers as floats.
+        if one in range(len(concepts)):
             return [concepts[int(one)]]
-    elif isinstance(one, Iterable) and not isinstance(one, bytes | Mapping):
+        raise ValueError(
+            f"label {one!r} of text {k} is none of 0 to {len(concepts) - 1}, the classes of concepts: give "
+            "None where nobody labelled (-1 often says so), or name every class."
+        )
+    if isinstance(one, Iterable) and not isinstance(one, bytes | Mapping):
         names = list(one)
         if all(isinstance(name, str) and name.strip() for name in names):
             return [name_of(where, name) for name in dict.fromkeys(names)]
@@ -380,7 +402,8 @@ def _names_of(k: int, one: Any, concepts: Sequence[str] | None) -> list[str]:
             return [c for c, value in zip(concepts, names, strict=True) if _flag(k, c, value)]
     raise ValueError(
         f"label {one!r:.60} of text {k} is no name of a concept: give a name, a list of names, or None; "
-        "for class numbers concepts=[...], their names in order; for 0/1 a mapping {name: column}."
+        "for class numbers concepts=[...], their names in order, for several a text "
+        "[[concepts[n] for n in row] for row in labels]; for 0/1 a mapping {name: column}."
     )
 
 

@@ -8,12 +8,14 @@ read once, here; nothing is guessed: a text is no list of letters, 0.7 is no lab
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Set
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from sa_plugin._check import did_you_mean
+from sa_plugin._check import did_you_mean, users_line
 
 _T = TypeVar("_T")
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ Reader: TypeAlias = Callable[[str, Any], _T]
 _ONE_ENTRY = "give a list, one entry a sample"
 # Marks that turn or hide what follows them: two names would look alike, or one like another.
 _HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cn")
+# What a missing label becomes as text, the ends of a list or mapping, and what stands between names.
+_MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "nat", "undefined")
+_BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
+_JOINTS = ";,|"
 
 
 def column(name: str, given: Any, read: Reader[_T], *, n: int | None = None, fix: str = "") -> list[_T]:
@@ -135,6 +141,13 @@ def _suspect(value: str) -> list[tuple[int, str]]:
     return [one for one in (next(found, None),) if one is not None]
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of it is seen: white space, marks of format, controls."""
+    return not text.strip() or (
+        not text.isascii() and all(c.isspace() or unicodedata.category(c) in _HIDDEN for c in text)
+    )
+
+
 def name_of(where: str, value: Any) -> str:
     """A concept's name: a text that is not blank and has nothing invisible in it or around it."""
     value = scalar(value)
@@ -152,6 +165,79 @@ def name_of(where: str, value: Any) -> str:
             "leave it out of the name."
         )
     return value
+
+
+class AlikeNamesWarning(UserWarning):
+    """Two concepts are called alike: perhaps they are one, in two writings."""
+
+
+def require_one_order(**given: Any) -> None:
+    """Refuse columns of pandas whose rows stand in different orders: entries go by position.
+
+    Raises:
+        ValueError: Two have the same index in another order.
+    """
+    indices = {
+        name: list(one.index)
+        for name, one in given.items()
+        if hasattr(one, "to_numpy") and hasattr(one, "index")
+    }
+    first = next(iter(indices), "")
+    for name, index in indices.items():
+        if index != indices[first] and sorted(map(repr, index)) == sorted(map(repr, indices[first])):
+            raise ValueError(
+                f"{name} and {first} have one index in two orders, and entries are taken by position: sort "
+                f"them alike, such as {name}.loc[{first}.index]."
+            )
+
+
+def require_names(seen: Sequence[str], said: str = "concepts=[...]") -> None:
+    """Refuse what stands where names belong and is none, of names that nobody said but a column of labels.
+
+    Args:
+        seen: The distinct labels of a column.
+        said: What takes every name as it is.
+
+    Raises:
+        ValueError: A number, a list or a missing value that became text, or several names in one.
+    """
+    alike: dict[str, str] = {}
+    for name in seen:
+        other = alike.setdefault(name.casefold(), name)
+        if other != name:
+            warnings.warn(
+                f"concepts {other!r} and {name!r} differ in case only and are two: write one name one way, "
+                f"or say {said} where they are two.",
+                AlikeNamesWarning,
+                stacklevel=users_line(),
+            )
+        if re.fullmatch(r"[-+]?\d+([.,]\d+)?", name):
+            why = "a number as text: give numbers with concepts=[...], their names in order"
+        elif name.lower() in _MISSING:
+            why = "what programs write where nothing was: give None"
+        elif (name[0], name[-1]) in _BRACKETS:
+            why = "a list as text: give the list itself, such as ast.literal_eval(label)"
+        else:
+            why = _joined(name, seen)
+        if why:
+            raise ValueError(f"label {name!r} is {why}; or say {said} where it is a name.")
+
+
+def _joined(name: str, seen: Sequence[str]) -> str:
+    """Whether a name holds others of the column, between separators."""
+    parts = _parts(name)
+    others = {part for one in seen if one != name for part in _parts(one)}
+    if len(parts) < 2 or (not others.issuperset(parts) and set(seen).isdisjoint(parts)):
+        return ""
+    mark = next(mark for mark in _JOINTS if mark in name)
+    return (
+        f"several names in one: give lists, such as [part.strip() for part in label.split({mark!r})] (in a "
+        "CSV file several stand with ';')"
+    )
+
+
+def _parts(name: str) -> list[str]:
+    return [part.strip() for part in re.split(f"[{re.escape(_JOINTS)}]", name) if part.strip()]
 
 
 def label_of(where: str, value: Any) -> str:

@@ -37,7 +37,7 @@ from sa_plugin.data.build import (
     validate,
     whole_spans,
 )
-from sa_plugin.data.columns import Column, column, seed_of, whole_of
+from sa_plugin.data.columns import Column, column, require_names, require_one_order, seed_of, whole_of
 from sa_plugin.data.given import given_of, plain
 from sa_plugin.data.images import PixelLabels
 from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
@@ -202,6 +202,7 @@ class ConceptData(Shown):
             >>> data.concepts
             ('glad', 'sad')
         """
+        require_one_order(texts=texts, labels=labels, documents=documents, ids=ids)
         given = column("texts", texts, given_of)
         concepts = read_concepts(concepts)
         rows, order = text_labels(labels, len(given), concepts)
@@ -250,6 +251,7 @@ class ConceptData(Shown):
             >>> data.concepts
             ('animal',)
         """
+        require_one_order(texts=texts, spans=spans, documents=documents, sample_labels=sample_labels, ids=ids)
         samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
         data = cls.from_samples(samples, concepts, splits, name=name)
         warn_of_cut_words(samples)
@@ -297,8 +299,14 @@ class ConceptData(Shown):
             >>> ConceptData.from_words(words, tags, tags="auto").concepts
             ('PER',)
         """
+        require_one_order(
+            words=words, labels=labels, documents=documents, sample_labels=sample_labels, ids=ids
+        )
         texts, spans = spelled(words, labels, spelling)
         samples = span_samples(texts, spans, documents=documents, sample_labels=sample_labels, ids=ids)
+        if concepts is None and spelling.get("tags") not in (None, "auto"):
+            # What every tag means is said: names are taken as they are.
+            concepts = sorted({concept for sample in samples for concept in sample.positive}) or None
         return cls.from_samples(samples, concepts, splits, name=name)
 
     @classmethod
@@ -332,6 +340,7 @@ class ConceptData(Shown):
             ValueError: A sample has a positive token for a concept it is not labelled with; and
                 what `from_spans` raises.
         """
+        require_one_order(texts=texts, sample_labels=sample_labels, masks=masks, documents=documents, ids=ids)
         samples = token_mask_samples(texts, sample_labels, masks, documents=documents, ids=ids)
         return cls.from_samples(samples, concepts, splits, name=name)
 
@@ -398,7 +407,10 @@ class ConceptData(Shown):
             ValueError: What `from_spans` raises.
         """
         found: Sequence[Sample] = column("samples", samples, sample_of)
-        order = tuple(read_concepts(concepts) or sorted({c for s in found for c in s.positive}))
+        said = read_concepts(concepts)
+        order = tuple(said or sorted({c for s in found for c in s.positive}))
+        if said is None:
+            require_names(order)
         rule = splits if isinstance(splits, Splits) else Splits(splits)  # type: ignore[arg-type]
         of: Sequence[str] | None = rule.of
         if of is None:

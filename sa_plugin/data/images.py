@@ -16,16 +16,19 @@ and unknown in between.
 from __future__ import annotations
 
 import hashlib
+import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sa_plugin._check import require
+from sa_plugin._check import require, users_line
 from sa_plugin.data.columns import Given, entries_of, is_missing, name_of, number_of, picture_column, scalar
 
 
@@ -261,6 +264,65 @@ def require_rgb(name: str, pixels: Any) -> None:
         )
 
 
+class FramesWarning(UserWarning):
+    """A picture holds several frames, of which one is read."""
+
+
+def opened(value: Any) -> Any:
+    """A picture of Pillow from a path or from {"bytes": ..., "path": ...} of a data set; else the value.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ImportError: Pillow is not installed.
+        ValueError: No picture; the text names the file.
+    """
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+        held = value["bytes"]
+        value = value["path"] if held is None else io.BytesIO(held)
+    if not isinstance(value, str | Path | io.BytesIO):
+        return value
+    if not isinstance(value, io.BytesIO) and not Path(value).is_file():
+        raise FileNotFoundError(f"{value} does not exist: give the path of a picture.")
+    pillow = require("PIL.Image", "images", "reading pictures")
+    try:
+        # From memory: no file stays open, and frames can be counted later.
+        file = value if isinstance(value, io.BytesIO) else io.BytesIO(Path(value).read_bytes())
+        picture = pillow.open(file)
+        picture.load()
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        named = "bytes" if isinstance(value, io.BytesIO) else value
+        raise ValueError(f"{named}: no picture that Pillow can read ({error}).") from error
+    return picture
+
+
+def rgb(picture: Any) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture of Pillow as people see it: upright, RGB of 8 bits, grey and palette converted, no alpha.
+
+    Raises:
+        ValueError: Its numbers have no range that would say what is black and what is white.
+    """
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        warnings.warn(
+            f"a picture ({picture.format}) holds {picture.n_frames} frames, number {picture.tell()} is read: "
+            "give each that is meant, such as PIL.ImageSequence.all_frames(picture).",
+            FramesWarning,
+            stacklevel=users_line(),
+        )
+    shown = upright(picture)
+    if shown.mode not in ("I", "F") and not shown.mode.startswith("I;"):
+        return np.array(shown.convert("RGB"), dtype=np.uint8)
+    # Pillow would cut off all above 255, and show 16 bits as white.
+    grey = np.asarray(shown)
+    most = 65535 if shown.mode != "F" and (grey.max() > 255 or shown.mode.startswith("I;16")) else 255
+    if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > most or (grey != np.round(grey)).any():
+        raise ValueError(
+            f"a picture of mode {shown.mode} holds {grey.min():g} to {grey.max():g}: say what is white, and "
+            "give uint8 [height, width, 3]."
+        )
+    scaled = np.round(grey * (255 / most)).astype(np.uint8)
+    return np.repeat(scaled[..., None], 3, axis=2)
+
+
 def upright(image: Any) -> Any:
     """A PIL image as people see it: turned as its EXIF orientation says, which cameras write.
 
@@ -291,10 +353,12 @@ def _mask_of_size(where: str, mask: Any, size: tuple[int, ...]) -> Bool[np.ndarr
             "or 0 and 255)."
         )
     if array.shape != size:
+        turned = " Is it turned? Pictures are read as their EXIF orientation shows them."
+        why = turned if array.shape == size[::-1] else ""
         shape = " x ".join(map(str, array.shape)) or "a single value"
         raise ValueError(
             f"{where} is {shape}, the image {size[0]} x {size[1]}: give masks of the image before any "
-            "processing."
+            f"processing.{why}"
         )
     return array
 

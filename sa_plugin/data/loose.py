@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sa_plugin._check import require
 from sa_plugin.data.columns import text_of
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.given import TokenIds, source_of
-from sa_plugin.data.images import Image, require_rgb, upright
+from sa_plugin.data.images import Image, opened, require_rgb, rgb
 from sa_plugin.data.sample import Sample
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -32,14 +31,16 @@ def gathered(samples: Any) -> Split | list[Any]:
     """
     if isinstance(samples, Split):
         return samples
-    if isinstance(samples, Mapping | set | frozenset | bytes) or hasattr(samples, "columns"):
+    table = hasattr(samples, "columns") or hasattr(samples, "column_names")
+    if table or isinstance(samples, Mapping | set | frozenset | bytes):
         raise TypeError(
             f"samples are of type {type(samples).__name__}: give a list of texts, such as one column of a "
             "table; a chat is a list of messages, and token ids are tokenizer(text)['input_ids']."
         )
     if isinstance(samples, np.ndarray):
-        # Texts, or several images; one image and token ids are one sample.
-        many = samples.dtype.kind in "UO" or samples.ndim == 4
+        # Texts, several images or rows of token ids; one image and token ids are one sample.
+        ids = samples.ndim == 2 and samples.dtype.kind in "iu" and samples.dtype != np.uint8
+        many = samples.dtype.kind in "UO" or samples.ndim == 4 or ids
         return list(samples.tolist() if samples.dtype.kind in "UO" else samples) if many else [samples]
     one = isinstance(samples, str | Sample | Path) or source_of(samples) is not None or _is_picture(samples)
     if one or not isinstance(samples, Iterable):
@@ -111,6 +112,5 @@ def _pixels(one: Any) -> np.ndarray | None:
     path = isinstance(one, Path) or (isinstance(one, str) and one.lower().endswith(PICTURES))
     # A text may end as a file name does: only a file that is there is one.
     if path and (isinstance(one, Path) or Path(one).is_file()):
-        with require("PIL.Image", "images", "images from files").open(one) as picture:
-            return np.asarray(upright(picture).convert("RGB"))
-    return np.asarray(upright(one).convert("RGB")) if _is_picture(one) else None
+        return rgb(opened(one))
+    return rgb(one) if _is_picture(one) else None

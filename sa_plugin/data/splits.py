@@ -10,9 +10,9 @@ each total, `have` what it holds so far. Documents with the largest share of a r
 first, so that what is scarce is spread before what is plentiful.
 
 A repeated text whose copies lie in train and in test is learnt by heart. Texts are one text that are equal
-up to spaces, case, line ends, invisible marks and Unicode's forms. Where nobody says documents and splits,
-repeats are one document, unless then a split would lose a concept that it has otherwise; where somebody
-does, a repeat that crosses splits is a warning.
+up to spaces, case, line ends, quotes, dashes, invisible marks and Unicode's forms. Where nobody says
+documents and splits, repeats are one document, unless then a split would lose a concept that it has
+otherwise; where somebody does, a repeat that crosses splits is a warning.
 """
 
 from __future__ import annotations
@@ -29,6 +29,27 @@ from sa_plugin.data.columns import Given, column, number_of, seed_of, text_of
 from sa_plugin.data.sample import SPLITS, Sample, SplitName
 
 _Fractions = tuple[float, float, float]
+# As data sets call their parts.
+_PARTS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    **dict.fromkeys(("cal", "calibration", "validation", "valid", "val", "dev"), "cal"),
+    "test": "test",
+    "testing": "test",
+}
+# Quotes and dashes that programs put in for those of a keyboard.
+_SINGLE, _DOUBLE, _DASH = (
+    "\u2018\u2019\u201a\u201b\u2032\u00b4",
+    "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb",
+    "\u2010\u2011\u2012\u2013\u2014\u2212",
+)
+_TYPED = {ord(c): typed for typed, all_ in (("'", _SINGLE), ('"', _DOUBLE), ("-", _DASH)) for c in all_}
+
+
+def split_of(where: str, value: object) -> str:
+    """A reader of a split's name, by any that data sets use; one that is not known stays as it is."""
+    name = text_of(where, value)
+    return _PARTS.get(name.strip().lower(), name)
 
 
 @dataclass(frozen=True)
@@ -36,8 +57,8 @@ class Splits:
     """How samples are divided over train, cal and test.
 
     Args:
-        of: "train", "cal" or "test" for each sample. By default source documents are divided by
-            `fractions`, stratified over concepts.
+        of: "train", "cal" (or "validation", "val", "dev") or "test" for each sample. By default source
+            documents are divided by `fractions`, stratified over concepts.
         fractions: Shares of train, cal and test, when `of` is not given.
         seed: Seed of the division.
 
@@ -51,7 +72,7 @@ class Splits:
 
     def __post_init__(self) -> None:
         if self.of is not None:
-            object.__setattr__(self, "of", column("splits", self.of, text_of))
+            object.__setattr__(self, "of", column("splits", self.of, split_of))
         object.__setattr__(self, "fractions", tuple(column("fractions", self.fractions, number_of)))
         object.__setattr__(self, "seed", seed_of("seed", self.seed))
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
@@ -122,7 +143,7 @@ def text_key(text: str) -> str:
     """
     if text.isascii():
         return " ".join(text.casefold().split())
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_TYPED)).casefold())
     # Marks of format (a byte order mark, a zero-width space) are not seen.
     return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 

@@ -19,11 +19,12 @@ open is refused, and `tags=` says it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from sa_plugin._check import did_you_mean, require_known
-from sa_plugin.data.columns import is_missing, name_of, shown, text_of
+from sa_plugin.data.columns import is_missing, name_of, require_names, shown, text_of
 
 Tags: TypeAlias = str | Mapping[str, str | None]
 
@@ -46,6 +47,8 @@ _MARKS = "-_:/.|"
 # BIOES and BILOU say the same in other letters: a column that joins two corpora may hold both.
 _TOGETHER = (frozenset("BIESLU"), frozenset("BMES"), frozenset("BMEW"))
 _ENOUGH_LAST = (frozenset("BI"), frozenset("BME"))
+# A tag with another one behind it, of words in names in names: "B-PER|I-ORG".
+_SEVERAL = re.compile(r"^[BIESLUMW][-_:].+[^\w\s-][BIESLUMW][-_:]\w", re.IGNORECASE)
 _Parsed = dict[str, tuple[str, str]]
 
 
@@ -75,10 +78,18 @@ def tag_concepts(found: Iterable[str], tags: Tags = "auto") -> dict[str, str | N
         require_known("tags", tags.removesuffix(_SUFFIX), ["auto", "names", *TAG_SCHEMES])
     inside = [tag for tag in distinct if tag not in OUTSIDE]
     outside: dict[str, str | None] = {tag: None for tag in distinct if tag in OUTSIDE}
+    several = next((tag for tag in inside if tags != "names" and _SEVERAL.search(tag)), None)
+    if several is not None:
+        raise ValueError(
+            f"tag {several!r} is several tags in one: give the concepts of each word as a list, without "
+            "tags, or tags={tag: concept}."
+        )
     if tags == "names":
         return outside | {tag: tag for tag in inside}
     if tags == "auto":
-        return outside | _told(inside, any(tag in ("O", "o") for tag in outside))
+        told = _told(inside, any(tag in ("O", "o") for tag in outside))
+        require_names(sorted({name for name in told.values() if name}), "tags='names', or {tag: concept},")
+        return outside | told
     return outside | _of_scheme(inside, tags)
 
 

@@ -18,10 +18,12 @@ What this does not show: spans that were moved from one word to another.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from functools import lru_cache, partial
+from typing import Any, Literal, TypedDict
 
 from sa_plugin._check import require_known, users_line
 from sa_plugin.data.columns import Column, column, flag_of, scalar, text_of, word_label_of
@@ -189,8 +191,11 @@ def places_in(where: str, text: str, words: Sequence[str]) -> list[tuple[int, in
 _Place = Callable[[str, int, int], tuple[int, int]]
 _SHIFTS = tuple(sign * k for k in range(1, 11) for sign in (1, -1))
 # Spans that a cause is looked for in.
-_LOOKED_AT = 2000
+_LOOKED_AT = 500
 _HANGUL = (0xAC00, 0xD7AF)
+# Signs are joined by the zero-width joiner; it, variants and skin tones belong to the sign before them.
+_JOINER = "\u200d"
+_BEHIND = (_JOINER, "\ufe0e", "\ufe0f", *map(chr, range(0x1F3FB, 0x1F400)))
 
 
 class CutWordsWarning(UserWarning):
@@ -220,7 +225,7 @@ def is_cut(text: str, start: int, end: int) -> bool:
         return False
     if text[start].isspace() or text[end - 1].isspace():
         return True
-    return any(0 < at < len(text) and _in_word(text[at - 1], text[at]) for at in (start, end))
+    return any(0 < at < len(text) and _is_joined(text[at - 1], text[at]) for at in (start, end))
 
 
 def other_units(text: str, start: int, end: int) -> str:
@@ -230,6 +235,11 @@ def other_units(text: str, start: int, end: int) -> str:
         if moved != (start, end) and 0 <= moved[0] < moved[1] <= len(text):
             return f" Were they counted {said}?"
     return ""
+
+
+def _is_joined(before: str, after: str) -> bool:
+    """Whether two characters are of one word, or of one sign that people see."""
+    return before == _JOINER or after in _BEHIND or _in_word(before, after)
 
 
 def _in_word(before: str, after: str) -> bool:
@@ -266,19 +276,72 @@ def _units() -> Iterator[tuple[_Place, str, str]]:
     """Other units, from the commonest: where a span lies then, in words, and how to mend it."""
     for unit, encoding, width in (("UTF-16 units", "utf-16-le", 2), ("bytes of UTF-8", "utf-8", 1)):
         mend = f"len(text.encode({encoding!r})[: {'2 * ' if width == 2 else ''}k].decode({encoding!r}))"
-        yield _encoded(encoding, width), f"in {unit}", f"make of each position k {mend}"
+        place = _counted(partial(_encoded, encoding=encoding, width=width), ".", _NOT_ASCII)
+        yield place, f"in {unit}", f"make of each position k {mend}"
     yield lambda t, a, b: (a, b + 1), "with the last character as end", "add 1 to each end"
     yield lambda t, a, b: (a - 1, b), "from 1, with the last character as end", "take 1 off each start"
+    for form in ("NFC", "NFD"):
+        mend = f"give the texts as they were, such as unicodedata.normalize({form!r}, text)"
+        place = _counted(partial(_normal, form=form), _LETTER, _NOT_ASCII)
+        yield place, f"in texts of Unicode's form {form}", mend
     yield (
-        lambda t, a, b: (_with_returns(t, a), _with_returns(t, b)),
+        _counted(lambda piece: 1, "\r\n|.", "\r\n"),
         "with line ends as one character",
         "replace '\\r\\n' by '\\n' in the texts",
     )
     yield (
-        lambda t, a, b: (a + len(t) - len(t.lstrip()), b + len(t) - len(t.lstrip())),
-        "without the white space that texts begin with",
-        "strip the texts",
+        _counted(lambda piece: 1 + (piece == "\n"), "\r\n|.", r"(?<!\r)\n"),
+        "with line ends as two characters",
+        "replace '\\n' by '\\r\\n' in the texts",
     )
+    yield (
+        lambda t, a, b: (a + len(t) - len(t.lstrip(_LEADING)), b + len(t) - len(t.lstrip(_LEADING))),
+        "without the white space that texts begin with",
+        "strip the texts (a byte order mark too)",
+    )
+
+
+_LEADING = "\ufeff \t\r\n\f\v\xa0\u3000"
+_NOT_ASCII = r"[^\x00-\x7f]"
+# A letter with the marks that are written behind it.
+_LETTER = r".[\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u093c\u3099\u309a]*"
+
+
+def _counted(length: Callable[[str], int], pieces: str, where: str) -> _Place:
+    """Positions in texts of which pieces count otherwise: (-1, -1) inside of a piece, or behind the text.
+
+    Args:
+        length: What a piece counts.
+        pieces: How a text is cut.
+        where: What a text must hold for any piece to count otherwise.
+    """
+    cut, holds = re.compile(pieces, re.DOTALL), re.compile(where)
+
+    @lru_cache(maxsize=1)
+    def ends(text: str) -> dict[int, int] | None:
+        if not holds.search(text):
+            return None
+        at, counted = {0: 0}, 0
+        for piece in cut.finditer(text):
+            counted += length(piece[0])
+            at[counted] = piece.end()
+        return at
+
+    def place(text: str, start: int, end: int) -> tuple[int, int]:
+        at = ends(text)
+        if at is None:
+            return start, end
+        return (at[start], at[end]) if start in at and end in at else (-1, -1)
+
+    return place
+
+
+def _encoded(piece: str, encoding: str, width: int) -> int:
+    return len(piece.encode(encoding)) // width
+
+
+def _normal(piece: str, form: Literal["NFC", "NFD"]) -> int:
+    return len(unicodedata.normalize(form, piece))
 
 
 def _moved(shift: int) -> _Place:
@@ -292,28 +355,3 @@ def _moves() -> Iterator[tuple[_Place, str, str]]:
             f"{'add' if shift > 0 else 'take'} {abs(shift)} {'to' if shift > 0 else 'off'} each start and end"
         )
         yield _moved(shift), said, fix
-
-
-def _encoded(encoding: str, width: int) -> _Place:
-    def place(text: str, start: int, end: int) -> tuple[int, int]:
-        if text.isascii():
-            return start, end
-        coded = text.encode(encoding)
-        try:
-            first, after = (len(coded[: width * k].decode(encoding)) for k in (start, end))
-        except UnicodeDecodeError:
-            return -1, -1
-        # Beyond the text, positions would be cut to its length.
-        return (first, after) if width * end <= len(coded) else (-1, -1)
-
-    return place
-
-
-def _with_returns(text: str, position: int) -> int:
-    """Where a position lies that was counted with line ends of one character."""
-    if "\r\n" not in text:
-        return position
-    lengths = [
-        2 if text[k : k + 2] == "\r\n" else 1 for k in range(len(text)) if text[k - 1 : k + 1] != "\r\n"
-    ]
-    return sum(lengths[:position])

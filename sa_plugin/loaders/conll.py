@@ -1,8 +1,9 @@
 """Words with tags, one a line: the files of CoNLL-2002 and CoNLL-2003 and their kin, and CoNLL-U.
 
-CoNLL, `.conll`, `.iob`, `.bio`: columns by tabs or spaces, the word first, the tag last (`column=`), a blank
-line after each sentence; `-DOCSTART-` begins a document. The file does not say its spaces: words are joined
-by single ones, none between words of a script without (`spaces_after=False` for no spaces at all).
+CoNLL, `.conll`, `.iob`, `.bio`: columns by tabs or spaces, the word first (or behind a column that counts the
+words), the tag last (`column=`), a blank line after each sentence; `-DOCSTART-` begins a document. The file
+does not say its spaces: words are joined by single ones, none between words of a script without
+(`spaces_after=False` for no spaces at all).
 
     EU      NNP  B-NP  B-ORG
     rejects VBZ  B-VP  O
@@ -16,6 +17,7 @@ A sentence is a sample. Tags become the concepts they mean (`sa_plugin.data.tag_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,7 @@ class _Sentence:
 
     document: str | None
     words: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
     spaces: list[bool] = field(default_factory=list)
     id: str | None = None
@@ -75,7 +78,7 @@ def read_conll(
     """
     path = as_path("path", path)
     column = whole_of("column", column)
-    sentences = list(_conll_sentences(path, column))
+    sentences = _with_words(path, list(_conll_sentences(path, column)))
     return _data(path, sentences, split, seed, tags, concepts, spaces_after=spaces_after)
 
 
@@ -188,12 +191,34 @@ def _conll_sentences(path: Path, column: int) -> Iterator[_Sentence]:
         elif fields and not comment:
             width = width or len(fields)
             _require_width(path, number, line, fields, width, column)
-            one.words.append(fields[0])
+            one.rows.append(fields)
             one.tags.append([fields[column]])
-        if (not fields or fields[0] == "-DOCSTART-") and one.words:
+        if (not fields or fields[0] == "-DOCSTART-") and one.rows:
             yield one
         if not fields or fields[0] == "-DOCSTART-":
             one = _Sentence(f"document {documents}" if documents else None)
+
+
+def _with_words(path: Path, sentences: list[_Sentence]) -> list[_Sentence]:
+    """Sentences with their words: the first column, or the second where the first one counts them.
+
+    Raises:
+        ValueError: Tags stand where words belong.
+    """
+    columns = [[row[0] for row in one.rows] for one in sentences]
+    counted = all(
+        first in ([str(k + start) for k in range(len(first))] for start in (0, 1)) for first in columns
+    ) and any(len(first) > 1 for first in columns)
+    for one in sentences:
+        one.words = [row[counted] for row in one.rows]
+    words = [word for one in sentences for word in one.words]
+    tags = [word for word in words if word in ("O", "o") or re.fullmatch(r"[BIESLU]-[A-Za-z].*", word)]
+    if 2 * len(tags) > len(words):
+        raise ValueError(
+            f"{path}: {len(tags)} of {len(words)} words are tags, {tags[0]!r} first: the word stands in the "
+            "first column, its tag in the last. Put the columns in this order."
+        )
+    return sentences
 
 
 def _require_width(path: Path, number: int, line: str, fields: list[str], width: int, column: int) -> None:
@@ -215,8 +240,9 @@ def _require_width(path: Path, number: int, line: str, fields: list[str], width:
 
 
 def _lines(path: Path) -> list[str]:
-    # Words may hold the other line ends of splitlines.
-    return read_text(path, _FIX).replace("\r\n", "\n").split("\n")
+    # Words may hold the other line ends of splitlines; files of old Macs have returns alone.
+    text = read_text(path, _FIX).replace("\r\n", "\n")
+    return (text if "\n" in text else text.replace("\r", "\n")).split("\n")
 
 
 def _conllu_sentences(path: Path, column: str, key: str | None) -> Iterator[_Sentence]:

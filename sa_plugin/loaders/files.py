@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from sa_plugin._check import did_you_mean, require
+from sa_plugin._check import did_you_mean
 from sa_plugin.data.columns import shown
-from sa_plugin.data.images import upright
+from sa_plugin.data.images import opened, rgb
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
 
@@ -123,6 +123,10 @@ def read_table(
 
 
 def _require_columns(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+    if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise ValueError(
+            f"{path} line 1: {header[0]!r:.60} has {mark!r} between columns: save it with commas."
+        )
     if len(set(header)) != len(header):
         twice = next(name for name in header if list(header).count(name) > 1)
         raise ValueError(f"{path} line 1: column {twice!r} stands twice: rename one.")
@@ -245,13 +249,7 @@ def read_picture(path: Path, fix: str = "") -> UInt8[np.ndarray, "height width 3
         ImportError: Pillow is not installed.
         ValueError: No picture.
     """
-    pillow = require("PIL.Image", "images", "reading pictures")
-    require_path(path, fix)
-    try:
-        with pillow.open(path) as opened:
-            return np.array(upright(opened).convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise ValueError(f"{path}: no picture that Pillow can read ({error}).") from error
+    return rgb(opened(require_path(path, fix)))
 
 
 def fit_mask(

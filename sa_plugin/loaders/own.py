@@ -42,7 +42,8 @@ from sa_plugin._check import did_you_mean, require_known
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.data.splits import Splits
+from sa_plugin.data.sample import SPLITS
+from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
 from sa_plugin.loaders.files import TableRow, as_path, parse_json, read_table
@@ -56,15 +57,6 @@ from sa_plugin.loaders.rows import (
 )
 
 _LINE_KEYS = ("text", "labels", "id", "document", "split")
-_SPLIT_OF_PART = {
-    "train": "train",
-    "validation": "cal",
-    "valid": "cal",
-    "val": "cal",
-    "dev": "cal",
-    "cal": "cal",
-    "test": "test",
-}
 _NO_CONCEPT = ("text", "id", "document", "split")
 
 
@@ -223,6 +215,11 @@ def read_csv(
     """
     path = as_path("path", path)
     rows = read_table(path, fix="give a CSV file of labelled texts")
+    if "" in rows[0].values:
+        raise ValueError(
+            f"{path} line 1: column {list(rows[0].values).index('') + 1} has no name. Is it the index of a "
+            "table? Leave it out (to_csv(index=False)), or name it 'id'."
+        )
     if "word" in rows[0].values:
         if token_labels is not None:
             raise ValueError(f"{path} has one word a row, which labels its tokens: leave token_labels out.")
@@ -242,6 +239,12 @@ def read_csv(
         labels = [_row_labels(row) + [c for c in flags if row.flag(c)] for row in rows]
         concepts = None
     else:
+        for row in rows if "label" in flags else ():
+            if row["label"].strip().isdigit() and not row.is_flag("label"):
+                raise row.refusal(
+                    f"'label' is {row['label']!r:.40}, the number of a class: write the names of concepts, "
+                    "or one 0/1 column a concept."
+                )
         for column in flags:
             if not any(row.is_flag(column) for row in rows):
                 one = next((row for row in rows if row[column].strip()), rows[0])
@@ -370,10 +373,10 @@ def from_dataset(
     homes: list[str] = []
     for part, one in parts.items():
         if part != "":
-            require_known("split", text_of("a split of the dataset", part), _SPLIT_OF_PART)
+            require_known("split", split_of("a split of the dataset", part), SPLITS)
         found = list(dataset_rows(one, part, columns, names or {}))
         rows += found
-        homes += [_SPLIT_OF_PART[part]] * len(found) if part else []
+        homes += [split_of("a split of the dataset", part)] * len(found) if part else []
     shared: dict[str, Any] = {
         "concepts": concepts,
         "documents": of_role(rows, "document"),

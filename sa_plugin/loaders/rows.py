@@ -24,7 +24,7 @@ from sa_plugin.data.columns import (
     spans_of,
     text_of,
 )
-from sa_plugin.data.images import PixelLabels, upright
+from sa_plugin.data.images import PixelLabels, opened, rgb, upright
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 
 _ROLES = ("text", "spans", "tokens", "tags", "spaces_after", "image", "mask", "label", "document", "id")
@@ -162,9 +162,14 @@ def _name(value: Any, classes: _Classes) -> str:
             f"class 255 is none of the {len(classes)} names. In masks it often is void, to be ignored: say "
             'so, names={"mask": {0: "", 1: "tool", 255: ""}}, where "" is no concept.'
         )
+    why = (
+        f"not below {len(classes)}, the number of names"
+        if value >= 0
+        else "what often says that nobody labelled"
+    )
     raise ValueError(
-        f"class {value!r} is not below {len(classes)}, the number of names: name it, names={{role: {{number: "
-        'name}}}}, with "" where it is no concept.'
+        f'class {value!r} is {why}: name it, names={{role: {{number: name}}}}, with "" where it is no '
+        "concept, or leave the row out."
     )
 
 
@@ -203,7 +208,8 @@ def meaning_of_tags(rows: Sequence[_Row], tags: Given[Tags]) -> dict[str, str | 
 
 
 def _pixels(value: Any) -> np.ndarray:
-    return np.array(upright(value).convert("RGB") if hasattr(value, "convert") else value)
+    found = opened(value)
+    return rgb(found) if hasattr(found, "getbands") else np.array(found)
 
 
 def masks_of_rows(rows: Sequence[_Row]) -> PixelLabels:
@@ -240,17 +246,23 @@ def masks_of_rows(rows: Sequence[_Row]) -> PixelLabels:
     return PixelLabels(found, void=void)
 
 
+def _as_shown(mask: Any) -> Any:
+    """A mask that is a picture turned upright, its numbers as they are."""
+    mask = opened(mask)
+    return np.asarray(upright(mask)) if hasattr(mask, "getbands") else mask
+
+
 def _plane(where: str, value: Any) -> Any:
     """A mapping of masks, or one plane of class numbers."""
     if is_missing(value):
         return {}
-    if isinstance(value, Mapping):
-        return {
-            concept: np.asarray(upright(mask)) if hasattr(mask, "getbands") else mask
-            for concept, mask in value.items()
-            if mask is not None
-        }
-    plane = np.asarray(upright(value) if hasattr(value, "getbands") else value)
+    try:
+        value = opened(value)
+        if isinstance(value, Mapping):
+            return {concept: _as_shown(mask) for concept, mask in value.items() if mask is not None}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    plane = np.asarray(_as_shown(value))
     if plane.ndim != 2 or plane.dtype.kind not in "biu":
         raise ValueError(
             f"{where}: a mask is {plane.dtype} {list(plane.shape)}, expected class numbers [height, width], "

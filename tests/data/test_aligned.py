@@ -39,6 +39,22 @@ def stripped(text, at):
     return at - (len(text) - len(text.lstrip()))
 
 
+def without_mark(text, at):
+    return at - 2
+
+
+def two_ends(text, at):
+    return at + text[:at].count("\n")
+
+
+def composed(text, at):
+    return len(unicodedata.normalize("NFC", text[:at]))
+
+
+def decomposed(text, at):
+    return len(unicodedata.normalize("NFD", text[:at]))
+
+
 CAUSES = [
     ("😀", {"unit": utf16}, "in UTF-16 units: make of each position k len"),
     ("a 👩‍🚀 é", {"unit": utf16}, "in UTF-16 units"),
@@ -49,6 +65,10 @@ CAUSES = [
     ("plain", {"move": -2}, "moved by 2 characters: add 2 to each"),
     ("one\r\ntwo\r\n", {"unit": returns}, "with line ends as one character: replace"),
     ("   lead", {"unit": stripped}, "without the white space that texts begin with: strip"),
+    ("\ufeff lead", {"unit": without_mark}, "without the white space that texts begin with: strip"),
+    ("one\ntwo\n", {"unit": two_ends}, "with line ends as two characters: replace"),
+    ("cafe\u0301 nai\u0308ve", {"unit": composed}, "in texts of Unicode's form NFC: give the texts as"),
+    ("caf\xe9 stra\xdfe", {"unit": decomposed}, "in texts of Unicode's form NFD: give the texts as"),
 ]
 
 
@@ -118,3 +138,21 @@ def test_repeats_in_any_writing_cross_no_split_unseen(change):
 
 def test_other_texts_are_no_repeats():
     assert len({text_key(one) for one in ("a cat", "a cats", "acat", "a-cat", "a cat.")}) == 5
+
+
+@pytest.mark.parametrize("sign", ["\U0001f468\u200d\U0001f469", "\U0001f44d\U0001f3fd", "\u2764\ufe0f"])
+def test_a_span_that_cuts_a_sign_of_several_characters_is_counted(sign):
+    found = [f"{sign} {k}" for k in range(12)]
+    with pytest.warns(CutWordsWarning, match="12 of 12 spans"):
+        ConceptData.from_spans(found, [[(0, 1, "sign")]] * 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CutWordsWarning)
+        ConceptData.from_spans(found, [[(0, len(sign), "sign")]] * 12)
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [('it\'s "so"', "it\u2019s \u201cso\u201d"), ("1990-95", "1990\u201395"), ("a 'b'", "a \u2018b\xb4")],
+)
+def test_quotes_and_dashes_of_printers_are_those_of_keyboards(typed, printed):
+    assert text_key(typed) == text_key(printed)

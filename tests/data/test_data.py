@@ -117,7 +117,7 @@ def test_subset_too_small():
         ({"concepts": ["animal"]}, "labelled 'weather', which is not among"),
         ({"concepts": ["animal", "weather", "food"]}, "'food' is empty"),
         ({"documents": ["d"]}, "documents has 1 entries for 60 samples"),
-        ({"splits": ["dev"] * 60}, "split 'dev' of sample"),
+        ({"splits": ["held out"] * 60}, "split 'held out' of sample"),
     ],
 )
 def test_bad_input_is_refused(options, message):

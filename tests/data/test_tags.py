@@ -172,3 +172,17 @@ def test_a_corpus_keeps_its_own_spacing(seed):
 def test_a_spacing_that_does_not_fit_is_refused(spelling, message):
     with pytest.raises((TypeError, ValueError), match=message):
         ConceptData.from_words(ROWS, [["a", None, None, None]] * 12, **spelling)
+
+
+@pytest.mark.parametrize("tag", ["B-PER|B-ORG", "B-PER+I-ORG", "B-PER,I-LOC", "B_PER/B_ORG"])
+def test_several_tags_in_one_are_refused(tag):
+    mark = tag[1]
+    with pytest.raises(ValueError, match="is several tags in one"):
+        tag_concepts([f"B{mark}PER", f"I{mark}PER", "O", tag])
+
+
+@pytest.mark.parametrize("nothing", ["0", "None", "null"])
+def test_what_is_written_for_no_concept_becomes_none(nothing):
+    with pytest.raises(ValueError, match="tags='names'"):
+        tag_concepts(["PER", "LOC", nothing])
+    assert tag_concepts(["PER", nothing], "names")[nothing] == nothing

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa_plugin.data import ConceptData, Sample
+from sa_plugin.data import AlikeNamesWarning, ConceptData, Sample
 
 TEXTS = ["so tired today", "what a lovely day", "nothing here"] * 6
 HOMES = [f"{k % 3}{k // 6}" for k in range(18)]
@@ -123,3 +123,87 @@ def test_data_and_splits_are_sequences_of_samples():
     assert isinstance(data.cal[0], Sample)
     assert data.cal[-1] is data.cal.samples[-1]
     assert data.cal[:2] == data.cal.samples[:2]
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int8, np.float32, "Int64", "float64"])
+def test_class_numbers_of_any_type_are_classes(kind):
+    numbers = [0, 1, None] * 6
+    labels = (
+        pd.Series(numbers, dtype=kind)
+        if isinstance(kind, str)
+        else [None if one is None else kind(one) for one in numbers]
+    )
+    assert data_of(labels, **NAMED).hash == data_of(CLASSES, **NAMED).hash
+
+
+# What a column of labels holds that is no name, and how the refusal goes on.
+NO_NAMES = [
+    (["0", "1", "1"], "'0' is a number as text"),
+    (["sad", "glad", "nan"], "'nan' is what programs write"),
+    (["sad", "glad", "<NA>"], "'<NA>' is what programs write"),
+    (["['sad']", "['glad', 'sad']", "[]"], "is a list as text"),
+    (["sad", "sad, glad", None], "'sad, glad' is several names in one"),
+    (["sad|glad", "glad|calm", "calm|sad"], "is several names in one"),
+]
+
+
+@pytest.mark.parametrize(("labels", "message"), NO_NAMES)
+def test_what_a_column_holds_in_place_of_names_is_refused_unless_it_is_said(labels, message):
+    every = sorted({one for one in labels if one})
+    words = [text.split() for text in TEXTS]
+    spans = [[(0, 2, one)] if one else [] for one in labels * 6]
+    made = {
+        "texts": lambda **said: data_of(labels * 6, **said),
+        "spans": lambda **said: ConceptData.from_spans(TEXTS, spans, documents=HOMES, splits=SPLITS, **said),
+        "words": lambda **said: ConceptData.from_words(
+            words,
+            [[one] * len(row) for row, one in zip(words, labels * 6, strict=True)],
+            documents=HOMES,
+            splits=SPLITS,
+            **said,
+        ),
+    }
+    for make in made.values():
+        with pytest.raises(ValueError, match=f"(?s){message}.*concepts="):
+            make()
+        assert make(concepts=every).concepts == tuple(every)
+
+
+def test_names_that_differ_in_case_are_two_with_a_warning():
+    with pytest.warns(AlikeNamesWarning, match="'Sad' and 'sad' differ in case only"):
+        assert data_of(["sad", "Sad", None] * 6).concepts == ("Sad", "sad")
+
+
+def test_numbers_that_are_no_class_are_refused():
+    for labels, message in (([-1, 0, 1], "-1 of text 0 is none of 0 to 1"), (["1", "0", "1"], "as text")):
+        with pytest.raises(ValueError, match=message):
+            data_of(labels * 6, **NAMED)
+
+
+def test_columns_of_pandas_in_two_orders_are_refused():
+    texts, labels = pd.Series(TEXTS), pd.Series(CLASSES)
+    with pytest.raises(ValueError, match=r"labels and texts have one index in two orders.*labels\.loc"):
+        ConceptData.from_texts(texts, labels[::-1])
+    # Another index altogether is no order: entries go by position.
+    found = ConceptData.from_texts(texts, labels.set_axis(range(50, 68)), documents=HOMES, splits=SPLITS)
+    assert found.hash == data_of(CLASSES).hash
+
+
+def test_listed_words_are_found_in_both_forms_of_accents_and_one_that_is_nowhere_is_refused():
+    texts = [f"un cafe\u0301 {k}" if k % 2 else f"un caf\xe9 {k}" for k in range(12)]
+    found = ConceptData.from_texts(texts, ["place"] * 12, token_labels={"place": ["caf\xe9"]})
+    assert {one.text[a:b] for one in found for a, b, _ in one.spans} == {"cafe\u0301", "caf\xe9"}
+    with pytest.raises(ValueError, match="no word of 'place' stands in a text"):
+        ConceptData.from_texts(texts, ["place"] * 12, token_labels={"place": ["bar", "cafe"]})
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff \u2060", "\x1f"])
+def test_a_text_of_which_nothing_is_seen_is_empty(text):
+    with pytest.raises(ValueError, match="which is empty"):
+        ConceptData.from_texts([*TEXTS[:-1], text], CLASSES)
+
+
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "DEV", "testing")])
+def test_parts_are_called_as_data_sets_call_them(names):
+    found = ConceptData.from_texts(TEXTS, CLASSES, documents=HOMES, splits=[names[k // 6] for k in range(18)])
+    assert found.hash == data_of(CLASSES).hash

@@ -144,3 +144,26 @@ def test_columns_are_known(tmp_path):
     path = ud(tmp_path / "a.conllu")
     with pytest.raises(ValueError, match=r"column 'pos' is unknown: did you mean '.pos'"):
         load(path, column="pos")
+
+
+def test_returns_alone_end_lines_and_a_column_that_counts_is_no_word(tmp_path):
+    plain = load(conll(tmp_path / "a.conll")).hash
+    assert load(conll(tmp_path / "b.conll", end="\r")).hash == plain
+    for start in (0, 1):
+        lines = [
+            "\n".join(
+                f"{n}\t{word}\t{tag}" for n, (word, tag) in enumerate(zip(row, TAGS, strict=True), start)
+            )
+            for row in SENTENCES
+        ]
+        (tmp_path / "c.conll").write_text("\n\n".join(lines))
+        assert load(tmp_path / "c.conll").hash == plain
+
+
+def test_tags_in_the_place_of_words_are_refused(tmp_path):
+    lines = ["\n".join(f"{tag} {word}" for word, tag in zip(row, TAGS, strict=True)) for row in SENTENCES]
+    (tmp_path / "a.conll").write_text("\n\n".join(lines))
+    with pytest.raises(
+        ValueError, match="48 of 48 words are tags, 'B-ORG' first: the word stands in the first"
+    ):
+        load(tmp_path / "a.conll")

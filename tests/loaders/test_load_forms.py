@@ -8,6 +8,7 @@ import pytest
 from load_cases import write_json, write_picture
 from PIL import Image
 
+from sa_plugin.data import FramesWarning, as_split
 from sa_plugin.loaders import load
 
 
@@ -306,3 +307,44 @@ def test_words_in_a_csv_hold_spaces_and_keep_their_own(tmp_path):
     data = load(tmp_path / "w.csv")
     assert data.samples[3].text == "20 000 don't3"
     assert [tuple(s) for s in data.samples[3].spans] == [(0, 6, "number")]
+
+
+def test_a_picture_is_the_same_whatever_holds_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    held = (tmp_path / "a.png").read_bytes()
+    path = str(tmp_path / "a.png")
+    mask = np.eye(8, dtype=bool)
+    for form in (
+        pixels,
+        Image.fromarray(pixels),
+        path,
+        {"bytes": held, "path": None},
+        {"bytes": None, "path": path},
+    ):
+        rows = Rows([{"i": form, "l": ["a"] if k % 2 else [], "m": {"b": mask}} for k in range(6)])
+        found = load(rows, columns={"image": "i", "label": "l", "mask": "m"})
+        assert all((one.image.pixels == pixels).all() for one in found)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path, mode):
+    deep = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    picture = Image.fromarray(deep if mode == "I;16" else deep.astype(np.int32))
+    assert picture.mode == mode
+    found = as_split([picture], ("x",))[0].image.pixels
+    assert np.abs(found[..., 0] - deep / 257).max() <= 0.5
+
+
+def test_pictures_without_a_range_and_with_frames_say_so(tmp_path):
+    with pytest.raises(ValueError, match="mode F holds 0 to 1: say what is white"):
+        as_split([Image.fromarray(np.linspace(0, 1, 64).reshape(8, 8).astype(np.float32))], ("x",))
+    frames = [Image.fromarray(np.full((8, 8, 3), k * 80, np.uint8)) for k in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(FramesWarning, match="holds 3 frames, number 0 is read"):
+        as_split([tmp_path / "a.gif"], ("x",))
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"b\.png: no picture that Pillow can read"):
+        as_split([tmp_path / "b.png"], ("x",))
+    with pytest.raises(FileNotFoundError, match=r"c\.png does not exist: give the path"):
+        as_split([tmp_path / "c.png"], ("x",))

@@ -360,3 +360,26 @@ def test_token_labels_are_for_texts(tmp_path):
     rows = Rows([{"w": ["a", "cat"], "t": ["O", "B-animal"]}] * 6)
     with pytest.raises(ValueError, match="token_labels is for texts labelled as a whole, not for tokens"):
         load(rows, columns={"tokens": "w", "tags": "t"}, token_labels="text")
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("text;label", "a {k};b", "has ';' between columns"),
+        ("text\tlabel", "a {k}\tb", "between columns"),
+        (",text,label", "{k},a {k},b", "column 1 has no name. Is it the index"),
+        ("text,label", "a {k},{k}", "'label' is '2', the number of a class"),
+    ],
+)
+def test_tables_of_other_programs_are_refused_with_their_fix(tmp_path, header, row, message):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([header, *(row.format(k=k) for k in range(12))]))
+    with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_a_csv_calls_its_parts_as_data_sets_do(tmp_path):
+    rows = [f"text {k},ab{k % 2},{('train', 'validation', 'test')[k // 6]}" for k in range(18)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label,split", *rows]))
+    found = load(tmp_path / "a.csv")
+    assert [len(found.split(name)) for name in ("train", "cal", "test")] == [6, 6, 6]
