@@ -5,9 +5,12 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-from jaxtyping import install_import_hook
+import jaxtyping
+import shape_checks
 
-install_import_hook(["sa_plugin", "sa_transformer_lens", "sa_nnsight"], "beartype.beartype")
+# The hook writes this name in front of every function.
+jaxtyping.jaxtyped = shape_checks.jaxtyped
+jaxtyping.install_import_hook(["sa_plugin", "sa_transformer_lens", "sa_nnsight"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402
