@@ -11,6 +11,7 @@ from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
 from sa_plugin.concepts.nulls import (
     StoredRefits,
     StreamedRefits,
+    exchangeable,
     isotropic,
     null_vectors,
     permutations,
@@ -61,6 +62,7 @@ __all__ = [
     "VectorSet",
     "collect",
     "draw_rows",
+    "exchangeable",
     "fit",
     "hash_of",
     "isotropic",

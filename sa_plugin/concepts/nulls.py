@@ -5,12 +5,14 @@
 | across | of whole samples, over the tokens in another order of the samples | their number and clustering |
 | within | shuffled among the tokens of each sample | also which samples a concept is in |
 | covariance | none: `sum_t e_t x_t` with normal e_t | the spread of the tokens alone |
+| exchanged | the same as across, over the labelled tokens alone | also which tokens have a label |
 
 A draw uses one permutation for all concepts and layers, so that directions of one draw belong
 together. Tokens whose label is unknown keep that: the known labels of a concept are laid over its
 known tokens, in the order of the permutation. Beyond *within*, a head knows tokens and not only topics.
 *Covariance* is for prototypes alone: against separators such draws reject one in three permuted vectors
-at p < .05.
+at p < .05. *Exchanged* asks whether it is this concept or any: only which of the concepts a labelled
+token has is drawn.
 
 Every draw is fitted by the bank's own kind, with its options and its normaliser:
 
@@ -36,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
@@ -55,14 +57,15 @@ from sa_plugin.host.reducers import Keeping, as_given, keeping
 from sa_plugin.passes.layout import Layout
 from sa_plugin.passes.run import Job, Kept, Reducer
 
-NULLS = ("across", "within", "covariance")
+NULLS = ("across", "within", "covariance", "exchanged")
 # Least cosine of a refit on the true labels with the bank's own vector.
 _SAME = 0.99
 # Largest share of permutations that may leave a concept's labels as they are.
 _UNCHANGED = 0.1
-# Labels of one batch of refits; and the share of labelled tokens below which adding up the few
-# labelled rows is faster than a product with all.
+# Labels of one batch of refits; draws of one sum over the few labelled rows, and the share of labelled
+# tokens below which that is faster than a product with all rows.
 _CHUNK_VALUES = 1 << 25
+_CHUNK_DRAWS = 256
 _SPARSE = 0.03
 
 _Bounds = Int[np.ndarray, " sample_and_one"]
@@ -83,6 +86,17 @@ def within(bounds: _Bounds, rng: np.random.Generator) -> Int[np.ndarray, " row"]
     sample_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     # Sorting by sample first, at random inside it, shuffles every sample at once.
     return np.lexsort((rng.random(len(sample_of)), sample_of))
+
+
+def exchanged(
+    bounds: _Bounds, labelled: Bool[np.ndarray, " row"], rng: np.random.Generator
+) -> Int[np.ndarray, " row"]:
+    """For each row the row whose label it gets: labelled rows one of their own, others theirs."""
+    rows = np.flatnonzero(labelled)
+    order = np.arange(bounds[-1])
+    # Among themselves the labelled rows are samples too, only shorter ones.
+    order[rows] = rows[across(np.searchsorted(rows, bounds), rng)]
+    return order
 
 
 def permute_labels(
@@ -116,18 +130,26 @@ def relabelled(
     return found
 
 
-def permutations(bounds: _Bounds, null: str, draws: int, seed: int) -> Int[np.ndarray, "draw token"]:
+def permutations(
+    bounds: _Bounds, null: str, draws: int, seed: int, labelled: Bool[np.ndarray, " token"] | None = None
+) -> Int[np.ndarray, "draw token"]:
     """For each draw the token whose labels every token gets.
 
     Args:
         bounds: Where each sample of the train rows starts, and their number.
-        null: "across" or "within".
+        null: "across", "within" or "exchanged".
         draws: How many.
         seed: Of the draws.
+        labelled: Tokens that take part in "exchanged".
     """
     rng = np.random.default_rng(seed)
-    draw = across if null == "across" else within
-    return np.stack([draw(bounds, rng).astype(np.int32) for _ in range(draws)])
+    if null == "exchanged":
+        assert labelled is not None
+        drawn = (exchanged(bounds, labelled, rng) for _ in range(draws))
+    else:
+        draw = across if null == "across" else within
+        drawn = (draw(bounds, rng) for _ in range(draws))
+    return np.stack([one.astype(np.int32) for one in drawn])
 
 
 def isotropic(d_model: int, n: int, seed: int) -> list[Float[Tensor, " d_model"]]:
@@ -270,7 +292,8 @@ class StoredRefits:
         labels = tokens.labels[:, self.columns]
         known = None if tokens.known is None else tokens.known[:, self.columns]
         if known is None and KINDS[self.bank.kind].need != "rows" and labels.mean() < _SPARSE:
-            return unit(self._from_means(one, *_gathered(one, labels, order)))
+            blocks = (order[k : k + _CHUNK_DRAWS] for k in range(0, len(order), _CHUNK_DRAWS))
+            return unit(torch.cat([self._from_means(one, *_gathered(one, labels, each)) for each in blocks]))
         most = max(1, _CHUNK_VALUES // max(1, labels.size))
         with warnings.catch_warnings():
             # Whether refits converged is of no use to the reader, one by one.
@@ -431,41 +454,60 @@ def check_reproduced(
         )
 
 
-def _check_permuted(
-    labels: Bool[np.ndarray, "token concept"],
-    known: Bool[np.ndarray, "token concept"] | None,
-    order: Int[np.ndarray, "draw token"],
-    null: str,
-    concepts: Sequence[str],
-) -> None:
+def unchanged(refit: StoredRefits, order: Int[np.ndarray, "draw token"]) -> Float64[np.ndarray, " concept"]:
+    """For each concept of a refit the share of draws that leave its labels as they are."""
+    tokens = refit.statistics.tokens
+    labels = tokens.labels[:, refit.columns]
+    known = None if tokens.known is None else tokens.known[:, refit.columns]
+    # Equal labels at every token: the permutation might as well not have been made.
+    same = [(relabelled(labels, one, known) == labels).all(0) for one in order]
+    return np.asarray(np.mean(same, axis=0), dtype=np.float64)
+
+
+def _check_permuted(refit: StoredRefits, order: Int[np.ndarray, "draw token"], null: str) -> None:
     """Refuse permutations that leave labels as they were.
 
     Raises:
         ValueError: More than one draw in ten does, for some concept.
     """
-    # Equal labels at every token: the permutation might as well not have been made.
-    same = np.array([(relabelled(labels, one, known) == labels).all(0) for one in order]).mean(0)
+    same = unchanged(refit, order)
     worst = int(same.argmax())
     if same[worst] > _UNCHANGED:
         raise ValueError(
             f"{same[worst]:.0%} of the permutations of null {null!r} leave the labels of "
-            f"{concepts[worst]!r} as they are: its samples are labelled alike, so this null cannot "
-            "break their tie to the tokens. Use another of nulls, or leave the concept out."
+            f"{refit.bank.concepts[refit.columns[worst]]!r} as they are: its samples are labelled alike, so "
+            "this null cannot break their tie to the tokens. Use another of nulls, or leave the concept out."
         )
+
+
+def exchangeable(refit: StoredRefits, seed: int) -> Bool[np.ndarray, " concept"]:
+    """Which concepts of a refit the null "exchanged" can draw: not one that all labelled tokens have."""
+    order = permutations(refit.statistics.tokens.bounds, "exchanged", 20, seed, _labelled(refit.statistics))
+    return np.asarray(unchanged(refit, order) <= _UNCHANGED)
+
+
+def _labelled(statistics: TrainStatistics) -> Bool[np.ndarray, " token"]:
+    # A token whose label of some concept is unknown keeps what it has: exchanges would shift it.
+    tokens = statistics.tokens
+    found = tokens.labels.any(1)
+    return np.asarray(found if tokens.known is None else found & tokens.known.all(1))
 
 
 def null_vectors(
     refit: StoredRefits, null: str, layers: Sequence[int], draws: int, seed: int
 ) -> Iterator[Float[Tensor, "draw concept d_model"]]:
-    """Unit vectors of every draw, layer by layer."""
+    """Unit vectors of every draw, layer by layer.
+
+    Raises:
+        ValueError: A null leaves a concept's labels as they are; for "exchanged" see `exchangeable`.
+    """
     tokens = refit.statistics.tokens
     if null == "covariance":
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(draws, len(tokens), generator=generator)
         yield from (refit.directions(layer, weights) for layer in layers)
         return
-    order = permutations(tokens.bounds, null, draws, seed)
-    names = [refit.bank.concepts[k] for k in refit.columns]
-    known = None if tokens.known is None else tokens.known[:, refit.columns]
-    _check_permuted(tokens.labels[:, refit.columns], known, order, null, names)
+    order = permutations(tokens.bounds, null, draws, seed, _labelled(refit.statistics))
+    if null != "exchanged":
+        _check_permuted(refit, order, null)
     yield from (refit.vectors(layer, order) for layer in layers)

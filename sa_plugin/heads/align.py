@@ -2,13 +2,14 @@
 
 For every head and concept two sides are measured: the forms of the head's weights along the
 concept's directions, held against the same estimator refitted on labels that mean nothing
-(`align_weights`, p-values by `align_null`), and what the head does with real tokens (`align_data`).
-`RULE` says how the two become one word, "concept-aligned"; its error control is that of the weights
-alone, by BH or BY (`align_null`).
+(`align_weights`, calls by `align_null`), and what the head does with real tokens (`align_data`).
+`RULE` says what "concept-aligned" means: the weights alone, family-wise over all heads and concepts.
+Beside every call stands whether the head serves this concept or any, and whether it shows on data;
+beside every no how strong a head would have been called (`align_plant`).
 
-What this does not show: no correction bounds the share of false calls in a selection from the calls.
-Alignment is no effect (ablate), and its null is labels without meaning: a head that serves every
-real concept is called for every concept.
+What this does not show: alignment is no effect (ablate), and the null is labels without meaning on
+both sides. A head that only writes, or only reads, along a concept may pass by chance on the other:
+`false_share` counts those.
 """
 
 from __future__ import annotations
@@ -27,22 +28,24 @@ from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
 from sa_plugin.concepts.kinds import kind_of
-from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind
+from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind, exchangeable
 from sa_plugin.concepts.train_statistics import RowLimits, TrainStatistics, check_collected
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
-from sa_plugin.heads.align_null import CORRECTIONS, TAILS, adjusted, call, check_draws
+from sa_plugin.heads.align_null import check_draws
+from sa_plugin.heads.align_plant import COSINES
 from sa_plugin.heads.align_weights import (
+    N_CONTROL,
     HeadBlock,
     Observed,
     Tested,
+    Weighing,
     concept_vectors,
     describe_blocks,
     observe,
     offsets_seen,
-    weigh,
 )
 from sa_plugin.host.protocol import FINAL_NORM, DescribedHost, Host, require_described
 from sa_plugin.passes.layout import PATTERN_BATCH_TOKENS, if_any, lay_out, unknown_notes
@@ -53,23 +56,26 @@ from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
 RULE = (
-    "A head is concept-aligned if all three hold. (1) Weights: p = max(p of OV, p of QK) against "
-    "labels permuted across samples is called at level q over all heads x concepts. (2) Logits: "
-    "the slope on the product of two tokens' activations has an interval above zero, and its "
-    "partial correlation exceeds that of every permuted-label direction. (3) Attention of "
-    "positive queries on the top tokens, sinks left out, has an interval above chance. The bound "
-    "q on false calls is that of (1); (2) and (3) only take calls away."
+    "A head is concept-aligned if its weights write (OV) and read (QK) along the concept more than labels "
+    "permuted across samples explain: the smaller of the two standardised forms is called by step-down "
+    "max-T, family-wise at the level over all heads x concepts. It is called 'this concept' if the same "
+    "test against concepts exchanged among labelled tokens passes too, 'any label' if at least half "
+    "of those draws would be called themselves, else 'cannot tell'. What is seen on data (slope of the "
+    "logits above zero and beyond every permuted-label direction; attention of positive queries on the top "
+    "tokens above chance) stands beside the call and is no part of it."
 )
 
-
-# Where no detector brings its deltas; permuted-label directions of the data side; refits of a null,
-# fewer where each is an iterative fit.
-_DELTA, _N_CONTROL, _REFITS, _SEPARATOR_REFITS = 0.05, 19, 400, 100
+# Where no detector brings its deltas; draws of a null, fewer where each is an iterative fit.
+_DELTA, _DRAWS, _SEPARATOR_DRAWS = 0.05, 1000, 200
 _SHOWN_HEADS = 10
+_POWER = 0.8
+# Share of draws with exchanged concepts that are called: from here on labelled tokens of any concept are.
+_ANY_LABEL = 0.5
 _NULL_WORDS = {
     "across": "labels permuted across samples",
     "within": "labels shuffled within samples",
     "covariance": "random directions with the tokens' covariance",
+    "exchanged": "concepts exchanged among labelled tokens",
 }
 
 
@@ -79,30 +85,31 @@ class WeightTest:
     """How heads are called by their weights.
 
     Attributes:
-        nulls: What the weights are held against, see `sa_plugin.concepts.nulls`; calls rest on the first.
-        refits: Of each null; by default 400, and 100 for separators.
-        tail: "exponential" or "empirical", see `align_null`.
-        q: Level: bound on the expected share of false calls.
-        correction: "BH" or "BY", over all heads x concepts.
+        nulls: What the weights are held against, see `sa_plugin.concepts.nulls`; calls rest on the first,
+            and "exchanged" says whether they are this concept's.
+        draws: Of each null; by default 1,000, and 200 for separators.
+        level: Family-wise: the largest probability of any call where labels mean nothing.
 
     Raises:
-        ValueError: A name is unknown, or q no share.
+        ValueError: A null is unknown or out of place, the level no share, or draws too few for it.
     """
 
-    nulls: Sequence[str] = ("across", "within")
-    refits: int | None = None
-    tail: str = "exponential"
-    q: float = 0.05
-    correction: str = "BH"
+    nulls: Sequence[str] = ("across", "exchanged")
+    draws: int | None = None
+    level: float = 0.05
 
     def __post_init__(self) -> None:
-        require_known("correction", self.correction, CORRECTIONS)
-        require_known("tail", self.tail, TAILS)
-        call(np.zeros(0), self.q)
+        if self.draws is not None:
+            check_draws(self.draws, self.level)
         if not self.nulls:
             raise ValueError("nulls is empty: name 'across' at least.")
         for null in self.nulls:
             require_known("null", null, NULLS)
+        if self.nulls[0] == "exchanged":
+            raise ValueError(
+                "nulls begins with 'exchanged', which asks of a called head whether it is this concept's: "
+                "name what calls rest on first, ('across', 'exchanged')."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,8 +123,7 @@ class HeadAlignment(Result):
         nulls: By name: what the calls rest on first.
         data: The data side.
         offsets: How often each offset, query minus key, was seen among kept train tokens.
-        settings: Level, correction, refits, draws, seed, splits, counts, and what was chosen
-            beforehand.
+        settings: Level, draws, seed, splits, counts, and what was chosen beforehand.
         limits: What this architecture's numbers leave out.
     """
 
@@ -131,9 +137,9 @@ class HeadAlignment(Result):
     limits: tuple[str, ...]
 
     about: ClassVar[str] = (
-        "Alignment is no effect: ablate to see one. The null is labels without meaning: a head that serves "
-        "every real concept is called for every concept. No bound on false calls holds in a selection from "
-        "the calls."
+        "Alignment is no effect: ablate to see one. The null of a call is labels without meaning on either "
+        "side; a head that is aligned on one side alone is called more often, see the false share. Power is "
+        "that for the fitted directions: a concept's own may lie off them."
     )
 
     @property
@@ -159,13 +165,8 @@ class HeadAlignment(Result):
         return next(iter(self.nulls.values()))
 
     @property
-    def p_adjusted(self) -> Float64[np.ndarray, "block head concept"]:
-        """Smallest level at which the weights of each head would be called."""
-        return adjusted(self.tested.p, self.settings["correction"])
-
-    @property
     def called(self) -> Bool[np.ndarray, "block head concept"]:
-        """Part (1) of the rule."""
+        """Concept-aligned by `RULE`."""
         return self.called_by(next(iter(self.nulls)))
 
     def called_by(self, null: str) -> Bool[np.ndarray, "block head concept"]:
@@ -176,30 +177,73 @@ class HeadAlignment(Result):
         """
         if null not in self.nulls:
             raise ValueError(f"null {null!r} was not drawn: there are {', '.join(self.nulls)}.")
-        return call(self.nulls[null].p, self.settings["q"], self.settings["correction"])
+        return np.asarray(self.nulls[null].p <= self.settings["level"])
 
     @property
     def on_data(self) -> Bool[np.ndarray, "block head concept"]:
-        """Parts (2) and (3) of the rule."""
-        data, least = self.data, 1 / (1 + self.settings["n_control"])
+        """Whether heads show it on real tokens: no part of the call."""
+        data, least = self.data, 1 / (1 + N_CONTROL)
         logits = (data.slope.low > 0) & (data.p_control <= least + 1e-12)
         return np.asarray(logits & (data.lift.sel(keys="kept", sign="positive").low > 0))
 
-    @property
-    def aligned(self) -> Bool[np.ndarray, "block head concept"]:
-        """Concept-aligned by `RULE`."""
-        return np.asarray(self.called & self.on_data)
+    def serves(self, block: int, head: int, concept: str) -> str:
+        """Whether a head serves this concept or any: "this concept", "any label" or "cannot tell".
+
+        Args:
+            block: Index in the model.
+            head: Of the block.
+            concept: Its name.
+
+        Raises:
+            ValueError: An unknown block or concept.
+        """
+        require_known("block", str(block), [str(b) for b in self.blocks])
+        require_known("concept", concept, self.concepts)
+        return self._serves((self.blocks.index(block), head, self.concepts.index(concept)))
+
+    def _serves(self, at: tuple[int, ...]) -> str:
+        one = self.nulls.get("exchanged")
+        # NaN, a concept that cannot be exchanged, is neither.
+        if one is not None and one.p[at] <= self.settings["level"]:
+            return "this concept"
+        return "any label" if one is not None and one.share_called[at] >= _ANY_LABEL else "cannot tell"
 
     @property
     def layers_with_one(self) -> int:
-        """Blocks with at least one aligned head, of any concept: the paper's assumption."""
-        return int(self.aligned.any((1, 2)).sum())
+        """Blocks that have an aligned head, of any concept, family-wise over blocks."""
+        return int((self.tested.block_p_adjusted <= self.settings["level"]).sum())
+
+    @property
+    def one_in_each_layer(self) -> bool:
+        """The paper's assumption: every block alone shows one, which needs no correction."""
+        return bool((self.tested.block_p <= self.settings["level"]).all())
 
     @property
     def layers_by_concept(self) -> dict[str, int]:
-        """The same for each concept."""
-        found = self.aligned.any(1).sum(0)
+        """Blocks with a called head, for each concept."""
+        found = self.called.any(1).sum(0)
         return dict(zip(self.concepts, found.tolist(), strict=True))
+
+    def cosine_at(self, power: float = _POWER, concept: str | None = None) -> float:
+        """Smallest cosine by which this share of planted heads is called; NaN if none tried is.
+
+        Args:
+            power: Share of heads.
+            concept: Only planted for this one; by default for all in turn.
+
+        Raises:
+            ValueError: A power that is no share, or an unknown concept.
+        """
+        if not 0 < power <= 1:
+            raise ValueError(
+                f"power is {power}: a share of planted heads between 0 and 1 is meant, such as 0.8."
+            )
+        if concept is not None:
+            require_known("concept", concept, self.concepts)
+        columns = [c for c, name in enumerate(self.concepts) if concept in (None, name)]
+        # Where no cosine tried is called there is none to sort: those come last.
+        smallest = np.sort(self.tested.planted[..., columns], axis=None)
+        return float(smallest[int(np.ceil(power * smallest.size)) - 1])
 
     def shared_heads(self, least: int = 2) -> list[tuple[str, tuple[str, ...]]]:
         """Heads aligned with several concepts, the most first.
@@ -209,7 +253,7 @@ class HeadAlignment(Result):
         """
         heads = [
             (f"L{self.blocks[k]}H{h}", tuple(np.array(self.concepts)[serves].tolist()))
-            for k, of_block in enumerate(self.aligned)
+            for k, of_block in enumerate(self.called)
             for h, serves in enumerate(of_block)
             if serves.sum() >= least
         ]
@@ -219,13 +263,13 @@ class HeadAlignment(Result):
         """Every measure over blocks, heads and concepts; those without draws have no interval."""
         data, weights = self.data, self.weights
         exact = {
-            "aligned": self.aligned,
             "called": self.called,
             "on_data": self.on_data,
-            "p": self.tested.p,
-            "p_adjusted": self.p_adjusted,
-            **{f"p_ov_{name}": null.p_ov for name, null in self.nulls.items()},
-            **{f"p_qk_{name}": null.p_qk for name, null in self.nulls.items()},
+            "false_share": self.tested.false_share,
+            "planted_cosine": self.tested.planted,
+            **{f"p_{name}": null.p for name, null in self.nulls.items()},
+            **{f"z_ov_{name}": null.z_ov for name, null in self.nulls.items()},
+            **{f"z_qk_{name}": null.z_qk for name, null in self.nulls.items()},
             "gamma": self.gamma,
             "ov_cosine": weights.ov_cosine,
             "beta": self.beta,
@@ -243,73 +287,93 @@ class HeadAlignment(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Both sides, and what the rule makes of them."""
-        made = ("gamma", "beta", "p_adjusted", "called", "on_data", "aligned")
+        made = ("gamma", "beta", "called", "on_data", "one_in_each_layer")
         return super().to_dict() | {name: clean(getattr(self, name)) for name in made}
 
     def headline(self) -> str:
-        """How many heads are called and how many aligned."""
-        s, aligned = self.settings, self.aligned
+        """How many cells are called, and in how many blocks."""
         return (
-            f"{len(self.concepts)} concepts x {aligned[..., 0].size} heads: "
-            f"{int(self.called.sum())} called by weights ({s['correction']}, q = {s['q']:g}), "
-            f"{int(aligned.sum())} concept-aligned; at least one in {self.layers_with_one} of "
-            f"{len(self.blocks)} blocks"
+            f"{len(self.concepts)} concepts x {self.called[..., 0].size} heads: {int(self.called.sum())} "
+            f"called concept-aligned (family-wise {self.settings['level']:g}); at least one in "
+            f"{self.layers_with_one} of {len(self.blocks)} blocks"
         )
 
     def sheets(self, n: int = _SHOWN_HEADS) -> tuple[Sheet, ...]:
-        """Counts, how the null held, and the strongest aligned heads.
+        """Calls and power by concept, and the head of the list, called or not.
 
         Args:
             n: Heads shown.
         """
-        header = ["concept", *(f"called {name}" for name in self.nulls), "on data", "aligned"]
+        return self._by_concept(n), self._ranked(n)
+
+    def _by_concept(self, n: int) -> Sheet:
+        tested = self.tested
+        others = [f"by {name}" for name in list(self.nulls)[1:]]
+        header = ["concept", "called", *others, "on data", "blocks", "largest T", "p"]
         by_null = [self.called_by(name) for name in self.nulls]
         lines = [
             [
                 concept,
-                *(str(int(calls[..., c].sum())) for calls in (*by_null, self.on_data, self.aligned)),
+                *(str(int(calls[..., c].sum())) for calls in (*by_null, self.on_data)),
                 f"{self.layers_by_concept[concept]} of {len(self.blocks)}",
+                number(tested.z[..., c].max()),
+                number(tested.p[..., c].min()),
+                self._cosine_words(concept),
             ]
             for c, concept in enumerate(self.concepts)
         ]
         shared = [f"{head} ({len(serves)})" for head, serves in self.shared_heads()[:n]]
-        notes = [self._null_words(), *self.limits, *unknown_notes(self.settings)]
+        notes = [*self._null_words(), *self.limits, *unknown_notes(self.settings)]
         if shared:
-            notes.insert(1, f"Heads aligned with several concepts: {'; '.join(shared)}.")
-        counts = Sheet([*header, "blocks with one"], lines, f"{self.headline()}.", notes)
-        return (counts, self._strongest(n)) if self.aligned.any() else (counts,)
+            notes.insert(1, f"Heads called for several concepts: {'; '.join(shared)}.")
+        return Sheet([*header, f"cosine at {_POWER:g}"], lines, f"{self.headline()}.", notes)
 
-    def _null_words(self) -> str:
-        words = [
-            f"{name}: " + ", ".join(f"{share:.2g} at {level}" for level, share in null.calibration.items())
-            for name, null in self.nulls.items()
-            if null.calibration
+    def _cosine_words(self, concept: str | None, power: float = _POWER) -> str:
+        cosine = self.cosine_at(power, concept)
+        return f"over {COSINES[-1]:g}" if np.isnan(cosine) else f"{cosine:.2f}"
+
+    def _null_words(self) -> list[str]:
+        s, one = self.settings, self.tested
+        found = one.any_call
+        exchanged = sorted(set(self.concepts) - set(s["exchanged"]))
+        notes = [
+            f"{one.p.size:,} cells, {s['draws']:,} draws of each null; T, the smaller z of both sides, has "
+            f"to exceed {one.critical:.2f}. Any call in {found['held out']:.1%} of held-out refits; in "
+            f"{found['write as found']:.1%} if every write stayed as found and reads were drawn, "
+            f"{found['read as found']:.1%} the other way about.",
+            f"Power: a head planted with both cosines at c is called in {_POWER:.0%} of heads x concepts "
+            f"from c = {self._cosine_words(None)} on, in half from {self._cosine_words(None, 0.5)} on.",
+            f"A head in each block, one test a block: the largest p is {one.block_p.max():.2g}, which "
+            f"{'shows it' if self.one_in_each_layer else 'does not show it'}.",
         ]
-        return (
-            f"{self.tested.p.size:,} tests, {self.settings['refits']} refits of each null. Share of "
-            f"held-out refits below each level ({'; '.join(words)}): at most the level is right."
-        )
+        if "exchanged" in self.nulls and exchanged:
+            notes.append(f"Labels that cannot be exchanged with those of others: {', '.join(exchanged)}.")
+        return notes
 
-    def _strongest(self, n: int) -> Sheet:
-        data, p = self.data, self.tested.p
-        cells = [tuple(map(int, at)) for at in np.argwhere(self.aligned)]
-        header = ["aligned", "p", "gamma", "OV cos", "beta", "slope", "partial R2", "lift", "share"]
-        lift = data.lift.sel(keys="kept", sign="positive").estimate
+    def _ranked(self, n: int) -> Sheet:
+        one, data = self.tested, self.data
+        header = ["head", "called", "T write", "T read", "p", "false share", "serves", "on data"]
+        called, on_data = self.called, self.on_data
+        cells = list(zip(*np.unravel_index(np.argsort(-one.z, axis=None)[:n], one.z.shape), strict=True))
         lines = [
             [
                 f"{self._head(at)} {self.concepts[at[2]]}",
-                f"{p[at]:.1e}",
+                "yes" if called[at] else "no",
+                signed(one.z_ov[at], 2),
+                signed(one.z_qk[at], 2),
+                number(one.p[at]),
+                number(one.false_share[at]),
+                self._serves(at) if called[at] else "-",
+                "yes" if on_data[at] else "no",
                 signed(self.gamma[at]),
                 signed(self.weights.ov_cosine[at], 2),
-                f"{self.beta[at]:+.1e}",
-                signed(data.slope.estimate[at]),
+                signed(self.weights.qk_cosine[at], 2),
                 number(data.correlation[at] ** 2),
-                signed(lift[at]),
-                signed(data.write_share.estimate[at]),
             ]
-            for at in sorted(cells, key=lambda cell: float(p[cell]))[:n]
+            for at in (tuple(map(int, cell)) for cell in cells)
         ]
-        return Sheet(header, lines, "Concept-aligned heads, smallest p first.")
+        title = "Largest T first; the false share is of all cells down to there."
+        return Sheet([*header, "gamma", "OV cos", "QK cos", "partial R2"], lines, title)
 
     def _head(self, at: tuple[int, ...]) -> str:
         return f"L{self.blocks[at[0]]}H{at[1]}"
@@ -317,10 +381,10 @@ class HeadAlignment(Result):
     def plot(self, concept: str | None = None) -> Any:
         """The map of the heads, and their writing (OV) against their reading (QK).
 
-        Filled dots are concept-aligned heads, rings those called by their weights alone.
+        Filled dots are called and show on data, rings are called by their weights alone.
 
         Args:
-            concept: Only this one; by default all, counted on the map.
+            concept: Only this one; by default all, the largest T of each head on the map.
 
         Raises:
             ValueError: Unknown concept.
@@ -328,41 +392,32 @@ class HeadAlignment(Result):
         if concept is not None:
             require_known("concept", concept, self.concepts)
         columns = [c for c, name in enumerate(self.concepts) if concept in (None, name)]
-        called, aligned = self.called[..., columns], self.aligned[..., columns]
-        p_ov, p_qk = self.tested.p_ov[..., columns], self.tested.p_qk[..., columns]
-        n_heads = aligned.shape[1]
+        one, called, on_data = self.tested, self.called[..., columns], self.on_data[..., columns]
+        n_heads = called.shape[1]
         figure, (left, right) = plots.new_figure(10.5, max(3.4, 0.14 * n_heads + 1.2), columns=2)
-        shade = aligned.sum(-1) if concept is None else -np.log10(np.maximum(p_ov, p_qk)[..., 0])
-        plots.heat(left, shade.T.astype(np.float64), range(n_heads), self.blocks)
-        what = "concepts aligned" if concept is None else "-log10 p of the weights"
-        plots.words(left, title=f"shade: {what}", x="block", y="head")
-        if not shade.any():
-            centre = {"x": 0.5, "y": 0.5, "ha": "center", "transform": left.transAxes, "fontsize": 9}
-            left.text(s="no head is concept-aligned", **centre)
-        cells = np.stack([-np.log10(p_ov), -np.log10(p_qk)])
-        rest = ~called
-        right.scatter(*cells[:, rest], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")
+        shade = one.z[..., columns].max(-1)
+        plots.heat(left, shade.T, range(n_heads), self.blocks)
+        plots.words(left, title="shade: T, the smaller z of writing and reading", x="block", y="head")
+        cells = np.stack([one.z_ov[..., columns], one.z_qk[..., columns]])
+        right.scatter(*cells[:, ~called], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")
         for where, fill, label in (
-            (called & ~aligned, "none", "called by weights alone"),
-            (aligned, plots.TAIL_COLOUR, "concept-aligned"),
+            (called & ~on_data, "none", "called"),
+            (called & on_data, plots.TAIL_COLOUR, "called, and shows on data"),
         ):
             dots = {"s": 16, "facecolors": fill, "edgecolors": plots.TEXT_COLOUR, "linewidths": 0.8}
             right.scatter(*cells[:, where], label=label, **dots)
             filled = {"facecolors": plots.TEXT_COLOUR} if fill != "none" else {}
             left.scatter(*np.nonzero(where.any(-1)), **dots | filled)
-        largest = self.tested.p[self.called].max() if self.called.any() else None
-        if largest is not None:
-            # A head passes where both p-values lie below the largest that was called.
-            for upright in (True, False):
-                plots.zero(right, upright=upright, at=float(-np.log10(largest)))
+        for upright in (True, False):
+            plots.zero(right, upright=upright, at=one.critical)
         title = concept or f"{len(self.concepts)} concepts"
-        plots.words(right, title=title, x="-log10 p, writes along it (OV)", y="-log10 p, reads it (QK)")
+        plots.words(right, title=title, x="z, writes along it (OV)", y="z, reads it (QK)")
         plots.legend(right)
-        s = self.settings
         plots.note(
             figure,
-            f"Null: {_NULL_WORDS[next(iter(self.nulls))]}; calls: {s['correction']} at q = {s['q']:g} over "
-            "all heads and concepts. Alignment is no effect: ablate to see one.",
+            f"Null: {_NULL_WORDS[next(iter(self.nulls))]}; called where both z exceed the lines (family-wise "
+            f"{self.settings['level']:g}). A planted head is found at cosine {self._cosine_words(concept)} "
+            f"with power {_POWER:g}. Alignment is no effect: ablate to see one.",
         )
         return figure
 
@@ -383,8 +438,9 @@ def head_alignment(
     """Which heads read and write along concepts, by their weights and on data.
 
     Costs one forward pass a sample of the split, one a train sample if no statistics are given,
-    and `test.refits` refits of the estimator for each null, concept and layer: one product with the
-    train rows for prototype and lda, an iterative fit for separators.
+    and `test.draws` refits of the estimator for each null, concept and layer: one product with the
+    train rows for prototype and lda, an iterative fit for separators. Memory: draws x heads x concepts
+    numbers.
 
     Args:
         host: An attached model that hands out its weights
@@ -402,13 +458,14 @@ def head_alignment(
         resampling: Of documents, for the data side's intervals; its seed is that of the nulls too.
 
     Returns:
-        Forms, gains, p-values, the data side, and calls by `RULE`.
+        Forms, gains, calls by `RULE` with what would have been called, and the data side.
 
     Raises:
         TypeError: The host does not hand out its weights, or an argument is of another type.
         ValueError: A bank of another model, at another hook point, of a kind that cannot be
             refitted, or not the one the statistics give; statistics without every row; no two
-            neighbouring layers; too few refits; unknown names.
+            neighbouring layers; too few draws for the level; labels that no permutation changes;
+            unknown names.
 
     Source: the assumption of aligned heads of arXiv 2512.05038; estimators and null are ours.
 
@@ -421,48 +478,34 @@ def head_alignment(
     _check_bank(bank, host)
     check_kind(bank)
     names = _names(bank, concepts)
-    refits = test.refits or (_SEPARATOR_REFITS if kind_of(bank.kind).need == "rows" else _REFITS)
-    _check_options(bank, test, refits, split)
+    draws = test.draws or (_SEPARATOR_DRAWS if kind_of(bank.kind).need == "rows" else _DRAWS)
+    _check_options(bank, test, draws, split)
     statistics = statistics or _collect(host, data, bank)
     check_collected(statistics, host, data)
     refit = StoredRefits(bank, [bank.unit(name) for name in names], statistics)
     offsets = offsets_seen(statistics.tokens, causal=host.info.causal)
     blocks = describe_blocks(described, bank.layers, offsets)
-    check_draws(test.tail, refits, len(blocks) * host.info.n_heads * len(names), test.q)
     vectors = concept_vectors(refit, sorted({end for b in blocks for end in (b.source, b.index)}))
     observed = observe(blocks, vectors, offsets)
-    nulls: dict[str, Tested] = {}
+    weighing = Weighing(blocks, refit, vectors, observed, test.level, not host.progress)
     control: dict[int, Tensor] = {}
-    for k, null in enumerate(test.nulls):
-        nulls[null], kept = weigh(
-            blocks,
-            refit,
-            observed,
-            null,
-            draws=refits,
-            # Each null has draws of its own; the data side's control is the first one's.
-            seed=resampling.seed + k,
-            tail=test.tail,
-            keep=0 if k else _N_CONTROL,
-            quiet=not host.progress,
-        )
-        control = control or kept
+    drawable = exchangeable(refit, resampling.seed)
+    nulls = _weighed(weighing, test.nulls, draws, resampling.seed, drawable, control)
     deltas = _deltas(source, names, delta)
     plan = DataPlan.of(described, bank, blocks, vectors, control, deltas)
     samples = data.split(split).samples
     measured = _measured(plan, samples, names, resampling)
     settings = {
-        "q": test.q,
-        "correction": test.correction,
-        "refits": refits,
-        "tail": test.tail,
+        "level": test.level,
+        "draws": draws,
+        "exchanged": tuple(name for name, can in zip(names, drawable, strict=True) if can),
         "signs": (1, 1),
         "seed": resampling.seed,
         "split": split,
         "n_samples": len(samples),
         "n_tokens": measured.n_tokens,
         "delta": dict(zip(names, deltas.tolist(), strict=True)),
-        "n_control": _N_CONTROL,
+        "n_control": N_CONTROL,
         "kind": bank.kind,
         "model": host.info.model,
         "data_hash": data.hash,
@@ -473,6 +516,25 @@ def head_alignment(
     return HeadAlignment(names, indices, observed, nulls, measured, offsets, settings, limits)
 
 
+def _weighed(
+    weighing: Weighing,
+    nulls: Sequence[str],
+    draws: int,
+    seed: int,
+    drawable: Bool[np.ndarray, " concept"],
+    control: dict[int, Tensor],
+) -> dict[str, Tested]:
+    """Every null; calls rest on the first, whose first draws are the data side's control."""
+    first, standard = weighing.against(nulls[0], draws, seed, control=control)
+    found = {nulls[0]: first}
+    for k, null in enumerate(nulls[1:], start=1):
+        # Each null has draws of its own.
+        can = drawable if null == "exchanged" else None
+        if can is None or can.any():
+            found[null], _ = weighing.against(null, draws, seed + k, drawable=can, rests_on=standard)
+    return found
+
+
 def _measured(
     plan: DataPlan, samples: Sequence[Sample], concepts: tuple[str, ...], resampling: Resampling
 ) -> DataSide:
@@ -480,7 +542,7 @@ def _measured(
     documents = np.array([sample.document for sample in samples])
     resamples = resample_documents(documents, resampling)
     blocks = tuple(block.index for block in plan.blocks)
-    return data_side(*data_sums(plan, layout), resamples, _N_CONTROL, blocks, concepts)
+    return data_side(*data_sums(plan, layout), resamples, N_CONTROL, blocks, concepts)
 
 
 def _limits(host: DescribedHost, blocks: Sequence[HeadBlock], underflow: float) -> tuple[str, ...]:
@@ -529,15 +591,14 @@ def _check_bank(bank: ConceptBank, host: Host) -> None:
         )
 
 
-def _check_options(bank: ConceptBank, test: WeightTest, refits: int, split: str) -> None:
+def _check_options(bank: ConceptBank, test: WeightTest, draws: int, split: str) -> None:
     require_known("split", split, ("cal", "test"))
     if "covariance" in test.nulls and bank.kind != "prototype":
         raise ValueError(
             f"null 'covariance' draws random directions, which is no null for kind {bank.kind!r}: "
             "permuted-label vectors pass it too often. Use 'across'."
         )
-    # Before any pass: what is too few for a single test is too few for all.
-    check_draws(test.tail, refits, 0, test.q)
+    check_draws(draws, test.level)
 
 
 def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Alignment of all heads for 16 concepts, null included, against a bare forward pass.
 
-Ours: `head_alignment` from a train pass that fitting needs anyway, with both nulls and the data
-side. Opponent: the same bridge over the same train and calibration passages to the end of its last
-block. Concepts are words by their first letter, each a different set of tokens. What must be equal:
-OV gains and TransformerLens's own OV matrices.
+Ours: `head_alignment` from a train pass that fitting needs anyway, with both nulls of 1,000 joint
+draws, power and the data side. Opponent: the same bridge over the same train and calibration
+passages to the end of its last block. Concepts are words by their first letter, each a different
+set of tokens. What must be equal: OV gains and TransformerLens's own OV matrices.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def compare(host: Any) -> dict[str, object]:
         "ratio": best["ours"] / best["opponent"],
         "aim": "none stated",
         "equal": same_gains(host, bank, found),
-        "note": f"{found.aligned[..., 0].size} heads, {len(found.nulls)} nulls x "
-        f"{found.settings['refits']} refits; {len(samples)} passages, {len(statistics.tokens)} "
+        "note": f"{found.called[..., 0].size} heads, {len(found.nulls)} nulls x "
+        f"{found.settings['draws']:,} draws; {len(samples)} passages, {len(statistics.tokens)} "
         f"train tokens; {torch.get_num_threads()} threads; seconds of CPU",
     }
 

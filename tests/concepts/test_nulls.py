@@ -11,12 +11,14 @@ from sa_plugin.concepts import (
     StoredRefits,
     StreamedRefits,
     collect,
+    exchangeable,
     fit,
     isotropic,
     null_vectors,
     nulls,
     permutations,
     permute_labels,
+    relabelled,
     unit,
 )
 from sa_plugin.passes import lay_out, run_jobs
@@ -66,6 +68,32 @@ def test_permutations_keep_what_they_should(statistics):
         assert not (one == np.arange(len(tokens))).all()
     first, again = (permutations(tokens.bounds, "across", 2, seed=9) for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+def test_exchanged_labels_stay_on_labelled_tokens(statistics):
+    """Whole samples' sequences of labels over the labelled tokens; what is unknown keeps its place."""
+    one, seen = statistics
+    tokens = seen.tokens
+    bank = fit(one.host, one.data, "prototype", statistics=seen, controls=False)
+    known = np.random.default_rng(0).random(tokens.labels.shape) < 0.98
+    part = replace(tokens, labels=tokens.labels & known, known=known)
+    for table in (tokens, part):
+        labelled = table.labels.any(1) & (True if table.known is None else table.known.all(1))
+        for order in permutations(table.bounds, "exchanged", 4, 0, labelled):
+            laid = relabelled(table.labels, order, table.known)
+            assert sorted(order) == list(range(len(table)))
+            assert (order[~labelled] == np.flatnonzero(~labelled)).all()
+            assert (laid.sum(0) == table.labels.sum(0)).all()
+            assert (laid.any(1) == table.labels.any(1)).all()
+            # The sequence of one sample's labelled tokens is found again somewhere in one piece.
+            rows = np.flatnonzero(labelled)
+            places = np.argsort(order[rows])
+            same = tokens.sample_of[rows][1:] == tokens.sample_of[rows][:-1]
+            assert (np.diff(places)[same] == 1).all()
+    refit = StoredRefits(bank, [0, 1], seen)
+    assert exchangeable(refit, 0).all()
+    alone = replace(seen, tokens=replace(tokens, labels=tokens.labels & (np.arange(4) == 1)))
+    assert not exchangeable(StoredRefits(bank, [1], alone), 0).any()
 
 
 def test_covariance_draws_have_the_covariance(statistics):

@@ -475,7 +475,7 @@ def test_what_is_unknown_is_saved_and_said(tmp_path, host, partly):
         "waterfall": tail_waterfall(host, partly, detector, resampling=FEW),
         "ablation": ablate_heads(host, partly, detector, [(0, 1)], resampling=FEW),
         "alignment": head_alignment(
-            host, partly, detector, statistics=statistics, test=WeightTest(refits=60), resampling=FEW
+            host, partly, detector, statistics=statistics, test=WeightTest(draws=60), resampling=FEW
         ),
     }
     for name, found in results.items():

@@ -1,4 +1,4 @@
-"""The parts of alignment against slow oracles: rotary, tails, calls, null, logits, mass."""
+"""The parts of alignment against slow oracles: rotary, max-T, power, logits, mass."""
 
 import math
 
@@ -6,24 +6,28 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from scipy import stats
 
+from sa_plugin.concepts import unit
 from sa_plugin.heads import (
-    LEVELS,
-    adjusted,
     attention_mass,
-    calibration,
-    call,
+    by_the_others,
+    critical_value,
     describe_blocks,
+    false_share,
+    head_sizes,
     logit_moments,
     mean_turn,
+    meeting,
     offsets_seen,
     ov_form,
-    p_values,
     place_terms,
+    planted_sizes,
+    planted_z,
     profile_offsets,
     qk_form,
     slopes,
+    smallest_called,
+    step_down,
     top_tokens,
     turned_product,
 )
@@ -110,78 +114,112 @@ def test_keys_of_a_group_serve_each_of_its_heads():
     assert not torch.equal(block.maps.query[0], block.maps.query[1])
 
 
-DISTRIBUTIONS = {
-    "normal": stats.norm(),
-    "exponential": stats.expon(),
-    "one squared normal": stats.chi2(1),
-    "bounded": stats.beta(2, 6),
-    "product of normals": None,
-}
+def test_values_are_standardised_by_the_others():
+    x = np.random.default_rng(0).standard_t(4, size=(9, 3, 2))
+    fast = by_the_others(x.astype(np.float32))
+    for i in range(9):
+        others = np.delete(x, i, axis=0)
+        np.testing.assert_allclose(fast[i], (x[i] - others.mean(0)) / others.std(0, ddof=1), rtol=1e-4)
+    assert (by_the_others(np.ones((9, 2))) == 0).all()
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_tail_p_values_hold_their_level(name):
-    """P(p <= level), exactly integrated over the observed value, on average over null draws."""
-    rng = np.random.default_rng(0)
-    cells, draws = 1000, 400
-    if name == "product of normals":
-        sample = rng.normal(size=(draws, cells)) * rng.normal(size=(draws, cells))
-        observed = rng.normal(size=(100, cells)) * rng.normal(size=(100, cells))
-        p = np.stack([p_values(one, sample) for one in observed])
-        for level, slack in ((0.05, 1.1), (1e-2, 1.2), (1e-3, 1.5)):
-            assert (p <= level).mean() <= slack * level
-        return
-    law = DISTRIBUTIONS[name]
-    sample = law.rvs(size=(draws, cells), random_state=rng)
-    # Tails of squared normals fall off a little slower at first than the exponential they end as.
-    slacks = (1.1, 1.4, 2.5) if name == "one squared normal" else (1.05, 1.25, 1.6)
-    for level, slack in zip((1e-2, 1e-3, 1e-5), slacks, strict=True):
-        low, high = np.full(cells, law.ppf(0.5)), np.full(cells, 100.0)
-        for _ in range(35):
-            middle = (low + high) / 2
-            small = p_values(middle, sample) <= level
-            low, high = np.where(small, low, middle), np.where(small, middle, high)
-        realised = law.sf(high).mean()
-        assert realised <= slack * level
-        if name == "exponential":
-            assert realised == pytest.approx(level, rel=0.25)
+def stepped(found, draws):
+    """Max-T by hand: one cell and one draw after the other."""
+    order, p, before = sorted(range(len(found)), key=lambda c: -found[c]), {}, 0.0
+    for k, cell in enumerate(order):
+        reached = sum(max(draw[c] for c in order[k:]) >= found[cell] for draw in draws)
+        before = p[cell] = max(before, (1 + reached) / (len(draws) + 1))
+    return [p[c] for c in range(len(found))]
 
 
-def test_up_to_the_tail_draws_are_counted():
+@pytest.mark.parametrize("seed", range(5))
+def test_max_t_is_a_loop_over_draws_and_cells(seed):
+    rng = np.random.default_rng(seed)
+    # Rounded, so that cells and draws tie; a few cells stand out.
+    draws, found = rng.normal(size=(60, 12)).round(1), rng.normal(size=12).round(1)
+    found[:3] += 3
+    np.testing.assert_allclose(step_down(found, draws), stepped(found, draws))
+    untested = np.append(found, -np.inf), np.column_stack([draws, np.full(60, -np.inf)])
+    p = step_down(*untested)
+    np.testing.assert_allclose(p[:-1], stepped(found, draws))
+    assert np.isnan(p[-1])
+
+
+@pytest.mark.parametrize("level", [0.05, 0.1, 0.5])
+def test_any_call_is_a_largest_value_beyond_the_critical_one(level):
     rng = np.random.default_rng(1)
-    draws, observed = rng.normal(size=(100, 50)), rng.normal(size=50)
-    counted = (1 + (draws >= observed).sum(0)) / 101
-    fitted = p_values(observed, draws)
-    inside = observed <= np.sort(draws, axis=0)[-26]
-    np.testing.assert_allclose(fitted[inside], counted[inside])
-    np.testing.assert_allclose(p_values(observed, draws, "empirical"), counted)
-    assert (p_values(observed + 1, draws) <= fitted + 1e-12).all()
+    draws = rng.normal(size=(99, 8)).round(2)
+    critical = critical_value(draws.max(1), level)
+    for found in rng.normal(1.5, 1, size=(200, 8)).round(2):
+        assert (step_down(found, draws).min() <= level) == (found.max() > critical)
 
 
-def test_draws_without_a_spread_are_counted():
-    p = p_values(np.array([2.0, 1.0, 0.0]), np.ones((100, 3)))
-    np.testing.assert_allclose(p, [1 / 101, 1.0, 1.0])
+@pytest.mark.parametrize("draws", [19, 40, 99])
+def test_without_meaning_any_call_keeps_the_level_for_every_number_of_draws(draws):
+    """Cells that depend on one another, of unlike and heavy tails; found and drawn alike."""
+    rng = np.random.default_rng(draws)
+    made = rng.standard_t(3, size=(2500, draws + 1, 6)) * np.array([1, 5, 0.1, 1, 1, 1])
+    made[..., 1:] += made[..., :1] ** 2
+    both = [by_the_others(side.swapaxes(0, 1)) for side in (made[..., :3], made[..., 3:])]
+    t = np.minimum(*both)
+    called = t[0].max(-1) > [critical_value(one, 0.05) for one in t[1:].max(-1).T]
+    # Exact where (draws + 1) / 20 is whole; standard error .0035.
+    assert called.mean() <= 0.05 + 0.01
+    assert called.mean() >= np.floor(0.05 * (draws + 1)) / (draws + 1) - 0.01
 
 
-def test_calibration_sees_a_heavy_tail():
+def test_the_false_share_is_counted():
     rng = np.random.default_rng(2)
-    fine = calibration(rng.exponential(size=(400, 500)), "exponential")
-    heavy = calibration(rng.standard_t(2, size=(400, 500)), "exponential")
-    assert list(fine) == [f"{level:g}" for level in LEVELS]
-    assert fine["0.001"] == pytest.approx(1e-3, rel=0.3)
-    assert heavy["0.0001"] > 5e-4
-    assert calibration(np.ones((20, 2)), "exponential") == {}
+    z_ov, z_qk = rng.normal(0.8, 2, size=(2, 40))
+    drawn = rng.normal(size=(2, 300, 40))
+    share = false_share(z_ov, z_qk, *(z[z >= 2] for z in drawn), 300 * 40)
+    for cell, cut in enumerate(np.minimum(z_ov, z_qk)):
+        expected = (z_ov >= cut).sum() * (drawn[1] >= cut).mean() + (z_qk >= cut).sum() * (
+            drawn[0] >= cut
+        ).mean()
+        listed = (np.minimum(z_ov, z_qk) >= cut).sum()
+        assert share[cell] == pytest.approx(min(1.0, expected / listed) if cut >= 2 else 1.0)
 
 
-@pytest.mark.parametrize(("correction", "method"), [("BH", "bh"), ("BY", "by")])
-def test_calls_are_scipys(correction, method):
-    p = np.random.default_rng(0).random((4, 5, 6)) ** 4
-    oracle = stats.false_discovery_control(p.ravel(), method=method).reshape(p.shape)
-    np.testing.assert_allclose(adjusted(p, correction), oracle)
-    np.testing.assert_array_equal(call(p, 0.1, correction), oracle <= 0.1)
-    with_nan = np.concatenate([p.ravel(), [np.nan]])
-    np.testing.assert_allclose(adjusted(with_nan, correction)[:-1], oracle.ravel())
-    assert not call(with_nan, 0.1, correction)[-1]
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_planted_head_is_one_more_dimension_of_its_maps(architecture):
+    """Closed form against the forms of maps that hold the planted dimension, rotary or not."""
+    host = tiny.host(architecture)
+    (block,) = describe_blocks(host, (0,), {0: 3, 1: 2, 4: 1})
+    generator = torch.Generator().manual_seed(2)
+    v_in, v_out, *drawn = unit(torch.randn(42, 1, tiny.D_MODEL, generator=generator))
+    drawn_in, drawn_out = torch.stack(drawn[:20]), torch.stack(drawn[20:])
+    at = head_sizes(block, v_in, v_out)
+
+    def forms(maps, turn):
+        by_draw = [
+            (ov_form(maps, a, b), qk_form(maps, a, turn)) for a, b in zip(drawn_in, drawn_out, strict=True)
+        ]
+        return [torch.stack(side).mT.double().numpy() for side in zip(*by_draw, strict=True)]
+
+    met = meeting(v_in, v_out, drawn_in, drawn_out)
+    z = planted_z(at, tuple(forms(block.maps, block.turn)), met)
+    for cosine in (0.1, 0.4):
+        t, s = planted_sizes(at, cosine)
+        for h in range(tiny.N_HEADS):
+            maps, more = block.maps, {}
+            for name, size in (("value", t[h, 0]), ("query", s[h, 0] / maps.scale), ("key", 1.0)):
+                more[name] = torch.cat(
+                    [getattr(maps, name), float(size) * v_in.T.expand(tiny.N_HEADS, -1, 1)], 2
+                )
+            written = v_out.expand(tiny.N_HEADS, 1, -1)
+            again = maps._replace(**more, output=torch.cat([maps.output, written], 1))
+            ov, qk = ov_form(again, v_in, v_out)[0, h], qk_form(again, v_in, block.turn)[0, h]
+            wrote = (v_in @ again.value[h]) @ again.output[h]
+            assert float(torch.cosine_similarity(wrote, v_out)) == pytest.approx(cosine, abs=1e-4)
+            lengths = [np.sqrt(length[h, 0] + max(s[h, 0], 0)) for length in (at.query, at.key)]
+            assert float(qk) / np.prod(lengths) == pytest.approx(cosine, abs=1e-4)
+            sides = zip((ov, qk), forms(again, block.turn), strict=True)
+            slow = [(float(x) - d[:, h, 0].mean()) / d[:, h, 0].std(ddof=1) for x, d in sides]
+            assert z[round(100 * cosine) - 1, h, 0] == pytest.approx(min(slow), rel=2e-3, abs=2e-3)
+    assert smallest_called(np.array([[0.0, 1.0], [3.0, 1.0]]), 2.0) == pytest.approx(
+        [0.02, np.nan], nan_ok=True
+    )
 
 
 def attention_case(seed=0, batch=2, heads=2, n=7, columns=2):

@@ -65,7 +65,7 @@ MADE = {
     "CrossAblation": cross,
     "Ranking": ranking,
     "DirectTotal": direct_total,
-    "HeadAlignment": lambda: planted.align(planted.world(0), refits=60),
+    "HeadAlignment": lambda: planted.align(planted.world(0), draws=60),
 }
 
 
