@@ -148,8 +148,7 @@ def _library(host):
         run = host.model.interleaver
         return [getattr(tracer._local, "depth", 0), len(run.mediators), run.interleaving, run.batcher]
     cfg = host.model.cfg
-    flags = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
-    return [getattr(cfg, name, None) for name in flags] + [host.model.context_level]
+    return [getattr(cfg, name, None) for name in ("use_attn_result", "use_split_qkv_input", "use_attn_in")]
 
 
 def differences(one, two):

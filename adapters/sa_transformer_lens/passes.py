@@ -171,21 +171,16 @@ class BridgePasses:
         return self.bridge.blocks[layer].attn.register_forward_pre_hook(before, with_kwargs=True)
 
     def left_over(self) -> Undo:
-        """Entries of hook points for hooks that are off, and the level of TransformerLens's contexts."""
-        return partial(_left_over, self.bridge, getattr(self.bridge, "context_level", 0))
+        """Entries of hook points for hooks that are off.
+
+        The level that TransformerLens counts nested contexts with stays: a context whose generator an
+        interrupt left waiting counts down when it is closed, perhaps later.
+        """
+        return partial(_strike_out, self.bridge, lambda handle: is_ours(asked(handle.user_hook)))
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """None."""
         return ()
-
-
-def _left_over(bridge: Any, level: int) -> str | None:
-    found = [_strike_out(bridge, lambda handle: is_ours(asked(handle.user_hook)))]
-    # Never up: a context of the user's may have been left since.
-    if getattr(bridge, "context_level", level) > level:
-        bridge.context_level = level
-        found.append("a level of contexts")
-    return ", ".join(filter(None, found)) or None
 
 
 def _strike_out(bridge: Any, chosen: Callable[[Any], bool]) -> str | None:

@@ -86,7 +86,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -265,15 +265,18 @@ def full_grad(game: CoalitionGame) -> Importances:
 
 @contextmanager
 def _biased_outputs() -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The output and the bias of every module with one that is called inside the context."""
+    """The output and the bias of every module with one that this thread calls inside the context."""
     seen: list[tuple[Tensor, Tensor]] = []
     inner: set[int] = set()
+    thread = get_ident()
     # Held by the `with` alone: a hook on all modules that an interrupt left takes itself off.
     alive = Lock()
 
     def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if not alive.locked():
             handle.remove()
+            return
+        if get_ident() != thread:
             return
         bias = getattr(module, "bias", None)
         if not isinstance(bias, torch.nn.Parameter) or not isinstance(output, Tensor):

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sa_plugin.host.protocol import Norm
+from sa_plugin.host.turns import borrow
 
 VISION, TEXT = "mllama_vision_model", "mllama_text_model"
 
@@ -81,10 +82,13 @@ def eyes(model: Any) -> tuple[Any, Any]:
 def image_states(model: Any, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "state d_model"]:
     """What the text stack attends to for one image: the projected states of its tile."""
     tower, projector = eyes(model)
-    with torch.no_grad():
+
+    def see() -> Tensor:
         seen = tower(**tile_inputs(tower, pixels)).last_hidden_state
         states: Tensor = projector(seen)[0, 0, 0]
-    return states
+        return states
+
+    return borrow(tower, "image", see)
 
 
 def check_states(states: Any, width: int) -> Float[Tensor, "state d_model"]:

@@ -382,6 +382,13 @@ def gradient_mode(enabled: bool) -> Iterator[None]:
             noted.remove(entry)
 
 
+def borrow(model: nn.Module, what: str, work: Callable[[], R]) -> R:
+    """Run a model without gradients that is no host's, or perhaps one's: then it is a turn of its model."""
+    turns = turns_in(model)
+    with gradient_mode(False):
+        return work() if turns is None else take(turns, what, None, work)
+
+
 def _enable_gradients() -> None:
     """Put back gradients that a context of this thread that was cut off left disabled."""
     noted = _MODES.noted

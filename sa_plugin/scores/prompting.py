@@ -24,6 +24,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from tqdm.auto import tqdm
 from sa_plugin._check import position_of, users_line
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
+from sa_plugin.host.turns import borrow
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
 
@@ -382,12 +384,11 @@ def prompt(
     p_yes, mass = np.zeros((2, len(rows), len(names)))
     replies: list[tuple[str, ...]] = []
     bar = tqdm(rows, desc="prompt", unit="sample", disable=not progress, leave=False)
-    with torch.no_grad():
-        for n, sample in enumerate(bar):
-            first, said = speaker.answer(questions(tokenizer, sample, names, template, chat))
-            p_yes[n], mass[n] = probabilities(first, *words)
-            if reply_tokens:
-                replies.append(tuple(tokenizer.batch_decode(said, skip_special_tokens=True)))
+    for n, sample in enumerate(bar):
+        first, said = speaker.answer(questions(tokenizer, sample, names, template, chat))
+        p_yes[n], mass[n] = probabilities(first, *words)
+        if reply_tokens:
+            replies.append(tuple(tokenizer.batch_decode(said, skip_special_tokens=True)))
     if mass.mean() < LEAST_MASS:
         warnings.warn(
             f"yes and no have {mass.mean():.2f} of the probability of a reply's first token on "
@@ -457,13 +458,16 @@ class _Speaker:
     def _run(self, ids: Int[Tensor, "row new"], mask: Int[Tensor, "row seen"], past: Any) -> Any:
         place = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         self.tokens += ids.numel()
-        out = self.model(
+        run = partial(
+            self.model,
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
             position_ids=place.to(self.device),
             past_key_values=past,
             use_cache=True,
         )
+        # The model may have hosts, which another thread uses meanwhile.
+        out = borrow(self.model, "prompt", run)
         if not hasattr(out, "logits"):
             raise TypeError(
                 f"{type(self.model).__name__} gave a {type(out).__name__} without logits: give a "

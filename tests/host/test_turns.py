@@ -1,20 +1,25 @@
 """One call at a time on a model, and a clean model for the next one; the long form is in tests/fuzz."""
 
+import ast
 import random
 import threading
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import interrupts
 import pytest
+import tiny
 import torch
 from both_hosts import LIBRARIES, batch_on, new_host, read_one
 from torch.utils.hooks import RemovableHandle
 
 from sa_plugin.host import InterruptedCallWarning, Site, ZEdit, hooks_on
 from sa_plugin.host.turns import turns_of
+from sa_plugin.scores import Wording, prompt
 
+ROOT = Path(__file__).parents[2]
 EDITED = {Site(0, "z"): interrupts.halved}
 
 
@@ -143,13 +148,73 @@ def test_threads_that_find_and_one_that_ablates_are_as_one_after_the_other(libra
         assert table.equals(ablated)
 
 
-def test_other_threads_wait_while_an_edit_is_held(host, batch):
-    right, seen = read_one(host, batch), []
-    thread = threading.Thread(target=lambda: seen.append(read_one(host, batch)))
+def prompted(host, batch):
+    """p(yes) by the model behind a host."""
+    model = getattr(host.model, "original_model", host.places.root)
+    wording = Wording("{text} {concept} {concepts}", chat=False, yes=["a"], no=["b"])
+    options = {"wording": wording, "reply_tokens": 0, "progress": False}
+    asked = prompt(model, tiny.tokenizer("gpt2"), tiny.samples()[:1], ["cat"], **options)
+    return torch.from_numpy(asked.p_yes)
+
+
+@pytest.mark.filterwarnings("ignore::sa_plugin.scores.AnswerMassWarning")
+@pytest.mark.parametrize("ask", [read_one, prompted])
+def test_other_threads_wait_while_an_edit_is_held(host, batch, ask):
+    right, seen = ask(host, batch), []
+    thread = threading.Thread(target=lambda: seen.append(ask(host, batch)))
     with host.edited(EDITED):
         thread.start()
-        assert not torch.equal(read_one(host, batch), right)
+        assert not torch.equal(ask(host, batch), right)
         time.sleep(0.05)
         assert not seen
     thread.join()
     assert torch.equal(seen[0], right)
+
+
+# Where a model or a module of one is called, and whose turn it then is.
+RUNS = {
+    "sa_plugin/host/mllama.py image_states": "of `borrow`",
+    "sa_plugin/host/weights.py _own_norm": "of `attention_weights` and `norms`",
+    "sa_plugin/host/weights.py _tried": "of `attention_weights` and `norms`",
+    "sa_plugin/scores/prompting.py _Speaker": "of `borrow`",
+    "adapters/sa_nnsight/passes.py TracePasses": "of the host's method",
+    "adapters/sa_nnsight/passes.py _measure_order": "of `attach`",
+    "adapters/sa_nnsight/passes.py _output": "of the host's method",
+    "adapters/sa_nnsight/passes.py _read_taps": "of the host's method",
+    "adapters/sa_nnsight/passes.py _trace_from": "of the host's method",
+    "adapters/sa_nnsight/session.py submit_reads": "a server's",
+    "adapters/sa_nnsight/session.py send_gradients": "a server's",
+    "adapters/sa_nnsight/session.py send_probabilities": "a server's",
+    "adapters/sa_nnsight/session.py send_projection": "a server's",
+    "adapters/sa_transformer_lens/explain.py _explain": "of `explain`, and of each run of the view",
+    "adapters/sa_transformer_lens/explain.py _token_gradients": "of `explain`, and of each run of the view",
+    "adapters/sa_transformer_lens/hooks.py logits": "of `take`",
+    "adapters/sa_transformer_lens/mllama.py HookedMllama": "of who calls it, as of a bridge",
+    "adapters/sa_transformer_lens/passes.py call_under": "of the host's method",
+    "adapters/sa_transformer_lens/prefix.py PrefixView": "of each run of the view",
+}
+MODELS = ("bridge", "model", "module", "original_model", "projector", "root", "tower", "view", "whole")
+METHODS = ("module", "view", "whole")
+RUNNING = ("__call__", "forward", "generate", "run_with_cache", "run_with_hooks", "trace")
+
+
+def test_every_place_that_runs_a_model_is_in_a_turn():
+    """Found in the source: models that are called, or handed to `partial`."""
+    found = set()
+    for path in (*ROOT.glob("sa_plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")):
+        for top in ast.parse(path.read_text()).body:
+            calls = [node for node in ast.walk(top) if isinstance(node, ast.Call)]
+            if any(_runs(call) for call in calls):
+                found.add(f"{path.relative_to(ROOT)} {top.name}")
+    assert found == set(RUNS)
+
+
+def _runs(call):
+    called = call.func
+    if isinstance(called, ast.Name) and called.id == "partial":
+        called = call.args[0]
+    parts = ast.unparse(called).split(".")
+    if parts[-1] in RUNNING:
+        return bool({*parts[-2:-1]} & {*MODELS})
+    # Of something else, such as a tensor's view.
+    return parts[-1] in MODELS and not (len(parts) > 1 and parts[-1] in METHODS)
