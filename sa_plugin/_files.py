@@ -44,6 +44,22 @@ class DamagedFileError(ValueError):
     """What was read is not what was written."""
 
 
+def as_path(name: str, value: Any) -> Path:
+    """A path that was given as text or as `Path`.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: It is empty, or holds a null character.
+    """
+    if not isinstance(value, str | Path):
+        raise TypeError(
+            f"{name} is {value!r:.60} ({type(value).__name__}), not a path: give a text or a Path."
+        )
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{name} is {str(value)!r}, which names no file: give the path of one.")
+    return Path(value).expanduser()
+
+
 # Writing ------------------------------------------------------------------------------------------
 
 
@@ -57,6 +73,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     Raises:
         OSError: It cannot be written; the text names the path, and what was there stays.
     """
+    path = as_path("path", path)
     with written(path) as partial:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -84,7 +101,7 @@ def written(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: As `write_bytes`.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(as_path("path", path)))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file: name a file in it.")
     if target.exists() and not target.is_file():

@@ -37,7 +37,7 @@ from sa_plugin.concepts.train_statistics import (
     draw_rows,
     with_unknown,
 )
-from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.concept_data import ConceptData, Split, require_filled
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, Host, Point, SinkRule, Site, layers_of
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, token_table
@@ -87,6 +87,7 @@ def collect(
         require_known("need", name, get_args(Need))
     blocks = layers_of(host.info, layers)
     split = data.train
+    require_filled(split)
     layout = lay_out(host, split.samples, data.concepts)
     point = cast(HookPoint, hook_point)
     plan = _Plan(host, layout, split, blocks, point, need, seed, limits.per_class)

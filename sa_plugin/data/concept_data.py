@@ -77,6 +77,20 @@ class Split:
         return sample_labels(self.samples, self.concepts)
 
 
+def require_filled(*splits: Split) -> None:
+    """Refuse splits none of which has a sample.
+
+    Raises:
+        ValueError: Which they are.
+    """
+    if splits and not any(map(len, splits)):
+        names = " and ".join(split.name for split in splits)
+        raise ValueError(
+            f"the {names} split is empty, there are no samples to run: give it some, by splits= of the "
+            "constructors, or leave splits out to divide documents."
+        )
+
+
 @face
 @dataclass(frozen=True, repr=False)
 class ConceptData(Shown):

@@ -39,6 +39,8 @@ def gathered(samples: Any) -> Split | list[Any]:
         )
     if isinstance(samples, np.ndarray):
         # Texts, several images or rows of token ids; one image and token ids are one sample.
+        if samples.ndim == 1 and samples.dtype.kind == "f":
+            raise TypeError(f"samples are numbers of {samples.dtype}: token ids are whole numbers.")
         ids = samples.ndim == 2 and samples.dtype.kind in "iu" and samples.dtype != np.uint8
         many = samples.dtype.kind in "UO" or samples.ndim == 4 or ids
         return list(samples.tolist() if samples.dtype.kind in "UO" else samples) if many else [samples]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sa_plugin._face import face
-from sa_plugin.data.concept_data import Split
+from sa_plugin.data.concept_data import Split, require_filled
 from sa_plugin.data.loose import as_split, gathered, is_labelled
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.guard import check_unseen
@@ -121,6 +121,7 @@ class Detector(Shown, Calibration):
             ValueError: The scores are of another bank, lack a sample or hold NaN, or there is no
                 host.
         """
+        require_filled(split)
         if scores is None:
             if self.host is None:
                 raise ValueError(

@@ -212,11 +212,29 @@ class TextEncoder:
                 f"sample {sample.id!r} has the token id {ids.max()}; the vocabulary has "
                 f"{len(self.tokenizer)}: these are ids of another tokenizer."
             )
+        self._require_unpadded(sample, ids)
         spans = np.array(given.spans, dtype=np.int64).reshape(len(ids), 2)
         written = [
             self._is_special(one, given.text[a:b]) for one, (a, b) in zip(given.ids, spans, strict=True)
         ]
         return Tokens(ids, np.array(written, dtype=bool), spans)
+
+    def _require_unpadded(self, sample: Sample, ids: Int[np.ndarray, " token"]) -> None:
+        """Refuse padding: nothing would mask it out, and the other tokens attend to it."""
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            return
+        # Where the padding is the BOS or the end of a text too, one of them is that.
+        named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        ends = int(pad in (*named, self.tokenizer.cls_token_id))
+        for side in (ids, ids[::-1]):
+            run = len(side) if (side == pad).all() else int((side != pad).argmax())
+            if ends < run < len(side):
+                raise ValueError(
+                    f"sample {sample.id!r} has {run} padding tokens ({self._name(pad)!r}) at one end, which "
+                    "the model would attend to: give token ids without padding, such as "
+                    "ids[attention_mask.bool()], one list a text."
+                )
 
     def named(self, ids: Sequence[int]) -> TokenIds:
         """Token ids with the characters that they stand for."""
@@ -224,10 +242,16 @@ class TextEncoder:
         if not ids or min(ids) < 0 or max(ids) >= len(self.tokenizer):
             # Refused where it is read, by the sample's name.
             return TokenIds(ids)
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = np.array(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        if list(out["input_ids"]) != ids:
+        # Special tokens in front have no characters: a text behind a written one may be cut otherwise.
+        lead = next((k for k, one in enumerate(ids) if one not in self.special), 0)
+        for front in dict.fromkeys((lead, 0)):
+            body = ids[front:]
+            text = self.tokenizer.decode(body, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            spans = np.array([(0, 0)] * front + out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+            if list(out["input_ids"]) == body:
+                break
+        else:
             # Ids that no text gives are shown one by one.
             pieces = [self.tokenizer.decode([one], clean_up_tokenization_spaces=False) for one in ids]
             pieces = [

@@ -180,7 +180,7 @@ def _by_instance(root: Path, files: Sequence[Path], skipped: Counter[str]) -> _M
             raise row.refusal(f"{name} is in none of {', '.join(map(str, files))}.")
         picture: CocoPicture = of_name[name]
         require_size(root / row["image_path"], pixels.shape[:2], picture)
-        return masks_of_picture(picture, wanted, skipped)
+        return masks_of_picture(picture, wanted, skipped)[0]
 
     return read
 

@@ -38,11 +38,15 @@ _LAYOUT = (
 
 @dataclass(frozen=True)
 class CocoInstance:
-    """One annotation: its concepts, its `segmentation` as published, and where it stands."""
+    """One annotation: its concepts, its `segmentation` as published, and where it stands.
+
+    `boxed` says whether it has a box of a pixel or more: something is there, whether or not it has a region.
+    """
 
     concepts: tuple[str, ...]
     segmentation: Any
     where: str
+    boxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,19 @@ def load_coco(
         path = root / part / picture.file_name
         pixels = read_picture(path, _LAYOUT)
         require_size(path, pixels.shape[:2], picture)
-        masks = masks_of_picture(picture, wanted, reading.skipped)
+        masks, unplaced = masks_of_picture(picture, wanted, reading.skipped)
         id_ = f"{part}/{Path(picture.file_name).stem}"
-        samples.append(mask_sample(id_, pixels, masks, document=id_, min_coverage=min_coverage))
+        samples.append(
+            mask_sample(
+                id_,
+                pixels,
+                masks,
+                document=id_,
+                labels=unplaced,
+                unknown=unplaced or None,
+                min_coverage=min_coverage,
+            )
+        )
         homes.append(_SPLIT_OF_PART[part])
     return reading.data(samples, wanted, homes)
 
@@ -124,10 +138,14 @@ def read_instances(path: Path) -> list[CocoPicture]:
         ]
         where = f"{path} categories[{k}]"
         # "person" is the name of a category and of its supercategory: one concept.
+        if _key(where, category_id) in names:
+            raise ValueError(f"{where}: the id {category_id!r} is another category's too: give each its own.")
         names[_key(where, category_id)] = tuple(dict.fromkeys(name_of(f"{where} name", one) for one in both))
-    of_image: dict[str | int, list[CocoInstance]] = {
-        _key(f"{path} images[{k}]", values("images", k, "id")[0]): [] for k in range(len(found["images"]))
-    }
+    ids = [_key(f"{path} images[{k}]", values("images", k, "id")[0]) for k in range(len(found["images"]))]
+    of_image: dict[str | int, list[CocoInstance]] = {one: [] for one in ids}
+    if len(of_image) < len(ids):
+        twice = next(one for one, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"{path}: the id {twice!r} is of two images: give each its own.")
     for k, one in enumerate(found["annotations"]):
         image_id, category_id = (
             _key(f"{path} annotations[{k}]", value)
@@ -138,20 +156,24 @@ def read_instances(path: Path) -> list[CocoPicture]:
             raise ValueError(f"{where}: category_id {category_id!r} is not in the file.")
         if image_id not in of_image:
             raise ValueError(f"{where}: image_id {image_id!r} is not in the file: is it cut off?")
-        of_image[image_id].append(CocoInstance(names[category_id], one.get("segmentation"), where))
+        boxed = _has_box(one.get("bbox"), one.get("area"))
+        of_image[image_id].append(CocoInstance(names[category_id], one.get("segmentation"), where, boxed))
     pictures = []
-    for k, image in enumerate(found["images"]):
+    for k, own_id in enumerate(ids):
         file_name, *size = values("images", k, "file_name", "height", "width")
         where = f"{path} images[{k}]"
         height, width = (
             whole_of(f"{path} images[{k}] {what}", v) for what, v in zip(_SIZE, size, strict=True)
         )
         name = text_of(f"{where} file_name", file_name)
-        pictures.append(CocoPicture(name, (height, width), tuple(of_image[image["id"]])))
+        pictures.append(CocoPicture(name, (height, width), tuple(of_image[own_id])))
     return pictures
 
 
 def _key(where: str, value: Any) -> str | int:
+    if isinstance(value, float) and value.is_integer():
+        # Tables of pandas write whole numbers so.
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(
             f"{where}: the id {shown(value)} is no number and no text: is this an instances file?"
@@ -159,22 +181,36 @@ def _key(where: str, value: Any) -> str | int:
     return value
 
 
+def _has_box(box: Any, area: Any) -> bool:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        return False
+    return bool(area != 0 and min(box[2:]) > 0 and box[2] * box[3] >= 1)
+
+
 def masks_of_picture(
     picture: CocoPicture, wanted: Sequence[str], skipped: Counter[str]
-) -> dict[str, Bool[np.ndarray, "height width"]]:
-    """One mask for each wanted concept that the picture has an instance of.
+) -> tuple[dict[str, Bool[np.ndarray, "height width"]], frozenset[str]]:
+    """One mask for each wanted concept that the picture has an instance of, and the concepts without a place.
 
-    Annotation tools leave regions without an area behind: they are skipped, and counted in `skipped`.
+    An instance that has a box and no region says that the picture has its concept, and not where. Annotation
+    tools leave others without an area behind: they are skipped. Both are counted in `skipped`.
 
     Raises:
         ImportError: pycocotools is not installed.
         ValueError: A segmentation cannot be decoded.
     """
     masks: dict[str, Bool[np.ndarray, "height width"]] = {}
+    unplaced: set[str] = set()
     for one in picture.instances:
-        if not set(one.concepts) & set(wanted):
+        own = [concept for concept in one.concepts if concept in wanted]
+        if not own:
             continue
-        segmentation = _with_area(one.segmentation, skipped)
+        said: Counter[str] = Counter()
+        segmentation = _with_area(one.segmentation, said)
+        if segmentation is None and one.boxed:
+            unplaced.update(own)
+            said = Counter({"annotations with a box alone, patches unknown": 1})
+        skipped.update(said)
         if segmentation is None:
             continue
         try:
@@ -184,10 +220,13 @@ def masks_of_picture(
                 f"{one.where}: its segmentation cannot be decoded ({error}): expected polygons "
                 "[[x, y, ...], ...] or run lengths {'counts': ..., 'size': [height, width]}."
             ) from error
-        for concept in one.concepts:
-            if concept in wanted:
-                masks[concept] = masks[concept] | mask if concept in masks else mask
-    return masks
+        if not mask.any():
+            skipped["annotations that cover no pixel's centre, patches unknown"] += 1
+            unplaced.update(own)
+            continue
+        for concept in own:
+            masks[concept] = masks[concept] | mask if concept in masks else mask
+    return masks, frozenset(unplaced)
 
 
 def _with_area(segmentation: Any, skipped: Counter[str]) -> Any:
@@ -236,6 +275,8 @@ def _require_polygons(found: list[Any]) -> None:
         numbers = isinstance(polygon, list) and all(isinstance(v, int | float) for v in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"{polygon!r:.60} is no polygon of three points or more")
+        if all(0 <= v <= 1 for v in polygon) and not all(v in (0, 1) for v in polygon):
+            raise ValueError(f"{polygon!r:.60} is in shares of the sides, not in pixels")
 
 
 def require_size(path: Path, size: tuple[int, ...], picture: CocoPicture) -> None:

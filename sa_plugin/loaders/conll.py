@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from sa_plugin._check import require_known
+from sa_plugin._files import as_path
 from sa_plugin.data.columns import Column, Given, name_of, whole_of
 from sa_plugin.data.columns import column as read_column
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 from sa_plugin.data.words import places_in
-from sa_plugin.loaders.files import as_path, read_text
+from sa_plugin.loaders.files import read_text
 from sa_plugin.loaders.own import own_splits
 
 _FIX = "give a file of words with tags, one a line"

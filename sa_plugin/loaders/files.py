@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from sa_plugin._check import did_you_mean
-from sa_plugin.data.columns import shown
 from sa_plugin.data.images import opened, rgb
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
@@ -196,20 +195,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
     return found
-
-
-def as_path(name: str, value: Any) -> Path:
-    """A path that was given as text or as `Path`.
-
-    Raises:
-        TypeError: Something else.
-        ValueError: It is empty, or holds a null character.
-    """
-    if not isinstance(value, str | Path):
-        raise TypeError(f"{name} is {shown(value)}, not a path: give a text or a Path.")
-    if not str(value).strip() or "\0" in str(value):
-        raise ValueError(f"{name} is {str(value)!r}, which names no file: give the path of one.")
-    return Path(value).expanduser()
 
 
 def json_entry(path: Path, where: str, found: Any, key: str, fix: str) -> Any:

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_plugin._check import did_you_mean, require_known
+from sa_plugin._files import as_path
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
@@ -46,7 +47,7 @@ from sa_plugin.data.sample import SPLITS
 from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
-from sa_plugin.loaders.files import TableRow, as_path, parse_json, read_table
+from sa_plugin.loaders.files import TableRow, parse_json, read_table
 from sa_plugin.loaders.rows import (
     NAMED_ROLES,
     dataset_rows,

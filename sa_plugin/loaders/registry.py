@@ -132,6 +132,11 @@ def load(
     if isinstance(source, str | Path):
         return _load_path(source, split, seed, options)
     if not isinstance(source, Mapping) and not hasattr(source, "column_names"):
+        if hasattr(source, "columns") and hasattr(source, "to_numpy"):
+            raise TypeError(
+                f"source is a table ({type(source).__name__}): give its columns, such as "
+                "ConceptData.from_texts(table['text'], table['label'])."
+            )
         raise TypeError(
             f"source is a {type(source).__name__}, not a name, a path or rows with column_names: give "
             f"one of {', '.join(LOADERS)}, {_OR_A_PATH}, or a Hugging Face dataset."
@@ -206,7 +211,8 @@ def _load_path(source: str | Path, split: str | None, seed: int, options: dict[s
         raise FileNotFoundError(f"{path} does not exist: give one of {', '.join(LOADERS)}, or {_OR_A_PATH}.")
     raise ValueError(
         f"{path}: suffix {path.suffix!r} is unknown{did_you_mean(path.suffix, READERS)} Known: "
-        f"{', '.join(READERS)}; a Hugging Face dataset is given as an object, with columns=."
+        f"{', '.join(READERS)}; a Hugging Face dataset is given as an object, with columns=, anything else "
+        "by what is in it: ConceptData.from_texts, from_words, from_spans or from_masks."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, overload
 from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
-from sa_plugin.data.concept_data import ConceptData, Split
+from sa_plugin.data.concept_data import ConceptData, Split, require_filled
 from sa_plugin.data.loose import as_split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
@@ -81,6 +81,7 @@ def score(
     parts = _parts(host, data, splits, banks[0].concepts if banks else ())
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
+    require_filled(*parts)
     tables = _score(host, samples, split_of, banks, memory_budget, keep_of)
     return tables[0] if isinstance(bank, ConceptBank) else tables
 
@@ -147,10 +148,16 @@ def check_origin(bank: ConceptBank, host: Host) -> None:
             "(enable_compatibility_mode rewrites the residual stream), or fit again."
         )
     if origin.fingerprint and origin.fingerprint != info.fingerprint:
+        rounded = ""
+        if origin.dtype and origin.dtype != info.dtype and origin.model == info.model:
+            rounded = (
+                f" Or is it the same model, in {info.dtype}? Its weights are rounded then: load it in "
+                f"{origin.dtype}, as it was."
+            )
         raise ValueError(
             f"the bank was fitted on {origin.model} (weights {origin.fingerprint[:12]}), the "
             f"attached model is {info.model} (weights {info.fingerprint[:12]}): concept vectors "
-            "do not carry over to other weights. Fit again on this model."
+            f"do not carry over to other weights. Fit again on this model.{rounded}"
         )
     if origin.tokenizer and origin.tokenizer != info.tokenizer:
         raise ValueError(

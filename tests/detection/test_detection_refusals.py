@@ -48,6 +48,12 @@ def test_localisation_metrics_refuse_train_rows_and_plain_texts(case, detector):
             detector.evaluate_tokens(plain)
 
 
+@pytest.mark.parametrize("call", ["evaluate", "evaluate_tokens", "find", "detect"])
+def test_an_empty_split_is_named(case, detector, call):
+    with pytest.raises(ValueError, match="the test split is empty"):
+        getattr(detector, call)(replace(case.data.test, samples=()), scores=case.table)
+
+
 def test_a_split_is_asked_for(case, detector):
     with pytest.raises(TypeError, match=r"not a ConceptData: give data\.test"):
         # Past the type checks that only the tests have.

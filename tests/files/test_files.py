@@ -15,6 +15,7 @@ from sa_plugin._files import (
     LOCK,
     PARTIAL,
     DamagedFileError,
+    as_path,
     output_folder,
     publish_folder,
     read_object,
@@ -212,3 +213,17 @@ def test_what_is_no_object_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DamagedFileError, match=rf"(?s)a.json is damaged \(.*({message}).*\): copy it again"):
         read_object(tmp_path / "a.json", "copy it again")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a", "", "  ", "a\0b"])
+def test_what_is_no_path_is_refused_by_name(path):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"^path is .*: give (a text or a Path|the path of one)\."
+    ):
+        as_path("path", path)
+
+
+def test_a_path_of_a_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert write_text("~/a.txt", "x") == tmp_path / "a.txt"
+    assert (tmp_path / "a.txt").read_text() == "x"

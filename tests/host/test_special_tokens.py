@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
-from sa_plugin.data import Sample
+from sa_plugin.data import Sample, TokenIds
 from sa_plugin.host import check
 from sa_plugin.host.tokens import SecondBosWarning, TextEncoder
 from sa_plugin.passes import lay_out
@@ -206,3 +206,52 @@ def test_a_model_passes_its_check_on_texts_with_marks():
     with pytest.warns(SecondBosWarning):
         report = check(tiny.host("llama"), texts)
     assert report.passed, report
+
+
+def test_padding_of_token_ids_is_refused_and_one_end_of_text_is_none():
+    tokenizer = byte_level()
+    tokenizer.pad_token = "<eos>"
+    encoder = TextEncoder(tokenizer)
+    ids = tokenizer("the cat")["input_ids"]
+    read = [encoder([Sample("a", "x", "a", source=TokenIds(own))])[0].ids for own in (ids, [*ids, 1])]
+    assert [len(own) for own in read] == [len(ids), len(ids) + 1]
+    for own in ([*ids, 1, 1], [1, 1, *ids]):
+        with pytest.raises(ValueError, match=r"2 padding tokens \('<eos>'\) at one end.*attention_mask"):
+            encoder([Sample("a", "x", "a", source=TokenIds(own))])
+    tokenizer.pad_token = "<|user|>"
+    with pytest.raises(ValueError, match="has 1 padding tokens"):
+        TextEncoder(tokenizer)([Sample("a", "x", "a", source=TokenIds([*ids, tokenizer.pad_token_id]))])
+
+
+def prefixed():
+    """As Llama has it: a mark before the first word, and bytes for what the vocabulary lacks."""
+    pieces = ["<unk>", "<s>", *(f"<0x{n:02X}>" for n in range(256)), *"\u2581thecas", "\u2581t", "\u2581c"]
+    backend = Tokenizer(
+        models.BPE(
+            {piece: n for n, piece in enumerate(pieces)},
+            [("\u2581", "t"), ("\u2581", "c")],
+            byte_fallback=True,
+            unk_token="<unk>",
+        )
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("make", [byte_level, sentence_piece, prefixed])
+def test_token_ids_of_a_text_stand_for_its_characters(make):
+    tokenizer = make()
+    encoder, text = (
+        TextEncoder(tokenizer),
+        "the cat \U0001f600 sat" if make is not sentence_piece else "the cat sat",
+    )
+    own = encoder([Sample("a", text, "a")])[0]
+    named = encoder.named(tokenizer(text)["input_ids"])
+    shown = [named.text[a:b] for (a, b), special in zip(named.spans, own.special, strict=True) if not special]
+    assert shown == [text[a:b] for a, b in own.offsets[~own.special].tolist()]

@@ -250,9 +250,48 @@ def test_regions_without_an_area_are_skipped_and_counted(tmp_path, extra, skippe
     assert len(data) == 8
 
 
+BOX = "annotations with a box alone, patches unknown"
+
+
+@pytest.mark.parametrize(
+    ("extra", "skipped"),
+    [
+        ({"segmentation": [], "bbox": [1, 1, 9, 9]}, {BOX: 1}),
+        ({"bbox": [1, 1, 9, 9], "area": 81.0}, {BOX: 1}),
+        ({"segmentation": [[26, 3, 30, 3]], "bbox": [26, 3, 4, 2]}, {BOX: 1}),
+        (
+            {"segmentation": [[40, 40, 50, 40, 50, 50]]},
+            {"annotations that cover no pixel's centre, patches unknown": 1},
+        ),
+        ({"segmentation": [], "bbox": [1, 1, 9, 9], "area": 0}, FLAT),
+        ({"segmentation": [], "bbox": [1, 1, 9, 0]}, FLAT),
+    ],
+)
+def test_what_is_there_without_a_region_is_positive_with_unknown_patches(tmp_path, extra, skipped):
+    pytest.importorskip("pycocotools.mask")
+    root = annotated(tmp_path, {}, [extra | {"image_id": 0}])
+    data = load("coco", root, concepts="all")
+    assert dict(data.skipped) == skipped
+    first = data[0]
+    assert first.id == "val2017/0"
+    there = skipped != FLAT
+    assert first.positive == (frozenset({"cat"}) if there else frozenset())
+    assert first.vague == first.positive
+    # Beside a region of the same concept other patches are unknown, too.
+    beside = load("coco", annotated(tmp_path, {}, [extra]), concepts="all")[1]
+    assert beside.vague == (frozenset({"cat"}) if there else frozenset())
+    assert beside.image.masks["cat"].any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda f: f["images"][3].update(id=2), "the id 2 is of two images"),
+        (lambda f: f["categories"].append({"id": 1, "name": "dog"}), "the id 1 is another category's too"),
+        (
+            lambda f: f["annotations"][0].update(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]),
+            "in shares of the sides, not in pixels",
+        ),
         (lambda f: f.update(images={}), "'images' is .*not a list"),
         (lambda f: f["categories"][0].update(name=""), r"categories\[0\] name is '', a blank name"),
         (lambda f: f["categories"][0].update(name=None), r"categories\[0\] name is None"),
@@ -348,3 +387,28 @@ def test_pictures_without_a_range_and_with_frames_say_so(tmp_path):
         as_split([tmp_path / "b.png"], ("x",))
     with pytest.raises(FileNotFoundError, match=r"c\.png does not exist: give the path"):
         as_split([tmp_path / "c.png"], ("x",))
+
+
+def test_ids_that_tables_wrote_as_floats_are_whole(tmp_path):
+    pytest.importorskip("pycocotools.mask")
+    root = annotated(tmp_path, {})
+    plain = load("coco", root, concepts="all").hash
+    path = root / "annotations" / "instances_val2017.json"
+    found = json.loads(path.read_text())
+    for one in found["annotations"]:
+        one.update(image_id=float(one["image_id"]), category_id=1.0)
+    path.write_text(json.dumps(found))
+    assert load("coco", root, concepts="all").hash == plain
+
+
+def test_tables_and_rows_of_token_ids():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"text": ["a"], "label": ["b"]})
+    with pytest.raises(TypeError, match=r"source is a table \(DataFrame\): give its columns"):
+        load(table)
+    ids = np.array([[3, 4], [5, 6]])
+    assert [one.source.ids for one in as_split(ids, ("x",))] == [(3, 4), (5, 6)]
+    with pytest.raises(TypeError, match="token ids are whole numbers"):
+        as_split(np.array([3.0, 4.0]), ("x",))
+    with pytest.raises(TypeError, match="of type Rows: give a list of texts"):
+        as_split(Rows([{"text": "a"}]), ("x",))
