@@ -19,8 +19,7 @@ from sa_plugin.attribution import attribute, objective
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import Intervention, ablate_heads
-from sa_plugin.host import InterruptedCallWarning, Site, attach, check, hooks_on
-from sa_plugin.host.turns import HOOKS, Turns
+from sa_plugin.host import HOOKS, InterruptedCallWarning, Site, Turns, attach, check, hooks_on
 from sa_plugin.scores import score
 from sa_plugin.statistics import Resampling
 

@@ -24,7 +24,8 @@ from sa_plugin.concepts.train_statistics import LayerStatistics, RowLimits, Rows
 
 if TYPE_CHECKING:
     from sa_plugin.concepts.artefact import OldArtefactWarning
-    from sa_plugin.concepts.canary_scores import CanaryWarning, DriftError
+    from sa_plugin.concepts.canary import TOLERANCE, drift_between
+    from sa_plugin.concepts.canary_scores import CanaryWarning, DriftError, canary_samples, make_canary
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
     from sa_plugin.concepts.saved import load_bank, save_bank
@@ -33,7 +34,8 @@ else:
         __name__,
         {
             "artefact": ("OldArtefactWarning",),
-            "canary_scores": ("CanaryWarning", "DriftError"),
+            "canary": ("TOLERANCE", "drift_between"),
+            "canary_scores": ("CanaryWarning", "DriftError", "canary_samples", "make_canary"),
             "saved": ("load_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
             "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
@@ -45,6 +47,7 @@ __all__ = [
     "KINDS",
     "LAM",
     "ROUNDING",
+    "TOLERANCE",
     "Activity",
     "CanaryWarning",
     "ConceptBank",
@@ -60,8 +63,10 @@ __all__ = [
     "StoredRefits",
     "StreamedRefits",
     "VectorSet",
+    "canary_samples",
     "collect",
     "draw_rows",
+    "drift_between",
     "exchangeable",
     "fit",
     "hash_of",
@@ -71,6 +76,7 @@ __all__ = [
     "kmeans_separator",
     "lda",
     "load_bank",
+    "make_canary",
     "null_vectors",
     "permutations",
     "permute_labels",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from sa_plugin._lazy import lazily
 from sa_plugin.detection.calibrate import calibrate
-from sa_plugin.detection.calibration import Calibration, Choice
+from sa_plugin.detection.calibration import Calibration, Choice, token_cuts
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
 from sa_plugin.detection.methods import STATISTICS, column_scores, max_token, random_rows, statistic_of
@@ -59,4 +59,5 @@ __all__ = [
     "search_matched",
     "search_own",
     "statistic_of",
+    "token_cuts",
 ]

@@ -9,6 +9,7 @@ from sa_plugin.heads.align_data import (
     place_terms,
     slopes,
     top_tokens,
+    write_scale,
 )
 from sa_plugin.heads.align_null import by_the_others, critical_value, false_share, step_down
 from sa_plugin.heads.align_plant import COSINES, Sizes, meeting, planted_sizes, planted_z, smallest_called
@@ -110,4 +111,5 @@ __all__ = [
     "top_tokens",
     "total_effects",
     "turned_product",
+    "write_scale",
 ]

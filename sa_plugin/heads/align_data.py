@@ -378,7 +378,7 @@ def _writes(
     v_out = plan.v_out[k].to(device)
     # W_O onto each direction first: d_head numbers a head and concept in place of d_model a token.
     onto = torch.einsum("hed,ud->heu", block.maps.output.to(device), v_out)
-    behind = _write_scale(plan, k, read)
+    behind = write_scale(plan, k, read)
     wrote = torch.einsum("bthe,heu->bthu", z, onto) / behind[..., None, None]
     change = ((after - before) @ v_out.T) * weight
     wrote = wrote * weight[..., None]
@@ -390,7 +390,7 @@ def _writes(
     }
 
 
-def _write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[Tensor, "batch token"]:
+def write_scale(plan: DataPlan, k: int, read: Mapping[Site, Tensor]) -> Float[Tensor, "batch token"]:
     """What the norms between the head's write and the block's output divide by."""
     at = plan.blocks[k].index
     before, z = (read[Site(at, p)].float() for p in ("resid_pre", "z"))

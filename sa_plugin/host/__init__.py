@@ -36,20 +36,22 @@ from sa_plugin.host.protocol import (
 )
 from sa_plugin.host.reducers import keep_tokens
 from sa_plugin.host.texts import TEXTS
-from sa_plugin.host.turns import InterruptedCallWarning, hooks_on
-from sa_plugin.host.weights import apply_norm, norm_of, norm_scale
+from sa_plugin.host.turns import HOOKS, InterruptedCallWarning, Turns, hooks_on, turns_of
+from sa_plugin.host.weights import apply_norm, fingerprint, norm_of, norm_scale
 
 if TYPE_CHECKING:
     from sa_plugin.host.checks import CheckReport, check, check_folder
-    from sa_plugin.host.folders import as_vit, find_folder, open_folder
+    from sa_plugin.host.folders import as_vit, find_folder, load_folder, open_folder
     from sa_plugin.host.images import Processor, processor_of, read_processor
+    from sa_plugin.host.tokens import SecondBosWarning, TextEncoder
 else:
     __getattr__ = lazily(
         __name__,
         {
             "checks": ("CheckReport", "check", "check_folder"),
-            "folders": ("as_vit", "find_folder", "open_folder"),
+            "folders": ("as_vit", "find_folder", "load_folder", "open_folder"),
             "images": ("Processor", "processor_of", "read_processor"),
+            "tokens": ("SecondBosWarning", "TextEncoder"),
         },
     )
 
@@ -57,6 +59,7 @@ else:
 __all__ = [
     "FINAL",
     "FINAL_NORM",
+    "HOOKS",
     "NORMS",
     "PAPER_GRIDS",
     "RAW",
@@ -85,7 +88,10 @@ __all__ = [
     "Point",
     "Processor",
     "Rotary",
+    "SecondBosWarning",
     "Site",
+    "TextEncoder",
+    "Turns",
     "ZEdit",
     "apply_edit",
     "apply_norm",
@@ -95,10 +101,12 @@ __all__ = [
     "check_folder",
     "demand_embedded",
     "find_folder",
+    "fingerprint",
     "hooks_on",
     "keep_tokens",
     "layer_of_percent",
     "layers_at",
+    "load_folder",
     "norm_of",
     "norm_scale",
     "open_folder",
@@ -111,5 +119,6 @@ __all__ = [
     "require_described",
     "require_differentiable",
     "require_editable",
+    "turns_of",
     "uniform_attention",
 ]

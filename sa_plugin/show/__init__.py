@@ -7,11 +7,12 @@ from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, side_of_
 from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
 
 if TYPE_CHECKING:
-    from sa_plugin.show.patches import data_uri, mask_outline, png, shrunk
+    from sa_plugin.show.patches import data_uri, mask_outline, png, rim, shrunk
     from sa_plugin.show.shaded import shade, tokens
 else:
     __getattr__ = lazily(
-        __name__, {"patches": ("data_uri", "mask_outline", "png", "shrunk"), "shaded": ("shade", "tokens")}
+        __name__,
+        {"patches": ("data_uri", "mask_outline", "png", "rim", "shrunk"), "shaded": ("shade", "tokens")},
     )
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "long_frame",
     "mask_outline",
     "png",
+    "rim",
     "shade",
     "shrunk",
     "side_of_zero",

@@ -58,7 +58,7 @@ def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str, again: bool) 
         el("g", image, class_="grey"),
         el("rect", width=width, height=height, class_="veil"),
         [_shaded(item, n, box, limit) for n, box in enumerate(boxes)],
-        _twice(_rim(above), "above") if above else None,
+        _twice(rim(above), "above") if above else None,
     ]
     said = f"{len(boxes)} patches shaded by score"
     foot: list[Child] = [typeset(-limit, 2), el("span", class_="ramp"), typeset(limit, 2)]
@@ -74,7 +74,7 @@ def _tail(item: Item, boxes: Sequence[Box], name: str) -> Markup:
     layers = [
         el("use", href=f"#{name}"),
         [el("rect", _tip(item, n), **_at(boxes[n]), class_="tint") for n in marked],
-        _twice(_rim([boxes[n] for n in marked]), "tail") if marked else None,
+        _twice(rim([boxes[n] for n in marked]), "tail") if marked else None,
     ]
     bar = item["threshold"]
     rule = "no finite threshold" if bar is None else f"score at or above {typeset(bar)}"
@@ -156,7 +156,7 @@ def _at(box: Box) -> dict[str, str]:
     }
 
 
-def _rim(boxes: Sequence[Box]) -> str:
+def rim(boxes: Sequence[Box]) -> str:
     """The outline of boxes taken together: edges that two of them share are none."""
     edges: Counter[tuple[Real, Real, str, Real]] = Counter()
     for top, left, bottom, right in boxes:

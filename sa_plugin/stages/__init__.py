@@ -27,7 +27,15 @@ from sa_plugin.stages.published import (
     published_of,
 )
 from sa_plugin.stages.reproduce import Cell, open_data, open_host, reproduce, run_plan
-from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
+from sa_plugin.stages.store import (
+    NotKeptWarning,
+    Stage,
+    Store,
+    read_json,
+    read_scores,
+    write_json,
+    write_scores,
+)
 from sa_plugin.stages.study import Study, study
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "DataPart",
     "Graph",
     "ModelPart",
+    "NotKeptWarning",
     "Plan",
     "RunPart",
     "Stage",

@@ -3,10 +3,10 @@
 `check_theory` measures in every block what the idealised model predicts.
 """
 
-from sa_plugin.theory.assumptions import Assumption
+from sa_plugin.theory.assumptions import Assumption, span, told
 from sa_plugin.theory.check import Conditions, check_theory
 from sa_plugin.theory.measures import Measures
-from sa_plugin.theory.paths import path_of
+from sa_plugin.theory.paths import path_of, predicted_pattern, tilted
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
 from sa_plugin.theory.verdicts import TITLES, Regime, Verdict, judge
@@ -25,4 +25,8 @@ __all__ = [
     "layer_slopes",
     "orthogonal",
     "path_of",
+    "predicted_pattern",
+    "span",
+    "tilted",
+    "told",
 ]

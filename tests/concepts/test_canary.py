@@ -9,9 +9,18 @@ import torch
 from fake_host import FakeHost, in_batches
 from word_data import word_data
 
-from sa_plugin.concepts import CanaryWarning, ConceptBank, DriftError, fit, load_bank, save_bank
-from sa_plugin.concepts.canary import TOLERANCE, drift_between
-from sa_plugin.concepts.canary_scores import canary_samples, make_canary
+from sa_plugin.concepts import (
+    TOLERANCE,
+    CanaryWarning,
+    ConceptBank,
+    DriftError,
+    canary_samples,
+    drift_between,
+    fit,
+    load_bank,
+    make_canary,
+    save_bank,
+)
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.statistics import Resampling
 

@@ -23,11 +23,10 @@ from sa_plugin.concepts import (
     relabelled,
 )
 from sa_plugin.data import ConceptData, PixelLabels, Sample, SampleLabels, Span
-from sa_plugin.detection import Detector, calibrate
-from sa_plugin.detection.calibration import token_cuts
+from sa_plugin.detection import Detector, calibrate, token_cuts
 from sa_plugin.heads import BankScores, WeightTest, ablate_heads, head_alignment, head_ledger, tail_waterfall
 from sa_plugin.scores import score, tail_histogram
-from sa_plugin.stages.store import read_scores, write_scores
+from sa_plugin.stages import read_scores, write_scores
 from sa_plugin.statistics import Resampling
 from sa_plugin.tracing import trace
 

@@ -19,8 +19,8 @@ from sa_plugin.heads import (
     head_alignment,
     head_sizes,
     planted_sizes,
+    write_scale,
 )
-from sa_plugin.heads.align_data import _write_scale
 from sa_plugin.host import Site
 from sa_plugin.scores import score
 from sa_plugin.statistics import Resampling
@@ -342,7 +342,7 @@ def test_what_heads_write_is_what_attention_adds(architecture):
     host.read(batch, sites, lambda r: read.update(r) or {})
     bias = host.output_projection(block.index).bias
     wrote = torch.einsum("bthe,hed->btd", read[sites[2]], block.maps.output)
-    wrote = wrote / _write_scale(plan, 0, read)[..., None]
+    wrote = wrote / write_scale(plan, 0, read)[..., None]
     if architecture == "gpt2":
         torch.testing.assert_close(wrote + bias, read[sites[3]], atol=1e-5, rtol=1e-4)
     if architecture == "gemma2":

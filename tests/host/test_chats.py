@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from sa_plugin.concepts import fit
 from sa_plugin.data import Chat, ConceptData, Sample, TokenIds, as_split
 from sa_plugin.detection import calibrate
-from sa_plugin.host.tokens import TextEncoder
+from sa_plugin.host import TextEncoder
 from sa_plugin.scores import score
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

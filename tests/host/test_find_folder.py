@@ -81,7 +81,7 @@ def test_a_refusal_of_the_hub_is_said(hub, monkeypatch):
 def test_a_model_keeps_the_name_it_was_given(hub, tmp_path):
     import tiny
 
-    from sa_plugin.host.folders import load_folder
+    from sa_plugin.host import load_folder
 
     folder = tmp_path / "cache" / "toy"
     tiny.hf_model("gpt2").save_pretrained(folder)

@@ -11,8 +11,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
 from sa_plugin.data import Sample, TokenIds
-from sa_plugin.host import check
-from sa_plugin.host.tokens import SecondBosWarning, TextEncoder
+from sa_plugin.host import SecondBosWarning, TextEncoder, check
 from sa_plugin.passes import lay_out
 
 MARKS = ("<|user|>", "<|end|>")

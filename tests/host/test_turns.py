@@ -15,8 +15,7 @@ import torch
 from both_hosts import LIBRARIES, batch_on, new_host, read_one
 from torch.utils.hooks import RemovableHandle
 
-from sa_plugin.host import InterruptedCallWarning, Site, ZEdit, hooks_on
-from sa_plugin.host.turns import turns_of
+from sa_plugin.host import InterruptedCallWarning, Site, ZEdit, hooks_on, turns_of
 from sa_plugin.scores import Wording, prompt
 
 ROOT = Path(__file__).parents[2]

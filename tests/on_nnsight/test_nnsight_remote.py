@@ -15,8 +15,7 @@ from sa_nnsight.places import locate
 from sa_nnsight.remote import fingerprint_of, refuse_rows
 from sa_nnsight.session import Reads
 from sa_nnsight.wire import Server, Traffic, refuse_bytecode
-from sa_plugin.host import reducers
-from sa_plugin.host.weights import fingerprint
+from sa_plugin.host import fingerprint, reducers
 
 HERE = Path(__file__).parents[1]
 

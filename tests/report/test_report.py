@@ -22,8 +22,7 @@ from sa_plugin.report import (
     write_report,
     write_results,
 )
-from sa_plugin.show import VOID, Markup, el, interval, side_of_zero, tokens, typeset
-from sa_plugin.show.result import clean
+from sa_plugin.show import VOID, Markup, clean, el, interval, side_of_zero, tokens, typeset
 
 SECTIONS = 11
 

@@ -10,8 +10,7 @@ from fake_results import small
 from test_report import SAFE_TAGS, SECTIONS, parse, section
 
 from sa_plugin.report import read_results, render_report, write_results
-from sa_plugin.show import data_uri, mask_outline
-from sa_plugin.show.patches import _rim
+from sa_plugin.show import data_uri, mask_outline, rim
 
 EVIL = "</style><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 SIDE, PATCH = 48, 8
@@ -135,10 +134,10 @@ def test_pictures_tell_what_each_rule_says(page: str) -> None:
 
 def test_the_rim_of_neighbours_leaves_their_shared_edge_out() -> None:
     left, right = (0, 0, 8, 8), (0, 8, 8, 16)
-    rim = _rim([left, right])
-    drawn = set(re.findall(r"M[^M]+", rim))
+    edges = rim([left, right])
+    drawn = set(re.findall(r"M[^M]+", edges))
     assert drawn == {"M0 0H8", "M0 8H8", "M0 0V8", "M8 0H16", "M8 8H16", "M16 0V8"}
-    assert _rim([]) == ""
+    assert rim([]) == ""
 
 
 @pytest.mark.parametrize(

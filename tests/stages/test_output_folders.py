@@ -10,8 +10,7 @@ from word_data import word_data
 from sa_plugin import _files
 from sa_plugin._files import output_folder
 from sa_plugin.cli import main
-from sa_plugin.stages import CellConfig, DataPart, Plan, RunPart, reproduce, run_plan, study
-from sa_plugin.stages.store import NotKeptWarning
+from sa_plugin.stages import CellConfig, DataPart, NotKeptWarning, Plan, RunPart, reproduce, run_plan, study
 from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,5 +1,7 @@
 """AUROC and average precision against scikit-learn, plain and resampled."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -12,7 +14,6 @@ from sa_plugin.statistics import (
     resampled_auroc,
     resampled_average_precision,
 )
-from sa_plugin.statistics.ranking import _auroc_by_documents, _auroc_by_rows
 
 
 def scores_and_labels(n=200, columns=5, seed=0, ties=True):
@@ -73,8 +74,11 @@ def test_draws_equal_scikit_learn_on_copied_rows(documents):
 def test_both_ways_to_resample_auroc_agree():
     scores, labels = scores_and_labels()
     resamples = resample_documents(np.arange(200) % 23, Resampling(draws=100)).bootstrapped
-    by_documents = _auroc_by_documents(scores[:, 0], labels[:, 0], resamples)
-    assert by_documents == pytest.approx(_auroc_by_rows(scores[:, 0], labels[:, 0], resamples), abs=1e-12)
+    # Many documents without a row change nothing but the way that is taken.
+    many = replace(resamples, weights=np.pad(resamples.weights, ((0, 0), (0, 200))))
+    assert many.units**2 > 64 * len(scores) > resamples.units**2
+    by_rows = resampled_auroc(scores[:, 0], labels[:, 0], many)
+    assert resampled_auroc(scores[:, 0], labels[:, 0], resamples) == pytest.approx(by_rows, abs=1e-12)
 
 
 def test_draws_without_a_class_are_nan():

@@ -14,8 +14,7 @@ from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.scores import score
 from sa_plugin.statistics import Drawn, Resampling
-from sa_plugin.theory import TITLES, Conditions, Measures, check_theory, judge
-from sa_plugin.theory.assumptions import Assumption, span, told
+from sa_plugin.theory import TITLES, Assumption, Conditions, Measures, check_theory, judge, span, told
 
 DATA, LAYERS = ideal_data(n_words=40), 5
 HOST = IdealHost(IdealModel((0.8, 0.3), (0.3, 0.2)), LAYERS)

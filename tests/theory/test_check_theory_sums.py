@@ -13,10 +13,9 @@ from theory_cases import CAUSAL, TWO, skewed
 
 from sa_plugin.statistics import l_skewness as numpy_l_skewness
 from sa_plugin.statistics import skewness
-from sa_plugin.theory import layer_slopes, orthogonal
+from sa_plugin.theory import layer_slopes, orthogonal, predicted_pattern, tilted
 from sa_plugin.theory import sums as at
 from sa_plugin.theory import sums as gs
-from sa_plugin.theory.paths import predicted_pattern, tilted
 
 RNG = np.random.default_rng(0)
 
