@@ -16,6 +16,8 @@ What a number means is known by the name of its argument, one name for one thing
 `RANGES` says from where to where. Beyond it a call is refused before anything is computed; this is also
 what keeps `draws=2**40` from running for a year.
 
+What a function makes of something that `Carries` a word about itself says the same.
+
 A keyword that the function does not have is answered with the nearest that it has.
 
 The values themselves (is there such a concept, such a layer?) are the function's own business.
@@ -181,10 +183,44 @@ def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: t
         args = asked.in_order(args)
         known = given.keys() <= asked.takers.keys()
         given = asked.by_name(len(args), given, () if known else _receivers(asked, to, args, given))
-        return made(*args, **given)
+        found = made(*args, **given)
+        _hand_on(found, (*args, *given.values()))
+        return found
 
     checked.__faced__ = read  # type: ignore[attr-defined]
     return checked
+
+
+class Carries:
+    """What says something of itself that all must say that a public function makes of it.
+
+    Attributes:
+        drift: What moved in the scores of the canaries of an artefact, where that was allowed.
+    """
+
+    @property
+    def drift(self) -> str:
+        """Of the artefact that this was made from."""
+        return str(vars(self).get("_drift", ""))
+
+
+def _hand_on(found: Any, given: Sequence[Any]) -> None:
+    said = next((one.drift for value in given for one in _carriers(value) if one.drift), "")
+    if said:
+        for one in _carriers(found):
+            if not one.drift:
+                # Beside the fields of a frozen dataclass.
+                vars(one)["_drift"] = said
+
+
+def _carriers(value: Any) -> Sequence[Carries]:
+    if isinstance(value, Carries):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    # Lists of texts are long; what carries stands among its like.
+    alike = isinstance(value, list | tuple) and value and isinstance(value[0], Carries)
+    return [one for one in value if isinstance(one, Carries)] if alike else []
 
 
 def _receivers(

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin._check import did_you_mean
-from sa_plugin._face import face
+from sa_plugin._face import Carries, face
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -82,7 +82,7 @@ _REGISTRY: dict[str, Maker] = {}
 
 @face
 @dataclass(frozen=True, eq=False)
-class Objective:
+class Objective(Carries):
     """A scalar of a sample's residual stream at one layer; made by `objective`.
 
     Attributes:

@@ -225,6 +225,11 @@ class ConceptBank(Shown):
         """Which latents of an SAE stand at which layer."""
         return np.asarray(getattr(self.token, "kept"))  # noqa: B009, vectors have no such attribute
 
+    @property
+    def drift(self) -> str:
+        """What its origin says of it."""
+        return self.origin.drift or super().drift
+
     def sheets(self) -> tuple[Sheet, ...]:
         """How alike the vectors of each layer are, and where the bank comes from."""
         origin = self.origin
@@ -237,8 +242,6 @@ class ConceptBank(Shown):
                 f"Of {origin.counts['kept']:,} train tokens {origin.counts[UNKNOWN]:,} have an unknown "
                 "label, and are in neither class of its concept."
             )
-        if origin.drift:
-            notes.append(f"Loaded with allow_drift: {origin.drift}.")
         if self.token.scoring == "latent":
             kept = self._kept()
             lines = [[str(layer), str(int(n))] for layer, n in zip(self.layers, kept.sum(1), strict=True)]

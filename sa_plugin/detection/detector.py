@@ -53,6 +53,11 @@ class Detector(Shown, Calibration):
             f"mean cal F1 {self.tail.chosen_f1.mean():.3f}, each the best of {self.tail.candidates}"
         )
 
+    @property
+    def drift(self) -> str:
+        """Of its bank."""
+        return self.bank.drift
+
     def sheets(self) -> tuple[Sheet, ...]:
         """The choices, one row a concept."""
         header = ["concept", "layer", "unit", "delta", "threshold", "cal F1", "cal tokens"]
@@ -65,8 +70,6 @@ class Detector(Shown, Calibration):
         notes = [note]
         if self.unknown:
             notes.append(unknown_words(self.unknown))
-        if self.bank.origin.drift:
-            notes.append(f"Loaded with allow_drift: {self.bank.origin.drift}.")
         return (Sheet(header, lines, "", notes),)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -86,7 +89,7 @@ class Detector(Shown, Calibration):
             "missing": self.missing,
             "data_hash": self.data_hash,
             "seed": self.seed,
-        } | ({"drift": self.bank.origin.drift} if self.bank.origin.drift else {})
+        }
         return {"format": FORMAT, "kind": "Detector", **clean(found)}
 
     def plot(self) -> Any:

@@ -76,7 +76,6 @@ class Ground:
         resampling: How intervals were made.
         unknown: Tokens of each concept whose label is unknown: they count in nothing that is said of
             tokens; concepts without such tokens are left out.
-        drift: What moved in the scores of the model since the detector was saved, where that was allowed.
     """
 
     split: str
@@ -85,7 +84,6 @@ class Ground:
     n_documents: int
     resampling: Resampling
     unknown: Mapping[str, int] = field(default_factory=dict, metadata=IF_ANY)
-    drift: str = field(default="", metadata=IF_ANY)
 
     @property
     def made(self) -> str:
@@ -97,8 +95,6 @@ class Ground:
         words += ", Student's t."
         if self.unknown:
             words = f"{words} {unknown_words(self.unknown)}"
-        if self.drift:
-            words = f"{words} Loaded with allow_drift: {self.drift}."
         return words if n >= ENOUGH else f"{words} {n} are few documents: intervals hold, and are wide."
 
 
@@ -385,7 +381,6 @@ def evaluate(
             resamples.n_documents,
             resampling,
             unknown_of(table.tokens, concepts),
-            calibration.bank.origin.drift,
         ),
     )
 

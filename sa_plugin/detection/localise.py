@@ -332,7 +332,6 @@ def localisation_metrics(
             resamples.n_documents,
             resampling,
             unknown_of(found.tokens, found.concepts),
-            found.scored.calibration.bank.origin.drift,
         ),
     )
 

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from sa_plugin._check import position_of
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.baseline import baseline, candidates, known_of, reach, scores_of
@@ -215,6 +216,7 @@ def agreement(guess: Float[np.ndarray, " head"], total: Float[np.ndarray, " head
     }
 
 
+@face
 def compare_direct_total(
     host: Host,
     data: ConceptData,

@@ -401,6 +401,7 @@ def _check_refit(bank: ConceptBank, data: ConceptData, draws: int) -> None:
         )
 
 
+@face
 def explain_tokens(
     host: Host,
     source: Detector | ConceptBank,

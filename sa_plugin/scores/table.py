@@ -71,6 +71,11 @@ class ScoreTable(Shown):
         "Detector.evaluate say."
     )
 
+    @property
+    def drift(self) -> str:
+        """Of its bank."""
+        return self.bank.drift
+
     def headline(self) -> str:
         """The bank, and the rows."""
         return f"{self.bank!r}, {self.tokens!r}"

@@ -10,11 +10,13 @@ sheets that people read (their cells as text) and its picture; the base makes of
     result.plot()        a matplotlib figure made for the result's question
     result.save(path)    the dictionary as a file, with the user's texts or without
 
-and `about` says under every sheet what the numbers do not show.
+and `about` says under every sheet what the numbers do not show. Where an artefact was loaded with
+`allow_drift=True`, all that is made from it says so, printed, in HTML and in the dictionary.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -27,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sa_plugin._face import face_methods
+from sa_plugin._face import Carries, face_methods
 from sa_plugin.show.html import Markup, el
 from sa_plugin.statistics.drawn import Drawn
 
@@ -69,7 +71,25 @@ class Sheet:
         return el("div", *parts)
 
 
-class Shown:
+def _saying(name: str, made: Any) -> Any:
+    """A way of showing that also says what an artefact drifted by."""
+
+    @functools.wraps(made)
+    def said(self: Shown) -> Any:
+        found = made(self)
+        if not self.drift:
+            return found
+        if isinstance(found, dict):
+            return {**found, "drift": self.drift}
+        words = f"Loaded with allow_drift: {self.drift}."
+        line = str(el("p", words)) if name == "_repr_html_" else "\n".join(_wrapped([words]))
+        # A subclass's way may go through its base's.
+        return found if line in found else f"{found}\n{line}"
+
+    return said
+
+
+class Shown(Carries):
     """Base of all that shows itself, results and what they are made from alike: data, banks, scores.
 
     Attributes:
@@ -83,6 +103,8 @@ class Shown:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         face_methods(cls)
+        for name in ("to_dict", "summary", "_repr_html_"):
+            setattr(cls, name, _saying(name, getattr(cls, name)))
 
     @abstractmethod
     def headline(self) -> str:

@@ -50,6 +50,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sa_plugin._face import face
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import document_names, known_tokens, labels_of
 from sa_plugin.detection.measures import averaged, f1_of, positives_of
@@ -120,6 +121,7 @@ class DeltaPeaks(Result):
         return figure
 
 
+@face
 def delta_peaks(detector: Detector, table: ScoreTable, resampling: Resampling = Resampling()) -> DeltaPeaks:
     """Peaks and the gain of a small delta on held-out samples.
 

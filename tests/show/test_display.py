@@ -2,8 +2,10 @@
 
 import html
 import importlib
+import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from jaxtyping import config
 
 import sa_plugin
 from sa_plugin._check import require_type
-from sa_plugin.concepts import collect, fit
+from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData, Image, Sample, Splits
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.heads import BankScores, ablate_heads, explain_tokens, head_ledger, tail_waterfall
@@ -122,6 +124,32 @@ def test_notebooks_show_the_full_text_and_the_repr_is_one_line(shown):
     assert all(html.escape(cell) in shown_html and cell in text for cell in cells)
     assert repr(result).startswith(f"{name}(")
     assert "\n" not in repr(result)
+
+
+# Data are made from no artefact, and a study fits its own.
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("ConceptData", "Study")])
+def test_what_is_made_from_an_artefact_that_drifted_says_so(name, case, detector, model, monkeypatch):
+    monkeypatch.setattr(ConceptBank, "drift", property(lambda self: "moved by 9"))
+    result = MAKERS[name](case, detector, model)
+    for words in (str(result), result._repr_html_()):
+        assert words.count("Loaded with allow_drift: moved by 9.") == 1
+    assert result.to_dict()["drift"] == "moved by 9"
+
+
+def test_whatever_public_makes_a_result_hands_on_what_its_arguments_say_of_themselves():
+    """By `face`; tables and detectors ask their bank, and some are made from no artefact."""
+    own = {"CheckReport", "ConceptBank", "ConceptData", "Detector", "PromptAnswers", "ScoreTable", "Study"}
+    rooms = [room.name for room in pkgutil.iter_modules(sa_plugin.__path__) if room.ispkg]
+    made = {}
+    for room in (importlib.import_module(f"sa_plugin.{name}") for name in rooms):
+        for name in getattr(room, "__all__", ()):
+            one = getattr(room, name)
+            returned = str(getattr(one, "__annotations__", {}).get("return"))
+            kinds = {kind.__name__ for base in (Shown, Result) for kind in base.__subclasses__()} - own
+            if inspect.isfunction(one) and {*re.findall(r"\w+", returned)} & {*kinds, "Objective"}:
+                made[name] = hasattr(one, "__faced__")
+    assert len(made) > 10
+    assert all(made.values()), made
 
 
 def test_the_text_is_the_summary(shown):
