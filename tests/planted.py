@@ -9,7 +9,7 @@ and concept is null.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fake_host import FakeHost
 
 from sa_plugin.concepts import collect, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import WeightTest, head_alignment
+from sa_plugin.heads import WeightTest, describe_blocks, head_alignment, head_sizes, planted_sizes
 from sa_plugin.host import AttentionWeights, BlockNorms, HostInfo, InputMap, OutputProjection, Site
 from sa_plugin.statistics import Resampling
 
@@ -161,17 +161,48 @@ def outcome(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, bool]:
     return power, false / max(1, calls), calls > 0
 
 
-def foreseen(found, truth: np.ndarray) -> float:
-    """Share of the planted heads whose smaller cosine reaches what the result says is called there."""
-    if not truth.any():
-        return float("nan")
-    size = np.minimum(found.weights.ov_cosine, found.weights.qk_cosine)[truth]
-    return float((size >= found.tested.planted[truth]).mean())
+def planted_at(host: PlantedHost, cells, v_in, v_out, sizes) -> PlantedHost:
+    """The host with one more dimension to every head, empty but in the cells given.
+
+    Args:
+        host: As it is.
+        cells: Block and head of each.
+        v_in, v_out: Unit direction of each.
+        sizes: t and s of each, see `sa_plugin.heads.planted_sizes`.
+    """
+    maps = {m: torch.nn.functional.pad(host.maps[m], (0, 1)) for m in "qkv"}
+    maps["o"] = torch.nn.functional.pad(host.maps["o"], (0, 0, 0, 1))
+    for (b, h), read, write, (t, s) in zip(cells, v_in, v_out, sizes, strict=True):
+        for m, size in zip("qkv", (s, 1.0, t), strict=True):
+            maps[m][b, h, :, -1] = size * read
+        maps["o"][b, h, -1] = write
+    again = PlantedHost(maps, host.table, 0)
+    again.info = replace(host.info, d_head=D_HEAD + 1)
+    return again
+
+
+def found_of_the_stated_size(seed: int, power: float, n: int = 4) -> tuple[float, float]:
+    """The cosine that a result states for a power, and the share of heads of that size that are then called.
+
+    Planted along the concepts' true directions, before the model is run.
+    """
+    one = world(seed, n_planted=0)
+    cosine = align(one).cosine_at(power)
+    if np.isnan(cosine):
+        return cosine, cosine
+    heads = np.random.default_rng(seed).permutation(BLOCKS * HEADS)[:n]
+    cells = [(int(head) // HEADS, int(head) % HEADS) for head in heads]
+    blocks, v = describe_blocks(one.host, range(BLOCKS), {0: 1}), one.directions[:n]
+    sizes = []
+    for k, (b, h) in enumerate(cells):
+        t, s = planted_sizes(head_sizes(blocks[b], v[k : k + 1], v[k : k + 1]), cosine)
+        sizes.append((float(t[h, 0]), float(s[h, 0])))
+    after = align(replace(one, host=planted_at(one.host, cells, v, v, sizes)))
+    return cosine, float(np.mean([after.called[b, h, k] for k, (b, h) in enumerate(cells)]))
 
 
 SCENARIOS = {
     "planted heads": {},
-    "weak heads": {"gains": (0.13, 0.09)},
     "labels without meaning": {"n_planted": 0, "strength": 0.0},
     "concepts, no such head": {"n_planted": 0},
 }
@@ -189,15 +220,14 @@ def realised(scenario: str, kind: str, seeds: range, level: float = 0.05, **opti
 
     Returns:
         Means over the worlds: `power`, `on_data` (of the planted), `false_share`; `any_called` and
-        `any_false`, worlds with a call and with a false one; `any_call`, what the results themselves say;
-        `foreseen`, the power that they state for planted heads of that size.
+        `any_false`, worlds with a call and with a false one; `any_call`, what the results themselves say.
     """
     rows, said = [], []
     for seed in seeds:
         one = world(seed, **SCENARIOS[scenario])
         found = align(one, kind, level=level, **options)
         rows.append([*outcome(found.called, one.truth), outcome(found.called & found.on_data, one.truth)[0]])
-        said.append([*found.tested.any_call.values(), foreseen(found, one.truth)])
+        said.append(list(found.tested.any_call.values()))
     table = np.array(rows, dtype=float)
     return {
         "scenario": scenario,
@@ -208,6 +238,5 @@ def realised(scenario: str, kind: str, seeds: range, level: float = 0.05, **opti
         "false_share": table[:, 1].mean(),
         "any_called": int(table[:, 2].sum()),
         "any_false": int((table[:, 1] > 0).sum()),
-        "any_call": np.mean(said, axis=0)[:3],
-        "foreseen": float(np.mean(said, axis=0)[3]),
+        "any_call": np.mean(said, axis=0),
     }

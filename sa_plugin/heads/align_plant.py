@@ -1,15 +1,14 @@
 """How strong a head would have to be for a call: one planted into each head in turn.
 
-Into a head a read and a write of rank one along the concept are planted, so that both cosines are c:
+To a head, as it is, a read and a write of rank one along the concept are added:
 
-    W_OV' = W_OV + t v_in v_out^T     cos(v_in W_OV', v_out) = c
-    W_QK' = W_QK + s v_in v_in^T      the form over the lengths of the query and the key of v_in = c
+    W_OV' = W_OV + t v_in v_out^T     t^2 = c^2 (|y_0|^2 + t^2), y_0 the part of v_in W_OV across v_out
+    W_QK' = W_QK + s v_in v_in^T      s^2 = c^2 (Q + s)(K + s), Q and K the squared lengths of query and key
 
-as one more dimension of the head does, which rotary embeddings leave alone. With y = v_in W_OV and
-y_0 the part of it across v_out, t = |y_0| c / sqrt(1 - c^2) - y . v_out. The dimension adds s to the
-squared lengths Q and K of query and key too, so s is the larger root of
-(f + s)^2 = c^2 (Q + s)(K + s), f the form as it is; where the head has more than c already, s takes
-the difference away and lengths stay.
+as one more dimension of the head does, which rotary embeddings leave alone: along the concept the
+head would write and read with cosine c if it did nothing else along it. What it does already stays.
+Heads whose queries and keys lie along one another for any direction (MiniLM has them, cosine .9) are
+not taken back by it.
 
 Forms of a draw, directions w, change with it: by t (w_in . v_in)(w_out . v_out) and s (w_in . v_in)^2.
 Their mean and deviation follow from moments, so every head, concept and size is tried without a
@@ -17,7 +16,8 @@ refit; calls are by the critical value of the run, the planted cell alone.
 
 What this does not show: c is the cosine with the fitted direction, from which a concept's true one
 deviates; a head that reads or writes along it in several dimensions, or at one distance only, is
-another matter. No activation changes: it is the test's power, not what such a head would do.
+another matter. No activation changes: it is the test's power, not what such a head would do. Heads
+that are called as they are count as called.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
     Attributes:
         ov, qk: Its forms, `[head, concept]`.
         across: Length of what it writes across the output's direction.
-        query, key: Squared lengths.
+        query, key: Squared lengths, with the logits' scale.
     """
 
     ov: Float64[np.ndarray, "head concept"]
@@ -54,16 +54,13 @@ def planted_sizes(at: Sizes, cosine: float) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         at: What is there.
-        cosine: Of both sides afterwards.
+        cosine: Of either side, if the head did nothing else along the direction.
     """
-    t = at.across * cosine / np.sqrt(1 - cosine**2) - at.ov
     square = cosine**2
-    # (1 - c^2) s^2 + 2 half s + rest = 0; rest is negative while the head has less than c.
-    half = at.qk - square * (at.query + at.key) / 2
-    rest = at.qk**2 - square * at.query * at.key
-    missing = cosine * np.sqrt(at.query * at.key) - at.qk
-    root = (np.sqrt(np.maximum(half**2 - (1 - square) * rest, 0.0)) - half) / (1 - square)
-    return t, np.where(missing > 0, root, missing)
+    # (1 - c^2) s^2 - c^2 (Q + K) s - c^2 Q K = 0
+    half = square * (at.query + at.key) / 2
+    root = half + np.sqrt(half**2 + (1 - square) * square * at.query * at.key)
+    return at.across * cosine / np.sqrt(1 - square), root / (1 - square)
 
 
 def planted_z(

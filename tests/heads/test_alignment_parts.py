@@ -210,10 +210,12 @@ def test_a_planted_head_is_one_more_dimension_of_its_maps(architecture):
             written = v_out.expand(tiny.N_HEADS, 1, -1)
             again = maps._replace(**more, output=torch.cat([maps.output, written], 1))
             ov, qk = ov_form(again, v_in, v_out)[0, h], qk_form(again, v_in, block.turn)[0, h]
-            wrote = (v_in @ again.value[h]) @ again.output[h]
-            assert float(torch.cosine_similarity(wrote, v_out)) == pytest.approx(cosine, abs=1e-4)
-            lengths = [np.sqrt(length[h, 0] + max(s[h, 0], 0)) for length in (at.query, at.key)]
-            assert float(qk) / np.prod(lengths) == pytest.approx(cosine, abs=1e-4)
+            # Its cosines, were the head's own forms along the direction nothing.
+            assert t[h, 0] / np.hypot(at.across[h, 0], t[h, 0]) == pytest.approx(cosine)
+            lengths = [np.sqrt(length[h, 0] + s[h, 0]) for length in (at.query, at.key)]
+            assert s[h, 0] / np.prod(lengths) == pytest.approx(cosine)
+            assert float(ov) == pytest.approx(at.ov[h, 0] + t[h, 0], abs=1e-4)
+            assert float(qk) == pytest.approx(at.qk[h, 0] + s[h, 0], abs=1e-4)
             sides = zip((ov, qk), forms(again, block.turn), strict=True)
             slow = [(float(x) - d[:, h, 0].mean()) / d[:, h, 0].std(ddof=1) for x, d in sides]
             assert z[round(100 * cosine) - 1, h, 0] == pytest.approx(min(slow), rel=2e-3, abs=2e-3)
