@@ -16,6 +16,8 @@ from types import FrameType, ModuleType
 from typing import Any
 
 _SHOWN = 12
+_LIKE = 0.5
+"""How alike the letters of a name that is meant are to the one given: below, it is another word."""
 
 
 def require_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -36,7 +38,9 @@ def require_known(what: str, name: str, known: Iterable[str]) -> None:
     if name in names:
         return
     hint = did_you_mean(name, names)
-    shown = f" Known: {', '.join(names)}." if len(names) <= _SHOWN else f" {len(names)} are known."
+    shown = f" Known: {', '.join(names[:_SHOWN])}."
+    if len(names) > _SHOWN:
+        shown = f" {len(names)} are known." if hint != "." else f"{shown[:-1]}, ... {len(names)} in all."
     raise ValueError(f"{what} {name!r} is unknown{hint}{shown}")
 
 
@@ -63,7 +67,7 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
         found = [one for one in known if asked and part(one) == asked]
         if len(found) == 1:
             return found[0]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_LIKE)
     return near[0] if near else None
 
 

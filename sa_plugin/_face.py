@@ -179,6 +179,8 @@ def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: t
 
     @functools.wraps(made)
     def checked(*args: Any, **given: Any) -> Any:
+        # A notebook's traceback shows the user's line and the words, not how they were found.
+        __tracebackhide__ = True
         asked = read()
         args = asked.in_order(args)
         known = given.keys() <= asked.takers.keys()
@@ -262,6 +264,7 @@ class Arguments(NamedTuple):
         Raises:
             TypeError, ValueError: One is none of its kind.
         """
+        __tracebackhide__ = True
         if len(args) > len(self.order) and self.rest is None:
             by_name = [name for name in self.takers if name not in self.order]
             others = f"; give {', '.join(by_name)} by name" if by_name else ""
@@ -287,6 +290,7 @@ class Arguments(NamedTuple):
         Raises:
             TypeError, ValueError: One is unknown, given twice, missing, or none of its kind.
         """
+        __tracebackhide__ = True
         found, in_order = {}, self.order[:n]
         for name, value in given.items():
             taker = self.takers.get(name)
@@ -318,6 +322,7 @@ class Arguments(NamedTuple):
         Raises:
             TypeError, ValueError: It is none of its kind.
         """
+        __tracebackhide__ = True
         found = taker.take(value)
         if found is not _NO:
             return found

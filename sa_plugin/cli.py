@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     cell.add_argument("--root", help="folder of your copy of the data")
     cell.add_argument("--model", help=MODEL)
     cell.add_argument("--limit", type=int, help="at most so many samples, rare concepts first")
+    _add_texts(cell)
     cell.set_defaults(command=_reproduce)
 
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
@@ -119,7 +120,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    said = "write no texts and pictures of the data into results and report"
+    said = "write no texts and pictures of the data: not into results, report, or anything else of the folder"
     parser.add_argument("--no-texts", dest="texts", action="store_false", help=said)
 
 
@@ -214,7 +215,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         model=arguments.model, root=arguments.root, limit=arguments.limit
     )
     out = arguments.out or Path("reproduced") / config.name
-    reproduce(config, out, say=lambda line: print(line, flush=True))
+    reproduce(config, out, texts=arguments.texts, say=lambda line: print(line, flush=True))
     return 0
 
 

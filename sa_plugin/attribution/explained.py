@@ -19,7 +19,7 @@ from sa_plugin.attribution.players import to_tokens
 from sa_plugin.data.sample import Sample
 from sa_plugin.show import plots
 from sa_plugin.show.html import Markup, el, join
-from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
+from sa_plugin.show.maps import MAP_STYLE, shade_key, shaded_picture, shaded_text
 from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact
 
 PlayerValues = Float[np.ndarray, "player objective"]
@@ -164,12 +164,15 @@ class Attribution(Result):
             width = min(max(_INCHES_PER_TOKEN * len(shown.values) + 1, 5.0), 18.0)
             figure, ax = plots.new_figure(width, 3.0)
             plots.word_bars(ax, shown.words, shown.values, shown.labels)
-            plots.words(ax, title=self._title, y=f"importance ({self.method})")
+            plots.words(ax, title=self._title, y="importance")
         else:
             figure, ax = plots.new_figure(4.0, 4.4)
             plots.patch_map(ax, image.pixels, self.offsets[shown.position], shown.shares, shown.labels)
             plots.words(ax, title=self._title)
-        lines = ["Framed: labelled. Units are the method's;", "importance is relative to the baseline."]
+        lines = [
+            "Orange: for the objective, blue: against. Framed: labelled.",
+            "Units are the method's; importance is relative to the baseline.",
+        ]
         if self._of_dropped:
             lines.append(f"{self._of_dropped[0].upper()}{self._of_dropped[1:]}.")
         if self.method == "rise":
@@ -178,8 +181,8 @@ class Attribution(Result):
         return figure
 
     def _repr_html_(self) -> str:
-        words = (repr(self), heat_maps([self]), self.about)
-        return str(el("div", el("strong", words[0]), Markup(words[1]), el("p", words[2], style="opacity:.8")))
+        about = el("p", self.about, style="opacity:.8")
+        return str(el("div", el("strong", repr(self)), _maps([el("figure", self._shaded())]), about))
 
     @property
     def _title(self) -> str:
@@ -191,27 +194,44 @@ class Attribution(Result):
         position = np.flatnonzero(~np.isnan(values))
         values, offsets = values[position], self.offsets[position]
         level = values - values.mean() if self.method == "rise" else values
-        limit = float(np.abs(level).max(initial=0.0)) or 1.0
+        limit = float(np.abs(level).max(initial=0.0))
         words = tuple(self.sample.token_text(one) for one in offsets)
         labels = self.sample.token_labels(offsets, [self.concept])[:, 0]
-        return _Map(position, words, values, level / limit, labels)
+        return _Map(position, words, values, level / (limit or 1.0), labels, limit)
 
     def _shaded(self) -> Markup:
         shown, image = self._map, self.sample.image
         offsets, tips = self.offsets[shown.position], [f"{value:.4g}" for value in shown.values]
         if image is None:
-            return shaded_text(self.sample.text, offsets, shown.shares, shown.labels, tips)
-        return shaded_picture(image.pixels, offsets, shown.shares, shown.labels, tips, title=self._title)
+            drawn = self._shaded_text(offsets, tips)
+        else:
+            drawn = shaded_picture(image.pixels, offsets, shown.shares, shown.labels, tips, title=self._title)
+        return join([drawn, shade_key(shown.limit, " from the mean" if self.method == "rise" else "")])
+
+    def _shaded_text(self, offsets: np.ndarray, tips: list[str]) -> Markup:
+        shown = self._map
+        outside = np.setdiff1d(np.flatnonzero([] if self.dropped is None else self.dropped), shown.position)
+        # Those without a player stand pale in their place.
+        order = np.argsort([*shown.position, *outside])
+        places = np.concatenate([offsets, self.offsets[outside]])[order]
+        shares = np.concatenate([shown.shares, np.full(len(outside), np.nan)])[order]
+        labels = np.concatenate([shown.labels, np.zeros(len(outside), bool)])[order]
+        said = [*tips, *["dropped as a sink, never masked"] * len(outside)]
+        return shaded_text(self.sample.text, places, shares, labels, [said[k] for k in order])
 
 
 class _Map(NamedTuple):
-    """The tokens that have a player: place in the input, characters, importance, shade and label."""
+    """The tokens that have a player: place in the input, characters, importance, shade and label.
+
+    `limit` is the importance of a full shade.
+    """
 
     position: Int[np.ndarray, " kept"]
     words: tuple[str, ...]
     values: Float[np.ndarray, " kept"]
     shares: Float[np.ndarray, " kept"]
     labels: Bool[np.ndarray, " kept"]
+    limit: float
 
 
 def heat_maps(shown: Sequence[Attribution]) -> str:
@@ -229,8 +249,11 @@ def heat_maps(shown: Sequence[Attribution]) -> str:
         raise ValueError(
             f"heat_maps shows one sample, these attributions are of {sorted(samples)}: give those of one."
         )
-    figures = [el("figure", el("figcaption", _caption(o)), o._shaded()) for o in shown]
-    return str(join([MAP_STYLE, el("div", *figures, class_="sa-maps")]))
+    return str(_maps([el("figure", el("figcaption", _caption(one)), one._shaded()) for one in shown]))
+
+
+def _maps(figures: Sequence[Markup]) -> Markup:
+    return join([MAP_STYLE, el("div", *figures, class_="sa-maps")])
 
 
 def _plain(value: Any) -> Any:

@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sa_plugin._check import did_you_mean
+from sa_plugin._check import require_known
 from sa_plugin._face import Carries, face
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data.sample import Sample
@@ -336,14 +336,11 @@ def _global(clean: CleanRun) -> Measure:
 
 
 def _maker(name: str) -> Maker:
+    require_known("objective", name, objective_names())
     if name in _REGISTRY:
         return _REGISTRY[name]
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            make: Maker = point.load()
-            return make
-    hint = did_you_mean(name, objective_names())
-    raise ValueError(f"objective {name!r} is unknown{hint} Known: {list(objective_names())}.")
+    make: Maker = next(point for point in entry_points(group=GROUP) if point.name == name).load()
+    return make
 
 
 def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> tuple[CleanRun, bool]:

@@ -14,13 +14,13 @@ latent j is above zero:
 (arXiv 2512.05038, the authors' code.) `plain` has the paper's numbers, made for its data sets:
 images 200, 2 %, 75; texts 500, 3 %, 70. `adaptive` takes them from the labels: dead below 0.75
 times the tokens of the rarest concept (images) or below max(10, 1 % of them) (texts); ubiquitous
-above 1.25 times the share of tokens of the commonest concept; weak the 50th, 60th, 70th or 80th
-percentile for 1, up to 9, up to 29, or more concepts. `none` drops dead latents alone.
+above 1.25 times the share of the commonest concept in the tokens whose label is known; weak the 50th,
+60th, 70th or 80th percentile for 1, up to 9, up to 29, or more concepts. `none` drops dead latents alone.
 
 Everything is exact. Dense latents exist for a few thousand tokens at a time; only active ones are
-stored, eight bytes each, and a latent that is certainly ubiquitous is stored no further: about 8 L0
-bytes a token, whatever the width. `score` stores the latents that are left, dense, in a file above
-its memory budget.
+stored, eight bytes each, and a latent that is certainly ubiquitous is stored no further (where all
+labels are known): about 8 L0 bytes a token, whatever the width. `score` stores the latents that are
+left, dense, in a file above its memory budget.
 
 What pruning does not show: that a latent that is left means anything.
 """
@@ -83,14 +83,17 @@ class Pruning:
 
 
 def pruning_of(
-    rule: str | Pruning, counts: Int[np.ndarray, " concept"], tokens: int, images: bool
+    rule: str | Pruning,
+    counts: Int[np.ndarray, " concept"],
+    known: int | Int[np.ndarray, " concept"],
+    images: bool,
 ) -> Pruning:
     """The limits that a rule gives.
 
     Args:
         rule: "adaptive", "plain", "none", or limits of your own.
         counts: Calibration tokens of each concept.
-        tokens: All calibration tokens.
+        known: Calibration tokens whose label is known, of all concepts or each.
         images: Whether samples are images.
 
     Raises:
@@ -103,7 +106,7 @@ def pruning_of(
         return Pruning()
     if rule == "plain":
         return Pruning(*PLAIN["image" if images else "text"])
-    rarest, commonest = int(counts.min()), int(counts.max())
+    rarest = int(counts.min())
     if not rarest:
         raise ValueError(
             "pruning 'adaptive' needs calibration tokens of every concept, and one has none: give "
@@ -112,7 +115,9 @@ def pruning_of(
     dead = max(1, int(0.75 * rarest)) if images else max(10, int(0.01 * rarest))
     n = len(counts)
     weak = 50.0 if n == 1 else 60.0 if n < 10 else 70.0 if n < 30 else 80.0
-    return Pruning(dead, min(1.0, 1.25 * commonest / tokens), weak)
+    # A token of unknown label is in neither class: it would make every concept look rare.
+    commonest = float((counts / known).max())
+    return Pruning(dead, min(1.0, 1.25 * commonest), weak)
 
 
 class Activity:
@@ -261,7 +266,7 @@ def sae_bank(
     sinks_of = sink_rule(host.info, blocks, rule)
     (kept,) = run_jobs(host, layout, [count.job], sinks_of, description="sae")
     tokens = token_table(layout, kept.keep, samples, ["cal"] * len(samples), data.concepts)
-    limits = count.limits(tokens.labels)
+    limits = count.limits(tokens.labels, tokens.known)
     found = {at: prune(count.activity[at], limits, len(tokens)) for at in blocks}
     _require_some(found, limits, len(tokens))
     record = {
@@ -291,16 +296,20 @@ class _Count:
         self, layout: Layout, sources: Mapping[int, Source], point: HookPoint, rule: str | Pruning
     ) -> None:
         self.layout, self.sources, self.point, self.rule = layout, sources, point, rule
-        # Sinks are still among these rows: the bound holds for what is left of them. The one more
-        # is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
-        most = self.limits(layout.labels).ubiquitous * layout.n_rows + 1
+        # Sinks are still among these rows: the bound holds for what is left of them, as long as every
+        # label is known; else sinks may take known tokens alone, and nothing bounds the share. The one
+        # more is for rounding: a latent on the limit is not ubiquitous, and its values are needed.
+        share = self.limits(layout.labels, None).ubiquitous if layout.known is None else 1.0
+        most = share * layout.n_rows + 1
         self.activity = {at: Activity(one.width, most) for at, one in sources.items()}
         self.probes: dict[int, Tensor] = {}
 
-    def limits(self, labels: Bool[np.ndarray, "row concept"]) -> Pruning:
+    def limits(
+        self, labels: Bool[np.ndarray, "row concept"], known: Bool[np.ndarray, "row concept"] | None
+    ) -> Pruning:
         """What the rule gives for these rows."""
         images = self.layout.offsets.shape[1] == 4
-        return pruning_of(self.rule, labels.sum(0), len(labels), images)
+        return pruning_of(self.rule, labels.sum(0), len(labels) if known is None else known.sum(0), images)
 
     @property
     def job(self) -> Job:

@@ -335,7 +335,10 @@ _PARTS = ("start", "end", "label")
 def _entry(where: str, found: Mapping[Any, Any], key: str) -> Any:
     if key not in found:
         near = did_you_mean(key, map(str, found)) if found else "."
-        raise ValueError(f"{where} has no {key!r}{near} Found: {', '.join(map(repr, found)) or 'nothing'}.")
+        raise ValueError(
+            f"{where} has no {key!r}{near} Found: {', '.join(map(repr, found)) or 'nothing'}. "
+            "Spans are (start, end, concept), or hold 'start', 'end' and 'label'."
+        )
     return found[key]
 
 

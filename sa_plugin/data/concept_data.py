@@ -45,6 +45,9 @@ from sa_plugin.data.splits import Splits, divided, draw_rare_first
 from sa_plugin.data.words import Spelling, spelled, warn_of_cut_words
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
+_MANY = 50
+"""Positive samples beyond which a picture's scale is logarithmic above ten."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -525,13 +528,14 @@ class ConceptData(Shown):
             samples, documents = zip(*(counts[concept, split] for concept in self.concepts), strict=True)
             ax.plot(samples, at, "o", color=colour, ms=4.5, label=split)
             ax.plot(documents, at, "o", color=colour, ms=4.5, mfc="none")
-        # Rare concepts and those without a positive stay readable beside frequent ones.
-        ax.set_xscale("symlog", linthresh=10)
-        ax.set_xlim(left=-1)
-        decades = range(int(np.log10(max(ax.get_xlim()[1], 10))) + 1)
-        ticks = [0, 5, *(n * 10**k for k in decades if k for n in (1, 2, 5) if n * 10**k <= ax.get_xlim()[1])]
-        ax.set_xticks(ticks, [str(one) for one in ticks])
-        ax.minorticks_off()
+        most = max(samples for samples, _ in counts.values())
+        ax.set_xlim(left=-0.03 * most, right=1.05 * most + 1)
+        if most > _MANY:
+            # Rare concepts and those without a positive stay readable beside frequent ones.
+            ax.set_xscale("symlog", linthresh=10)
+            ticks = [0, 5, *(n * 10**k for k in range(1, 9) for n in (1, 2, 5) if n * 10**k <= 1.05 * most)]
+            ax.set_xticks(ticks, [str(one) for one in ticks])
+            ax.minorticks_off()
         plots.rows(ax, self.concepts)
         plots.words(ax, title=self.name, x="positive samples (filled), documents that they lie in (hollow)")
         plots.legend(ax)

@@ -27,7 +27,7 @@ def gathered(samples: Any) -> Split | list[Any]:
     """One or many loose samples as a list; a split as it is.
 
     Raises:
-        TypeError: A set, a table or a mapping, in which it is open what the samples are.
+        TypeError: A set, a table or a mapping, in which it is open what the samples are; or no sample.
     """
     if isinstance(samples, Split):
         return samples
@@ -45,8 +45,10 @@ def gathered(samples: Any) -> Split | list[Any]:
         many = samples.dtype.kind in "UO" or samples.ndim == 4 or ids
         return list(samples.tolist() if samples.dtype.kind in "UO" else samples) if many else [samples]
     one = isinstance(samples, str | Sample | Path) or source_of(samples) is not None or _is_picture(samples)
-    if one or not isinstance(samples, Iterable):
+    if one:
         return [samples]
+    if not isinstance(samples, Iterable):
+        raise _no_sample(samples)
     return list(samples)
 
 
@@ -96,7 +98,11 @@ def _sample(one: Any, k: int, named: Named | None) -> Sample:
         return Sample(name, "", name, image=Image(pixels))
     if isinstance(one, str):
         return Sample(name, text_of(f"samples[{k}]", one), name)
-    raise TypeError(
+    raise _no_sample(one)
+
+
+def _no_sample(one: Any) -> TypeError:
+    return TypeError(
         f"samples are of type {type(one).__name__}: give a text, a chat (a list of messages), token ids, an "
         "image (a path, a picture of Pillow, or uint8 pixels [height, width, 3]), a Sample, an iterable of "
         "these, or a split such as data.test."

@@ -100,7 +100,7 @@ class Detector(Shown, Calibration):
         names, layers = self.concepts, self.bank.layers
         width = 2.4 + min(0.3 * len(layers), 5.0)
         figure, (left, right) = plots.new_figure(width + 3.0, 1.6 + 0.3 * len(names), columns=2)
-        plots.heat(left, best, names, layers, limit=1.0)
+        plots.heat(left, best, names, layers, limit=1.0, scale="F1")
         left.plot(self.tail.layer, range(len(names)), "o", mfc="none", mec=plots.TEXT_COLOUR, ms=6)
         plots.words(left, title="calibration F1 (ring: chosen)", x="layer")
         right.plot(self.tail.chosen_delta, range(len(names)), "o", color=plots.TAIL_COLOUR, ms=5)

@@ -321,7 +321,7 @@ class Evaluation(Result):
         )
         own = f1.sel(method=methods.TAIL)
         by = stack({name: f1.sel(method=name) - own for name in order}, "method")
-        plots.gap_whiskers(right, by)
+        plots.gap_whiskers(right, by, without=methods.TAIL)
         right.set_yticks(range(len(order)), [self.stars.get(name, "") for name in order])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")
         caution = " Few documents." if self.ground.n_documents < ENOUGH else ""

@@ -157,7 +157,8 @@ class SuperActivators(Shown, Sequence[SuperActivator]):
 
     def plot(self) -> Any:
         """Scores along each text with the threshold, or the pictures with their marked patches."""
-        return items_figure(self.scored.tokens, self.scored.items(self._pairs))
+        about = "A SuperActivator may lie beside the concept."
+        return items_figure(self.scored.tokens, self.scored.items(self._pairs), "SuperActivators", about)
 
     def _repr_html_(self) -> str:
         pairs = self._pairs
@@ -244,7 +245,7 @@ class Detection(Shown):
             shares = margin / np.nanmax(np.abs(margin), axis=0, keepdims=True, initial=0)
         width = 3.0 + min(0.5 * len(self.concepts), 8.0)
         figure, ax = plots.new_figure(width, 1.4 + 0.25 * size)
-        plots.heat(ax, shares, self.samples[:size], self.concepts, limit=1.0)
+        plots.heat(ax, shares, self.samples[:size], self.concepts, limit=1.0, scale="share of the largest")
         ax.tick_params(axis="x", rotation=60)
         for n, c in np.argwhere(self.present[:size]):
             ax.plot([c], [n], ".", color=plots.TEXT_COLOUR, ms=4)

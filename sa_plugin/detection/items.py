@@ -44,6 +44,10 @@ def shown_item(
     rows = slice(int(tokens.bounds[sample]), int(tokens.bounds[sample + 1]))
     name, one = calibration.concepts[concept], tokens.samples[sample]
     choice, own = calibration.choice(name), scores[rows, concept]
+    at = tokens.concepts.index(name)
+    labels: list[bool | None] = tokens.labels[rows, at].tolist()
+    if tokens.known is not None:
+        labels = [one if known else None for one, known in zip(labels, tokens.known[rows, at], strict=True)]
     found: dict[str, Any] = {
         "id": one.id,
         "document": one.document,
@@ -56,7 +60,7 @@ def shown_item(
         "positive": name in one.positive,
         "scores": own.tolist(),
         "superactivator": reaches(own, choice.threshold).tolist(),
-        "in_concept": tokens.labels[rows, tokens.concepts.index(name)].tolist(),
+        "in_concept": labels,
     }
     if one.image is None:
         return found | {"text": one.text, "offsets": tokens.offsets[rows].tolist()}
@@ -179,12 +183,14 @@ def left_over_sheet(left: int) -> tuple[Sheet, ...]:
     return (Sheet((), (), words),) if left > 0 else ()
 
 
-def items_figure(tokens: TokenTable, items: Sequence[Mapping[str, Any]]) -> Any:
+def items_figure(tokens: TokenTable, items: Sequence[Mapping[str, Any]], marks: str, about: str) -> Any:
     """Scores along each text with the threshold, or the picture with its marked patches.
 
     Args:
         tokens: Whose samples are drawn.
         items: Four at most are drawn.
+        marks: What is outlined.
+        about: What the picture does not show.
     """
     from sa_plugin.show import plots
     from sa_plugin.show.shaded import limit_of
@@ -205,6 +211,6 @@ def items_figure(tokens: TokenTable, items: Sequence[Mapping[str, Any]]) -> Any:
         title = f"{item['id']}, {item['concept']}, layer {item['layer']}"
         plots.words(ax, title=title, y="score" if image is None else "")
     pictured = any(pixels[item["id"]] is not None for item in shown)
-    key = "Orange: high, blue: negative scores. Outlined" if pictured else "Dashed: threshold. Orange"
-    plots.note(figure, f"{key}: SuperActivators. A SuperActivator may lie beside the concept.")
+    line = "" if pictured else " Dashed: threshold."
+    plots.note(figure, f"Orange: positive, blue: negative scores.{line} Outlined: {marks}. {about}")
     return figure

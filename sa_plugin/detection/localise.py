@@ -159,7 +159,8 @@ class Localisation(Shown):
 
     def plot(self) -> Any:
         """Scores along each text with the threshold, or the pictures with their marked patches."""
-        return items_figure(self.tokens, self._items()[0])
+        about = "Agreement with labels is not evidence."
+        return items_figure(self.tokens, self._items()[0], "localised tokens", about)
 
     def _repr_html_(self) -> str:
         items, left = self._items()
@@ -249,7 +250,7 @@ class LocalisationMetrics(Result):
                 cells += [signed(one.estimate), bounds_text(one, sign=True)]
             lines.append(cells)
         skipped = [concept for concept, n in self.n_tokens.items() if not n]
-        notes = [f"Weighted by in-concept tokens; {self.ground.made}"]
+        notes = [f"Weighted by in-concept tokens. {self.ground.made}"]
         if skipped:
             notes.append(f"Left out, no in-concept token: {', '.join(skipped)}.")
         return (Sheet(["tokens", "F1", level, "AP", "AUROC", "F1 - raw", "interval"], lines, "", notes),)

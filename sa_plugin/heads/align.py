@@ -396,8 +396,8 @@ class HeadAlignment(Result):
         n_heads = called.shape[1]
         figure, (left, right) = plots.new_figure(10.5, max(3.4, 0.14 * n_heads + 1.2), columns=2)
         shade = one.z[..., columns].max(-1)
-        plots.heat(left, shade.T, range(n_heads), self.blocks)
-        plots.words(left, title="shade: T, the smaller z of writing and reading", x="block", y="head")
+        plots.heat(left, shade.T, range(n_heads), self.blocks, scale="T")
+        plots.words(left, title="T, the smaller z of writing and reading", x="block", y="head")
         cells = np.stack([one.z_ov[..., columns], one.z_qk[..., columns]])
         right.scatter(*cells[:, ~called], s=5, color=plots.OUT_COLOUR, lw=0, label="not called")
         for where, fill, label in (

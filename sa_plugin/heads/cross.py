@@ -124,7 +124,7 @@ class CrossAblation(Result):
             plots.words(ax, x=f"difference, {unit_of(shown[0])}")
         plots.legend(gap, outside=False)
         values = self.changes.sel(metric="tail_gap").estimate
-        plots.heat(grid, np.asarray(values), list(self.runs), self.concepts)
+        plots.heat(grid, np.asarray(values), list(self.runs), self.concepts, scale=unit_of("tail_gap"))
         grid.tick_params(axis="x", rotation=60)
         plots.words(grid, title="tail gap, ablated x measured")
         plots.note(

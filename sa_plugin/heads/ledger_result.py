@@ -407,10 +407,10 @@ class HeadLedger(Result):
         height = max(2.8, 0.16 * len(grid) + 1.4, 0.22 * len(chosen) + 1.6)
         figure, (left, right) = plots.new_figure(9.5, height, columns=2)
         limit = max(np.abs(grid[np.isfinite(grid)]).tolist(), default=0.0)
-        plots.heat(left, grid, range(len(grid)), range(grid.shape[1]), limit=limit)
+        unit = f"% of the {whole}"
+        plots.heat(left, grid, range(len(grid)), range(grid.shape[1]), limit=limit, scale=unit)
         who = concept or f"mean of {n} scores"
-        title = f"{who}: {self.ranked_by}, full colour {limit:.1f} % of the {whole}"
-        plots.words(left, title=title, x="head", y="block")
+        plots.words(left, title=f"{who}: {self.ranked_by}", x="head", y="block")
         self._bars(right, [self.scores[k] for k in chosen], whole)
         plots.note(figure, self._plot_note())
         return figure

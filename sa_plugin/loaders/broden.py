@@ -2,7 +2,9 @@
 
 `index.csv` names a picture and, in one column a category, its labels: picture files, separated by
 semicolons, whose pixels are R + 256 G, or plain numbers, which hold for the whole picture. A number
-is the `number` of label.csv (not the `code` of c_object.csv); 0 is no label. Segmentations are half
+is the `number` of label.csv (not the `code` of c_object.csv). 0 is unlabelled, which is not "none of these":
+pixels that are 0 in every category that is read are void, and a patch whose label they could change is
+unknown. Segmentations are half
 as wide as pictures and are read at the pictures' size, each pixel taking the value at its centre.
 
 A concept is `category::label`: one label may be an object here and a part there. The paper uses
@@ -57,9 +59,16 @@ def load_broden(reading: Reading, *, min_coverage: float = 0.0) -> ConceptData:
         row = labelled[k]
         part = row.choice("split", _SPLIT_OF_PART)
         pixels = read_picture(root / "images" / row["image"], _LAYOUT)
-        masks = _masks_of(root, row, names, set(wanted), pixels.shape[:2])
+        masks, void = _masks_of(root, row, names, set(wanted), pixels.shape[:2])
         samples.append(
-            mask_sample(row["image"], pixels, masks, document=row["image"], min_coverage=min_coverage)
+            mask_sample(
+                row["image"],
+                pixels,
+                masks,
+                document=row["image"],
+                min_coverage=min_coverage,
+                void=void if void.any() else None,
+            )
         )
         parts.append(_SPLIT_OF_PART[part])
     return reading.data(samples, wanted, parts)
@@ -82,16 +91,18 @@ def _read_labels(path: Path, categories: Sequence[str]) -> dict[tuple[str, int],
 
 def _masks_of(
     root: Path, row: TableRow, names: Mapping[tuple[str, int], str], wanted: set[str], size: tuple[int, int]
-) -> dict[str, _Mask]:
-    """One mask for each wanted concept that the picture shows.
+) -> tuple[dict[str, _Mask], _Mask]:
+    """One mask for each wanted concept that the picture shows, and where nothing is labelled.
 
     Raises:
         ValueError: A pixel has a number that label.csv does not have in this category.
     """
     masks: dict[str, _Mask] = {}
+    unlabelled = np.ones(size, dtype=bool)
     for category in sorted({category for category, _ in names}):
         for cell in filter(None, row[category].split(";")):
             numbers = _plane(root, row, category, cell)
+            unlabelled &= fit_mask(numbers == 0, size)
             # Checked before it is asked whether the concept is wanted: a number that label.csv lacks means
             # that the files do not belong together.
             for number in np.unique(numbers[numbers > 0]):
@@ -104,7 +115,7 @@ def _masks_of(
                 if concept in wanted:
                     mask = fit_mask(numbers == number, size)
                     masks[concept] = masks[concept] | mask if concept in masks else mask
-    return masks
+    return masks, unlabelled
 
 
 def _plane(root: Path, row: TableRow, category: str, cell: str) -> Int[np.ndarray, "rows columns"]:

@@ -1,7 +1,8 @@
 """COCO 2017 (Lin et al. 2014, arXiv 1405.0312): instance masks of categories and supercategories.
 
 A concept is the name of a category ("dog") or of a supercategory ("animal"); its mask is the union
-of the masks of all its instances, crowds included. Where both have one name ("person") they are one
+of the masks of all its instances, crowds included: `iscrowd` says that one mask holds many instances, not
+that their category is open, and COCO knows no void. Where both have one name ("person") they are one
 concept. Polygons and run lengths are decoded by pycocotools.
 
 Memory: pixels and masks are held. A picture of 640 x 480 takes 0.9 MB and each of its masks 0.3 MB,

@@ -169,7 +169,8 @@ def _name(value: Any, classes: _Classes) -> str:
     )
     raise ValueError(
         f'class {value!r} is {why}: name it, names={{role: {{number: name}}}}, with "" where it is no '
-        "concept, or leave the row out."
+        "concept, or leave the row out; in masks where it is void, make them yourself: from_masks(images, "
+        "PixelLabels(masks, void=...))."
     )
 
 

@@ -331,7 +331,6 @@ def layer_charts(block: Block, prefix: str) -> list[Markup]:
                 plots.line(ax, bold, colour=colour, dashes=dashes, width=2.2)
         if key == "tail_gap":
             plots.zero(ax, upright=False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
         plots.words(ax, title=title, x="layer")
         drawn.append(plots.svg(figure, title, _means(block, keys), f"{prefix}{key.replace('_', '')}"))
     return drawn

@@ -404,7 +404,7 @@ class _Scored(TypedDict):
     positive: bool
     scores: list[Number]
     superactivator: list[bool]
-    in_concept: list[bool]
+    in_concept: list[bool | None]
     document: NotRequired[str]
     raw_threshold: NotRequired[Number]
     limit: NotRequired[Number]

@@ -20,10 +20,22 @@ MAP_STYLE = Markup(
     ".sa-maps{display:flex;flex-wrap:wrap;gap:1rem;font-family:sans-serif;line-height:1.7}"
     ".sa-maps figure{margin:0;max-width:30rem}.sa-maps figcaption{font-weight:600}"
     ".sa-maps .lab{outline:1px solid #888;outline-offset:1px}"
-    ".sa-maps .neg{text-decoration:underline dotted}"
+    ".sa-maps .neg{text-decoration:underline dotted}.sa-maps .out{opacity:.5}"
+    ".sa-maps p{margin:.3em 0}.sa-maps .key{font-size:85%;opacity:.8}"
     "</style>"
 )
 _HUES = {True: "230,110,0", False: "30,110,220"}
+
+
+def shade_key(limit: float, of: str = "") -> Markup:
+    """What the shades of a map mean.
+
+    Args:
+        limit: The number that a full shade stands for.
+        of: Where it is counted from, if not from zero.
+    """
+    ends = f"Full shade: orange {limit:.3g}, blue {-limit:.3g}{of} (dotted in a text)".replace("-", "−")
+    return el("p", f"{ends}. Framed: labelled.", class_="key")
 
 
 def shaded_text(
@@ -34,13 +46,17 @@ def shaded_text(
     Args:
         text: The text.
         offsets: Start and end of each token.
-        shares: Of each token, -1 to 1.
+        shares: Of each token, -1 to 1; NaN where it has none, and stands pale.
         outlined: Which tokens have a frame.
         tips: What each token says of itself.
     """
 
     def render(n: int, words: str) -> Markup:
-        kind = " ".join(word for word, on in (("neg", shares[n] < 0), ("lab", outlined[n])) if on)
+        none = bool(np.isnan(shares[n]))
+        marks = (("neg", shares[n] < 0), ("lab", outlined[n]), ("out", none))
+        kind = " ".join(word for word, on in marks if on)
+        if none:
+            return el("span", words, title=tips[n], class_=kind)
         colour = f"background:rgba({_HUES[bool(shares[n] >= 0)]},{0.7 * abs(shares[n]):.2f})"
         return el("span", words, style=colour, title=tips[n], class_=kind or None)
 

@@ -1,7 +1,8 @@
 """Images with their patches: raw activations beside SuperActivators, masks outlined.
 
 Palette, limits and verdicts are those of texts (`sa_plugin.show.shaded`); the `Item` of an image
-has `png` (a `data:` address), `size`, `boxes` and `outline` in place of a text and offsets. Every
+has `png` (a `data:` address), `size`, `boxes` and `outline` in place of a text and offsets; patches of which
+nobody says whether they have the concept (void pixels) are hatched. Every
 image is in the page once: later panels, of other concepts too, draw the first's again. Patches are
 drawn as far as the image goes; what no patch covers the host did not score, and it is veiled.
 
@@ -61,7 +62,7 @@ def _raw(item: Item, boxes: Sequence[Box], limit: Real, name: str, again: bool) 
         _twice(rim(above), "above") if above else None,
     ]
     said = f"{len(boxes)} patches shaded by score"
-    foot: list[Child] = [typeset(-limit, 2), el("span", class_="ramp"), typeset(limit, 2)]
+    foot: list[Child] = [typeset(-limit, 2), el("span", class_="ramp over"), typeset(limit, 2)]
     if bar is not None:
         said += f", {len(above)} of them above the raw threshold {typeset(bar)}"
         foot.append(f" Outlined: above the raw threshold {typeset(bar)} ({len(above)} patches).")
@@ -89,7 +90,7 @@ def _side(
     title: str, item: Item, boxes: Sequence[Box], layers: Sequence[Child], said: str, foot: Sequence[Child]
 ) -> Markup:
     height, width = item["size"]
-    labelled = sum(item["in_concept"])
+    labelled = sum(bool(one) for one in item["in_concept"])
     mask = "; the mask is outlined" if item["outline"] else "; no mask"
     desc = f"{said}; {labelled} patches labelled{mask}."
     outline = _twice(item["outline"], "mask") if item["outline"] else None
@@ -99,6 +100,7 @@ def _side(
         el("title", name),
         el("desc", desc),
         layers,
+        _hatched(item, boxes),
         _unscored(item, boxes),
         outline,
         viewBox=f"0 0 {width:g} {height:g}",
@@ -114,7 +116,20 @@ def _side(
 
 def _key(item: Item, boxes: Sequence[Box]) -> str:
     mask = f" Dashed: the mask of {item['concept']}." if item["outline"] else ""
-    return f"{mask} Veiled: not scored by the host." if _drops(item, boxes) else mask
+    unknown = " Hatched: label unknown." if _unknown(item) else ""
+    return f"{mask}{unknown}{' Veiled: not scored by the host.' if _drops(item, boxes) else ''}"
+
+
+def _unknown(item: Item) -> list[int]:
+    """Patches without a label in a sample that has one; in the user's own images nothing is labelled."""
+    labels = [] if item["positive"] is None else item["in_concept"]
+    return [n for n, one in enumerate(labels) if one is None]
+
+
+def _hatched(item: Item, boxes: Sequence[Box]) -> Markup | None:
+    at = [boxes[n] for n in _unknown(item)]
+    lines = "".join(f"M{left:.10g} {bottom:.10g}L{right:.10g} {top:.10g}" for top, left, bottom, right in at)
+    return el("path", d=lines, class_="unknown") if at else None
 
 
 def _shaded(item: Item, n: int, box: Box, limit: Real) -> Child:
@@ -133,7 +148,7 @@ def _shaded(item: Item, n: int, box: Box, limit: Real) -> Child:
 
 
 def _tip(item: Item, n: int) -> Markup:
-    labelled = ", labelled" if item["in_concept"][n] else ""
+    labelled = {True: ", labelled", None: ", label unknown"}.get(item["in_concept"][n], "")
     return el("title", f"score {typeset(item['scores'][n])}{labelled}")
 
 

@@ -40,6 +40,8 @@ OTHERS = (
     ("#9a6a00", ":"),
     ("#55606b", "--"),
 )
+MOST_LAYERS = 10
+"""Under a panel."""
 MOST_LABELS = 24
 """Under a grid; more would run into one another."""
 # Variables of the report's style sheet in place of the palette.
@@ -123,7 +125,9 @@ def line(
     """A number of one axis as a line over that axis' labels, with its interval as a band."""
     if len(drawn.axes) != 1:
         raise ValueError(f"a line shows a number of one axis, not {drawn!r}: choose with .sel(...).")
-    (labels,) = drawn.axes.values()
+    ((axis, labels),) = drawn.axes.items()
+    if axis == "layer":
+        _layer_ticks(ax, labels)
     marker = "o" if len(labels) < 2 else None
     (found,) = ax.plot(
         labels, drawn.estimate, color=colour, ls=dashes, lw=width, marker=marker, label=label or None
@@ -131,6 +135,15 @@ def line(
     if band and np.isfinite(drawn.low).any():
         ax.fill_between(labels, drawn.low, drawn.high, color=colour, alpha=0.15, lw=0)
     return found
+
+
+def _layer_ticks(ax: Any, layers: Sequence[int]) -> None:
+    """The layers that any line has, thinned where there are many; none between them."""
+    locator = ax.xaxis.get_major_locator()
+    before = locator() if isinstance(locator, import_module("matplotlib.ticker").FixedLocator) else ()
+    every = sorted({int(one) for one in (*before, *layers)})
+    shown = every[:: -(-len(every) // MOST_LAYERS) or 1]
+    ax.set_xticks(shown, [str(one) for one in shown])
 
 
 def whiskers(
@@ -141,6 +154,7 @@ def whiskers(
     offset: float = 0.0,
     label: str = "",
     hollow: bool = False,
+    without: str = "",
 ) -> None:
     """A number of one axis as points with their intervals, one row a label, the first on top.
 
@@ -151,6 +165,7 @@ def whiskers(
         offset: From the row's middle, where several numbers share a row.
         label: In the legend.
         hollow: Draw rings, so that two numbers of a row differ in more than colour.
+        without: The row of this label stays empty.
     """
     if len(drawn.axes) != 1:
         raise ValueError(f"whiskers show a number of one axis, not {drawn!r}: choose with .sel(...).")
@@ -158,6 +173,8 @@ def whiskers(
     each = [colours] * len(labels) if isinstance(colours, str) else list(colours)
     for place, (value, low, high) in enumerate(zip(drawn.estimate, drawn.low, drawn.high, strict=True)):
         at = place + offset
+        if labels[place] == without:
+            continue
         if np.isfinite(low) and np.isfinite(high):
             ax.plot([low, high], [at, at], color=each[place], lw=1.5)
         said = label if place == 0 and label else None
@@ -189,9 +206,12 @@ def heat(
     *,
     limit: float | None = None,
     print_values: bool = False,
+    scale: str = "",
     tips: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """A grid of shaded rectangles, orange above zero and blue below; empty where not defined.
+
+    With `scale`, their unit, a bar beside the grid says what the shades mean.
 
     Rectangles and no image: an image would not follow the page's colours. A bar in a dark rectangle
     says that it is below zero, so that colour is not alone.
@@ -224,11 +244,28 @@ def heat(
             )
     if bars and not print_values:
         ax.plot(*zip(*bars, strict=True), color=TEXT_COLOUR, lw=0.8)
+    if scale and top:
+        _shade_scale(ax, -top if (values < 0).any() else 0.0, top, scale)
     ax.set_xlim(-0.5, len(column_labels) - 0.5)
     # More labels than fit are thinned, the first always shown.
     at = range(0, len(column_labels), -(-len(column_labels) // MOST_LABELS) or 1)
     ax.set_xticks(at, [str(column_labels[c]) for c in at], fontsize=7)
     rows(ax, row_labels)
+
+
+def _shade_scale(ax: Any, low: float, high: float, unit: str) -> None:
+    """A bar of shades beside a grid, with the numbers that they stand for."""
+    colors = import_module("matplotlib.colors")
+    shades = [TAIL_COLOUR] if low >= 0 else [IN_COLOUR, TAIL_COLOUR]
+    between = ["white", *shades] if low >= 0 else [shades[0], "white", shades[1]]
+    shown = import_module("matplotlib.cm").ScalarMappable(
+        colors.Normalize(low, high), colors.LinearSegmentedColormap.from_list("shades", between)
+    )
+    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.9, aspect=18, pad=0.02)
+    bar.locator = import_module("matplotlib.ticker").MaxNLocator(4)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(unit, fontsize=8, parse_math=False)
 
 
 def densities(
@@ -262,11 +299,10 @@ def method_whiskers(ax: Any, f1: Drawn, floor: float) -> None:
         zero(ax, at=floor)
 
 
-def gap_whiskers(ax: Any, by: Drawn) -> None:
+def gap_whiskers(ax: Any, by: Drawn, without: str = "") -> None:
     """Paired differences by method: dark where the interval excludes zero, pale where it does not."""
-    whiskers(
-        ax, by, colours=[TEXT_COLOUR if sure else OUT_COLOUR for sure in np.atleast_1d(by.excludes_zero)]
-    )
+    shades = [TEXT_COLOUR if sure else OUT_COLOUR for sure in np.atleast_1d(by.excludes_zero)]
+    whiskers(ax, by, colours=shades, without=without)
     zero(ax)
 
 

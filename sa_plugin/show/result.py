@@ -20,6 +20,7 @@ import functools
 import importlib
 import json
 import math
+import re
 import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +48,8 @@ class Sheet:
 
     Attributes:
         header: Of the columns.
-        rows: As many cells each; the first column is set to the left, the others to the right.
+        rows: As many cells each; the first column is set to the left, as are columns of words, numbers to
+            the right.
         title: A sentence above.
         notes: Sentences below.
     """
@@ -219,6 +221,8 @@ def short(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
 def bounds_text(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
     """An interval alone as text: "[0.680, 0.778]", and what is to say of it: "few documents"."""
     show = signed if sign else number
+    if drawn.caution and np.isnan(drawn.low) and np.isnan(drawn.high):
+        return drawn.caution
     ends = f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
     return " ".join(filter(None, (ends, drawn.caution)))
 
@@ -244,8 +248,16 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     line = "border-bottom:1px solid rgba(128,128,128,.35)"
 
+    right = _to_the_right(header, rows)
+
     def cell(tag: str, k: int, words: str) -> Markup:
-        side = "left" if k == 0 else "right"
+        side = "right" if right[k] else "left"
+        said = re.fullmatch(r"(.*\])( )([a-z ]+)", words)
+        if said:
+            # "few documents" goes below its interval where the page is narrow.
+            keep = "white-space:nowrap"
+            parts = (el("span", said[1], style=keep), said[2], el("span", said[3], style=keep))
+            return el(tag, *parts, style=f"text-align:{side};padding:.15em .6em")
         return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:pre")
 
     head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)
@@ -304,7 +316,7 @@ def clean(value: Any) -> Any:
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain text: first column to the left, the others to the right.
+    """Plain text: the first column and words to the left, numbers to the right.
 
     A table that a terminal would break line by line is cut between columns; each piece repeats the first.
     """
@@ -316,18 +328,25 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         if len(beside) > 1 and sum(widths[j] + 2 for j in beside) + widths[k] > WIDEST:
             pieces.append([0])
         pieces[-1].append(k)
-    return "\n\n".join(_piece([[row[k] for k in piece] for row in lines]) for piece in pieces)
+    right = _to_the_right(header, rows)
+    return "\n\n".join(
+        _piece([[row[k] for k in piece] for row in lines], [right[k] for k in piece]) for piece in pieces
+    )
 
 
-def _piece(lines: Sequence[Sequence[str]]) -> str:
+def _to_the_right(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns are of numbers: not the first, and some cell begins as a number or an interval does."""
+    numbers = [any(re.match(r"[\[(]?[+-]?\.?\d", row[k].strip()) for row in rows) for k in range(len(header))]
+    return [k > 0 and one for k, one in enumerate(numbers)]
+
+
+def _piece(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     found = []
     for row in lines:
-        first, *rest = (
-            cell.rjust(width) if k else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        found.append("  ".join([first, *rest]).rstrip())
+        cells = zip(row, widths, right, strict=True)
+        set_ = (cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
+        found.append("  ".join(set_).rstrip())
     found.insert(1, "-" * max(map(len, found)))
     return "\n".join(found)
 

@@ -123,7 +123,8 @@ def _raw(item: Item, n: int, words: str, limit: Real) -> Markup:
 
 def _tail(item: Item, n: int, words: str) -> Markup:
     inside = " labelled" if item["in_concept"][n] else ""
-    tip = f"score {typeset(item['scores'][n])}" + (", labelled" if inside else "")
+    said = {True: ", labelled", None: ", label unknown"}.get(item["in_concept"][n], "")
+    tip = f"score {typeset(item['scores'][n])}{said}"
     if not item["superactivator"][n]:
         return el("span", words, class_=f"tok{inside}", title=tip)
     score = el("sup", typeset(item["scores"][n], 2))
@@ -148,9 +149,18 @@ def _drops(item: Item) -> bool:
 def _tail_foot(item: Item) -> Markup:
     bar = item["threshold"]
     marked = "no finite threshold" if bar is None else f"score at or above {typeset(bar)}"
-    labelled = "" if item["positive"] is None else " Underlined: labelled."
+    labelled = "" if item["positive"] is None else f" {_labelled(item['in_concept'])}"
     marks = item.get("marks", "SuperActivators")
     return el("p", f"Marked: {marks}, {marked}.{labelled}", class_="foot")
+
+
+def _labelled(labels: Sequence[bool | None]) -> str:
+    unknown = sum(one is None for one in labels)
+    if not unknown:
+        return "Underlined: labelled."
+    if unknown == len(labels):
+        return "Labels of tokens are unknown."
+    return f"Underlined: labelled; of {unknown} others it is unknown."
 
 
 def verdicts(item: Item) -> Markup:

@@ -148,7 +148,6 @@ def _draw_layers(record: Mapping[str, Any]) -> Any:
             if name == "coverage":
                 negative = stored(mean["negative_coverage"], layer=layers)
                 plots.line(ax, negative, colour=colour, dashes="--", width=1.0)
-        ax.xaxis.get_major_locator().set_params(integer=True)
         plots.words(ax, title=title, x="layer")
     plots.legend(axes[0], outside=False)
     return figure

@@ -50,6 +50,8 @@ from sa_plugin.tracing.tail_trace import TailTrace, trace
 _T = TypeVar("_T")
 MEASURES = 5
 """Raised when what a stage measures changes, so that what an older code kept is not read."""
+QUOTING = ("examples", "explanation")
+"""Stages whose results hold texts or pictures of the data."""
 # Refusals that leave the other stages standing: their text stands where the numbers would. Anything
 # else is an error of the whole study.
 REFUSALS: Mapping[str, tuple[type[Exception], ...]] = {
@@ -131,7 +133,8 @@ class Graph:
         depends |= asdict(self.plan.resampling)
         if name == "attribution":
             depends |= asdict(self.plan.attribution)
-        return Stage(f"{name} {kind}" if name in ("detection", "trace") else name, depends)
+        of_kind = name in ("detection", "trace")
+        return Stage(f"{name} {kind}" if of_kind else name, depends, quotes=name in QUOTING)
 
     def stages(self) -> list[Stage]:
         """All that the plan asks for, in order."""

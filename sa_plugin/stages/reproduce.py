@@ -21,7 +21,7 @@ from sa_plugin.host.folders import open_folder
 from sa_plugin.host.protocol import Host
 from sa_plugin.loaders.registry import load
 from sa_plugin.report.page import write_report
-from sa_plugin.report.schema import write_results
+from sa_plugin.report.schema import without_texts, write_results
 from sa_plugin.show.result import clean
 from sa_plugin.stages.config import CellConfig
 from sa_plugin.stages.figures import draw_figures
@@ -70,8 +70,8 @@ def run_plan(
         host: The model.
         data: The data.
         out: Folder for everything.
-        keep: Whether stages are kept in `out`/stages, so that a second run continues; some hold texts.
-        texts: Whether results and report hold the user's texts and pictures.
+        keep: Whether stages are kept in `out`/stages, so that a second run continues.
+        texts: Whether anything in the folder holds the user's texts and pictures.
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
@@ -81,7 +81,7 @@ def run_plan(
     """
     with output_folder(out, "results.json", "report.html") as folder:
         say(f"{host!r}\n{data!r}")
-        found = study(host, data, plan, folder=folder if keep else None, say=say)
+        found = study(host, data, plan, folder=folder if keep else None, texts=texts, say=say)
         found.record["provenance"]["command"] = f"sa-plugin, model {host.info.model}, data {data.name}"
         try:
             write_results(found.record, folder / "results.json", texts=texts)
@@ -100,6 +100,7 @@ def reproduce(
     host: Host | None = None,
     data: ConceptData | None = None,
     figures: bool = True,
+    texts: bool = True,
     say: Callable[[str], None] = UNTOLD,
 ) -> Cell:
     """Run a cell of the paper's matrix, or continue one.
@@ -113,6 +114,7 @@ def reproduce(
         host: The model, already attached; by default opened as the configuration says.
         data: The data; by default loaded as the configuration says.
         figures: Whether to draw.
+        texts: Whether anything in the folder holds the user's texts and pictures.
         say: Called with one line a stage: kept, or computed and why.
 
     Raises:
@@ -127,9 +129,9 @@ def reproduce(
         host = open_host(config) if host is None else host
         data = open_data(config) if data is None else data
         say(config.title)
-        found = run_plan(config.plan(host.info.n_layers), host, data, folder, keep=True, say=say)
+        found = run_plan(config.plan(host.info.n_layers), host, data, folder, keep=True, texts=texts, say=say)
         record: dict[str, Any] = {
-            **found.record,
+            **(found.record if texts else without_texts(found.record)),
             "config": clean(asdict(config)),
             "published": published_of(config.paper),
         }

@@ -21,7 +21,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -78,11 +78,13 @@ class Stage:
         name: Such as "fit separator".
         depends: JSON-ready: settings, and hashes of earlier stages.
         ending: ".json", ".npz", or "" for a folder.
+        quotes: Whether its result holds texts or pictures of the data.
     """
 
     name: str
     depends: Mapping[str, Any]
     ending: str = ".json"
+    quotes: bool = False
 
     @property
     def known(self) -> dict[str, Any]:
@@ -113,11 +115,14 @@ class Store:
         folder: Made when something is written; None keeps nothing.
         say: Called with one line a stage.
         made: File to seconds and warnings of what was made now.
+        texts: Whether the folder may hold texts and pictures of the data. Without them a stage that quotes
+            is computed by every run, and of warnings, which may quote, their names are kept.
     """
 
     folder: Path | None
     say: Callable[[str], None]
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: bool = True
 
     def has(self, stage: Stage) -> bool:
         """Whether the result is there, of these settings."""
@@ -151,7 +156,9 @@ class Store:
         seconds = round(time.perf_counter() - begun, 1)
         self.made[stage.file] = {"seconds": seconds, "warnings": _ours(caught)}
         kept = ""
-        if self.folder is not None:
+        if stage.quotes and not self.texts:
+            kept = ", not kept: it holds texts"
+        elif self.folder is not None:
             try:
                 self._write(self.folder, stage, lambda path: write(made, path))
             except OSError as error:
@@ -208,7 +215,24 @@ class Store:
         held = {"settings": stage.settings, "sha256": file_digest(folder / stage.file)}
         last = {**known["last"], stage.name: stage.known}
         files = {**known["files"], stage.file: {**held, **self.made[stage.file]}}
+        self._list(folder, last, files)
+
+    def _list(self, folder: Path, last: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
+        if not self.texts:
+            files = {name: {**one, "warnings": names_of(one["warnings"])} for name, one in files.items()}
         write_json(sealed({"format": FORMAT, "last": last, "files": files}), folder / "stages.json")
+
+    def strip(self, stages: Sequence[Stage]) -> None:
+        """Take out what earlier runs left that quotes: files of some stages, texts of warnings."""
+        if self.folder is None or not self.folder.exists():
+            return
+        names = {stage.name.replace(" ", "-") for stage in stages if stage.quotes}
+        for path in self.folder.iterdir():
+            if path.name.removeprefix(PARTIAL).rpartition("-")[0] in names:
+                remove(path)
+        known = self._manifest()
+        if known["files"]:
+            self._list(self.folder, known["last"], known["files"])
 
 
 @cache
@@ -246,6 +270,16 @@ def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
     for other in (w for w in caught if w not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     return sorted({f"{w.category.__name__}: {w.message}" for w in ours})
+
+
+def names_of(warned: Sequence[str]) -> list[str]:
+    """Kinds of warnings without their text, which may quote what it warns about.
+
+    Example:
+        >>> names_of(["RepeatedTextWarning: 'a cat' stands twice."])
+        ['RepeatedTextWarning']
+    """
+    return sorted({one.partition(":")[0] for one in warned})
 
 
 def write_json(value: Any, path: Path) -> None:

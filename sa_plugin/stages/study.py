@@ -26,7 +26,7 @@ from sa_plugin.report.page import write_report
 from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import Result, Sheet, clean, noun_count
-from sa_plugin.stages.graph import Graph
+from sa_plugin.stages.graph import QUOTING, Graph
 from sa_plugin.stages.plan import Plan
 from sa_plugin.stages.store import Store, machine, versions
 
@@ -173,6 +173,7 @@ def study(
     plan: Plan = Plan(),
     *,
     folder: str | Path | None = None,
+    texts: bool = True,
     say: Callable[[str], None] = UNTOLD,
 ) -> Study:
     """Run the whole method.
@@ -185,6 +186,8 @@ def study(
         data: Labelled samples.
         plan: What to compute.
         folder: Where stages are kept; run again with the same folder to continue.
+        texts: Whether that folder may hold texts and pictures of the data; without them the stages that
+            quote some are computed by every run, and left out of what earlier runs kept.
         say: Called with one line a stage.
 
     Returns:
@@ -200,9 +203,11 @@ def study(
         >>> found.report("report.html")  # doctest: +SKIP
     """
     with nullcontext() if folder is None else output_folder(folder):
-        return _study(
-            Graph(host, data, plan, Store(None if folder is None else Path(folder) / "stages", say))
-        )
+        store = Store(None if folder is None else Path(folder) / "stages", say, texts=texts)
+        graph = Graph(host, data, plan, store)
+        if not texts:
+            store.strip([graph.stage(name, plan.main) for name in QUOTING])
+        return _study(graph)
 
 
 def _study(graph: Graph) -> Study:

@@ -16,7 +16,17 @@ from jaxtyping import Float64
 
 from sa_plugin._check import require_known
 from sa_plugin.show import plots
-from sa_plugin.show.result import FORMAT, Result, Sheet, bounds_text, clean, exact, long_frame, number
+from sa_plugin.show.result import (
+    FORMAT,
+    Result,
+    Sheet,
+    bounds_text,
+    clean,
+    exact,
+    long_frame,
+    noun_count,
+    number,
+)
 from sa_plugin.theory.assumptions import Assumption, HeadPaths, told
 from sa_plugin.theory.measures import Quantity
 from sa_plugin.theory.paths import Directions
@@ -80,7 +90,7 @@ class TheoryReport(Result):
         told = ", ".join(f"{n} {answer}" for answer, n in answers.most_common())
         return (
             f"{self.settings['model']}, {len(self.quantities)} directions, "
-            f"{len(self.layers)} layers, {self.settings['n_samples']} samples: {told}; "
+            f"{len(self.layers)} layers, {noun_count(self.settings['n_samples'], 'sample')}: {told}; "
             f"{len({a.name for a in self.assumptions})} assumptions broken"
         )
 
@@ -123,8 +133,8 @@ class TheoryReport(Result):
         """Verdicts claim by claim, regimes, broken assumptions and what is absent."""
         s = self.settings
         size = (
-            f"{s['model']}, {s['split']}: {s['n_samples']} samples of {s['n_documents']} "
-            f"documents, {len(self.layers)} layers, top share {s['tail']:g}."
+            f"{s['model']}, {s['split']}: {noun_count(s['n_samples'], 'sample')} of "
+            f"{noun_count(s['n_documents'], 'document')}, {len(self.layers)} layers, top share {s['tail']:g}."
         )
         header = ("claim", "concept", "vectors", "answer", "layers for it", "against", "assessed")
         rows = [
@@ -146,7 +156,9 @@ class TheoryReport(Result):
 
     def _reasons(self, claim: str, title: str) -> list[str]:
         mine = [v for v in self.verdicts if v.claim == claim]
-        return [f"{claim}: {title}", *(f"  {v.concept} {v.direction} because {v.because}" for v in mine)]
+        # Most directions share a reason, above all that there was nothing to measure.
+        of = {v.because: [f"{w.concept} {w.direction}" for w in mine if w.because == v.because] for v in mine}
+        return [f"{claim}: {title}", *(f"  {', '.join(who)} because {why}" for why, who in of.items())]
 
     def sheet(self, theorem: str, concept: str, direction: str = "fixed") -> Sheet:
         """Measured, predicted and controls of one theorem, by layer.
@@ -316,6 +328,8 @@ class TheoryReport(Result):
 def _draw(ax: Any, q: Quantity) -> None:
     plots.line(ax, q.measured, label="measured", width=2.0)
     layers = q.measured.axes["layer"]
+    if not np.isfinite(q.measured.estimate).any():
+        ax.text(0.5, 0.6, "not measured", ha="center", transform=ax.transAxes, fontsize=9)
     if q.predicted is not None:
         ax.plot(layers, q.predicted, color=plots.IN_COLOUR, lw=1.5, label="predicted (ours)")
     for control, dashes in _DASHES.items():

@@ -229,7 +229,6 @@ class TailTrace(Result):
                 plots.zero(ax, upright=False, at=0.5)
             if len(lines) > 1:
                 plots.legend(ax, outside=False)
-            ax.xaxis.get_major_locator().set_params(integer=True)
             plots.words(ax, title=title, x="layer", y=unit)
         s = self.settings
         plots.note(

@@ -14,6 +14,7 @@ from word_data import word_data
 from sa_plugin.attribution import objective
 from sa_plugin.concepts import Activity, Pruning, fit, pruning_of, sae_bank
 from sa_plugin.concepts import sae as encode
+from sa_plugin.data import ConceptData
 from sa_plugin.detection import Detector, calibrate
 from sa_plugin.host import Site
 from sa_plugin.scores import score, score_samples
@@ -343,3 +344,14 @@ def test_a_model_on_a_server_is_refused(data, bank):
         sae_bank(Server(), data, {1: ReluSAE()})
     with pytest.raises(ValueError, match="an SAE runs where the activations are"):
         score(Server(), data, bank)
+
+
+def test_adaptive_limits_leave_tokens_of_unknown_label_out(host, data):
+    """A concept's share is that in the tokens that are known for it, as of a copy without the others."""
+    samples = [replace(s, spans=()) if k % 3 and s.positive else s for k, s in enumerate(data.samples)]
+    vague = ConceptData.from_samples(samples, data.concepts, data.split_of)
+    bank = sae_bank(host, vague, {1: ReluSAE()}, sinks="keep")
+    tokens = score(host, vague, bank, splits=("cal",)).tokens
+    known = tokens.known.sum(0)
+    assert (known < len(tokens)).all()
+    assert bank.origin.options["pruning"]["ubiquitous"] == min(1.0, 1.25 * max(tokens.labels.sum(0) / known))

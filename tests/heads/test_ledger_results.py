@@ -76,7 +76,7 @@ def test_pairs_of_effects_are_compared_column_by_column(fake, fake_detector, dat
 def test_its_picture_is_a_map_of_heads_and_the_shares(fake, fake_detector, data, concept):
     found = ledger(fake, data, fake_detector)
     figure = found.plot(concept)
-    left, right = figure.axes
+    left, right, scale = figure.axes
     totals = np.abs(found.lift.total.estimate)
     maps = np.zeros((len(found.columns), max(found.depths), 2))
     for k, column in enumerate(found.columns):
@@ -86,7 +86,8 @@ def test_its_picture_is_a_map_of_heads_and_the_shares(fake, fake_detector, data,
     limit = np.abs(expected).max()
     shades = [patch.get_alpha() for patch in left.patches]
     np.testing.assert_allclose(shades, np.abs(expected).ravel() / limit, atol=1e-9)
-    assert f"full colour {limit:.1f} % of the lift" in left.get_title(loc="left")
+    assert scale.get_ylabel() == "% of the lift"
+    assert scale.get_ylim()[1] == pytest.approx(limit)
     assert (
         [label.get_text() for label in right.get_yticklabels()] == [concept]
         if concept

@@ -82,6 +82,21 @@ def test_opensurfaces_has_materials(root):
     np.testing.assert_array_equal(data.samples[5].image.masks["material::wood"], ~doubled(left(1)))
 
 
+@pytest.mark.filterwarnings("ignore::sa_plugin.data.build.EmptySplitWarning")
+def test_what_no_category_labels_is_void(root):
+    """0 is unlabelled: neither the concept nor its absence."""
+    pascal, materials = load("pascal", root), load("opensurfaces", root)
+    np.testing.assert_array_equal(pascal.samples[1].image.void, ~doubled(left(1) | top(1)))
+    assert all(sample.image.void is None for sample in materials)
+    sample, boxes = pascal.samples[1], np.array([[8, 0, 16, 8], [0, 10, 8, 20], [8, 10, 16, 20]], dtype=float)
+    labels = sample.token_labels(boxes, pascal.concepts)
+    told = dict(
+        zip(pascal.concepts, sample.token_known(boxes, labels, pascal.concepts).T.tolist(), strict=True)
+    )
+    # The last patch is unlabelled; in the others an object or a part denies the rest.
+    assert all(known == [True, True, False] for known in told.values())
+
+
 def edit(path, line, old, new):
     lines = path.read_text().splitlines()
     assert old in lines[line - 1]

@@ -14,7 +14,7 @@ from sa_plugin.detection import Localisation, SuperActivators, calibrate
 from sa_plugin.heads import TokenLedger
 from sa_plugin.report import read_results, write_report
 from sa_plugin.scores import PromptAnswers
-from sa_plugin.stages import Plan, study
+from sa_plugin.stages import CellConfig, Plan, RunPart, reproduce, study
 from sa_plugin.statistics import Resampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -69,6 +69,26 @@ def test_a_study(data, tmp_path):
     command = ["report", str(tmp_path / "whole" / "results.json"), "--out", str(tmp_path / "command.html")]
     assert main([*command, "--no-texts"]) == 0
     assert quoted(tmp_path / "command.html") == set()
+
+
+def test_a_folder_holds_none_whatever_an_earlier_run_left(data, tmp_path):
+    """Stages, cell and figures too; what was kept and does not quote is read again."""
+    run = RunPart(stages=("detection", "trace", "examples", "explanation"), draws=10)
+    cell = CellConfig("toy", "A toy", run=run, kinds={"prototype": {}})
+
+    def files(**options):
+        reproduce(cell, tmp_path, host=FakeHost(), data=data, **options)
+        return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    whole = {path.name: quoted(path) for path in files() if path.suffix in (".json", ".html")}
+    assert sum(map(bool, whole.values())) >= 4
+    bare = files(texts=False)
+    words = [word.encode() for word in WORDS]
+    assert not [path for path in bare if any(word in path.read_bytes() for word in words)]
+    kept = {path.name for path in bare}
+    assert {name for name in whole if name not in kept} == {n for n in whole if n.startswith("examples-")}
+    held = json.loads((tmp_path / "stages" / "stages.json").read_text())["files"]
+    assert all(":" not in note for one in held.values() for note in one["warnings"])
 
 
 def test_what_holds_texts_says_where_they_stand():

@@ -67,7 +67,9 @@ def test_words(report):
     for result in (*report.verdicts, *report.regimes, *report.assumptions, report.quantity("spread", "c")):
         assert "\n" not in repr(result)
     for verdict in report.verdicts:
-        assert f"{verdict.concept} {verdict.direction} because {verdict.because}" in text
+        alike = [v for v in report.verdicts if (v.claim, v.because) == (verdict.claim, verdict.because)]
+        who = ", ".join(f"{v.concept} {v.direction}" for v in alike)
+        assert f"{who} because {verdict.because}" in text
     sheet = report.sheet("T1", "c")
     assert [row[0] for row in sheet.rows] == [str(layer) for layer in report.layers]
     assert {"gap_slope", "predicted", "permuted", "random"} <= set(sheet.header)
