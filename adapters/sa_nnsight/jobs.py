@@ -100,9 +100,13 @@ class Journal:
             DamagedFileError: The note is damaged, or of another request; the text names the file.
         """
         path = self._path(key, "json")
-        if path is None or not path.exists():
+        if path is None:
             return None
-        found = read_object(path, _AGAIN)
+        try:
+            found = read_object(path, _AGAIN)
+        except FileNotFoundError:
+            # There was none, or another run that shares the journal is just done with the job.
+            return None
         require_sealed(found, path, _AGAIN)
         if found.get("request") != key:
             raise DamagedFileError(f"{path} is the note of another request: {_AGAIN}.")

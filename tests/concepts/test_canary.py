@@ -219,5 +219,39 @@ def test_a_real_model(tmp_path, change):
         load_bank(tmp_path / "bank", host=other)
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_pictures_on_a_real_model(tmp_path):
+    from sa_plugin.host import find_folder, open_folder
+
+    def opened(library, dtype=torch.float32):
+        return open_folder(find_folder("vit"), library, progress=False, dtype=dtype)
+
+    host, other, rng = opened("transformer_lens"), opened("nnsight"), np.random.default_rng(0)
+    vectors = {("a", k): torch.from_numpy(rng.normal(size=384)).float() for k in (2, 6, 10)}
+    bank = ConceptBank.from_vectors(vectors, scoring="cosine")
+    save_bank(bank, tmp_path / "bank", host=host)
+    for same in (host, other):
+        assert load_bank(tmp_path / "bank", host=same).origin.drift == ""
+    for library in ("transformer_lens", "nnsight"):
+        with pytest.raises(DriftError, match="another number format"):
+            load_bank(tmp_path / "bank", host=opened(library, torch.bfloat16))
+    with torch.no_grad():
+        for part in other.places.root.parameters():
+            part.mul_(1.001)
+    with pytest.raises(DriftError, match="weights were edited"):
+        load_bank(tmp_path / "bank", host=other)
+    # A copy of the weights says what it is when it is attached.
+    with pytest.raises(DriftError, match="another checkpoint"):
+        load_bank(tmp_path / "bank", host=replace(other, info=replace(other.info, fingerprint="copy")))
+    with torch.no_grad():
+        for part in host.places.root.parameters():
+            if part.ndim == 2:
+                size = part.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+                part.copy_((part / size).round() * size)
+    with pytest.raises(DriftError, match="quantised in place"):
+        load_bank(tmp_path / "bank", host=host)
+
+
 def test_tolerances_are_of_number_formats_that_hosts_know():
     assert set(TOLERANCE) == {"float64", "float32", "float16", "bfloat16"}

@@ -1,5 +1,7 @@
 """Requests come out in order, are tried again where that helps, and are never sent twice."""
 
+import multiprocessing
+import random
 from functools import partial
 
 import pytest
@@ -175,6 +177,33 @@ def test_a_kill_leaves_an_entry_whole_or_missing(tmp_path):
         found = journal.result(key)
         assert journal.job(key) == "job 1" or found is not None
         assert found is None or found[0]["scores"].equal(torch.ones(3, 2))
+
+
+def test_runs_that_share_a_journal_lose_and_mix_nothing(tmp_path):
+    """Two processes write the same entries, and begin and finish the same jobs, at the same time."""
+    fork = multiprocessing.get_context("fork")
+    runs = [fork.Process(target=write_and_read, args=(tmp_path, run)) for run in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0]
+    journal = Journal(tmp_path)
+    assert all(torch.equal(journal.result(f"key {k}")[0]["x"], torch.full((50,), k)) for k in range(5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"key {k}.safetensors" for k in range(5)]
+
+
+def write_and_read(folder, run):
+    rng = random.Random(run)
+    for _ in range(60):
+        journal, k = Journal(folder), rng.randrange(5)
+        key = f"key {k}"
+        assert journal.job(key) in (None, f"job 0 {k}", f"job 1 {k}")
+        journal.note(key, f"job {run} {k}")
+        journal.store(key, [{"x": torch.full((50,), k)}])
+        assert torch.equal(journal.result(key)[0]["x"], torch.full((50,), k))
+    for k in range(5):
+        journal.store(f"key {k}", [{"x": torch.full((50,), k)}])
 
 
 def test_keys_tell_apart_whatever_decides_a_result():
