@@ -58,7 +58,7 @@ from sa_plugin.host.protocol import (
     Site,
     ZEdit,
 )
-from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of
+from sa_plugin.host.texts import PROBE_TEXT, PaddingSide, TextReader, positions_of, vocabulary_of
 from sa_plugin.host.tokens import TextEncoder, check_tokenizer
 from sa_plugin.host.turns import Turns, Undo, hold, one_turn, take, turns_of
 
@@ -556,7 +556,7 @@ def text_reader(places: Places, options: Options) -> TextReader:
     # The lowest float64 is -inf to a softmax in float32, and a row that sees nothing else is NaN.
     pads = "float64" not in _number_format(places)
     side = cast(PaddingSide, options.padding_side)
-    return TextReader(encode, places.model_name, positions, side, pads)
+    return TextReader(encode, places.model_name, positions, side, pads, vocabulary_of(places.root))
 
 
 def open_images(host: type[H], passes: Passes, config: Any, options: Options) -> H:

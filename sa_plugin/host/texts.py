@@ -79,6 +79,13 @@ def positions_of(root: nn.Module, context: int | None) -> Positions:
     return Positions(min(known, default=None), start, skipped, _takes_positions(root))
 
 
+def vocabulary_of(root: nn.Module) -> int | None:
+    """How many tokens a model of transformers has embeddings of, by its configuration."""
+    config = getattr(root, "config", None)
+    found = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
+    return found if isinstance(found, int) else None
+
+
 def _takes_positions(root: nn.Module) -> bool:
     """Whether a model's own `forward`, or that of its base model, names `position_ids`."""
     models = (root, getattr(root, "base_model", root))
@@ -95,6 +102,7 @@ class TextReader:
         positions: How the model counts the places of tokens.
         padding_side: Where padding goes; it changes no number.
         pads: Whether texts of several lengths share a batch.
+        vocabulary: Tokens that the model has embeddings of, where that is known.
     """
 
     encode: TextEncoder
@@ -102,6 +110,7 @@ class TextReader:
     positions: Positions = Positions()
     padding_side: PaddingSide = "right"
     pads: bool = True
+    vocabulary: int | None = None
 
     @property
     def bos(self) -> bool:
@@ -117,7 +126,8 @@ class TextReader:
             extra: See `make_batches`.
 
         Raises:
-            ValueError: A sample is an image, or a text has no token or more than the context holds.
+            ValueError: A sample is an image, or a text has no token, one that the model has no embedding
+                of, or more than the context holds.
         """
         image = next((sample for sample in samples if sample.image is not None), None)
         if image is not None:
@@ -126,6 +136,14 @@ class TextReader:
                 "(load_bridge takes ViT, DINOv2 and CLIP folders)."
             )
         tokens = self.encode(samples)
+        for sample, row in zip(samples, tokens, strict=True):
+            highest = int(row.ids.max(initial=0))
+            if self.vocabulary is not None and highest >= self.vocabulary:
+                raise ValueError(
+                    f"sample {sample.id!r} has the token {self.encode.name(highest)!r} (id {highest}); "
+                    f"{self.model} has embeddings of {self.vocabulary}: is the tokenizer of another model, "
+                    "or were tokens added without model.resize_token_embeddings(len(tokenizer))?"
+                )
         limit = self.positions.limit
         long = [k for k, row in enumerate(tokens) if limit is not None and len(row.ids) > limit]
         if long:

@@ -123,7 +123,7 @@ class TextEncoder:
         """What stands first, for a repr."""
         if self.first is None:
             return "no BOS"
-        return f"BOS {self._name(self.first)}"
+        return f"BOS {self.name(self.first)}"
 
     @property
     def digest(self) -> str:
@@ -174,7 +174,7 @@ class TextEncoder:
         made = [self._with_bos(tokens, text) for tokens, text in zip(rows, texts, strict=True)]
         twice = [sample.id for sample, (_, second) in zip(samples, made, strict=True) if second]
         if twice:
-            name = self.tokenizer.bos_token if self.first is None else self._name(self.first)
+            name = self.tokenizer.bos_token if self.first is None else self.name(self.first)
             warnings.warn(
                 f"{len(twice)} text(s) begin with a BOS, {name!r}, that is there already ({twice[0]!r} is "
                 "one): the second is left out. A text from a chat template has its BOS; give the messages "
@@ -231,7 +231,7 @@ class TextEncoder:
             run = len(side) if (side == pad).all() else int((side != pad).argmax())
             if ends < run < len(side):
                 raise ValueError(
-                    f"sample {sample.id!r} has {run} padding tokens ({self._name(pad)!r}) at one end, which "
+                    f"sample {sample.id!r} has {run} padding tokens ({self.name(pad)!r}) at one end, which "
                     "the model would attend to: give token ids without padding, such as "
                     "ids[attention_mask.bool()], one list a text."
                 )
@@ -255,14 +255,15 @@ class TextEncoder:
             # Ids that no text gives are shown one by one.
             pieces = [self.tokenizer.decode([one], clean_up_tokenization_spaces=False) for one in ids]
             pieces = [
-                f" {piece}" if self._name(one).startswith("\u2581") else piece
+                f" {piece}" if self.name(one).startswith("\u2581") else piece
                 for one, piece in zip(ids, pieces, strict=True)
             ]
             text, ends = "".join(pieces), np.cumsum([len(piece) for piece in pieces])
             spans = np.stack([np.append(0, ends[:-1]), ends], axis=1)
         return TokenIds(ids, text, [(int(a), int(b)) for a, b in trim(text, spans)])
 
-    def _name(self, token: int) -> str:
+    def name(self, token: int) -> str:
+        """A token as the vocabulary writes it."""
         return str(self.tokenizer.convert_ids_to_tokens(token))
 
     def _rows(self, texts: Sequence[str], add_special_tokens: bool) -> list[Tokens]:

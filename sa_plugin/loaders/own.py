@@ -29,6 +29,8 @@ or streamed, whatever their format (numpy, torch); `datasets` is not imported. `
 | `image`, `mask` | {concept: mask}, or one plane of class numbers, or of 0 and 255 |
 | `text`, `label` | sample labels: a class, or several; beside `spans`, `tokens` or `image` too |
 
+A `text` may be a chat, a list of messages, or token ids, as in `ConceptData.from_texts`.
+
 Beside `tokens`, `text` is the text that they are of, or `spaces_after` says whether a space follows each.
 """
 
@@ -43,6 +45,7 @@ from sa_plugin._files import as_path
 from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whole_spans
 from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.given import plain
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
@@ -116,7 +119,7 @@ def read_jsonl(
 
 
 def texts_with_spans(
-    texts: Sequence[str],
+    texts: Sequence[Any],
     spans: Sequence[Iterable[tuple[int, int, str]]],
     labels: Sequence[Sequence[str]],
     token_labels: TokenLabels,
@@ -130,7 +133,8 @@ def texts_with_spans(
     """Texts with labelled spans, and with labels of the whole text where they have no span of a concept."""
     marked = [{concept for _, _, concept in row} for row in spans]
     whole = [[c for c in row if c not in own] for row, own in zip(labels, marked, strict=True)]
-    every = [[*row, *more] for row, more in zip(spans, whole_spans(texts, whole, token_labels), strict=True)]
+    found = whole_spans([plain(text) for text in texts], whole, token_labels)
+    every = [[*row, *more] for row, more in zip(spans, found, strict=True)]
     samples = span_samples(texts, every, documents=documents, sample_labels=labels, ids=ids)
     said = said_of_tokens(token_labels)
     data = ConceptData.from_samples(samples, concepts, splits, name=name, token_labels=said)

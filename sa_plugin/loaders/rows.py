@@ -24,6 +24,7 @@ from sa_plugin.data.columns import (
     spans_of,
     text_of,
 )
+from sa_plugin.data.given import given_of
 from sa_plugin.data.images import PixelLabels, opened, rgb, upright
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 
@@ -99,7 +100,8 @@ def _read(row: Mapping[str, Any], classes: Mapping[str, _Classes]) -> _Row:
     found: _Row = {role: label_of(role, row[role]) for role in ("document", "id") if role in row}
     found["label"] = _labels(row.get("label"), classes["label"])
     if "text" in row:
-        found["text"] = text_of("text", row["text"])
+        # Beside words the text is what they are of.
+        found["text"] = (text_of if "tokens" in row else given_of)("text", row["text"])
     found["spans"] = (
         spans_of("spans", row["spans"], lambda where, value: name_of(where, _name(value, classes["spans"])))
         if not is_missing(row.get("spans"))

@@ -87,3 +87,11 @@ def test_a_float64_model_keeps_the_laws_and_its_scores_are_float32(make, name):
     other = score(single, data, fit(single, data, "prototype", layers=[1]))
     assert table.scores.dtype == other.scores.dtype
     assert_close(torch.tensor(table.scores), torch.tensor(other.scores), rtol=1e-3, atol=1e-4)
+
+
+@on_each_host
+def test_a_token_that_the_model_has_no_embedding_of_is_named(make):
+    host = make("gpt2")
+    host.reader.encode.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match=r"the token 'zebra' \(id \d+\).*has embeddings of.*resize_token"):
+        host.batches([Sample("a", "a cat", "a"), Sample("b", "the zebra sat", "b")])

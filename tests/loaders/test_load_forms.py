@@ -8,7 +8,7 @@ import pytest
 from load_cases import write_json, write_picture
 from PIL import Image
 
-from sa_plugin.data import FramesWarning, as_split
+from sa_plugin.data import ConceptData, FramesWarning, as_split
 from sa_plugin.loaders import load
 
 
@@ -412,3 +412,15 @@ def test_tables_and_rows_of_token_ids():
         as_split(np.array([3.0, 4.0]), ("x",))
     with pytest.raises(TypeError, match="of type Rows: give a list of texts"):
         as_split(Rows([{"text": "a"}]), ("x",))
+
+
+def test_a_column_of_chats_is_read_as_from_texts_reads_it():
+    chats = [
+        [{"role": "user", "content": f"a cat {k}"}, {"role": "assistant", "content": "yes"}]
+        for k in range(12)
+    ]
+    labels = ["animal" if k % 2 else None for k in range(12)]
+    rows = Rows([{"messages": chat, "label": label} for chat, label in zip(chats, labels, strict=True)])
+    for how in ({}, {"token_labels": "text"}):
+        found = load(rows, columns={"text": "messages", "label": "label"}, **how)
+        assert found.hash == ConceptData.from_texts(chats, labels, **how).hash
