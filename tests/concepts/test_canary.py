@@ -220,7 +220,6 @@ def test_a_real_model(tmp_path, change):
 
 
 @pytest.mark.real
-@pytest.mark.slow
 def test_pictures_on_a_real_model(tmp_path):
     from sa_plugin.host import find_folder, open_folder
 
@@ -233,9 +232,8 @@ def test_pictures_on_a_real_model(tmp_path):
     save_bank(bank, tmp_path / "bank", host=host)
     for same in (host, other):
         assert load_bank(tmp_path / "bank", host=same).origin.drift == ""
-    for library in ("transformer_lens", "nnsight"):
-        with pytest.raises(DriftError, match="another number format"):
-            load_bank(tmp_path / "bank", host=opened(library, torch.bfloat16))
+    with pytest.raises(DriftError, match="another number format"):
+        load_bank(tmp_path / "bank", host=opened("nnsight", torch.bfloat16))
     with torch.no_grad():
         for part in other.places.root.parameters():
             part.mul_(1.001)
