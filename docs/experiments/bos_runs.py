@@ -4,7 +4,7 @@ python docs/experiments/bos_runs.py [PASSAGES]
 
 SmolLM2's tokenizer puts no BOS, so the first word of a text becomes the attention sink and is dropped with
 its label; TransformerLens's convention puts one. Settings: 240 passages each of supersense and Brown (rare
-concepts first, seed 0), separators at blocks 10 and 16, seed 0, 200 resamples of the documents, paired;
+concepts first, seed 0), separators at blocks 10 and 16, seed 0, each document left out in turn, paired;
 one thread, four runs of two to four minutes on two busy cores. Brown has to be fetched once
 (`python docs/experiments/brown.py`), and is left out where it is not there.
 
@@ -26,7 +26,7 @@ BLOCKS = [10, 16]
 
 
 def run(bridge: Any, data: sa.ConceptData, bos: bool) -> tuple[Any, ...]:
-    """Lost labels, and detection and localisation F1 with their resamples."""
+    """Lost labels, and detection and localisation F1 with their intervals."""
     began = time.time()
     host = sa.attach(bridge, bos=bos, progress=False)
     bank = sa.fit(host, data, "separator", layers=BLOCKS)

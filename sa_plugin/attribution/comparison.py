@@ -1,14 +1,14 @@
 """What comparing objectives found: every metric of both, and their paired difference.
 
 Both objectives explain the same samples of the same concept by the same method; the difference is
-taken sample by sample (or, for micro metrics, within each draw), and source documents are
-resampled. A sample where either is not defined is left out of both. Two orders that no explainer
+taken sample by sample (or, for micro metrics, within each column), and each source document is left
+out in turn. A sample where either is not defined is left out of both. Two orders that no explainer
 made are measured beside them as controls of the yardsticks: the labelled tokens first, and a random
 order. A yardstick by which the labelled tokens are no better than a random order tells nothing on
 these data.
 
 What the intervals do not show: another draw of vectors, thresholds and the level of F1, on which
-they are conditional, nor how many rows were looked at, for which they are not adjusted.
+they are conditional, nor how many rows were looked at: two stars adjust for those of one table.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sa_plugin.show.result import (
     Sheet,
     bounds_text,
     clean,
+    noun_count,
     number,
     signed,
     star_marks,
@@ -227,9 +228,7 @@ class Comparison(Result):
         first, *others = self.objectives
         header = ["method", "metric", first, *others, *(f"{o} - {first}" for o in others), "n"]
         lines, chosen = [], self._chosen(metrics, concept)
-        marks = (
-            star_marks(stack({k: one.differences for k, one in enumerate(chosen)}, "row")) if chosen else []
-        )
+        marks = star_marks(_family([one.differences for one in chosen])) if chosen else []
         for one, stars in zip(chosen, marks, strict=True):
             cells = [one.method, f"{one.metric} ({one.better})"]
             cells += [number(one.values.sel(objective=o).estimate) for o in self.objectives]
@@ -331,6 +330,7 @@ class Comparison(Result):
         for metric in metrics:
             require_known("metric", metric, dict.fromkeys(one.metric for one in self.contrasts))
         first, *others = self.objectives
+        drawn = [one.differences for metric in metrics for one in self._chosen([metric], concept)]
         figure, axes = plots.new_figure(
             2.0 + 2.4 * len(metrics), 1.6 + 0.3 * len(self.methods) * len(others), columns=len(metrics)
         )
@@ -360,7 +360,9 @@ class Comparison(Result):
             figure.suptitle(f"{others[0]} - {first}, {concept}", fontsize=10, parse_math=False)
         level = f"{100 * float(self.settings.get('level', Resampling.level)):g} %"
         colours = "" if len(others) > 1 else "Orange: better, blue: worse, grey: open. "
-        plots.note(figure, f"{colours}{level} over documents, paired, each read alone.")
+        plots.note(
+            figure, f"{colours}{level} over documents, paired, each read alone.{_sure_words(drawn)}", *drawn
+        )
         return figure
 
     def plot_curves(self, methods: Sequence[str] | None = None, yardstick: str = PRIMARY) -> Any:
@@ -394,7 +396,9 @@ class Comparison(Result):
                 plots.words(ax, title=f"{method}, {kind}", x=share, y=yardstick if ax is row[0] else "")
         plots.legend(np.ravel(axes)[len(methods) - 1])
         plots.note(
-            figure, "Means over samples, bands over documents. Insertion: higher is better; deletion: lower."
+            figure,
+            "Means over samples, bands over documents. Insertion: higher is better; deletion: lower.",
+            *(self.curves[m, o, k, yardstick] for m in methods for o in self.objectives for k in WAYS),
         )
         return figure
 
@@ -404,6 +408,22 @@ class Comparison(Result):
 
 
 _VERDICT_COLOURS = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR, "open": plots.OUT_COLOUR}
+
+
+def _family(differences: Sequence[Drawn]) -> Drawn:
+    return stack(dict(enumerate(differences)), "row")
+
+
+def _sure_words(differences: Sequence[Drawn]) -> str:
+    """How many of the differences of a picture exclude zero, alone and as one family."""
+    if not differences:
+        return ""
+    every = _family(differences)
+    alone, jointly = (int(np.sum(one)) for one in (every.excludes_zero, every.excludes_zero_in_family))
+    return (
+        f"\nOf {noun_count(np.size(every.estimate), 'difference')} {alone} exclude zero read alone, "
+        f"{jointly} read as one family (max-T)."
+    )
 
 
 def contrasts_of(

@@ -1,7 +1,7 @@
 """Dividing source documents over train, calibration and test, and drawing a part of a split.
 
 The unit is the *source document*: samples of one document are not independent of one another, so
-they stay together here, and intervals resample documents too.
+they stay together here, and intervals leave out whole documents too.
 
     d -> argmax_s  sum_k  (want[s, k] - have[s, k]) / want[s, k]  *  counts[d, k] / total[k]
 

@@ -55,7 +55,7 @@ from sa_plugin.show.result import (
 from sa_plugin.statistics.bootstrap import GROUPS, resample_documents
 from sa_plugin.statistics.confusion import exceeds, reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
-from sa_plugin.statistics.interval import ENOUGH
+from sa_plugin.statistics.interval import FEW
 
 CONDITIONAL = (
     "Intervals are over source documents with vectors, thresholds, deltas and layers held fixed: "
@@ -87,7 +87,7 @@ class Ground:
 
     @property
     def made(self) -> str:
-        """How intervals were made, and a caution where documents are few."""
+        """How intervals were made, and what they leave out."""
         n, seed = self.n_documents, self.resampling.seed
         words = f"Intervals: each of {n} documents left out in turn"
         if n > GROUPS:
@@ -95,7 +95,7 @@ class Ground:
         words += ", Student's t."
         if self.unknown:
             words = f"{words} {unknown_words(self.unknown)}"
-        return words if n >= ENOUGH else f"{words} {n} are few documents: intervals hold, and are wide."
+        return words
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,7 @@ class Evaluation(Result):
                 verb = "lose to"
             else:
                 verb = "tie with" if by.low <= 0 <= by.high else "cannot be compared with"
-            found[verb].append(f"{name} ({short(by, sign=True)})")
+            found[verb].append(f"{name} ({short(by, sign=True).removesuffix(FEW).rstrip()})")
         said = "; ".join(f"{verb} {', '.join(names)}" for verb, names in found.items() if names)
         level = 100 * self.ground.resampling.level
         sure = [name for name, mark in self.stars.items() if mark == "**"]
@@ -324,11 +324,12 @@ class Evaluation(Result):
         plots.gap_whiskers(right, by, without=methods.TAIL)
         right.set_yticks(range(len(order)), [self.stars.get(name, "") for name in order])
         plots.words(right, title="minus SuperActivators, paired", x="difference of weighted F1")
-        caution = " Few documents." if self.ground.n_documents < ENOUGH else ""
         plots.note(
             figure,
             f"Bars: {100 * self.ground.resampling.level:g} % over documents, conditional on train and "
-            f"calibration. {star_words(len(self.stars))}{caution}",
+            f"calibration. {star_words(len(self.stars))}",
+            f1,
+            by,
         )
         return figure
 

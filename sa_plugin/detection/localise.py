@@ -285,6 +285,7 @@ class LocalisationMetrics(Result):
             figure,
             f"Bars: {100 * self.ground.resampling.level:g} % over documents, conditional on train and "
             "calibration. Agreement with labels is not evidence.",
+            self.concept_f1.sel(method=[RAW, LOCALISED], concept=known),
         )
         return figure
 

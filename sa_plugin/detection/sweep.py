@@ -104,7 +104,9 @@ class SparsityCurve(Result):
         plots.words(ax, title=f"layer {self.layer}", x="delta", y=f"weighted F1, {self.split}")
         plots.legend(ax)
         plots.note(
-            figure, f"Bands: {100 * self.f1.level:g} % over documents. Peaks are picked on this split."
+            figure,
+            f"Bands: {100 * self.f1.level:g} % over documents. Peaks are picked on this split.",
+            self.f1,
         )
         return figure
 

@@ -189,6 +189,9 @@ class Ablation(Result):
             figure,
             f"{self.settings['split']} split; bars: {100 * change.level:g} % over documents. "
             "Not compared with other heads: see ablation_curve.",
+            before,
+            after,
+            change,
         )
         return figure
 

@@ -260,7 +260,7 @@ class HeadAlignment(Result):
         return sorted(heads, key=lambda one: -len(one[1]))
 
     def numbers(self) -> dict[str, Drawn]:
-        """Every measure over blocks, heads and concepts; those without draws have no interval."""
+        """Every measure over blocks, heads and concepts; those of the weights have no interval."""
         data, weights = self.data, self.weights
         exact = {
             "called": self.called,

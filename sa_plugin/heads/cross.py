@@ -131,6 +131,7 @@ class CrossAblation(Result):
             figure,
             f"{self.mode} ablation; means over {len(self.runs)} ablated concepts, bars over documents. "
             "Concepts that share heads lose together.",
+            *map(self.effect, CROSS_EFFECTS),
         )
         return figure
 

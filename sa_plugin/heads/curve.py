@@ -267,7 +267,7 @@ class AblationCurve(Result):
                 ax.errorbar(at, mean, [mean - low, high - mean], color=colour, ls=dashes, lw=1, label=family)
             top = [self.after(k, "top").sel(set=0, metric=metric) for k in self.ks]
             value, low, high = np.array([(t.estimate, t.low, t.high) for t in top]).T
-            ax.errorbar(
+            _, _, (bars,) = ax.errorbar(
                 places,
                 value,
                 [value - low, high - value],
@@ -277,6 +277,7 @@ class AblationCurve(Result):
                 ms=4,
                 label=f"top, {100 * top[0].level:g} %",
             )
+            bars.set_linestyle(plots.dashes_of(stack(dict(enumerate(top)), "k")))
             ax.set_xticks(places, [str(k) for k in self.ks])
             ax.margins(x=0.12)
             plots.words(ax, title=metric, x="heads kept" if self.keep else "heads ablated", y=unit_of(metric))
@@ -287,6 +288,7 @@ class AblationCurve(Result):
             f"Mean over {len(first.concepts)} concepts, {first.settings['split']} split, {self.mode} "
             "ablation. Top: interval over documents; controls: mean and range of their sets. No error rate "
             "is controlled over k, metrics and families.",
+            *(self.after(k, "top").sel(set=[0], metric=shown) for k in self.ks),
         )
         return figure
 

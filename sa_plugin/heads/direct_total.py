@@ -178,7 +178,8 @@ class DirectTotal(Result):
         mean = np.nan_to_num(total).mean(1)
         for ax, name in zip(np.ravel(axes), cheap, strict=True):
             guess = self._share(self._effects[name])
-            ax.vlines(guess.ravel(), low.ravel(), high.ravel(), color=plots.OUT_COLOUR, lw=0.6)
+            look = {"color": plots.OUT_COLOUR, "lw": 0.6, "ls": plots.dashes_of(self.total)}
+            ax.vlines(guess.ravel(), low.ravel(), high.ravel(), **look)
             ax.plot(guess.ravel(), total.ravel(), "o", color=plots.TAIL_COLOUR, ms=3)
             ends = np.array([np.nanmin([guess, total]), np.nanmax([guess, total])])
             ax.plot(ends, ends, color=plots.TEXT_COLOUR, lw=0.8, ls="--", zorder=0)
@@ -196,6 +197,7 @@ class DirectTotal(Result):
             figure,
             f"{self.settings['split']} split; bars: {100 * self.total.level:g} % over documents; dashed: "
             "equal. Neither is said to be the right one.",
+            self.total,
         )
         return figure
 

@@ -17,7 +17,7 @@ from sa_plugin.passes.layout import unknown_notes
 from sa_plugin.show import plots
 from sa_plugin.show.html import Markup, el
 from sa_plugin.show.maps import MAP_STYLE, shaded_picture, shaded_text
-from sa_plugin.show.result import FORMAT, Result, Sheet, clean, exact, number, signed
+from sa_plugin.show.result import FORMAT, Result, Sheet, clean, ends_text, exact, number, signed
 from sa_plugin.statistics.drawn import Drawn
 
 # The effects that are printed; the others are in the table.
@@ -228,9 +228,10 @@ class HeadLedger(Result):
         Returns:
             One row a component and concept, ranked by |excess| (else |lift|, |contrast|) over
             |total of the lift (contrast)|, so that concepts with scores of different scale can be
-            ranked together; with every effect and its interval. Concepts whose tail lies in a
+            ranked together; with every effect and its interval. Concepts whose tail lies in
             fewer than three documents have no interval and are left out. The first of many `candidates` are
-            large partly by chance, in every effect; ablate, or look at another split.
+            large partly by chance, in every effect; ablate, or look at another split. Each effect's
+            `_note` says where few documents carry it.
         """
         if concept is not None:
             require_known("concept", concept, dict.fromkeys(column.concept for column in self.columns))
@@ -273,6 +274,7 @@ class HeadLedger(Result):
         for name, effect in self.effects.items():
             ends = (effect.terms.estimate, effect.terms.low, effect.terms.high)
             row |= {name + e: float(v[i, k]) for e, v in zip(("", "_low", "_high"), ends, strict=True)}
+            row[f"{name}_note"] = str(effect.terms.notes[i, k])
         return row
 
     def rows(self) -> list[dict[str, Any]]:
@@ -284,16 +286,16 @@ class HeadLedger(Result):
         cells = self._cells()
         rows = []
         for name, effect in self.effects.items():
-            rows += [{**self._labels(i, k), **_cell(name, effect.terms, i, k)} for i, k in cells]
+            rows += [{**self._labels(i, k), **effect.terms.row(name, i, k)} for i, k in cells]
             for k, column in enumerate(self.columns):
                 of = {"concept": column.concept, "at_layer": column.layer}
                 for block in range(self.depths[k]):
                     labels = {**of, "component": f"block {block}", "kind": "block", "block": block}
-                    rows.append({**labels, **_cell(name, effect.blocks, block, k)})
-                rows.append({**of, "component": "total", "kind": "total", **_cell(name, effect.total, k)})
+                    rows.append({**labels, **effect.blocks.row(name, block, k)})
+                rows.append({**of, "component": "total", "kind": "total", **effect.total.row(name, k)})
                 rows.append(exact(f"{name} tokens", int(effect.n_tokens[k]), **of, kind="total"))
                 rows += [
-                    {**of, "kind": kind, **_cell(f"{name} share", effect.shares, j, k)}
+                    {**of, "kind": kind, **effect.shares.row(f"{name} share", j, k)}
                     for j, kind in enumerate(COMPONENT_KINDS)
                 ]
         return rows
@@ -412,7 +414,10 @@ class HeadLedger(Result):
         who = concept or f"mean of {n} scores"
         plots.words(left, title=f"{who}: {self.ranked_by}", x="head", y="block")
         self._bars(right, [self.scores[k] for k in chosen], whole)
-        plots.note(figure, self._plot_note())
+        shares = self.effects[whole].shares.sel(
+            score=[self.scores[k] for k in chosen], kind=list(_DRAWN_KINDS)
+        )
+        plots.note(figure, self._plot_note(), shares)
         return figure
 
     def _mean_map(self, chosen: Sequence[int], whole: str) -> tuple[Float[np.ndarray, "block head"], int]:
@@ -455,17 +460,11 @@ class HeadLedger(Result):
         )
 
 
-def _cell(measure: str, drawn: Drawn, *at: int) -> dict[str, Any]:
-    return {
-        "measure": measure,
-        "value": float(drawn.estimate[at]),
-        "low": float(drawn.low[at]),
-        "high": float(drawn.high[at]),
-    }
-
-
 def _head_line(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    cells = (f"{signed(row[n])} [{signed(row[f'{n}_low'])}, {signed(row[f'{n}_high'])}]" for n in names)
+    cells = []
+    for n in names:
+        low, high, note = (row[f"{n}_{end}"] for end in ("low", "high", "note"))
+        cells.append(f"{signed(row[n])} {ends_text(low, high, note, sign=True)}")
     return [f"{row['component']} -> {row['concept']} at {row['at_layer']}", *cells]
 
 

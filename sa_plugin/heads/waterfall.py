@@ -263,9 +263,8 @@ class Waterfall(Result):
             at = [x for x, step in enumerate(steps) if step.kind == kind]
             if at:
                 ax.bar(at, heights.estimate[at], 0.9, bottom=start[at], color=colour, label=label)
-        ax.vlines(
-            range(len(steps)), start + heights.low, start + heights.high, color=plots.TEXT_COLOUR, lw=0.8
-        )
+        ends, dashes = (start + heights.low, start + heights.high), plots.dashes_of(heights)
+        ax.vlines(range(len(steps)), *ends, color=plots.TEXT_COLOUR, lw=0.8, ls=dashes)
         ax.plot(range(len(level)), level, color=plots.TEXT_COLOUR, lw=0.8, drawstyle="steps-mid")
         plots.zero(ax, upright=False)
         blocks = [step.block for step in steps]
@@ -279,6 +278,7 @@ class Waterfall(Result):
             figure,
             f"Whiskers: {100 * heights.level:g} % over documents. Tokens were chosen by the sum at the end, "
             "so steps are lifted by selection.\nDirect contributions, no causal effects.",
+            heights,
         )
         return figure
 

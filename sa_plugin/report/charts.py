@@ -19,6 +19,7 @@ from jaxtyping import Float
 from sa_plugin.show import plots
 from sa_plugin.show.html import MAXTOK, OWN, Markup, Real, interval, small, tick, typeset
 from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.statistics.interval import ENOUGH, FEW
 
 WIDTH = 4.7
 """Of a panel, in inches."""
@@ -48,12 +49,15 @@ def _drawn_once(draw: Callable[..., _Made]) -> Callable[..., _Made]:
     return remembered
 
 
-def stored(values: Sequence[Any], bounds: Any = None, **axes: Sequence[Any]) -> Drawn:
+def stored(
+    values: Sequence[Any], bounds: Any = None, documents: Sequence[int] = (), **axes: Sequence[Any]
+) -> Drawn:
     """Numbers of the record with their intervals; None becomes NaN.
 
     Args:
         values: Of the shape of the axes.
         bounds: The same with `[low, high]` or None at each place; by default no intervals.
+        documents: How many carry each label of the first axis, where that is known.
         **axes: Labels of each axis, in order.
     """
     shape = tuple(len(labels) for labels in axes.values())
@@ -64,7 +68,10 @@ def stored(values: Sequence[Any], bounds: Any = None, **axes: Sequence[Any]) -> 
         for k in at:
             pair = None if pair is None else pair[k]
         ends[at] = (np.nan, np.nan) if pair is None else [np.nan if end is None else end for end in pair]
-    return Drawn(found[..., None], dict(axes), "none", np.zeros(0), kept=(ends[..., 0], ends[..., 1]))
+    carried = np.zeros(0)
+    if documents:
+        carried = (np.arange(max(documents)) < np.array(documents)[:, None]).astype(np.float64)
+    return Drawn(found[..., None], dict(axes), "mean", carried, kept=(ends[..., 0], ends[..., 1]))
 
 
 def floats(values: Sequence[Any]) -> np.ndarray:
@@ -72,15 +79,24 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
+def _dotted(drawn: Drawn) -> str:
+    return f" (dotted: {FEW})" if plots.dashes_of(drawn) == ":" else ""
+
+
 @_drawn_once
-def method_charts(rows: Sequence[Block], floor: Real | None, prefix: str) -> list[Markup]:
+def method_charts(rows: Sequence[Block], floor: Real | None, n_documents: int, prefix: str) -> list[Markup]:
     """Weighted F1 by method, and the paired differences to SuperActivators."""
     names = [row["method"] for row in rows]
-    f1 = stored([row["weighted_f1"] for row in rows], [row["interval"] for row in rows], method=names)
+    f1 = stored(
+        [row["weighted_f1"] for row in rows],
+        [row["interval"] for row in rows],
+        [n_documents] * len(rows),
+        method=names,
+    )
     others = [row for row in rows if row["difference"] is not None]
     figure, ax = plots.new_figure(WIDTH, 0.7 + 0.24 * len(rows))
     plots.method_whiskers(ax, f1, float("nan") if floor is None else floor)
-    plots.words(ax, x="weighted F1, test")
+    plots.words(ax, x=f"weighted F1, test{_dotted(f1)}")
     words = "; ".join(
         f"{row['method']} {typeset(row['weighted_f1'])} {interval(row['interval'])}" for row in rows
     )
@@ -89,11 +105,12 @@ def method_charts(rows: Sequence[Block], floor: Real | None, prefix: str) -> lis
         by = stored(
             [row["difference"] for row in others],
             [row["difference_interval"] for row in others],
+            [n_documents] * len(others),
             method=[row["method"] for row in others],
         )
         figure, ax = plots.new_figure(WIDTH, 0.7 + 0.24 * len(rows))
         plots.gap_whiskers(ax, by)
-        plots.words(ax, x="method minus SuperActivators, paired")
+        plots.words(ax, x=f"method minus SuperActivators, paired{_dotted(by)}")
         words = "; ".join(f"{row['method']} {typeset(row['difference'], signed=True)}" for row in others)
         drawn.append(plots.svg(figure, "Differences to SuperActivators", words, f"{prefix}gap"))
     return drawn
@@ -104,7 +121,8 @@ def concept_chart(rows: Sequence[Block], prefix: str) -> Markup:
     """Test F1 by concept: SuperActivators with intervals, MaxTok and the best other method."""
     names = [row["concept"] for row in rows]
     figure, ax = plots.new_figure(WIDTH, 1.0 + 0.3 * len(rows))
-    own = stored([row["own"] for row in rows], [row["interval"] for row in rows], concept=names)
+    documents = [row.get("documents") or ENOUGH for row in rows]
+    own = stored([row["own"] for row in rows], [row["interval"] for row in rows], documents, concept=names)
     plots.whiskers(ax, own, colours=plots.TAIL_COLOUR, offset=-0.2, label=OWN)
     for key, label, offset, look in (
         ("maxtok", MAXTOK, 0.0, {"marker": "D", "color": plots.IN_COLOUR, "fillstyle": "none"}),
@@ -118,7 +136,7 @@ def concept_chart(rows: Sequence[Block], prefix: str) -> Markup:
             label=label,
             **look,
         )
-    plots.words(ax, x="F1, test")
+    plots.words(ax, x=f"F1, test{_dotted(own)}")
     _key_below(ax, 3)
     words = "; ".join(f"{row['concept']} {typeset(row['own'])}" for row in rows)
     return plots.svg(figure, "Test F1 by concept", words, f"{prefix}concepts")

@@ -92,14 +92,15 @@ def _primary(block: Block) -> dict[str, Any]:
 
 def _detection(block: Block, prefix: str) -> dict[str, Any]:
     """Methods by weighted F1, and what is not won."""
-    rows = by_weighted_f1(block["methods"])
+    rows, n = by_weighted_f1(block["methods"]), block["n_documents"]
     floor = method_of(rows, ALWAYS)
     heading, said = words.standing(rows)
     return {
         "rows": [{**row, "own": row["method"] == OWN, "sign": _sign(row, len(rows) - 1)} for row in rows],
-        "charts": charts.method_charts(rows, floor and floor["weighted_f1"], f"{prefix}method-"),
+        "charts": charts.method_charts(rows, floor and floor["weighted_f1"], n, f"{prefix}method-"),
         "n_samples": block["n_samples"],
-        "n_documents": block["n_documents"],
+        "n_documents": n,
+        "few": n < ENOUGH,
         "heading": heading,
         "said": said,
     }
@@ -137,6 +138,7 @@ def _tested(row: Block | None) -> dict[str, Any]:
         "top": max((v for v in three if v is not None), default=None),
         "interval": ((row or {}).get("interval") or {}).get(OWN),
         "n_positive": row and row["n_positive"],
+        "documents": (row or {}).get("documents"),
         "few": ((row or {}).get("documents") or ENOUGH) < ENOUGH,
     }
 

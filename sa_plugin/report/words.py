@@ -53,7 +53,7 @@ def verdict(results: Mapping[str, Any]) -> str:
     sentences = [_standing(kind, own, rows), *_sides(others), _maxtok(rows), _floor(rows)]
     sentences += [_deltas(block.get("choices", [])), _tail_alone(block.get("sparsity"))]
     sentences.append(
-        "Intervals resample documents of the test split with vectors, thresholds and choices "
+        "Intervals leave out each document of the test split in turn, with vectors, thresholds and choices "
         "held fixed: they are conditional on the train and calibration splits."
     )
     return " ".join(sentence for sentence in sentences if sentence)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from sa_plugin.show.html import ALWAYS, MAXTOK, OWN, Markup, el
-from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.statistics.drawn import Drawn, few_words
+from sa_plugin.statistics.interval import FEW
 
 TAIL_COLOUR = "#ce5410"
 IN_COLOUR = "#1a6fae"
@@ -99,8 +101,11 @@ def legend(ax: Any, *, outside: bool = True) -> None:
         one.set_parse_math(False)
 
 
-def note(figure: Any, words: str) -> None:
-    """What the picture does not show, under it."""
+def note(figure: Any, words: str, *shown: Drawn) -> None:
+    """What the picture does not show, under it, and whether few documents carry the numbers shown."""
+    # Twenty characters of this size fill an inch.
+    few = textwrap.fill(few_words(shown, " (dotted)"), int(20 * figure.get_figwidth()))
+    words = "\n".join(filter(None, (words, few)))
     figure.supxlabel(words, fontsize=7, x=0.01, ha="left", color=TEXT_COLOUR, parse_math=False)
 
 
@@ -134,6 +139,8 @@ def line(
     )
     if band and np.isfinite(drawn.low).any():
         ax.fill_between(labels, drawn.low, drawn.high, color=colour, alpha=0.15, lw=0)
+        if dashes_of(drawn) == ":":
+            ax.fill_between(labels, drawn.low, drawn.high, color="none", edgecolor=colour, lw=0.8, ls=":")
     return found
 
 
@@ -144,6 +151,11 @@ def _layer_ticks(ax: Any, layers: Sequence[int]) -> None:
     every = sorted({int(one) for one in (*before, *layers)})
     shown = every[:: -(-len(every) // MOST_LAYERS) or 1]
     ax.set_xticks(shown, [str(one) for one in shown])
+
+
+def dashes_of(drawn: Drawn) -> str:
+    """Of the ends of intervals of which few documents carry some."""
+    return ":" if np.any(drawn.notes == FEW) else "-"
 
 
 def whiskers(
@@ -158,6 +170,8 @@ def whiskers(
 ) -> None:
     """A number of one axis as points with their intervals, one row a label, the first on top.
 
+    An interval that few documents carry is dotted.
+
     Args:
         ax: Where.
         drawn: The number.
@@ -171,12 +185,13 @@ def whiskers(
         raise ValueError(f"whiskers show a number of one axis, not {drawn!r}: choose with .sel(...).")
     (labels,) = drawn.axes.values()
     each = [colours] * len(labels) if isinstance(colours, str) else list(colours)
-    for place, (value, low, high) in enumerate(zip(drawn.estimate, drawn.low, drawn.high, strict=True)):
+    cells = zip(drawn.estimate, drawn.low, drawn.high, drawn.notes == FEW, strict=True)
+    for place, (value, low, high, few) in enumerate(cells):
         at = place + offset
         if labels[place] == without:
             continue
         if np.isfinite(low) and np.isfinite(high):
-            ax.plot([low, high], [at, at], color=each[place], lw=1.5)
+            ax.plot([low, high], [at, at], color=each[place], lw=1.5, ls=":" if few else "-")
         said = label if place == 0 and label else None
         fill = {"markerfacecolor": "none", "markeredgewidth": 1.3} if hollow else {}
         ax.plot([value], [at], "o", color=each[place], ms=4.5, label=said, **fill)

@@ -5,7 +5,7 @@ sheets that people read (their cells as text) and its picture; the base makes of
 
     print(result)        the sheets as aligned text
     result in a notebook the same sheets as HTML tables
-    result.table()       every number in long form: labels, measure, value, low, high
+    result.table()       every number in long form: labels, measure, value, low, high, note
     result.to_dict()     every number and setting, ready for JSON
     result.plot()        a matplotlib figure made for the result's question
     result.save(path)    the dictionary as a file, with the user's texts or without
@@ -32,7 +32,8 @@ import numpy as np
 
 from sa_plugin._face import Carries, face_methods
 from sa_plugin.show.html import Markup, el
-from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.statistics.drawn import Drawn, few_words
+from sa_plugin.statistics.interval import FEW
 
 FORMAT = 1
 """Of the dictionaries that results become."""
@@ -46,6 +47,8 @@ WIDEST = 120
 class Sheet:
     """One table as people read it: every cell is text already.
 
+    What is to say of every interval of a column, such as "few documents", stands in its header.
+
     Attributes:
         header: Of the columns.
         rows: As many cells each; the first column is set to the left, as are columns of words, numbers to
@@ -58,6 +61,18 @@ class Sheet:
     rows: Sequence[Sequence[str]]
     title: str = ""
     notes: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        header, rows = list(self.header), [list(row) for row in self.rows]
+        for k in range(len(header)):
+            column = [row[k] for row in rows]
+            said = [cell.endswith(FEW) for cell in column]
+            if any(said) and not any(cell.endswith("]") for cell in column):
+                header[k] = f"{header[k]}, {FEW}"
+                for row in rows:
+                    row[k] = row[k].removesuffix(FEW).rstrip()
+        object.__setattr__(self, "header", header)
+        object.__setattr__(self, "rows", rows)
 
     def text(self) -> str:
         """Aligned text."""
@@ -144,12 +159,19 @@ class Shown(Carries):
         return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def table(self) -> Any:
-        """Every number in long form, as a DataFrame: labels, measure, value, low, high."""
+        """Every number in long form, as a DataFrame: labels, measure, value, low, high, note.
+
+        `note` says that few documents carry a number, or why it has no interval.
+        """
         return long_frame(self.rows())
+
+    def cautions(self) -> Sequence[str]:
+        """Sentences under all sheets: what the numbers do not show."""
+        return [self.about]
 
     def summary(self) -> str:
         """The sheets as text, and what they do not show."""
-        return "\n".join([*(sheet.text() for sheet in self.sheets()), *_wrapped([self.about])])
+        return "\n".join([*(sheet.text() for sheet in self.sheets()), *_wrapped(self.cautions())])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.headline()})"
@@ -158,7 +180,7 @@ class Shown(Carries):
         return self.summary()
 
     def _repr_html_(self) -> str:
-        notes = [el("p", self.about, style="margin:.3em 0;opacity:.8")] if self.about else []
+        notes = [el("p", one, style="margin:.3em 0;opacity:.8") for one in self.cautions() if one]
         return str(el("div", el("strong", repr(self)), *(sheet.html() for sheet in self.sheets()), *notes))
 
 
@@ -176,6 +198,10 @@ class Result(Shown):
                 found |= {str(name): drawn for name, drawn in value.items() if isinstance(drawn, Drawn)}
         return found
 
+    def cautions(self) -> Sequence[str]:
+        """How many of the numbers few documents carry, and what all of them do not show."""
+        return [few_words(numbers_in(self)), self.about]
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `table`."""
         return [row for name, drawn in self.numbers().items() for row in drawn.rows(name)]
@@ -184,6 +210,22 @@ class Result(Shown):
         """Every number and setting, JSON-ready; what is not defined is None."""
         content = {one.name: clean(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
         return {"format": FORMAT, "kind": type(self).__name__, **content}
+
+
+def numbers_in(value: Any) -> list[Drawn]:
+    """Every `Drawn` in a value made of results, dataclasses, mappings and sequences, at any depth."""
+    if isinstance(value, Drawn):
+        return [value]
+    if isinstance(value, Mapping):
+        return [drawn for one in value.values() for drawn in numbers_in(one)]
+    if isinstance(value, list | tuple):
+        # Samples and trials are many and alike: without a number in the first there is none.
+        return (
+            [drawn for one in value for drawn in numbers_in(one)] if any(map(numbers_in, value[:1])) else []
+        )
+    if is_dataclass(value) and (isinstance(value, Result) or not isinstance(value, Shown | type)):
+        return numbers_in({one.name: getattr(value, one.name) for one in fields(value)})
+    return []
 
 
 def without_keys(value: Any, names: Sequence[str]) -> Any:
@@ -201,16 +243,17 @@ def without_keys(value: Any, names: Sequence[str]) -> Any:
 
 
 def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows in long form as a DataFrame: labels first, then measure, value, low, high."""
+    """Rows in long form as a DataFrame: labels first, then measure, value, low, high, note."""
     pandas = importlib.import_module("pandas")
-    last = ["measure", "value", "low", "high"]
+    last = ["measure", "value", "low", "high", "note"]
     labels = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in last]
     return pandas.DataFrame([dict(row) for row in rows], columns=[*labels, *last])
 
 
 def exact(measure: str, value: float | int | np.number, **labels: Any) -> dict[str, Any]:
     """A row in long form of a number that has no interval."""
-    return {**labels, "measure": measure, "value": float(value), "low": math.nan, "high": math.nan}
+    ends = {"low": math.nan, "high": math.nan, "note": ""}
+    return {**labels, "measure": measure, "value": float(value), **ends}
 
 
 def short(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
@@ -219,12 +262,16 @@ def short(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def bounds_text(drawn: Drawn, digits: int = 3, *, sign: bool = False) -> str:
-    """An interval alone as text: "[0.680, 0.778]", and what is to say of it: "few documents"."""
+    """An interval alone as text: "[0.680, 0.778]", and what is to say of it; or why there is none."""
+    return ends_text(drawn.low, drawn.high, drawn.caution, digits, sign=sign)
+
+
+def ends_text(low: float, high: float, note: str, digits: int = 3, *, sign: bool = False) -> str:
+    """The same of its ends and its note."""
+    if note and np.isnan(low) and np.isnan(high):
+        return note
     show = signed if sign else number
-    if drawn.caution and np.isnan(drawn.low) and np.isnan(drawn.high):
-        return drawn.caution
-    ends = f"[{show(drawn.low, digits)}, {show(drawn.high, digits)}]"
-    return " ".join(filter(None, (ends, drawn.caution)))
+    return f"[{show(low, digits)}, {show(high, digits)}] {note}".rstrip()
 
 
 def star_marks(family: Drawn) -> Any:

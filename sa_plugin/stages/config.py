@@ -119,7 +119,7 @@ class RunPart:
         kinds: Concept kinds.
         primary: Kind that figures, findings and attribution show first.
         stages: "detection" always; the others of `plan.STAGES` if asked for.
-        draws: Resamples of source documents.
+        draws: Bootstrap draws of source documents, for quantiles.
         seed: Of every random choice.
         batch_tokens: Tokens in a batch, padding included.
     """

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin._check import did_you_mean
 from sa_plugin._face import face
-from sa_plugin.statistics.interval import ENOUGH, LEAST, Bounds, bounds_of, carriers, family
+from sa_plugin.statistics.interval import ENOUGH, FEW, LEAST, NONE, Bounds, bounds_of, carriers, family
 
 
 @face
@@ -104,14 +104,19 @@ class Drawn:
     @property
     def caution(self) -> str:
         """Of a number without axes: why it has no interval, that few documents carry it, or nothing."""
-        m, kind = int(self.documents), str(self.kind)
-        if self.kept is not None:
-            return ""
-        if kind == "none":
-            return "no interval: biased"
-        if m < LEAST:
-            return f"no interval: carried by {m} of {LEAST} documents needed" if self.units else ""
-        return "few documents" if m < ENOUGH else ""
+        return str(self.notes)
+
+    @cached_property
+    def notes(self) -> Any:
+        """The same of every cell: a text, or an array of texts over `axes`; a record has none."""
+        found = np.full(self.values.shape[:-1], "", dtype=object)
+        if self.units:
+            m = np.asarray(self.documents)
+            found[m < ENOUGH] = FEW
+            for n in range(LEAST):
+                found[m == n] = f"{NONE} {n} of {LEAST} documents needed"
+            found[np.broadcast_to(self.kind, found.shape) == "none"] = "no interval: biased"
+        return found[()]
 
     @property
     def estimate(self) -> Any:
@@ -233,21 +238,32 @@ class Drawn:
         return replace(self, values=np.asarray(mean), axes=axes, kind=kind, carried=self.carried.sum(at))
 
     def rows(self, measure: str) -> list[dict[str, Any]]:
-        """Long form: one row a cell, with its labels, the measure's name, value, low and high."""
-        low, high = (np.asarray(one) for one in self.bounds)
-        estimate = np.asarray(self.estimate)
+        """Long form: one row a cell, with its labels, the measure's name, value, low, high and `notes`."""
         names = list(self.axes)
         labels = [list(self.axes[name]) for name in names]
         return [
             {
                 **{name: labels[k][i] for k, (name, i) in enumerate(zip(names, at, strict=True))},
-                "measure": measure,
-                "value": float(estimate[at]),
-                "low": float(low[at]),
-                "high": float(high[at]),
+                **self.row(measure, *at),
             }
-            for at in np.ndindex(estimate.shape)
+            for at in np.ndindex(self.values.shape[:-1])
         ]
+
+    def row(self, measure: str, *at: int) -> dict[str, Any]:
+        """One cell of the long form, without its labels.
+
+        Args:
+            measure: Name.
+            *at: Place on every axis.
+        """
+        low, high = (np.asarray(one) for one in self.bounds)
+        return {
+            "measure": measure,
+            "value": float(self.values[(*at, 0)]),
+            "low": float(low[at]),
+            "high": float(high[at]),
+            "note": str(np.asarray(self.notes)[at]),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Axes, estimate, interval and the documents that carry it, as nested lists; not the columns."""
@@ -292,6 +308,29 @@ def stack(parts: Mapping[Any, Drawn], axis: str, *, last: bool = False) -> Drawn
         carried=_stacked([one.carried for one in found], place),
         kept=kept,
     )
+
+
+def few_words(shown: Iterable[Drawn], mark: str = "") -> str:
+    """How many of some numbers few documents carry, and how many so few that there is no interval.
+
+    Args:
+        shown: The numbers.
+        mark: How the former look, in brackets.
+    """
+    notes = [np.atleast_1d(one.notes).ravel() for one in shown]
+    said = np.concatenate(notes) if notes else np.zeros(0, dtype=object)
+    few, none = (int(sum(str(one).startswith(words) for one in said)) for words in (FEW, NONE))
+    found = []
+    if few:
+        found.append(
+            f"Few documents, {LEAST} to {ENOUGH - 1}, carry {few} of {len(said)} numbers{mark}: "
+            "intervals hold, and are wide."
+        )
+    if none:
+        found.append(
+            f"Of {len(said)} numbers {none} have no interval: fewer than {LEAST} documents carry them."
+        )
+    return " ".join(found)
 
 
 def scarcer(

@@ -50,6 +50,8 @@ Bounds: TypeAlias = tuple[Any, Any]
 """Lower and upper ends, arrays of one shape or two floats."""
 LEAST, ENOUGH = 3, 10
 """Documents that carry a statistic: below the first no interval, below the second a caution."""
+FEW, NONE = "few documents", "no interval: carried by"
+"""The caution, and how the reason of a refusal begins."""
 _FLAT = 1e-12
 # Draws of a family: the adjusted p of a borderline star is known to .002.
 _FAMILY_DRAWS = 10_000

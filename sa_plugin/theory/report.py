@@ -7,7 +7,7 @@ the prediction and the controls, which have no interval drawn; `table` has the d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -81,7 +81,7 @@ class TheoryReport(Result):
 
     about: ClassVar[str] = (
         "Formulas are a reconstruction from the verbal claims of arXiv 2512.05038, not the paper's "
-        "own; intervals resample documents with the vectors fixed; nothing here shows a cause."
+        "own; intervals leave out each document in turn with the vectors fixed; nothing here shows a cause."
     )
 
     def headline(self) -> str:
@@ -277,7 +277,7 @@ class TheoryReport(Result):
             if k == 1:
                 plots.legend(ax)
         figure.suptitle(f"{concept}, {direction} vectors", fontsize=10, parse_math=False)
-        self._note(figure)
+        self._note(figure, [found[name] for name in _PANELS])
         return figure
 
     def plot_quantity(self, name: str, concept: str, direction: str = "fixed") -> Any:
@@ -296,7 +296,7 @@ class TheoryReport(Result):
         _draw(ax, q)
         plots.words(ax, title=f"{q.theorem}, {concept}, {direction} vectors", x="block", y=name)
         plots.legend(ax)
-        self._note(figure)
+        self._note(figure, [q])
         return figure
 
     def plot_tenths(self, concept: str, layer: int, direction: str = "fixed") -> Any:
@@ -319,10 +319,10 @@ class TheoryReport(Result):
         plots.note(figure, "Tenths are ranked on a: noise in a flattens these slopes.")
         return figure
 
-    def _note(self, figure: Any) -> None:
+    def _note(self, figure: Any, shown: Sequence[Quantity]) -> None:
         level = f"{100 * float(self.settings['level']):g} %"
         words = "Predictions are our reconstruction; no cause is shown."
-        plots.note(figure, f"Bands: {level} over documents. {words}")
+        plots.note(figure, f"Bands: {level} over documents. {words}", *(q.measured for q in shown))
 
 
 def _draw(ax: Any, q: Quantity) -> None:

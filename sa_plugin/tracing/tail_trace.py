@@ -237,6 +237,7 @@ class TailTrace(Result):
             f"over {s.n_documents} documents, conditional on vectors and cuts.\nAUROC and overlap describe "
             "the bulk, not the tail; coverage of positives means nothing without that of negatives; in-mass "
             "is no precision.",
+            *(shown[name] for _, _, lines in _panels(self.settings) for name in lines),
         )
         return figure
 

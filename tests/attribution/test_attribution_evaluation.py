@@ -299,7 +299,7 @@ def test_a_comparison_prints_and_draws(comparison):
     assert "95 % intervals over documents" in said
     assert "The comparison holds for this model, data, baseline and detector." in text
     table = comparison.table()
-    assert list(table)[-4:] == ["measure", "value", "low", "high"]
+    assert list(table)[-5:] == ["measure", "value", "low", "high", "note"]
     # Each objective, and the difference of the second.
     assert len(table) == 3 * len(comparison.contrasts)
     one = comparison.contrasts[-1]

@@ -236,7 +236,7 @@ def test_data_show_their_counts_in_every_form():
     assert "\n" not in repr(made)
     assert repr(made).startswith("ConceptData('animals', 2 concepts, train / cal / test = ")
     table = made.table()
-    assert list(table.columns) == ["split", "concept", "measure", "value", "low", "high"]
+    assert list(table.columns) == ["split", "concept", "measure", "value", "low", "high", "note"]
     assert len(table) == 3 * (1 + 2) * 2
     for split in ("train", "cal", "test"):
         for concept in made.concepts:

@@ -61,7 +61,7 @@ def test_everything_shows_itself(shown, name):
     assert str(result) == result.summary()
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert result.plot().axes
-    assert {"measure", "value", "low", "high"} <= set(result.table().columns)
+    assert {"measure", "value", "low", "high", "note"} <= set(result.table().columns)
     page = result._repr_html_()
     assert "<script" not in page
     assert not re.search(r"https?://", page)

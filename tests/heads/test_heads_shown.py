@@ -92,8 +92,8 @@ def test_text_and_notebook_show_the_same_cells_and_what_they_do_not_show(result)
 
 def test_the_table_is_in_long_form_and_the_dictionary_is_json(result):
     table = result.table()
-    assert list(table.columns[-4:]) == ["measure", "value", "low", "high"]
-    assert not table.drop(columns=["value", "low", "high"]).duplicated().any()
+    assert list(table.columns[-5:]) == ["measure", "value", "low", "high", "note"]
+    assert not table.drop(columns=["value", "low", "high", "note"]).duplicated().any()
     known = table.dropna(subset=["value", "low", "high"])
     if type(result).__name__ != "Ranking":
         assert len(known)

@@ -46,7 +46,7 @@ def test_results_are_readable(fake, fake_detector, data):
 def test_the_long_table_holds_terms_blocks_totals_and_shares(fake, fake_detector, data):
     found = ledger(fake, data, fake_detector)
     table = found.table()
-    assert list(table.columns)[-4:] == ["measure", "value", "low", "high"]
+    assert list(table.columns)[-5:] == ["measure", "value", "low", "high", "note"]
     lift = table[table.measure == "lift"]
     terms = lift[~lift.kind.isin(["block", "total"])]
     assert len(terms) == sum(1 + 3 * depth for depth in found.depths)

@@ -599,7 +599,7 @@ def test_concepts_in_few_documents_and_stars_of_the_family_are_told(fake: dict[s
     below = next(row for row in rows if row["difference_interval"][1] < 0)
     below["p_in_family"] = 0.001
     page = render_report(one)
-    assert page.count(">few documents<") == 1
+    assert page.count(">in few documents<") == 1
     assert page.count("▼▼</span>") + page.count("▲▲</span>") == 1
     assert f"with all {len(rows)} differences read as one family" in page
 

@@ -55,7 +55,7 @@ def test_each_shows_itself(shown, name):
     assert one.about.split()[0] in text
     assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["format"] == 1
     assert one.plot().axes
-    assert list(one.table().columns[-4:]) == ["measure", "value", "low", "high"]
+    assert list(one.table().columns[-5:]) == ["measure", "value", "low", "high", "note"]
 
 
 def test_cosines_are_those_of_the_vectors(case):

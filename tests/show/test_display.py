@@ -181,6 +181,16 @@ def test_a_wide_table_is_cut_between_columns():
     assert [cell for piece in pieces for cell in piece[3].split()[1:]] == rows[1][1:]
 
 
+def test_what_a_whole_column_says_of_its_intervals_stands_in_its_header():
+    few = "[0.1, 0.9] few documents"
+    every = Sheet(["method", "F1"], [["a", few], ["b", ""], ["c", "no interval: biased"]])
+    assert list(every.header) == ["method", "F1, few documents"]
+    assert [row[1] for row in every.rows] == ["[0.1, 0.9]", "", "no interval: biased"]
+    some = Sheet(["method", "F1"], [["a", few], ["b", "[0.2, 0.3]"]])
+    assert list(some.header) == ["method", "F1"]
+    assert some.rows[0][1] == few
+
+
 def test_html_is_escaped():
     shown = Sheet(["F1 < 1"], [["a & <b>"]], "x > y", ["<i>"]).html()
     assert "F1 &lt; 1" in shown

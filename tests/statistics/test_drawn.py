@@ -65,9 +65,10 @@ def test_a_record_keeps_its_interval_and_refuses_a_difference(drawn):
 def test_rows_are_long_and_complete(drawn):
     rows = drawn.rows("f1")
     assert len(rows) == 6
-    assert list(rows[4]) == ["method", "delta", "measure", "value", "low", "high"]
+    assert list(rows[4]) == ["method", "delta", "measure", "value", "low", "high", "note"]
     assert (rows[4]["method"], rows[4]["delta"]) == ("B", 0.2)
     assert rows[4]["value"] == drawn.values[1, 1, 0]
+    assert {row["note"] for row in rows} == {""}
 
 
 def test_what_does_not_fit_is_refused():

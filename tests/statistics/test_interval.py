@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from interval_oracle import LEVEL, slow_degrees, slow_interval
 from scipy import stats
 
 from sa_plugin.statistics import (
@@ -14,43 +15,6 @@ from sa_plugin.statistics import (
     resampled_quantiles,
     stack,
 )
-
-LEVEL = 0.95
-
-
-def slow_degrees(rows):
-    """(tr M)^2 / tr M^2 of the quadratic form that s^2 is, for rows of one variance, as matrices."""
-    h = np.array([n for n in rows if n]) / sum(rows)
-    g = h / (1 - h)
-    # T - T_d = g_d (mean of d - T) as weights on the documents' means, whose variances are 1 / h.
-    c = np.diag(g) - np.outer(g, h)
-    form = np.diag(1 / np.sqrt(h)) @ c.T @ c @ np.diag(1 / np.sqrt(h))
-    return np.trace(form) ** 2 / np.trace(form @ form)
-
-
-def slow_interval(columns, rows, kind, level=LEVEL):
-    """The table of the module, one cell at a time."""
-    t, m = columns[0], sum(n > 0 for n in rows)
-    if m < 3 or math.isnan(t) or kind == "none":
-        return math.nan, math.nan
-    if kind == "quantile":
-        s = np.std(columns[1:], ddof=1) * math.sqrt(m / (m - 1))
-    else:
-        s = math.sqrt((m - 1) / m * sum((one - t) ** 2 for one in columns[1:] if not math.isnan(one)))
-    reach = stats.t.ppf((1 + level) / 2, max(1, min(m - 1, slow_degrees(rows)))) * s
-    low, high = t - reach, t + reach
-    if kind in ("share", "difference"):
-        floor = 0 if kind == "share" else -1
-        if s < 1e-12 or (kind == "share" and t in (0, 1)):
-            edge = 1 - ((1 - level) / 2) ** (1 / m)
-            low, high = t - edge, t + edge
-        elif kind == "share":
-            ends = (math.log(t / (1 - t)) + side * reach / (t * (1 - t)) for side in (-1, 1))
-            low, high = (1 / (1 + math.exp(-end)) for end in ends)
-        low, high = max(low, floor), min(high, 1)
-    elif s < 1e-12:
-        low = high = math.nan
-    return low, high
 
 
 @pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile", "none"])

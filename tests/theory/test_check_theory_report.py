@@ -33,7 +33,7 @@ def report():
 def test_rows_hold_every_number_once(report):
     table = report.table()
     labels = ["concept", "direction", "theorem", "null", "of", "layer"]
-    assert list(table) == [*labels, "measure", "value", "low", "high"]
+    assert list(table) == [*labels, "measure", "value", "low", "high", "note"]
     assert not table.duplicated(["concept", "direction", "of", "layer", "measure"]).any()
     measured = table[table["of"] == "measured"]
     assert len(measured) == sum(map(len, report.quantities.values())) * LAYERS

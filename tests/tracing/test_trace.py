@@ -358,7 +358,7 @@ def test_it_prints_one_line_a_summary_and_rows(traced):
 
 def test_its_long_table_holds_every_number_once(traced):
     frame = traced.table()
-    assert list(frame.columns) == ["layer", "concept", "measure", "value", "low", "high"]
+    assert list(frame.columns) == ["layer", "concept", "measure", "value", "low", "high", "note"]
     assert len(frame) == 21 * 2 * (3 + 1) + 3 * 2 * 3
     assert not frame.duplicated(["layer", "concept", "measure"]).any()
     wide = frame[frame.measure == "auroc"].pivot(index="layer", columns="concept", values="low")
