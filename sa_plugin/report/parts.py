@@ -426,7 +426,7 @@ def _folded(name: str, block: Block, prefix: str) -> dict[str, Any]:
 
 
 def _provenance(block: Block | None) -> dict[str, Any] | None:
-    """Everything the run recorded about itself, nested keys joined by dots."""
+    """What the run recorded about itself, nested keys joined by dots; long lists stay in the record."""
     if not block:
         return None
     groups = [
@@ -440,5 +440,12 @@ def _provenance(block: Block | None) -> dict[str, Any] | None:
 def _flat(values: Block, prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value if len(str(value)) <= _LONGEST else "in results.json"))
     return rows
+
+
+_LONGEST = 400
+"""Characters of a recorded value that the page repeats: a fit says something of every unit and layer."""

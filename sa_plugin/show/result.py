@@ -305,7 +305,8 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
             keep = "white-space:nowrap"
             parts = (el("span", said[1], style=keep), said[2], el("span", said[3], style=keep))
             return el(tag, *parts, style=f"text-align:{side};padding:.15em .6em")
-        return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:pre")
+        space = "pre" if right[k] or k == 0 else "pre-wrap"
+        return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:{space}")
 
     head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)
     body = [el("tr", *(cell("td", k, words) for k, words in enumerate(row))) for row in rows]

@@ -671,3 +671,13 @@ def test_a_missing_explanation_says_why(fake: dict[str, Any]) -> None:
     del one["explained"]
     one["kinds"]["prototype"]["absent"] = {"explained": "no true positive"}
     assert "not computed in this run: no true positive." in section(render_report(one), "explained")
+
+
+def test_long_lists_of_the_provenance_stay_in_the_record(fake):
+    """A fit says something of every unit and layer: thousands of numbers, which nobody reads in a page."""
+    one = copy.deepcopy(fake)
+    one["provenance"]["counts"] = {"separator.fit": [{"iterations": list(range(1000))}], "units": [7] * 3}
+    page = render_report(one)
+    assert "in results.json" in page
+    assert "997, 998" not in page
+    assert "7, 7, 7" in page
