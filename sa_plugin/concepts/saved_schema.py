@@ -88,6 +88,16 @@ def require_record(record: object, kind: Any, where: str) -> None:
         one = error.errors(include_url=False)[0]
         place = ".".join([where, *map(str, one["loc"])])
         raise DamagedFileError(f"{place} is {one['input']!r:.60}: {one['msg']}") from None
+    _require_small(record, where)
+
+
+def _require_small(value: object, where: str) -> None:
+    """Refuse a whole number that no array format holds, wherever in a record."""
+    if isinstance(value, int) and abs(value) > 2**53:
+        raise DamagedFileError(f"{where} is {value}, not a number from {-(2**53)} to {2**53}")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        _require_small(one, f"{where}.{key}")
 
 
 @lru_cache

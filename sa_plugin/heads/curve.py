@@ -131,7 +131,13 @@ class AblationCurve(Result):
         return stack({n: run.result.mean("after") for n, run in enumerate(self.of(k, family))}, "set")
 
     def margin(self, k: int, family: str) -> Drawn:
-        """How much more the family's sets leave of each metric than the top k; kept: how much less."""
+        """How much more the family's sets leave of each metric than the top k; kept: how much less.
+
+        Raises:
+            ValueError: There is no such family, or nothing was ablated at k.
+        """
+        require_known("family", family, self.families)
+        self.of(k, family)
         return self._margins[k, family]
 
     @cached_property
