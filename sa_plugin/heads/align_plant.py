@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-COSINES = np.arange(1, 61) / 100
+COSINES = np.arange(1, 91) / 100
 """That are tried."""
 
 
