@@ -338,9 +338,9 @@ class HeadAlignment(Result):
         exchanged = sorted(set(self.concepts) - set(s["exchanged"]))
         notes = [
             f"{one.p.size:,} cells, {s['draws']:,} draws of each null; T, the smaller z of both sides, has "
-            f"to exceed {one.critical:.2f}. Any call in {found['held out']:.1%} of held-out refits; in "
-            f"{found['write as found']:.1%} if every write stayed as found and reads were drawn, "
-            f"{found['read as found']:.1%} the other way about.",
+            f"to exceed {one.critical:.2f}. Any call in {number(found['held out'])} of held-out refits; in "
+            f"{number(found['write as found'])} if every write stayed as found and reads were drawn, "
+            f"{number(found['read as found'])} the other way about.",
             f"Power: a head planted with both cosines at c is called in {_POWER:.0%} of heads x concepts "
             f"from c = {self._cosine_words(None)} on, in half from {self._cosine_words(None, 0.5)} on.",
             f"A head in each block, one test a block: the largest p is {one.block_p.max():.2g}, which "

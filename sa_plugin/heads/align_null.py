@@ -36,20 +36,26 @@ from jaxtyping import Float, Float64
 
 LEAST_Z = 2.0
 """Below which no false share is counted."""
+_LEAST_DRAWS = 19
 
 
 def check_draws(draws: int, level: float) -> None:
-    """Refuse so few draws that no call is possible.
+    """Refuse so few draws that no call is possible, or no deviation known.
 
     Raises:
-        ValueError: The smallest p there is lies above the level; the text says how many it takes.
+        ValueError: The text says how many it takes.
     """
-    needed = int(np.ceil(1 / level - 1e-9)) - 1
+    needed = draws_needed(level)
     if draws < needed:
         raise ValueError(
-            f"draws is {draws}: the smallest p of so many is 1 / {draws + 1}, above the level {level:g}, so "
-            f"no head could be called. Draw {needed} at least, such as 1000."
+            f"draws is {draws}: the smallest p of so many is 1 / {draws + 1}; a call at level {level:g} "
+            f"and the null's deviations need {needed} draws at least. Draw more, such as 1000."
         )
+
+
+def draws_needed(level: float) -> int:
+    """The fewest draws whose smallest p, 1 / (draws + 1), reaches the level; `_LEAST_DRAWS` at least."""
+    return max(_LEAST_DRAWS, int(np.ceil(1 / level - 1e-9)) - 1)
 
 
 def by_the_others(values: Float[np.ndarray, "row *cell"]) -> Float64[np.ndarray, "row *cell"]:

@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
 
 
 def planted_sizes(at: Sizes, cosine: float) -> tuple[np.ndarray, np.ndarray]:
-    """T and s: what is added to the forms of a unit direction, see the module.
+    """Sizes t and s: what is added to the forms of a unit direction, see the module.
 
     Args:
         at: What is there.

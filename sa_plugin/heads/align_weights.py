@@ -45,7 +45,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin.concepts.nulls import StoredRefits, check_reproduced, null_vectors, unit
-from sa_plugin.heads.align_null import LEAST_Z, by_the_others, critical_value, false_share, step_down
+from sa_plugin.heads.align_null import (
+    LEAST_Z,
+    by_the_others,
+    critical_value,
+    draws_needed,
+    false_share,
+    step_down,
+)
 from sa_plugin.heads.align_plant import COSINES, Sizes, meeting, planted_z, smallest_called
 from sa_plugin.host.protocol import (
     AttentionWeights,
@@ -271,7 +278,8 @@ class Tested:
         block_p_adjusted: The same, family-wise over blocks.
         critical: What T has to exceed for any call at the level.
         false_share: Half heads expected among the cells with T as large, as a share of them.
-        any_call: How often any cell would be called: in draws that had no part in the null ("held out");
+        any_call: How often any cell would be called: in draws that had no part in the null ("held out",
+            NaN where half of the draws are too few for a null);
             with one side as found and the other drawn ("write as found", "read as found").
         share_called: Of this null's draws, by the critical value of the null that calls rest on.
         planted: Smallest cosine of a planted head that is called, NaN where none is, see `align_plant`.
@@ -498,11 +506,12 @@ class _NullSums:
         tails = [np.concatenate(each) for each in self.tails]
         # Of all draws of all cells, those below `LEAST_Z` included.
         cells = self.draws * int((~self.out).sum()) * found[..., 0].size
-        any_call = {
-            "held out": self.held_out[half:] > critical_value(self.held_out[:half], level),
-            "write as found": self.half_heads[0] > critical,
-            "read as found": self.half_heads[1] > critical,
-        }
+        any_call = {"held out": float("nan")}
+        if half >= draws_needed(level):
+            reached = self.held_out[half:] > critical_value(self.held_out[:half], level)
+            any_call["held out"] = float(reached.mean())
+        for name, largest in zip(("write as found", "read as found"), self.half_heads, strict=True):
+            any_call[name] = float((largest > critical).mean())
         return Tested(
             self.z[0],
             self.z[1],
@@ -511,7 +520,7 @@ class _NullSums:
             step_down(by_block, drawn),
             critical,
             false_share(self.z[0], self.z[1], tails[0], tails[1], cells),
-            {name: float(called.mean()) for name, called in any_call.items()},
+            any_call,
             (self.t > critical).mean(0) if rests_on is None else self.share,
             smallest_called(self.planted, critical) if rests_on is None else np.full(found.shape, np.nan),
         )

@@ -192,7 +192,7 @@ def test_results_speak(one, found):
 
 def test_maps_are_drawn(found):
     for concept in (None, "red"):
-        left, right = found.plot(concept).axes
+        left, right = found.plot(concept).axes[:2]
         assert left.get_ylabel() == "head"
         assert right.get_title(loc="left") == (concept or "4 concepts")
         shown = (found.called & found.on_data)[..., slice(None) if concept is None else [0]]
@@ -367,12 +367,12 @@ def test_arguments_that_cannot_be_are_refused(one):
         align(nulls=("random",))
     with pytest.raises(ValueError, match=r"nulls is empty"):
         align(nulls=())
-    says = (
-        r"draws is 9: the smallest p of so many is 1 / 10, above the level 0\.05, so no head could be called"
-    )
+    says = r"draws is 9: the smallest p of so many is 1 / 10; a call at level 0\.05 .* need 19 draws"
     with pytest.raises(ValueError, match=says):
         align(draws=9)
-    with pytest.raises(ValueError, match=r"Draw 999 at least"):
+    with pytest.raises(ValueError, match=r"draws is 18: .* at level 0\.5 .* need 19 draws at least"):
+        align(draws=18, level=0.5)
+    with pytest.raises(ValueError, match=r"need 999 draws at least"):
         align(draws=998, level=0.001)
     with pytest.raises(ValueError, match=r"nulls begins with 'exchanged'"):
         align(nulls=("exchanged",))
@@ -392,6 +392,9 @@ def test_arguments_that_cannot_be_are_refused(one):
         got.called_by("within")
     with pytest.raises(ValueError, match=r"block '7' is unknown.*0, 1, 2"):
         got.serves(7, 0, "red")
+    fewest = planted.align(one, draws=19)
+    assert fewest.tested.p.min() == 0.05
+    assert np.isnan(fewest.tested.any_call["held out"])
     with pytest.raises(ValueError, match=r"power is 0"):
         got.cosine_at(0.0)
 
