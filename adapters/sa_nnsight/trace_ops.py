@@ -9,7 +9,8 @@ With x = (h - mean) / scale in float32:
 
     scores      s_t = x_t . v, or cos(x_t, v)
     mask        s_t >= threshold, among the tokens that are kept (SuperActivators)
-    goal_mean   mean of s_t over the objective's tokens, and over the batch: a scalar
+    goal_mean   mean of s_t over the objective's tokens, or log(sum_t exp(beta (s_t - threshold))) / beta,
+                and the mean over the batch: a scalar
 
 What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
 
@@ -65,6 +66,8 @@ class Goal:
         cosine: Whether the score is a cosine.
         tokens: `[token]`, what the score is averaged over.
         path: nnsight's path of the layer's output.
+        beta: Sharpness of a smooth maximum, in place of the mean where it is not None.
+        threshold: Taken off scores before the smooth maximum.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Goal:
         cosine: bool,
         tokens: torch.Tensor,
         path: str,
+        beta: float | None = None,
+        threshold: float = 0.0,
     ) -> None:
         self.direction = direction
         self.mean = mean
@@ -82,6 +87,8 @@ class Goal:
         self.cosine = cosine
         self.tokens = tokens
         self.path = path
+        self.beta = beta
+        self.threshold = threshold
 
 
 def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
@@ -133,6 +140,10 @@ def goal_mean(resid: torch.Tensor, goal: Goal) -> torch.Tensor:
             f"this input has {found.shape[1]} tokens, the goal's sample {tokens.shape[0]} tokens: "
             "give the same tokens in the same places, or cut padding off the activations."
         )
+    if goal.beta is not None:
+        margins = (found - goal.threshold).masked_fill(~tokens, -torch.inf)
+        highest: torch.Tensor = torch.logsumexp(goal.beta * margins, 1).div(goal.beta).mean()
+        return highest
     # A padded token may hold anything; its gradient must be zero, not NaN.
     total: torch.Tensor = found.masked_fill(~tokens, 0.0).sum(1)
     return total.div(tokens.sum()).mean()

@@ -11,12 +11,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sa_nnsight.trace_ops import Concept, Goal
-from sa_plugin.attribution.objective import Objective
+from sa_plugin.attribution.objective import Objective, Pooled
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Host, Site
-from sa_plugin.host.turns import gradient_mode
 from sa_plugin.passes.run import sink_sites
 
 
@@ -69,51 +68,29 @@ def inputs_of(
     return dict(batch.inputs), keep
 
 
-def goal(objective: Objective, sample: Sample | str, host: Host) -> Goal:
+def goal(objective: Objective) -> Goal:
     """An objective as plain tensors, for a trace of the sample it was made on.
 
-    Costs one forward pass for "superactivator".
-
     Args:
-        objective: One of "superactivator", "superactivator_tokens" and "global".
-        sample: The one it was made on.
-        host: The attached model.
+        objective: One of this package's own: a mean or a smooth maximum of scores.
 
     Raises:
-        ValueError: Another objective: call it, `objective.metric(resid)`, in a local trace.
+        ValueError: One that was registered: call it, `objective.metric(resid)`, in a local trace.
     """
-    own = objective.vectors
-    mask, tail = objective.mask[0], objective.tail
-    kinds = {"superactivator": mask, "superactivator_tokens": mask & tail, "global": mask}
-    if objective.name not in kinds:
+    own, pooled = objective.vectors, objective.measure
+    if not isinstance(pooled, Pooled):
         raise ValueError(
-            f"objective {objective.name!r} is not one of {list(kinds)}, whose formulas are in "
-            "trace_ops: in a local trace call it as it is, objective.metric(resid)."
+            f"objective {objective.name!r} is a function of its own, which no server has: in a local trace "
+            "call it as it is, objective.metric(resid)."
         )
-    direction, cosine = own.vectors[0, 0], own.scoring == "cosine"
-    if objective.name == "superactivator":
-        direction, cosine = _tail_mean(objective, sample, host), True
+    mask = objective.mask[0]
     return Goal(
-        direction, own.mean[0], float(own.scale[0]), cosine, kinds[objective.name], objective.hook_name
+        pooled.target,
+        own.mean[0],
+        float(own.scale[0]),
+        pooled.cosine,
+        mask if pooled.tokens is None else mask & pooled.tokens,
+        objective.hook_name,
+        pooled.beta,
+        pooled.threshold,
     )
-
-
-def _tail_mean(objective: Objective, sample: Sample | str, host: Host) -> Tensor:
-    """Mean normalised activation of the sample's own SuperActivators on the clean run."""
-    one = Sample.of(sample)
-    (batch,) = host.batches([one])
-    site = next(
-        site
-        for point in ("resid_post", "resid_pre", "attn_out", "mlp_out")
-        if host.hook_name(site := Site(objective.layer, point)) == objective.hook_name
-    )
-    with gradient_mode(False):
-        pick = partial(reducers.at_site, site=(site.layer, site.point))
-        h = host.read(batch, [site], pick)["h"][0]
-    if len(h) != len(objective.tail):
-        raise ValueError(
-            f"sample {one.id!r} has {len(h)} tokens; the objective was made on "
-            f"{objective.sample!r}, which has {len(objective.tail)}: give that sample."
-        )
-    x = (h - objective.vectors.mean[0]) / objective.vectors.scale[0]
-    return x[objective.tail].mean(0)

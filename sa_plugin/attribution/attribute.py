@@ -175,6 +175,7 @@ def as_results(
             {name: float(values[k]) for name, values in found.notes.items()},
             shown,
             _dropped(game, f),
+            getattr(f, "caution", ""),
         )
         for k, f in enumerate(game.objectives)
     ]

@@ -37,19 +37,19 @@ from sa_plugin.attribution.estimators import COALITION_METHODS
 from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.gradients import Degenerate
-from sa_plugin.attribution.objective import Objective, objective
+from sa_plugin.attribution.objective import FEW, Objective, objective
 from sa_plugin.attribution.players import IMAGE_BASELINES, PLAYERS, TEXT_BASELINES
 from sa_plugin.attribution.yardsticks import (
     CURVE_STEPS,
     PRIMARY,
     WAYS,
     LaterProbe,
-    Yardstick,
     area_under,
     choose_level,
     curves,
     later_probes,
     on_grid,
+    own_target,
     rank_share,
     sample_scores,
     usable,
@@ -122,7 +122,12 @@ def compare(
     detector: Detector,
     *,
     methods: Sequence[str] = ("direct_alignment", "integrated_gradients", "rise", "lime"),
-    objectives: Sequence[str] = ("global", "superactivator"),
+    objectives: Sequence[str] = (
+        "global",
+        "superactivator",
+        "superactivator_tokens",
+        "superactivator_margin",
+    ),
     concepts: Sequence[str] | None = None,
     scores: ScoreTable | None = None,
     design: Design = Design(),
@@ -195,6 +200,7 @@ def compare(
                     len(held),
                     refused,
                     bench.probes[concept].cal_auroc if concept in bench.probes else None,
+                    sum(one.n_tail < FEW for one in shown),
                 )
             )
     if not bench.trials:
@@ -216,11 +222,12 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """A sample to explain: its kept tokens, by place in the model's input, and their labels."""
+    """A sample to explain: its kept tokens by place in the model's input, their labels, its tail's length."""
 
     sample: Sample
     position: Int[np.ndarray, " token"]
     labels: Bool[np.ndarray, " token"]
+    n_tail: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +294,8 @@ def _candidates(
             said = table.tokens.known is None or bool(table.tokens.known[rows, column].all())
             positive += said and usable(labels)
             if said and usable(labels) and tail[rows, own].any():
-                chosen.append(_Chosen(sample, table.tokens.position[rows], labels))
+                n_tail = int(tail[rows, own].sum())
+                chosen.append(_Chosen(sample, table.tokens.position[rows], labels, n_tail))
         found[concept] = chosen, positive
     return found
 
@@ -329,12 +337,16 @@ def _measure(
 ) -> list[str]:
     """Explain and measure one test sample; the methods that refused it."""
     made = _objectives(bench, concept, chosen.sample)
-    sticks = yardsticks(bench.host, bench.detector, made[0], bench.probes.get(concept))
+    shared = yardsticks(bench.host, bench.detector, made[0], bench.probes.get(concept))
+    sticks = (*shared, *(own_target(one) for one in made))
+    arms = {one.name: len(shared) + k for k, one in enumerate(made)}
     game, deep = _game(bench, chosen.sample, made), _game(bench, chosen.sample, sticks)
     explanations = _explanations(bench, game, made, chosen.sample)
 
     def judge(method: str, name: str, importance: Float[np.ndarray, " player"], level: float) -> Trial:
-        areas = _areas(bench, deep, sticks, (method, name), chosen, importance)
+        # Of the arms' own targets this arm's alone; an order that no explainer made has none.
+        used = [*range(len(shared)), *([arms[name]] if name in arms else [])]
+        areas = _areas(bench, deep, [(sticks[k].name, k) for k in used], (method, name), chosen, importance)
         values = importance[deep.player_of[chosen.position]]
         scores = sample_scores(values, chosen.labels, level)
         sample = chosen.sample
@@ -382,20 +394,21 @@ def _control_orders(chosen: _Chosen, game: CoalitionGame) -> tuple[np.ndarray, n
 def _areas(
     bench: _Bench,
     game: CoalitionGame,
-    sticks: Sequence[Yardstick],
+    sticks: Sequence[tuple[str, int]],
     key: tuple[str, str],
     chosen: _Chosen,
     importance: Float[np.ndarray, " player"],
 ) -> dict[str, float]:
-    """Areas under insertion and deletion by every yardstick; the curves themselves into `bench`."""
+    """Areas under insertion and deletion by yardsticks (name, column of the game); curves into `bench`."""
     both = curves(game, importance, n_steps=bench.design.curve_steps)
     areas = {}
     for kind in WAYS:
         values = getattr(both, kind)
-        for stick, total, column in zip(sticks, area_under(both.share, values), values.T, strict=True):
-            areas[f"{kind}/{stick.name}"] = float(total)
-            line = chosen.sample.document, on_grid(both.share, column, _SHARES)
-            bench.curves.setdefault((*key, kind, stick.name), []).append(line)
+        totals = area_under(both.share, values)
+        for name, column in sticks:
+            areas[f"{kind}/{name}"] = float(totals[column])
+            line = chosen.sample.document, on_grid(both.share, values[:, column], _SHARES)
+            bench.curves.setdefault((*key, kind, name), []).append(line)
     return areas
 
 

@@ -168,6 +168,8 @@ class Coverage:
         cal: Calibration samples that the level of F1 was chosen on.
         refused: By method, samples it refused.
         probe: AUROC of the later probe on calibration; None without one.
+        few: Compared samples whose tail is too short for the objective "superactivator" to have a
+            gradient on it: one or two SuperActivators.
     """
 
     concept: str
@@ -178,6 +180,7 @@ class Coverage:
     cal: int
     refused: Mapping[str, int]
     probe: float | None
+    few: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -248,6 +251,12 @@ class Comparison(Result):
             for c in self.coverage
             if concept in (c.concept, _ALL)
         ]
+        few = sum(c.few for c in self.coverage if concept in (c.concept, _ALL))
+        if few and "superactivator" in self.objectives:
+            notes.append(
+                f"{few} of these have one or two SuperActivators: there 'superactivator' has next to no "
+                "gradient on them, and gradient methods explain other tokens by it."
+            )
         refused = {m for c in self.coverage for m, n in c.refused.items() if n}
         if refused:
             notes.append(f"Some samples were refused by {', '.join(sorted(refused))}.")

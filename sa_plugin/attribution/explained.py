@@ -56,6 +56,7 @@ class Attribution(Result):
         notes: What the method says of itself, such as `completeness_error`.
         settings: Options it ran with.
         dropped: Tokens of the input that the objective does not count, as the host drops them: sinks.
+        caution: What the objective says of itself, such as a tail too short for its gradient.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Attribution(Result):
     notes: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     dropped: Bool[np.ndarray, " token"] | None = None
+    caution: str = ""
 
     text_keys: ClassVar[tuple[str, ...]] = ("tokens",)
     about: ClassVar[str] = (
@@ -124,7 +126,7 @@ class Attribution(Result):
             f"The most important of {len(self._map.values)} by {self.method}, objective "
             f"{self.objective!r} of {self.concept!r} at layer {self.layer}."
         )
-        notes = [f"{self._of_dropped[0].upper()}{self._of_dropped[1:]}."] if self._of_dropped else []
+        notes = [f"{one[0].upper()}{one[1:]}." for one in (self._of_dropped, self.caution) if one]
         return (Sheet([kind, "importance"], lines, title, notes),)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -153,6 +155,7 @@ class Attribution(Result):
             "importance": clean(shown.values),
             "dropped": [] if self.dropped is None else clean(np.flatnonzero(self.dropped)),
             "on_dropped": self.on_dropped,
+            "caution": self.caution,
             "notes": clean(self.notes),
             "settings": {name: _plain(value) for name, value in self.settings.items()},
         }
@@ -173,15 +176,14 @@ class Attribution(Result):
             "Orange: for the objective, blue: against. Framed: labelled.",
             "Units are the method's; importance is relative to the baseline.",
         ]
-        if self._of_dropped:
-            lines.append(f"{self._of_dropped[0].upper()}{self._of_dropped[1:]}.")
+        lines += [f"{one[0].upper()}{one[1:]}." for one in (self._of_dropped, self.caution) if one]
         if self.method == "rise":
             lines.append("RISE has no zero point: only differences between tokens tell.")
         plots.note(figure, "\n".join(lines))
         return figure
 
     def _repr_html_(self) -> str:
-        about = el("p", self.about, style="opacity:.8")
+        about = el("p", f"{self.caution}. {self.about}" if self.caution else self.about, style="opacity:.8")
         return str(el("div", el("strong", repr(self)), _maps([el("figure", self._shaded())]), about))
 
     @property

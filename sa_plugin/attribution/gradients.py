@@ -98,7 +98,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from sa_plugin._check import require
 from sa_plugin.attribution.explained import Importances, PlayerValues
 from sa_plugin.attribution.game import CoalitionGame, ForwardFunc, ManySites, Readout, residuals
-from sa_plugin.attribution.objective import Objective
+from sa_plugin.attribution.objective import Objective, Pooled
 from sa_plugin.host.protocol import Site
 from sa_plugin.host.turns import gradient_mode
 
@@ -130,8 +130,10 @@ def _alone(objective: Readout, resid: Tensor) -> Tensor:
             f"{objective!r} is a {type(objective).__name__}: direct alignment evaluates an "
             "Objective with a mask of one token. Make it with sa_plugin.objective."
         )
-    own = objective.mask[0].to(resid.device)
-    tokens = own.nonzero()[:, 0]
+    own, pooled = objective.mask[0], objective.measure
+    # A token that the objective does not average over has no part in it.
+    own = own & pooled.tokens if isinstance(pooled, Pooled) and pooled.tokens is not None else own
+    tokens = own.to(resid.device).nonzero()[:, 0]
     out = torch.zeros(resid.shape[1], device=resid.device)
     for start in range(0, len(tokens), _TOKENS_A_PASS):
         part = tokens[start : start + _TOKENS_A_PASS]
@@ -423,12 +425,9 @@ def _one_scale(objective: Readout, rivals: Sequence[Readout]) -> None:
 
 
 def _scale(objective: Readout) -> str | None:
-    if not isinstance(objective, Objective):
+    if not isinstance(objective, Objective) or not isinstance(objective.measure, Pooled):
         return None
-    if objective.name == "superactivator":
-        return "cosine"
-    known = objective.name in ("global", "superactivator_tokens")
-    return objective.vectors.scoring if known else None
+    return "cosine" if objective.measure.cosine else "dot"
 
 
 def saliency(game: CoalitionGame) -> Importances:

@@ -6,7 +6,16 @@ nor attention sinks):
 - "superactivator" (arXiv 2512.05038, attribution): f = mean_t cos(x_t, u), u the mean of x over the
   sample's own SuperActivators on the clean run, fixed and detached.
 - "superactivator_tokens": f = mean of the concept's score over those SuperActivators' positions.
+- "superactivator_margin": f = log(sum_t exp(beta (s_t - threshold))) / beta, s_t the concept's score: a
+  smooth maximum of what detection reads. Its tail is not fixed: when masking moves the highest score
+  to another token, f follows. It lies above the maximum's margin by at most log(tokens) / beta.
 - "global", the baseline: f = mean_t of the concept's score (vector v_c).
+
+**"superactivator" has no gradient on a single SuperActivator**: u is then that token's own x, and a
+cosine with itself is at its maximum. Its gradients, and those of two or three SuperActivators nearly
+so, are about the *other* tokens' resemblance to the tail. In word-level data most tails are that
+short; an objective that has fewer than three says so (`Objective.caution`). The tokens' mean score
+and the margin have their gradient on the tail.
 
 What an objective does not show: which of them is the better evidence. "superactivator" is
 maximised by tokens that resemble this sample's tail, "global" by tokens that resemble the concept's
@@ -26,7 +35,7 @@ rows says nothing about samples unlike these; and those without a SuperActivator
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -62,18 +71,64 @@ class CleanRun:
         keep: Valid tokens.
         tail: The sample's SuperActivators, at least one.
         vectors: The concept's vector and normaliser, one "layer", one "unit".
+        threshold: Score from which a token is a SuperActivator.
     """
 
     x: Float[Tensor, "token d_model"]
     keep: Bool[Tensor, " token"]
     tail: Bool[Tensor, " token"]
     vectors: VectorSet
+    threshold: float
 
 
 Measure = Callable[
     [Float[Tensor, "batch token d_model"], Bool[Tensor, "batch token"]], Float[Tensor, " batch"]
 ]
 """Normalised activations and valid tokens to one number a row."""
+
+SHARPNESS = 4.0
+"""Of the margin: a token one deviation of the sample's scores below the highest weighs exp(-4)."""
+FEW = 3
+"""SuperActivators from which the gradient of "superactivator" has some hold on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """A measure of scores with one target: their mean over tokens, or a smooth maximum.
+
+    Attributes:
+        target: What tokens are scored with.
+        cosine: Whether the score is a cosine, not a dot product.
+        tokens: Those that are averaged over, if not all valid ones.
+        beta: Sharpness of the smooth maximum, in 1 / score; None for the mean.
+        threshold: Taken off scores before the smooth maximum.
+    """
+
+    target: Float[Tensor, " d_model"]
+    cosine: bool
+    tokens: Bool[Tensor, " token"] | None = None
+    beta: float | None = None
+    threshold: float = 0.0
+
+    def __call__(
+        self, x: Float[Tensor, "batch token d_model"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, " batch"]:
+        """The measure of each row of normalised activations.
+
+        Raises:
+            ValueError: A row has none of the tokens that are averaged over.
+        """
+        target = self.target.to(x.device)
+        scores = cosine(x, target[None]) if self.cosine else x @ target
+        if self.beta is not None:
+            margins = (scores - self.threshold).masked_fill(~mask, -torch.inf)
+            return (self.beta * margins).logsumexp(1) / self.beta
+        if self.tokens is not None:
+            mask = mask & self.tokens.to(x.device)
+            if not mask.any(dim=1).all():
+                raise ValueError("the mask leaves a row without any SuperActivator to average over.")
+        return token_mean(scores, mask)
+
 
 Maker = Callable[[CleanRun], Measure]
 _MakerT = TypeVar("_MakerT", bound=Maker)
@@ -113,9 +168,22 @@ class Objective(Carries):
 
     def __repr__(self) -> str:
         stand_in = f", {self.fallback} in place of SuperActivators" if self.fallback else ""
+        caution = f": {self.caution}" if self.caution else ""
         return (
             f"Objective({self.name!r}, {self.concept!r}, sample {self.sample!r}, "
-            f"{self.hook_name}, coverage {self.coverage:.3f}{stand_in})"
+            f"{self.hook_name}, coverage {self.coverage:.3f}{stand_in}{caution})"
+        )
+
+    @property
+    def caution(self) -> str:
+        """What a tail of fewer than three tokens does to this objective's gradient; else empty."""
+        n = int(self.tail.sum())
+        if self.name != "superactivator" or n >= FEW:
+            return ""
+        hold = "none on it" if n == 1 else "next to none on them"
+        return (
+            f"{n} SuperActivator{'s' * (n > 1)}, and its gradient has {hold}; "
+            "'superactivator_tokens' and 'superactivator_margin' have theirs there"
         )
 
     def __call__(
@@ -178,7 +246,8 @@ def objective(
     """Make an objective for one sample, from one forward pass over it.
 
     Args:
-        name: "superactivator", "superactivator_tokens", "global", or one that was registered.
+        name: "superactivator", "superactivator_tokens", "superactivator_margin", "global", or one that was
+            registered.
         detector: Gives layer, vector and threshold.
         concept: What to explain.
         sample: The sample, or a text.
@@ -310,29 +379,46 @@ def token_mean(
 @register_objective("superactivator")
 def _superactivator(clean: CleanRun) -> Measure:
     """Mean cosine of all valid tokens with the mean of the sample's own SuperActivators."""
-    target = clean.x[clean.tail].mean(0, keepdim=True).detach()
-    return lambda x, mask: token_mean(cosine(x, target.to(x.device)), mask)
+    return Pooled(clean.x[clean.tail].mean(0).detach(), cosine=True)
 
 
 @register_objective("superactivator_tokens")
 def _superactivator_tokens(clean: CleanRun) -> Measure:
     """Mean score at the positions of the clean run's SuperActivators."""
+    return replace(_global(clean), tokens=clean.tail)
 
-    def measure(
-        x: Float[Tensor, "batch token d_model"], mask: Bool[Tensor, "batch token"]
-    ) -> Float[Tensor, " batch"]:
-        chosen = mask & clean.tail.to(x.device)
-        if not chosen.any(dim=1).all():
-            raise ValueError("the mask leaves a row without any SuperActivator to average over.")
-        return token_mean(concept_score(clean.vectors, x), chosen)
 
-    return measure
+@register_objective("superactivator_margin")
+def superactivator_margin(clean: CleanRun, sharpness: float = SHARPNESS) -> Pooled:
+    """Smooth maximum of the scores' margins over the threshold.
+
+    Args:
+        clean: The sample's clean run.
+        sharpness: beta times the deviation of the clean run's scores; at infinity the maximum. For
+            another than the default register `partial(superactivator_margin, sharpness=...)`.
+
+    Raises:
+        ValueError: A sharpness that is not positive, or scores without any spread.
+    """
+    if not sharpness > 0:
+        raise ValueError(f"sharpness is {sharpness}: give a positive number; the default is {SHARPNESS:g}.")
+    mean_score = _global(clean)
+    scores = concept_score(clean.vectors, clean.x[None])[0][clean.keep].double()
+    spread = float(scores.std(correction=0))
+    # One product in float32 can differ from token to token in its last digit.
+    if not spread > 1e-6 * float(scores.abs().max()):
+        raise ValueError(
+            f"the {len(scores)} tokens of the sample have one score, so that there is no scale for the "
+            "margin's sharpness: give a longer sample, or explain 'superactivator_tokens'."
+        )
+    return replace(mean_score, beta=sharpness / spread, threshold=clean.threshold)
 
 
 @register_objective("global")
-def _global(clean: CleanRun) -> Measure:
+def _global(clean: CleanRun) -> Pooled:
     """Mean score of all valid tokens with the concept's vector: the conventional target."""
-    return lambda x, mask: token_mean(concept_score(clean.vectors, x), mask)
+    own = clean.vectors
+    return Pooled(own.vectors[0, 0], own.scoring == "cosine")
 
 
 def _maker(name: str) -> Maker:
@@ -369,7 +455,7 @@ def _clean_run(host: Host, detector: Detector, concept: str, sample: Sample) -> 
     if not found:
         tail[scores.argmax()] = True
     x = (h - vectors.mean[0]) / vectors.scale[0]
-    return CleanRun(x, keep, tail, vectors), found
+    return CleanRun(x, keep, tail, vectors, choice.threshold), found
 
 
 def _one_vector(vectors: VectorSet, layer: int, unit: int) -> VectorSet:

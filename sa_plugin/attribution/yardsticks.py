@@ -39,12 +39,18 @@ broken by position. Three yardsticks, none of them an explainer's objective for 
 
 The mean over all tokens is the bulk that the paper calls noise, so no single yardstick decides;
 where they disagree, say so.
+
+A fourth shows what choosing the yardstick by the arm would do, and judges nothing:
+
+- "own_target": each arm by its own objective, means of scores as cosines ("global" then is the primary
+  yardstick, "superactivator_margin" in scores over the threshold). If an arm gains by its own target
+  and by no other, it was rewarded for what it was asked for, not for what the model does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +60,7 @@ from torch import Tensor
 
 from sa_plugin.attribution.coalitions import deletion, insertion
 from sa_plugin.attribution.game import CoalitionGame
-from sa_plugin.attribution.objective import Measure, Objective, concept_score, cosine, token_mean
+from sa_plugin.attribution.objective import Measure, Objective, Pooled, concept_score, cosine, token_mean
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -70,6 +76,8 @@ WAYS = ("insertion", "deletion")
 CURVE_STEPS = {"paper": 50, "fast": 12}
 """Blocks of players of insertion and deletion at most, by preset."""
 PRIMARY = "mean_alignment"
+OWN = "own_target"
+"""Each arm by its own objective: shown, never judged by."""
 _LEAST_SCALE = 1e-6
 """Added to a feature's deviation, which may be zero."""
 # Samples of a list differ in length, so the axis has no name.
@@ -342,6 +350,19 @@ def yardsticks(
             )
         )
     return tuple(found)
+
+
+def own_target(objective: Objective) -> Yardstick:
+    """An arm's own objective as a yardstick; means of scores as cosines, so that arms have one unit."""
+    own, pooled = objective.vectors, objective.measure
+    if isinstance(pooled, Pooled) and pooled.beta is None:
+        pooled = replace(pooled, cosine=True)
+
+    def measure(resid: Tensor, mask: Tensor) -> Tensor:
+        x = (resid.float() - own.mean[0].to(resid.device)) / float(own.scale[0])
+        return pooled(x.masked_fill(~mask[..., None], 0.0), mask)
+
+    return Yardstick(OWN, objective.layer, objective.hook_name, objective.mask, measure)
 
 
 def later_probes(

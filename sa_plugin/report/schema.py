@@ -436,7 +436,8 @@ class Picture(_Scored):
 class Explanation(TypedDict):
     """One attribution: `tokens` [token], and `heads` [block][head] where the method gives it.
 
-    `objective`: "superactivator", "superactivator_tokens", "global". `method`: the explainer.
+    `objective`: "superactivator", "superactivator_tokens", "superactivator_margin" or "global".
+    `method`: the explainer.
     `dropped`: sum of |attribution| on tokens that are not shown (dropped, such as the first) over
     the sum on all.
     """

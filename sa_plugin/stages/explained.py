@@ -1,4 +1,4 @@
-"""One passage explained by three objectives and one explainer, on hosts that bring one.
+"""One passage explained by four objectives and one explainer, on hosts that bring one.
 
 The passage is not picked by hand: it is the first that a report shows (`examples`), of the true
 positives of the concept with most test positives the one at the median margin. The corrupted passage
@@ -19,7 +19,7 @@ from sa_plugin.host.protocol import ExplainingHost, Host
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.stages.examples import chosen
 
-OBJECTIVES = ("superactivator", "superactivator_tokens", "global")
+OBJECTIVES = ("superactivator", "superactivator_tokens", "superactivator_margin", "global")
 TOKENS = "gradient x (embedding - mean)"
 
 

@@ -209,8 +209,8 @@ def _compared(row: Mapping[str, Any]) -> str:
     return f"{row['method'].replace('_', ' ')} {both}, {gap}"
 
 
-def _ends(row: Mapping[str, Any]) -> list[float | None]:
-    return [row[f"superactivator_difference_{end}"] for end in ("low", "high")]
+def _ends(row: Mapping[str, Any], objective: str = "superactivator") -> list[float | None]:
+    return [row[f"{objective}_difference_{end}"] for end in ("low", "high")]
 
 
 # Blocks by the models' public configurations; Llama's text stack runs 32 of 40 without an image.
@@ -552,20 +552,22 @@ def _layers(found: Mapping[str, Any]) -> str:
 
 
 def _objectives(found: Mapping[str, Any]) -> str:
-    """Both objectives side by side for every method and headline metric, or why there are none."""
+    """Every objective beside the global one for every method and headline metric, or why there are none."""
     if "absent" in found:
         return f"Not computed: {found['absent']}"
     yardsticks = [f"{k}/{y}" for y in YARDSTICKS for k in ("insertion", "deletion")]
     wanted = ("f1", "average_precision", *yardsticks, "completeness_error")
     rows = []
     for row in overall_rows(found, *wanted):
-        cells = [row["method"], f"{row['metric']} ({row['better']} is better)"]
-        cells += [typeset(row["global"]), typeset(row["superactivator"])]
-        gap = difference(row["superactivator_difference"], _ends(row))
-        rows.append([*cells, gap, str(row["n_samples"])])
-    header = ["method", "metric", "global", "SuperActivator", "difference", "samples"]
+        for arm in (name.removesuffix("_difference") for name in row if name.endswith("_difference")):
+            cells = [row["method"], f"{row['metric']} ({row['better']} is better)", arm]
+            cells += [typeset(row["global"]), typeset(row[arm])]
+            rows.append(
+                [*cells, difference(row[f"{arm}_difference"], _ends(row, arm)), str(row["n_samples"])]
+            )
+    header = ["method", "metric", "objective", "global", "its own", "difference", "samples"]
     text = (
-        f"Concepts: {', '.join(found['concepts'])}. Both objectives explain the same samples and "
+        f"Concepts: {', '.join(found['concepts'])}. All objectives explain the same samples and "
         "are read by the same yardstick: mean alignment with the concept's global vector (the "
         "paper's), or the largest margin over the threshold. A small setting: a sign, no verdict."
     )

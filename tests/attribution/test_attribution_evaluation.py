@@ -242,6 +242,16 @@ def test_compare_finds_planted_tokens(comparison):
     assert error.better == "lower"
     assert 0 <= error.values.sel(objective="global").estimate < 0.05
     assert ("rise", "completeness_error") not in rows
+    # Four arms; each by its own target too, which for "global" is the primary yardstick.
+    assert comparison.objectives == (
+        "global",
+        "superactivator",
+        "superactivator_tokens",
+        "superactivator_margin",
+    )
+    own, primary = (rows["rise", f"insertion/{y}"].values for y in ("own_target", "mean_alignment"))
+    assert own.sel(objective="global").estimate == pytest.approx(primary.sel(objective="global").estimate)
+    assert not any("own_target" in one.metric for one in comparison.controls)
     (coverage,) = comparison.coverage
     assert coverage.compared == 8
     assert coverage.positive >= coverage.covered >= 8
@@ -282,6 +292,7 @@ def full(host, data, detector):
         data,
         detector,
         methods=["integrated_gradients"],
+        objectives=cases.BOTH,
         design=Design(n_test=999, n_cal=3, n_steps=2, probe=False),
         resampling=Resampling(10),
     )
@@ -292,26 +303,31 @@ def test_a_comparison_prints_and_draws(comparison):
     assert "superactivator - global" in text
     (sheet,) = comparison.sheets()
     (said,) = (note for note in sheet.notes if note.startswith("* the interval"))
-    n = len(sheet.rows)
+    n = len(sheet.rows) * (len(comparison.objectives) - 1)
     assert f"** so it does with all {n} differences of the table read as one family (max-T)" in said
-    assert repr(comparison).startswith("Comparison(['global', 'superactivator'], 3 methods")
+    assert repr(comparison).startswith(f"Comparison({list(comparison.objectives)}, 3 methods")
     assert "read alone" in said
     assert "95 % intervals over documents" in said
     assert "The comparison holds for this model, data, baseline and detector." in text
     table = comparison.table()
     assert list(table)[-5:] == ["measure", "value", "low", "high", "note"]
-    # Each objective, and the difference of the second.
-    assert len(table) == 3 * len(comparison.contrasts)
+    # Each objective, and the differences of the later three.
+    assert len(table) == 7 * len(comparison.contrasts)
     one = comparison.contrasts[-1]
     last = table.iloc[-1]
-    assert (last["objective"], last["minus"], last["measure"]) == ("superactivator", "global", one.metric)
-    assert last["verdict"] == one.verdicts["superactivator"]
-    assert last["value"] == one.values.estimate[1] - one.values.estimate[0]
+    assert (last["objective"], last["minus"], last["measure"]) == (
+        "superactivator_margin",
+        "global",
+        one.metric,
+    )
+    assert last["verdict"] == one.verdicts["superactivator_margin"]
+    assert last["value"] == one.values.estimate[3] - one.values.estimate[0]
     found = comparison.to_dict()
     assert found["settings"]["primary_yardstick"] == "mean_alignment"
-    assert len(found["curves"]) == (3 * 2 + 2) * 2 * 3
+    # Both ways by four yardsticks, the controls by three.
+    assert len(found["curves"]) == 3 * 4 * 2 * 4 + 2 * 2 * 3
     html = comparison.heat_maps("animal")
-    assert html.count("<figure>") == 6
+    assert html.count("<figure>") == 12
     with pytest.raises(ValueError, match="concept 'animals' is unknown"):
         comparison.heat_maps("animals")
     with pytest.raises(ValueError, match="metric 'f2' is unknown"):
@@ -321,15 +337,17 @@ def test_a_comparison_prints_and_draws(comparison):
 
 
 def test_pictures_draw_what_the_tables_hold(comparison):
-    """A panel a metric with a point a method; curves with both objectives and both controls."""
+    """A panel a metric with a point a method; curves with every objective and both controls."""
     panels = comparison.plot(["f1", "deletion/max_margin"]).axes
     for ax, metric in zip(panels, ("f1", "deletion/max_margin"), strict=True):
         points = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
-        drawn = [c.differences.estimate[0] for c in comparison.contrasts if c.metric == metric]
+        drawn = np.array(
+            [c.differences.estimate for c in comparison.contrasts if c.metric == metric]
+        ).T.ravel()
         np.testing.assert_allclose(points, drawn)
     (insertion, _), found = comparison.plot_curves(["rise"]).axes, comparison.curves
     drawn = {line.get_label(): line.get_ydata() for line in insertion.lines}
-    assert set(drawn) == {*cases.BOTH, "random", "labelled first"}
+    assert set(drawn) == {*comparison.objectives, "random", "labelled first"}
     for name in cases.BOTH:
         curve = found["rise", name, "insertion", "mean_alignment"]
         np.testing.assert_array_equal(drawn[name], curve.estimate)

@@ -209,7 +209,7 @@ def test_a_real_objective_and_its_own_sample():
     make = importlib.import_module("sa_plugin.attribution.objective").objective
     fs = [
         make(name, detector=detector, concept="animal", sample=sample)
-        for name in ("superactivator", "superactivator_tokens", "global")
+        for name in ("superactivator", "superactivator_tokens", "superactivator_margin", "global")
     ]
     game = coalition_game(host, sample, fs)
     full = game(np.ones((1, game.n_players), bool))[0]

@@ -299,10 +299,19 @@ def test_direct_alignment_is_each_tokens_own_value(name, kind):
         score = cosines[0] if bank.scoring == "cosine" else x[t] @ v
         expected = [score, cosines[1]] if kept else [0.0, 0.0]
         np.testing.assert_allclose(found[player], expected, rtol=1e-3, atol=1e-5)
+    # The mean over the tail has no other parts than the tail's scores.
     tail_only = objective("superactivator_tokens", detector=detector, concept=concept, sample=sample)
-    if int(made[0].mask.sum()) > int(tail_only.tail.sum()):
-        with pytest.raises(ValueError, match="has no value on one token alone"):
-            attribute(host, tail_only, sample, "direct_alignment")
+    parts = attribute(host, tail_only, sample, "direct_alignment").of_token
+    scores = attribute(host, made[0], sample, "direct_alignment").of_token
+    np.testing.assert_allclose(
+        np.nan_to_num(parts), np.where(tail_only.tail, np.nan_to_num(scores), 0.0), rtol=1e-5
+    )
+
+    def two_at_least(resid, mask):
+        raise ValueError("one token is too few")
+
+    with pytest.raises(ValueError, match="has no value on one token alone"):
+        attribute(host, replace(tail_only, measure=two_at_least), sample, "direct_alignment")
 
 
 LOCAL = ("saliency", "smooth_grad", "input_x_gradient", "full_grad")

@@ -17,6 +17,7 @@ from sa_plugin.attribution import (
     objective,
     objective_names,
     register_objective,
+    superactivator_margin,
 )
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData, Sample, Splits
@@ -25,7 +26,7 @@ from sa_plugin.host import Site
 
 # `sa_plugin.attribution.objective` is the function, which hides the module of the same name.
 module = importlib.import_module("sa_plugin.attribution.objective")
-NAMES = ("superactivator", "superactivator_tokens", "global")
+NAMES = ("superactivator", "superactivator_tokens", "superactivator_margin", "global")
 ANIMALS = ("cat", "dog")
 WORDS = (*ANIMALS, "sat", "mat", "people", "walk", "home", "night", "the", "on")
 
@@ -87,6 +88,12 @@ def oracle(name, detector, sample, x, mask):
         score = cos(v) if detector.bank.token.scoring == "cosine" else row @ v
         if name == "superactivator":
             out.append(cos(own[places].mean(0))[keep].mean())
+        elif name == "superactivator_margin":
+            size = np.linalg.norm(own, axis=1) * np.linalg.norm(v)
+            first = own @ v / (size if detector.bank.token.scoring == "cosine" else 1.0)
+            beta = 4 / first[mask[0]].std()
+            margins = (score - detector.choice("animal").threshold)[keep]
+            out.append(np.log(np.exp(beta * margins).sum()) / beta)
         else:
             out.append(score[places].mean() if name == "superactivator_tokens" else score[keep].mean())
     return np.array(out)
@@ -240,6 +247,48 @@ def test_registered_objectives_are_found(detector, sample, monkeypatch):
     monkeypatch.setattr(module, "entry_points", lambda group: [Point])
     assert objective_names()[-1] == "elsewhere"
     assert float(make(detector, sample, "elsewhere").metric(resid)) == float(f.metric(resid))
+
+
+def test_the_margin_tends_to_the_maximum(detector, sample):
+    """Between the highest score's margin and log(tokens) / beta above it, for every sharpness."""
+    run, found = module._clean_run(detector.host, detector, "animal", sample)
+    assert found
+    x = run.x[None] + 0.1 * torch.randn(3, *run.x.shape, generator=torch.Generator().manual_seed(2))
+    mask = run.keep.expand(3, -1)
+    highest = concept_score(run.vectors, x).masked_fill(~mask, -torch.inf).amax(1) - run.threshold
+    last = torch.inf
+    for sharpness in (1.0, 4.0, 16.0, 64.0, 1024.0):
+        measure = superactivator_margin(run, sharpness)
+        above = (measure(x, mask) - highest).double()
+        assert (above >= -1e-5).all()
+        assert (above <= np.log(int(run.keep.sum())) / measure.beta + 1e-5).all()
+        assert float(above.max()) <= last
+        last = float(above.max())
+    assert last < 1e-2 * float(highest.abs().max())
+    with pytest.raises(ValueError, match=r"sharpness is 0\.0: give a positive number; the default is 4"):
+        superactivator_margin(run, 0.0)
+    flat = replace(run, x=run.x[:1].expand_as(run.x))
+    with pytest.raises(ValueError, match="tokens of the sample have one score"):
+        superactivator_margin(flat)
+
+
+def test_a_single_superactivator_has_no_gradient_of_its_own_cosine(detector, data):
+    """The published objective is at its maximum there, and says so; the other two pull."""
+    one = next(s for s in data.test.samples if len(detector.find(s, concepts=["animal"])) == 1)
+    resid = clean(detector, one)
+    pulls = {}
+    for name in NAMES:
+        f = make(detector, one, name)
+        leaf = resid.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(f.metric(leaf), leaf)
+        sizes = gradient[0].norm(dim=-1)
+        pulls[name] = float(sizes[f.tail].sum() / sizes.sum())
+        assert bool(f.caution) == (name == "superactivator")
+    assert pulls["superactivator"] < 1e-4
+    assert pulls["superactivator_tokens"] == 1
+    assert pulls["superactivator_margin"] > 0.5
+    caution = "1 SuperActivator, and its gradient has none on it; 'superactivator_tokens' and"
+    assert caution in repr(make(detector, one, "superactivator"))
 
 
 def test_a_text_will_do(detector, sample):

@@ -92,7 +92,7 @@ def test_the_first_token_is_a_sink_of_smollm2_alone(found, name):
 def test_one_passage_is_explained(found):
     explained = found.record["explained"]
     names = [e["objective"] for e in explained["explanations"]]
-    assert names == ["superactivator", "superactivator_tokens", "global"]
+    assert names == ["superactivator", "superactivator_tokens", "superactivator_margin", "global"]
     for each in explained["explanations"]:
         assert len(each["tokens"]) == len(explained["offsets"])
         assert np.abs(each["tokens"]).max() > 0

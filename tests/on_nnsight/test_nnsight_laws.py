@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = (*tiny.ARCHITECTURES, "vit")
 POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern")
 ALL = [Site(layer, point) for layer in range(tiny.N_LAYERS) for point in POINTS]
-NAMES = ("superactivator", "superactivator_tokens", "global")
+NAMES = ("superactivator", "superactivator_tokens", "superactivator_margin", "global")
 BAND = 1e-3
 
 
@@ -265,7 +265,7 @@ def test_objectives_and_their_gradients(name, objective_name):
 def plain_goal(name, objective_name):
     sample, detector, host = explained(name), detectors(name)[1], hosts(name)[1]
     made = objective(objective_name, detector=detector, concept="animal", sample=sample, host=host)
-    return made, trace_setup.goal(made, sample, host), host, sample
+    return made, trace_setup.goal(made), host, sample
 
 
 @pytest.mark.parametrize("objective_name", NAMES)

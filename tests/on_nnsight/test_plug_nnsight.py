@@ -19,7 +19,7 @@ from sa_plugin.data import Sample
 from sa_plugin.host import Site
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-NAMES = ("superactivator", "superactivator_tokens", "global")
+NAMES = ("superactivator", "superactivator_tokens", "superactivator_margin", "global")
 
 
 def host_of(name):
@@ -144,11 +144,10 @@ def test_gradients_in_a_trace_are_those_of_transformer_lens(name, objective_name
     value = made.metric(view.run_with_hooks(corrupt, fwd_hooks=[("blocks.0.attn.hook_z", leaf)]))
     (expected,) = torch.autograd.grad(value, box["z"])
     host, (_, broken) = host_of(name), inputs_of(name)
-    sample = Sample("short", plug_cases.SHORT, "d")
     if name == "vit":
         found = in_trace(host, broken, Local(made, host).metric, Local(made, host).hook_path)
     else:
-        goal = trace_setup.goal(made_again(name, objective_name, host), sample, host)
+        goal = trace_setup.goal(made_again(name, objective_name, host))
         metric = lambda resid: trace_ops.goal_mean(resid, goal)  # noqa: E731
         found = in_trace(host, broken, metric, goal.path)
         own = in_trace(host, broken, made.metric, goal.path)
@@ -243,7 +242,7 @@ def test_a_pair_of_different_lengths_is_refused():
 def test_an_objective_of_other_tokens_is_refused_in_the_trace(objective_name):
     host, (clean, _) = host_of("gpt2"), inputs_of("gpt2")
     made = made_again("gpt2", objective_name, host)
-    goal = trace_setup.goal(made, Sample("short", plug_cases.SHORT, "d"), host)
+    goal = trace_setup.goal(made)
     longer = {name: torch.cat([x, x[:, -1:]], dim=1) for name, x in clean.items()}
     n = clean["input_ids"].shape[1]
     for metric in (made.metric, lambda resid: trace_ops.goal_mean(resid, goal)):

@@ -39,7 +39,7 @@ def case(request):
     detector = calibrate(here, data, bank, deltas=(0.5,))
     sample = next(s for s in data.test.samples if detector.find(s))
     made = objective("superactivator", detector=detector, concept="animal", sample=sample)
-    goal = trace_setup.goal(made, sample, here)
+    goal = trace_setup.goal(made)
     return here, remote_model(request.param), here.forward_inputs(sample), goal
 
 

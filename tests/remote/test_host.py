@@ -183,7 +183,7 @@ def test_objectives_are_made_there(pair, data):
     bank = fit(here, data, "prototype", layers=[1])
     detector = calibrate(here, data, bank, deltas=(0.5,))
     sample = next(s for s in data.cal.samples if detector.find(s))
-    for name in ("superactivator", "superactivator_tokens", "global"):
+    for name in ("superactivator", "superactivator_tokens", "superactivator_margin", "global"):
         ours, theirs = (
             objective(name, detector=detector, concept="animal", sample=sample, host=h) for h in (here, there)
         )
