@@ -237,6 +237,8 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "waterfall.plot": {"concept": concept},
         "alignment.called_by": {"null": "across"},
         "alignment.shared_heads": {},
+        "alignment.serves": {"head": "L0H1", "concept": concept},
+        "alignment.cosine_at": {"concept": concept},
         "alignment.sheets": {},
         "alignment.plot": {},
         "report.verdict": {"claim": "C1", "concept": concept},

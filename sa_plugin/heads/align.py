@@ -186,20 +186,20 @@ class HeadAlignment(Result):
         logits = (data.slope.low > 0) & (data.p_control <= least + 1e-12)
         return np.asarray(logits & (data.lift.sel(keys="kept", sign="positive").low > 0))
 
-    def serves(self, block: int, head: int, concept: str) -> str:
+    def serves(self, head: str, concept: str) -> str:
         """Whether a head serves this concept or any: "this concept", "any label" or "cannot tell".
 
         Args:
-            block: Index in the model.
-            head: Of the block.
+            head: Such as "L8H7".
             concept: Its name.
 
         Raises:
-            ValueError: An unknown block or concept.
+            ValueError: An unknown head or concept.
         """
-        require_known("block", str(block), [str(b) for b in self.blocks])
+        cells = {self._head(at): at for at in np.ndindex(self.called.shape[:2])}
+        require_known("head", head, tuple(cells))
         require_known("concept", concept, self.concepts)
-        return self._serves((self.blocks.index(block), head, self.concepts.index(concept)))
+        return self._serves((*cells[head], self.concepts.index(concept)))
 
     def _serves(self, at: tuple[int, ...]) -> str:
         one = self.nulls.get("exchanged")

@@ -74,7 +74,7 @@ def test_what_is_planted_is_called_is_its_concepts_own_and_shows_on_data(one, fo
 
 
 def named(found, at):
-    return found.blocks[at[0]], int(at[1]), found.concepts[at[2]]
+    return f"L{found.blocks[at[0]]}H{at[1]}", found.concepts[at[2]]
 
 
 @pytest.mark.parametrize("scenario", ["labels without meaning", "concepts, no such head"])
@@ -390,8 +390,8 @@ def test_arguments_that_cannot_be_are_refused(one):
     got = planted.align(one, draws=60)
     with pytest.raises(ValueError, match=r"null 'within' was not drawn: there are across"):
         got.called_by("within")
-    with pytest.raises(ValueError, match=r"block '7' is unknown.*0, 1, 2"):
-        got.serves(7, 0, "red")
+    with pytest.raises(ValueError, match=r"head 'L7H0' is unknown: did you mean"):
+        got.serves("L7H0", "red")
     fewest = planted.align(one, draws=19)
     assert fewest.tested.p.min() == 0.05
     assert np.isnan(fewest.tested.any_call["held out"])
