@@ -154,11 +154,11 @@ def _in_concept_thresholds(
     table: ScoreTable, labels: Bool[np.ndarray, "token concept"], deltas: tuple[float, ...]
 ) -> Float[np.ndarray, "layer delta concept"]:
     """Quantiles of in-concept scores; layer by layer from the stored scores where they are too many."""
-    from sa_plugin.statistics.streaming import ScoreChunks, streaming_thresholds
-
     names, layers = table.bank.concepts, table.scores.shape[1]
     if 4 * int(labels.sum()) * layers <= MEMORY_BUDGET:
         return tail_thresholds(table.scores, labels, deltas, names=names).swapaxes(0, 1)
+    from sa_plugin.statistics.streaming import ScoreChunks, streaming_thresholds
+
     found = []
     for k in range(layers):
         with warnings.catch_warnings():

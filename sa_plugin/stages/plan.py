@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from sa_plugin._check import require_known
-from sa_plugin._face import Range, face, held_options
+from sa_plugin._face import face, held_options
+from sa_plugin._takers import Range
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.statistics.drawn import Resampling
 
