@@ -304,7 +304,7 @@ def _detection(record: dict[str, Any]) -> list[str]:
         f"thresholds, units and deltas chosen on {about['cal']} calibration passages; 95 % "
         f"intervals over documents. {about['seconds']} s. Data {about['data']}.",
         markdown(["kind", "candidates", METHODS[0], *METHODS[1:]], rows),
-        "Weighted F1 of others minus that of the SAE's SuperActivators, same resamples:",
+        "Weighted F1 of others minus that of the SAE's SuperActivators, paired:",
         markdown(["SAE", "other", "difference"], differences),
         "The latent matched to each concept (adaptive pruning), the calibration tokens behind its "
         "threshold, and the calibration tokens on which it is strongest:",
