@@ -86,6 +86,25 @@ def position_of(name: str, known: Sequence[str], where: str = "the concepts") ->
     raise ValueError(f"{name!r} is not among {where}{did_you_mean(name, known)}")
 
 
+def require_place(what: str, place: int, n: int, of: str) -> None:
+    """Refuse a place behind the last of several; negative ones count from the end.
+
+    Args:
+        what: The argument.
+        place: As it was given.
+        n: How many there are.
+        of: What they are, in the plural.
+
+    Raises:
+        ValueError: There is none; the text says how many there are.
+
+    Example:
+        >>> require_place("token", -1, 3, "tokens")
+    """
+    if not -n <= place < n:
+        raise ValueError(f"{what} is {place}, there are {n} {of}: give one from 0 to {n - 1}.")
+
+
 def require_type(name: str, value: object, expected: Any, fix: str, *, optional: bool = False) -> None:
     """Refuse an argument of another type.
 
@@ -105,6 +124,22 @@ def require_type(name: str, value: object, expected: Any, fix: str, *, optional:
     if not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name} is {with_article(type(value).__name__)}, not {with_article(names)}: {fix}.")
+
+
+def require_made_by(name: str, value: object, library: str, fix: str) -> None:
+    """Refuse what is no object of a library, which is not imported for it.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        library: Its import name.
+        fix: What to do instead.
+
+    Raises:
+        TypeError: Names the argument, its type and the fix.
+    """
+    if not any(cls.__module__.partition(".")[0] == library for cls in type(value).__mro__):
+        raise TypeError(f"{name} is {with_article(type(value).__name__)}, nothing of {library}: {fix}.")
 
 
 def with_article(noun: str) -> str:

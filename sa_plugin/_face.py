@@ -6,6 +6,7 @@ The hints are read once, at the first call. From then on every argument is held 
 |---|---|---|
 | `int`, `float`, `bool`, `str` | numbers of numpy too; no bool for a number, nothing infinite | plain |
 | `Sequence[X]`, `tuple[X, ...]` | lists, tuples, columns of numpy and pandas; never a text | list, tuple |
+| `frozenset[X]`, `Collection[X]` | sets; lists and sets; never a text | frozen where it says so |
 | `Mapping[K, V]`, `tuple[X, Y]` | what it says | |
 | a class, a protocol | its instances | |
 | `Float[Tensor, "token d_model"]` | tensors of that kind with as many axes | |
@@ -66,8 +67,18 @@ RANGES: Mapping[str, Range] = {
     "batch_tokens": Range(1, 2**31 - 1),
     "memory_budget": Range(0, 2**50),
     "per_class": Range(1, 2**50),
-    "memory": Range(1, 2**50),
+    "memory": Range(0, 2**50),
+    "limit": Range(0, 2**31 - 1),
+    "n_layers": Range(1, 10_000),
+    "size": Range(1, 65_536),
+    "patch": Range(1, 65_536),
+    "resample": Range(0, 5),
+    "at_once": Range(1, 1000),
+    "tries": Range(1, 1000),
+    "back_off": Range(0, 86_400),
+    "timeout": Range(0, 31_536_000),
     "delta": Range(0, 1),
+    "min_coverage": Range(0, 1),
     "deltas": Range(0, 1),
     "q": Range(0, 1),
     "n": Range(1, 2**31 - 1),
@@ -126,7 +137,28 @@ def face_methods(cls: C) -> C:
     return cls
 
 
+def face_room(names: dict[str, Any]) -> None:
+    """`face` on every function that a package hands out, where it hands it out.
+
+    Rooms import one another's files, so that what they ask of each other costs nothing more.
+
+    Args:
+        names: `globals()` of the package; its `__all__` says which.
+    """
+    for name in names["__all__"]:
+        if name in names:
+            names[name] = handed_out(names[name])
+
+
+def handed_out(made: Any) -> Any:
+    """A function as a package hands it out; all else as it is."""
+    return face(made) if inspect.isfunction(made) and not hasattr(made, "__faced__") else made
+
+
 def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: type | None = None) -> Any:
+    if isinstance(made, type) and issubclass(made, tuple):
+        made.__new__ = _faced(made.__new__, to, made.__qualname__, made)  # type: ignore[method-assign]
+        return face_methods(made)
     if isinstance(made, type):
         # The constructor that dataclass wrote; the class stays the same object.
         made.__init__ = _faced(made.__init__, to, made.__qualname__, made)  # type: ignore[misc]
@@ -143,7 +175,8 @@ def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: t
         known = given.keys() <= asked.takers.keys()
         given = asked.by_name(len(args), given, () if known else _receivers(asked, to, args, given))
         found = made(*args, **given)
-        _hand_on(found, (*args, *given.values()))
+        if record is None:
+            _hand_on(found, (*args, *given.values()))
         return found
 
     checked.__faced__ = read  # type: ignore[attr-defined]
@@ -205,6 +238,7 @@ class Arguments(NamedTuple):
         takers: By name.
         required: Names without a default.
         rest, others: Of `*args` and `**kwargs`, where it has them.
+        in_order_only: Names that are given in order alone: by name they are among `others`.
     """
 
     function: str
@@ -214,6 +248,7 @@ class Arguments(NamedTuple):
     required: tuple[str, ...]
     rest: Taker | None
     others: Taker | None
+    in_order_only: frozenset[str] = frozenset()
 
     def in_order(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The positional arguments, as they are meant.
@@ -250,7 +285,7 @@ class Arguments(NamedTuple):
         __tracebackhide__ = True
         found, in_order = {}, self.order[:n]
         for name, value in given.items():
-            taker = self.takers.get(name)
+            taker = None if name in self.in_order_only else self.takers.get(name)
             if taker is None:
                 passed_on = [one.optional() for one in passed]
                 taker = next((one[name] for one in passed_on if name in one), None if passed else self.others)
@@ -260,7 +295,7 @@ class Arguments(NamedTuple):
                     f"{self.function} has no argument {name!r}{did_you_mean(name, known)} "
                     f"It takes {', '.join(known)}."
                 )
-            if name in in_order:
+            if name in in_order and name not in self.in_order_only:
                 raise TypeError(f"{self.function}: {name} is given twice: {self.call()}.")
             new = taker.take(value)
             found[name] = self.taken(name, value, taker) if new is NO else new
@@ -337,7 +372,7 @@ def arguments_of(made: Callable[..., Any]) -> Arguments:
 def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
     parameters = list(inspect.signature(made).parameters.values())
     hints = _hints(hinted)
-    own = int(bool(parameters) and parameters[0].name in ("self", "cls"))
+    own = int(bool(parameters) and parameters[0].name in ("self", "cls", "_cls"))
     takers: dict[str, Taker] = {}
     order, required = [], []
     rest = others = None
@@ -356,9 +391,9 @@ def _read(made: Callable[..., Any], name: str, hinted: Any) -> Arguments:
                 order.append(one.name)
             if one.default is one.empty:
                 required.append(one.name)
-    return Arguments(
-        name.rpartition("<locals>.")[2], tuple(order), own, takers, tuple(required), rest, others
-    )
+    in_order_only = frozenset(one.name for one in parameters[own:] if one.kind is one.POSITIONAL_ONLY)
+    shown = name.rpartition("<locals>.")[2]
+    return Arguments(shown, tuple(order), own, takers, tuple(required), rest, others, in_order_only)
 
 
 def _hints(hinted: Any) -> dict[str, Any]:

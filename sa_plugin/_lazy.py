@@ -31,7 +31,10 @@ def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], 
             near = get_close_matches(name, home, n=1)
             hint = f": did you mean {near[0]!r}?" if near and not name.startswith("_") else ""
             raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
-        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        # Not before a name is asked for: the command answers --help without it.
+        from sa_plugin._face import handed_out
+
+        value = handed_out(getattr(import_module(f"{package}.{home[name]}"), name))
         setattr(modules[package], name, value)
         return value
 

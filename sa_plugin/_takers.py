@@ -11,8 +11,9 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple, cast
 
 from sa_plugin._check import did_you_mean, with_article
 
@@ -101,7 +102,8 @@ class _Instance(Taker):
     """Of a class. Protocols look at every member, so a class that passed is remembered."""
 
     def __init__(self, cls: type) -> None:
-        self.cls, self.says = cls, "None" if cls is type(None) else with_article(cls.__name__)
+        self.cls, self.name = cls, cls.__name__.lstrip("_")
+        self.says = "None" if cls is type(None) else with_article(self.name)
         self.passed: set[type] = set()
 
     def take(self, value: Any) -> Any:
@@ -113,7 +115,7 @@ class _Instance(Taker):
         return NO
 
     def made_by(self) -> str:
-        return _MADE_BY.get(self.cls.__name__, "")
+        return _MADE_BY.get(self.name, "")
 
 
 class _Whole(Taker):
@@ -250,7 +252,7 @@ class _Callable(Taker):
 
 
 class _Array(Taker):
-    """An array of jaxtyping: its library, number format and number of axes; lengths are not compared.
+    """An array of jaxtyping: its library, number format, axes and the lengths that are numbers.
 
     What jaxtyping itself does for `isinstance`, in a twentieth of its time.
     """
@@ -258,12 +260,16 @@ class _Array(Taker):
     def __init__(self, hint: Any) -> None:
         self.cls, self.formats = hint.array_type, hint.dtypes
         self.axes = len(hint.dims) if hint.index_variadic is None else None
+        sizes = [getattr(dim, "size", None) for dim in hint.dims]
+        self.fixed = [(k, n) for k, n in enumerate(sizes) if n is not None] if self.axes else []
         what = "a tensor" if hint.array_type.__name__ == "Tensor" else "an array"
         formats = f" of {hint.__name__.partition('[')[0].lower()}" if isinstance(hint.dtypes, tuple) else ""
         self.says = f"{what}{formats} [{', '.join(hint.dim_str.split())}]"
 
     def take(self, value: Any) -> Any:
         if not isinstance(value, self.cls) or (self.axes is not None and value.ndim != self.axes):
+            return NO
+        if self.fixed and any(value.shape[k] != n for k, n in self.fixed):
             return NO
         return value if not isinstance(self.formats, tuple) or _dtype(value) in self.formats else NO
 
@@ -287,7 +293,7 @@ class _Several(Taker):
             if isinstance(value, str | bytes | Mapping):
                 return NO
             if not isinstance(value, Sequence):
-                if self.lazy:
+                if self.lazy and not (hasattr(value, "tolist") and not self.any):
                     return value if isinstance(value, Iterable) else NO
                 if not _is_column(value):
                     return NO
@@ -320,7 +326,7 @@ class _Several(Taker):
 
     def fix(self, value: Any) -> str:
         if isinstance(value, str):
-            return f"give [{_shorten(value)}]"
+            return f"give [{_shorten(value)}]" if self.any or self.element.take(value) is not NO else ""
         if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
             return "give list(...) of it"
         if self.element.take(value) is not NO and not self.any:
@@ -331,6 +337,31 @@ class _Several(Taker):
         says = "a list of names" if isinstance(value, str) and self.plain else self.says
         fix = self.fix(value)
         return f"{name} is {_shown(value)}, not {says}" + (f": {fix}" if fix else "")
+
+
+class _Set(Taker):
+    """A set, or whatever holds several where the hint says no more; a set becomes a frozen one."""
+
+    def __init__(self, origin: type, element: Taker) -> None:
+        self.origin, self.element = origin, element
+        sets = issubclass(origin, AbstractSet)
+        self.says = f"a {'set' if sets else 'list or set'} of {_plural(element.says)}"
+
+    def take(self, value: Any) -> Any:
+        frozen: Any = frozenset(value) if isinstance(value, set) and self.origin is frozenset else value
+        if not isinstance(frozen, self.origin) or isinstance(frozen, str | bytes | Mapping):
+            return NO
+        return NO if any(self.element.take(one) is NO for one in cast(Iterable[Any], frozen)) else frozen
+
+    def blame(self, value: Any) -> _Blame:
+        if isinstance(value, AbstractSet | list | tuple):
+            for one in value:
+                if self.element.take(one) is NO:
+                    return " (of which one)", one, self.element
+        return "", value, self
+
+    def fix(self, value: Any) -> str:
+        return f"give {{{_shorten(value)}}}" if isinstance(value, str) else self.element.made_by()
 
 
 class _Row(Taker):
@@ -424,7 +455,7 @@ class _Either(Taker):
         return next((arm.made_by() for arm in self.shown if arm.made_by()), "")
 
 
-_NAMED: Mapping[str, type[_Text]] = {"name": _Name, "id": _Label, "document": _Label}
+_NAMED: Mapping[str, type[_Text]] = {"name": _Name, "concept": _Label, "id": _Label, "document": _Label}
 """What a text is by the name of its argument."""
 
 
@@ -481,10 +512,12 @@ def _container(origin: type, parts: Sequence[Any], within: Range | None) -> Take
         return _Several(_taker(parts[0], within), into=tuple)
     if issubclass(origin, Callable):  # type: ignore[arg-type]
         return _Callable()
-    if issubclass(origin, Mapping):
+    if issubclass(origin, Mapping) and len(parts) == 2:
         return _Map(_taker(parts[0], None), _taker(parts[1], within))
     if issubclass(origin, Sequence):
         return _Several(_taker(parts[0], within))
+    if origin is Collection or issubclass(origin, AbstractSet):
+        return _Set(origin, _taker(parts[0], within))
     if origin is Iterable:
         return _Several(_taker(parts[0], within), lazy=True)
     return _Instance(origin)

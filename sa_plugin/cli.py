@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
 DATA = "what `sa_plugin.load` reads: a data set's name, a .jsonl or .csv file, a folder with a metadata.csv"
+LIMIT = "at most so many samples, rare concepts first"
 # Written out: importing the modules that own these names would import torch.
 HOST = "the library that runs the model: transformer_lens, nnsight, or the name of another adapter"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     said = "of texts labelled as a whole: every token of a positive text is positive (else unknown)"
     run.add_argument("--token-labels", choices=("text",), help=said)
     run.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
-    run.add_argument("--limit", type=int, default=0, help="at most so many samples, rare concepts first")
+    run.add_argument("--limit", type=_whole("limit", 2**31 - 1), default=0, help=LIMIT)
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
     _add_common(run)
     run.set_defaults(command=_run)
@@ -89,10 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     cell.add_argument("config", nargs="?", help="a TOML file, or a name that --list shows")
     cell.add_argument("--list", action="store_true", help="list the shipped configurations")
-    cell.add_argument("--out", type=Path, help="folder for everything; by default reproduced/NAME")
+    cell.add_argument("--out", type=_path, help="folder for everything; by default reproduced/NAME")
     cell.add_argument("--root", help="folder of your copy of the data")
     cell.add_argument("--model", help=MODEL)
-    cell.add_argument("--limit", type=int, help="at most so many samples, rare concepts first")
+    cell.add_argument("--limit", type=_whole("limit", 2**31 - 1), help=LIMIT)
     _add_texts(cell)
     cell.set_defaults(command=_reproduce)
 
@@ -103,19 +104,38 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     report = commands.add_parser("report", help="write the HTML report of a results.json again")
-    report.add_argument("results", type=Path)
-    report.add_argument("--out", type=Path, default=Path("report.html"))
+    report.add_argument("results", type=_path)
+    report.add_argument("--out", type=_path, default=Path("report.html"))
     _add_texts(report)
     report.set_defaults(command=_report)
     return parser
+
+
+def _whole(name: str, most: int) -> Callable[[str], int]:
+    """Reads a whole number from 0, for an option of this name."""
+
+    def read(text: str) -> int:
+        # Python reads no number of some thousand digits.
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{name} is {text!r}, not a whole number from 0 to {most}")
+        return int(text)
+
+    return read
+
+
+def _path(text: str) -> Path:
+    """Reads a path that a file system takes."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="transformer_lens", help=HOST)
     parser.add_argument("--kind", action="append", help="a concept kind; give it again for several")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=_path, default=Path("demo_out"), help="folder for the results")
+    parser.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0)
     _add_texts(parser)
 
 

@@ -15,24 +15,29 @@ import re
 import signal
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fuzz_calls
 import matplotlib.pyplot
 import numpy as np
 import tiny
 import torch
 from fuzzing import Tally
+from public_names import calls_of, constructor, for_people, public
 from word_data import word_data
 
 import sa_plugin as sa
 from sa_plugin import heads, theory, tracing
+from sa_plugin._face import arguments_of
 from sa_plugin.attribution import Design
 from sa_plugin.data import Sample
 from sa_plugin.host import Site
+from sa_plugin.show import Shown
 from sa_plugin.stages import AttributionPart
 from sa_transformer_lens import ablation_hooks, logits, prefix_view
 
@@ -71,11 +76,12 @@ WRONG: dict[str, Callable[[], Any]] = {
 }
 compare_module = importlib.import_module("sa_plugin.attribution.compare")
 study_module = importlib.import_module("sa_plugin.stages.study")
+Calls = fuzz_calls.Calls
 LIMIT = 20
-"""Seconds that a call may take."""
+"""Seconds of the processor that a call may take."""
 
 
-def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+def calls(folder: Path) -> Calls:
     """Every function by name, with arguments that work."""
     host = sa.attach(tiny.bridge("gpt2"), progress=False)
     data = word_data(40, documents=10)
@@ -99,7 +105,7 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "trace": (sa.trace, {"scores": table, "resampling": few}),
         "attach": (sa.attach, {"model": tiny.bridge("gpt2"), "progress": False}),
         "check": (sa.check, {"host_or_model": host}),
-        "load": (sa.load, {"source": "emoji"}),
+        "load": (sa.load, {"source": "shapes", "n": 12, "size": 32}),
         "head_ledger": (sa.head_ledger, {**on, "source": detector, "resampling": few}),
         "tail_waterfall": (sa.tail_waterfall, {**on, "source": detector, "resampling": few}),
         "head_alignment": (sa.head_alignment, {**on, "source": bank, "resampling": few}),
@@ -222,7 +228,7 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     }
     owners |= results
     given |= {
-        "evaluation.of": {"method": "cls"},
+        "evaluation.of": {"method": "superactivator"},
         "tail_trace.plot": {},
         "ledger.column": {"concept": concept},
         "ledger.head_map": {"concept": concept},
@@ -248,7 +254,10 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     for name, arguments in given.items():
         owner, _, method = name.partition(".")
         made[name] = (getattr(owners[owner], method), arguments)
-    return made
+    case = types.SimpleNamespace(
+        **owners, folder=folder, concept=concept, few=few, sample=sample, objective=objective
+    )
+    return made | fuzz_calls.records() | fuzz_calls.of_results(case) | fuzz_calls.commands(folder)
 
 
 def until(call: Callable[..., Any], module: Any, step: str) -> Callable[..., Any]:
@@ -269,18 +278,22 @@ class _Begun(BaseException):
     """The step was reached."""
 
 
+class _TooLong(BaseException):
+    """The time is over."""
+
+
 def outcome(
     call: Callable[..., Any], arguments: dict[str, Any], argument: str, value: Any
 ) -> tuple[str, str]:
     """The class of one call, and what it said."""
-    signal.alarm(LIMIT)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found = call(**{**arguments, argument: value})
         if value is None and not takes_none(call, argument):
             return "accepted", "None, where the hint has none"
         return "accepted", type(found).__name__
-    except TimeoutError:
+    except _TooLong:
         return "hang", ""
     except (TypeError, ValueError, OSError, NotImplementedError) as error:
         text = str(error)
@@ -292,7 +305,7 @@ def outcome(
         ours = isinstance(error, KeyError) and "did you mean" in str(error)
         return ("refused" if ours else "unnamed"), f"{type(error).__name__}: {error}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         matplotlib.pyplot.close("all")
 
 
@@ -300,7 +313,10 @@ def says(text: str, argument: str, value: Any) -> bool:
     """Whether a refusal names the argument, in the singular at least, or shows the value."""
     words = (argument, argument.removesuffix("s"), argument.rpartition("_")[2])
     # What data are: samples.
-    words += ("sample",) if argument == "data" else ()
+    words += {"data": ("sample",), "of": ("sample_label", "split")}.get(argument, ())
+    if isinstance(value, str) and value.strip() and argument in ("path", "out", "results", "data"):
+        # A command and a file say a text as it is.
+        return value in text
     value = value.item() if isinstance(value, np.generic) else value
     return any(re.search(rf"\b{word}", text, re.IGNORECASE) for word in words) or (
         isinstance(value, str | int | float) and not isinstance(value, bool) and repr(value) in text
@@ -309,17 +325,59 @@ def says(text: str, argument: str, value: Any) -> bool:
 
 def takes_none(call: Callable[..., Any], argument: str) -> bool:
     """Whether None may stand there: by default, by the hint, or because the hint says nothing."""
-    one = inspect.signature(call).parameters[argument]
-    return one.default is None or "None" in str(one.annotation) or "Any" in str(one.annotation)
+    one = inspect.signature(call).parameters.get(argument)
+    return one is None or one.default is None or "None" in str(one.annotation) or "Any" in str(one.annotation)
 
 
 def too_long(*_: Any) -> None:
-    raise TimeoutError
+    raise _TooLong
+
+
+def wrong_of(name: str) -> dict[str, Callable[[], Any]]:
+    """Wrong values of a function; a command takes texts alone."""
+    if not name.startswith("sa-plugin"):
+        return WRONG
+    shown = ("nan", "-1", "0", "3.7", "2**63", "''", "'x'", "surrogate", "null")
+    return {one: functools.partial(lambda make: str(make()), WRONG[one]) for one in shown}
+
+
+def unfaced(known: Calls) -> tuple[list[str], list[str]]:
+    """Public callables that check nothing, and those for people without a call in the grid."""
+    have = {id(inspect.unwrap(getattr(call, "__func__", call))) for call, _ in known.values()}
+    have |= {id(inspect.unwrap(constructor(call))) for call, _ in known.values() if inspect.isclass(call)}
+    open_, missing = [], []
+    for name, made in public().items():
+        for method, call in calls_of(made):
+            shown = f"{name}.{method}".strip(".")
+            people = for_people(name, made)
+            if not hasattr(call, "__faced__"):
+                # What only functions make is not checked when it is made.
+                if method or not inspect.isclass(made) or (people and not issubclass(made, Shown)):
+                    open_.append(shown)
+            elif people and id(inspect.unwrap(call)) not in have and call.__qualname__ not in known:
+                missing.append(shown)
+    return open_, missing
+
+
+def held(tally: Tally) -> None:
+    """Wrong values against the hints of all that is public, without a call."""
+    for name, made in public().items():
+        for method, call in calls_of(made):
+            for argument, taker in arguments_of(call).takers.items() if hasattr(call, "__faced__") else ():
+                for wrong, make in WRONG.items():
+                    try:
+                        arguments_of(call).taken(argument, make(), taker)
+                        kind, about = "taken", ""
+                    except (TypeError, ValueError) as error:
+                        kind, about = "refused" if f": {argument}" in str(error) else "unnamed", str(error)
+                    except Exception as error:
+                        kind, about = "unnamed", f"{type(error).__name__}: {error}"
+                    tally.add(kind, f"{name}.{method}({argument}={wrong}): {about}")
 
 
 def main(tries: int, seed: int) -> None:
     """Print the tally as JSON, and every accepted and unnamed case."""
-    signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         known = calls(Path(folder))
@@ -328,7 +386,9 @@ def main(tries: int, seed: int) -> None:
             for name, (call, _) in known.items()
             for argument, one in inspect.signature(call).parameters.items()
             if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) and argument != "self"
-            for wrong in WRONG
+            for wrong in wrong_of(name)
+            # What a user's own function does is not ours, and a server is asked by name.
+            if (argument, wrong) not in (("reduce", "function"), ("reduce", "class"), ("remote", "True"))
         ]
         cases += [(name, "lyaers", "'x'") for name in known]
         chosen = np.random.default_rng(seed).permutation(len(cases))[: tries or len(cases)]
@@ -336,11 +396,18 @@ def main(tries: int, seed: int) -> None:
         for k in sorted(chosen):
             name, argument, wrong = cases[k]
             call, arguments = known[name]
-            kind, about = outcome(call, arguments, argument, WRONG[wrong]())
+            kind, about = outcome(call, arguments, argument, wrong_of(name).get(wrong, WRONG[wrong])())
             tally.add(kind, f"{name}({argument}={wrong}): {about}")
             if kind != "refused":
-                seen.append([kind, name, argument, wrong, about[:300]])
-    print(json.dumps({"of": len(cases), "tally": dict(tally), "seen": seen}))
+                one = inspect.signature(call).parameters.get(argument)
+                is_bool = one is not None and "bool" in str(one.annotation)
+                seen.append([kind, name, argument, wrong, about[:300], is_bool])
+        hints = Tally()
+        held(hints)
+        unchecked, uncalled = unfaced(known)
+    told = {"of": len(cases), "tally": dict(tally), "seen": seen, "hints": dict(hints)}
+    told |= {"first": hints.first, "unchecked": unchecked, "uncalled": uncalled}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

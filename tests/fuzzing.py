@@ -31,8 +31,8 @@ def tries(short, long):
 class Tally(Counter):
     """How often each class was met, and the first cases of what should not be."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, counts=()):
+        super().__init__(counts)
         self.first = {}
 
     def add(self, kind, about):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sa_plugin._check import require_version
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
@@ -69,3 +70,6 @@ def accept(model: Any, *, remote: bool = False, **options: Any) -> Host | None:
     from sa_nnsight.host import attach_local
 
     return attach_local(model, **options)
+
+
+face_room(globals())

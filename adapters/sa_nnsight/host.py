@@ -16,7 +16,7 @@ import torch
 
 from sa_nnsight.passes import TracePasses
 from sa_nnsight.places import EnvoyPlaces, locate
-from sa_plugin._check import require, require_known
+from sa_plugin._check import require, require_known, require_made_by
 from sa_plugin._face import face, passing
 from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
@@ -54,10 +54,12 @@ def attach_local(
         **options: Of every adapter, see `sa_plugin.host.local.Options`.
 
     Raises:
+        TypeError: The model is none of nnsight's.
         ValueError: Training mode, default edits, an unknown architecture, an option of the other
             kind of model, or a check fails; see `sa_plugin.host.local.open_texts` and
             `open_images`.
     """
+    require_made_by("model", model, "nnsight", "give NNsight(module) or TransformersModel(name)")
     chosen = Options(**options)
     if getattr(model, "dispatched", True) is False:
         model.dispatch()

@@ -42,7 +42,7 @@ from sa_nnsight.passes import TracePasses, in_order
 from sa_nnsight.places import EnvoyPlaces, Tap, eager, locate
 from sa_nnsight.session import Once, Reads
 from sa_nnsight.wire import Server, Traffic, Wire
-from sa_plugin._face import face_methods, passing
+from sa_plugin._face import face, face_methods, passing
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.adapter import part_of, parts_of
@@ -75,6 +75,7 @@ TRIALS: dict[str, Callable[[EnvoyPlaces, Mapping[str, Tensor], Any], None]] = {
 }
 
 
+@face_methods
 @dataclass(frozen=True)
 class Capabilities:
     """What one request could do on the server.
@@ -118,6 +119,7 @@ class Capabilities:
         )
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Line:
     """The way to a server.
@@ -265,6 +267,7 @@ class RemoteHost:
         return recover_projection(self.places, self.reader, self.line, layer)
 
 
+@face
 def recover_projection(places: EnvoyPlaces, reader: TextReader, line: Line, layer: int) -> OutputProjection:
     """W_O and b_O of one block, by calling the projection."""
     send = partial(session.send_projection, places, layer, reader.probe_inputs())
@@ -279,6 +282,7 @@ def recover_projection(places: EnvoyPlaces, reader: TextReader, line: Line, laye
 Ask = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
+@face
 def fingerprint_of(places: EnvoyPlaces, ask: Ask) -> str:
     """The fingerprint that the same weights have on this machine.
 
@@ -316,6 +320,7 @@ def _places(
     return torch.cat(list(flat.values())), shapes
 
 
+@face
 def refuse_rows(jobs: Sequence[Any]) -> None:
     """Refuse what would send activations home.
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sa_nnsight.trace_ops import Concept, Goal
+from sa_plugin._face import face
 from sa_plugin.attribution.objective import Objective, Pooled
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -19,6 +20,7 @@ from sa_plugin.host.protocol import Host, Site
 from sa_plugin.passes.run import sink_sites
 
 
+@face
 def concept(detector: Detector, name: str, host: Host) -> Concept:
     """A concept's vector, normaliser and threshold, at the layer the detector chose.
 
@@ -43,6 +45,7 @@ def concept(detector: Detector, name: str, host: Host) -> Concept:
     )
 
 
+@face
 def inputs_of(
     detector: Detector, sample: Sample | str, host: Host
 ) -> tuple[dict[str, Tensor], Bool[Tensor, "one token"]]:
@@ -68,6 +71,7 @@ def inputs_of(
     return dict(batch.inputs), keep
 
 
+@face
 def goal(objective: Objective) -> Goal:
     """An objective as plain tensors, for a trace of the sample it was made on.
 

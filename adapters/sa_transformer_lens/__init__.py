@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sa_plugin._check import require_version
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
@@ -68,3 +69,6 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | None:
     from sa_transformer_lens.host import attach_bridge
 
     return attach_bridge(model, **options)
+
+
+face_room(globals())

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin._check import require
+from sa_plugin._face import face
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Owed
 from sa_plugin.host.turns import take
@@ -25,9 +26,18 @@ from sa_transformer_lens.prefix import prefix_view
 Metric = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
+class _Objective(Protocol):
+    layer: int
+    hook_name: str
+    mask: Tensor
+    metric: Metric
+
+
+@face
 def explain(
     host: Any,
-    objective: Any,
+    objective: _Objective,
     sample: Sample,
     replaced: Bool[np.ndarray, " token"],
     mean_embedding: Float[Tensor, " d_model"] | None,
@@ -53,6 +63,9 @@ def explain(
     Raises:
         ValueError: Nothing is replaced, or everything.
     """
+    width = host.info.d_model
+    if mean_embedding is not None and mean_embedding.shape != (width,):
+        raise ValueError(f"mean_embedding has {len(mean_embedding)} numbers, the model's stream {width}.")
     if not replaced.any() or replaced.all():
         raise ValueError(
             f"{int(replaced.sum())} of {len(replaced)} tokens are to be replaced: the corrupted "
@@ -64,7 +77,7 @@ def explain(
 
 def _explain(
     host: Any,
-    objective: Any,
+    objective: _Objective,
     sample: Sample,
     replaced: Bool[np.ndarray, " token"],
     mean_embedding: Float[Tensor, " d_model"] | None,
@@ -84,8 +97,12 @@ def _explain(
     return Owed(value, broken, tokens, heads)
 
 
+@face
 def corrupted(
-    ids: Tensor, replaced: Bool[np.ndarray, " token"], seed: int, words: Bool[np.ndarray, " token"]
+    ids: Int[Tensor, "one token"],
+    replaced: Bool[np.ndarray, " token"],
+    seed: int,
+    words: Bool[np.ndarray, " token"],
 ) -> Tensor:
     """The same passage with some tokens replaced by others of its own.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sa_plugin._check import require
+from sa_plugin._check import require, require_made_by
 from sa_plugin._face import face, passing
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
 from sa_plugin.host.tokens import check_tokenizer
@@ -54,9 +54,13 @@ def attach_bridge(
             the bridge's, without a BOS token that only TransformerLens put there.
 
     Raises:
-        ValueError: Training mode, an option of the other kind of model, or a check fails; see
-            `sa_plugin.host.local.open_texts` and `open_images`.
+        TypeError: The bridge is none.
+        ValueError: An unknown device, training mode, an option of the other kind of model, or a check
+            fails; see `sa_plugin.host.local.open_texts` and `open_images`.
     """
+    # A HookedMllama is a module of ours.
+    if not isinstance(bridge, torch.nn.Module) or not hasattr(bridge, "cfg"):
+        require_made_by("bridge", bridge, "transformer_lens", "boot a TransformerBridge")
     chosen = Options(**options)
     if tower is not None:
         raise ValueError(
@@ -68,7 +72,7 @@ def attach_bridge(
     if not hasattr(bridge, "blocks"):
         raise ValueError(f"{bridge.cfg.architecture} has no single stack of blocks to read.")
     if device is not None:
-        bridge.to(device)
+        bridge.to(_device(device))
     passes = BridgePasses(BridgePlaces(bridge))
     if getattr(bridge.cfg, "is_visual_model", False):
         if chosen.processor is None:
@@ -85,6 +89,7 @@ LACKING = (
 )
 
 
+@face
 def own_tokenizer(tokenizer: Any, *, bos: bool | None = None) -> Any:
     """The tokenizer by its own rule for special tokens.
 
@@ -133,6 +138,19 @@ def _as_saved(tokenizer: Any) -> Any:
         ) from error
 
 
+def _device(device: str | torch.device) -> torch.device:
+    """A device of torch.
+
+    Raises:
+        ValueError: torch knows no such device.
+    """
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}: give one such as 'cpu', 'cuda' or 'cuda:1'.") from error
+
+
+@face
 def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower: str | None = None) -> Any:
     """A text or vision model as a TransformerBridge in eval mode.
 

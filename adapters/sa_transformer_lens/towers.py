@@ -22,7 +22,7 @@ is given, so that the model has no other use afterwards.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -39,6 +39,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformer_lens.model_bridge.supported_architectures.vit import ViTArchitectureAdapter
 
 from sa_plugin._check import require, require_known
+from sa_plugin._face import face
 from sa_plugin.host import mllama
 from sa_plugin.host.adapter import TOWERS
 
@@ -123,8 +124,29 @@ def _blocks(config: Any, name: str) -> BlockBridge:
     )
 
 
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A tokenizer of transformers."""
+
+    convert_ids_to_tokens: Any
+    decode: Any
+    padding_side: Any
+
+
+@runtime_checkable
+class PreTrainedModel(Protocol):
+    """A model of transformers, with or without a head."""
+
+    config: Any
+    training: bool
+    parameters: Any
+    get_input_embeddings: Any
+    set_attn_implementation: Any
+
+
+@face
 def tower_bridge(
-    model: Any,
+    model: PreTrainedModel,
     tower: str,
     *,
     tokenizer: Any = None,
@@ -178,7 +200,8 @@ def _encoder(half: Any, tokenizer: Any, processor: Any, name: str | None) -> Any
     return module_bridge(half, tokenizer, processor, name or kind)
 
 
-def module_bridge(model: Any, tokenizer: Any, processor: Any, name: str) -> Any:
+@face
+def module_bridge(model: PreTrainedModel, tokenizer: Any, processor: Any, name: str) -> Any:
     """A bridge of an encoder; `boot_transformers` would look for its processor's name on the hub.
 
     Args:
@@ -189,14 +212,16 @@ def module_bridge(model: Any, tokenizer: Any, processor: Any, name: str) -> Any:
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
+    module: Any = model
     bridge = build_bridge_from_module(
-        model, type(model).__name__, hf_config=model.config, model_name=name, tokenizer=tokenizer
+        module, type(model).__name__, hf_config=model.config, model_name=name, tokenizer=tokenizer
     )
     bridge.processor = processor
     return bridge
 
 
-def bare_bridge(model: Any, tokenizer: Any, *, name: str | None = None) -> Any:
+@face
+def bare_bridge(model: PreTrainedModel, tokenizer: Tokenizer, *, name: str | None = None) -> Any:
     """A decoder without a head as a bridge, for `attach`.
 
     Args:
@@ -205,12 +230,14 @@ def bare_bridge(model: Any, tokenizer: Any, *, name: str | None = None) -> Any:
         name: Of the model; by default its class.
 
     Raises:
-        ValueError: transformers has no causal language model of this kind.
+        ValueError: The model has its head, or transformers has no causal language model of this kind.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     transformers = require("transformers", "transformer-lens", "putting a head on a bare model")
     known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(model) in known.values():
+        raise ValueError(f"a {type(model).__name__} has its head: boot_transformers(name, hf_model=model).")
     if type(model.config) not in known:
         raise ValueError(
             f"transformers has no causal language model of a {type(model).__name__}: bridge the "

@@ -5,6 +5,7 @@ hands an objective to captum or anything else that wants inputs -> `[row]`, and 
 runs masked inputs for explainers of the user's own.
 """
 
+from sa_plugin._face import face_room
 from sa_plugin.attribution.attribute import METHODS, attribute, explain_game
 from sa_plugin.attribution.coalitions import (
     CoalitionPlan,
@@ -158,3 +159,5 @@ __all__ = [
     "train_mean",
     "yardsticks",
 ]
+
+face_room(globals())

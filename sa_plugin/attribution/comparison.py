@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face_methods
 from sa_plugin.attribution.explained import Attribution, heat_maps
 from sa_plugin.attribution.yardsticks import PRIMARY, WAYS, SampleScores, micro_f1
 from sa_plugin.show import plots
@@ -54,6 +55,7 @@ ORDERS = ("random", "labelled first")
 _ALL = "all"
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One sample explained by one method with one objective, and measured.

@@ -249,7 +249,7 @@ def heat_maps(shown: Sequence[Attribution]) -> str:
     samples = {one.sample.id for one in shown}
     if len(samples) != 1:
         raise ValueError(
-            f"heat_maps shows one sample, these attributions are of {sorted(samples)}: give those of one."
+            f"shown: a heat map is of one sample, these are of {sorted(samples)}: give those of one."
         )
     return str(_maps([el("figure", el("figcaption", _caption(one)), one._shaded()) for one in shown]))
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import require_type
+from sa_plugin._face import face_methods
 from sa_plugin.attribution.players import (
     Inputs,
     PatchGrid,
@@ -74,6 +75,7 @@ class ManySites(Protocol):
         """`forward_from` for several sites; blocks after the deepest are not computed."""
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class CoalitionGame:
     """A sample's coalitions and their values; make one with `coalition_game`.
@@ -291,6 +293,7 @@ def _column(objective: Readout, resid: Tensor) -> Float[np.ndarray, " row"]:
     return np.asarray(column)
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class ForwardFunc:
     """One objective of a game as a function of the input; see `forward_func`.

@@ -158,14 +158,14 @@ class SampleScores(NamedTuple):
 
 
 def sample_scores(
-    importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " token"], level: float
+    importance: Float[np.ndarray, " token"], labels: Bool[np.ndarray, " token"], fraction: float
 ) -> SampleScores:
     """Every number of one sample.
 
     Args:
         importance: Of each kept token.
         labels: Of the same tokens, some True and some False.
-        level: Fraction of the tokens that are marked.
+        fraction: Of the tokens that are marked.
 
     Raises:
         ValueError: Importance that is not finite, or labels all alike.
@@ -182,7 +182,7 @@ def sample_scores(
             "that are and some that are not."
         )
     a = importance.astype(np.float64)
-    marked = top_fraction(a, level)
+    marked = top_fraction(a, fraction)
     hits = float((marked & labels).sum())
     # Several may tie for the highest: pointing is then the share of them that are labelled.
     best = a == a.max()
@@ -199,16 +199,16 @@ def sample_scores(
     )
 
 
-def top_fraction(importance: Float[np.ndarray, " token"], level: float) -> Bool[np.ndarray, " token"]:
-    """The ceil(level n) most important tokens, and all that tie with the last of them.
+def top_fraction(importance: Float[np.ndarray, " token"], fraction: float) -> Bool[np.ndarray, " token"]:
+    """The ceil(fraction n) most important tokens, and all that tie with the last of them.
 
     Raises:
-        ValueError: The level lies outside (0, 1].
+        ValueError: The fraction lies outside (0, 1].
     """
-    if not 0 < level <= 1:
-        raise ValueError(f"level is {level}: give a fraction of the tokens, above 0 and at most 1.")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}: give one of the tokens, above 0 and at most 1.")
     # A product such as 0.3 * 10 may lie an ulp above the whole number.
-    count = int(np.ceil(np.round(level * len(importance), 9)))
+    count = int(np.ceil(np.round(fraction * len(importance), 9)))
     least = np.sort(importance)[len(importance) - count]
     return np.asarray(importance >= least)
 

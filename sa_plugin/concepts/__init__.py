@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
 from sa_plugin.concepts.collect import collect
@@ -90,3 +91,5 @@ __all__ = [
     "separator_adam",
     "unit",
 ]
+
+face_room(globals())

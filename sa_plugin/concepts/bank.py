@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sa_plugin._check import require_known
-from sa_plugin._face import face
+from sa_plugin._face import face, face_methods
 from sa_plugin.concepts.canary import Canary
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import HostInfo
@@ -33,6 +33,7 @@ DRAWN_UNITS = 40
 UNKNOWN = "label unknown"
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class VectorSet:
     """Vectors of one kind at several layers and the normaliser they live under.
@@ -86,6 +87,7 @@ class VectorSet:
         )
 
 
+@face_methods
 @dataclass(frozen=True)
 class Origin:
     """Where a bank comes from; checked when it is used on a host, saved with it.

@@ -41,6 +41,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from sa_plugin._face import face_methods
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
 from sa_plugin.concepts.kinds import KINDS, Kind
 from sa_plugin.concepts.separator import NotConvergedWarning
@@ -176,6 +177,7 @@ def _refitted(
     return fitted.float().cpu().reshape(-1, n_concepts, fitted.shape[-1])
 
 
+@face_methods
 class StreamedRefits:
     """Refits from one pass over the train split, which keeps sums, and rows for separators.
 
@@ -265,6 +267,7 @@ class StreamedRefits:
         return with_unknown(found, sums[len(counts) :], self.unknown[kept.keep].sum(0), stored, self.draws)
 
 
+@face_methods
 class StoredRefits:
     """Refits from stored rows, layer by layer.
 

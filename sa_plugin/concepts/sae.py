@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sa_plugin._face import face_methods
 from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.host import reducers
 
@@ -196,6 +197,7 @@ class Source:
     digest: str
 
 
+@face_methods
 class LatentSet(VectorSet):
     """Chosen latents of one SAE a layer, scored where a bank scores vectors.
 

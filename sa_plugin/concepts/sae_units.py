@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face, face_methods
 from sa_plugin.concepts.bank import HOOK_POINTS, ConceptBank, HookPoint, Origin
 from sa_plugin.concepts.sae import (
     PROBES,
@@ -60,6 +61,7 @@ RULES = ("adaptive", "plain", "none")
 PLAIN = {"image": (200, 0.02, 75.0), "text": (500, 0.03, 70.0)}
 
 
+@face
 @dataclass(frozen=True)
 class Pruning:
     """Limits a latent has to keep.
@@ -120,6 +122,7 @@ def pruning_of(
     return Pruning(dead, min(1.0, 1.25 * commonest), weak)
 
 
+@face_methods
 class Activity:
     """Counts of active tokens and the active values of every latent of one layer.
 

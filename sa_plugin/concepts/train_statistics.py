@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
 
+from sa_plugin._face import face, face_methods
 from sa_plugin.concepts.bank import ComponentMeans, HookPoint
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.host.protocol import Host
@@ -31,6 +32,7 @@ MEMORY = 2 << 30
 Blocks = Callable[[], Iterable[tuple[slice, Float[Tensor, "row d_model"]]]]
 
 
+@face
 class RowLimits(NamedTuple):
     """How many train rows are stored, and where.
 
@@ -46,6 +48,7 @@ class RowLimits(NamedTuple):
 ROW_LIMITS = RowLimits()
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Train rows of one layer, in memory or in a memory map, read normalised.

@@ -1,5 +1,6 @@
 """Labelled samples and their splits by source document."""
 
+from sa_plugin._face import face_room
 from sa_plugin.data.build import EmptySplitWarning
 from sa_plugin.data.columns import AlikeNamesWarning
 from sa_plugin.data.concept_data import ConceptData, Split
@@ -36,3 +37,5 @@ __all__ = [
     "tag_concepts",
     "text_key",
 ]
+
+face_room(globals())

@@ -354,8 +354,8 @@ def masks_of(where: str, value: Any) -> dict[str, list[bool | None]]:
 
 
 def seed_of(where: str, value: Any) -> int:
-    """A seed: a whole number from 0."""
+    """A seed: a whole number from 0 that every library takes."""
     seed = whole_of(where, value)
-    if seed < 0:
-        raise ValueError(f"{where} is {seed}: give a whole number from 0.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{where} is {seed}: give a whole number from 0 to {2**32 - 1}.")
     return seed

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sa_plugin._face import face
 from sa_plugin.data.columns import text_of
 
 
@@ -35,6 +36,7 @@ class ChatTurn(NamedTuple):
     counted: bool
 
 
+@face
 @dataclass(frozen=True)
 class Chat:
     """Messages that the model reads by its own chat template.
@@ -54,7 +56,7 @@ class Chat:
     """
 
     messages: Sequence[Any]
-    roles: Collection[str] | None = None
+    roles: str | Collection[str] | None = None
 
     def __post_init__(self) -> None:
         made = tuple(_message(k, one) for k, one in enumerate(self.messages))
@@ -117,6 +119,7 @@ def _part(k: int, part: Any) -> str:
     raise ValueError(f"message {k} of a chat holds {part!r:.60}, which is no text: texts alone are read.")
 
 
+@face
 @dataclass(frozen=True)
 class TokenIds:
     """Token ids that the model is given as they are.

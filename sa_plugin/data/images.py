@@ -28,10 +28,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sa_plugin._check import require, users_line
+from sa_plugin._check import require, require_known, users_line
+from sa_plugin._face import face
 from sa_plugin.data.columns import Given, entries_of, is_missing, name_of, number_of, picture_column, scalar
 
 
+@face
 @dataclass(frozen=True, eq=False)
 class Image:
     """Pixels with a mask for each concept.
@@ -81,6 +83,7 @@ class Image:
 
     def has(self, concept: str, boxes: Float[np.ndarray, "patch 4"]) -> Bool[np.ndarray, " patch"]:
         """Which patches have a concept that has a mask, whatever their void pixels show."""
+        require_known("concept", concept, self.masks)
         mask = self.masks[concept]
         sure = mask if self.void is None else mask & ~self.void
         return coverage(sure, boxes) > self.min_coverage
@@ -98,6 +101,7 @@ class Image:
         return most > self.min_coverage
 
 
+@face
 @dataclass(frozen=True)
 class PixelLabels:
     """Where concepts are in several images, and when a patch has one.
@@ -129,6 +133,7 @@ class PixelLabels:
             raise ValueError(f"min_coverage {self.min_coverage} must lie in [0, 1).")
 
 
+@face
 @dataclass(frozen=True)
 class Geometry:
     """Where a processor puts an image: `input = scale * image + shift`, rows first.

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Real
 
+from sa_plugin._check import require_place
 from sa_plugin._face import face
 from sa_plugin.data.columns import Given, column, names_of
 from sa_plugin.data.given import Chat, TokenIds
@@ -26,6 +27,7 @@ SplitName = Literal["train", "cal", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "cal", "test")
 
 
+@face
 class Span(NamedTuple):
     """Characters `start` to `end` (exclusive) of a text carry `concept`."""
 
@@ -34,6 +36,7 @@ class Span(NamedTuple):
     concept: str
 
 
+@face
 @dataclass(frozen=True)
 class SampleLabels:
     """Which concepts samples have, and of which of them the token labels say nothing.
@@ -59,10 +62,12 @@ class SampleLabels:
 
     def positive_of(self, k: int) -> frozenset[str]:
         """Concepts of one sample."""
+        require_place("k", k, len(self.of or [None] * (abs(k) + 1)), "samples")
         return frozenset(self.of[k]) if self.of else frozenset()
 
     def unknown_of(self, k: int) -> frozenset[str] | None:
         """Concepts whose tokens are unknown in one sample; None where its labels say it."""
+        require_place("k", k, len(self.unknown or [None] * (abs(k) + 1)), "samples")
         return None if self.unknown is None else frozenset(self.unknown[k])
 
 

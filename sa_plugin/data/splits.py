@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sa_plugin._check import users_line
+from sa_plugin._face import face
 from sa_plugin.data.columns import Given, column, number_of, seed_of, text_of
 from sa_plugin.data.sample import SPLITS, Sample, SplitName
 
@@ -52,6 +53,7 @@ def split_of(where: str, value: object) -> str:
     return _PARTS.get(name.strip().lower(), name)
 
 
+@face
 @dataclass(frozen=True)
 class Splits:
     """How samples are divided over train, cal and test.

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.calibration import Calibration, Choice, token_cuts
@@ -61,3 +62,5 @@ __all__ = [
     "statistic_of",
     "token_cuts",
 ]
+
+face_room(globals())

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sa_plugin._check import position_of
+from sa_plugin._face import face_methods
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.guard import Seen, check_finite_scores, check_scores, rows_of_samples
@@ -82,6 +83,7 @@ class Choice:
     n_cal_tokens: int
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Thresholds, deltas and layers of every concept, with every baseline calibrated beside them.

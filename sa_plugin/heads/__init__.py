@@ -1,5 +1,6 @@
 """Which heads write a concept's score, directly and in effect: ledgers, waterfalls, ablations."""
 
+from sa_plugin._face import face_room
 from sa_plugin.heads.ablate import Ablation, ablate_heads
 from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, head_alignment
 from sa_plugin.heads.align_data import (
@@ -113,3 +114,5 @@ __all__ = [
     "turned_product",
     "write_scale",
 ]
+
+face_room(globals())

@@ -46,6 +46,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from sa_plugin._face import face_methods
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.heads.align_weights import HeadBlock, write_norms
 from sa_plugin.host.protocol import Batch, BlockNorms, DescribedHost, Site
@@ -232,6 +233,7 @@ def slopes(
     return Slope(own / left / size[..., None, :, 0], np.clip(correlation, -1, 1))
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class DataPlan:
     """What every batch of the pass does.

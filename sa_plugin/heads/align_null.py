@@ -117,10 +117,12 @@ def false_share(
         tail_qk: The same.
         drawn: How many draws of cells there were, tail or not.
     """
-    cut = np.minimum(z_ov, z_qk)
+    lesser = np.minimum(z_ov, z_qk)
 
     def reach(values: np.ndarray) -> np.ndarray:
-        return np.asarray(values.size - np.searchsorted(np.sort(values, axis=None), cut))
+        return np.asarray(values.size - np.searchsorted(np.sort(values, axis=None), lesser))
 
     expected = (reach(z_ov) * reach(tail_qk) + reach(z_qk) * reach(tail_ov)) / drawn
-    return np.asarray(np.where(cut >= LEAST_Z, np.minimum(1.0, expected / np.maximum(1, reach(cut))), 1.0))
+    return np.asarray(
+        np.where(lesser >= LEAST_Z, np.minimum(1.0, expected / np.maximum(1, reach(lesser))), 1.0)
+    )

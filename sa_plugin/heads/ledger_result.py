@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-from sa_plugin._check import require_known
+from sa_plugin._check import require_known, require_place
 from sa_plugin.data.sample import Sample
 from sa_plugin.heads.columns import COMPONENT_KINDS, Column, Component, ComponentKind, depth_of, score_names
 from sa_plugin.heads.sums import Effect, share_excluding_zero
@@ -504,7 +504,12 @@ class TokenLedger(Result):
         return tuple(self.sample.token_text(edges) for edges in self.offsets)
 
     def strongest(self, token: int, n: int = 10) -> list[tuple[str, float]]:
-        """The largest terms of one token, by size."""
+        """The largest terms of one token, by size.
+
+        Raises:
+            ValueError: There is no such token.
+        """
+        require_place("token", token, len(self.score), "tokens")
         order = np.argsort(-np.abs(self.terms[token]), kind="stable")[:n]
         return [(self.components[i].name, float(self.terms[token, i])) for i in order]
 
@@ -561,8 +566,12 @@ class TokenLedger(Result):
         Args:
             token: Place among the kept tokens; by default the one that scores highest.
             n: How many terms.
+
+        Raises:
+            ValueError: There is no such token.
         """
         at = int(self.score.argmax()) if token is None else token
+        require_place("token", at, len(self.score), "tokens")
         image, title = self.sample.image, f"{self.column.concept}, block {self.column.layer}"
         if image is None:
             width = min(max(0.2 * len(self.score) + 1, 6.0), 18.0)

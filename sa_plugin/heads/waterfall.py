@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sa_plugin._check import require_known
+from sa_plugin._check import require_known, require_place
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
@@ -141,7 +141,12 @@ class Waterfall(Result):
         )
 
     def shown(self, column: int) -> list[Component]:
-        """Steps that a column can have."""
+        """Steps that a column can have.
+
+        Raises:
+            ValueError: There is no such column.
+        """
+        require_place("column", column, len(self.columns), "columns")
         last, follows = self.depths[column], self.directions[column] == "refitted"
         return [
             step

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.host.adapter import FINAL, AttentionParts, Part, Passes, Places
 from sa_plugin.host.laws import NORMS, RAW, Law, relative_difference
@@ -122,3 +123,5 @@ __all__ = [
     "turns_of",
     "uniform_attention",
 ]
+
+face_room(globals())

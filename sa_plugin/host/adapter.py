@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runt
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sa_plugin._face import face
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
 from sa_plugin.host.protocol import (
@@ -42,6 +43,7 @@ Keep = Callable[[str, Tensor], Tensor]
 """What is kept of a part, by its name and value; a clone where nothing is said."""
 
 
+@face
 class AttentionParts(NamedTuple):
     """The attention of one block as its library shows it: nothing repeated, nothing proved.
 

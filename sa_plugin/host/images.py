@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sa_plugin._check import require, require_known
+from sa_plugin._face import face
 from sa_plugin.data.images import Geometry, Image, require_rgb
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import mllama
@@ -65,6 +66,7 @@ SIDES = ("height", "width", "shortest_edge", "longest_edge")
 CHECK_SIZES = ((90, 61), (48, 200), (17, 23), (64, 64))
 
 
+@face
 @dataclass(frozen=True)
 class Processor:
     """How images become pixel values.
@@ -102,6 +104,11 @@ class Processor:
             raise ValueError(
                 f"size {self.size} is no multiple of the patch {self.patch}: pixels at the end "
                 "would reach no token."
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0 or self.rescale <= 0:
+            raise ValueError(
+                f"mean {self.mean}, std {self.std}, rescale {self.rescale}: give three numbers each, one a "
+                "colour, and nothing below or at 0 to divide by."
             )
         if self.resized is not None and self.mode != "centre_crop":
             raise ValueError(f"resized is for mode 'centre_crop', the mode is {self.mode!r}.")

@@ -306,6 +306,8 @@ class LocalHost:
     @one_turn
     def laws(self, samples: Sequence[Sample]) -> list[Law]:
         """The laws that only a local model can be held to: those of `attach` again, and padding."""
+        if not samples:
+            raise ValueError("samples is empty: give at least one, such as data.test.samples[:2].")
         longest = max(samples, key=lambda sample: len(sample.text))
         seen = probe(self.passes, self.forward_inputs(longest))
         if isinstance(self.reader, TextReader):

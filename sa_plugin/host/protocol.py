@@ -51,6 +51,7 @@ PAPER_GRIDS: Mapping[str, tuple[int, ...]] = {
 """Per cent through the model at which the authors' code reads, by model; see `layers_at`."""
 
 
+@face
 class Site(NamedTuple):
     """A place in the model: a hook point of one block.
 
@@ -128,6 +129,7 @@ class HostInfo:
         )
 
 
+@face
 class OutputProjection(NamedTuple):
     """How one attention layer writes: `attn_out = sum_h z_h @ weight[h] + bias`."""
 
@@ -308,7 +310,7 @@ def layer_of_percent(n_layers: int, percent: float | int) -> int:
         [0, 10, 21, 23]
     """
     if not 0 < percent <= 100:
-        raise ValueError(f"percent is {percent}: give a number above 0 and at most 100.")
+        raise ValueError(f"percent is {percent:g}: give a number above 0 and at most 100.")
     return min(max(math.floor(percent * n_layers / 100) - 1, 0), n_layers - 1)
 
 
@@ -373,6 +375,7 @@ class Rotary(NamedTuple):
     scaling: float = 1.0
 
 
+@face
 class InputMap(NamedTuple):
     """How heads read the residual stream: `x @ weight[h] + bias[h]`, float32 on the CPU."""
 
@@ -492,6 +495,7 @@ class Attended(NamedTuple):
     visible: Bool[Tensor, "batch query key"]
 
 
+@face
 @dataclass(frozen=True)
 class ZEdit:
     """An edit of z that is more than a function of z.

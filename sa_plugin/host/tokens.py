@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from sa_plugin._check import users_line
+from sa_plugin._face import face_methods
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.sample import Sample
 
@@ -71,6 +72,7 @@ def check_tokenizer(tokenizer: Any, lacking: str = NO_TOKENIZER) -> None:
         )
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
     """A tokenizer with the rules for special tokens that a host was attached with.

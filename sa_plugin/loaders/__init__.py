@@ -1,5 +1,6 @@
 """Data sets and file formats, read into `ConceptData`; `load` is the one door to all of them."""
 
+from sa_plugin._face import face_room
 from sa_plugin.loaders.authors import same_word
 from sa_plugin.loaders.brown import BROWN_CONCEPTS, brown_concepts_of, brown_folder, brown_passages
 from sa_plugin.loaders.clevr import foreground, regions_of
@@ -77,3 +78,5 @@ __all__ = [
     "same_word",
     "shapes",
 ]
+
+face_room(globals())

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int, Real, Shaped
 from torch import Tensor
 
 from sa_plugin._check import users_line
+from sa_plugin._face import face_methods
 from sa_plugin.data.sample import Sample, sample_labels
 from sa_plugin.host.protocol import Batch, Host
 
@@ -132,6 +133,7 @@ def _attended(batch: Batch) -> Bool[Tensor, "batch token"]:
     return torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class TokenTable:
     """Rows of tokens and what is known of them.

@@ -1,5 +1,6 @@
 """One HTML page of a run."""
 
+from sa_plugin._face import face_room
 from sa_plugin.report.charts import density_grid, fraction_lines, shown_concepts, stored
 from sa_plugin.report.page import render_report, write_report
 from sa_plugin.report.parts import mean_grid, relative
@@ -38,3 +39,5 @@ __all__ = [
     "write_report",
     "write_results",
 ]
+
+face_room(globals())

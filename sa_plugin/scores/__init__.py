@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.scores.score import OtherPrecisionWarning, score, score_samples
 from sa_plugin.scores.table import ScoreTable
@@ -65,3 +66,5 @@ __all__ = [
     "tail_histogram",
     "with_answers",
 ]
+
+face_room(globals())

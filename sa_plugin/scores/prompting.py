@@ -34,6 +34,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sa_plugin._check import position_of, users_line
+from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.turns import borrow
@@ -212,6 +213,7 @@ YES = ("Yes", "yes", " Yes", " yes", "YES")
 NO = ("No", "no", " No", " no", "NO")
 
 
+@face
 class Wording(NamedTuple):
     """How a concept is asked about.
 

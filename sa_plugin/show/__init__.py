@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.show.html import VOID, Markup, el, interval, kind_label, side_of_zero, typeset
 from sa_plugin.show.result import Result, Sheet, Shown, clean, long_frame
@@ -37,3 +38,5 @@ __all__ = [
     "tokens",
     "typeset",
 ]
+
+face_room(globals())

@@ -106,6 +106,7 @@ def _saying(name: str, made: Any) -> Any:
     return said
 
 
+@face_methods
 class Shown(Carries):
     """Base of all that shows itself, results and what they are made from alike: data, banks, scores.
 

@@ -1,5 +1,6 @@
 """The whole method, stage by stage: demo, run and reproduce."""
 
+from sa_plugin._face import face_room
 from sa_plugin.stages.blocks import heads_block, trace_block
 from sa_plugin.stages.config import (
     PAPER_KINDS,
@@ -83,3 +84,5 @@ __all__ = [
     "write_json",
     "write_scores",
 ]
+
+face_room(globals())

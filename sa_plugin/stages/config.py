@@ -27,6 +27,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from sa_plugin._check import did_you_mean, require_known
+from sa_plugin._face import face
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.host.protocol import adapters, layer_of_percent
 from sa_plugin.loaders.registry import LOADERS
@@ -37,6 +38,7 @@ PAPER_KINDS = ("prototype", "separator", "kmeans", "kmeans_separator")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
+@face
 @dataclass(frozen=True)
 class ModelPart:
     """Which model, in which library.
@@ -59,6 +61,7 @@ class ModelPart:
     attach: Mapping[str, Any] = field(default_factory=dict)
 
 
+@face
 @dataclass(frozen=True)
 class DataPart:
     """Which data.
@@ -111,6 +114,7 @@ class LayersPart:
         return tuple(sorted(set(blocks))) or tuple(range(n_layers))
 
 
+@face
 @dataclass(frozen=True)
 class RunPart:
     """What is computed.
@@ -132,6 +136,7 @@ class RunPart:
     batch_tokens: int = 1024
 
 
+@face
 @dataclass(frozen=True)
 class CellConfig:
     """A whole configuration file.

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sa_plugin._face import face_methods
 from sa_plugin.attribution.compare import Design, compare
 from sa_plugin.attribution.comparison import Comparison
 from sa_plugin.concepts.bank import ConceptBank
@@ -61,6 +62,7 @@ REFUSALS: Mapping[str, tuple[type[Exception], ...]] = {
 }
 
 
+@face_methods
 @dataclass(eq=False)
 class Graph:
     """A study's model, data and stages; what was computed stays in memory for the next stage.

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from sa_plugin._check import users_line
+from sa_plugin._face import face_methods
 from sa_plugin._files import (
     PARTIAL,
     DamagedFileError,
@@ -107,6 +108,7 @@ class Stage:
         return f"{self.name.replace(' ', '-')}-{self.hash}{self.ending}"
 
 
+@face_methods
 @dataclass(frozen=True)
 class Store:
     """A folder of stage results.

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.statistics.confusion import (
     Confusion,
@@ -124,3 +125,5 @@ __all__ = [
     "to_values",
     "weighted_quantiles",
 ]
+
+face_room(globals())

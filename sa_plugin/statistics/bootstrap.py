@@ -39,6 +39,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
 from sa_plugin._check import require_type
+from sa_plugin._face import face_methods
 from sa_plugin.statistics.confusion import Confusion, check_samples, ratio
 from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.statistics.interval import Kind
@@ -52,6 +53,7 @@ GROUPS = 200
 _EXACT_FLOAT32 = 1 << 24
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Resamples:
     """Weights of documents, column by column, shared by whatever is compared.

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin._check import did_you_mean
-from sa_plugin._face import face
+from sa_plugin._face import face, face_methods
 from sa_plugin.statistics.interval import ENOUGH, FEW, LEAST, NONE, Bounds, bounds_of, carriers, family
 
 
@@ -48,6 +48,7 @@ class Resampling:
             raise ValueError(f"level {self.level} must lie between 0 and 1, such as 0.95.")
 
 
+@face_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Drawn:
     """A statistic on the data and without each document.
@@ -228,6 +229,14 @@ class Drawn:
         weight = np.ones(1) if weights is None else np.asarray(weights, dtype=np.float64)
         if weight.ndim == 1 and weights is not None:
             weight = np.expand_dims(weight, tuple(k for k in range(self.values.ndim) if k != at))
+        fits = weight.ndim <= self.values.ndim and all(
+            n in (1, of) for n, of in zip(weight.shape[::-1], self.values.shape[::-1], strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                f"weights are {list(weight.shape)}, the values {list(self.values.shape)}: give one a "
+                f"label of {axis!r}, or one a value."
+            )
         weight = np.where(np.isnan(self.values), 0.0, np.broadcast_to(weight, self.values.shape))
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (weight * np.nan_to_num(self.values)).sum(at) / weight.sum(at)

@@ -28,6 +28,7 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt32
 
+from sa_plugin._face import face_methods
 from sa_plugin.statistics.quantile import (
     DELTAS,
     cached_blocks,
@@ -169,6 +170,7 @@ class Tally:
 Chunk: TypeAlias = tuple[np.ndarray, np.ndarray | None]
 
 
+@face_methods
 class RadixHistogram:
     """Counts of values by the high 16 bits of their order-preserving keys, for several columns.
 

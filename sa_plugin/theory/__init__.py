@@ -3,6 +3,7 @@
 `check_theory` measures in every block what the idealised model predicts.
 """
 
+from sa_plugin._face import face_room
 from sa_plugin.theory.assumptions import Assumption, span, told
 from sa_plugin.theory.check import Conditions, check_theory
 from sa_plugin.theory.measures import Measures
@@ -30,3 +31,5 @@ __all__ = [
     "tilted",
     "told",
 ]
+
+face_room(globals())

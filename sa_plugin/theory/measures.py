@@ -66,6 +66,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from sa_plugin._face import face_methods
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.drawn import Drawn
@@ -341,6 +342,7 @@ class Quantity:
         return f"Quantity({self.name}: mean of {known.sum()} layers {float(value[known].mean()):.3f}{beside})"
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Measures:
     """Every quantity of one concept and direction.

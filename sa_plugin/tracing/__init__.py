@@ -1,5 +1,6 @@
 """How the tail forms: in- and out-of-concept scores layer by layer."""
 
+from sa_plugin._face import face_room
 from sa_plugin.tracing.cells import Columns, Densities, cuts
 from sa_plugin.tracing.measures import (
     TAIL_LEVEL,
@@ -28,3 +29,5 @@ __all__ = [
     "overlap",
     "trace",
 ]
+
+face_room(globals())

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from sa_plugin._face import face_methods
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.quantile import quantiles, tail_thresholds
@@ -37,6 +38,7 @@ Out = Literal["negative", "all"]
 _COMMON_EDGES: Float64[np.ndarray, " edge"] = np.arange(-40, 81) / 4.0
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class Columns:
     """A score table reduced to one column a concept.

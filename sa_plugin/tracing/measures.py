@@ -46,6 +46,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from sa_plugin._face import face_methods
 from sa_plugin.statistics.bootstrap import Resamples
 from sa_plugin.statistics.confusion import exceeds, ratio, reaches
 from sa_plugin.statistics.drawn import Drawn, scarcer
@@ -73,6 +74,7 @@ class Cut(NamedTuple):
     background_of_maxima: float
 
 
+@face_methods
 @dataclass(frozen=True, eq=False)
 class ScoreGroup:
     """Scores of some tokens or samples, with the weights of their documents."""

@@ -91,7 +91,7 @@ def test_what_cannot_be_scored_is_refused():
         sample_scores(np.zeros(2), np.ones(2, bool), 0.5)
     with pytest.raises(ValueError, match="holds NaN or infinite"):
         sample_scores(np.array([np.nan, 0]), y, 0.5)
-    with pytest.raises(ValueError, match=r"level is .*: give a fraction"):
+    with pytest.raises(ValueError, match=r"fraction is .*: give one of the tokens"):
         top_fraction(np.zeros(2), 0.0)
     with pytest.raises(ValueError, match="no calibration sample to choose the level"):
         choose_level([])

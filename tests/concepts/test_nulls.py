@@ -158,4 +158,5 @@ def test_isotropic_vectors_are_units_and_the_first_ones_stay():
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(400, dtype=torch.float64))
     spread = drawn.T @ drawn / len(drawn)
     assert (spread - torch.eye(12) / 12).abs().max() < 0.03
-    assert isotropic(12, 0, 0) == []
+    with pytest.raises(ValueError, match="n is 0, not a whole number from 1"):
+        isotropic(12, 0, 0)

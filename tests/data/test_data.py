@@ -76,7 +76,7 @@ def test_split_is_stratified_over_concepts():
         Sample(str(k), "x", f"d{k // 4}", (), frozenset(c for c in "abc" if rng.random() < 0.2))
         for k in range(2000)
     ]
-    split = np.array(split_documents(samples, "abc"))
+    split = np.array(split_documents(samples, list("abc")))
     for concept in "abc":
         positive = np.array([concept in s.positive for s in samples])
         for name, share in (("train", 0.6), ("cal", 0.2), ("test", 0.2)):
@@ -188,8 +188,8 @@ def test_a_sample_with_some_concepts_only_has_their_labels_and_no_other():
     )
     picture = Sample("1", "", "d", (), frozenset("xy"), None, Image(pixels, {"x": mask, "y": ~mask}, 0.5))
     assert whole.only(["x"]) == Sample("0", "a cat", "d", (Span(0, 1, "x"),), frozenset("x"), {"x": (True,)})
-    assert picture.only("y").image == Image(pixels, {"y": ~mask}, 0.5)
-    assert whole.only("xy") == whole
+    assert picture.only(["y"]).image == Image(pixels, {"y": ~mask}, 0.5)
+    assert whole.only(["x", "y"]) == whole
     assert whole.only(()).positive == frozenset()
 
 

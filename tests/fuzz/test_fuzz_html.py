@@ -6,21 +6,27 @@ round what follows it, ends a page or cannot be written.
 """
 
 import copy
+import io
 import re
 import warnings
 from collections import Counter
 from html.parser import HTMLParser
 
+import nbformat
 import numpy as np
 import pytest
 from detection_cases import make_case
+from fake_host import FakeHost
 from fake_results import CONCEPTS, small
 from fuzzing import Tally, tries
 
+from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.report import render_report, write_report
 from sa_plugin.show import VOID
+from sa_plugin.statistics import Resampling
+from sa_plugin.tracing import trace
 
 EVIL = (
     "</script><script>alert(1)</script>",
@@ -171,6 +177,61 @@ def test_cells_of_evil_names():
         tally.add("interpreted" if read(shown).made.keys() & ACTIVE else kind, repr(evil))
     for one in (detector, hits):
         assert not read(one._repr_html_()).handlers
+    tally.require("same", "refused")
+
+
+def results_on(evil):
+    """What a notebook shows of data whose passages hold an evil text, and whose concept is called so."""
+    texts = [f"{word} {evil} sat {k}" for k, word in enumerate(["cat", "ran"] * 20)]
+    spans = [[(0, 3, f"{evil} c")] if text.startswith("cat") else [] for text in texts]
+    host, data = FakeHost(), ConceptData.from_spans(texts, spans, name=f"{evil} data")
+    detector = calibrate(host, data, fit(host, data, "prototype"), deltas=(0.1, 0.5))
+    few = Resampling(20)
+    found = [data, detector, detector.find(data.test), detector.localise(data.test)]
+    found += [detector.evaluate(data.test, resampling=few), detector.sweep(data.test, resampling=few)]
+    return [*found, trace(host, data, detector.bank, resampling=few)]
+
+
+def notebook_of(results):
+    """A notebook that shows results as a kernel does: HTML, text, what is printed, and the picture."""
+    outputs = []
+    for one in results:
+        shown = {"text/html": one._repr_html_(), "text/plain": repr(one)}
+        if not isinstance(one, ConceptData):
+            drawn = io.BytesIO()
+            one.plot().savefig(drawn, format="svg")
+            shown["image/svg+xml"] = drawn.getvalue().decode()
+        outputs += [nbformat.v4.new_output("display_data", data=shown)]
+        outputs += [nbformat.v4.new_output("stream", text=str(one))]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("results", outputs=outputs)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_notebook_files_of_evil_texts(tmp_path):
+    rng, tally = np.random.default_rng(2), Tally()
+    for k in range(tries(4, 60)):
+        evil = EVIL[k] if k < len(EVIL) and tries(0, 1) else random_text(rng)
+        try:
+            results = results_on(evil)
+        except (TypeError, ValueError) as error:
+            tally.add("refused" if re.search("sample|concept|name is", str(error)) else "unnamed", str(error))
+            continue
+        try:
+            path = tmp_path / "results.ipynb"
+            nbformat.write(notebook_of(results), path)
+            (cell,) = nbformat.read(path, as_version=4).cells
+            kind, about = "same", ""
+            for output in cell.outputs:
+                for text in [output.text] if "text" in output else output.data.values():
+                    if found := UNSEEN.search(text):
+                        kind, about = "unseen", f"{text[max(found.start() - 60, 0) : found.end() + 20]!r}"
+                if "data" in output:
+                    made = read(output.data["text/html"])
+                    if made.handlers or made.made.keys() & (ACTIVE - {"b"}):
+                        kind, about = "interpreted", str(made.made)
+        except Exception as error:
+            kind, about = "unnamed", f"{type(error).__name__}: {error}"
+        tally.add(kind, f"{evil!r}: {about}")
     tally.require("same", "refused")
 
 

@@ -89,7 +89,7 @@ def test_void_leaves_unknown_what_it_could_turn(seed, least):
     # Said to be complete or not: nobody knows what void shows. Other concepts' columns are not asked for.
     complete = Sample("0", "", "0", image=image, positive=frozenset("ab"), unknown=frozenset())
     assert (complete.token_known(boxes, labels, concepts) == known).all()
-    assert (sample.only("b").token_known(boxes, labels[:, 2:], ["b"]) == known[:, 2:]).all()
+    assert (sample.only(["b"]).token_known(boxes, labels[:, 2:], ["b"]) == known[:, 2:]).all()
 
 
 def test_void_enters_the_hash_where_there_is_any():

@@ -226,7 +226,7 @@ def test_a_font_without_colour_bitmaps_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"n": 0}, "n = 0 scenes"),
+        ({"n": 0}, "n is 0, not a whole number from 1"),
         ({"n": 9, "objects": (1, 4)}, r"objects \(1, 4\) must be .* between 1 and 3"),
         ({"n": 9, "fractions": (0.5, 0.5, 0.0)}, "must be three positive numbers"),
     ],

@@ -201,7 +201,7 @@ def test_a_hidden_object_has_no_mask():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"n": 0}, "n = 0 scenes: ask for at least one"),
+        ({"n": 0}, "n is 0, not a whole number from 1"),
         ({"n": 3, "size": 16}, "size 16 is under 32 pixels"),
         ({"n": 3, "objects": (2, 9)}, r"objects \(2, 9\) must be .* between 1 and 4"),
         ({"n": 3, "objects": (3, 2)}, r"objects \(3, 2\) must be"),

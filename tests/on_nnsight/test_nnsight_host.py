@@ -249,8 +249,8 @@ class TestRefusals:
     def test_no_such_site(self, gpt2):
         with pytest.raises(ValueError, match=r"layer 7 does not exist.*0 to 2; the nearest is 2"):
             gpt2.hook_name(Site(7, "z"))
-        with pytest.raises(ValueError, match=r"point 'resid_mid' is unknown: use one of \('resid"):
-            gpt2.hook_name(Site(0, "resid_mid"))
+        with pytest.raises(ValueError, match="point is the text 'resid_mid', not 'resid_pre' or"):
+            Site(0, "resid_mid")
         with pytest.raises(ValueError, match="sites is empty"):
             gpt2.read(gpt2.batches(tiny.samples(SHORT))[0], [], lambda found: {})
 

@@ -228,7 +228,7 @@ def test_refusals(tmp_path):
     file.write_text("")
     with pytest.raises(NotADirectoryError, match="is a file: name a folder"):
         Journal(file)
-    with pytest.raises(ValueError, match="at_once is 0: give 1 or more"):
+    with pytest.raises(ValueError, match="at_once is 0, not a whole number from 1"):
         Patience(at_once=0)
-    with pytest.raises(ValueError, match=r"timeout is -1.0 seconds: give 0 or more"):
+    with pytest.raises(ValueError, match=r"timeout is -1\.0, not a number from 0"):
         Patience(timeout=-1.0)

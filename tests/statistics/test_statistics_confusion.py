@@ -78,7 +78,7 @@ def test_bad_arguments_say_what_was_expected(as_shipped):
     predicted, labels = decisions()
     with pytest.raises(ValueError, match="differ in their last axis, the samples"):
         confusion(predicted, labels[:, :-1])
-    with pytest.raises(ValueError, match="average 'micro' is unknown"):
+    with pytest.raises(ValueError, match="average is the text 'micro', not 'weighted' or 'macro'"):
         mean_over_concepts(np.ones(2), np.ones(2), "micro")
 
 

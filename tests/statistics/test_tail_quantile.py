@@ -156,7 +156,7 @@ def test_too_few_tokens_is_a_named_warning():
     labels[:, 1] = False
     labels[:30, 1] = True
     with pytest.warns(FewTokensWarning, match=r"1 of 4 .*'b' has 30 \(delta 0.02 needs 50\)"):
-        tail_thresholds(scores, labels, names="abcd")
+        tail_thresholds(scores, labels, names=list("abcd"))
 
 
 def test_enough_tokens_is_no_warning():
@@ -173,7 +173,7 @@ def test_an_empty_concept_is_infinite_and_a_named_warning(thresholds):
     scores, labels = table()
     labels[:, 2] = False
     with pytest.warns(EmptyConceptWarning, match=r"no in-concept tokens for 'c': .* \+inf"):
-        found = thresholds(scores, labels, names="abcd")
+        found = thresholds(scores, labels, names=list("abcd"))
     empty = found[..., 2] if thresholds is tail_thresholds else found[:, 2]
     assert np.isposinf(empty).all()
     assert not np.isnan(found).any()
@@ -203,7 +203,7 @@ def test_bad_arguments_say_what_was_expected(as_shipped):
         tail_thresholds(scores, labels, weights="balanced")
     with pytest.raises(ValueError, match="at least one value"):
         quantiles(np.zeros(0, np.float32), [0.5])
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match="not a number from 0 to 1"):
         quantiles(np.zeros(3, np.float32), [1.5])
 
 

@@ -170,7 +170,7 @@ def test_named_warnings_and_infinite_thresholds():
     labels[:, 1], labels[30:, 0] = False, False
     labels[:30, 0] = True
     with pytest.warns(EmptyConceptWarning, match="'b'"), pytest.warns(FewTokensWarning, match="'a'"):
-        found = streaming_thresholds(ScoreChunks(scores, labels), names="abc")
+        found = streaming_thresholds(ScoreChunks(scores, labels), names=list("abc"))
     assert np.isposinf(found[..., 1]).all()
     assert np.isfinite(found[..., [0, 2]]).all()
 
