@@ -221,7 +221,7 @@ class Store:
 
     def _list(self, folder: Path, last: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
         if not self.texts:
-            files = {name: {**one, "warnings": names_of(one["warnings"])} for name, one in files.items()}
+            files = {name: {**one, "warnings": warning_names(one["warnings"])} for name, one in files.items()}
         write_json(sealed({"format": FORMAT, "last": last, "files": files}), folder / "stages.json")
 
     def strip(self, stages: Sequence[Stage]) -> None:
@@ -274,11 +274,11 @@ def _ours(caught: list[warnings.WarningMessage]) -> list[str]:
     return sorted({f"{w.category.__name__}: {w.message}" for w in ours})
 
 
-def names_of(warned: Sequence[str]) -> list[str]:
+def warning_names(warned: Sequence[str]) -> list[str]:
     """Kinds of warnings without their text, which may quote what it warns about.
 
     Example:
-        >>> names_of(["RepeatedTextWarning: 'a cat' stands twice."])
+        >>> warning_names(["RepeatedTextWarning: 'a cat' stands twice."])
         ['RepeatedTextWarning']
     """
     return sorted({one.partition(":")[0] for one in warned})
