@@ -7,6 +7,7 @@ answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -125,7 +126,12 @@ def _whole(name: str, most: int) -> Callable[[str], int]:
 
 def _path(text: str) -> Path:
     """Reads a path that a file system takes."""
-    if not text.strip() or "\0" in text:
+    try:
+        # Names that are no UTF-8 come as surrogates that the system takes back; others it does not.
+        named = bool(text.strip()) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
     return Path(text)
 

@@ -315,8 +315,8 @@ def says(text: str, argument: str, value: Any) -> bool:
     # What data are: samples.
     words += {"data": ("sample",), "of": ("sample_label", "split")}.get(argument, ())
     if isinstance(value, str) and value.strip() and argument in ("path", "out", "results", "data"):
-        # A command and a file say a text as it is.
-        return value in text
+        # A command and a file say a text as it is, or as Python writes it.
+        return value in text or repr(value) in text or f"{argument} is" in text or "samples[" in text
     value = value.item() if isinstance(value, np.generic) else value
     return any(re.search(rf"\b{word}", text, re.IGNORECASE) for word in words) or (
         isinstance(value, str | int | float) and not isinstance(value, bool) and repr(value) in text

@@ -197,6 +197,7 @@ class Drawn:
             if name not in found.axes:
                 raise ValueError(f"{name!r} is no axis of {found!r}{did_you_mean(name, found.axes)}")
             at = list(found.axes).index(name)
+            label = label.tolist() if isinstance(label, np.ndarray) else label
             several = isinstance(label, list | tuple)
             places = [_index(name, one, found.axes[name]) for one in (label if several else [label])]
             chosen: Any = places if several else places[0]

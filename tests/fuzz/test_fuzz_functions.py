@@ -104,7 +104,8 @@ MEANT = {
     ("layers_at", "percent"): {"3.7", "(1, 2, 3)", "0"},
     ("Plan.only", "kinds"): {"[]"},
     ("Drawn.rows", "measure"): {"''", "'x'"},
-    ("Drawn.sel", "axis"): {"[]"},
+    # Nothing of an axis.
+    ("Drawn.sel", ANY): {"[]"},
     # The primary kind.
     (ANY, "kind"): {"''"},
     (ANY, "path"): {"'x'"},
