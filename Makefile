@@ -16,7 +16,8 @@ MODEL ?= smollm2
 OUT ?= demo_out
 DEMO_FLAGS := $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(SMALL)),--small)
 PYTEST_ARGS ?=
-# Processes of the test suite; a file's tests stay together.
+# Processes of the test suite; a file's tests stay together, in the order of the folders: by their number of tests the
+# few long ones would come last, and one process would wait for the other.
 JOBS ?= 2
 REMOTE_ARGS ?=
 BENCH_ARGS ?=
@@ -55,7 +56,7 @@ weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), i
 	$(BIN)/python docs/experiments/weights.py --model all
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## the fuzzers of tests/fuzz in their long form; PYTEST_ARGS= is passed on
 	SA_PLUGIN_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/fuzz $(PYTEST_ARGS)
