@@ -118,8 +118,7 @@ class Pooled:
         Raises:
             ValueError: A row has none of the tokens that are averaged over.
         """
-        target = self.target.to(x.device)
-        scores = cosine(x, target[None]) if self.cosine else x @ target
+        scores = self.scores(x)
         if self.beta is not None:
             margins = (scores - self.threshold).masked_fill(~mask, -torch.inf)
             return (self.beta * margins).logsumexp(1) / self.beta
@@ -128,6 +127,12 @@ class Pooled:
             if not mask.any(dim=1).all():
                 raise ValueError("the mask leaves a row without any SuperActivator to average over.")
         return token_mean(scores, mask)
+
+    def scores(self, x: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token"]:
+        """Of normalised activations, token by token."""
+        target = self.target.to(x.device)
+        dots: Tensor = cosine(x, target[None]) if self.cosine else x @ target
+        return dots
 
 
 Maker = Callable[[CleanRun], Measure]
@@ -342,11 +347,7 @@ def concept_score(
     vectors: VectorSet, x: Float[Tensor, "batch token d_model"]
 ) -> Float[Tensor, "batch token"]:
     """The concept's score of activations that are normalised already."""
-    v = vectors.vectors[0].to(x.device)
-    if vectors.scoring == "cosine":
-        return cosine(x, v)
-    dots: Tensor = x @ v[0]
-    return dots
+    return Pooled(vectors.vectors[0, 0], vectors.scoring == "cosine").scores(x)
 
 
 def cosine(
@@ -403,7 +404,7 @@ def superactivator_margin(clean: CleanRun, sharpness: float = SHARPNESS) -> Pool
     if not sharpness > 0:
         raise ValueError(f"sharpness is {sharpness}: give a positive number; the default is {SHARPNESS:g}.")
     mean_score = _global(clean)
-    scores = concept_score(clean.vectors, clean.x[None])[0][clean.keep].double()
+    scores = mean_score.scores(clean.x[None])[0][clean.keep].double()
     spread = float(scores.std(correction=0))
     # One product in float32 can differ from token to token in its last digit.
     if not spread > 1e-6 * float(scores.abs().max()):

@@ -354,15 +354,10 @@ def yardsticks(
 
 def own_target(objective: Objective) -> Yardstick:
     """An arm's own objective as a yardstick; means of scores as cosines, so that arms have one unit."""
-    own, pooled = objective.vectors, objective.measure
+    pooled = objective.measure
     if isinstance(pooled, Pooled) and pooled.beta is None:
-        pooled = replace(pooled, cosine=True)
-
-    def measure(resid: Tensor, mask: Tensor) -> Tensor:
-        x = (resid.float() - own.mean[0].to(resid.device)) / float(own.scale[0])
-        return pooled(x.masked_fill(~mask[..., None], 0.0), mask)
-
-    return Yardstick(OWN, objective.layer, objective.hook_name, objective.mask, measure)
+        objective = replace(objective, measure=replace(pooled, cosine=True))
+    return Yardstick(OWN, objective.layer, objective.hook_name, objective.mask, objective)
 
 
 def later_probes(
