@@ -12,7 +12,7 @@ from sa_plugin.heads.align_data import (
     top_tokens,
     write_scale,
 )
-from sa_plugin.heads.align_null import by_the_others, critical_value, false_share, step_down
+from sa_plugin.heads.align_null import amplifying, by_the_others, critical_value, false_share, step_down
 from sa_plugin.heads.align_plant import COSINES, Sizes, meeting, planted_sizes, planted_z, smallest_called
 from sa_plugin.heads.align_weights import (
     describe_blocks,
@@ -69,6 +69,7 @@ __all__ = [
     "ablate_heads",
     "ablation_curve",
     "agreement",
+    "amplifying",
     "attention_mass",
     "baseline",
     "by_the_others",

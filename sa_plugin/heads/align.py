@@ -56,13 +56,13 @@ from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
 RULE = (
-    "A head is concept-aligned if its weights write (OV) and read (QK) along the concept more than labels "
-    "permuted across samples explain: the smaller of the two standardised forms is called by step-down "
-    "max-T, family-wise at the level over all heads x concepts. It is called 'this concept' if the same "
-    "test against concepts exchanged among labelled tokens passes too, 'any label' if at least half "
-    "of those draws would be called themselves, else 'cannot tell'. What is seen on data (slope of the "
-    "logits above zero and beyond every permuted-label direction; attention of positive queries on the top "
-    "tokens above chance) stands beside the call and is no part of it."
+    "A head is concept-aligned if its weights write (OV) and read (QK) along the concept, with forms "
+    "above zero, more than labels permuted across samples explain: the smaller of the two standardised "
+    "forms is called by step-down max-T, family-wise at the level over all heads x concepts. It is called"
+    " 'this concept' if the same test against concepts exchanged among labelled tokens passes too, 'any "
+    "label' if at least half of those draws would be called themselves, else 'cannot tell'. What is seen "
+    "on data (slope of the logits above zero and beyond every permuted-label direction; attention of "
+    "positive queries on the top tokens above chance) stands beside the call and is no part of it."
 )
 
 # Where no detector brings its deltas; draws of a null, fewer where each is an iterative fit.

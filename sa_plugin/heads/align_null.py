@@ -6,8 +6,9 @@ the mean and the deviation of all the others of that cell, the found one among t
 
     z_i = (x_i - mean of x_j) / deviation of x_j,  j != i, over the found form and the D draws
 
-so that found and draws stay exchangeable where labels mean nothing. T = min(z_OV, z_QK): both sides
-have to stand out.
+so that found and draws stay exchangeable where labels mean nothing. A form that is not above zero
+amplifies nothing, however far it stands above a null that lies lower: its z counts as 0 at most, in
+draws as in what is found (`amplifying`). T = min(z_OV, z_QK): both sides have to stand out.
 
 *The call* (Westfall and Young 1993, step-down max-T). With cells in descending order of their found
 T, the p of the k-th is
@@ -69,6 +70,13 @@ def by_the_others(values: Float[np.ndarray, "row *cell"]) -> Float64[np.ndarray,
     with np.errstate(divide="ignore", invalid="ignore"):
         z = off * (n / (n - 1)) / np.sqrt(rest)
     return np.asarray(np.where(total > 0, z, 0.0))
+
+
+def amplifying(
+    z: Float64[np.ndarray, "*cell"], forms: Float[np.ndarray, "*cell"]
+) -> Float64[np.ndarray, "*cell"]:
+    """Deviations of forms above zero as they are, those of the others at most 0."""
+    return np.asarray(np.where(forms > 0, z, np.minimum(z, 0.0)))
 
 
 def step_down(

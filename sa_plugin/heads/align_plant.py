@@ -29,6 +29,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from sa_plugin.heads.align_null import amplifying
+
 COSINES = np.arange(1, 91) / 100
 """That are tried."""
 
@@ -82,7 +84,8 @@ def planted_z(
         for form, size, m in zip((at.ov, at.qk), planted_sizes(at, cosine), sides, strict=True):
             variance = m.variance + 2 * size * m.covariance + size**2 * m.met_variance
             with np.errstate(divide="ignore", invalid="ignore"):
-                both.append((form + size - m.mean - size * m.met_mean) / np.sqrt(np.maximum(variance, 0.0)))
+                z = (form + size - m.mean - size * m.met_mean) / np.sqrt(np.maximum(variance, 0.0))
+            both.append(amplifying(z, form + size))
         found.append(np.fmin(*both))
     return np.stack(found)
 

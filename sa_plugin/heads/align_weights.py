@@ -47,6 +47,7 @@ from tqdm.auto import tqdm
 from sa_plugin.concepts.nulls import StoredRefits, check_reproduced, null_vectors, unit
 from sa_plugin.heads.align_null import (
     LEAST_Z,
+    amplifying,
     by_the_others,
     critical_value,
     draws_needed,
@@ -456,7 +457,8 @@ class _NullSums:
         forms = [form.double().numpy() for form in _forms(block, v_in, v_out)]
         drawn = []
         for side, (own, found) in enumerate(zip(forms, (given.found.ov, given.found.qk), strict=True)):
-            z = by_the_others(np.concatenate([found[k][None].astype(np.float64), own]))
+            every = np.concatenate([found[k][None].astype(np.float64), own])
+            z = amplifying(by_the_others(every), every)
             # A concept that the null cannot draw is no test.
             z[..., self.out] = -np.inf
             self.z[side, k] = z[0]
@@ -471,7 +473,10 @@ class _NullSums:
         self.held_out = np.maximum(self.held_out, self._held_out(forms))
         if rests_on is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
-                both = [(x - rests_on.mean[s, k]) / rests_on.deviation[s, k] for s, x in enumerate(forms)]
+                both = [
+                    amplifying((x - rests_on.mean[s, k]) / rests_on.deviation[s, k], x)
+                    for s, x in enumerate(forms)
+                ]
             self.share[k] = (np.minimum(*both) > rests_on.critical).mean(0)
             self.share[k][:, self.out] = np.nan
             return
@@ -487,7 +492,7 @@ class _NullSums:
             null = x[:half]
             with np.errstate(divide="ignore", invalid="ignore"):
                 rest = np.nan_to_num((x[half:] - null.mean(0)) / null.std(0, ddof=1))
-            both.append(np.concatenate([by_the_others(null), rest]))
+            both.append(amplifying(np.concatenate([by_the_others(null), rest]), x))
         t = np.minimum(*both)
         t[..., self.out] = -np.inf
         return np.asarray(t.max((1, 2)))

@@ -9,6 +9,7 @@ import torch
 
 from sa_plugin.concepts import unit
 from sa_plugin.heads import (
+    amplifying,
     attention_mass,
     by_the_others,
     critical_value,
@@ -123,6 +124,14 @@ def test_values_are_standardised_by_the_others():
     assert (by_the_others(np.ones((9, 2))) == 0).all()
 
 
+def test_a_form_that_is_not_above_zero_does_not_stand_out():
+    forms = np.array([[-0.004, 0.3, -0.5], [-0.4, -0.2, -0.1], [-0.5, -0.3, -0.2], [-0.6, -0.1, -0.3]])
+    z = by_the_others(forms)
+    assert z[0, 0] > 4  # High above a null that lies below zero, and yet no amplification.
+    assert (amplifying(z, forms)[0] == [0, z[0, 1], z[0, 2]]).all()
+    assert z[0, 1] > 0 > z[0, 2]
+
+
 def stepped(found, draws):
     """Max-T by hand: one cell and one draw after the other."""
     order, p, before = sorted(range(len(found)), key=lambda c: -found[c]), {}, 0.0
@@ -160,7 +169,10 @@ def test_without_meaning_any_call_keeps_the_level_for_every_number_of_draws(draw
     rng = np.random.default_rng(draws)
     made = rng.standard_t(3, size=(2500, draws + 1, 6)) * np.array([1, 5, 0.1, 1, 1, 1])
     made[..., 1:] += made[..., :1] ** 2
-    both = [by_the_others(side.swapaxes(0, 1)) for side in (made[..., :3], made[..., 3:])]
+    # One form lies below zero whatever the labels, and never amplifies.
+    made[..., 4] -= 40
+    forms = [side.swapaxes(0, 1) for side in (made[..., :3], made[..., 3:])]
+    both = [amplifying(by_the_others(side), side) for side in forms]
     t = np.minimum(*both)
     called = t[0].max(-1) > [critical_value(one, 0.05) for one in t[1:].max(-1).T]
     # Exact where (draws + 1) / 20 is whole; standard error .0035.
@@ -217,7 +229,10 @@ def test_a_planted_head_is_one_more_dimension_of_its_maps(architecture):
             assert float(ov) == pytest.approx(at.ov[h, 0] + t[h, 0], abs=1e-4)
             assert float(qk) == pytest.approx(at.qk[h, 0] + s[h, 0], abs=1e-4)
             sides = zip((ov, qk), forms(again, block.turn), strict=True)
-            slow = [(float(x) - d[:, h, 0].mean()) / d[:, h, 0].std(ddof=1) for x, d in sides]
+            slow = [
+                min((float(x) - d[:, h, 0].mean()) / d[:, h, 0].std(ddof=1), np.inf if x > 0 else 0)
+                for x, d in sides
+            ]
             assert z[round(100 * cosine) - 1, h, 0] == pytest.approx(min(slow), rel=2e-3, abs=2e-3)
     assert smallest_called(np.array([[0.0, 1.0], [3.0, 1.0]]), 2.0) == pytest.approx(
         [0.02, np.nan], nan_ok=True
