@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from sa_plugin.statistics import Drawn
 
@@ -45,6 +45,30 @@ def slow_interval(columns, rows, kind, level=LEVEL):
     elif s < 1e-12:
         low = high = math.nan
     return low, high
+
+
+def slow_detectable(columns, rows, kind, null, power=0.8, level=LEVEL):
+    """The change whose noncentral t lies beyond the interval's quantile so often, found by bisection."""
+    t, m = columns[0], sum(n > 0 for n in rows)
+    if m < 3 or math.isnan(t) or kind == "none":
+        return math.inf
+    if kind == "quantile":
+        s = np.std(columns[1:], ddof=1) * math.sqrt(m / (m - 1))
+    else:
+        s = math.sqrt((m - 1) / m * sum((one - t) ** 2 for one in columns[1:] if not math.isnan(one)))
+    nu = max(1, min(m - 1, slow_degrees(rows)))
+    reach = stats.t.ppf((1 + level) / 2, nu)
+    eta = optimize.brentq(lambda x: stats.nct.sf(reach, nu, x) - power, 0, 100)
+    if kind in ("share", "difference") and (s < 1e-12 or (kind == "share" and t in (0, 1))):
+        change = 1 - ((1 - level) / 2) ** (1 / m)
+    elif kind == "share":
+        at = math.log(null / (1 - null)) + eta * s / (t * (1 - t))
+        change = 1 / (1 + math.exp(-at)) - null
+    else:
+        change = eta * s
+        if s < 1e-12:
+            return math.inf
+    return math.inf if kind in ("share", "difference") and null + change > 1 else change
 
 
 def numbers_in(thing, path=""):

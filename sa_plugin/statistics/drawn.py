@@ -23,7 +23,17 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from sa_plugin._check import did_you_mean
 from sa_plugin._face import face, face_methods
-from sa_plugin.statistics.interval import ENOUGH, FEW, LEAST, NONE, Bounds, bounds_of, carriers, family
+from sa_plugin.statistics.interval import (
+    ENOUGH,
+    FEW,
+    LEAST,
+    NONE,
+    Bounds,
+    bounds_of,
+    carriers,
+    detectable_of,
+    family,
+)
 
 
 @face
@@ -155,6 +165,48 @@ class Drawn:
     def excludes_zero_in_family(self) -> Bool[np.ndarray, "*axes"] | np.bool_:
         """Where zero is excluded although all cells are looked at: wrong anywhere with chance 1 - level."""
         return np.asarray(self.p_of_family < 1 - self.level)[()]
+
+    def detectable(self, null: float = 0.0, *, power: float = 0.8) -> Any:
+        """Smallest true change upwards from `null` that the interval would have excluded it for.
+
+        Not what was seen: what could have been, at this standard error and these documents. Its formula is
+        in `sa_plugin.statistics.interval`.
+
+        Args:
+            null: The value where nothing happens; of shares between 0 and 1, such as .5.
+            power: Chance of excluding the null if the change is true.
+
+        Returns:
+            In the number's unit, over `axes`; infinite where no change could have been seen.
+
+        Raises:
+            ValueError: A share against 0 or 1, which every share that varies excludes; or a record.
+
+        Example:
+            >>> from sa_plugin.statistics import bootstrap_mean
+            >>> round(float(bootstrap_mean(np.arange(6.0), np.arange(6)).detectable()), 2)
+            2.68
+        """
+        if not 0 < power < 1:
+            raise ValueError(f"power {power} must lie between 0 and 1, such as 0.8.")
+        if self.kept is not None:
+            raise ValueError(
+                "a record keeps this number's interval and no columns: nothing detectable of it."
+            )
+        if not 0 < null < 1 and bool((self.kind == "share").any()):
+            raise ValueError(
+                f"null is {null:g} for a share, which excludes 0 and 1 as soon as documents differ: give the "
+                "share where nothing happens, such as 0.5, or a difference of two shares."
+            )
+        return detectable_of(self.values, self.carried, self.kind, self.level, power, null)[()]
+
+    def could_have_seen(self, null: float = 0.0, *, power: float = 0.8) -> str:
+        """The same of a number without axes, in words to stand beside "cannot be said"."""
+        change = float(self.detectable(null, power=power))
+        if np.isfinite(change):
+            digits = 3 if change < 1 else 2
+            return f"could have seen a change of {change:.{digits}g} ({100 * power:g} % of the time)"
+        return f"could have seen no change{': ' + self.caution if self.caution else ''}"
 
     def like(self, values: Float[np.ndarray, "*shape column"]) -> Drawn:
         """Other values of the same axes, kind and documents."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from interval_oracle import LEVEL, slow_degrees, slow_interval
+from interval_oracle import LEVEL, slow_degrees, slow_detectable, slow_interval
 from scipy import stats
 
 from sa_plugin.statistics import (
@@ -171,3 +171,58 @@ def test_a_family_without_effects_is_starred_as_often_as_its_level_says():
         stars += bool(stack(cells, "cell").excludes_zero_in_family.any())
     # 200 trials at .05: at most 19 with chance .996.
     assert stars <= 19
+
+
+@pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile", "none"])
+@pytest.mark.parametrize("documents", [3, 6, 25])
+def test_what_could_have_been_seen_is_the_formula(kind, documents):
+    rng = np.random.default_rng(documents)
+    values = 0.6 + 0.05 * rng.standard_normal((7, 1 + documents))
+    rows = rng.integers(0, 6, (7, documents))
+    values[0], values[1] = 0.6, 1.0
+    values[2, 0] = np.nan
+    drawn = Drawn(values, {"cell": range(7)}, kind, rows)
+    found = drawn.detectable(0.4)
+    for k in range(7):
+        expected = slow_detectable(values[k].tolist(), rows[k].tolist(), kind, 0.4)
+        assert found[k] == pytest.approx(expected, rel=1e-6), k
+
+
+@pytest.mark.parametrize("documents", [3, 5, 20])
+@pytest.mark.parametrize("power", [0.5, 0.8])
+def test_the_detectable_change_is_seen_as_often_as_it_says(documents, power):
+    rng, repeats = np.random.default_rng(11), 4000
+    # Of documents of deviation 1 the true standard error is known, so the true change is too.
+    x = np.zeros(documents)
+    x[:2] = np.sqrt((documents - 1) / 2), -np.sqrt((documents - 1) / 2)
+    change = float(bootstrap_mean(x, np.arange(documents)).detectable(power=power))
+    x = change + rng.standard_normal((repeats, documents))
+    every = x.mean(1, keepdims=True)
+    left = (documents * every - x) / (documents - 1)
+    seen = Drawn(np.hstack([every, left]), {"world": range(repeats)}, "mean", np.ones(documents))
+    spread = 3.5 * np.sqrt(power * (1 - power) / repeats)
+    assert seen.excludes_zero.mean() == pytest.approx(power, abs=spread)
+
+
+def test_what_could_have_been_seen_in_words_and_what_is_refused():
+    many = Drawn(np.linspace(0.4, 0.42, 31), {}, "difference", np.ones(30))
+    assert many.could_have_seen() == f"could have seen a change of {many.detectable():.3g} (80 % of the time)"
+    assert many.detectable(power=0.9) > many.detectable()
+    few = Drawn(np.linspace(0.4, 0.6, 3), {}, "difference", np.ones(2))
+    assert few.could_have_seen() == (
+        "could have seen no change: no interval: carried by 2 of 3 documents needed"
+    )
+    # Ends of the range: a share that would have to pass 1.
+    coarse = Drawn(np.array([0.1, 0.9, -0.5, 0.2]), {}, "difference", np.ones(3))
+    assert (coarse.detectable(), coarse.could_have_seen()) == (
+        math.inf,
+        "could have seen no change: few documents",
+    )
+    share = Drawn(np.linspace(0.4, 0.42, 31), {}, "share", np.ones(30))
+    with pytest.raises(ValueError, match=r"null is 0 for a share, which excludes 0 and 1 .*give the share"):
+        share.detectable()
+    with pytest.raises(ValueError, match=r"power 1(\.0)? must lie between 0 and 1|power is 1"):
+        many.detectable(power=1.0)
+    kept = Drawn(many.values[:1], {}, "difference", np.zeros(0), kept=many.bounds)
+    with pytest.raises(ValueError, match="a record keeps this number's interval and no columns: nothing"):
+        kept.detectable()
