@@ -50,6 +50,7 @@ from sa_plugin.data.sample import SPLITS
 from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
+from sa_plugin.loaders.annotated import recipe, tool_of_row
 from sa_plugin.loaders.files import TableRow, parse_json, read_table
 from sa_plugin.loaders.rows import (
     NAMED_ROLES,
@@ -151,6 +152,9 @@ def _line(line: bytes, where: str) -> dict[str, Any]:
     lacking = [key for key in ("text", "labels") if key not in found]
     if lacking:
         near = did_you_mean(lacking[0], found) if found else ""
+        tool = tool_of_row(found)
+        if tool is not None:
+            raise ValueError(f"{where}: no object with 'text' and 'labels'; {recipe(tool)}")
         raise ValueError(
             f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...], or names)"
             f"{near and f', {lacking[0]!r} is missing'}{near or '.'}"

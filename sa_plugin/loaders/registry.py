@@ -23,6 +23,7 @@ from typing import Any
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.loaders.annotated import tool_of_path
 from sa_plugin.loaders.authors import load_authors_pictures, load_authors_texts
 from sa_plugin.loaders.broden import load_broden
 from sa_plugin.loaders.brown import brown_folder, load_brown
@@ -209,6 +210,9 @@ def _load_path(source: str | Path, split: str | None, seed: int, options: dict[s
         )
     if not path.suffix:
         raise FileNotFoundError(f"{path} does not exist: give one of {', '.join(LOADERS)}, or {_OR_A_PATH}.")
+    tool = tool_of_path(path)
+    if tool is not None:
+        raise ValueError(f"{path} is not read as it is; {tool}")
     raise ValueError(
         f"{path}: suffix {path.suffix!r} is unknown{did_you_mean(path.suffix, READERS)} Known: "
         f"{', '.join(READERS)}; a Hugging Face dataset is given as an object, with columns=, anything else "
@@ -223,6 +227,9 @@ def _load_folder(folder: Path, split: str, seed: int, options: dict[str, Any]) -
             "load(datasets.load_from_disk(folder), columns={role: column})."
         )
     if not (folder / "metadata.csv").exists():
+        tool = tool_of_path(folder)
+        if tool is not None:
+            raise ValueError(f"{folder} is not read as it is; {tool}")
         raise FileNotFoundError(
             f"{folder}/metadata.csv does not exist: a folder is read by its metadata.csv, or by a name, "
             f"load(name, folder), one of {', '.join(n for n, one in LOADERS.items() if one.has_root)}."
