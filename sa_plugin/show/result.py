@@ -248,7 +248,13 @@ def long_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     pandas = importlib.import_module("pandas")
     last = ["measure", "value", "low", "high", "note"]
     labels = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in last]
-    return pandas.DataFrame([dict(row) for row in rows], columns=[*labels, *last])
+    frame = pandas.DataFrame([dict(row) for row in rows], columns=[*labels, *last])
+    for name in labels:
+        found = [row.get(name) for row in rows]
+        # A number for whole layers has none of its own: the others stay whole numbers.
+        if None in found and all(one is None or type(one) is int for one in found):
+            frame[name] = frame[name].astype("Int64")
+    return frame
 
 
 def exact(measure: str, value: float | int | np.number, **labels: Any) -> dict[str, Any]:

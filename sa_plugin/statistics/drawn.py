@@ -202,11 +202,7 @@ class Drawn:
 
     def could_have_seen(self, null: float = 0.0, *, power: float = 0.8) -> str:
         """The same of a number without axes, in words to stand beside "cannot be said"."""
-        change = float(self.detectable(null, power=power))
-        if np.isfinite(change):
-            digits = 3 if change < 1 else 2
-            return f"could have seen a change of {change:.{digits}g} ({100 * power:g} % of the time)"
-        return f"could have seen no change{': ' + self.caution if self.caution else ''}"
+        return seen_words(float(self.detectable(null, power=power)), self.caution, power)
 
     def like(self, values: Float[np.ndarray, "*shape column"]) -> Drawn:
         """Other values of the same axes, kind and documents."""
@@ -370,6 +366,19 @@ def stack(parts: Mapping[Any, Drawn], axis: str, *, last: bool = False) -> Drawn
         carried=_stacked([one.carried for one in found], place),
         kept=kept,
     )
+
+
+def seen_words(change: float, caution: str = "", power: float = 0.8) -> str:
+    """What could have been seen, as it stands beside "cannot be said".
+
+    Args:
+        change: As `Drawn.detectable` gives it.
+        caution: Why there is none, where there is none.
+        power: That it was asked for.
+    """
+    if np.isfinite(change):
+        return f"could have seen a change of {change:.3g} ({100 * power:g} % of the time)"
+    return f"could have seen no change{': ' + caution if caution else ''}"
 
 
 def few_words(shown: Iterable[Drawn], mark: str = "") -> str:

@@ -10,10 +10,19 @@ from sa_plugin.theory.measures import Measures
 from sa_plugin.theory.paths import path_of, predicted_pattern, tilted
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
-from sa_plugin.theory.verdicts import TITLES, Regime, Verdict, judge
+from sa_plugin.theory.verdicts import (
+    TITLES,
+    Amplification,
+    Regime,
+    Verdict,
+    amplification_of,
+    judge,
+    too_small,
+)
 
 __all__ = [
     "TITLES",
+    "Amplification",
     "Assumption",
     "Conditions",
     "Measures",
@@ -21,6 +30,7 @@ __all__ = [
     "Slopes",
     "TheoryReport",
     "Verdict",
+    "amplification_of",
     "check_theory",
     "judge",
     "layer_slopes",
@@ -30,6 +40,7 @@ __all__ = [
     "span",
     "tilted",
     "told",
+    "too_small",
 ]
 
 face_room(globals())

@@ -43,7 +43,7 @@ from sa_plugin.theory.measures import QUANTITIES, Quantity, measure
 from sa_plugin.theory.paths import Directions, Path, build_directions, paths_of
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.sums import LEAST_TAIL, LEAST_TOKENS, Sums, run_pass
-from sa_plugin.theory.verdicts import Regime, Verdict, judge, regime_of
+from sa_plugin.theory.verdicts import Amplification, Regime, Verdict, amplification_of, judge, regime_of
 
 
 @face
@@ -175,6 +175,7 @@ def _assembled(
     quantities: dict[tuple[str, str], Mapping[str, Quantity]] = {}
     verdicts: list[Verdict] = []
     regimes: list[Regime] = []
+    amplifications: list[Amplification] = []
     assumptions: list[Assumption] = of_architecture(info, paths, why)
     tenths = {}
     for column in directions.columns:
@@ -192,6 +193,8 @@ def _assembled(
         )
         quantities[key] = {name: measures.quantity(name) for name in QUANTITIES if name in measures.own}
         verdicts += judge(measures, *key, layers, causal=info.causal)
+        if amplification := amplification_of(measures, *key):
+            amplifications.append(amplification)
         if regime := regime_of(measures, *key, layers):
             regimes.append(regime)
         assumptions += of_concept(directions, measures, *key, heads, weights=paths is not None)
@@ -200,6 +203,7 @@ def _assembled(
     return TheoryReport(
         quantities,
         tuple(verdicts),
+        tuple(amplifications),
         tuple(regimes),
         tuple(assumptions),
         heads,

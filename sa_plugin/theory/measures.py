@@ -349,7 +349,7 @@ class Measures:
 
     Attributes:
         own: Over the layers, by name.
-        predicted: By name, on the data.
+        predicted: By name, over the layers.
         controls: By control and name, random directions averaged.
         each: Over layers and controls, by decisive name: every control direction by itself, those
             of other concepts' permuted labels included.
@@ -357,7 +357,7 @@ class Measures:
     """
 
     own: Mapping[str, Drawn]
-    predicted: Mapping[str, Float64[np.ndarray, " layer"]]
+    predicted: Mapping[str, Drawn]
     controls: Mapping[str, Mapping[str, Drawn]]
     each: Mapping[str, Drawn]
     tenths: Mapping[str, Float64[np.ndarray, "layer step"]]
@@ -371,23 +371,23 @@ class Measures:
             kind.theorem,
             kind.null,
             own,
-            self.predicted.get(name),
+            self.predicted[name].estimate.copy() if name in self.predicted else None,
             {control: drawn.estimate.copy() for control, drawn in controls.items()},
             {control: own - drawn for control, drawn in controls.items()},
         )
 
     def mean(self, name: str, layers: Bool[np.ndarray, " layer"]) -> Drawn:
         """Mean of a quantity over some layers."""
-        return _mean(self.own[name], layers)
+        return mean_of_layers(self.own[name], layers)
 
     def excess(self, name: str, layers: Bool[np.ndarray, " layer"]) -> list[Drawn]:
         """Mean over some layers of a quantity minus that of each control that has it."""
         own, each = self.own[name], self.each[name]
-        found = [_mean(own - each.sel(control=k), layers) for k in each.axes["control"]]
+        found = [mean_of_layers(own - each.sel(control=k), layers) for k in each.axes["control"]]
         return [one for one in found if np.isfinite(one.estimate)]
 
 
-def _mean(drawn: Drawn, layers: Bool[np.ndarray, " layer"]) -> Drawn:
+def mean_of_layers(drawn: Drawn, layers: Bool[np.ndarray, " layer"]) -> Drawn:
     """Mean over some layers where the data define it, in every column over the same ones."""
     known = layers & np.isfinite(drawn.estimate)
     mean = drawn.values[known].mean(axis=0) if known.any() else np.full(drawn.values.shape[1], np.nan)
@@ -439,7 +439,7 @@ def measure(
     return Measures(
         {name: drawn(name, values[..., 0]) for name, values in full.items()},
         {
-            name: np.broadcast_to(one.predicted, shape)[0, :, 0].copy()
+            name: drawn(name, np.broadcast_to(one.predicted, shape)[..., 0])
             for name, one in found.items()
             if one.predicted is not None
         },

@@ -28,9 +28,9 @@ from sa_plugin.show.result import (
     number,
 )
 from sa_plugin.theory.assumptions import Assumption, HeadPaths, told
-from sa_plugin.theory.measures import Quantity
+from sa_plugin.theory.measures import QUANTITIES, Quantity
 from sa_plugin.theory.paths import Directions
-from sa_plugin.theory.verdicts import TITLES, Regime, Verdict
+from sa_plugin.theory.verdicts import TITLES, Amplification, Regime, Verdict, too_small
 
 _SHEETS = {
     "T1": (
@@ -60,6 +60,7 @@ class TheoryReport(Result):
     Attributes:
         quantities: By (concept, direction) and name; see `sa_plugin.theory.measures`.
         verdicts: By the rule of `sa_plugin.theory.verdicts`.
+        amplifications: Whether the mechanism is large enough at all; none where nothing is predicted.
         regimes: Separating or collapsing.
         assumptions: Those that are broken.
         heads: Each head's beta, gamma and attention lift; columns as in `directions`.
@@ -71,6 +72,7 @@ class TheoryReport(Result):
 
     quantities: Mapping[tuple[str, str], Mapping[str, Quantity]]
     verdicts: tuple[Verdict, ...]
+    amplifications: tuple[Amplification, ...]
     regimes: tuple[Regime, ...]
     assumptions: tuple[Assumption, ...]
     heads: HeadPaths
@@ -130,7 +132,7 @@ class TheoryReport(Result):
         return mine[direction]
 
     def sheets(self) -> tuple[Sheet, ...]:
-        """Verdicts claim by claim, regimes, broken assumptions and what is absent."""
+        """The size of the mechanism, verdicts claim by claim, regimes, broken assumptions, absences."""
         s = self.settings
         size = (
             f"{s['model']}, {s['split']}: {noun_count(s['n_samples'], 'sample')} of "
@@ -151,8 +153,13 @@ class TheoryReport(Result):
         ]
         reasons = [line for claim, title in TITLES.items() for line in self._reasons(claim, title)]
         absent = [f"absent: {what}: {why}." for what, why in self.absent.items()]
-        words = [[repr(one) for one in self.regimes], told(self.assumptions), absent]
-        return (Sheet(header, rows, size, reasons), *(Sheet((), (), notes=some) for some in words if some))
+        words = [[repr(one) for one in (*self.amplifications, *self.regimes)], told(self.assumptions), absent]
+        first = too_small(self.amplifications)
+        return (
+            *([Sheet((), (), first)] if first else []),
+            Sheet(header, rows, size, reasons),
+            *(Sheet((), (), notes=some) for some in words if some),
+        )
 
     def _reasons(self, claim: str, title: str) -> list[str]:
         mine = [v for v in self.verdicts if v.claim == claim]
@@ -188,13 +195,33 @@ class TheoryReport(Result):
         """Long form: a row for every number of every quantity and layer; `of` says whose it is.
 
         `of` is "measured", "predicted", "permuted", "random", or "minus permuted" and "minus
-        random", the measured less the control, column by column.
+        random", the measured less the control, column by column. Behind them, without a layer: the
+        mean logarithm of a block's growth of gaps ("log_growth"), and the "detectable" change of every
+        claim of which nothing can be said, `of` the quantity that failed.
         """
-        return [
+        rows = [
             {"concept": concept, "direction": direction, "theorem": q.theorem, "null": q.null, **row}
             for (concept, direction), found in self.quantities.items()
             for q in found.values()
             for row in self._rows(q)
+        ]
+        for a in self.amplifications:
+            labels = {"concept": a.concept, "direction": a.direction, "theorem": "T1", "null": 0.0}
+            for of in ("measured", "predicted"):
+                rows.append({**labels, "of": of, "layer": None, **getattr(a, of).row("log_growth")})
+        return rows + [
+            exact(
+                "detectable",
+                v.detectable,
+                concept=v.concept,
+                direction=v.direction,
+                theorem=v.claim,
+                null=QUANTITIES[v.measure].null,
+                of=v.measure,
+                layer=None,
+            )
+            for v in self.verdicts
+            if v.measure
         ]
 
     def _rows(self, q: Quantity) -> list[dict[str, Any]]:
@@ -251,6 +278,7 @@ class TheoryReport(Result):
             "layers": list(self.layers),
             "rows": [clean(row) for row in self.rows()],
             "verdicts": [clean(asdict(one)) for one in self.verdicts],
+            "amplifications": [clean(one) for one in self.amplifications],
             "regimes": [clean(asdict(one)) for one in self.regimes],
             "assumptions": [clean(asdict(one)) for one in self.assumptions],
             "heads": [clean(row) for row in self.head_rows()],

@@ -14,7 +14,10 @@ the claim puts it. Over the layers where the claim's premise holds (*assessed*):
   it; or the mean of a decisive quantity has its interval wholly on the other side;
 - **cannot be said**: everything else, with the reason: no layer meets the premise, a quantity is
   not measured, layers disagree, an interval straddles its null, a control does as well, or there
-  are too few controls.
+  are too few controls. Beside it stands what could have been seen: the change at which the very
+  interval that failed would have passed 80 % of the time (`Drawn.detectable`: of the mean from its
+  null, of the difference from the control with the lowest one, of a layer's quantity as median over
+  layers where layers disagree); the other conditions must be met besides.
 
 | claim | decisive | premise |
 |---|---|---|
@@ -43,10 +46,23 @@ Between separation and collapse a tail has a *regime*. In the idealised run skew
     no tail      no layer has a skewness above 0
 
 It is a reading of two curves, without interval: `skew` and `spread` have theirs.
+
+Before all claims: is the mechanism of the theorems large enough to make what is measured? Over the
+blocks where both are known, with A the mean over blocks of the logarithm of the predicted
+gap_deviation_ratio and G that of the measured one,
+
+    too small        G's interval lies above 0, and A's upper end below a tenth of G's lower end
+    not too small    G's interval lies above 0, and A's upper end is no less than that
+    cannot be said   G's interval holds 0 or lies below: gaps do not surely grow, nothing is to be made
+
+Gaps along any direction grow with the norm of the residual stream, hence random directions beside it.
+Too small is said of attention that reads and writes along the concept as assumed, not of heads.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -54,7 +70,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from sa_plugin.show.result import short
-from sa_plugin.theory.measures import QUANTITIES, Measures
+from sa_plugin.statistics.drawn import Drawn, seen_words
+from sa_plugin.theory.measures import QUANTITIES, Measures, mean_of_layers
 
 Answer = Literal["holds", "does not hold", "cannot be said"]
 CONCENTRATED = 0.5
@@ -65,8 +82,11 @@ AGAINST = 0.1
 """Share of the assessed layers that may be against a claim that holds."""
 LEAST_CONTROLS = 9
 """Control directions that a claim which holds must have beaten."""
+TOO_SMALL = 0.1
+"""Share of the measured growth below which a predicted one cannot account for it."""
 COLLAPSED = 0.1
 """Spread within the tail below which it has collapsed."""
+_NOTHING = seen_words(math.inf)
 TITLES = {
     "T1 layer": "gaps grow through a whole block (Theorem 1)",
     "T1 heads": "gaps grow by the heads alone, on equal keys (Theorem 1)",
@@ -92,8 +112,10 @@ class Verdict:
         claim: Key of `TITLES`.
         concept, direction: Whose.
         answer: "holds", "does not hold" or "cannot be said".
-        because: Why.
+        because: Why, and of what cannot be said what could have been seen.
         assessed, for_it, against: Block indices.
+        measure: Of what cannot be said, the quantity that failed.
+        detectable: The change of it that could have been seen; infinite where none could.
     """
 
     claim: str
@@ -104,6 +126,8 @@ class Verdict:
     assessed: tuple[int, ...]
     for_it: tuple[int, ...]
     against: tuple[int, ...]
+    measure: str = ""
+    detectable: float = math.nan
 
     def __repr__(self) -> str:
         return (
@@ -117,10 +141,25 @@ def judge(
     """The verdict on every claim, by the rule of this module."""
     made = []
     for name, claim in _claims(measures, causal).items():
-        answer, because, votes = _decide(measures, claim)
-        picked = (claim.assessed, *votes)
-        at = (tuple(b for b, here in zip(layers, vote, strict=True) if here) for vote in picked)
-        made.append(Verdict(name, concept, direction, answer, because, *at))
+        said = _decide(measures, claim)
+        assessed, for_it, against = (
+            tuple(b for b, here in zip(layers, vote, strict=True) if here)
+            for vote in (claim.assessed, said.up, said.down)
+        )
+        made.append(
+            Verdict(
+                name,
+                concept,
+                direction,
+                said.answer,
+                said.because,
+                assessed,
+                for_it,
+                against,
+                said.measure,
+                said.detectable,
+            )
+        )
     return tuple(made)
 
 
@@ -146,50 +185,77 @@ def _claims(measures: Measures, causal: bool) -> dict[str, Claim]:
     }
 
 
-def _decide(
-    measures: Measures, claim: Claim
-) -> tuple[Answer, str, tuple[Bool[np.ndarray, " layer"], Bool[np.ndarray, " layer"]]]:
+class _Said(NamedTuple):
+    answer: Answer
+    because: str
+    up: Bool[np.ndarray, " layer"]
+    down: Bool[np.ndarray, " layer"]
+    measure: str = ""
+    detectable: float = math.nan
+
+
+def _decide(measures: Measures, claim: Claim) -> _Said:
     none = np.zeros_like(claim.assessed)
     missing = [name for name in claim.decisive if name not in measures.own]
     if missing:
-        return "cannot be said", f"{missing[0]} needs the heads' weights", (none, none)
+        because = f"{missing[0]} needs the heads' weights; {_NOTHING} without them"
+        return _Said("cannot be said", because, none, none, missing[0], math.inf)
     if not claim.assessed.any():
-        return "cannot be said", claim.premise or "no layer is measured", (none, none)
+        because = f"{claim.premise or 'no layer is measured'}; {_NOTHING} there"
+        return _Said("cannot be said", because, none, none, claim.decisive[0], math.inf)
     up, down = _votes(measures, claim)
     n, n_up, n_down = (int(vote.sum()) for vote in (claim.assessed, up, down))
     tally = f"{n_up} of {n} layers are for it, {n_down} against"
     means = {name: measures.mean(name, claim.assessed) for name in claim.decisive}
     for name, mean in means.items():
         if mean.high < QUANTITIES[name].null:
-            return "does not hold", f"the mean {name} is {short(mean)}; {tally}", (up, down)
+            return _Said("does not hold", f"the mean {name} is {short(mean)}; {tally}", up, down)
     if n_down > AGAINST * n and n_down > n_up:
-        return "does not hold", tally, (up, down)
+        return _Said("does not hold", tally, up, down)
     for name, mean in means.items():
-        if not mean.low > QUANTITIES[name].null:
-            return "cannot be said", f"the mean {name} is {short(mean)}; {tally}", (up, down)
+        null = QUANTITIES[name].null
+        if not mean.low > null:
+            because = f"the mean {name} is {short(mean)}; {tally}; {mean.could_have_seen(null)}"
+            return _Said("cannot be said", because, up, down, name, float(mean.detectable(null)))
     if n_up <= n / 2 or n_down > AGAINST * n:
-        return "cannot be said", f"layers disagree: {tally}", (up, down)
-    beaten, fewest = _beaten(measures, claim)
+        name, change = _of_a_layer(measures, claim)
+        because = f"layers disagree: {tally}; {seen_words(change)} of {name} in the median layer"
+        return _Said("cannot be said", because, up, down, name, change)
+    beaten, name, change, fewest = _beaten(measures, claim)
     if beaten:
-        return "cannot be said", f"{beaten}; {tally}", (up, down)
-    return "holds", f"{tally}, beyond each of {fewest} control directions", (up, down)
+        return _Said("cannot be said", f"{beaten}; {tally}", up, down, name, change)
+    return _Said("holds", f"{tally}, beyond each of {fewest} control directions", up, down)
 
 
-def _beaten(measures: Measures, claim: Claim) -> tuple[str, int]:
-    """Why the controls forbid to call it the concept's, or ""; and how many there are."""
+def _of_a_layer(measures: Measures, claim: Claim) -> tuple[str, float]:
+    """The decisive quantity that fewest layers are for, and what could have been seen of it in a layer."""
+    for_it = {
+        name: int((claim.assessed & (measures.own[name].low > QUANTITIES[name].null)).sum())
+        for name in claim.decisive
+    }
+    name = min(for_it, key=for_it.__getitem__)
+    each = measures.own[name].detectable(QUANTITIES[name].null)
+    return name, float(np.median(each[claim.assessed]))
+
+
+def _beaten(measures: Measures, claim: Claim) -> tuple[str, str, float, int]:
+    """Why controls forbid to call it the concept's, or ""; which quantity; detectable change; how many."""
     excess = {name: measures.excess(name, claim.assessed) for name in claim.decisive}
-    fewest = min(map(len, excess.values()))
+    name = min(excess, key=lambda name: len(excess[name]))
+    fewest = len(excess[name])
     if fewest < LEAST_CONTROLS:
-        return f"there are {fewest} control directions, fewer than {LEAST_CONTROLS}", fewest
+        because = f"there are {fewest} control directions, fewer than {LEAST_CONTROLS}; {_NOTHING} with them"
+        return because, name, math.inf, fewest
     for name, each in excess.items():
         lacking = [one for one in each if not one.low > 0]
         if lacking:
             least = min(lacking, key=lambda one: one.low)
-            return (
+            because = (
                 f"{len(lacking)} of {len(each)} control directions show it too ({name} minus "
-                f"theirs is {short(least)} for one)"
-            ), fewest
-    return "", fewest
+                f"theirs is {short(least)} for one, which {least.could_have_seen()})"
+            )
+            return because, name, float(least.detectable()), fewest
+    return "", "", math.nan, fewest
 
 
 def _votes(measures: Measures, claim: Claim) -> tuple[Bool[np.ndarray, " layer"], Bool[np.ndarray, " layer"]]:
@@ -198,6 +264,83 @@ def _votes(measures: Measures, claim: Claim) -> tuple[Bool[np.ndarray, " layer"]
         up &= measures.own[name].low > QUANTITIES[name].null
         down |= measures.own[name].high < QUANTITIES[name].null
     return up, down & claim.assessed
+
+
+@dataclass(frozen=True, eq=False)
+class Amplification:
+    """Whether attention along the concept could make the growth that is measured.
+
+    Attributes:
+        concept, direction: Whose.
+        answer: "too small", "not too small" or "cannot be said".
+        predicted, measured: Mean over blocks of the logarithm of a block's gap_deviation_ratio.
+        random: The measured one of random directions; NaN where there are none.
+    """
+
+    concept: str
+    direction: str
+    answer: str
+    predicted: Drawn
+    measured: Drawn
+    random: float
+
+    def __repr__(self) -> str:
+        return f"Amplification({self.concept!r} {self.direction}: {self.answer}; {self.words()})"
+
+    def words(self) -> str:
+        """Both factors of a block, and what could have been seen."""
+        predicted, measured = (
+            " ".join((_factor(one.estimate), f"[{_factor(one.low)}, {_factor(one.high)}]"))
+            for one in (self.predicted, self.measured)
+        )
+        beside = f" (random directions {_factor(self.random)})" if math.isfinite(self.random) else ""
+        seen = (
+            f"; {self.measured.could_have_seen()} of its logarithm" if self.answer == "cannot be said" else ""
+        )
+        return f"gaps grow by {measured} a block{beside}, {predicted} predicted{seen}"
+
+
+def amplification_of(measures: Measures, concept: str, direction: str) -> Amplification | None:
+    """Predicted beside measured growth of gaps, or None where nothing is predicted."""
+    name = "gap_deviation_ratio"
+    if name not in measures.predicted:
+        return None
+    ours, theirs = (_logarithm(one[name]) for one in (measures.predicted, measures.own))
+    known = np.isfinite(ours.estimate) & np.isfinite(theirs.estimate)
+    if not known.any():
+        return None
+    predicted, measured = (mean_of_layers(one, known) for one in (ours, theirs))
+    random = measures.controls.get("random")
+    beside = math.nan if random is None else float(mean_of_layers(_logarithm(random[name]), known).estimate)
+    answer = "not too small"
+    if not measured.low > 0:
+        answer = "cannot be said"
+    elif predicted.high < TOO_SMALL * measured.low:
+        answer = "too small"
+    return Amplification(concept, direction, answer, predicted, measured, beside)
+
+
+def too_small(found: Sequence[Amplification]) -> str:
+    """The sentence before all others where the mechanism is too small, or nothing."""
+    small = [one for one in found if one.answer == "too small"]
+    if not small:
+        return ""
+    predicted = max(float(one.predicted.high) for one in small)
+    measured = min(float(one.measured.low) for one in small)
+    return (
+        f"As assumed, the mechanism cannot make the tail along {len(small)} of {len(found)} vectors: "
+        f"attention along the concept multiplies gaps by at most {_factor(predicted)} a block, measured is "
+        f"at least {_factor(measured)}, and of each vector's growth it predicts less than a tenth."
+    )
+
+
+def _logarithm(ratio: Drawn) -> Drawn:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ratio.like(np.log(ratio.values))
+
+
+def _factor(logarithm: float) -> str:
+    return "-" if not math.isfinite(logarithm) else f"{math.exp(logarithm):.4f}"
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def test_without_weights_predictions_are_absent_and_say_why():
     )
     assert (verdict.answer, verdict.because) == (
         "cannot be said",
-        "prefix_gap_deviation_ratio needs the heads' weights",
+        "prefix_gap_deviation_ratio needs the heads' weights; could have seen no change without them",
     )
 
 

@@ -8,13 +8,25 @@ import pytest
 import torch
 from ideal_host import WIDTH, IdealHost, ideal_bank, ideal_data
 from ideal_model.dynamics import IdealModel
+from scipy import stats
 from theory_cases import measured
 
 from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.scores import score
 from sa_plugin.statistics import Drawn, Resampling
-from sa_plugin.theory import TITLES, Assumption, Conditions, Measures, check_theory, judge, span, told
+from sa_plugin.theory import (
+    TITLES,
+    Assumption,
+    Conditions,
+    Measures,
+    amplification_of,
+    check_theory,
+    judge,
+    span,
+    told,
+    too_small,
+)
 
 DATA, LAYERS = ideal_data(n_words=40), 5
 HOST = IdealHost(IdealModel((0.8, 0.3), (0.3, 0.2)), LAYERS)
@@ -36,7 +48,7 @@ def test_rows_hold_every_number_once(report):
     assert list(table) == [*labels, "measure", "value", "low", "high", "note"]
     assert not table.duplicated(["concept", "direction", "of", "layer", "measure"]).any()
     measured = table[table["of"] == "measured"]
-    assert len(measured) == sum(map(len, report.quantities.values())) * LAYERS
+    assert measured["layer"].notna().sum() == sum(map(len, report.quantities.values())) * LAYERS
     mine = table.query("direction == 'fixed' and measure == 'gap_slope' and layer == 2").set_index("of")
     q = report.quantity("gap_slope", "c")
     assert mine.loc["measured", "value"] == q.measured.estimate[2]
@@ -47,6 +59,13 @@ def test_rows_hold_every_number_once(report):
     assert minus["low"] <= minus["value"] <= minus["high"]
     assert len(report.head_rows()) == LAYERS * 2 * len(report.directions.columns)
     assert len(report.heads_table()) == 4 * len(report.head_rows())
+    unsaid = [v for v in report.verdicts if v.answer == "cannot be said"]
+    whole = table[table["layer"].isna()]
+    assert whole.query("measure == 'detectable'")["value"].tolist() == [v.detectable for v in unsaid]
+    growth = whole.query("measure == 'log_growth' and direction == 'fixed'").set_index("of")["value"]
+    ratio = report.quantity("gap_deviation_ratio", "c")
+    for of, values in (("measured", ratio.measured.estimate), ("predicted", ratio.predicted)):
+        assert growth[of] == pytest.approx(np.log(values).mean())
 
 
 def test_the_dictionary_is_json(report):
@@ -176,7 +195,93 @@ def test_premises_leave_layers_out():
 
 def test_missing_weights_leave_the_heads_unsaid_in_causal_models():
     (one,) = (v for v in judge(drawn(1.2), "c", "fixed", (0, 1, 2, 3), causal=True) if v.claim == "T1 heads")
-    assert one.because == "prefix_gap_deviation_ratio needs the heads' weights"
+    assert one.because == (
+        "prefix_gap_deviation_ratio needs the heads' weights; could have seen no change without them"
+    )
+    assert one.detectable == np.inf
+
+
+def seen_at(made, name, claim):
+    """A quantity that is its null but for the change that a verdict says it could have seen."""
+    verdict = answer(claim, made)
+    assert verdict.measure == name
+    raised = made.own[name].like(made.own[name].values + verdict.detectable)
+    return verdict, answer(claim, dataclasses.replace(made, own={**made.own, name: raised}))
+
+
+def test_what_cannot_be_said_says_what_could_have_been_seen():
+    verdict, raised = seen_at(drawn(1.0), "gap_deviation_ratio", "T1 layer")
+    assert f"could have seen a change of {verdict.detectable:.3g} (80 % of the time)" in verdict.because
+    assert not raised.because.startswith("the mean")
+    # The mean's own interval: the t of 49 degrees of freedom, not the normal's 2.80.
+    mean = drawn(1.0).mean("gap_deviation_ratio", np.ones(4, dtype=bool))
+    eta = verdict.detectable / ((mean.high - mean.low) / 2) * stats.t.ppf(0.975, 49)
+    assert stats.nct.sf(stats.t.ppf(0.975, 49), 49, eta) == pytest.approx(0.8, abs=1e-6)
+    wide = answer("T1 layer", drawn(1.0, noise=0.1))
+    assert wide.detectable == pytest.approx(10 * verdict.detectable)
+    disagree = answer("T1 layer", drawn([1.4, 1.1, 1.1, 0.9]))
+    assert "of gap_deviation_ratio in the median layer" in disagree.because
+    assert disagree.detectable == pytest.approx(2 * verdict.detectable, rel=0.2)
+    beaten = answer("T1 layer", drawn(1.2, control=1.3))
+    assert "theirs is -0.1" in beaten.because
+    assert f"which could have seen a change of {beaten.detectable:.3g}" in beaten.because
+    few = answer("T1 layer", drawn(1.2, n_controls=3))
+    assert "could have seen no change with them" in few.because
+    assert few.detectable == answer("C2", drawn(1.2)).detectable == np.inf
+    holds = answer("T1 layer", drawn(1.2))
+    assert (holds.measure, np.isnan(holds.detectable)) == ("", True)
+
+
+# Whether the mechanism is large enough at all
+
+
+def grown(measured, predicted):
+    """Four layers whose gaps grow by `measured`, where `predicted` is predicted."""
+    made = drawn(measured)
+    name = "gap_deviation_ratio"
+    return dataclasses.replace(
+        made, predicted={name: drawn(predicted, noise=1e-5).own[name]}, controls={"random": drawn(1.05).own}
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "predicted", "expected"),
+    [
+        (1.2, 1.001, "too small"),
+        (1.2, 0.9, "too small"),
+        (1.2, 1.05, "not too small"),
+        (1.2, 1.2, "not too small"),
+        # A tenth of the logarithm, less the width of both intervals, decides.
+        (1.2, 1.2**0.099, "not too small"),
+        (1.2, 1.2**0.08, "too small"),
+        (1.0, 1.0, "cannot be said"),
+        (0.9, 1.0, "cannot be said"),
+    ],
+)
+def test_the_rule_of_size(measured, predicted, expected):
+    found = amplification_of(grown(measured, predicted), "c", "fixed")
+    assert found.answer == expected, found
+    assert found.measured.estimate == pytest.approx(np.log(measured))
+    assert found.random == pytest.approx(np.log(1.05))
+    assert ("could have seen a change of" in repr(found)) == (expected == "cannot be said")
+    assert bool(too_small([found])) == (expected == "too small")
+
+
+def test_a_mechanism_that_is_too_small_is_the_first_line(report):
+    assert {a.answer for a in report.amplifications} == {"not too small"}
+    assert "cannot make the tail" not in str(report)
+    small = amplification_of(grown(1.2, 1.001), "c", "fixed")
+    said = dataclasses.replace(report, amplifications=(small, report.amplifications[1]))
+    first = "As assumed, the mechanism cannot make the tail along 1 of 2 vectors: attention along the concept"
+    assert " ".join(str(said).split()).startswith(first)
+    assert "at most 1.0010 a block, measured is at least 1.1" in " ".join(str(said).split())
+    assert said._repr_html_().count(first) == 1
+    assert (
+        json.loads(json.dumps(said.to_dict(), allow_nan=False))["amplifications"][0]["answer"] == "too small"
+    )
+    with_none = dataclasses.replace(report, amplifications=())
+    assert "cannot make the tail" not in str(with_none)
+    assert amplification_of(drawn(1.2), "c", "fixed") is None
 
 
 # Refusals
