@@ -27,6 +27,7 @@ ELSEWHERE = {
     "README.md": "test_readme.py",
     "nnsight.md": "test_nnsight_docs.py",
     "models.md": "test_models_docs.py",
+    "howto_circuits.md": "test_circuits_docs.py",
 }
 NOT_RUN: Mapping[str, int] = {}
 CUT = {"subset(240)": "subset(60)", "shapes(600)": "shapes(60)", "emoji_scenes(600)": "emoji_scenes(60)"}

@@ -97,9 +97,17 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
     Args:
         resid: `[batch, token, d_model]`, or the tuple a block returns.
         concept: From `sa_nnsight.trace_setup.concept`.
+
+    Raises:
+        ValueError: Activations of another width than the vector's.
     """
     h = resid[0] if isinstance(resid, tuple) else resid
     direction = concept.direction.to(h.device)
+    if h.shape[-1] != direction.shape[0]:
+        raise ValueError(
+            f"activations have {h.shape[-1]} dimensions, the vector {direction.shape[0]}: it is of another "
+            f"model, or this is not the tensor at {concept.path}."
+        )
     x = (h.float() - concept.mean.to(h.device)) / concept.scale
     dots: torch.Tensor = x @ direction
     if not concept.cosine:

@@ -38,7 +38,7 @@ from torch import Tensor
 from sa_plugin._check import require, with_article
 from sa_plugin._face import face
 from sa_plugin.host.local import demand_writable
-from sa_plugin.host.protocol import require_layer
+from sa_plugin.host.protocol import READ_AT, require_layer, require_weights
 from sa_plugin.host.turns import Turns, Undo, one_turn, take, turns_of
 from sa_transformer_lens.passes import BridgePasses, named, note_tools
 from sa_transformer_lens.places import BridgePlaces
@@ -49,9 +49,14 @@ HEADS, POSITIONS = ("head", "head_index"), ("pos", "src_pos", "dest_pos")
 
 @runtime_checkable
 class _Objective(Protocol):
-    layer: int
-    hook_name: str
-    mask: Tensor
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def hook_name(self) -> str: ...
+
+    @property
+    def mask(self) -> Tensor: ...
 
 
 class _Reached(Exception):
@@ -175,7 +180,7 @@ class PrefixView:
                 self.bridge(tokens, **inputs)
         except _Reached as reached:
             self._demand_writable(edited, tokens, inputs)
-            return reached.value
+            return self._named(reached.value)
         raise RuntimeError(f"{self.hook_name} did not fire: the view has nothing to return.")
 
     def run_with_cache(self, tokens: Tensor, **options: Any) -> tuple[Tensor, Any]:
@@ -209,7 +214,11 @@ class PrefixView:
                 f"names_filter {options.get('names_filter')!r} matches no hook up to "
                 f"{self.hook_name}: names look like 'blocks.0.attn.hook_z'."
             )
-        return found[0], cache
+        return self._named(found[0]), cache
+
+    def _named(self, value: Tensor) -> Tensor:
+        setattr(value, READ_AT, self.hook_name)
+        return value
 
     def _demand_writable(self, edited: set[str], tokens: Tensor, inputs: dict[str, Tensor]) -> None:
         first = "pixel_values" if tokens.ndim == 4 else "input_ids"
@@ -279,8 +288,8 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
         objective itself under `reduce="mean"` and `"none"`), and to `attribution_patch`.
 
     Raises:
-        ValueError: The layer does not exist, the hook is none of a block's, or the inputs hold
-            the tokens.
+        ValueError: The layer does not exist, the hook is none of a block's, the inputs hold the
+            tokens, or the objective is of another model than a host's.
 
     Example:
         >>> view = prefix_view(bridge, objective)  # doctest: +SKIP
@@ -299,6 +308,7 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
     else:
         layer, hook_name = objective.layer, objective.hook_name
         n_tokens = int(objective.mask.shape[-1])
+        require_weights(objective, getattr(model, "info", None))
     require_layer(layer, bridge.cfg.n_layers, "the model")
     if not hook_name.startswith(f"blocks.{layer}."):
         raise ValueError(f"{hook_name!r} is no hook of block {layer}: a view ends at a block.")

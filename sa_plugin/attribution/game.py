@@ -47,7 +47,15 @@ from sa_plugin.attribution.players import (
     players_of,
 )
 from sa_plugin.data.sample import Sample
-from sa_plugin.host.protocol import Batch, DifferentiableHost, Host, Point, Site, require_differentiable
+from sa_plugin.host.protocol import (
+    Batch,
+    DifferentiableHost,
+    Host,
+    Point,
+    Site,
+    require_differentiable,
+    require_weights,
+)
 from sa_plugin.host.turns import gradient_mode
 
 
@@ -213,8 +221,8 @@ def coalition_game(
 
     Raises:
         TypeError: The host takes no embeddings, or an objective is none.
-        ValueError: No objective, one of another sample or of a place that is no residual of this
-            model, or what `make_baseline` and `players_of` raise.
+        ValueError: No objective, one of another sample or model or of a place that is no residual of
+            this model, or what `make_baseline` and `players_of` raise.
 
     Example:
         >>> game = coalition_game(host, sample, [f, g])  # doctest: +SKIP
@@ -255,6 +263,7 @@ def _site(host: DifferentiableHost, sample: Sample, objective: Readout) -> Site:
             f"{objective!r} was made on sample {of!r}, the game is of {sample.id!r}: an objective "
             "explains its own sample only."
         )
+    require_weights(objective, host.info)
     if 0 <= objective.layer < host.info.n_layers:
         for point in get_args(Point):
             site = Site(objective.layer, point)

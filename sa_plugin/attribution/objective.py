@@ -50,7 +50,7 @@ from sa_plugin.concepts.bank import VectorSet
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Host, Site
+from sa_plugin.host.protocol import READ_AT, Host, Site
 from sa_plugin.passes.run import sink_sites
 from sa_plugin.scores.score import check_origin
 
@@ -157,6 +157,7 @@ class Objective(Carries):
         measure: Normalised activations and mask to `[batch]`.
         vectors: The concept's vector and normaliser.
         fallback: What stood in for missing SuperActivators.
+        weights: Fingerprint of the model it was made on.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Objective(Carries):
     measure: Measure = field(repr=False)
     vectors: VectorSet = field(repr=False)
     fallback: str | None = None
+    weights: str = ""
 
     def __repr__(self) -> str:
         stand_in = f", {self.fallback} in place of SuperActivators" if self.fallback else ""
@@ -203,8 +205,10 @@ class Objective(Carries):
 
         Raises:
             ValueError: Another number of tokens or dimensions than the sample's, a mask whose
-                rows are neither one nor the batch's, or a row without a valid token.
+                rows are neither one nor the batch's, a row without a valid token, or what a view
+                returns that ends at another place.
         """
+        _require_place(self, resid)
         mask = self._mask(resid, self.mask if mask is None else mask)
         mean = self.vectors.mean[0].to(resid.device)
         x = (resid.float() - mean) / float(self.vectors.scale[0])
@@ -304,6 +308,7 @@ def objective(
         make(clean),
         clean.vectors,
         None if found else fallback,
+        model.info.fingerprint,
     )
 
 
@@ -494,13 +499,14 @@ class JointObjective:
             resid: Raw activations at `hook_name`, a row for each sample.
 
         Raises:
-            ValueError: Another number of rows or tokens.
+            ValueError: Another number of rows or tokens, or what a view returns that ends elsewhere.
         """
         if resid.shape[:2] != self.tokens.shape:
             raise ValueError(
                 f"resid has shape {tuple(resid.shape)}, the samples {tuple(self.tokens.shape)} "
                 "[batch, token]: give one row for each sample, padded alike."
             )
+        _require_place(self, resid)
         rows = zip(self.objectives, resid, self.tokens.to(resid.device), strict=True)
         return torch.cat([one(row[own][None]) for one, row, own in rows])
 
@@ -519,12 +525,27 @@ class JointObjective:
         return self.objectives[0].hook_name
 
     @property
+    def weights(self) -> str:
+        """Fingerprint of the model that the first was made on."""
+        return self.objectives[0].weights
+
+    @property
     def mask(self) -> Bool[Tensor, "batch token"]:
         """Valid tokens of each row, false at padding."""
         mask = torch.zeros_like(self.tokens)
         for row, own, one in zip(mask, self.tokens, self.objectives, strict=True):
             row[own] = one.mask[0]
         return mask
+
+
+def _require_place(objective: Objective | JointObjective, resid: Tensor) -> None:
+    """Refuse the output of a view of the model that ends at another place than is read."""
+    place = getattr(resid, READ_AT, objective.hook_name)
+    if place != objective.hook_name:
+        raise ValueError(
+            f"resid is {place}, where the view of the model ends, and {objective!r} reads "
+            f"{objective.hook_name}: make the view of the objective it is for, prefix_view(model, objective)."
+        )
 
 
 def together(

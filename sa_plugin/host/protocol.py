@@ -38,6 +38,8 @@ from sa_plugin.data.sample import Sample
 ADAPTERS = "sa_plugin.adapters"
 BATCH_TOKENS = 2048
 FINAL_NORM = "final norm"
+READ_AT = "_sa_read_at"
+"""Attribute of a tensor that a view of a model returns: the name of the place. Arithmetic loses it."""
 Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "pattern"]
 Block = Literal["pre_norm", "post_norm", "post_ln", "staged"]
 SinkRule = Literal["drop", "keep"]
@@ -289,6 +291,24 @@ def require_layer(layer: int, n_layers: int, model: str, *, lowest: int = 0) -> 
         nearest = min(max(layer, 0), n_layers - 1)
         raise ValueError(
             f"layer {layer} does not exist: {model} has blocks 0 to {n_layers - 1}; the nearest is {nearest}."
+        )
+
+
+def require_weights(objective: Any, info: HostInfo | None) -> None:
+    """Refuse an objective on another model than it was made on.
+
+    Args:
+        objective: Asked for its `weights`; one without is of any model.
+        info: Of the model it is used on; None where that is no host.
+
+    Raises:
+        ValueError: The fingerprints differ.
+    """
+    made_on = getattr(objective, "weights", "")
+    if info is not None and made_on and made_on != info.fingerprint:
+        raise ValueError(
+            f"{objective!r} was made on weights {made_on[:12]}, this model is {info.model} (weights "
+            f"{info.fingerprint[:12]}): target and tail are the other model's. Make it with this host."
         )
 
 

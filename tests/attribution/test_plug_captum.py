@@ -90,6 +90,37 @@ def test_a_hook_point_is_a_layer_for_gradients_and_integrals(name, layer):
     torch.testing.assert_close(found, expected, atol=1e-3 * size, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["llama", "bert", "vit"])
+def test_layer_methods_along_a_path_are_loops(name):
+    """Conductance and influence; and Grad-CAM, which takes the tokens for channels."""
+    host, f = function(name)
+    start, layer, steps = f.baseline("mean"), "hook_mlp_out", 6
+    module_ = layer_of(host, layer)
+
+    def slope(x):
+        leaf = activation(host, f, layer, x).detach().requires_grad_(True)
+        hook = (f"blocks.0.{layer}", lambda t, hook: leaf.reshape(t.shape))
+        with host.bridge.hooks(fwd_hooks=[hook]):
+            return leaf.detach(), torch.autograd.grad(f(x).sum(), leaf)[0]
+
+    def close(found, expected):
+        size = float(expected.abs().max())
+        assert size > 0
+        torch.testing.assert_close(found.reshape(expected.shape), expected, atol=1e-4 * size, rtol=1e-3)
+
+    points = [slope(start + k / steps * (f.inputs - start)) for k in range(steps + 1)]
+    expected = sum(points[k][1] * (points[k + 1][0] - points[k][0]) for k in range(steps))
+    given = {"baselines": start, "n_steps": steps}
+    found = attr.LayerConductance(f, module_).attribute(f.inputs, **given, method="riemann_trapezoid")
+    close(found, expected)
+    middle = [slope(start + (k + 0.5) / steps * (f.inputs - start))[1] for k in range(steps)]
+    found = attr.InternalInfluence(f, module_).attribute(f.inputs, **given, method="riemann_middle")
+    close(found, sum(middle) / steps)
+    here, gradient = slope(f.inputs)
+    mixed = (gradient.mean(-1, keepdim=True) * here).sum(1, keepdim=True)
+    close(attr.LayerGradCam(f, module_).attribute(f.inputs), mixed)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_neurons(name):
     host, f = function(name)

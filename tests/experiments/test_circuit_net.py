@@ -1,0 +1,128 @@
+"""Edges of docs/experiments/circuit_net.py on tiny models: circuits against a model written out, scores
+against small patches, and the controls that a circuit is compared with.
+"""
+
+import math
+
+import circuit_net
+import circuit_runs
+import numpy as np
+import pytest
+import tiny
+import torch
+from plug_cases import view_of
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def case(request):
+    """A net, clean and corrupted tokens, and what the corrupted run read and wrote."""
+    view, made, clean, corrupted, _ = view_of(request.param, "superactivator_tokens")
+    net = circuit_net.Net(view)
+    return request.param, net, made, clean, corrupted, *net.recorded(corrupted)
+
+
+def test_a_reader_reads_what_the_writers_before_it_wrote(case):
+    _, net, _, clean, _, inputs, writes = case
+    there, wrote = net.recorded(clean)
+    assert len(net.readers) == 5
+    assert len(net.writers) == 1 + 2 * (tiny.N_HEADS + 1)
+    for r, n in enumerate(net.sees):
+        torch.testing.assert_close(
+            there[r] - inputs[r], (wrote[:n] - writes[:n]).sum(0), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_all_edges_are_the_clean_run_and_none_the_corrupted_one(case):
+    _, net, _, clean, _, inputs, writes = case
+    whole = net.circuit(clean, inputs, writes, net.edges)
+    torch.testing.assert_close(whole, net.recorded(clean)[0][-1], atol=2e-5, rtol=1e-4)
+    none = net.circuit(clean, inputs, writes, torch.zeros_like(net.edges))
+    assert torch.equal(none, inputs[-1])
+
+
+def by_hand(kept, clean, inputs, writes):
+    """A circuit of GPT-2 from its own modules: every reader's input a plain sum over writers."""
+    model = tiny.hf_model("gpt2").transformer
+    first = model.wte(clean) + model.wpe(torch.arange(clean.shape[1]))
+    change = [first - writes[0]]
+
+    def read(r):
+        return inputs[r] + sum((c for w, c in enumerate(change) if kept[r, w]), torch.zeros_like(first))
+
+    for layer, block in enumerate(model.h[:2]):
+        q, k, v = (
+            one.unflatten(-1, (tiny.N_HEADS, -1)).transpose(1, 2)
+            for one in block.attn.c_attn(block.ln_1(read(2 * layer))).chunk(3, -1)
+        )
+        scores = q @ k.transpose(-1, -2) / math.sqrt(tiny.D_HEAD)
+        later = torch.ones(scores.shape[-2:]).triu(1).bool()
+        z = scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+        weights = block.attn.c_proj.weight.unflatten(0, (tiny.N_HEADS, tiny.D_HEAD))
+        heads = [z[:, h] @ weights[h] - writes[len(change) + h] for h in range(tiny.N_HEADS)]
+        change += heads
+        change.append(block.mlp(block.ln_2(read(2 * layer + 1))) - writes[len(change)])
+    return read(4)
+
+
+def test_circuits_are_a_model_written_out(case):
+    name, net, _, clean, _, inputs, writes = case
+    if name != "gpt2":
+        return
+    generator = torch.Generator().manual_seed(0)
+    for k in (5, 20, 30):
+        kept = circuit_runs.any_edges(net, k, generator)
+        assert int(kept.sum()) == int((kept & net.edges).sum()) == k
+        with torch.no_grad():
+            slow = by_hand(kept, clean, inputs, writes)
+        torch.testing.assert_close(net.circuit(clean, inputs, writes, kept), slow, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_scores_are_small_patches_of_an_edge(case, steps):
+    _, net, made, clean, corrupted, _, writes = case
+    (scores,) = net.scores(clean, corrupted, [made], steps)
+    change, eps, size = net.recorded(clean)[1] - writes, 0.02, float(scores.abs().max())
+    for r, w in ((0, 0), (1, 3), (2, 1), (3, 8), (4, 5), (4, 10)):
+        slow = 0.0
+        for step in range(steps):
+            start = writes[0] + step / steps * change[0]
+
+            def value(e, start=start, r=r, w=w):
+                def read(reader, x):
+                    return x + e * change[w] if reader == r else None
+
+                with torch.no_grad():
+                    return float(made.metric(net.run(corrupted, read, first=start)))
+
+            slow += (value(eps) - value(-eps)) / (2 * eps * steps)
+        assert float(scores[r, w]) == pytest.approx(slow, abs=2e-3 * size, rel=2e-2)
+    assert not scores[~net.edges].any()
+
+
+def test_controls_have_the_circuits_size(case):
+    _, net, *_ = case
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(net.edges.shape, generator=generator) * net.edges
+    kept = circuit_runs.first(scores, 15)
+    assert int(kept.sum()) == 15
+    assert float(scores[kept].min()) >= float(scores[~kept].max())
+    alike = [circuit_runs.like_edges(net, kept, generator) for _ in range(5)]
+    mlp = torch.tensor([" MLP" in name for name in net.writers])
+    for one in alike:
+        assert torch.equal(one.sum(1), kept.sum(1))
+        assert torch.equal((one & mlp).sum(1), (kept & mlp).sum(1))
+        assert not (one & ~net.edges).any()
+    assert any(not torch.equal(one, kept) for one in alike)
+
+
+def test_faithfulness_is_a_share_of_the_gap_and_leaves_documents_out():
+    values = {"clean": [1.0, 2.0, 4.0], "corrupted": [0.0, 1.0, 0.0], "10|own|0": [0.5, 1.5, 4.0]}
+    values |= {"10|random|0": [0.0, 1.0, 0.0], "10|random|1": [1.0, 2.0, 4.0]}
+    record = {"values": {name: [v, v] for name, v in values.items()}, "documents": ["a", "b", "c"]}
+    found = circuit_runs.Found(record)
+    assert found.families == {"own": 1, "random": 2}
+    own = found.faithfulness(10, "own")
+    assert float(own.estimate) == pytest.approx(5 / 6)
+    np.testing.assert_allclose(own.values, [5 / 6, 4.5 / 5, 4.5 / 5, 1 / 2])
+    np.testing.assert_allclose(found.draws(10, "random"), [0, 1])
+    assert float((own - found.faithfulness(10, "random")).estimate) == pytest.approx(1 / 3)
