@@ -122,9 +122,9 @@ def of_results(case: types.SimpleNamespace) -> Calls:
     hits = detector.detect(case.data.test, scores=table)
     tokens = detector.localise(case.data.test, scores=table)
     on = {"host": model, "data": case.data, "detector": detector}
-    curve = sa.ablation_curve(
-        **on, ranking=[(0, 0), (0, 1)], sets=heads.HeadSets((1,), ("random",), 1), resampling=few
-    )
+    ranking = sa.rank_heads(**on, scores=table, permutations=1)
+    sets = heads.HeadSets((1,), ("random", "permuted"), 1)
+    curve = sa.ablation_curve(**on, ranking=ranking, sets=sets, resampling=few)
     by_heads = {name: [(0, 0)] for name in detector.concepts}
     cross = heads.cross_ablation(**on, heads=by_heads, scores=table, resampling=few)
     run = next(one for one in curve.runs if one.family != "top")
@@ -154,6 +154,7 @@ def of_results(case: types.SimpleNamespace) -> Calls:
         "AblationCurve.margin": (curve.margin, {"k": run.k, "family": run.family}),
         "AblationCurve.clear": (curve.clear, {"metric": curve.metrics[0], "k": 1, "family": run.family}),
         "AblationCurve.verdict": (curve.verdict, {"k": 1}),
+        "AblationCurve.answer": (curve.answer, {"k": 1, "metric": "auroc"}),
         "TokenLedger.plot": (one.plot, {}),
         "TokenLedger.strongest": (one.strongest, {"token": 0}),
         "Study.detector": (found.detector, {}),

@@ -2,7 +2,7 @@
 
 python docs/experiments/heads_runs.py curve vit --ks 4 12 --out runs
 python docs/experiments/heads_runs.py curve vit --ks 4 12 --keep --out runs
-python docs/experiments/heads_runs.py curve vit --ks 4 12 --controls --permutations 20 --out runs
+python docs/experiments/heads_runs.py curve vit --ks 4 12 --controls --permutations 19 --out runs
 python docs/experiments/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
 python docs/experiments/heads_runs.py cross vit --k 4 --out runs
 python docs/experiments/heads_runs.py total vit --out runs
@@ -92,13 +92,14 @@ def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
     return Trial(name, host, data, made.table("separator"), made.detector("separator"))
 
 
-def ranked(trial: Trial, by: str, permutations: int | None = None) -> Ranking:
+def ranked(trial: Trial, by: str, permutations: int | None = None, budget: int | None = None) -> Ranking:
     """Heads by calibration."""
     return rank_heads(
         trial.host,
         trial.data,
         trial.detector,
         by=by,
+        budget=budget,
         permutations=permutations,
         scores=None if by == "ledger" else trial.scores,
     )
@@ -124,7 +125,7 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Top k against controls."""
     began = time.time()
     trial = prepare(arguments.model, tuple(arguments.concepts or ()))
-    order = ranked(trial, arguments.by, arguments.permutations)
+    order = ranked(trial, arguments.by, arguments.permutations, arguments.budget)
     output: Any = {"none": None, "hidden": "hidden", "logits": logits}[arguments.output]
     controls = list(arguments.controls) + ["permuted"] * bool(order.permuted)
     found = ablation_curve(
@@ -144,6 +145,8 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     about = settings(trial, arguments, began)
     about |= {"ranked by": found.ranked_by, "heads": len(order.heads), "first": first}
+    about |= {"verified": int(order.exact.sum()), "permutations": len(order.permuted)}
+    about["shared"] = _shared(found)
     return {
         "kind": "curve",
         "mode": found.mode,
@@ -151,6 +154,7 @@ def curve(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings": about,
         "rows": rows,
         "margins": margins,
+        "answers": _answers(found),
     }
 
 
@@ -179,6 +183,27 @@ def _margins(found: AblationCurve) -> list[dict[str, Any]]:
         for family in found.families
         for metric in found.metrics
     ]
+
+
+def _shared(found: AblationCurve) -> dict[int, list[int]]:
+    """How many heads each permuted set shares with the top, by k."""
+    if "permuted" not in found.families:
+        return {}
+    tops = {k: set(found.of(k, "top")[0].heads) for k in found.ks}
+    return {k: [len(tops[k] & set(run.heads)) for run in found.of(k, "permuted")] for k in found.ks}
+
+
+def _answers(found: AblationCurve) -> list[dict[str, Any]]:
+    """Whose tail the top carry."""
+    if "permuted" not in found.families:
+        return []
+    answers = []
+    for k in found.ks:
+        for metric in VERDICT_METRICS:
+            one = found.answer(k, metric)
+            row = {"k": k, "metric": metric, "words": one.words, "could_tell": one.could_tell}
+            answers.append(row | {"takes": three(one.takes), "beyond": three(one.beyond)})
+    return answers
 
 
 def cross(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -251,7 +276,24 @@ def _curve_table(result: dict[str, Any]) -> str:
         found = {m["metric"]: m for m in result["margins"] if (m["k"], m["family"]) == key}
         cells = [signed(found[m]["margin"], 2) + " *" * found[m]["clear"] for m in VERDICT_METRICS]
         lines.append(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
+    lines += _answer_lines(result.get("answers", ()))
     return "\n".join([*lines, "", "First heads: " + ", ".join(result["settings"]["first"]), ""])
+
+
+def _answer_lines(answers: Any) -> list[str]:
+    if not answers:
+        return []
+    lines = [
+        "",
+        "Whose tail the top carry:",
+        "",
+        "| k, metric | takes | beyond permuted sets | whose |",
+        "|---" * 4 + "|",
+    ]
+    for one in answers:
+        takes, beyond = (signed(one[name], 3) for name in ("takes", "beyond"))
+        lines.append(f"| {one['k']} {one['metric']} | {takes} | {beyond} | {one['words']} |")
+    return lines
 
 
 def _cell(values: list[list[float]]) -> str:
@@ -281,7 +323,7 @@ def parse() -> argparse.Namespace:
         one = commands.add_parser(name)
         one.add_argument("model", choices=sorted(LAYER))
         one.add_argument("--mode", default="mean")
-        one.add_argument("--by", default="ledger")
+        one.add_argument("--by", default="attribution")
         one.add_argument("--concepts", nargs="*")
         one.add_argument("--out", type=Path, required=True)
         if name == "curve":
@@ -289,6 +331,7 @@ def parse() -> argparse.Namespace:
             one.add_argument("--controls", nargs="*", default=list(CONTROL_FAMILIES))
             one.add_argument("--repeats", type=int, default=5)
             one.add_argument("--permutations", type=int)
+            one.add_argument("--budget", type=int)
             one.add_argument("--keep", action="store_true")
             one.add_argument("--output", choices=["none", "hidden", "logits"], default="hidden")
         if name == "cross":

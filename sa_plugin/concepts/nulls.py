@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +63,8 @@ NULLS = ("across", "within", "covariance", "exchanged")
 _SAME = 0.99
 # Largest share of permutations that may leave a concept's labels as they are.
 _UNCHANGED = 0.1
+# Permutations that this is estimated from.
+_CHECKED = 20
 # Labels of one batch of refits; draws of one sum over the few labelled rows, and the share of labelled
 # tokens below which that is faster than a product with all rows.
 _CHUNK_VALUES = 1 << 25
@@ -460,26 +462,46 @@ def check_reproduced(
 def unchanged(refit: StoredRefits, order: Int[np.ndarray, "draw token"]) -> Float64[np.ndarray, " concept"]:
     """For each concept of a refit the share of draws that leave its labels as they are."""
     tokens = refit.statistics.tokens
-    labels = tokens.labels[:, refit.columns]
     known = None if tokens.known is None else tokens.known[:, refit.columns]
+    return _unchanged(tokens.labels[:, refit.columns], known, order)
+
+
+def _unchanged(
+    labels: Bool[np.ndarray, "token concept"],
+    known: Bool[np.ndarray, "token concept"] | None,
+    orders: Iterable[Int[np.ndarray, " token"]],
+) -> Float64[np.ndarray, " concept"]:
     # Equal labels at every token: the permutation might as well not have been made.
-    same = [(relabelled(labels, one, known) == labels).all(0) for one in order]
+    same = [(relabelled(labels, one, known) == labels).all(0) for one in orders]
     return np.asarray(np.mean(same, axis=0), dtype=np.float64)
 
 
-def _check_permuted(refit: StoredRefits, order: Int[np.ndarray, "draw token"], null: str) -> None:
-    """Refuse permutations that leave labels as they were.
+def check_permutable(layout: Layout, concepts: Sequence[str], seed: int) -> None:
+    """Refuse samples whose labels cannot be permuted across samples: too few, or all labelled alike.
+
+    Args:
+        layout: Of the train samples, labels of these concepts.
+        concepts: Their names.
+        seed: Of the permutations that are tried.
 
     Raises:
-        ValueError: More than one draw in ten does, for some concept.
+        ValueError: More than one permutation in ten leaves a concept's labels as they are.
     """
-    same = unchanged(refit, order)
+    rng = np.random.default_rng([seed, _CHECKED])
+    orders = (across(layout.bounds, rng) for _ in range(_CHECKED))
+    fix = "Take more samples, give permutations=0 for no control, or leave the concept out."
+    _refuse_unchanged(_unchanged(layout.labels, layout.known, orders), concepts, "across", fix)
+
+
+def _refuse_unchanged(
+    same: Float64[np.ndarray, " concept"], concepts: Sequence[str], null: str, fix: str
+) -> None:
     worst = int(same.argmax())
     if same[worst] > _UNCHANGED:
         raise ValueError(
             f"{same[worst]:.0%} of the permutations of null {null!r} leave the labels of "
-            f"{refit.bank.concepts[refit.columns[worst]]!r} as they are: its samples are labelled alike, so "
-            "this null cannot break their tie to the tokens. Use another of nulls, or leave the concept out."
+            f"{concepts[worst]!r} as they are: its samples are too few or labelled alike, so this null "
+            f"cannot break their tie to the tokens. {fix}"
         )
 
 
@@ -512,5 +534,7 @@ def null_vectors(
         return
     order = permutations(tokens.bounds, null, draws, seed, _labelled(refit.statistics))
     if null != "exchanged":
-        _check_permuted(refit, order, null)
+        concepts = [refit.bank.concepts[k] for k in refit.columns]
+        fix = "Use another of nulls, or leave the concept out."
+        _refuse_unchanged(unchanged(refit, order), concepts, null, fix)
     yield from (refit.vectors(layer, order) for layer in layers)

@@ -33,23 +33,27 @@ from sa_plugin.heads.direct_total import DirectTotal, agreement, compare_direct_
 from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direction, reference
 from sa_plugin.heads.ledger import NoTailWarning, explain_tokens, head_ledger, permuted_vectors, term_means
 from sa_plugin.heads.ledger_result import HeadLedger, TokenLedger
-from sa_plugin.heads.rank import Ranking, rank_heads
+from sa_plugin.heads.rank import BUDGET, PERMUTATIONS, Ranking, rank_heads
 from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence
-from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects
+from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects, with_draws
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
+from sa_plugin.heads.whose import Answer, whose
 
 __all__ = [
+    "BUDGET",
     "COMPONENT_KINDS",
     "CONTROL_FAMILIES",
     "COSINES",
     "CROSS_EFFECTS",
     "OUTPUT_SAMPLES",
+    "PERMUTATIONS",
     "PROBE",
     "RULE",
     "TAIL_METRICS",
     "VERDICT_METRICS",
     "Ablation",
     "AblationCurve",
+    "Answer",
     "BankScores",
     "CrossAblation",
     "DataPlan",
@@ -113,6 +117,8 @@ __all__ = [
     "top_tokens",
     "total_effects",
     "turned_product",
+    "whose",
+    "with_draws",
     "write_scale",
 ]
 

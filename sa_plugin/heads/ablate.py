@@ -402,9 +402,14 @@ def _run_groups(
     return measured(base.frozen, cal, test, output), change
 
 
-def rescored(base: Baseline, layers: Sequence[int], splits: Sequence[str]) -> list[ScoreTable]:
-    """Each split's scores at some layers under the edits in force, on the unablated run's rows."""
-    slim = _at_layers(base.detector.bank, sorted(set(layers)))
+def rescored(
+    base: Baseline, layers: Sequence[int], splits: Sequence[str], bank: ConceptBank | None = None
+) -> list[ScoreTable]:
+    """Each split's scores at some layers under the edits in force, on the unablated run's rows.
+
+    By the detector's own bank unless another one of the same model is given.
+    """
+    slim = _at_layers(base.detector.bank if bank is None else bank, sorted(set(layers)))
     scored = score(
         base.host, base.data, slim, splits=tuple(dict.fromkeys(splits)), keep_of=base.tokens.tokens
     )

@@ -8,10 +8,10 @@ Controls for the top k are k other heads (none is in the top k):
   direct change of the residual, root mean square of norm((z' - z) W_O) with z' the ablated z, is
   nearest in ratio. Measured on calibration samples by the very edit that ablates.
 - bottom: the last k of the ranking; one set.
-- permuted: the first k by the ledger of the vectors of one permutation of the labels; a set a
-  permutation, as far as the ranking has them. These heads lift the tail of vectors that mean
-  nothing, so they are what selection alone would name. The only family that may share heads with
-  the top k.
+- permuted: the first k that the ranking's own rule names for the vectors of one permutation of the
+  labels; one set a permutation, as far as the ranking has them, and so the same set more than once
+  where permutations agree. These heads carry the tail of vectors that mean nothing, so they are what
+  selection alone would name. The only family that may share heads with the top k.
 
 What this does not show: matching is imperfect where the top heads are the largest ones, and it is
 of direct changes; the realised change of every set is measured and reported beside it.
@@ -51,16 +51,18 @@ class HeadSets:
     Attributes:
         ks: Numbers of heads.
         controls: Of "random", "layer_matched", "norm_matched", "bottom" (one set) and "permuted"
-            (a set a permutation of the ranking), see the module.
+            (a set a permutation of the ranking), see the module; all by default, "permuted" where the
+            ranking has permutations.
         repeats: Sets of each family, all different; fewer where there are no more (few heads left
-            in the blocks of a layer-matched set, few permutations).
+            in the blocks of a layer-matched set). Of permuted ones five at least, as far as the
+            ranking has them.
 
     Raises:
         ValueError: None is asked for, or of an unknown family.
     """
 
     ks: Sequence[int] = (1, 4, 12)
-    controls: Sequence[str] = CONTROL_FAMILIES
+    controls: Sequence[str] | None = None
     repeats: int = 3
 
     def __post_init__(self) -> None:
@@ -68,8 +70,15 @@ class HeadSets:
             raise ValueError(
                 f"ks is {list(self.ks)} and repeats {self.repeats}: ask for at least one of each."
             )
-        for family in self.controls:
+        for family in self.controls or ():
             require_known("control", family, _FAMILIES)
+
+
+def families_of(sets: HeadSets, permuted: bool) -> tuple[str, ...]:
+    """The controls that are asked for, or all that there are."""
+    if sets.controls is not None:
+        return tuple(sets.controls)
+    return (*CONTROL_FAMILIES, "permuted") if permuted else CONTROL_FAMILIES
 
 
 def distinct_sets(
@@ -99,14 +108,6 @@ def distinct_sets(
         heads = control_set(family, top, ranked, sizes, rng)
         found.setdefault(frozenset(heads), heads)
     return list(found.values())
-
-
-def permuted_sets(orders: Sequence[Sequence[Head]], k: int, repeats: int) -> list[tuple[Head, ...]]:
-    """The first k of each permutation's order, none twice."""
-    sets: dict[frozenset[Head], tuple[Head, ...]] = {}
-    for order in orders:
-        sets.setdefault(frozenset(order[:k]), tuple(order[:k]))
-    return list(sets.values())[:repeats]
 
 
 def control_set(

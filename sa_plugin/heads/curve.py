@@ -12,6 +12,9 @@ thresholds held fixed. It says nothing of other sets of the family: how far thos
 shown beside it. The verdict calls a margin clear when its interval lies above zero *and* the top k
 leaves less (kept: more) than every single set of the family.
 
+Beside the margins stands for each k and metric whose tail the top k carry: the concept's own, any
+vector's, or that it cannot be told and what could have been (`whose`).
+
 What it does not show. Margins at several k, metrics and families are not independent, and no error
 rate is controlled over them. Sets of a norm-matched family match direct changes only; the realised
 change of the residual stands in the table, and where the top set's is larger, "these heads" may be
@@ -37,10 +40,11 @@ from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.ablate import Ablation, ablate
 from sa_plugin.heads.baseline import baseline, candidates, known_of
-from sa_plugin.heads.controls import HeadSets, distinct_sets, head_changes, permuted_sets
+from sa_plugin.heads.controls import HeadSets, distinct_sets, families_of, head_changes
 from sa_plugin.heads.edits import Head, Intervention, NamedHead, check_heads
 from sa_plugin.heads.rank import Ranking, head_name
 from sa_plugin.heads.tail_metrics import unit_of
+from sa_plugin.heads.whose import LEAST_PERMUTED, LITTLE, POWER, Answer, whose
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
@@ -162,24 +166,67 @@ class AblationCurve(Result):
         beyond = others.max() < top if self.keep else others.min() > top
         return bool(self.margin(k, family).sel(metric=metric).low > 0 and beyond)
 
+    def answer(self, k: int, metric: str = "tail_gap") -> Answer:
+        """Whose tail the top k carry, by one metric.
+
+        Raises:
+            ValueError: Nothing was ablated at k, no permuted sets were, or less of the metric is no loss.
+        """
+        require_known("metric", metric, VERDICT_METRICS)
+        if "permuted" not in self.families:
+            raise ValueError(
+                "no permuted sets were ablated, so whose tail it is was not asked: give a ranking with "
+                "orders by permuted labels (rank_heads has five by default), and 'permuted' among controls."
+            )
+        (top,) = self.of(k, "top")
+        takes = -top.result.mean("difference").sel(metric=metric)
+        if self.keep:
+            (none,) = (run for run in self.runs if run.family == "none")
+            takes = (top.result.mean("after") - none.result.mean("after")).sel(metric=metric)
+        left, side = self.after(k, "top").sel(set=0, metric=metric).estimate, 1 if self.keep else -1
+        others = self.after(k, "permuted").sel(metric=metric).estimate
+        matched = [family for family in self.families if family not in ("bottom", "permuted")]
+        return whose(
+            takes,
+            self.margin(k, "permuted").sel(metric=metric),
+            takes.estimate + side * (others - left),
+            all(self.clear(metric, k, family) for family in matched) if matched else None,
+        )
+
     def rows(self) -> list[dict[str, Any]]:
         """What is left after each set and what was changed, and every margin."""
         found: list[dict[str, Any]] = []
+        places: Counter[tuple[int, str]] = Counter()
         for run in self.runs:
-            labels = {"k": run.k, "family": run.family, "heads": _names(sorted(run.heads))}
+            # Permutations may name the same heads, so a set is known by its place too.
+            place = places[run.k, run.family]
+            places[run.k, run.family] += 1
+            names = _names(sorted(run.heads))
+            labels = {"k": run.k, "family": run.family, "set": place, "heads": names}
             found.append(exact("residual_change", run.change, **labels))
             for when in ("after", "difference"):
                 found += [labels | row for row in run.result.mean(when).rows(when)]
         for (k, family), margin in self._margins.items():
             found += [{"k": k, "family": family} | row for row in margin.rows("margin")]
+        for k, metric in self._asked():
+            answer, labels = self.answer(k, metric), {"k": k, "family": "top", "metric": metric}
+            found.append(labels | answer.takes.row("takes"))
+            found.append(exact("could_tell", answer.could_tell, **labels) | {"note": answer.words})
         return found
 
+    def _asked(self) -> list[tuple[int, str]]:
+        """Where an answer was asked for."""
+        asked = "permuted" in self.families
+        return [(k, metric) for k in self.ks for metric in VERDICT_METRICS] if asked else []
+
     def headline(self) -> str:
-        """How many heads were ablated, and against what."""
-        return (
+        """How many heads were ablated, against what, and whose tail they carry."""
+        found = (
             f"{self.mode}{', only k kept' * self.keep}, k {list(self.ks)} of {len(self.ranking)} heads, "
             f"top against {', '.join(self.families)}: {len(self.runs)} runs"
         )
+        said = ", ".join(f"k {k} {self.answer(k).said}" for k, m in self._asked() if m == "tail_gap")
+        return f"{found}; tail gap: {said}" if said else found
 
     def sheets(self) -> tuple[Sheet, ...]:
         """What is left after each family, and for each k the margins and a verdict."""
@@ -207,13 +254,19 @@ class AblationCurve(Result):
     def verdict(self, k: int) -> Sheet:
         """Against which controls the top k is clearly worse, and against which it is not."""
         lines = []
+        asked = "permuted" in self.families
         for metric in VERDICT_METRICS:
             clear = [f for f in self.families if self.clear(metric, k, f)]
             word = "all" if len(clear) == len(self.families) else ", ".join(clear) or "none"
             margins = [short(self.margin(k, f).sel(metric=metric), sign=True) for f in self.families]
-            lines.append([metric, word, *margins])
+            whose = []
+            if asked:
+                answer = self.answer(k, metric)
+                whose = [short(answer.takes, sign=True), answer.words]
+            lines.append([metric, word, *margins, *whose])
         what = "what keeping it saves beyond controls" if self.keep else "what controls leave beyond it"
-        header = ["metric", "clear against", *self.families]
+        takes = ["saves" if self.keep else "takes", "whose tail"] if asked else []
+        header = ["metric", "clear against", *self.families, *takes]
         return Sheet(header, lines, f"Top {k}, {what}:", [*self._change_words(k), *self._set_words(k)])
 
     def _change_words(self, k: int) -> list[str]:
@@ -245,7 +298,17 @@ class AblationCurve(Result):
         if "permuted" in self.families:
             shared = [len(set(top) & set(run.heads)) for run in self.of(k, "permuted")]
             words.append(_shared_words(shared, k))
+            n = len(shared)
+            words.append(
+                f"Whose tail: labels that mean nothing would name a set beyond all {n} permuted ones with "
+                f"chance 1/{n + 1}; any vector's: at most {LITTLE:g} of what it takes is beyond them; could "
+                f"have told: with power {POWER:g}."
+            )
         return words
+
+    def _said_words(self) -> str:
+        said = [f"k {k} {self.answer(k).words}" for k, metric in self._asked() if metric == "tail_gap"]
+        return f"\nWhose tail gap: {'; '.join(said)}." if said else ""
 
     def plot(self) -> Any:
         """Each metric against k: the top with its interval, control families with their sets' spread."""
@@ -293,7 +356,7 @@ class AblationCurve(Result):
             figure,
             f"Mean over {len(first.concepts)} concepts, {first.settings['split']} split, {self.mode} "
             "ablation. Top: interval over documents; controls: mean and range of their sets. No error rate "
-            "is controlled over k, metrics and families.",
+            "is controlled over k, metrics and families." + self._said_words(),
             *(self.after(k, "top").sel(set=[0], metric=shown) for k in self.ks),
         )
         return figure
@@ -304,7 +367,7 @@ def _shared_words(shared: Sequence[int], k: int) -> str:
         return (
             f"The permuted set shares {shared[0]} of {k} heads with the top. It is one "
             "permutation's: how far others would differ is not known (rank_heads(permutations="
-            "20) has more)."
+            "5) has more)."
         )
     least, most = min(shared), max(shared)
     words = f"{least} to {most}" if least < most else str(least)
@@ -341,8 +404,9 @@ def ablation_curve(
 ) -> AblationCurve:
     """Ablate the top k of a ranking and its controls, or all heads but those.
 
-    Costs `len(ks) * (2 + 3 * repeats)` ablations with the default controls, each one pass over the
-    calibration and the measured split ("directional": one for every concept); with `how.keep` one
+    Costs `len(ks) * (2 + 3 * repeats)` ablations with the default controls, and for permuted ones the
+    larger of `repeats` and 5 for each k; each is one pass over the calibration and the measured split
+    ("directional": one for every concept). A set that stands twice is ablated once. With `how.keep` one
     ablation more, of all heads.
 
     Args:
@@ -367,32 +431,37 @@ def ablation_curve(
             permuted-label order.
     """
     every = candidates(host, detector)
-    order = _order(host, ranking, every, sets.controls)
-    _check_ks(sets, order, every)
+    permuted = ranking.permuted if isinstance(ranking, Ranking) else ()
+    families = families_of(sets, bool(permuted))
+    order = _order(host, ranking, every, families)
+    _check_ks(sets.ks, families, order, every)
     base = baseline(
         host, data, detector, split=split, scores=scores, resampling=resampling, output=how.output
     )
     known = known_of(base, how.mode, {at for at, _ in every})
-    sizes = head_changes(base, how.mode, known) if "norm_matched" in sets.controls else {}
+    sizes = head_changes(base, how.mode, known) if "norm_matched" in families else {}
     ranked = (*order, *(head for head in every if head not in set(order)))
-    permuted = ranking.permuted if isinstance(ranking, Ranking) else ()
     chosen: list[tuple[int, str, tuple[Head, ...]]] = []
     for k in sets.ks:
         chosen.append((k, "top", order[:k]))
-        for family in sets.controls:
+        for family in families:
             others = (
-                permuted_sets(permuted, k, sets.repeats)
+                [one[:k] for one in permuted[: max(sets.repeats, LEAST_PERMUTED)]]
                 if family == "permuted"
                 else distinct_sets(family, order[:k], ranked, sizes, sets.repeats, resampling.seed)
             )
             chosen += [(k, family, heads) for heads in others]
     if how.keep:
         chosen.append((0, "none", ()))
-    runs = []
-    for k, family, heads in tqdm(chosen, desc="ablations", disable=not host.progress, leave=False):
+    # Permutations may name one set, or the top's own: it is ablated once.
+    found: dict[frozenset[Head], Ablation] = {}
+    for _, _, heads in tqdm(chosen, desc="ablations", disable=not host.progress, leave=False):
+        if frozenset(heads) in found:
+            continue
         gone = tuple(head for head in every if head not in set(heads)) if how.keep else heads
         everywhere = dict.fromkeys(range(len(detector.concepts)), gone)
-        runs.append(CurveRun(k, family, heads, ablate(base, everywhere, how.mode, known)))
+        found[frozenset(heads)] = ablate(base, everywhere, how.mode, known)
+    runs = [CurveRun(k, family, heads, found[frozenset(heads)]) for k, family, heads in chosen]
     by = (
         f"{ranking.by} ({ranking.effect}) on {ranking.split}"
         if isinstance(ranking, Ranking)
@@ -406,8 +475,8 @@ def _order(
 ) -> tuple[Head, ...]:
     if "permuted" in controls and not (isinstance(ranking, Ranking) and ranking.permuted):
         raise ValueError(
-            "the ranking has no order by permuted-label vectors: rank_heads(by='ledger') with a "
-            "bank fitted with controls has one; or leave 'permuted' out of controls."
+            "the ranking has no order by permuted-label vectors: rank_heads has five by default, with a bank "
+            "that can be refitted on this data; or leave 'permuted' out of controls."
         )
     heads = ranking.heads if isinstance(ranking, Ranking) else ranking
     order = check_heads(host.info, heads, "ranking")
@@ -425,9 +494,11 @@ def _order(
     return order
 
 
-def _check_ks(sets: HeadSets, order: Sequence[Head], every: Sequence[Head]) -> None:
-    for k in sets.ks:
-        most = min(len(order), len(every) // 2 if sets.controls else len(every))
+def _check_ks(
+    ks: Sequence[int], families: Sequence[str], order: Sequence[Head], every: Sequence[Head]
+) -> None:
+    for k in ks:
+        most = min(len(order), len(every) // 2 if families else len(every))
         if not 1 <= k <= most:
             raise ValueError(
                 f"k = {k} lies outside 1 to {most}: {len(order)} heads are ranked, and controls "

@@ -27,7 +27,7 @@ from torch import Tensor
 from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank, VectorSet
-from sa_plugin.concepts.nulls import StreamedRefits, refit_kind
+from sa_plugin.concepts.nulls import StreamedRefits, check_permutable, refit_kind
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
@@ -283,7 +283,8 @@ def permuted_vectors(
         One set a draw, shaped like `bank.token`; for `head_ledger(..., permutations=...)`.
 
     Raises:
-        ValueError: The bank is unsupervised or given, fitted on other data or another model.
+        ValueError: The bank is unsupervised or given, fitted on other data or another model; labels that
+            permutations leave as they are.
     """
     check_origin(bank, host)
     _check_refit(bank, data, draws)
@@ -348,6 +349,7 @@ def _train_pass(
         depths = tuple(depth_of(layer, bank.hook_point) for layer in layers)
         averaged = MeanPass(host.info, FrozenNorms.of(host, max(depths)), depths)
     if draws:
+        check_permutable(layout, bank.concepts, seed)
         refitted = StreamedRefits(bank, layout, layers, draws, seed)
     jobs = [part.job for part in (averaged, refitted) if part is not None]
     try:

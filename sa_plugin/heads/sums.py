@@ -292,12 +292,13 @@ def tail_cuts(
     job = Job(plan.target.sites, reducer)
     sinks = asked.sinks(host)
     (found,) = run_jobs(host, asked.layout, [job], sinks, description="control scores")
-    return _cuts(found.rows["null"], found.sums["n tail"].numpy())
+    return nth_highest(found.rows["null"], found.sums["n tail"].numpy())
 
 
-def _cuts(
+def nth_highest(
     scores: Float[np.ndarray, "token draw column"], n_tail: Int[np.ndarray, " column"]
 ) -> Float[np.ndarray, "draw column"]:
+    """The score that so many tokens of each column reach under each draw; +inf for none."""
     out = np.full(scores.shape[1:], np.inf)
     for k, n in enumerate(n_tail.tolist()):
         for draw in range(scores.shape[1]):

@@ -83,9 +83,8 @@ def test_a_curve_of_kept_heads(case):
     assert margin.estimate == pytest.approx(own - others.mean())
     assert curve.clear("tail_gap", 2, "random") == (margin.low > 0 and own > others.max())
     sets = [run.heads for run in curve.of(2, "permuted")]
-    assert 1 <= len(sets) <= 2
-    assert sets[0] == ranked.permuted[0][:2]
-    assert all(heads in [order[:2] for order in ranked.permuted] for heads in sets)
+    assert sets == [order[:2] for order in ranked.permuted]
+    assert len(sets) == 5
     assert curve.ks == (1, 2)
     text = curve.summary()
     assert "none kept" in text
@@ -100,12 +99,12 @@ def test_a_curve_of_kept_heads(case):
 
 @pytest.mark.parametrize("kind", ["lda", "separator"])
 def test_each_permutation_of_the_labels_gives_an_order(case, kind):
-    """By the ledger's own control: one order a draw; separators have one unless more are asked."""
+    """By the ledger's own control: one order a draw."""
     bank = fit(case.fake, case.data, kind, layers=[1, 2])
     detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
-    ranked = rank_heads(case.fake, case.data, detector)
-    assert len(ranked.permuted) == {"lda": 20, "separator": 1}[kind]
-    three = rank_heads(case.fake, case.data, detector, permutations=3)
+    ranked = rank_heads(case.fake, case.data, detector, by="ledger")
+    assert len(ranked.permuted) == {"lda": 20, "separator": 5}[kind]
+    three = rank_heads(case.fake, case.data, detector, by="ledger", permutations=3)
     assert len(three.permuted) == 3
     assert "control of 3 permutations" in repr(three)
     found = head_ledger(case.fake, case.data, detector, split="cal", permutations=3, resampling=Resampling(1))
@@ -114,22 +113,22 @@ def test_each_permutation_of_the_labels_gives_an_order(case, kind):
     for draw, order in zip(found.control_by_draw["control"], three.permuted, strict=True):
         mean = (draw[rows] / np.abs(found.lift.total.estimate)).mean(1)
         assert order == tuple(heads[int(i)] for i in np.argsort(-mean, kind="stable"))
-    none = rank_heads(case.fake, case.data, detector, permutations=0)
+    none = rank_heads(case.fake, case.data, detector, by="ledger", permutations=0)
     assert none.permuted == ()
     assert "control" not in repr(none)
-    with pytest.raises(ValueError, match="by='attribution' has no control by permuted labels"):
-        rank_heads(case.fake, case.data, detector, by="attribution", permutations=3)
 
 
 def test_one_permuted_set_is_said_to_be_one(case):
     bank = fit(case.fake, case.data, "separator", layers=[1, 2])
     detector = calibrate(case.fake, case.data, bank, deltas=(0.3,))
-    ranked = rank_heads(case.fake, case.data, detector)
+    ranked = rank_heads(case.fake, case.data, detector, permutations=1)
     assert "control of 1 permutation:" in repr(ranked)
     sets = HeadSets((2,), ("permuted",))
     curve = ablation_curve(case.fake, case.data, detector, ranked, sets=sets, resampling=Resampling(20))
     words = "It is one permutation's: how far others would differ is not known"
-    assert words in " ".join(curve.summary().split())
+    text = " ".join(curve.summary().split())
+    assert words in text
+    assert "cannot tell (1 permuted, 5 are needed, could have told" in text
 
 
 # Other concepts.

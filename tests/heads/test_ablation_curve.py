@@ -33,9 +33,9 @@ def case():
     return standard()
 
 
-def test_ranking_is_the_ledgers_on_calibration(case):
+def test_a_ranking_by_the_ledger_is_the_ledgers_on_calibration(case):
     fake, data, scores, detector = case
-    ranked = rank_heads(fake, data, detector, scores=scores)
+    ranked = rank_heads(fake, data, detector, by="ledger", scores=scores)
     ledger = head_ledger(fake, data, detector, split="cal", resampling=Resampling(1))
     share = ledger.excess.terms.estimate / np.abs(ledger.lift.total.estimate)
     values = {
@@ -43,7 +43,7 @@ def test_ranking_is_the_ledgers_on_calibration(case):
     }
     assert list(ranked.heads) == sorted(values, key=lambda head: -values[head])
     assert set(ranked.heads) == set(candidates(fake, detector))
-    size = rank_heads(fake, data, detector, size=True)
+    size = rank_heads(fake, data, detector, by="ledger", size=True)
     assert (size.values >= 0).all()
 
 
@@ -106,11 +106,11 @@ def test_curve(case):
         assert curve.clear(name, 2, "random") == clear
     text = curve.summary()
     assert "Top 2, what controls leave beyond it:" in text
-    assert "ranked by ledger (excess) on cal" in text
+    assert "ranked by patching (total) on cal" in text
     assert "AblationCurve(mean, k [1, 2] of" in repr(curve)
     table = curve.table()
     assert (table.measure == "residual_change").sum() == len(curve.runs)
-    assert (table.measure == "margin").sum() == 2 * 4 * len(TAIL_METRICS)
+    assert (table.measure == "margin").sum() == 2 * 5 * len(TAIL_METRICS)
     with pytest.raises(ValueError, match="nothing was ablated at k = 3"):
         curve.of(3, "top")
 

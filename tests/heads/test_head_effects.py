@@ -1,16 +1,20 @@
 """Direct, total and first-order effects of heads: by loops, by finite differences, against each
 other where they must agree, and rankings made of them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import tiny
-from ablation_cases import make_data, standard, with_gradients
+import torch
+from ablation_cases import EditableFake, make_data, standard, with_gradients
 
 from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import (
+    NoTailWarning,
     agreement,
     baseline,
     candidates,
@@ -19,10 +23,13 @@ from sa_plugin.heads import (
     head_ledger,
     known_of,
     make_edits,
+    permuted_vectors,
+    rank,
     rank_heads,
     scores_of,
     tail_objective,
     total_effects,
+    with_draws,
 )
 from sa_plugin.host import Site
 from sa_plugin.scores import score
@@ -174,7 +181,7 @@ def test_heads_behind_a_concept_have_no_effect(data):
 
 
 def test_patching_ranks_by_mean_share_of_total_effects(gpt2, data):
-    ranked = rank_heads(gpt2.host, data, gpt2.detector, by="patching", scores=gpt2.scores)
+    ranked = rank_heads(gpt2.host, data, gpt2.detector, scores=gpt2.scores, permutations=0)
     sums = total_effects(gpt2.base, gpt2.objective, gpt2.every, "mean", gpt2.known)
     lift = gpt2.objective.value(gpt2.objective.clean)
     share = dict(zip(gpt2.every, (gpt2.objective.value(sums) / lift).mean(1).tolist(), strict=True))
@@ -186,30 +193,158 @@ def test_patching_ranks_by_mean_share_of_total_effects(gpt2, data):
 
 
 def test_a_budget_verifies_the_best_until_it_is_spent(gpt2, data):
-    options = {"scores": gpt2.scores}
+    options = {"scores": gpt2.scores, "permutations": 0}
     exact = rank_heads(gpt2.host, data, gpt2.detector, by="patching", **options)
     known = dict(zip(exact.heads, exact.values, strict=True))
-    for budget in (0, 3, len(gpt2.every)):
-        ranked = rank_heads(gpt2.host, data, gpt2.detector, by="attribution", budget=budget, **options)
+    for budget in (1, 3, 11):
+        ranked = rank_heads(gpt2.host, data, gpt2.detector, budget=budget, **options)
         assert ranked.exact.sum() == budget
         for head, value, sure in zip(ranked.heads, ranked.values, ranked.exact, strict=True):
             if sure:
                 assert value == pytest.approx(known[head], abs=1e-6)
-    assert ranked.heads == exact.heads
+        first = ranked.estimated
+        assert ranked.exact[: first - 1].all()
+        assert not ranked.exact[first - 1]
+        words = f"Budget {budget} passes: {budget} of 12 heads verified"
+        assert words in ranked.summary()
+        assert f"{budget} verified" in repr(ranked)
     assert "by attribution, total on cal" in repr(ranked)
 
 
-def test_refusals_of_rankings(gpt2, data):
+def test_a_budget_for_all_heads_is_patching_and_takes_no_gradient(gpt2, data):
+    plain = tiny.host("gpt2")
+    options = {"scores": gpt2.scores, "permutations": 2}
+    one, two = (rank_heads(h, data, gpt2.detector, **options) for h in (gpt2.host, plain))
+    three = rank_heads(plain, data, gpt2.detector, by="patching", **options)
+    for other in (two, three):
+        assert (one.heads, one.permuted, one.by) == (other.heads, other.permuted, other.by)
+    assert one.by == "patching"
+    assert one.estimated is None
+    assert "Budget 12 passes: every head by a real one." in one.summary()
+
+
+@pytest.fixture(scope="module")
+def draws(gpt2, data):
+    return permuted_vectors(gpt2.host, data, gpt2.detector.bank, draws=2)
+
+
+def unablated(case, data, bank):
+    scored = score(case.host, data, bank, splits=["cal"], keep_of=case.scores.tokens)
+    return scores_of(scored, data.cal.samples)
+
+
+def shares_by_loop(case, data, vectors):
+    """Each head's mean share of the lift of other vectors, with their own tails of the same size."""
+    bank, detector = replace(case.detector.bank, token=vectors), case.detector
+    clean = scores_of(
+        score(case.host, data, bank, splits=["cal"], keep_of=case.scores.tokens), data.cal.samples
+    )
+    own, cuts = detector.token_scores(case.table), {}
+    for k, concept in enumerate(detector.concepts):
+        n = int((own[:, k] >= detector.threshold[concept]).sum())
+        cuts[concept] = float(np.sort(clean.scores[:, 0, k])[-n])
+
+    class Drawn:
+        concepts, threshold = detector.concepts, cuts
+
+        @staticmethod
+        def token_scores(table):
+            return table.scores[:, 0]
+
+    lift, found = objective_by_loop(Drawn, clean, clean), {}
+    for head in case.every:
+        with case.host.edited(make_edits("mean", [head], case.known)):
+            moved = score(case.host, data, bank, splits=["cal"], keep_of=case.scores.tokens)
+        left = objective_by_loop(Drawn, scores_of(moved, data.cal.samples), clean)
+        found[head] = ((lift - left) / np.abs(lift)).mean()
+    return found
+
+
+def test_each_permutation_orders_heads_by_the_same_rule(gpt2, data, draws):
+    options = {"scores": gpt2.scores, "permutations": 2}
+    ranked = rank_heads(gpt2.host, data, gpt2.detector, **options)
+    share = shares_by_loop(gpt2, data, draws[1])
+    assert list(ranked.permuted[1]) == sorted(share, key=lambda head: -share[head])
+    assert "control of 2 permutations" in repr(ranked)
+    # The concepts' own order does not know of permutations.
+    alone = rank_heads(gpt2.host, data, gpt2.detector, scores=gpt2.scores, permutations=0)
+    assert ranked.heads == alone.heads
+
+
+@pytest.mark.parametrize("size", [False, True])
+def test_each_permutation_has_the_same_budget(gpt2, data, draws, size):
+    options = {"scores": gpt2.scores, "permutations": 2, "budget": 1, "size": size}
+    ranked = rank_heads(gpt2.host, data, gpt2.detector, **options)
+    assert ranked.permuted == tuple(guessed(gpt2, data, draws, size))
+
+
+def guessed(case, data, draws, size):
+    """Column by column, without mixing; the first head has its exact share."""
+    clean = unablated(case, data, with_draws(case.detector.bank, draws))
+    objective = tail_objective(case.detector, case.table, clean)
+    lift = objective.value(objective.clean)
+    first = objective.value(first_order_effects(case.base, objective, case.every, case.known)) / lift
+    for k in range(len(draws)):
+        columns = slice(2 * (k + 1), 2 * (k + 2))
+        value = (np.abs(first) if size else first)[:, columns].mean(1)
+        i = int(value.argmax())
+        exact = (
+            objective.value(total_effects(case.base, objective, [case.every[i]], "mean", case.known)) / lift
+        )
+        value[i] = (np.abs(exact) if size else exact)[0, columns].mean()
+        yield tuple(case.every[int(j)] for j in np.argsort(-value, kind="stable"))
+
+
+def test_refusals_of_rankings(gpt2, data, monkeypatch):
     fake = standard()
     for options, text in (
         ({"by": "size"}, "ranking 'size'|did you mean|is unknown"),
         ({"by": "patching", "budget": 3}, "takes one for each of 12 heads: use by='attribution'"),
-        ({"by": "attribution", "budget": -1}, "budget is -1, not a whole number from 0"),
+        ({"budget": -1}, "budget is -1, not a whole number from 0"),
+        ({"budget": 0}, "budget is 0 passes, below one patching run: .* or by='ledger'"),
         ({"by": "ledger", "budget": 3}, "spends no passes on single heads"),
     ):
         with pytest.raises(ValueError, match=text):
             rank_heads(gpt2.host, data, gpt2.detector, **options)
-    with pytest.raises(TypeError, match="gives no gradients"):
-        rank_heads(fake.fake, fake.data, fake.detector, by="attribution", scores=fake.scores)
+    on = {"host": fake.fake, "data": fake.data, "detector": fake.detector, "scores": fake.scores}
+    says = r"no gradients.* budget of 5 passes does not cover 6 heads. Give by='patching' \(6 .* by='ledger'"
+    with pytest.raises(TypeError, match=says):
+        rank_heads(**on, budget=5)
+    monkeypatch.setattr(rank, "BUDGET", 3)
+    with pytest.raises(TypeError, match="budget of 3 passes does not cover 6 heads"):
+        rank_heads(**on)
     with pytest.raises(ValueError, match="takes out one concept at a time"):
         total_effects(gpt2.base, gpt2.objective, [(0, 0)], "directional", gpt2.known)
+
+
+def test_labels_that_cannot_be_permuted_are_refused():
+    """Three train samples, two of them labelled alike: one order in three is the same."""
+    words = [["cat", "ran", "house"]] * 2 + [["ran", "sat", "blue"]] + [["sat", "cat"], ["ran", "blue"]] * 6
+    labels = [["animal" if w == "cat" else None for w in row] for row in words]
+    splits = ["train"] * 3 + ["cal", "cal", "test", "test"] * 3
+    data = ConceptData.from_words(words, labels, splits=splits, documents=list(map(str, range(15))))
+    fake = EditableFake()
+    detector = calibrate(fake, data, fit(fake, data, "prototype", layers=[1]), deltas=(0.3,))
+    says = r"\d+% of the permutations of null 'across' leave the labels of 'animal' .* give permutations=0"
+    for by in ("attribution", "ledger"):
+        with pytest.raises(ValueError, match=says):
+            rank_heads(fake, data, detector, by=by)
+    none = rank_heads(fake, data, detector, permutations=0)
+    assert none.permuted == ()
+    assert "No order by permuted labels beside it: no control." in none.summary()
+
+
+def test_a_permutation_without_a_tail_is_said(gpt2, data, draws, monkeypatch):
+    """All tokens tie under a vector of zeros: every token is tail, and none is left beside it."""
+    for zeros, expected in (
+        ([1.0, 0.0], pytest.warns(NoTailWarning, match="under permutation 0 .* tail of 'food' has no other")),
+        (
+            [0.0, 0.0],
+            pytest.raises(ValueError, match="under permutation 0 of the labels no concept has a tail"),
+        ),
+    ):
+        one = replace(draws[0], vectors=draws[0].vectors * torch.tensor(zeros)[:, None])
+        monkeypatch.setattr(rank, "permuted_vectors", lambda *a, one=one, **k: (one,))
+        with expected:
+            found = rank_heads(gpt2.host, data, gpt2.detector, budget=2, scores=gpt2.scores)
+    assert set(found.permuted[0]) == set(gpt2.every)
