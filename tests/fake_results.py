@@ -117,7 +117,13 @@ def attribution() -> dict[str, Any]:
     rows = []
     for metric, better in (("f1", "higher"), ("deletion/mean_alignment", "lower"), ("auroc_micro", "higher")):
         for k, method in enumerate(("direct_alignment", "integrated_gradients")):
-            row: dict[str, Any] = {"concept": "all", "method": method, "metric": metric, "better": better}
+            row: dict[str, Any] = {
+                "concept": "all",
+                "stratum": "all",
+                "method": method,
+                "metric": metric,
+                "better": better,
+            }
             row["n_samples"] = 24
             gap = 0.11 - 0.2 * k
             for name, value in (
@@ -128,7 +134,7 @@ def attribution() -> dict[str, Any]:
                 low, high = _interval(value, 0.04)
                 row |= {name: round(value, 4), f"{name}_low": low, f"{name}_high": high}
             said = ("better", "worse") if better == "higher" else ("worse", "better")
-            rows.append({**row, "superactivator_is": said[k]})
+            rows.append({**row, "superactivator_is": said[k], "superactivator_detectable": 0.056})
     cover = {
         "layer": 20,
         "positive": 14,

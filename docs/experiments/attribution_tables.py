@@ -1,263 +1,277 @@
 """The tables of docs/attribution.md, from the files that attribution_runs.py wrote."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import between_markers
 import numpy as np
 
-from sa_plugin.attribution import Contrast, SampleScores, Trial, contrasts_of, controls_of
+from sa_plugin.attribution import STRATA, Comparison, Contrast, Coverage, SampleScores, Trial, contrasts_of
 from sa_plugin.stages import markdown
 
-BEGIN = "<!-- tables: written by docs/experiments/attribution_runs.py tables -->"
-END = "<!-- end of tables -->"
-MODELS = {"smollm2": "SmolLM2", "minilm": "MiniLM", "vit": "ViT"}
-METHODS = (
-    "lime",
-    "kernel_shap",
-    "rise",
-    "shap_iq",
-    "integrated_gradients",
-    "grad_cam",
-    "full_grad",
-    "mfaba",
-    "direct_alignment",
-    "saliency",
-    "input_x_gradient",
-    "smooth_grad",
-    "occlusion",
+BEGIN, END = (
+    "<!-- tables: written by docs/experiments/attribution_runs.py tables -->",
+    "<!-- end of tables -->",
 )
-LOCAL = ("f1", "f1_sample", "average_precision", "auroc", "pointing", "mass_inside")
-YARDSTICKS = ("mean_alignment", "max_margin", "later_probe")
-FAITHFUL = tuple(f"{kind}/{y}" for kind in ("insertion", "deletion") for y in YARDSTICKS)
-PRIMARY = ("insertion/mean_alignment", "deletion/mean_alignment")
-# arXiv 2512.05038, COCO, Llama-3.2-11B-Vision, linear separators: concept to SuperActivator.
-PAPER = {
-    "lime": ((0.29, 0.40), (0.333, 0.367), (0.010, 0.007)),
-    "kernel_shap": ((0.35, 0.37), (0.334, 0.365), (0.010, 0.008)),
-    "rise": ((0.35, 0.38), (0.328, 0.354), (0.012, 0.009)),
-    "integrated_gradients": ((0.28, 0.35), (0.326, 0.359), (0.013, 0.010)),
-    "mfaba": ((0.33, 0.39), (0.339, 0.374), (0.006, 0.004)),
+SIZE_BEGIN, SIZE_END = (
+    "<!-- size: written by docs/experiments/attribution_runs.py size -->",
+    "<!-- end of size -->",
+)
+TITLES = {
+    "minilm_words": "MiniLM, words",
+    "minilm_names": "MiniLM, names of several words",
+    "minilm_paragraphs": "MiniLM, sentences of paragraphs",
+    "smollm2_words": "SmolLM2, words",
+    "vit_patches": "ViT, patches",
 }
+YARDSTICKS = ("mean_alignment", "max_margin", "later_probe", "own_target")
+AREAS = tuple(f"{kind}/{y}" for y in YARDSTICKS for kind in ("insertion", "deletion"))
+GAPS = tuple(f"gap/{y}" for y in YARDSTICKS)
+"""Insertion minus deletion: what one target being higher than another throughout takes no part in."""
+F1 = "f1_sample"
+"""Of each sample, so that documents differ in what the sample size is made of."""
+WANTED = 0.05
+PER_SD = 7.85
+"""(1.96 + 0.84)^2: documents for power .8 are this times (deviation / difference)^2."""
 
 
 def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The files of every run, by the run's name: model, kind and objectives."""
+    """The chunks of every run, in order."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
-        about = found["about"]
-        name = f"{about['model']}_{about['kind']}" + "_kept" * (about.get("players") == "kept")
-        if "_tokens_" in path.name:
-            name += "_tokens"
-        runs.setdefault(name, []).append(found)
-    return runs
+        runs.setdefault(found["about"]["run"], []).append(found)
+    return {run: runs[run] for run in TITLES if run in runs}
 
 
-def measured(files: Sequence[dict[str, Any]]) -> list[Trial]:
-    """Every sample's numbers; controls, which every file repeats, once."""
-    found: dict[tuple[str, ...], Trial] = {}
+def measured(files: Iterable[Mapping[str, Any]]) -> list[Trial]:
+    """Every sample's numbers."""
+    return [
+        Trial(
+            one["concept"],
+            one["sample"],
+            one["document"],
+            one["method"],
+            one["objective"],
+            SampleScores(*(np.nan if v is None else v for v in one["scores"])),
+            np.array(one["ranks"]),
+            np.array(one["labels"]),
+            one["areas"] | _gaps(one["areas"]),
+            one["n_tail"],
+        )
+        for file in files
+        for one in file["measured"]
+    ]
+
+
+def _gaps(areas: Mapping[str, float]) -> dict[str, float]:
+    return {
+        f"gap/{y}": areas[f"insertion/{y}"] - areas[f"deletion/{y}"]
+        for y in YARDSTICKS
+        if f"insertion/{y}" in areas
+    }
+
+
+def comparison(files: Sequence[Mapping[str, Any]]) -> Comparison:
+    """The chunks of a run as one comparison, without curves and examples."""
+    trials, about = measured(files), files[0]["about"]
+    objectives = tuple(about["objectives"])
+    methods = tuple(dict.fromkeys(one.method for one in trials if one.method != "control"))
+    rows: dict[str, list[Mapping[str, Any]]] = {}
     for file in files:
-        for one in file["measured"]:
-            key = (one["concept"], one["sample"], one["method"], one["objective"])
-            found[key] = Trial(
-                one["concept"],
-                one["sample"],
-                one["document"],
-                one["method"],
-                one["objective"],
-                SampleScores(*(np.nan if v is None else v for v in one["scores"])),
-                np.array(one["ranks"]),
-                np.array(one["labels"]),
-                one["areas"],
-            )
-    return list(found.values())
+        for one in file["coverage"]:
+            rows.setdefault(one["concept"], []).append(one)
+    coverage = tuple(_together(parts, trials) for parts in rows.values())
+    explained = [one for one in trials if one.method != "control"]
+    contrasts = tuple(contrasts_of(explained, objectives))
+    return Comparison(methods, objectives, contrasts, coverage, {}, (), about, tuple(trials))
 
 
-def overall(rows: Sequence[Contrast]) -> list[Contrast]:
-    """Rows over all concepts; of one concept its own."""
-    every = [row for row in rows if row.concept == "all"]
-    return every or list(rows)
+def _together(parts: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> Coverage:
+    """One concept over chunks: test samples add up, calibration is the same in all."""
+    first = parts[0]
+    held = {one.sample: one.stratum for one in trials if one.concept == first["concept"]}
+    return Coverage(
+        first["concept"],
+        first["layer"],
+        **{name: sum(one[name] for one in parts) for name in ("positive", "covered", "compared")},
+        cal=first["cal"],
+        refused={method: sum(one["refused"].get(method, 0) for one in parts) for method in first["refused"]},
+        probe=first["probe"],
+        strata={label: list(held.values()).count(label) for label in STRATA},
+    )
 
 
-def report(name: str, files: Sequence[dict[str, Any]]) -> str:
-    """One run as Markdown."""
-    about = files[0]["about"]
-    base, other = about["objectives"][0], about["objectives"][1]
-    samples = measured(files)
-    rows = overall(contrasts_of(samples, [base, other]))
-    by = {(row.method, row.metric): row for row in rows}
-    done = [m for m in METHODS if (m, "f1") in by]
-    sinks = ", sinks never masked" * (about.get("players") == "kept")
+def size(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """From each run's first chunk: the deviation of F1 differences over documents, and what it asks."""
+    rows = []
+    for run, files in runs.items():
+        about, deviations = (
+            files[0]["about"],
+            deviations_of(measured(files[:1]), files[0]["about"]["objectives"]),
+        )
+        middle, most = float(np.median(list(deviations.values()))), max(deviations.values())
+        worst = max(deviations, key=lambda arm: deviations[arm])
+        held = ", ".join(f"{label}: {about['cases'].get(label, 0)}" for label in STRATA)
+        rows.append(
+            [
+                TITLES[run],
+                held,
+                str(about["documents"]),
+                f"{middle:.2f}",
+                str(needed(middle)),
+                f"{most:.2f} ({worst[0]}, {worst[1]})",
+                str(needed(most)),
+            ]
+        )
+    header = [
+        "run",
+        "cases by SuperActivators",
+        "documents with a case",
+        "deviation, median arm",
+        "documents needed",
+    ]
+    return markdown([*header, "deviation, largest", "documents needed"], rows)
+
+
+def deviations_of(trials: Sequence[Trial], objectives: Sequence[str]) -> dict[tuple[str, str], float]:
+    """By method and objective: deviation over documents of the paired difference in F1."""
+    found = {}
+    for method in dict.fromkeys(one.method for one in trials if one.method != "control"):
+        by = {(o.document, o.objective): o.value(F1) for o in trials if o.method == method}
+        documents = sorted({document for document, _ in by})
+        for name in objectives[1:]:
+            differences = [by[d, name] - by[d, objectives[0]] for d in documents]
+            found[method, name] = float(np.std(differences, ddof=1))
+    return found
+
+
+def needed(deviation: float, difference: float = WANTED) -> int:
+    """Documents for power .8 at level .95.
+
+    Example:
+        >>> needed(0.3)
+        283
+    """
+    return math.ceil(PER_SD * (deviation / difference) ** 2)
+
+
+def report(run: str, files: Sequence[Mapping[str, Any]]) -> str:
+    """One run as Markdown: F1 by stratum, areas by yardstick."""
+    found = comparison(files)
+    strata = {label: n for label, n, _ in found.strata if n}
     parts = [
-        f"### {MODELS[about['model']]}, {about['kind']}s{sinks}, {other} against {base}\n",
-        _about(files, samples),
-        "Localisation, higher is better:\n",
-        _metrics(by, done, LOCAL, base, other),
-        "Areas: insertion, higher is better; deletion, lower is better; `mean_alignment` is the "
-        "primary yardstick:\n",
-        _metrics(by, done, FAITHFUL, base, other),
-        _controls(samples),
-        _ends(files),
-        _completeness(by, base, other),
+        f"### {TITLES[run]}\n",
+        _about(run, files, found),
+        f"F1 of a sample, minus `{found.objectives[0]}`, by number of SuperActivators:\n",
+        _cells(
+            found,
+            {f"all (n={sum(strata.values())})": (F1, "all")}
+            | {f"{label} (n={n})": (F1, label) for label, n in strata.items()},
+            values=True,
+        ),
+        "Areas, all samples; insertion: higher is better, deletion: lower:\n",
+        _cells(found, {name.replace("/", " / "): (name, "all") for name in AREAS}),
+        _controls(found),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _about(files: Sequence[dict[str, Any]], samples: Sequence[Trial]) -> str:
+def _about(run: str, files: Sequence[Mapping[str, Any]], found: Comparison) -> str:
     about = files[0]["about"]
-    cover = {c["concept"]: c for file in files for c in file["coverage"]}
-    refused: dict[str, int] = {}
-    for file in files:
-        for one in file["coverage"]:
-            for method, n in one["refused"].items():
-                refused[method] = refused.get(method, 0) + n
-    lines = [
-        f"{name}: block {c['layer']} of {about['n_layers']}, {c['positive']} positive samples, "
-        f"{c['covered']} with a SuperActivator, {c['compared']} compared, {c['cal']} for the level"
-        for name, c in cover.items()
-    ]
-    documents = len({one.document for one in samples})
-    pairs = len({(one.concept, one.sample) for one in samples})
-    skipped = ", ".join(f"{m} {n}" for m, n in refused.items() if n)
-    tail = f" Refused: {skipped}." if skipped else ""
-    masked = about["model"] == "smollm2" and about.get("players") == "token"
-    command = f"run {about['model']} --kind {about['kind']}" + " --players token" * masked
-    command += " --concepts " + " ".join(f'"{name}"' for name in cover)
+    documents = {one.document for one in found.trials}
+    each = "; ".join(
+        f"{c.concept}: block {c.layer} of {about['n_layers']}, {c.compared} cases, {c.cal} samples for the "
+        f"level, probe's AUROC {c.probe:.2f}"
+        for c in found.coverage
+    )
+    held = ", ".join(f"{label}: {n} of {about['cases'].get(label, 0)}" for label, n, _ in found.strata)
+    seconds = sum(file["about"]["seconds"] for file in files)
     return (
-        f"`python docs/experiments/attribution_runs.py {command}`: "
-        f"{about['data']} ({about['hash']}), {pairs} samples of {documents} documents, "
-        f"{about['coalitions']} coalitions, {about['integration']} integration steps, "
-        f'{about["curve"]} steps of insertion and deletion; else `preset="fast"`. '
-        f"{'; '.join(lines)}.{tail}\n"
+        f"`python docs/experiments/attribution_runs.py run {run}`: {about['data']} ({about['hash']}), "
+        f"a case in each of {len(documents)} of {about['documents']} documents, "
+        f"{about['coalitions']} coalitions, at most {about['curve']} steps of insertion and deletion, "
+        f"{seconds} s. {each}. By number of SuperActivators, of those there are: {held}.\n"
     )
 
 
-def _metrics(
-    by: dict[tuple[str, str], Contrast], done: Sequence[str], metrics: Sequence[str], base: str, other: str
-) -> str:
-    rows = [[_plain(m), *(_cell(by.get((m, one)), base, other) for one in metrics)] for m in done]
-    return markdown(["method", *metrics], rows) + "\n"
+def _cells(found: Comparison, columns: Mapping[str, tuple[str, str]], values: bool = False) -> str:
+    """A row an arm, its differences: starred where zero is excluded, else with what could have been seen."""
+    first, *others = found.objectives
+    overall = "all" if len(found.coverage) > 1 else found.coverage[0].concept
+    by = {(c.method, c.metric, c.stratum): c for c in found.contrasts if c.concept == overall}
+    rows = []
+    for method in found.methods:
+        base = by[method, F1, "all"].values.sel(objective=first).estimate
+        for name in others:
+            cells = [brief(by.get((method, *at)), name) for at in columns.values()]
+            rows.append(
+                [f"{_plain(method)} ({base:.2f})" if values else _plain(method), _plain(name), *cells]
+            )
+    header = [f"method (F1 of `{first}`)" if values else "method", "objective", *columns]
+    return markdown(header, rows) + "\n"
 
 
-def _controls(samples: Sequence[Trial]) -> str:
-    rows = {row.metric: row for row in overall(controls_of(samples))}
-    if not rows:
-        return ""
-    cells = [f"{m} {_cell(rows[m], 'random', 'labelled first')}" for m in FAITHFUL if m in rows]
-    return "Yardsticks themselves, random order to labelled tokens first: " + "; ".join(cells) + "\n"
-
-
-def curves(files: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], np.ndarray]:
-    """Mean curves over concepts, each weighted by its samples; what files repeat counts once."""
-    held: dict[tuple[str, ...], dict[tuple[str, ...], tuple[int, np.ndarray]]] = {}
-    for file in files:
-        n = sum(one["compared"] for one in file["coverage"])
-        concepts = tuple(one["concept"] for one in file["coverage"])
-        for *key, line in file["curves"]:
-            held.setdefault(tuple(key), {})[concepts] = (n, np.array(line))
-    return {
-        key: np.average([line for _, line in parts.values()], axis=0, weights=[n for n, _ in parts.values()])
-        for key, parts in held.items()
-    }
-
-
-def _ends(files: Sequence[dict[str, Any]]) -> str:
-    """Each yardstick of the empty and of the full input, mean over samples."""
-    cells = [
-        f"{yardstick} {_n(float(line[0]))} and {_n(float(line[-1]))}"
-        for (method, name, kind, yardstick), line in curves(files).items()
-        if (method, name, kind) == ("control", "random", "insertion")
-    ]
-    return f"Everything masked, and nothing: {'; '.join(cells)}.\n"
-
-
-def _completeness(by: dict[tuple[str, str], Contrast], base: str, other: str) -> str:
-    row = by.get(("integrated_gradients", "completeness_error"))
-    if row is None:
-        return ""
-    return (
-        "Integrated gradients miss completeness by "
-        f"{_at(row, base):.1%} ({base}) and {_at(row, other):.1%} ({other}) "
-        "of the difference, mean over samples.\n"
-    )
-
-
-def _cell(row: Contrast | None, base: str, other: str) -> str:
-    """Both values, the paired difference with its interval, and the verdict."""
-    if row is None:
+def brief(one: Contrast | None, name: str) -> str:
+    """A difference: bold where better, italic where worse, else with what could have been seen."""
+    if one is None:
         return "-"
-    d, verdict = row.differences.sel(objective=other), {"better": " **better**", "worse": " *worse*"}
-    return (
-        f"{_n(_at(row, base))} to {_n(_at(row, other))} "
-        f"[{_n(d.low, '+')}, {_n(d.high, '+')}]{verdict.get(row.verdicts[other], '')}"
-    )
+    d, size = one.differences.sel(objective=name), one.detectable[name]
+    if not d.values.any():
+        return "same"
+    digits = 2 if max(abs(d.estimate), size if np.isfinite(size) else 0) >= 0.1 else 3
+    value, mark = f"{d.estimate:+.{digits}f}", {"better": "**", "worse": "*"}.get(one.verdicts[name], "")
+    return f"{mark}{value}{mark}" if mark else f"{value} ({size:.{digits}f})" if np.isfinite(size) else value
 
 
-def _at(row: Contrast, objective: str) -> float:
-    return float(row.values.sel(objective=objective).estimate)
+def _controls(found: Comparison) -> str:
+    rows = [
+        one
+        for one in found.controls
+        if one.stratum == "all" and (one.concept == "all" or len(found.coverage) == 1)
+    ]
+    blind = [one.metric for one in rows if one.verdicts["labelled first"] != "better"]
+    said = f"no better in {', '.join(blind)}" if blind else "better in all"
+    return f"Yardsticks themselves, labelled tokens first against a random order: {said}.\n"
 
 
-def _n(value: float, sign: str = "") -> str:
-    small = abs(value) < 0.1 and not sign
-    return f"{value:{sign}.3f}" if small or sign else f"{value:.2f}"
+def summary(found: Mapping[str, Comparison]) -> str:
+    """How many methods are better, open and worse by each measure, run by run."""
+    objectives = next(iter(found.values())).objectives[1:]
+    rows = []
+    for metric in (F1, *AREAS, *GAPS):
+        for name in objectives:
+            cells = []
+            for one in found.values():
+                overall = "all" if len(one.coverage) > 1 else one.coverage[0].concept
+                said = [
+                    c.verdicts[name]
+                    for c in one.contrasts
+                    if (c.metric, c.stratum, c.concept) == (metric, "all", overall)
+                ]
+                cells.append("-".join(str(said.count(w)) for w in ("better", "open", "worse")))
+            rows.append([metric.replace("/", " / "), _plain(name), *cells])
+    return markdown(["measure", "objective", *(TITLES[run] for run in found)], rows) + "\n"
 
 
 def _plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """By method and run: localisation F1 and the primary areas, beside the paper's."""
-    names = [name for name in runs if not name.endswith("_tokens")]
-    head = ["method", *(_title(n) for n in names)]
-    lines = ["| " + " | ".join([*head, "paper: COCO, Llama 11B"]) + " |"]
-    lines.append("|---" * (len(head) + 1) + "|")
-    found = {}
-    for name in names:
-        rows = overall(contrasts_of(measured(runs[name]), ["global", "superactivator"]))
-        found[name] = {(row.method, row.metric): row for row in rows}
-    for method in METHODS:
-        cells = [
-            " / ".join(_verdict(found[name].get((method, m))) for m in ("f1", *PRIMARY)) for name in names
-        ]
-        paper = PAPER.get(method)
-        cells.append(" / ".join(f"{b - a:+.3f}" for a, b in paper) if paper else "-")
-        lines.append(f"| {_plain(method)} | " + " | ".join(cells) + " |")
-    lines.append(_count("better / open / worse, of all methods", names, found))
-    return (
-        "F1 / insertion / deletion (mean alignment), superactivator minus global; **bold** better "
-        "and *italic* worse where the 95 % interval excludes zero:\n\n" + "\n".join(lines) + "\n"
-    )
-
-
-def _title(name: str) -> str:
-    model, kind, *rest = name.split("_")
-    return f"{MODELS[model]}, {kind}s" + ", sinks kept" * (rest == ["kept"])
-
-
-def _verdict(row: Contrast | None) -> str:
-    if row is None:
-        return "-"
-    mark = {"better": "**", "worse": "*"}.get(row.verdicts["superactivator"], "")
-    return f"{mark}{row.differences.sel(objective='superactivator').estimate:+.3f}{mark}"
-
-
-def _count(title: str, names: Sequence[str], found: dict[str, dict[tuple[str, str], Contrast]]) -> str:
-    cells = []
-    for name in names:
-        parts = []
-        for metric in ("f1", *PRIMARY):
-            wins = [row.verdicts["superactivator"] for (_, m), row in found[name].items() if m == metric]
-            parts.append("-".join(str(wins.count(w)) for w in ("better", "open", "worse")))
-        cells.append(" / ".join(parts))
-    return f"| {title} | " + " | ".join(cells) + " | all five better |"
-
-
 def show(folder: Path, into: Path | None) -> None:
     """Print the tables, or write them between the markers of a file."""
     runs = load(folder)
-    text = "\n".join([summary(runs), *(report(name, files) for name, files in runs.items())])
-    between_markers.show(text, into, BEGIN, END)
+    text = [
+        "Methods better, open and worse against `global`, all samples of a run:\n",
+        summary({run: comparison(files) for run, files in runs.items()}),
+        *(report(run, files) for run, files in runs.items()),
+    ]
+    between_markers.show("\n".join(text), into, BEGIN, END)
+
+
+def show_size(folder: Path, into: Path | None) -> None:
+    """Print the sample sizes, or write them between the markers of a file."""
+    between_markers.show(size(load(folder)) + "\n", into, SIZE_BEGIN, SIZE_END)

@@ -19,8 +19,10 @@ from sa_plugin.attribution.coalitions import (
 from sa_plugin.attribution.compare import Design, compare
 from sa_plugin.attribution.comparison import (
     CONTROL,
+    HEADLINE,
     MICRO,
     ORDERS,
+    STRATA,
     Comparison,
     Contrast,
     Coverage,
@@ -86,10 +88,12 @@ from sa_plugin.attribution.yardsticks import (
 __all__ = [
     "COALITION_METHODS",
     "CONTROL",
+    "HEADLINE",
     "KERNEL_WIDTH",
     "METHODS",
     "MICRO",
     "ORDERS",
+    "STRATA",
     "Attribution",
     "CleanRun",
     "CoalitionGame",

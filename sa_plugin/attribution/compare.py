@@ -27,6 +27,7 @@ from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explai
 from sa_plugin.attribution.comparison import (
     CONTROL,
     ORDERS,
+    STRATA,
     Comparison,
     Coverage,
     CurveKey,
@@ -37,7 +38,7 @@ from sa_plugin.attribution.estimators import COALITION_METHODS
 from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game
 from sa_plugin.attribution.gradients import Degenerate
-from sa_plugin.attribution.objective import FEW, Objective, objective
+from sa_plugin.attribution.objective import Objective, objective
 from sa_plugin.attribution.players import IMAGE_BASELINES, PLAYERS, TEXT_BASELINES
 from sa_plugin.attribution.yardsticks import (
     CURVE_STEPS,
@@ -200,7 +201,7 @@ def compare(
                     len(held),
                     refused,
                     bench.probes[concept].cal_auroc if concept in bench.probes else None,
-                    sum(one.n_tail < FEW for one in shown),
+                    {label: sum(o.n_tail in held for o in shown) for label, held in STRATA.items()},
                 )
             )
     if not bench.trials:
@@ -360,6 +361,7 @@ def _measure(
             rank_share(values),
             chosen.labels,
             areas,
+            chosen.n_tail,
         )
 
     refused = []

@@ -7,13 +7,18 @@ made are measured beside them as controls of the yardsticks: the labelled tokens
 order. A yardstick by which the labelled tokens are no better than a random order tells nothing on
 these data.
 
+Samples are also told apart by how many SuperActivators they have, 1, 2, 3 to 9, 10 and more: the longer
+the tail, the more of an objective's gradient lies on it. Beside every difference that is not clear stands
+the smallest that would have been seen four times of five (`Drawn.detectable`).
+
 What the intervals do not show: another draw of vectors, thresholds and the level of F1, on which
 they are conditional, nor how many rows were looked at: two stars adjust for those of one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,6 +29,7 @@ from jaxtyping import Bool, Float
 from sa_plugin._check import require_known
 from sa_plugin._face import face_methods
 from sa_plugin.attribution.explained import Attribution, heat_maps
+from sa_plugin.attribution.objective import FEW
 from sa_plugin.attribution.yardsticks import PRIMARY, WAYS, SampleScores, micro_f1
 from sa_plugin.show import plots
 from sa_plugin.show.result import (
@@ -41,7 +47,7 @@ from sa_plugin.show.result import (
 from sa_plugin.statistics.bootstrap import Resamples, left_out, resampled_sums
 from sa_plugin.statistics.confusion import ratio
 from sa_plugin.statistics.drawn import Drawn, Resampling, stack
-from sa_plugin.statistics.interval import Kind
+from sa_plugin.statistics.interval import LEAST, Kind
 from sa_plugin.statistics.ranking import resampled_auroc, resampled_average_precision
 
 CurveKey = tuple[str, str, str, str]
@@ -53,6 +59,14 @@ CONTROL = "control"
 """In place of a method: orders that no explainer made, to test the yardsticks themselves."""
 ORDERS = ("random", "labelled first")
 _ALL = "all"
+STRATA: Mapping[str, range] = {
+    "1": range(1, 2),
+    "2": range(2, 3),
+    "3 to 9": range(3, 10),
+    "10 and more": range(10, sys.maxsize),
+}
+"""SuperActivators of the sample for the concept, by label."""
+_POWER = 0.8
 
 
 @face_methods
@@ -67,6 +81,7 @@ class Trial:
         labels: Of the same tokens.
         areas: By name, such as "insertion/mean_alignment", and what the method says of itself:
             "completeness_error", as a share.
+        n_tail: SuperActivators of the sample for the concept, one at least.
     """
 
     concept: str
@@ -78,6 +93,19 @@ class Trial:
     ranks: Float[np.ndarray, " token"]
     labels: Bool[np.ndarray, " token"]
     areas: Mapping[str, float]
+    n_tail: int
+
+    def __post_init__(self) -> None:
+        if self.n_tail < 1:
+            raise ValueError(
+                f"n_tail is {self.n_tail} for sample {self.sample!r}: without a SuperActivator of "
+                f"{self.concept!r} there is nothing to explain, leave the sample out and count it."
+            )
+
+    @property
+    def stratum(self) -> str:
+        """Of `STRATA`."""
+        return next(label for label, held in STRATA.items() if self.n_tail in held)
 
     def value(self, metric: str) -> float:
         """A metric of this sample alone; NaN where it is not defined."""
@@ -88,10 +116,11 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """One metric of one method and concept for every objective.
+    """One metric of one method, concept and stratum for every objective.
 
     Attributes:
         concept: Name, or "all": every sample of every concept.
+        stratum: Of `STRATA`, or "all": samples with any number of SuperActivators.
         method: Explainer.
         metric: Name.
         n_samples: Samples behind it.
@@ -99,6 +128,7 @@ class Contrast:
     """
 
     concept: str
+    stratum: str
     method: str
     metric: str
     n_samples: int
@@ -124,10 +154,16 @@ class Contrast:
         found = np.where(low > 0, good, np.where(high < 0, bad, "open"))
         return dict(zip(self.differences.axes["objective"], found.tolist(), strict=True))
 
+    @cached_property
+    def detectable(self) -> dict[str, float]:
+        """For each later objective the smallest difference seen with power .8; infinite where none is."""
+        sizes = np.asarray(self.differences.detectable(power=_POWER))
+        return dict(zip(self.differences.axes["objective"], sizes.tolist(), strict=True))
+
     def rows(self) -> list[dict[str, Any]]:
         """Long form: each objective, then each difference with its verdict."""
         base = self.values.axes["objective"][0]
-        same = {"concept": self.concept, "method": self.method}
+        same = {"concept": self.concept, "stratum": self.stratum, "method": self.method}
         about = {"better": self.better, "n_samples": self.n_samples}
         return [
             {
@@ -135,6 +171,7 @@ class Contrast:
                 **row,
                 "minus": minus,
                 "verdict": self.verdicts[row["objective"]] if minus else "",
+                "detectable": self.detectable[row["objective"]] if minus else np.nan,
                 **about,
             }
             for drawn, minus in ((self.values, ""), (self.differences, base))
@@ -145,6 +182,7 @@ class Contrast:
         """One record with a key for each number."""
         found: dict[str, Any] = {
             "concept": self.concept,
+            "stratum": self.stratum,
             "method": self.method,
             "metric": self.metric,
             "better": self.better,
@@ -154,7 +192,9 @@ class Contrast:
             for row in drawn.rows(self.metric):
                 name = f"{row['objective']}{ending}"
                 found |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
-        return found | {f"{name}_is": verdict for name, verdict in self.verdicts.items()}
+        for name, verdict in self.verdicts.items():
+            found |= {f"{name}_is": verdict, f"{name}_detectable": self.detectable[name]}
+        return found
 
 
 @dataclass(frozen=True)
@@ -170,8 +210,7 @@ class Coverage:
         cal: Calibration samples that the level of F1 was chosen on.
         refused: By method, samples it refused.
         probe: AUROC of the later probe on calibration; None without one.
-        few: Compared samples whose tail is too short for the objective "superactivator" to have a
-            gradient on it: one or two SuperActivators.
+        strata: Compared samples by number of SuperActivators, every label of `STRATA`.
     """
 
     concept: str
@@ -182,7 +221,12 @@ class Coverage:
     cal: int
     refused: Mapping[str, int]
     probe: float | None
-    few: int = 0
+    strata: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def few(self) -> int:
+        """Compared samples on whose tail the objective "superactivator" has next to no gradient."""
+        return sum(n for label, n in self.strata.items() if STRATA[label][0] < FEW)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -222,31 +266,113 @@ class Comparison(Result):
             f"{len(self.coverage)} concepts, {samples} samples"
         )
 
-    def sheets(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> tuple[Sheet, ...]:
-        """Method x metric x objective, with stars where a difference excludes zero, alone and in the family.
+    def sheets(
+        self, metrics: Sequence[str] = HEADLINE, concept: str | None = None, stratum: str = _ALL
+    ) -> tuple[Sheet, ...]:
+        """A sheet a metric with a row an arm, and the first metric by number of SuperActivators.
+
+        Stars mark a difference that excludes zero, alone and in the family of all that are shown.
 
         Args:
             metrics: Which.
             concept: By default all concepts together.
+            stratum: Of `STRATA`, or all together.
+
+        Raises:
+            ValueError: Unknown metric, concept or stratum.
         """
-        concept = self._overall if concept is None else concept
+        concept = self._known(metrics, concept, stratum)
+        found = [group for metric in metrics if (group := self._chosen([metric], concept, stratum))]
+        each = [one for group in found for one in group]
+        marks = iter(star_marks(_family([one.differences for one in each]))) if each else iter(())
+        sheets = [self._sheet(group, marks) for group in found]
+        # Not of a concept among several: strata are told of all concepts together.
+        if found and stratum == _ALL and concept == self._overall:
+            sheets.append(self._by_stratum(found[0][0].metric))
+        notes = self._notes(concept, stratum, len(each) * (len(self.objectives) - 1))
+        return (*sheets, Sheet([], [], notes=notes))
+
+    def _sheet(self, found: Sequence[Contrast], marks: Iterator[Any]) -> Sheet:
+        """One metric: a row an arm, its value, its difference to the first with what could have been seen."""
         first, *others = self.objectives
-        header = ["method", "metric", first, *others, *(f"{o} - {first}" for o in others), "n"]
-        lines, chosen = [], self._chosen(metrics, concept)
-        marks = star_marks(_family([one.differences for one in chosen])) if chosen else []
-        for one, stars in zip(chosen, marks, strict=True):
-            cells = [one.method, f"{one.metric} ({one.better})"]
-            cells += [number(one.values.sel(objective=o).estimate) for o in self.objectives]
-            for name, mark in zip(others, stars, strict=True):
+        lines = []
+        for one in found:
+            lines.append([one.method, first, number(one.values.sel(objective=first).estimate), "", ""])
+            for name, mark in zip(others, next(marks), strict=True):
                 d = one.differences.sel(objective=name)
-                cells.append(f"{signed(d.estimate)}{mark:2} {bounds_text(d, sign=True)}")
-            lines.append([*cells, str(one.n_samples)])
-        return (Sheet(header, lines, notes=self._notes(concept, len(chosen) * len(others))),)
+                value = number(one.values.sel(objective=name).estimate)
+                # A mean that no document moves has no interval.
+                ends = "the same" if not d.values.any() and np.isnan(d.low) else bounds_text(d, sign=True)
+                lines.append(["", name, value, f"{signed(d.estimate)}{mark:2} {ends}", _seen(one, name)])
+        header = ["method", "objective", "value", f"minus {first}", "could see"]
+        sizes = {one.n_samples for one in found}
+        title = f"{found[0].metric} ({found[0].better} is better)"
+        if len(sizes) == 1:
+            title += f", {noun_count(sizes.pop(), 'sample')}"
+        else:
+            header.append("n")
+            lines = [[*line, str(found[k // len(self.objectives)].n_samples)] for k, line in enumerate(lines)]
+        return Sheet(header, lines, f"{title}.")
 
-    def _chosen(self, metrics: Sequence[str], concept: str) -> list[Contrast]:
-        return [one for one in self.contrasts if one.concept == concept and one.metric in metrics]
+    def _by_stratum(self, metric: str) -> Sheet:
+        """One metric's differences by number of SuperActivators, in brackets what could have been seen."""
+        first, *others = self.objectives
+        by = {
+            (one.method, one.stratum): one
+            for one in self.contrasts
+            if one.metric == metric and one.concept == self._overall
+        }
+        there = {label: (n, documents) for label, n, documents in self.strata if n}
+        header = ["method", "objective", *(f"{label} (n={n})" for label, (n, _) in there.items())]
+        lines = [
+            [
+                method if name == others[0] else "",
+                name,
+                *(_brief(by.get((method, label)), name) for label in there),
+            ]
+            for method in dict.fromkeys(m for m, _ in by)
+            for name in others
+        ]
+        return Sheet(
+            header,
+            lines,
+            f"{metric} minus {first}, by number of SuperActivators; in brackets what could have been seen.",
+        )
 
-    def _notes(self, concept: str, n: int) -> list[str]:
+    @cached_property
+    def strata(self) -> tuple[tuple[str, int, int], ...]:
+        """Every label of `STRATA` with its samples and their documents; a sample counts once a concept."""
+        found = []
+        for label in STRATA:
+            mine = {(t.concept, t.sample, t.document) for t in self.trials if t.stratum == label}
+            found.append((label, len(mine), len({document for *_, document in mine})))
+        return tuple(found)
+
+    def _known(self, metrics: Sequence[str], concept: str | None, stratum: str) -> str:
+        """The concept that is asked for, once all names are known."""
+        concept = self._overall if concept is None else concept
+        require_known("concept", concept, dict.fromkeys(one.concept for one in self.contrasts))
+        # Where every method refused every sample those that are shown first are not there.
+        known = dict.fromkeys([*(one.metric for one in self.contrasts), *HEADLINE])
+        for metric in metrics:
+            require_known("metric", metric, known)
+        held = dict.fromkeys(one.stratum for one in self.contrasts if one.concept == concept)
+        if stratum in STRATA and stratum not in held:
+            raise ValueError(
+                f"stratum {stratum!r}: no compared sample of {concept!r} has so many SuperActivators, or "
+                f"strata are not told for it; there are {list(held)}."
+            )
+        require_known("stratum", stratum, held)
+        return concept
+
+    def _chosen(self, metrics: Sequence[str], concept: str, stratum: str = _ALL) -> list[Contrast]:
+        return [
+            one
+            for one in self.contrasts
+            if one.concept == concept and one.stratum == stratum and one.metric in metrics
+        ]
+
+    def _notes(self, concept: str, stratum: str, n: int) -> list[str]:
         notes = [
             f"{c.concept}: {c.compared} of {c.covered} samples with a SuperActivator compared, "
             f"{c.positive - c.covered} of {c.positive} skipped without one."
@@ -259,10 +385,20 @@ class Comparison(Result):
                 f"{few} of these have one or two SuperActivators: there 'superactivator' has next to no "
                 "gradient on them, and gradient methods explain other tokens by it."
             )
+        if concept == self._overall:
+            empty = [label for label, samples, _ in self.strata if not samples]
+            alone = [label for label, samples, documents in self.strata if samples and documents < LEAST]
+            if empty:
+                notes.append(f"No compared sample has this many SuperActivators: {'; '.join(empty)}.")
+            if alone:
+                notes.append(
+                    f"Fewer than {LEAST} documents, so no interval, with this many SuperActivators: "
+                    f"{'; '.join(alone)}."
+                )
         refused = {m for c in self.coverage for m, n in c.refused.items() if n}
         if refused:
             notes.append(f"Some samples were refused by {', '.join(sorted(refused))}.")
-        mine = [one for one in self.controls if one.concept == concept]
+        mine = [one for one in self.controls if (one.concept, one.stratum) == (concept, stratum)]
         blind = [one.metric for one in mine if one.verdicts[ORDERS[1]] != "better"]
         if blind:
             notes.append(
@@ -270,7 +406,10 @@ class Comparison(Result):
                 f"here: {', '.join(blind)}."
             )
         level = f"{100 * float(self.settings.get('level', Resampling.level)):g} % intervals over documents"
-        notes.append(f"{star_words(n)} {level}.")
+        notes.append(
+            f"{star_words(n)} {level}. Could see: the smallest difference that would exclude zero with power "
+            f"{_POWER:g}, where it does not."
+        )
         return notes
 
     @cached_property
@@ -326,54 +465,83 @@ class Comparison(Result):
         require_known("concept", concept, known)
         return heat_maps([one for one in self.examples if one.concept == concept])
 
-    def plot(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None) -> Any:
+    def plot(self, metrics: Sequence[str] = HEADLINE, concept: str | None = None, stratum: str = _ALL) -> Any:
         """A panel a metric: each later objective minus the first by method, with intervals.
 
         Args:
             metrics: Which.
             concept: By default all concepts together.
+            stratum: Of `STRATA`, or all together.
 
         Raises:
-            ValueError: Unknown metric or concept.
+            ValueError: Unknown metric, concept or stratum, or no metric.
         """
-        concept = self._overall if concept is None else concept
-        require_known("concept", concept, dict.fromkeys(one.concept for one in self.contrasts))
-        for metric in metrics:
-            require_known("metric", metric, dict.fromkeys(one.metric for one in self.contrasts))
-        first, *others = self.objectives
-        drawn = [one.differences for metric in metrics for one in self._chosen([metric], concept)]
-        figure, axes = plots.new_figure(
-            2.0 + 2.4 * len(metrics), 1.6 + 0.3 * len(self.methods) * len(others), columns=len(metrics)
+        concept = self._known(metrics, concept, stratum)
+        panels = {
+            f"{metric} ({group[0].better} is better)": {one.method: one for one in group}
+            for metric in metrics
+            if (group := self._chosen([metric], concept, stratum))
+        }
+        held = "" if stratum == _ALL else f", samples with {stratum} SuperActivators"
+        what = "all concepts" if concept == _ALL else concept
+        return self._panels(panels, f"Objectives against {self.objectives[0]!r}: {what}{held}")
+
+    def plot_strata(self, metric: str = HEADLINE[0]) -> Any:
+        """A panel a method: each later objective minus the first by number of SuperActivators.
+
+        Args:
+            metric: Which.
+
+        Raises:
+            ValueError: Unknown metric.
+        """
+        self._known([metric], None, _ALL)
+        count = {label: n for label, n, _ in self.strata}
+        panels: dict[str, dict[str, Contrast]] = {}
+        for one in self.contrasts:
+            if one.metric == metric and one.concept == self._overall and one.stratum != _ALL:
+                panels.setdefault(one.method, {})[f"{one.stratum} (n={count[one.stratum]})"] = one
+        better = {f" ({one.better} is better)" for found in panels.values() for one in found.values()}
+        return self._panels(
+            panels, f"{metric}{''.join(better)}, {self._overall}, by number of SuperActivators"
         )
-        style = plots.styles(others)
-        for k, (ax, metric) in enumerate(zip(np.ravel(axes), metrics, strict=True)):
-            found = self._chosen([metric], concept)
-            for at, name in enumerate(others):
-                verdicts = [one.verdicts[name] for one in found]
-                single = [_VERDICT_COLOURS[verdict] for verdict in verdicts]
-                parts = {one.method: one.differences.sel(objective=name) for one in found}
+
+    def _panels(self, panels: Mapping[str, Mapping[str, Contrast]], title: str) -> Any:
+        """Panels two abreast, in each the differences of every row, a colour an objective."""
+        if not panels:
+            raise ValueError("metrics is empty: name one or more, or leave it out.")
+        first, *others = self.objectives
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        longest = max(map(len, panels.values()))
+        figure, axes = plots.new_figure(
+            8.5, 0.9 + rows * (0.6 + longest * (0.12 + 0.16 * len(others))), rows=rows, columns=columns
+        )
+        every = np.ravel(axes)
+        looks = dict(zip(others, ((plots.TAIL_COLOUR, "-"), (plots.IN_COLOUR, "-")), strict=False))
+        style = plots.styles(others, looks)
+        for k, (ax, (name, found)) in enumerate(zip(every, panels.items(), strict=False)):
+            for at, other in enumerate(others):
+                parts = {row: one.differences.sel(objective=other) for row, one in found.items()}
                 plots.whiskers(
                     ax,
-                    stack(parts, "method"),
-                    colours=single if len(others) == 1 else style[name][0],
-                    offset=0.2 * (at - (len(others) - 1) / 2),
-                    label=f"{name} - {first}" if len(others) > 1 else "",
+                    stack(parts, "row"),
+                    colours=style[other][0],
+                    offset=0.24 * (at - (len(others) - 1) / 2),
+                    label=other,
                 )
             plots.zero(ax)
             # Panels are narrow, and differences of a hundredth have long labels.
-            ax.xaxis.get_major_locator().set_params(nbins=4)
-            plots.words(ax, title=metric, x=f"difference ({found[0].better} is better)")
-            if k:
+            ax.xaxis.get_major_locator().set_params(nbins=5)
+            plots.words(ax, title=name, x=f"minus {first}" if k >= len(panels) - columns else "")
+            if k % columns and [*found] == [*list(panels.values())[k - 1]]:
                 ax.set_yticklabels([])
-        if len(others) > 1:
-            plots.legend(np.ravel(axes)[-1])
-        else:
-            figure.suptitle(f"{others[0]} - {first}, {concept}", fontsize=10, parse_math=False)
+        for ax in every[len(panels) :]:
+            ax.remove()
+        plots.legend_above(every[0], title)
+        drawn = [one.differences for found in panels.values() for one in found.values()]
         level = f"{100 * float(self.settings.get('level', Resampling.level)):g} %"
-        colours = "" if len(others) > 1 else "Orange: better, blue: worse, grey: open. "
-        plots.note(
-            figure, f"{colours}{level} over documents, paired, each read alone.{_sure_words(drawn)}", *drawn
-        )
+        plots.note(figure, f"{level} over documents, paired, each read alone.{_sure_words(drawn)}", *drawn)
         return figure
 
     def plot_curves(self, methods: Sequence[str] | None = None, yardstick: str = PRIMARY) -> Any:
@@ -418,7 +586,22 @@ class Comparison(Result):
         return _ALL if len(self.coverage) > 1 else self.coverage[0].concept
 
 
-_VERDICT_COLOURS = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR, "open": plots.OUT_COLOUR}
+def _seen(one: Contrast, name: str) -> str:
+    """What could have been seen of an open difference."""
+    size, same = one.detectable[name], not one.differences.sel(objective=name).values.any()
+    if one.verdicts[name] != "open" or (same and not np.isfinite(size)):
+        return ""
+    return number(size) if np.isfinite(size) else "nothing"
+
+
+def _brief(one: Contrast | None, name: str) -> str:
+    """A difference without its interval; one that is not clear with what could have been seen."""
+    if one is None:
+        return "-"
+    value, seen = signed(one.differences.sel(objective=name).estimate, 2), one.detectable[name]
+    if one.verdicts[name] != "open":
+        return f"{value}*"
+    return f"{value} ({seen:.2f})" if np.isfinite(seen) else f"{value} (-)"
 
 
 def _family(differences: Sequence[Drawn]) -> Drawn:
@@ -440,7 +623,7 @@ def _sure_words(differences: Sequence[Drawn]) -> str:
 def contrasts_of(
     trials: Sequence[Trial], objectives: Sequence[str], resampling: Resampling = Resampling()
 ) -> list[Contrast]:
-    """Every metric of every method, concept by concept and over all of them.
+    """Every metric of every method, concept by concept, over all of them, and these by stratum.
 
     Args:
         trials: Of all samples, methods and objectives.
@@ -454,8 +637,14 @@ def contrasts_of(
     for method in dict.fromkeys(one.method for one in trials):
         mine = [one for one in trials if one.method == method]
         concepts = list(dict.fromkeys(one.concept for one in mine))
-        for concept in [*concepts, *([_ALL] if len(concepts) > 1 else [])]:
-            groups = _complete([one for one in mine if concept in (one.concept, _ALL)], objectives)
+        overall = concepts[0] if len(concepts) == 1 else _ALL
+        cuts = [(concept, _ALL) for concept in dict.fromkeys([*concepts, overall])]
+        # Strata of one concept among several would hold few samples.
+        cuts += [(overall, label) for label in STRATA if any(one.stratum == label for one in mine)]
+        for concept, stratum in cuts:
+            groups = _complete(
+                [o for o in mine if concept in (o.concept, _ALL) and stratum in (o.stratum, _ALL)], objectives
+            )
             metrics = [*MICRO, *PER_SAMPLE, *groups[0][0].areas] if groups else []
             for metric in metrics:
                 # A sample on which one arm's metric is not defined is left out of both.
@@ -463,7 +652,7 @@ def contrasts_of(
                 if used:
                     resamples = every.of(np.array([documents[arms[0].document] for arms in used]))
                     values = _values(used, objectives, metric, resamples)
-                    found.append(Contrast(concept, method, metric, len(used), values))
+                    found.append(Contrast(concept, stratum, method, metric, len(used), values))
     return found
 
 

@@ -410,21 +410,39 @@ _PART_COLOURS = ((plots.TAIL_COLOUR, "-"), (plots.IN_COLOUR, "-"))
 
 
 @_drawn_once
-def objective_chart(rows: Sequence[Block], objective: str, metric: str, prefix: str) -> Markup:
-    """One metric: an objective minus the first, by explainer, coloured by what the interval says."""
-    colours = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR}
-    figure, ax = plots.new_figure(WIDTH, 0.9 + 0.26 * len(rows))
-    name = f"{objective}_difference"
-    by = stored(
-        [row[name] for row in rows],
-        [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows],
-        method=[row["method"] for row in rows],
+def objective_chart(rows: Sequence[Block], objectives: Sequence[str], metric: str, prefix: str) -> Markup:
+    """One metric: each objective minus the first by explainer; a single one coloured by what is said."""
+    said = {"better": plots.TAIL_COLOUR, "worse": plots.IN_COLOUR}
+    single, n = len(objectives) == 1, len(objectives)
+    figure, ax = plots.new_figure(
+        WIDTH, 0.9 + (0.26 if single else 0.1 + 0.14 * n) * len(rows) + 0.2 * (n > 1)
     )
-    plots.whiskers(ax, by, colours=[colours.get(row[f"{objective}_is"], plots.OUT_COLOUR) for row in rows])
+    style = plots.styles(objectives, dict(zip(objectives, _PART_COLOURS, strict=False)))
+    for k, objective in enumerate(objectives):
+        name = f"{objective}_difference"
+        by = stored(
+            [row[name] for row in rows],
+            [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows],
+            method=[row["method"] for row in rows],
+        )
+        verdicts = [said.get(row[f"{objective}_is"], plots.OUT_COLOUR) for row in rows]
+        plots.whiskers(
+            ax,
+            by,
+            colours=verdicts if single else style[objective][0],
+            offset=0.24 * (k - (n - 1) / 2),
+            label="" if single else objective,
+        )
     plots.zero(ax)
     plots.words(ax, title=metric, x=f"difference ({rows[0]['better']} is better)")
-    words = "; ".join(f"{row['method']} {typeset(row[name], signed=True)}" for row in rows)
-    return plots.svg(figure, f"{metric}: {objective} minus the first objective", words, prefix)
+    if not single:
+        _key_below(ax, n)
+    words = "; ".join(
+        f"{row['method']}, {one} {typeset(row[f'{one}_difference'], signed=True)}"
+        for row in rows
+        for one in objectives
+    )
+    return plots.svg(figure, f"{metric}: {', '.join(objectives)} minus the first objective", words, prefix)
 
 
 def _thin(

@@ -369,8 +369,7 @@ def _attribution(block: Block | None) -> dict[str, Any] | None:
     first, *others = _objectives(block["rows"])
     groups = [(metric, rows) for metric in HEADLINE if (rows := words.overall_rows(block, metric))]
     drawn = [
-        charts.objective_chart(rows, other, metric, f"objective{k}x{n}")
-        for k, other in enumerate(others)
+        charts.objective_chart(rows, others, metric, f"objective{n}")
         for n, (metric, rows) in enumerate(groups)
     ]
     return {

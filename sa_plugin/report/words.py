@@ -173,6 +173,8 @@ def standing(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 def overall_rows(block: Mapping[str, Any], *metrics: str) -> list[Mapping[str, Any]]:
     """Rows of some metrics of a comparison of objectives, of all concepts together; of one, its own."""
-    every = {row["concept"] for row in block["rows"]}
+    # Records from before strata have rows of all samples alone.
+    rows = [row for row in block["rows"] if row.get("stratum", "all") == "all"]
+    every = {row["concept"] for row in rows}
     overall = "all" if "all" in every else min(every, default="")
-    return [row for row in block["rows"] if row["concept"] == overall and row["metric"] in metrics]
+    return [row for row in rows if row["concept"] == overall and row["metric"] in metrics]

@@ -101,6 +101,24 @@ def legend(ax: Any, *, outside: bool = True) -> None:
         one.set_parse_math(False)
 
 
+def legend_above(ax: Any, title: str) -> None:
+    """The title of a figure and the legend of a panel that stands for all of them."""
+    handles, names = ax.get_legend_handles_labels()
+    found = ax.figure.legend(
+        handles,
+        names,
+        title=title,
+        loc="outside upper left",
+        alignment="left",
+        ncols=len(names),
+        frameon=False,
+        fontsize=8,
+        title_fontsize=10,
+    )
+    for one in (found.get_title(), *found.get_texts()):
+        one.set_parse_math(False)
+
+
 def note(figure: Any, words: str, *shown: Drawn) -> None:
     """What the picture does not show, under it, and whether few documents carry the numbers shown."""
     # Twenty characters of this size fill an inch.

@@ -9,7 +9,9 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from sa_plugin.attribution import (
+    HEADLINE,
     MICRO,
+    STRATA,
     Design,
     Trial,
     area_under,
@@ -110,12 +112,14 @@ def measured(name, seed, k):
         rank_share(better),
         y,
         {"deletion/mean_alignment": float(better.mean())},
+        1 + k % 4,
     )
 
 
 def test_paired_rows_equal_loops_over_documents():
     found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
-    rows = {(r.concept, r.metric): r for r in contrasts_of(found, cases.BOTH)}
+    every = contrasts_of(found, cases.BOTH)
+    rows = {(r.concept, r.metric): r for r in every if r.stratum == "all"}
     row = rows["all", "f1"]
     names = sorted(set(DOCUMENTS))
 
@@ -150,7 +154,8 @@ def test_paired_rows_equal_loops_over_documents():
 def test_a_sample_missing_in_one_arm_is_left_out_of_both():
     found = [measured(n, 0, k) for k in range(30) for n in cases.BOTH]
     fewer = [s for s in found if not (s.sample == "4" and s.objective == "global")]
-    rows = [r for r in contrasts_of(fewer, cases.BOTH, Resampling(20)) if r.concept == "all"]
+    made = contrasts_of(fewer, cases.BOTH, Resampling(20))
+    rows = [r for r in made if (r.concept, r.stratum) == ("all", "all")]
     assert {r.n_samples for r in rows} == {29}
     one = [s for s in found if s.document == "d1" and s.concept == "c"]
     (row, *_) = contrasts_of(one, cases.BOTH)
@@ -231,7 +236,7 @@ def comparison():
 
 
 def test_compare_finds_planted_tokens(comparison):
-    rows = {(r.method, r.metric): r for r in comparison.contrasts}
+    rows = {(r.method, r.metric): r for r in comparison.contrasts if r.stratum == "all"}
     for method in comparison.methods:
         assert rows[method, "auroc"].values.axes == {"objective": comparison.objectives}
         assert (rows[method, "auroc"].values.estimate > 0.95).all()
@@ -275,7 +280,7 @@ def test_compare_equals_its_parts(comparison):
     (row,) = [
         r
         for r in full(host, data, detector).contrasts
-        if r.method == "integrated_gradients" and r.metric == "auroc"
+        if (r.method, r.stratum, r.metric) == ("integrated_gradients", "all", "auroc")
     ]
     assert row.n_samples == len(values)
     np.testing.assert_allclose(row.values.estimate, np.mean(values, axis=0))
@@ -300,17 +305,38 @@ def full(host, data, detector):
 
 def test_a_comparison_prints_and_draws(comparison):
     text = str(comparison)
-    assert "superactivator - global" in text
-    (sheet,) = comparison.sheets()
-    (said,) = (note for note in sheet.notes if note.startswith("* the interval"))
-    n = len(sheet.rows) * (len(comparison.objectives) - 1)
+    *sheets, strata, notes = comparison.sheets()
+    (said,) = (note for note in notes.notes if "* the interval" in note)
+    n = len(comparison.methods) * len(HEADLINE) * (len(comparison.objectives) - 1)
     assert f"** so it does with all {n} differences of the table read as one family (max-T)" in said
     assert repr(comparison).startswith(f"Comparison({list(comparison.objectives)}, 3 methods")
     assert "read alone" in said
     assert "95 % intervals over documents" in said
     assert "The comparison holds for this model, data, baseline and detector." in text
+    # A row an arm; what could have been seen stands where zero is not excluded.
+    assert len(sheets) == len(HEADLINE)
+    by = {(one.method, one.stratum, one.metric): one for one in comparison.contrasts}
+    for metric, sheet in zip(HEADLINE, sheets, strict=True):
+        assert sheet.header == ["method", "objective", "value", "minus global, few documents", "could see"]
+        assert sheet.title.startswith(metric)
+        assert [row[1] for row in sheet.rows] == list(comparison.objectives) * len(comparison.methods)
+        for row, method in zip(sheet.rows, np.repeat(comparison.methods, 4), strict=True):
+            one = by[method, "all", metric]
+            if row[1] == "global":
+                assert row[3:] == ["", ""]
+            elif one.verdicts[row[1]] == "open" and np.isfinite(one.detectable[row[1]]):
+                assert row[4] == f"{one.detectable[row[1]]:.3f}"
+                d = one.differences.sel(objective=row[1])
+                assert one.detectable[row[1]] == d.detectable(power=0.8)
+            else:
+                assert row[4] == "" or "the same" in row[3]
+    # At notebook width the whole table is seen.
+    assert max(len(line) for line in text.split("\n")) <= 110
+    counts = dict((label, n) for label, n, _ in comparison.strata)
+    assert strata.header[2:] == [f"{label} (n={n})" for label, n in counts.items() if n]
     table = comparison.table()
     assert list(table)[-5:] == ["measure", "value", "low", "high", "note"]
+    assert set(table["stratum"]) == {"all", *(label for label, n in counts.items() if n)}
     # Each objective, and the differences of the later three.
     assert len(table) == 7 * len(comparison.contrasts)
     one = comparison.contrasts[-1]
@@ -321,6 +347,7 @@ def test_a_comparison_prints_and_draws(comparison):
         one.metric,
     )
     assert last["verdict"] == one.verdicts["superactivator_margin"]
+    assert last["detectable"] == one.detectable["superactivator_margin"]
     assert last["value"] == one.values.estimate[3] - one.values.estimate[0]
     found = comparison.to_dict()
     assert found["settings"]["primary_yardstick"] == "mean_alignment"
@@ -332,8 +359,44 @@ def test_a_comparison_prints_and_draws(comparison):
         comparison.heat_maps("animals")
     with pytest.raises(ValueError, match="metric 'f2' is unknown"):
         comparison.plot(["f2"])
+    with pytest.raises(ValueError, match="metrics is empty: name one or more"):
+        comparison.plot([])
+    with pytest.raises(ValueError, match="stratum '10 and more': no compared sample of 'animal' has so many"):
+        comparison.sheets(stratum="10 and more")
+    with pytest.raises(ValueError, match="stratum '3' is unknown"):
+        comparison.plot(stratum="3")
     with pytest.raises(ValueError, match="method 'ris' is unknown"):
         comparison.plot_curves(["ris"])
+
+
+def test_strata_are_the_samples_of_so_many_superactivators(comparison):
+    """A stratum's row is that of its samples alone; what is empty, or has too few documents, is named."""
+    trials = [t for t in comparison.trials if t.method != "control"]
+    rows = {(r.method, r.stratum, r.metric): r for r in comparison.contrasts}
+    for label, n, documents in comparison.strata:
+        mine = [t for t in trials if t.n_tail in STRATA[label]]
+        assert len({t.sample for t in mine}) == n == comparison.coverage[0].strata[label]
+        assert len({t.document for t in mine}) == documents
+        if n:
+            alone = contrasts_of(mine, comparison.objectives, Resampling(50))
+            (one,) = [r for r in alone if (r.method, r.stratum, r.metric) == ("rise", "all", "f1_sample")]
+            row = rows["rise", label, "f1_sample"]
+            assert row.n_samples == n
+            np.testing.assert_allclose(row.values.estimate, one.values.estimate)
+            np.testing.assert_allclose(row.differences.bounds, one.differences.bounds)
+        else:
+            assert not any(stratum == label for _, stratum, _ in rows)
+    empty = "; ".join(label for label, n, _ in comparison.strata if not n)
+    assert f"No compared sample has this many SuperActivators: {empty}." in " ".join(str(comparison).split())
+    one = next(t for t in trials if t.n_tail == 1)
+    kept = tuple(t for t in comparison.trials if t.n_tail > 1 or t.sample == one.sample)
+    fewer = replace(
+        comparison, trials=kept, contrasts=tuple(contrasts_of([t for t in kept if t in trials], cases.BOTH))
+    )
+    said = " ".join(str(replace(fewer, objectives=cases.BOTH)).split())
+    assert "Fewer than 3 documents, so no interval, with this many SuperActivators: 1" in said
+    with pytest.raises(ValueError, match=r"n_tail is 0 for sample .*: without a SuperActivator of 'animal'"):
+        replace(one, n_tail=0)
 
 
 def test_pictures_draw_what_the_tables_hold(comparison):
@@ -342,7 +405,7 @@ def test_pictures_draw_what_the_tables_hold(comparison):
     for ax, metric in zip(panels, ("f1", "deletion/max_margin"), strict=True):
         points = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
         drawn = np.array(
-            [c.differences.estimate for c in comparison.contrasts if c.metric == metric]
+            [c.differences.estimate for c in comparison.contrasts if (c.metric, c.stratum) == (metric, "all")]
         ).T.ravel()
         np.testing.assert_allclose(points, drawn)
     (insertion, _), found = comparison.plot_curves(["rise"]).axes, comparison.curves
@@ -378,9 +441,10 @@ def test_known_scores_save_the_passes(comparison):
         design=Design(n_test=8, n_cal=6),
         resampling=Resampling(50),
     )
-    first = {c.metric: c for c in comparison.contrasts if c.method == "direct_alignment"}
+    mine = [c for c in comparison.contrasts if c.method == "direct_alignment"]
+    first = {(c.stratum, c.metric): c.values.values for c in mine}
     for one in again.contrasts:
-        np.testing.assert_allclose(one.values.values, first[one.metric].values.values, atol=1e-9)
+        np.testing.assert_allclose(one.values.values, first[one.stratum, one.metric], atol=1e-9)
 
 
 def test_compare_skips_what_mfaba_refuses_and_counts_it():

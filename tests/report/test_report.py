@@ -636,21 +636,24 @@ def test_the_comparison_of_objectives_stands_where_the_record_has_it(fake: dict[
     page = render_report(one)
     parse(page)
     part = section(page, "attribution")
-    rows = {row[0]: row for row in table_rows(part)}
-    assert list(rows) == [
-        "f1 (higher is better)",
-        "direct_alignment",
-        "integrated_gradients",
-        "deletion/mean_alignment (lower is better)",
+    # A row an arm; what could have been seen stands where a difference is open.
+    assert table_rows(part)[:5] == [
+        ["f1 (higher is better), samples: 24"],
+        ["direct_alignment", "global", "0.310", ""],
+        ["superactivator", "0.420", "+0.110", "[+0.070, +0.146]", ""],
+        ["integrated_gradients", "global", "0.310", ""],
+        ["superactivator", "0.220", "−0.090", "[−0.130, −0.054]", ""],
     ]
-    assert rows["integrated_gradients"] == [
-        "integrated_gradients",
-        "0.310",
-        "0.220",
-        "−0.090",
-        "[−0.130, −0.054]",
-        "24",
-    ]
+    four = copy.deepcopy(one)
+    for row in four["attribution"]["rows"]:
+        for end in ("", "_low", "_high", "_difference", "_difference_low", "_difference_high"):
+            row[f"superactivator_margin{end}"] = row[f"superactivator{end}"]
+        row |= {"superactivator_margin_is": "open", "superactivator_margin_detectable": 0.056}
+    # Strata are in the record and not on the page.
+    four["attribution"]["rows"] += [{**row, "stratum": "2"} for row in four["attribution"]["rows"]]
+    both = section(render_report(four), "attribution")
+    assert table_rows(both)[3] == ["superactivator_margin", "0.420", "+0.110", "[+0.070, +0.146]", "0.056"]
+    assert both.count('class="figure"') == 2
     text = parse(part).text
     assert "animal: 8 of 12 samples with a SuperActivator compared, 2 of 14 skipped without one" in text
     assert "no more faithful" in text

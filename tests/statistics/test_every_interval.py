@@ -112,12 +112,12 @@ def trials():
             arm = a + 2 * y if name == BOTH[-1] else a
             scores, area = sample_scores(arm, y, 0.3), {"deletion/mean_alignment": float(arm.mean())}
             of = ("c" if k % 2 else "d", str(k), f"d{k % 7}")
-            found.append(Trial(*of, "rise", name, scores, rank_share(arm), y, area))
+            found.append(Trial(*of, "rise", name, scores, rank_share(arm), y, area, 1 + k % 2))
     return found
 
 
 def contrasts(some):
-    return {f"{one.concept} {one.metric}": one for one in contrasts_of(some, BOTH, FEW)}
+    return {f"{one.concept} {one.stratum} {one.metric}": one for one in contrasts_of(some, BOTH, FEW)}
 
 
 CASES = {
