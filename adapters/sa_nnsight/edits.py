@@ -1,8 +1,10 @@
-"""Edits of `z`, the input of the attention's output projection, by hooks of torch's own.
+"""Edits of `z`, the input of the attention's output projection, and of MLP outputs, by torch's own hooks.
 
 nnsight's traces run under torch's hooks, so that traces of the user's own see the edit as well. An
 edit of the probabilities is lost, so patterns are replaced through z: uniform attention is the mean
 of the values (`sa_plugin.host.edits`).
+
+What a trace reads of an MLP is what it gave before its edit; the block adds the edited one.
 
 Values are what the value projection gives (or the last part of the fused one), the pattern is
 `attention.output[1]`, handed out by unfused attention only. Values and pattern must give the
@@ -23,11 +25,12 @@ from torch import Tensor
 from sa_nnsight.places import EnvoyPlaces, eager
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import relative_difference
+from sa_plugin.host.protocol import Site
 
 
 @contextmanager
-def watching(places: EnvoyPlaces, watches: Mapping[int, EditWatch]) -> Iterator[None]:
-    """Show every pass inside the context to the watches of some blocks; see `Passes.watching`.
+def watching(places: EnvoyPlaces, watches: Mapping[Site, EditWatch]) -> Iterator[None]:
+    """Show every pass inside the context to the watches of some sites; see `Passes.watching`.
 
     Attention computes a pattern where a watch attends, and is as before afterwards.
 
@@ -40,7 +43,7 @@ def watching(places: EnvoyPlaces, watches: Mapping[int, EditWatch]) -> Iterator[
         for watch in watches.values():
             watch.start()
 
-    attending = {layer: watch for layer, watch in watches.items() if watch.reader is not None}
+    attending = {site.layer: watch for site, watch in watches.items() if watch.reader is not None}
     with ExitStack() as stack:
         if attending:
             stack.enter_context(eager(places.root))
@@ -48,9 +51,19 @@ def watching(places: EnvoyPlaces, watches: Mapping[int, EditWatch]) -> Iterator[
         stack.callback(lambda: [handle.remove() for handle in handles])
         for layer, watch in attending.items():
             handles += _attended(places, layer, watch)
-        for layer, watch in watches.items():
-            handles += _edited(places, layer, watch)
+        for site, watch in watches.items():
+            handles += (_edited if site.point == "z" else _edited_mlp)(places, site.layer, watch)
         yield
+
+
+def _edited_mlp(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
+    gate = places.gate("mlp_gate", layer)
+
+    def after(_: Any, __: Any, out: Tensor) -> Tensor:
+        # What the block adds is gated where the edit sees it, and not yet where it is put back.
+        return watch.edited(out) if gate is None else watch.edited(out * gate[1]) / gate[1]
+
+    return [places.module("mlp", layer).register_forward_hook(after)]
 
 
 def _edited(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
@@ -58,7 +71,7 @@ def _edited(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
 
     def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         z = rearrange(args[0], "b t (h e) -> b t h e", h=places.n_heads)
-        return (watch.edit_z(z).flatten(-2), *args[1:])
+        return (watch.edited(z).flatten(-2), *args[1:])
 
     def after(_: Any, __: Any, out: Tensor) -> None:
         watch.see_output(out if gate is None else out * gate[1])

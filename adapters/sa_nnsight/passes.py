@@ -32,6 +32,7 @@ from sa_plugin.host.adapter import Keep, Part
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import Law, Parts, relative_difference
 from sa_plugin.host.local import demand_embedded, refuse_training
+from sa_plugin.host.protocol import Site
 from sa_plugin.host.turns import Undo
 
 Order = Mapping[tuple[str, str], int]
@@ -126,7 +127,7 @@ class TracePasses:
         with eager(self.places.root):
             return _output(self.places.model, inputs, tap, edit)
 
-    def watching(self, watches: Mapping[int, EditWatch]) -> AbstractContextManager[None]:
+    def watching(self, watches: Mapping[Site, EditWatch]) -> AbstractContextManager[None]:
         """Edits by hooks of torch's own, with unfused attention where one attends."""
         return watching(self.places, watches)
 

@@ -27,6 +27,7 @@ from sa_plugin.host.adapter import FINAL, Keep, Part
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
 from sa_plugin.host.local import demand_embedded, refuse_training
+from sa_plugin.host.protocol import Site
 from sa_plugin.host.turns import HOOKS, Undo, asked, hooks_on, is_ours, take_off, turns_of
 from sa_transformer_lens.places import BridgePlaces
 
@@ -143,7 +144,7 @@ class BridgePasses:
         return out
 
     @contextmanager
-    def watching(self, watches: Mapping[int, EditWatch]) -> Iterator[None]:
+    def watching(self, watches: Mapping[Site, EditWatch]) -> Iterator[None]:
         """Values are `attn.hook_v`; the mask is what the attention module is called with."""
 
         def start(tensor: Tensor, hook: Any) -> None:
@@ -152,15 +153,15 @@ class BridgePasses:
 
         hooks: list[Hook] = [(self.places.hook_name((0, "resid_pre")), start)]
         with ExitStack() as stack:
-            for layer, watch in watches.items():
+            for site, watch in watches.items():
                 if watch.reader is not None:
-                    handle = self._see_mask(layer, watch.reader)
+                    handle = self._see_mask(site.layer, watch.reader)
                     stack.callback(handle.remove)
-                    hooks += attended_hooks(layer, watch.reader)
-                hooks += [
-                    (self.places.hook_name((layer, "z")), lambda z, hook, w=watch: w.edit_z(z)),
-                    (self.places.hook_name((layer, RAW)), lambda out, hook, w=watch: w.see_output(out)),
-                ]
+                    hooks += attended_hooks(site.layer, watch.reader)
+                hooks.append((self.places.hook_name(site), lambda z, hook, w=watch: w.edited(z)))
+                if site.point == "z":
+                    raw = self.places.hook_name((site.layer, RAW))
+                    hooks.append((raw, lambda out, hook, w=watch: w.see_output(out)))
             stack.enter_context(self.bridge.hooks(fwd_hooks=named(self.bridge, hooks)))
             yield
 

@@ -207,11 +207,11 @@ class Passes(Protocol):
             ValueError: The model has no such place.
         """
 
-    def watching(self, watches: Mapping[int, EditWatch]) -> AbstractContextManager[None]:
-        """Show every pass inside the context to the watches of some blocks.
+    def watching(self, watches: Mapping[Site, EditWatch]) -> AbstractContextManager[None]:
+        """Show every pass inside the context to the watches of some sites, of z or MLP outputs.
 
-        A pass calls `start` of every watch when it reaches block 0; `edit_z` at z, whose result
-        takes its place; `see_output` with RAW. Where a watch has a reader, its `see_mask`,
+        A pass calls `start` of every watch when it reaches block 0; `edited` at the site, whose result
+        takes its place; of z `see_output` with RAW. Where a watch has a reader, its `see_mask`,
         `see_value` and `see_pattern` are called too.
 
         Raises:

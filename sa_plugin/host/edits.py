@@ -1,8 +1,9 @@
-"""Edits of `z`, and what is demanded of each of them in every pass.
+"""Edits of `z` and of MLP outputs, and what is demanded of each of them in every pass.
 
-An edit fires once, changes z, and is not lost. One that may leave z as it is (`ZEdit.may_keep`)
-need only fire. That it is not lost is measured at the token that it changes most: what leaves the
-output projection must not be the projection of the unedited z.
+An edit fires once, changes what it is given, and is not lost. One that may leave z as it is
+(`ZEdit.may_keep`) need only fire. That one of z is not lost is measured at the token that it changes
+most: what leaves the output projection must not be the projection of the unedited z. That one of an
+MLP's output is not is shown beforehand: noise there changes the model's output (`local.demand_writable`).
 
 An edit that attends is told what the heads of its block attend to in the pass that runs: values and
 visible keys. The mask is taken from what the block hands to its attention module (additive, -inf or
@@ -32,7 +33,7 @@ class EditWatch:
     Args:
         name: The library's own name of the site.
         edit: The edit.
-        projection: What z is multiplied by.
+        projection: What z is multiplied by; None for an MLP's output.
         dtype: Number format of the model, for the limit.
         reader: For edits that attend.
     """
@@ -41,12 +42,12 @@ class EditWatch:
         self,
         name: str,
         edit: Edit,
-        projection: OutputProjection,
+        projection: OutputProjection | None,
         dtype: str,
         reader: AttendedReader | None = None,
     ) -> None:
         self.name, self.edit = name, edit
-        self.weight, self.bias = projection
+        self.projection = projection
         self.limit = tolerance(dtype)
         self.passes = self.fired = 0
         self.outputs: tuple[Tensor, Tensor] | None = None
@@ -81,8 +82,8 @@ class EditWatch:
                 "once: leave out edits of blocks behind the deepest one that is read."
             )
 
-    def edit_z(self, z: Float[Tensor, "batch token head d_head"]) -> Float[Tensor, "batch token head d_head"]:
-        """The edited z; the edit gets a copy, so that one in place is seen too.
+    def edited(self, z: Float[Tensor, "batch token *what"]) -> Float[Tensor, "batch token *what"]:
+        """The edited z or output; the edit gets a copy, so that one in place is seen too.
 
         Raises:
             RuntimeError: The edit returned another shape or format, or changed nothing.
@@ -97,21 +98,24 @@ class EditWatch:
             )
         if self.may_keep:
             return new
-        # The largest change of any head, by token: where it is largest, a lost edit shows best.
-        change = (new.detach().float() - z.detach().float()).abs().amax((-2, -1))
+        # The largest change of any number, by token: where it is largest, a lost edit shows best.
+        change = (new.detach().float() - z.detach().float()).abs().flatten(2).amax(-1)
         if not change.any():
             raise RuntimeError(
                 f"the edit of {self.name!r} changed nothing: it would report an effect of zero."
             )
-        row, token = divmod(int(change.argmax()), change.shape[1])
-        self.place = (row, token)
-        self.outputs = (self._project(z[row, token]), self._project(new[row, token]))
+        if self.projection is not None:
+            row, token = divmod(int(change.argmax()), change.shape[1])
+            self.place = (row, token)
+            self.outputs = (self._project(z[row, token]), self._project(new[row, token]))
         return new
 
     def _project(self, z: Float[Tensor, "head d_head"]) -> Float[Tensor, " d_model"]:
+        assert self.projection is not None
+        weight, bias = self.projection
         # One token alone: the whole product would cost as much as the block.
-        out = torch.einsum("he,hed->d", z.detach().float().cpu(), self.weight)
-        return out if self.bias is None else out + self.bias
+        out = torch.einsum("he,hed->d", z.detach().float().cpu(), weight)
+        return out if bias is None else out + bias
 
     def see_output(self, out: Float[Tensor, "batch token d_model"]) -> None:
         """What left the projection.

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 # Where patches are counted.
 EMBEDDED = (0, "resid_pre")
+EDITED = ("z", "mlp_out")
 RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 
@@ -220,7 +221,7 @@ class LocalHost:
         return weights.attention_weights(self, self.passes.places, layer, norm, self._probe_batch())
 
     def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
-        """Replace `z` in every pass inside; see `sa_plugin.host.protocol.EditableHost`.
+        """Replace `z` and MLP outputs in every pass inside; see `sa_plugin.host.protocol.EditableHost`.
 
         Runs of your own see the edit too. Other threads wait for the model until the context is left.
         """
@@ -372,20 +373,24 @@ def refuse_training(root: nn.Module) -> None:
 
 @contextmanager
 def edited(host: LocalHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Replace `z` in every pass of a model inside the context; see `EditableHost.edited`."""
+    """Replace `z` and MLP outputs in every pass inside the context; see `EditableHost.edited`."""
     if not edits:
         raise ValueError("edits is empty: give at least one {Site(layer, 'z'): function}.")
     for site in edits:
-        if site.point != "z":
-            raise ValueError(f"{site} cannot be edited: only 'z' is causal everywhere.")
+        if site.point not in EDITED:
+            raise ValueError(f"{site} cannot be edited: only 'z' and 'mlp_out' are causal everywhere.")
     passes, info, watches = host.passes, host.info, {}
     with hold(host.turns, "edited", host.left_over) as turn:
         for site, edit in edits.items():
             name = passes.places.hook_name(part_of(passes.places, info, site))
+            if site.point == "mlp_out":
+                demand_writable(passes, name, host._probe_inputs())
+                watches[site] = EditWatch(name, edit, None, info.dtype)
+                continue
             attends = isinstance(edit, ZEdit) and edit.attends
             reader = AttendedReader(site.layer, info.causal, info.n_heads) if attends else None
             projection = passes.places.output_projection(site.layer)
-            watches[site.layer] = EditWatch(name, edit, projection, info.dtype, reader)
+            watches[site] = EditWatch(name, edit, projection, info.dtype, reader)
         with passes.watching(watches):
             host.turns.hold(turn)
             yield

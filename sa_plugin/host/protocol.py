@@ -538,10 +538,12 @@ Output: TypeAlias = Callable[[Host, Batch], Tensor]
 
 @runtime_checkable
 class EditableHost(Host, Protocol):
-    """A host whose forward passes can be edited at `z`."""
+    """A host whose forward passes can be edited at `z` and at MLP outputs."""
 
     def edited(self, edits: Mapping[Site, Edit]) -> AbstractContextManager[None]:
-        """Run every forward pass of the model inside the context with `z` replaced.
+        """Run every forward pass of the model inside the context with `z` or MLP outputs replaced.
+
+        A site of an MLP costs three passes over a short input, which show that edits there are not lost.
 
         Contexts nest; at one site the inner edit sees what the outer one returned. The model is as
         it was after the context, also after an exception. Gradients flow through edits where they
@@ -549,10 +551,12 @@ class EditableHost(Host, Protocol):
 
         Args:
             edits: Site of point "z" to a function of `z[batch, token, head, d_head]`, which
-                returns a tensor like it, or to a `ZEdit`.
+                returns a tensor like it, or to a `ZEdit`; of point "mlp_out" to a function of
+                `[batch, token, d_model]`, what the MLP adds.
 
         Raises:
-            ValueError: No edit, a point other than "z", or a layer that does not exist.
+            ValueError: No edit, another point, a layer that does not exist, or an MLP whose edits
+                the model would lose.
             RuntimeError: On entering the next pass or on leaving: in some pass an edit did not
                 fire exactly once, changed nothing (unless it may), or did not reach the output
                 projection; or no pass ran at all; or what the heads attend to is not what the

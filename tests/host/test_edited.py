@@ -6,7 +6,7 @@ import torch
 from both_hosts import EVERY, batch_on, host_on, new_host, on_both, read_one
 from torch.testing import assert_close
 
-from sa_plugin.host import RAW, EditableHost, Site, require_editable
+from sa_plugin.host import RAW, EditableHost, Site, local, require_editable
 from sa_transformer_lens import accept
 from sa_transformer_lens.passes import capture
 
@@ -51,6 +51,41 @@ def test_edit_equals_hooks_of_torch_on_the_plain_model(library, name):
     assert (got - clean).abs().max() > 1e-2
     assert_close(z[:, :, 1], value.expand_as(z[:, :, 1]))
     assert torch.equal(read_one(host, batch, site), clean)
+
+
+@on_both(*EVERY)
+def test_an_edited_mlp_is_what_the_block_adds(library, name):
+    """Beside an edit of z in the same block; elsewhere the block adds what it added."""
+    host = host_on(library, name)
+    batch = batch_on(host, name, n=1)
+    value = torch.linspace(-1, 1, host.info.d_model)
+    parts = [Site(1, point) for point in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+
+    def read():
+        found = host.read(batch, parts, lambda got: {part.point: got[part] for part in parts})
+        return [found[part.point] for part in parts]
+
+    clean = read()
+    edits = {Site(1, "mlp_out"): lambda out: out * 0 + value, Site(1, "z"): zero(0)}
+    with host.edited(edits):
+        before, attention, mlp, after = read()
+    if library == "transformer_lens":
+        assert_close(mlp, value.expand_as(mlp), atol=1e-5, rtol=1e-5)
+    assert torch.equal(before, clean[0])
+    assert (attention - clean[1]).abs().max() > 1e-4
+    assert (after - clean[3]).abs().max() > 1e-2
+    if host.info.block in ("pre_norm", "post_norm"):
+        assert_close(after - before - attention, value.expand_as(mlp), atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(one, other) for one, other in zip(read(), clean, strict=True))
+
+
+@on_both("gpt2")
+def test_an_edit_of_an_mlp_that_is_lost_is_refused(library, name, monkeypatch):
+    host = new_host(library, name)
+    monkeypatch.setattr(local, "_write_effect", lambda *args: 0.0)
+    edits = {Site(1, "mlp_out"): torch.zeros_like}
+    with pytest.raises(ValueError, match="fires and changes nothing"), host.edited(edits):
+        pass
 
 
 @on_both(*EVERY)
@@ -175,7 +210,10 @@ def test_refusals(library, name):
     with pytest.raises(ValueError, match="edits is empty"), host.edited({}):
         pass
     pattern, missing = {Site(0, "pattern"): zero(0)}, {Site(9, "z"): zero(0)}
-    with pytest.raises(ValueError, match="only 'z' is causal everywhere"), host.edited(pattern):
+    with (
+        pytest.raises(ValueError, match="only 'z' and 'mlp_out' are causal everywhere"),
+        host.edited(pattern),
+    ):
         pass
     with pytest.raises(ValueError, match="layer 9 does not exist"), host.edited(missing):
         pass
