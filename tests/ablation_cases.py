@@ -23,7 +23,7 @@ def make_data(n=80, documents=40, seed=0):
 
 
 class EditableFake(FakeHost):
-    """The fake host, with edits of z: its blocks again, because its own loop has no seam."""
+    """The fake host, with edits: its blocks again, because its own loop has no seam."""
 
     edits: tuple = ()
 
@@ -50,6 +50,8 @@ class EditableFake(FakeHost):
                 z = apply_edit(edits.get(Site(k, "z"), lambda same: same), z)
             attn = torch.einsum("bthe,hed->btd", z, self.w_o[k]) + self.b_o[k]
             mlp = ((x + attn) @ self.mlp[k]).tanh()
+            for edits in self.edits:
+                mlp = apply_edit(edits.get(Site(k, "mlp_out"), lambda same: same), mlp)
             x = x + attn + mlp
             got |= {Site(k, "z"): z, Site(k, "attn_out"): attn, Site(k, "mlp_out"): mlp}
             got[Site(k, "resid_post")] = x

@@ -6,6 +6,7 @@ python docs/experiments/heads_runs.py curve vit --ks 4 12 --controls --permutati
 python docs/experiments/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --out runs
 python docs/experiments/heads_runs.py cross vit --k 4 --out runs
 python docs/experiments/heads_runs.py total vit --out runs
+python docs/experiments/heads_runs.py total smollm2 --parts blocks --out runs
 python docs/experiments/heads_runs.py tables runs --into docs/heads.md
 
 Each writes one file of results into `--out`; `tables` prints them all as Markdown, or writes them
@@ -77,17 +78,18 @@ class Trial:
     detector: Detector
 
 
-def passages(concepts: tuple[str, ...]) -> ConceptData:
+def passages(concepts: tuple[str, ...], cal: int) -> ConceptData:
     """The first passages of each split of the embedded data, all labels of the given concepts."""
-    full = load("supersense")
-    rows = [(sample, name) for name, n in PASSAGES.items() for sample in full.split(name).samples[:n]]
+    full, sizes = load("supersense"), PASSAGES | {"cal": cal}
+    rows = [(sample, name) for name, n in sizes.items() for sample in full.split(name).samples[:n]]
     return some_of(full, rows, concepts, f"supersense, {len(rows)} passages")
 
 
-def prepare(name: str, concepts: tuple[str, ...]) -> Trial:
+def prepare(arguments: argparse.Namespace) -> Trial:
     """Attach, fit separators at one layer, score and calibrate."""
+    name, concepts = arguments.model, tuple(arguments.concepts or ())
     host = attach(load_bridge(name))
-    data = emoji_scenes(200) if name == "vit" else passages(concepts)
+    data = emoji_scenes(200) if name == "vit" else passages(concepts, arguments.cal)
     made = Graph(host, data, Plan({"separator": [LAYER[name]]}))
     return Trial(name, host, data, made.table("separator"), made.detector("separator"))
 
@@ -124,7 +126,7 @@ def settings(trial: Trial, arguments: argparse.Namespace, began: float) -> dict[
 def curve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Top k against controls."""
     began = time.time()
-    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
+    trial = prepare(arguments)
     order = ranked(trial, arguments.by, arguments.permutations, arguments.budget)
     output: Any = {"none": None, "hidden": "hidden", "logits": logits}[arguments.output]
     controls = list(arguments.controls) + ["permuted"] * bool(order.permuted)
@@ -209,7 +211,7 @@ def _answers(found: AblationCurve) -> list[dict[str, Any]]:
 def cross(arguments: argparse.Namespace) -> dict[str, Any]:
     """Each concept's own heads, all concepts measured."""
     began = time.time()
-    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
+    trial = prepare(arguments)
     order = ranked(trial, arguments.by)
     defined = [c for k, c in enumerate(order.concepts) if np.isfinite(order.shares[:, k]).all()]
     heads = {c: order.of(c)[: arguments.k] for c in defined[: arguments.most]}
@@ -226,10 +228,12 @@ def cross(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def total(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Direct against total effects of every head."""
+    """Direct against total effects of every head, or block."""
     began = time.time()
-    trial = prepare(arguments.model, tuple(arguments.concepts or ()))
-    found = compare_direct_total(trial.host, trial.data, trial.detector, scores=trial.scores)
+    trial = prepare(arguments)
+    found = compare_direct_total(
+        trial.host, trial.data, trial.detector, parts=arguments.parts, scores=trial.scores
+    )
     print(found, flush=True)
     return {
         "kind": "total",
@@ -325,6 +329,7 @@ def parse() -> argparse.Namespace:
         one.add_argument("--mode", default="mean")
         one.add_argument("--by", default="attribution")
         one.add_argument("--concepts", nargs="*")
+        one.add_argument("--cal", type=int, default=PASSAGES["cal"], help="passages to rank heads on")
         one.add_argument("--out", type=Path, required=True)
         if name == "curve":
             one.add_argument("--ks", type=int, nargs="+", default=[4, 12])
@@ -334,6 +339,8 @@ def parse() -> argparse.Namespace:
             one.add_argument("--budget", type=int)
             one.add_argument("--keep", action="store_true")
             one.add_argument("--output", choices=["none", "hidden", "logits"], default="hidden")
+        if name == "total":
+            one.add_argument("--parts", default="heads", choices=["heads", "blocks"])
         if name == "cross":
             one.add_argument("--k", type=int, default=4)
             one.add_argument("--most", type=int, default=100)
@@ -361,7 +368,7 @@ def main() -> None:
     arguments.command_line = first + " ".join(flag.strip() for flag in flags)
     result = {"curve": curve, "cross": cross, "total": total}[arguments.command](arguments)
     ks = "-".join(map(str, words.get("ks") or [words.get("k", "")]))
-    tags = ["keep"] * bool(words.get("keep"))
+    tags = ["keep"] * bool(words.get("keep")) + [words["parts"]] * (words.get("parts") == "blocks")
     tags += [f"{n}-permutations" for n in (words.get("permutations"),) if n]
     name = "_".join([arguments.model, arguments.command, arguments.mode, *tags, ks])
     write(result, arguments.out / f"{name.strip('_')}.json")

@@ -30,12 +30,25 @@ from sa_plugin.heads.controls import CONTROL_FAMILIES, HeadSets, control_set, he
 from sa_plugin.heads.cross import CROSS_EFFECTS, CrossAblation, cross_ablation
 from sa_plugin.heads.curve import VERDICT_METRICS, AblationCurve, ablation_curve
 from sa_plugin.heads.direct_total import DirectTotal, agreement, compare_direct_total
-from sa_plugin.heads.edits import Intervention, Reference, make_edits, one_direction, reference
+from sa_plugin.heads.edits import (
+    Intervention,
+    Reference,
+    block_reference,
+    make_edits,
+    one_direction,
+    reference,
+)
 from sa_plugin.heads.ledger import NoTailWarning, explain_tokens, head_ledger, permuted_vectors, term_means
 from sa_plugin.heads.ledger_result import HeadLedger, TokenLedger
 from sa_plugin.heads.rank import BUDGET, PERMUTATIONS, Ranking, rank_heads
 from sa_plugin.heads.tail_metrics import OUTPUT_SAMPLES, TAIL_METRICS, kl_divergence
-from sa_plugin.heads.total import first_order_effects, tail_objective, total_effects, with_draws
+from sa_plugin.heads.total import (
+    block_effects,
+    first_order_effects,
+    tail_objective,
+    total_effects,
+    with_draws,
+)
 from sa_plugin.heads.waterfall import Waterfall, tail_waterfall
 from sa_plugin.heads.whose import Answer, whose
 
@@ -76,6 +89,8 @@ __all__ = [
     "amplifying",
     "attention_mass",
     "baseline",
+    "block_effects",
+    "block_reference",
     "by_the_others",
     "candidates",
     "compare_direct_total",

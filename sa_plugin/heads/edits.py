@@ -109,11 +109,13 @@ class Reference(NamedTuple):
         means: By layer; of every head.
         donors: By layer; z of the same tokens at every layer.
         seed: Of the donors and of which position gets which.
+        mlps: Train means of what each MLP adds, by layer.
     """
 
     means: Mapping[int, Float[Tensor, "head d_head"]] = {}
     donors: Mapping[int, Float[Tensor, "donor head d_head"]] = {}
     seed: int = 0
+    mlps: Mapping[int, Float[Tensor, " d_model"]] = {}
 
 
 def reference(
@@ -147,7 +149,8 @@ def reference(
         )
     samples, sites = data.train.samples, {at: Site(at, "z") for at in layers}
     if mode != "resample":
-        return Reference(_train_mean(host, samples, bank, sites), seed=seed)
+        found = _train_mean(host, samples, bank, list(sites.values()))
+        return Reference({site.layer: mean for site, mean in found.items()}, seed=seed)
     rng = np.random.default_rng(seed)
     # Some samples first, so that the pass is short; then some of their tokens, the same at all layers.
     drawn = rng.permutation(len(samples))[:DONOR_SAMPLES]
@@ -157,18 +160,42 @@ def reference(
     return Reference(donors={at: z[some] for at, z in rows.items()}, seed=seed)
 
 
+def block_reference(host: Host, data: ConceptData, bank: ConceptBank, blocks: int) -> Reference:
+    """Train means of z and of what MLPs add, for the first blocks.
+
+    Costs nothing where the bank has component means, else a pass over the train split.
+    """
+    layers, means = range(blocks), bank.component_means
+    if means is not None and blocks <= len(means.z):
+        return Reference(
+            {k: means.z[k].float() for k in layers}, mlps={k: means.mlp[k].float() for k in layers}
+        )
+    sites = [Site(k, point) for k in layers for point in ("z", "mlp_out")]
+    found = _train_mean(host, data.train.samples, bank, sites)
+    z, mlps = ({k: found[Site(k, point)] for k in layers} for point in ("z", "mlp_out"))
+    return Reference(z, mlps=mlps)
+
+
+def block_edit(site: Site, known: Reference) -> dict[Site, Edit]:
+    """Mean ablation of a whole part: all heads of a block (its z) or its MLP (what it adds)."""
+    if site.point == "z":
+        return make_edits("mean", [(site.layer, h) for h in range(len(known.means[site.layer]))], known)
+    value = known.mlps[site.layer]
+    return {site: lambda out: value.to(out).expand_as(out)}
+
+
 def _train_mean(
-    host: Host, samples: Sequence[Sample], bank: ConceptBank, sites: Mapping[int, Site]
-) -> dict[int, Float[Tensor, "head d_head"]]:
-    """The mean of z over kept tokens, by layer."""
+    host: Host, samples: Sequence[Sample], bank: ConceptBank, sites: Sequence[Site]
+) -> dict[Site, Float[Tensor, " *what"]]:
+    """The mean over kept tokens at each site."""
 
     def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
-        return keeping(sums={at: read[site].float()[keep].double().sum(0) for at, site in sites.items()})
+        return keeping(sums={site: read[site].float()[keep].double().sum(0) for site in sites})
 
-    job = Job(sites.values(), lambda batch: reduce)
+    job = Job(sites, lambda batch: reduce)
     (kept,) = run_jobs(host, lay_out(host, samples, ()), [job], bank.sinks_on(host.info), description="z")
     n = int(kept.keep.sum())
-    return {at: (kept.sums[at] / n).float() for at in sites}
+    return {site: (kept.sums[site] / n).float() for site in sites}
 
 
 def kept_rows(

@@ -10,7 +10,7 @@ collects together, and only where something is missing: a pre-norm bank fitted h
 
 What it does not show: a term is a component's direct contribution to the score. It is no causal
 effect; a head may also act through later heads and MLPs, and a head that only copies what another
-wrote gets the credit. Ablation answers that question.
+wrote gets the credit. Ablation answers that question; `compare_direct_total` has both side by side.
 """
 
 from __future__ import annotations

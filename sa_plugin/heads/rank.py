@@ -268,8 +268,8 @@ def rank_heads(
         warnings.simplefilter("ignore", SelectionDataWarning)
         base = baseline(host, data, detector, split="cal", scores=scores, resampling=Resampling(1))
     table = scores_of(base.tokens, data.cal.samples)
-    draws = _draws(host, data, detector, permutations)
-    objective = tail_objective(detector, table, _scored(base, draws))
+    draws = draws_of(host, data, detector, permutations)
+    objective = tail_objective(detector, table, drawn_scores(base, draws))
     effects = _Effects(base, objective, every, size, passes == len(every))
     share, verified = effects.own(passes)
     permuted = tuple(effects.order(k + 1, passes) for k in range(len(draws)))
@@ -300,7 +300,7 @@ def _passes(host: Host, by: str, budget: int | None, n_heads: int) -> int:
     return min(most, n_heads)
 
 
-def _draws(
+def draws_of(
     host: Host, data: ConceptData, detector: Detector, permutations: int | None
 ) -> tuple[VectorSet, ...]:
     """The bank's own estimator on permuted labels; none by default where it cannot be refitted."""
@@ -312,7 +312,7 @@ def _draws(
     return permuted_vectors(host, data, bank, draws=n, layers=layers) if n else ()
 
 
-def _scored(base: Baseline, draws: Sequence[VectorSet]) -> ScoreTable | None:
+def drawn_scores(base: Baseline, draws: Sequence[VectorSet]) -> ScoreTable | None:
     """Scores of the split under the vectors of every draw; one pass."""
     if not draws:
         return None

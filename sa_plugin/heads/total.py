@@ -8,6 +8,7 @@ is fixed by the unablated run, so T_c is linear in the scores, with one weight a
 patched and differentiated.
 
     total(h, c)       = T_c - T_c with head h ablated           one pass over the split a head
+    total(b, c)       = the same with all heads of a block, or its MLP, ablated
     first_order(h, c) = sum over tokens of  dT_c/dz_h . (z_h - mean z_h)
 
 The same of vectors refitted on permuted labels (columns behind the concepts' own): the tail of a
@@ -45,7 +46,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.heads.ablate import Group, edits_of, rescored
 from sa_plugin.heads.baseline import Baseline, layers_of_concepts, reach
-from sa_plugin.heads.edits import Head, Reference
+from sa_plugin.heads.edits import Head, Reference, block_edit
 from sa_plugin.heads.sums import nth_highest
 from sa_plugin.host.protocol import Attended, Batch, Edit, Site, ZEdit, require_differentiable
 from sa_plugin.host.turns import gradient_mode
@@ -267,15 +268,49 @@ def total_effects(
             "mode 'directional' takes out one concept at a time, so a head has no total effect on "
             "all: use 'mean', 'zero', 'resample' or 'pattern'."
         )
+
+    def edits_of_head(head: Head, places: Sequence[int]) -> dict[Site, Edit]:
+        return edits_of(base, Group(tuple(places), (head,)), mode, known)
+
+    return _totals(base, objective, [(head[0], partial(edits_of_head, head)) for head in heads])
+
+
+def block_effects(
+    base: Baseline, objective: TailObjective, parts: Sequence[Site], known: Reference
+) -> Float[np.ndarray, "part sample column"]:
+    """What each sample loses of the tail objective when a whole part is mean-ablated.
+
+    Args:
+        base: The unablated run; its split is run.
+        objective: Of that split.
+        parts: One pass each: "z" of a block, all its heads, or its "mlp_out".
+        known: From `block_reference`.
+
+    Returns:
+        Sums like those of `total_effects`.
+    """
+    edits = [partial(_block_edit, part, known) for part in parts]
+    return _totals(base, objective, [(p.layer, edit) for p, edit in zip(parts, edits, strict=True)])
+
+
+def _block_edit(part: Site, known: Reference, places: Sequence[int]) -> dict[Site, Edit]:
+    return block_edit(part, known)
+
+
+def _totals(
+    base: Baseline,
+    objective: TailObjective,
+    parts: Sequence[tuple[int, Callable[[Sequence[int]], dict[Site, Edit]]]],
+) -> Float[np.ndarray, "part sample column"]:
+    """Losses under the edits of each part, given with its block."""
     depths, layers = (np.resize(f(base.detector), len(objective.units)) for f in (reach, layers_of_concepts))
     n_concepts = len(base.detector.concepts)
-    found = np.zeros((len(heads), *objective.clean.shape))
-    # One head is over before a bar would be of use.
-    quiet = not base.host.progress or len(heads) == 1
-    for i, head in enumerate(tqdm(heads, desc="heads", disable=quiet, leave=False)):
-        places = np.flatnonzero(head[0] < depths)
-        group = Group(tuple(places[places < n_concepts].tolist()), (head,))
-        with base.host.edited(edits_of(base, group, mode, known)):
+    found = np.zeros((len(parts), *objective.clean.shape))
+    # One part is over before a bar would be of use.
+    quiet = not base.host.progress or len(parts) == 1
+    for i, (block, edits) in enumerate(tqdm(parts, desc="ablations", disable=quiet, leave=False)):
+        places = np.flatnonzero(block < depths)
+        with base.host.edited(edits(places[places < n_concepts].tolist())):
             (part,) = rescored(base, layers[places].tolist(), (base.split,), objective.bank)
         at = np.array([part.bank.layers.index(layer) for layer in layers[places]])
         scores = np.zeros((len(part.tokens), len(layers)), dtype=np.float32)

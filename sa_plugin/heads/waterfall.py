@@ -25,7 +25,8 @@ What it does not show. Tokens are chosen by the sum at the end, so every step th
 by selection; `head_ledger` has the control. A fixed direction need not mean the concept in early
 layers, and a refitted one need not mean the same thing in all: a large "refit" step says that
 directions differ, not that the model did something. Steps are direct contributions, no causal
-effects.
+effects: `compare_direct_total(parts="blocks")` ablates the same blocks one by one and puts both side by
+side.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Waterfall(Result):
     about: ClassVar[str] = (
         "Mean step over SuperActivators minus that over the other tokens of their samples. "
         "They were chosen by the sum at the end: head_ledger has the control. Steps are direct "
-        "contributions; a refit step says that directions differ, not that the model did something."
+        "contributions (compare_direct_total, parts='blocks', has total effects beside them); a refit step "
+        "says that directions differ, not that the model did something."
     )
 
     @property

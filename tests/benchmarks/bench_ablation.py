@@ -3,7 +3,10 @@
 The opponent mean-ablates one head after another and scores the same passages again; it is timed on
 `TIMED` heads spread over the blocks and multiplied. What is equal is the quantity that both divide
 up, the total lift of every concept; the parts differ by design (direct against total). A second row
-is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks.
+is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks. Two
+more are the default ranking, which estimates first and patches 48 heads, alone and with five permutations
+of the labels, against patching all heads for each set of vectors; verified heads have to have the values
+that patching gives them.
 Only where the weights are (`make weights`).
 """
 
@@ -24,6 +27,7 @@ from sa_plugin.heads import (
     head_ledger,
     known_of,
     make_edits,
+    rank_heads,
     scores_of,
     tail_objective,
     total_effects,
@@ -57,7 +61,11 @@ def run() -> list[dict[str, object]]:
     data = passages()
     bank = fit(host, data, "lda", layers=[LAYER])
     detector = calibrate(host, data, bank, deltas=(0.3,))
-    return [ledger_row(host, data, detector), watch_row(host, data, detector)]
+    return [
+        ledger_row(host, data, detector),
+        watch_row(host, data, detector),
+        *ranking_rows(host, data, detector),
+    ]
 
 
 def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:
@@ -86,6 +94,42 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
         "note": f"{len(every)} heads below block {LAYER + 1}, {len(data.test)} passages; the "
         f"opponent timed on {TIMED} heads and multiplied",
     }
+
+
+def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[str, object]]:
+    """The default ranking, without and with its control, against one run a head and set of vectors."""
+    base = baseline(host, data, detector, split="cal", scores=None, resampling=Resampling(1))
+    objective = tail_objective(detector, scores_of(base.tokens, data.cal.samples))
+    every = candidates(host, detector)
+    known = known_of(base, "mean", {at for at, _ in every})
+    some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
+    lift = np.abs(objective.value(objective.clean))
+    rows = []
+    for permutations in (0, 5):
+        took, ranked = timed(
+            lambda n=permutations: rank_heads(host, data, detector, scores=base.tokens, permutations=n)
+        )
+        verified = np.flatnonzero(ranked.exact)[:TIMED]
+        heads = [ranked.heads[i] for i in verified]
+        sums = total_effects(base, objective, heads, "mean", known)
+        shares = objective.value(sums) / lift
+        opponent = min(
+            timed(lambda: total_effects(base, objective, some, "mean", known))[0] for _ in range(2)
+        )
+        rows.append(
+            {
+                "name": f"heads: ranking, {permutations} permutations",
+                "ours_s": took,
+                "opponent_s": opponent,
+                "ratio": opponent / took,
+                "aim": "none",
+                "equal": bool(np.allclose(ranked.shares[verified], shares, rtol=1e-4, atol=1e-6)),
+                "note": f"{int(ranked.exact.sum())} of {len(every)} heads verified, {len(data.cal)} "
+                f"passages, {len(CONCEPTS)} concepts; one run a head and set of vectors, timed on "
+                f"{TIMED} heads",
+            }
+        )
+    return rows
 
 
 def watch_row(host: Host, data: ConceptData, detector: object) -> dict[str, object]:

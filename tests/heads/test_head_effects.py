@@ -17,6 +17,8 @@ from sa_plugin.heads import (
     NoTailWarning,
     agreement,
     baseline,
+    block_effects,
+    block_reference,
     candidates,
     compare_direct_total,
     first_order_effects,
@@ -28,6 +30,7 @@ from sa_plugin.heads import (
     rank_heads,
     scores_of,
     tail_objective,
+    tail_waterfall,
     total_effects,
     with_draws,
 )
@@ -63,6 +66,11 @@ class Case:
 @pytest.fixture(scope="module")
 def gpt2(data):
     return Case("gpt2", data)
+
+
+@pytest.fixture(scope="module")
+def draws(gpt2, data):
+    return permuted_vectors(gpt2.host, data, gpt2.detector.bank, draws=2)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +145,10 @@ def test_all_three_agree_where_nothing_follows(neox, data):
     found = compare_direct_total(
         neox.host, data, neox.detector, scores=neox.scores, resampling=Resampling(20)
     )
-    last = [i for i, (layer, _) in enumerate(found.heads) if layer == 2]
+    last = [i for i, part in enumerate(found.parts) if part.block == 2]
     np.testing.assert_allclose(found.total.estimate[last], found.direct[last], atol=2e-5)
     np.testing.assert_allclose(found.attribution[last], found.direct[last], atol=2e-5)
-    early = [i for i, (layer, _) in enumerate(found.heads) if layer == 0]
+    early = [i for i, part in enumerate(found.parts) if part.block == 0]
     assert np.abs(found.total.estimate - found.direct)[early].max() > 1e-3
     assert (found.total.low <= found.total.estimate + 1e-9).all()
     assert (found.total.high >= found.total.estimate - 1e-9).all()
@@ -148,9 +156,70 @@ def test_all_three_agree_where_nothing_follows(neox, data):
     assert found.of("animal")["spearman"] <= 1
     table = found.table()
     for measure in ("direct", "total", "attribution"):
-        assert (table.measure == measure).sum() == len(found.heads) * 2
+        assert (table.measure == measure).sum() == len(found.parts) * 2
     assert "against total" in found.summary()
     assert "DirectTotal(12 heads, 2 concepts, test: direct against total" in repr(found)
+
+
+@pytest.fixture(scope="module")
+def blocks(gpt2, data):
+    options = {"scores": gpt2.scores, "permutations": 2, "resampling": Resampling(20)}
+    return compare_direct_total(gpt2.host, data, gpt2.detector, parts="blocks", **options)
+
+
+def test_blocks_direct_is_the_waterfall_and_total_where_nothing_follows(gpt2, data, blocks):
+    steps = tail_waterfall(gpt2.host, data, gpt2.detector, directions=["fixed"], resampling=Resampling(1))
+    names = [part.name for part in blocks.parts]
+    assert names == [f"L{k} {name}" for k in range(3) for name in ("attention", "MLP")]
+    for k, concept in enumerate(blocks.concepts):
+        heights = steps.heights(concept)
+        expected = [float(heights.sel(step=name).estimate) for name in names]
+        np.testing.assert_allclose(blocks.direct[:, k], expected, atol=2e-5)
+    np.testing.assert_allclose(blocks.total.estimate[-1], blocks.direct[-1], atol=2e-5)
+    assert np.abs(blocks.total.estimate - blocks.direct)[:-1].max() > 1e-3
+    share = (blocks.total.estimate / np.abs(blocks.lift)).mean(1)
+    np.testing.assert_allclose(blocks.share.estimate, share)
+    assert blocks.attribution is None
+
+
+def test_a_blocks_effects_are_those_of_its_edit(gpt2, data, blocks, draws):
+    """The attention as all its heads at once; the MLP by what it adds; the control on its own tails."""
+    known = block_reference(gpt2.host, data, gpt2.detector.bank, 3)
+    base = baseline(gpt2.host, data, gpt2.detector, split="test", scores=None, resampling=Resampling(2))
+    clean = scores_of(base.tokens, data.test.samples)
+    every = [(1, h) for h in range(gpt2.host.info.n_heads)]
+    value = known.mlps[1]
+    for name, edits in (
+        ("L1 attention", make_edits("mean", every, known)),
+        ("L1 MLP", {Site(1, "mlp_out"): lambda out: value.expand_as(out)}),
+    ):
+        with gpt2.host.edited(edits):
+            moved = score(gpt2.host, data, gpt2.detector.bank, splits=["test"], keep_of=base.tokens.tokens)
+        left = objective_by_loop(gpt2.detector, scores_of(moved, data.test.samples), clean)
+        expected = objective_by_loop(gpt2.detector, clean, clean) - left
+        np.testing.assert_allclose(blocks.total.sel(part=name).estimate, expected, atol=1e-5)
+    bank = with_draws(gpt2.detector.bank, draws)
+    scored = score(gpt2.host, data, bank, splits=["test"], keep_of=base.tokens.tokens)
+    objective = tail_objective(gpt2.detector, clean, scores_of(scored, data.test.samples))
+    sums = block_effects(base, objective, [Site(1, "mlp_out")], known)
+    share = (objective.value(sums)[0] / objective.value(objective.clean))[2:].reshape(2, 2).mean(1)
+    np.testing.assert_allclose(blocks.permuted[:, 3], share)
+    beyond = share.max() < blocks.share.estimate[3]
+    assert blocks.beyond[3] == beyond
+    assert "by chance 2.0 would" in " ".join(blocks.summary().split())
+
+
+def test_means_of_mlps_are_those_of_the_train_split(gpt2, data):
+    """With the bank's own means and without them."""
+    bank = gpt2.detector.bank
+    assert bank.component_means is not None
+    one = block_reference(gpt2.host, data, bank, 2)
+    other = block_reference(gpt2.host, data, replace(bank, component_means=None), 2)
+    for k in range(2):
+        torch.testing.assert_close(one.mlps[k], other.mlps[k], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.means[k], other.means[k], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"parts 'block' .*blocks"):
+        compare_direct_total(gpt2.host, data, gpt2.detector, parts="block")
 
 
 def test_agreement_of_known_numbers():
@@ -169,7 +238,7 @@ def test_heads_behind_a_concept_have_no_effect(data):
     late = [c for c in case.detector.concepts if case.detector.layer[c] == 0]
     found = compare_direct_total(case.host, data, case.detector, resampling=Resampling(10))
     for k, concept in enumerate(found.concepts):
-        behind = np.array([layer > case.detector.layer[concept] for layer, _ in found.heads])
+        behind = np.array([part.block > case.detector.layer[concept] for part in found.parts])
         for values in (found.direct, found.total.estimate, found.attribution):
             assert np.isnan(values[behind, k]).all()
             assert np.isfinite(values[~behind, k]).all()
@@ -221,11 +290,6 @@ def test_a_budget_for_all_heads_is_patching_and_takes_no_gradient(gpt2, data):
     assert one.by == "patching"
     assert one.estimated is None
     assert "Budget 12 passes: every head by a real one." in one.summary()
-
-
-@pytest.fixture(scope="module")
-def draws(gpt2, data):
-    return permuted_vectors(gpt2.host, data, gpt2.detector.bank, draws=2)
 
 
 def unablated(case, data, bank):

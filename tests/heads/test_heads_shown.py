@@ -48,6 +48,12 @@ def direct_total():
     return compare_direct_total(host, data, detector, **FEW)
 
 
+def blocks():
+    case = standard()
+    options = {"parts": "blocks", "permutations": 2, **FEW}
+    return compare_direct_total(case.fake, case.data, case.detector, **options)
+
+
 def ablation():
     case = standard()
     how = Intervention(output="hidden")
@@ -66,6 +72,7 @@ MADE = {
     "CrossAblation": cross,
     "Ranking": ranking,
     "DirectTotal": direct_total,
+    "DirectTotal of blocks": blocks,
     "HeadAlignment": lambda: planted.align(planted.world(0), draws=60),
 }
 
