@@ -333,7 +333,9 @@ class AblationCurve(Result):
                 mean, low, high = (np.array([f(one) for one in sets]) for f in (np.mean, np.min, np.max))
                 # Beside one another, so that spreads at one k can be told apart.
                 at = places + 0.08 * (n + 1)
-                ax.errorbar(at, mean, [mean - low, high - mean], color=colour, ls=dashes, lw=1, label=family)
+                # The mean of equal sets may lie beyond them by its rounding.
+                spread = np.maximum([mean - low, high - mean], 0.0)
+                ax.errorbar(at, mean, spread, color=colour, ls=dashes, lw=1, label=family)
             top = [self.after(k, "top").sel(set=0, metric=metric) for k in self.ks]
             value, low, high = np.array([(t.estimate, t.low, t.high) for t in top]).T
             _, _, (bars,) = ax.errorbar(

@@ -129,6 +129,14 @@ def test_a_head_that_copies_everything_is_any_vectors():
     ranking, curve = answered(own=0.0, generic=2.0)
     assert ranking.heads[0] == GENERIC
     assert curve.answer(1).said == "any vector's"
+    # Permutations name the same head: it is ablated once, and weighs as often as it is named.
+    sets = [*curve.of(1, "top"), *curve.of(1, "permuted")]
+    assert len(sets) == 6
+    assert len({id(run.result) for run in sets}) == 1
+    assert "Whose tail gap: k 1 any vector's" in curve.plot().get_supxlabel()
+    rows = curve.table()
+    (said,) = rows[(rows.measure == "could_tell") & (rows.metric == "tail_gap")].note
+    assert said == "any vector's"
 
 
 def test_a_weak_head_in_few_documents_cannot_be_told():
