@@ -1,7 +1,5 @@
 """What attaching an nnsight model accepts, refuses and reports, and nnsight's own traps."""
 
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -273,21 +271,3 @@ class TestReading:
         monkeypatch.setattr(type(model._module), "set_attn_implementation", lambda *_: None)
         with pytest.raises(ValueError, match=r"self_attn\.output\[1\] is None: fused attention"):
             accept(model)
-
-
-def run_python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_neither_the_package_nor_attaching_a_bridge_imports_nnsight():
-    code = (
-        "import tiny, sa_nnsight, sa_nnsight.trace_ops, sa_nnsight.paths, sa_plugin\n"
-        "assert 'nnsight' not in sys.modules, 'the package imports nnsight'\n"
-        "bridge = tiny.bridge('gpt2')\n"
-        "assert sa_nnsight.accept(bridge) is None\n"
-        "tiny.host('gpt2')\n"
-        "assert 'nnsight' not in sys.modules, 'nnsight was imported'\n"
-        "assert not hasattr(object, 'save')\n"
-    )
-    run_python(f"import sys; sys.path.insert(0, {str(tiny.__file__.rpartition('/')[0])!r})\n{code}")
