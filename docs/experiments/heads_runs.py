@@ -78,18 +78,20 @@ class Trial:
     detector: Detector
 
 
-def passages(concepts: tuple[str, ...], cal: int) -> ConceptData:
-    """The first passages of each split of the embedded data, all labels of the given concepts."""
-    full, sizes = load("supersense"), PASSAGES | {"cal": cal}
-    rows = [(sample, name) for name, n in sizes.items() for sample in full.split(name).samples[:n]]
-    return some_of(full, rows, concepts, f"supersense, {len(rows)} passages")
+def chosen(name: str, concepts: tuple[str, ...], cal: int) -> ConceptData:
+    """Emoji scenes, or the first passages of the embedded data with all labels of the given concepts."""
+    full = emoji_scenes(200) if name == "vit" else load("supersense")
+    sizes = {split: len(full.split(split)) for split in PASSAGES} if name == "vit" else PASSAGES
+    rows = [(s, k) for k, n in (sizes | {"cal": cal}).items() for s in full.split(k).samples[:n]]
+    unit = "scenes" if name == "vit" else "passages"
+    return some_of(full, rows, concepts, f"{'emoji' if name == 'vit' else 'supersense'}, {len(rows)} {unit}")
 
 
 def prepare(arguments: argparse.Namespace) -> Trial:
     """Attach, fit separators at one layer, score and calibrate."""
     name, concepts = arguments.model, tuple(arguments.concepts or ())
     host = attach(load_bridge(name))
-    data = emoji_scenes(200) if name == "vit" else passages(concepts, arguments.cal)
+    data = chosen(name, concepts, arguments.cal)
     made = Graph(host, data, Plan({"separator": [LAYER[name]]}))
     return Trial(name, host, data, made.table("separator"), made.detector("separator"))
 
@@ -329,7 +331,7 @@ def parse() -> argparse.Namespace:
         one.add_argument("--mode", default="mean")
         one.add_argument("--by", default="attribution")
         one.add_argument("--concepts", nargs="*")
-        one.add_argument("--cal", type=int, default=PASSAGES["cal"], help="passages to rank heads on")
+        one.add_argument("--cal", type=int, default=PASSAGES["cal"], help="samples to rank heads on")
         one.add_argument("--out", type=Path, required=True)
         if name == "curve":
             one.add_argument("--ks", type=int, nargs="+", default=[4, 12])

@@ -54,7 +54,7 @@ from sa_plugin.heads.total import (
     total_effects,
     with_draws,
 )
-from sa_plugin.host.protocol import DifferentiableHost, Host
+from sa_plugin.host.protocol import DifferentiableHost, Host, require_editable
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, exact, number, signed
@@ -261,7 +261,7 @@ def rank_heads(
         if budget is not None:
             raise ValueError("by='ledger' spends no passes on single heads: leave budget out.")
         return _by_ledger(host, data, detector, size, permutations, scores)
-    every = candidates(host, detector)
+    every = candidates(require_editable(host), detector)
     passes = _passes(host, by, budget, len(every))
     with warnings.catch_warnings():
         # Nothing is reported of the split: it is only chosen on.

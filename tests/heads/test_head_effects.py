@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from ablation_cases import EditableFake, make_data, standard, with_gradients
+from fake_host import FakeHost
 
 from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
@@ -377,6 +378,8 @@ def test_refusals_of_rankings(gpt2, data, monkeypatch):
     monkeypatch.setattr(rank, "BUDGET", 3)
     with pytest.raises(TypeError, match="budget of 3 passes does not cover 6 heads"):
         rank_heads(**on)
+    with pytest.raises(TypeError, match=r"FakeHost \(fake\) cannot edit activations"):
+        rank_heads(**on | {"host": FakeHost()}, budget=5)
     with pytest.raises(ValueError, match="takes out one concept at a time"):
         total_effects(gpt2.base, gpt2.objective, [(0, 0)], "directional", gpt2.known)
 
