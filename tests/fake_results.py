@@ -273,8 +273,27 @@ def _trace(rng: np.random.Generator) -> dict[str, Any]:
         "concepts": concepts,
         "mean": _series(depth, 0.0),
         "fpr": 0.005,
+        "along": {
+            which: {
+                "concepts": {
+                    c: _tails(depth * turn, float(v)) for c, v in zip(CONCEPTS, levels, strict=True)
+                },
+                "mean": _tails(depth * turn, 0.0),
+            }
+            for which, turn in (("along_chosen", 0.9), ("along_prototype", 0.7))
+        },
+        "growth": [
+            {"whose": who, "answer": "signal", "detectable": None, "said": f"Of {who} the signal grows."}
+            for who in (f"mean of {len(CONCEPTS)} concepts", *CONCEPTS)
+        ],
+        "refit_groups": 5,
         "distributions": _distributions(rng, depth),
     }
+
+
+def _tails(depth: np.ndarray, level: float) -> dict[str, Any]:
+    names = ("tail_gap", "coverage", "negative_coverage", "overlap")
+    return {k: v for k, v in _series(depth, level).items() if k.removesuffix("_interval") in names}
 
 
 def _distributions(rng: np.random.Generator, depth: np.ndarray) -> dict[str, Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sa_plugin.concepts.artefact import OldArtefactWarning
     from sa_plugin.concepts.canary import TOLERANCE, drift_between
     from sa_plugin.concepts.canary_scores import CanaryWarning, DriftError, canary_samples, make_canary
+    from sa_plugin.concepts.refits import LeftOut, leave_out
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
     from sa_plugin.concepts.saved import load_bank, save_bank
@@ -37,6 +38,7 @@ else:
             "artefact": ("OldArtefactWarning",),
             "canary": ("TOLERANCE", "drift_between"),
             "canary_scores": ("CanaryWarning", "DriftError", "canary_samples", "make_canary"),
+            "refits": ("LeftOut", "leave_out"),
             "saved": ("load_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
             "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
@@ -55,6 +57,7 @@ __all__ = [
     "DriftError",
     "LatentSet",
     "LayerStatistics",
+    "LeftOut",
     "NotConvergedWarning",
     "OldArtefactWarning",
     "Origin",
@@ -76,6 +79,7 @@ __all__ = [
     "kmeans",
     "kmeans_separator",
     "lda",
+    "leave_out",
     "load_bank",
     "make_canary",
     "null_vectors",

@@ -168,7 +168,7 @@ def refit_kind(bank: ConceptBank) -> Kind | None:
     return kind if kind is not None and kind.supervised and bank.supervised else None
 
 
-def _refitted(
+def refitted(
     bank: ConceptBank, statistics: LayerStatistics, n_concepts: int
 ) -> Float[Tensor, "draw concept d_model"]:
     """The bank's own estimator on the labels of all draws at once: more labels of the same rows."""
@@ -245,7 +245,7 @@ class StreamedRefits:
         token = self.bank.token
         out = torch.zeros(self.draws, *token.vectors.shape)
         for layer in self.layers:
-            by_draw = _refitted(self.bank, self._statistics(layer, kept), len(self.bank.concepts))
+            by_draw = refitted(self.bank, self._statistics(layer, kept), len(self.bank.concepts))
             out[:, self.bank.index(layer)] = by_draw
         return tuple(VectorSet(v, token.mean, token.scale, token.scoring) for v in out)
 
@@ -280,7 +280,7 @@ class StoredRefits:
     """
 
     def __init__(self, bank: ConceptBank, columns: Sequence[int], statistics: TrainStatistics) -> None:
-        _check_refit(bank, statistics)
+        check_refit(bank, statistics)
         self.bank, self.statistics = bank, statistics
         self.columns = list(columns)
 
@@ -337,7 +337,7 @@ class StoredRefits:
             )
         else:
             return self._from_means(one, _means(one, flat, counts), counts)
-        return _refitted(self.bank, changed, len(self.columns))
+        return refitted(self.bank, changed, len(self.columns))
 
     def _from_means(
         self, one: LayerStatistics, means: Float[Tensor, "label d_model"], counts: Int[Tensor, " label"]
@@ -345,7 +345,7 @@ class StoredRefits:
         none: dict[str, Any] = {"rows": None, "labels": None, "known": None}
         doubtful = self._unknown(one, len(counts))
         changed = replace(one, positive_count=counts, positive_mean=means, **none, **doubtful)
-        return _refitted(self.bank, changed, len(self.columns))
+        return refitted(self.bank, changed, len(self.columns))
 
     def _unknown(self, one: LayerStatistics, n_labels: int) -> dict[str, Any]:
         """What is unknown of each column, for every draw of it: no permutation changes that."""
@@ -419,7 +419,7 @@ def check_kind(bank: ConceptBank) -> None:
         )
 
 
-def _check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
+def check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
     """Refuse a bank whose estimator cannot be run again on these statistics.
 
     Raises:
@@ -429,7 +429,7 @@ def _check_refit(bank: ConceptBank, statistics: TrainStatistics) -> None:
     stored: Any = statistics.settings.get("stored_rows")
     if stored != len(statistics.tokens):
         raise ValueError(
-            f"the null needs the row of every train token, the statistics hold {stored:,} of "
+            f"a refit needs the row of every train token, the statistics hold {stored:,} of "
             f"{len(statistics.tokens):,}: collect(..., need=('means', 'gram', 'rows'), "
             "limits=RowLimits(per_class=10**9))."
         )

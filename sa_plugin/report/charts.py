@@ -326,7 +326,15 @@ PANELS = (
     ("in_mass_at_fpr", "In-concept mass above q, the {fpr} tail of out{where}", None),
     ("coverage", "Coverage of positive and negative samples", "negative_coverage"),
     ("tail_gap", "Tail gap, sd of out", None),
+    ("overlap", "Overlap of in and out", None),
 )
+
+
+ALONG: Mapping[str, Mapping[str, Any]] = {
+    "along_chosen": {"colour": plots.IN_COLOUR, "dashes": (0, (5, 2))},
+    "along_prototype": {"colour": plots.OUT_COLOUR, "dashes": (0, (1, 1))},
+}
+"""Colour and dashes of means along other vectors than each layer's own."""
 
 
 @_drawn_once
@@ -336,6 +344,8 @@ def layer_charts(block: Block, prefix: str) -> list[Markup]:
     where = f" on {block['fixed_on']}" if block.get("fixed_on") else ""
     drawn = []
     for key, title, beside in PANELS:
+        if any(key not in one for one in block["concepts"].values()):
+            continue
         title = title.format(fpr=share, where=where)
         figure, ax = plots.new_figure(WIDTH, 2.4)
         keys = [key, beside] if beside else [key]
@@ -347,6 +357,9 @@ def layer_charts(block: Block, prefix: str) -> list[Markup]:
             if mean := block.get("mean"):
                 bold = stored(mean[name], mean.get(f"{name}_interval"), layer=block["layers"])
                 plots.line(ax, bold, colour=colour, dashes=dashes, width=2.2)
+        for which, along in block.get("along", {}).items():
+            if key in along["mean"]:
+                plots.line(ax, stored(along["mean"][key], layer=block["layers"]), **ALONG[which])
         if key == "tail_gap":
             plots.zero(ax, upright=False)
         plots.words(ax, title=title, x="layer")

@@ -183,6 +183,9 @@ def _trace(block: Block, prefix: str) -> dict[str, Any]:
         "mean": bool(block.get("mean")),
         "top": None if block.get("delta") is None else 1 - block["delta"],
         "fixed_on": block.get("fixed_on"),
+        "along": list(block.get("along", {})),
+        "growth": block.get("growth", []),
+        "refit_groups": block.get("refit_groups", 0),
         "fpr": {"mean": sum(rates) / len(rates), "low": min(rates), "high": max(rates)} if rates else None,
     }
 

@@ -214,8 +214,44 @@ class Distributions(TypedDict):
 
 
 @with_config(CLOSED)
+class TailSeries(TypedDict):
+    """Measures of the tail along one set of vectors, all lists [layer]; `X_interval` is that of `X`."""
+
+    tail_gap: list[Number]
+    tail_gap_interval: list[Interval]
+    coverage: list[Number]
+    coverage_interval: list[Interval]
+    negative_coverage: list[Number]
+    negative_coverage_interval: list[Interval]
+    overlap: list[Number]
+    overlap_interval: list[Interval]
+
+
+class TraceAlong(TypedDict):
+    """The same tokens along other vectors than each layer's own; `mean` is over concepts."""
+
+    concepts: dict[str, TailSeries]
+    mean: TailSeries
+
+
+class Grows(TypedDict):
+    """Whether the probe or the signal grows, of a concept or the mean (first); `said` is the sentence.
+
+    `answer`: "signal", "probe" or "cannot be said"; of the last, `detectable` is the change of a gap
+    that could have been seen (null: none).
+    """
+
+    whose: str
+    answer: str
+    detectable: Number
+    said: str
+
+
 class Trace(TypedDict):
     """Every layer, on test. `mean` is over concepts.
+
+    `along`: by "along_chosen" (the vectors of each concept's chosen layer, carried to all layers) and
+    "along_prototype". `refit_groups`: of train documents left out in turn behind `growth`, 0 for none.
 
     `fpr`: share of out-of-concept tokens above q on the split `fixed_on` (.005). `delta`: of the
     tail gap and of the tail. `draws`: bootstrap draws behind tail gaps, not always those of `Meta`.
@@ -228,6 +264,9 @@ class Trace(TypedDict):
     delta: NotRequired[float]
     draws: NotRequired[int]
     fixed_on: NotRequired[str]
+    along: NotRequired[dict[str, TraceAlong]]
+    growth: NotRequired[list[Grows]]
+    refit_groups: NotRequired[int]
     distributions: NotRequired[Distributions]
 
 
@@ -704,6 +743,11 @@ def _trace(block: Mapping[str, Any] | None, where: str) -> Iterator[str]:
     for name, one in series.items():
         for key, values in one.items():
             yield from _expect(values, len(block["layers"]), f"{where}[{name!r}].{key}", "layers")
+    for which, along in block.get("along", {}).items():
+        for name, one in {**along["concepts"], "mean": along["mean"]}.items():
+            for key, values in one.items():
+                at = f"{where}.along[{which!r}][{name!r}].{key}"
+                yield from _expect(values, len(block["layers"]), at, "layers")
     if drawn := block.get("distributions"):
         for name, one in drawn["concepts"].items():
             yield from _densities(one, drawn, f"{where}.distributions.concepts[{name!r}]")

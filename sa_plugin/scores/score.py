@@ -110,6 +110,15 @@ def score_samples(
     return _score(host, samples, none, [bank], memory_budget)[0]
 
 
+def score_again(host: Host, tokens: TokenTable, banks: Sequence[ConceptBank]) -> list[ScoreTable]:
+    """Score the rows of a table under other vectors, in one pass.
+
+    Raises:
+        ValueError: As `score`.
+    """
+    return _score(host, tokens.samples, tokens.split_of, banks, MEMORY_BUDGET, tokens)
+
+
 class OtherPrecisionWarning(UserWarning):
     """Vectors were fitted on the same weights in another number format."""
 

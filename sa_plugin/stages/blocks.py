@@ -20,6 +20,8 @@ from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.heads.ledger_result import PRINTED_EFFECTS, HeadLedger
 from sa_plugin.show.result import clean
 from sa_plugin.statistics.drawn import Drawn
+from sa_plugin.tracing.along import CHOSEN, PROTOTYPE
+from sa_plugin.tracing.measures import TAILS
 from sa_plugin.tracing.tail_trace import TailTrace
 
 # Keys of a trace's series and the measures they hold: the skewnesses are those of the in-concept scores.
@@ -167,6 +169,7 @@ def trace_block(found: TailTrace, threshold: Float[np.ndarray, "layer concept"])
         "delta": settings.delta,
         "draws": settings.quantile_draws,
         "fixed_on": settings.fixed_on,
+        **_along(found),
         "distributions": {
             "edges": densities.edges,
             "layers": found.layers,
@@ -181,6 +184,34 @@ def trace_block(found: TailTrace, threshold: Float[np.ndarray, "layer concept"])
             },
         },
     }
+
+
+def _along(found: TailTrace) -> dict[str, Any]:
+    """The tail along other vectors than each layer's own, and what grows, where that was asked."""
+    if not found.growth:
+        return {}
+    names = [name for name in (CHOSEN, PROTOTYPE) if f"{TAILS[0]}_{name}" in found.means]
+    return {
+        "along": {
+            name: {
+                "concepts": {c: _tails(found.measures, name, concept=c) for c in found.concepts},
+                "mean": _tails(found.means, name),
+            }
+            for name in names
+        },
+        "growth": [
+            {"whose": one.concept, "answer": one.answer, "detectable": one.detectable, "said": one.sentence()}
+            for one in found.growth
+        ],
+        "refit_groups": found.settings.refits,
+    }
+
+
+def _tails(measures: Mapping[str, Drawn], name: str, **labels: str) -> dict[str, Any]:
+    series: dict[str, Any] = {}
+    for key in TAILS:
+        series |= _with_interval(key, measures[f"{key}_{name}"].sel(**labels))
+    return series
 
 
 def _series(measures: Mapping[str, Drawn], **labels: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The stages of a study: what each depends on, and how it is made when it is not there.
 
-    fit KIND -> scores KIND -> detection KIND, trace KIND
+    fit KIND -> scores KIND -> detection KIND, along KIND -> trace KIND
                                heads, examples, explanation, attribution   (the primary kind)
 
 Demo, run and reproduce are three configurations of this one graph. Where a folder is given, every
@@ -45,11 +45,21 @@ from sa_plugin.stages.examples import passages, pictures
 from sa_plugin.stages.explained import explain_passage
 from sa_plugin.stages.measured import delta_peaks, density, separation, tokens_per_positive
 from sa_plugin.stages.plan import Plan
-from sa_plugin.stages.store import Stage, Store, read_json, read_scores, write_json, write_scores
-from sa_plugin.tracing.tail_trace import TailTrace, trace
+from sa_plugin.stages.store import (
+    Stage,
+    Store,
+    read_json,
+    read_kept_others,
+    read_scores,
+    write_json,
+    write_others,
+    write_scores,
+)
+from sa_plugin.tracing.along import Others, Traced, read_others
+from sa_plugin.tracing.tail_trace import TailTrace, TraceOptions, trace
 
 _T = TypeVar("_T")
-MEASURES = 5
+MEASURES = 6
 """Raised when what a stage measures changes, so that what an older code kept is not read."""
 QUOTING = ("examples", "explanation")
 """Stages whose results hold texts or pictures of the data."""
@@ -223,8 +233,35 @@ class Graph:
         return self._ask("localisation", kind, "detection", lambda d, given: d.evaluate_tokens(test, **given))
 
     def traced(self, kind: str) -> TailTrace:
-        """How the tail forms; units of unsupervised kinds are those matched at each layer."""
-        return self._ask("trace", kind, "trace", lambda d, given: trace(columns=d.tail.unit, **given))
+        """How the tail forms, along each layer's own vectors and along those of the chosen layers."""
+
+        def make(detector: Detector, given: Mapping[str, Any]) -> TailTrace:
+            return trace(None, None, detector, options=TraceOptions(shared=self._others(kind)), **given)
+
+        return self._ask("trace", kind, "trace", make)
+
+    def _others(self, kind: str) -> Others:
+        """Scores along other vectors than each layer's own."""
+        return self._once(("others", kind), lambda: self._kept_others(kind, lambda: self._read_others(kind)))
+
+    def _kept_others(self, kind: str, make: Callable[[], Others]) -> Others:
+        detector = self.detector(kind)
+        depends = {"scores": self.score_stage(kind).hash, "chosen": dict(detector.layer)}
+        stage = Stage(f"along {kind}", depends, ".npz")
+        return self.store.keep(stage, make, write_others, read_kept_others)
+
+    def _read_others(self, kind: str) -> Others:
+        """One pass for every kind that is to be traced."""
+        kinds = [k for k in self.plan.kinds if k == kind or not self.store.has(self.stage("trace", k))]
+        kinds = [k for k in kinds if k == kind or ("others", k) not in self._made]
+        traced = [Traced(self.table(k), self.detector(k).tail.unit, self.detector(k).layer) for k in kinds]
+        found = dict(
+            zip(kinds, read_others(self.host, self.data, traced, statistics=self.statistics), strict=True)
+        )
+        for other, one in found.items():
+            if other != kind:
+                self._made["others", other] = self._kept_others(other, lambda made=one: made)  # type: ignore[misc]
+        return found[kind]
 
     def ledger(self) -> HeadLedger:
         """Which heads write the primary kind's scores."""

@@ -51,6 +51,7 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.tracing.along import Others
 
 FORMAT = 2
 _REPAIR = "every stage is computed again"
@@ -362,3 +363,24 @@ def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:
     return ScoreTable(
         tokens, bank, found["scores"], by_sample["permuted_max"], by_sample["pooled"], by_sample["cls"]
     )
+
+
+def write_others(others: Others, path: Path) -> None:
+    """Write scores along other vectors.
+
+    Args:
+        others: Scores.
+        path: Ends in `.npz`.
+    """
+    names = json.dumps({"names": list(others.names), "without": list(others.without)})
+    arrays = {name: getattr(others, name) for name in ("scores", "defined", "carried")}
+    with written(path) as partial:
+        np.savez(partial, said=np.array(names), **arrays)
+
+
+def read_kept_others(path: Path) -> Others:
+    """What `write_others` wrote."""
+    with np.load(path, allow_pickle=False) as held:
+        said = json.loads(str(held["said"]))
+        arrays = {name: held[name] for name in ("scores", "defined", "carried")}
+    return Others(tuple(said["names"]), **arrays, without=tuple(said["without"]))

@@ -275,6 +275,7 @@ class Amplification:
         answer: "too small", "not too small" or "cannot be said".
         predicted, measured: Mean over blocks of the logarithm of a block's gap_deviation_ratio.
         random: The measured one of random directions; NaN where there are none.
+        blocks: That both are known of.
     """
 
     concept: str
@@ -283,6 +284,7 @@ class Amplification:
     predicted: Drawn
     measured: Drawn
     random: float
+    blocks: int
 
     def __repr__(self) -> str:
         return f"Amplification({self.concept!r} {self.direction}: {self.answer}; {self.words()})"
@@ -317,7 +319,7 @@ def amplification_of(measures: Measures, concept: str, direction: str) -> Amplif
         answer = "cannot be said"
     elif predicted.high < TOO_SMALL * measured.low:
         answer = "too small"
-    return Amplification(concept, direction, answer, predicted, measured, beside)
+    return Amplification(concept, direction, answer, predicted, measured, beside, int(known.sum()))
 
 
 def too_small(found: Sequence[Amplification]) -> str:
@@ -326,11 +328,18 @@ def too_small(found: Sequence[Amplification]) -> str:
     if not small:
         return ""
     predicted = max(float(one.predicted.high) for one in small)
+    whole = max(float(one.predicted.high) * one.blocks for one in small)
     measured = min(float(one.measured.low) for one in small)
+    random = [one.random for one in small if math.isfinite(one.random)]
+    beside = ""
+    if random:
+        low, high = (_factor(end(random)) for end in (min, max))
+        beside = f" (random directions, with the stream's norm: {low} to {high})"
     return (
         f"As assumed, the mechanism cannot make the tail along {len(small)} of {len(found)} vectors: "
-        f"attention along the concept multiplies gaps by at most {_factor(predicted)} a block, measured is "
-        f"at least {_factor(measured)}, and of each vector's growth it predicts less than a tenth."
+        f"attention along the concept multiplies gaps by at most {_factor(predicted)} a block and "
+        f"{_factor(whole)} over all blocks, measured is at least {_factor(measured)} a block{beside}, and of "
+        "each vector's growth it predicts less than a tenth."
     )
 
 

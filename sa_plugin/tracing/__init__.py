@@ -1,6 +1,7 @@
 """How the tail forms: in- and out-of-concept scores layer by layer."""
 
 from sa_plugin._face import face_room
+from sa_plugin.tracing.along import Growth, Others, Traced, growths, read_others
 from sa_plugin.tracing.cells import Columns, Densities, cuts
 from sa_plugin.tracing.measures import (
     TAIL_LEVEL,
@@ -19,14 +20,19 @@ __all__ = [
     "ConceptScores",
     "Cut",
     "Densities",
+    "Growth",
+    "Others",
     "ScoreGroup",
     "TailTrace",
     "TraceOptions",
+    "Traced",
     "UndefinedMeasureWarning",
     "cuts",
+    "growths",
     "joint_edges",
     "measures_of",
     "overlap",
+    "read_others",
     "trace",
 ]
 

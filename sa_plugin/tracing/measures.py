@@ -56,6 +56,8 @@ from sa_plugin.statistics.shape import resampled_l_skewness, resampled_quantiles
 
 OVERLAP_BINS = 50
 TAIL_LEVEL = 0.995
+TAILS = ("tail_gap", "coverage", "negative_coverage", "overlap")
+"""What is measured along other vectors than a layer's own."""
 ByColumn = Float64[np.ndarray, " column"]
 """One value on the data (column 0) and one for each document that is left out."""
 
@@ -153,6 +155,18 @@ def measures_of(cell: ConceptScores, delta: float) -> dict[str, Drawn]:
         "l_skewness_in": a.drawn(resampled_l_skewness(a.values, a.resamples), "difference"),
         "l_skewness_out": b.drawn(resampled_l_skewness(b.values, b.resamples), "difference"),
     }
+
+
+def tails_of(cell: ConceptScores, delta: float) -> dict[str, Drawn]:
+    """The measures of `TAILS` alone, with their columns.
+
+    Args:
+        cell: Scores and cuts of one concept at one layer.
+        delta: Share of the in-concept tokens that count as tail.
+    """
+    a, b, coverage = cell.inside, cell.outside, _coverage(cell)
+    found = {"tail_gap": _tail_gap(cell, delta), "overlap": a.drawn(overlap(a, b), "share", b), **coverage}
+    return {name: found[name] for name in TAILS}
 
 
 def joint_edges(

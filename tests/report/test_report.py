@@ -309,6 +309,20 @@ def test_what_is_picked_on_test_is_flagged(page: str) -> None:
     assert "Peak F1 (picked on test)" in text
 
 
+def test_the_trace_says_whether_probe_or_signal_grows(fake: dict[str, Any]) -> None:
+    one = copy.deepcopy(fake)
+    text = parse(section(render_report(one), "trace")).text
+    assert (
+        f"Of mean of {len(CONCEPTS)} concepts the signal grows. Intervals include 5 refits"
+        in text.replace("\n", " ")
+    )
+    assert "carried to all layers; grey dots: along each layer's prototypes" in text
+    trace = one["kinds"]["prototype"]["trace"]
+    for key in ("along", "growth", "refit_groups"):
+        del trace[key]
+    assert "carried to all layers" not in parse(section(render_report(one), "trace")).text
+
+
 def test_the_trace_names_its_own_draws_delta_and_rate(fake: dict[str, Any]) -> None:
     one = copy.deepcopy(fake)
     block = one["kinds"]["prototype"]["trace"]

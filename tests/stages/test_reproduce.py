@@ -66,9 +66,10 @@ def first(tmp_path_factory, data):
 
 
 class TestStages:
-    def test_one_train_and_one_score_pass(self, first, data):
+    def test_one_train_pass_and_two_score_passes_whatever_the_kinds(self, first, data):
+        """The second reads along the vectors of chosen layers, which the first one chooses."""
         passes = first[3]
-        assert passes == len(data.samples)
+        assert passes == len(data.samples) + len(data.cal) + len(data.test)
 
     def test_a_second_run_keeps_everything_and_says_so(self, first, data):
         folder, found, _, _ = first
@@ -87,6 +88,7 @@ class TestStages:
         assert host.passes == 0
         computed = [line for line in said if "computed" in line]
         assert len(computed) == 8
+        # Neither scores nor those along other vectors are read again.
         assert all("draws was 40, is 30" in line for line in computed)
 
     def test_options_of_one_kind_leave_the_others_alone(self, first, data, tmp_path):
@@ -94,20 +96,21 @@ class TestStages:
         cell = replace(TOY, kinds={**KINDS, "kmeans": {"k": 5}})
         _, said = run(cell, folder, data)
         computed = [line.split(":")[0] for line in said if "computed" in line]
-        assert computed == ["fit kmeans", "scores kmeans", "detection kmeans", "trace kmeans"]
+        assert computed == [f"{name} kmeans" for name in ("fit", "scores", "detection", "along", "trace")]
 
     def test_the_same_folder_with_other_data_computes_again(self, first, tmp_path):
         folder = shutil.copytree(first[0], tmp_path / "copy")
         host = FakeHost()
-        _, said = run(TOY, folder, word_data(80, documents=30), host)
-        assert host.passes == 80
+        other = word_data(80, documents=30)
+        _, said = run(TOY, folder, other, host)
+        assert host.passes == 80 + len(other.cal) + len(other.test)
         assert any("data was" in line for line in said)
 
     def test_other_weights_compute_again(self, first, data, tmp_path):
         folder = shutil.copytree(first[0], tmp_path / "copy")
         host = FakeHost(seed=1)
         _, said = run(TOY, folder, data, host)
-        assert host.passes == len(data.samples)
+        assert host.passes == len(data.samples) + len(data.cal) + len(data.test)
         assert any("weights was" in line for line in said)
 
     def test_what_was_killed_leaves_no_result(self, tmp_path):

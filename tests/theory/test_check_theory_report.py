@@ -274,7 +274,9 @@ def test_a_mechanism_that_is_too_small_is_the_first_line(report):
     said = dataclasses.replace(report, amplifications=(small, report.amplifications[1]))
     first = "As assumed, the mechanism cannot make the tail along 1 of 2 vectors: attention along the concept"
     assert " ".join(str(said).split()).startswith(first)
-    assert "at most 1.0010 a block, measured is at least 1.1" in " ".join(str(said).split())
+    words = " ".join(str(said).split())
+    assert f"at most 1.0010 a block and {1.001**4:.4f} over all blocks, measured is at least 1.1" in words
+    assert "(random directions, with the stream's norm: 1.0500 to 1.0500)" in words
     assert said._repr_html_().count(first) == 1
     assert (
         json.loads(json.dumps(said.to_dict(), allow_nan=False))["amplifications"][0]["answer"] == "too small"
