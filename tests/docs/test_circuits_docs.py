@@ -4,6 +4,7 @@ First-order scores are checked against the real edit, made small: f(+eps) - f(-e
 """
 
 import docs_setup
+import nnsight
 import pytest
 import tiny
 import torch
@@ -77,9 +78,9 @@ def test_integrated_scores_are_the_mean_over_the_path(names):
 def test_the_embeddings_integrated_edges_are_complete(names):
     """All that the clean embedding causes leaves it by its own edges: in small steps they give the gap."""
     change, start, total = names["there"] - names["here"], names["here"][0], 0.0
-    for k in range(64):
-        gradient = names["slopes"](names["corrupted"], start + (k + 0.5) / 64 * change[0])
-        total += float(torch.einsum("btd,rbtd->", change[0], gradient)) / 64
+    for k in range(32):
+        gradient = names["slopes"](names["corrupted"], start + (k + 0.5) / 32 * change[0])
+        total += float(torch.einsum("btd,rbtd->", change[0], gradient)) / 32
     view, goal = names["view"], names["goal"]
     gap = float(goal.metric(view(names["clean"])) - goal.metric(view(names["corrupted"])))
     assert total == pytest.approx(gap, rel=0.02)
@@ -136,12 +137,27 @@ def test_path_patching_is_recomputation_with_all_else_frozen(names):
 
 def test_edges_of_both_hosts_are_equal(names):
     """Heads of a block together are its attention: biases are no part of a change."""
-    eap, found = names["eap"], names["by_block"]
-    for reader in range(5):
-        heads = [eap[reader, 1 + 5 * b : 5 + 5 * b].sum() for b in (0, 1)]
-        expected = torch.stack([eap[reader, 0], heads[0], eap[reader, 5], heads[1], eap[reader, 10]])
-        n = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5}[reader]
-        torch.testing.assert_close(found[reader, :n], expected[:n], atol=1e-5, rtol=1e-4)
+    start, end = names["kept"][1][0], names["kept"][0][0]
+    path = [names["edges_from"](start + k / 5 * (end - start)) for k in range(5)]
+    for scores, found in ((names["eap"], path[0]), (names["eap_ig"], sum(path) / 5)):
+        for reader, row in enumerate(scores):
+            heads = [row[1 + 5 * b : 5 + 5 * b].sum() for b in (0, 1)]
+            expected = torch.stack([row[0], heads[0], row[5], heads[1], row[10]])[: reader + 1]
+            torch.testing.assert_close(found[reader, : reader + 1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_path_patching_in_traces(names):
+    model, layer, broken = names["model"], names["layers"][1], names["broken"]
+    change, path = names["change"], names["plain"].path
+    with torch.no_grad(), model.trace(**broken) as tracer:
+        layer.ln_2.input = layer.ln_2.input + change
+        held = nnsight.save(layer.mlp.output)
+        tracer.stop()
+    with torch.no_grad(), model.trace(**broken) as tracer:
+        layer.mlp.output = held
+        found = nnsight.save(model.get(path))
+        tracer.stop()
+    torch.testing.assert_close(found, names["patched"], atol=1e-5, rtol=1e-4)
 
 
 class TestWrongPlace:

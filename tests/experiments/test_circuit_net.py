@@ -12,6 +12,12 @@ import tiny
 import torch
 from plug_cases import view_of
 
+from sa_plugin.concepts import fit
+from sa_plugin.data import ConceptData, Splits
+from sa_plugin.detection import calibrate
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def case(request):
@@ -113,6 +119,25 @@ def test_controls_have_the_circuits_size(case):
         assert torch.equal((one & mlp).sum(1), (kept & mlp).sum(1))
         assert not (one & ~net.edges).any()
     assert any(not torch.equal(one, kept) for one in alike)
+
+
+def test_pairs_differ_in_the_concepts_words_alone():
+    """As many tokens, other words in the places of the concept's, none of them ever one of its own."""
+    rng = np.random.default_rng(0)
+    words = [list(rng.choice(["cat", "dog", "sat", "the", "mat"], 4)) for _ in range(60)]
+    of = {"cat": "animal", "dog": "animal", "sat": "other", "mat": "other"}
+    data = ConceptData.from_words(words, [[of.get(w) for w in row] for row in words], splits=Splits(seed=1))
+    host = tiny.host("gpt2")
+    detector = calibrate(host, data, fit(host, data, "prototype", layers=[1]), deltas=(0.5,))
+    found = circuit_runs.pairs(host, data, detector, "animal", "test", 4)
+    assert len({pair.sample.document for pair in found}) == len(found) > 1
+    for pair in found:
+        swaps = iter(swap.split(" -> ") for swap in pair.swapped.split("; "))
+        before = pair.sample.text.split(" ")
+        after = [next(swaps)[1] if word in ("cat", "dog") else word for word in before]
+        assert {"cat", "dog"}.isdisjoint(after)
+        assert torch.equal(pair.corrupted, circuit_runs.tokens_of(host, " ".join(after)))
+        assert len(pair.ids) == len(pair.corrupted)
 
 
 def test_faithfulness_is_a_share_of_the_gap_and_leaves_documents_out():
