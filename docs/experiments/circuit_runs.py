@@ -44,7 +44,8 @@ from sa_transformer_lens.prefix import prefix_view
 
 BLOCK, WORDS, BATCH, STEPS = 10, 20, 8, 5
 MOST = {"cal": 24, "test": 40}
-KS, DRAWS, NULLS = (10, 30, 100, 300), 20, 10
+KS, DRAWS, NULLS = (10, 30, 100, 300), 20, 39
+LEVEL = 0.05
 BANDS = ("random", "random, alike", "permuted labels", "other concepts")
 BEGIN = "<!-- tables: written by docs/experiments/circuit_runs.py show -->"
 END = "<!-- end of tables -->"
@@ -312,6 +313,7 @@ def run(given: argparse.Namespace) -> None:
         "edges": int(net.edges.sum()),
         "scores": {name: [one.tolist() for one in totals[name]] for name in ("own", "own halves")},
         "shared": shared(sets),
+        "with both": {k: with_both(totals["own"][0], sets[k]["permuted labels"]) for k in KS},
         "values": values,
         "seconds": round(time.process_time()),
     }
@@ -327,6 +329,13 @@ def gap(host: Any, found: Sequence[Pair]) -> float:
         there, here = (goal(rows.net.recorded(ids)[0][-1]) for ids in (rows.clean, rows.corrupted))
         total += float((there - here).sum())
     return total
+
+
+def with_both(
+    own: Float[Tensor, "reader writer"], some: Sequence[Bool[Tensor, "reader writer"]]
+) -> list[bool]:
+    """Which circuits have the first two of the own edges."""
+    return [bool(kept[first(own, 2)].all()) for kept in some]
 
 
 def shared(sets: dict[int, dict[str, list[Tensor]]]) -> dict[str, dict[int, float]]:
@@ -377,9 +386,17 @@ class Found:
         return resamples.drawn(parts[0] / parts[1], "mean")
 
 
-def ranges(values: Float[np.ndarray, " draw"]) -> str:
-    """Mean and range of draws."""
-    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+def ranges(values: Float[np.ndarray, " draw"], own: float) -> str:
+    """Mean and range of draws, and how many reach the own circuit."""
+    reach = int((values >= own).sum())
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f}), {reach} as high"
+
+
+def against(own: float, values: Float[np.ndarray, " draw"]) -> tuple[float, float]:
+    """The p of the own circuit among these, and what it would have had to exceed at .05."""
+    allowed = int(LEVEL * (len(values) + 1))
+    p = (1 + int((values >= own).sum())) / (len(values) + 1)
+    return p, float(np.sort(values)[-allowed]) if allowed else np.inf
 
 
 def tables(record: dict[str, Any]) -> str:
@@ -393,19 +410,31 @@ def tables(record: dict[str, Any]) -> str:
         f"{len(record['documents'])} test pairs measure, one a document; {record['edges']} edges; "
         f"{record['seconds']} s of one core.",
         "",
-        "Faithfulness, 0 the corrupted run, 1 the clean one; of several circuits mean and range:",
+        "Faithfulness, 0 the corrupted run, 1 the clean one; 95 % over documents; of several circuits the",
+        "mean, the range, and how many keep as much as own:",
         "",
         f"| circuits | {' | '.join(f'{k} edges' for k in ks)} |",
         "|---" * (len(ks) + 1) + "|",
     ]
     for family in families:
-        cells = [ranges(found.draws(k, family)) for k in ks]
+        cells = [ranges(found.draws(k, family), found.draws(k, "own")[0]) for k in ks]
         if found.families[family] == 1:
             cells = [unsigned(three(found.faithfulness(k, family)), 2) for k in ks]
         name = family if found.families[family] == 1 else f"{found.families[family]} {family}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
     cells = [unsigned(three(margin.faithfulness(k, "own")), 2) for k in ks]
     lines.append(f"| own, measured by the margin | {' | '.join(cells)} |")
+    tests = [against(found.draws(k, "own")[0], found.draws(k, BANDS[2])) for k in ks]
+    cells = [f"{p:.2f}; needs {least:.2f}" for p, least in tests]
+    lines.append(f"| p of own among {BANDS[2]}; what p = {LEVEL} needs | {' | '.join(cells)} |")
+    cells = []
+    for k in ks:
+        values, has = found.draws(k, BANDS[2]), np.array(record["with both"][str(k)])
+        ends = [(values[has], np.min, "from"), (values[~has], np.max, "to")]
+        cells.append(
+            "; ".join(f"{len(some)} {word} {end(some):.2f}" for some, end, word in ends if len(some))
+        )
+    lines.append(f"| {BANDS[2]}, with the first two own edges; without | {' | '.join(cells)} |")
     lines += [
         "",
         "Own less the mean of each family, and the difference that could have been seen (power .8):",
@@ -448,16 +477,18 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, ax = plots.new_figure(7.2, 3.9)
     shown = {"own": "#c9511f", **dict(zip(BANDS, ("#55606b", "#3566a8", "#0b7d5e", "#a34a83"), strict=True))}
     for shift, (family, colour) in enumerate(shown.items()):
-        x = np.array(ks) * 1.04 ** (shift - 2)
+        x = np.array(ks) * 1.07 ** (shift - 2)
         if family == "own":
             by = [found.faithfulness(k, family) for k in ks]
             low, high = (np.array([float(getattr(one, end)) for one in by]) for end in ("low", "high"))
-            middle = np.array([float(one.estimate) for one in by])
-        else:
-            values = np.stack([found.draws(k, family) for k in ks])
-            middle, low, high = values.mean(1), values.min(1), values.max(1)
-        ax.plot(x, middle, color=colour, lw=1.8 if family == "own" else 1.2, marker="o", ms=4, label=family)
-        ax.vlines(x, low, high, color=colour, lw=1.2)
+            ax.plot(
+                x, [float(one.estimate) for one in by], color=colour, lw=1.8, marker="o", ms=4, label=family
+            )
+            ax.vlines(x, low, high, color=colour, lw=1.4)
+            continue
+        values = np.stack([found.draws(k, family) for k in ks])
+        ax.plot(x, values.mean(1), color=colour, lw=1, label=f"{values.shape[1]} {family}")
+        ax.plot(x, values, ls="", marker="o", ms=3, mew=0, alpha=0.45, color=colour)
     for level in (0, 1):
         ax.axhline(level, color="#77756e", lw=0.8, ls=":")
     ax.set_xscale("log")
@@ -473,7 +504,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     plots.note(
         figure,
         "0: the corrupted run, its word swapped; 1: the clean run. Bars: own, 95 % over documents;\n"
-        "others, the range of their circuits. One model, one concept, one kind of swap.",
+        "dots: one circuit each, lines their means. One model, one concept, one kind of swap.",
     )
     figure.savefig(path, dpi=130)
 

@@ -111,6 +111,7 @@ def test_controls_have_the_circuits_size(case):
     scores = torch.rand(net.edges.shape, generator=generator) * net.edges
     kept = circuit_runs.first(scores, 15)
     assert int(kept.sum()) == 15
+    assert circuit_runs.with_both(scores, [kept, circuit_runs.first(scores, 1)]) == [True, False]
     assert float(scores[kept].min()) >= float(scores[~kept].max())
     alike = [circuit_runs.like_edges(net, kept, generator) for _ in range(5)]
     mlp = torch.tensor([" MLP" in name for name in net.writers])
@@ -151,3 +152,46 @@ def test_faithfulness_is_a_share_of_the_gap_and_leaves_documents_out():
     np.testing.assert_allclose(own.values, [5 / 6, 4.5 / 5, 4.5 / 5, 1 / 2])
     np.testing.assert_allclose(found.draws(10, "random"), [0, 1])
     assert float((own - found.faithfulness(10, "random")).estimate) == pytest.approx(1 / 3)
+    assert circuit_runs.ranges(found.draws(10, "random"), 5 / 6) == "0.50 (0.00 to 1.00), 1 as high"
+    draws = np.arange(39) / 38
+    assert circuit_runs.against(1.0, draws) == (2 / 40, 37 / 38)
+    assert circuit_runs.against(37 / 38 + 1e-6, draws)[0] == 2 / 40
+    assert circuit_runs.against(37 / 38, draws)[0] == 3 / 40
+    assert circuit_runs.against(1.0, draws[:9])[1] == np.inf
+
+
+def test_a_record_becomes_tables_and_a_picture(tmp_path):
+    """As it comes back from JSON."""
+    rng, families = np.random.default_rng(0), ["own", *circuit_runs.BANDS]
+    values = {f"10|{family}|0": rng.random((2, 5)).tolist() for family in families}
+    values |= {f"10|{family}|1": rng.random((2, 5)).tolist() for family in circuit_runs.BANDS}
+    scores = rng.normal(size=(5, 11))
+    record = {
+        "command": "run",
+        "data": "toy",
+        "hash": "0",
+        "concept": "animal",
+        "model": "tiny",
+        "block": 1,
+        "ks": [10],
+        "cal": [1, 2],
+        "documents": list("abcde"),
+        "edges": 33,
+        "seconds": 1,
+        "gap": 2.0,
+        "readers": [f"r{k}" for k in range(5)],
+        "writers": [f"w{k}" for k in range(11)],
+        "scores": {"own": [scores.tolist()], "own halves": [scores.tolist(), (-scores).tolist()]},
+        "with both": {"10": [True, False]},
+        "shared": {family: {"10": 0.5} for family in families},
+        "values": values | {"clean": rng.random((2, 5)).tolist(), "corrupted": [[0.0] * 5, [0.0] * 5]},
+    }
+    text = circuit_runs.tables(record)
+    top = np.abs(scores).argmax()
+    assert f"| w{top % 11} to r{top // 11} | {scores.flat[top] / 2:+.2f} |" in text
+    assert "| one half of the pairs against the other | 1.00 |" in text
+    assert "| 2 other concepts | " in text
+    kept = circuit_runs.Found(record).draws(10, "permuted labels")
+    assert f"| 1 from {kept[0]:.2f}; 1 to {kept[1]:.2f} |" in text
+    circuit_runs.draw(record, tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 10_000
