@@ -44,7 +44,7 @@ from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show import plots
 from sa_plugin.show.result import Result, Sheet, exact, number, short
 from sa_plugin.statistics.bootstrap import Resamples, resample_documents, resampled_sums
-from sa_plugin.statistics.drawn import Drawn, Resampling, stack
+from sa_plugin.statistics.drawn import Drawn, Resampling, few_words, stack
 from sa_plugin.statistics.quantile import EmptyConceptWarning, FewTokensWarning, check_finite, tail_levels
 from sa_plugin.tracing.along import (
     CHOSEN,
@@ -253,6 +253,9 @@ class TailTrace(Result):
             "turn and the vectors fitted again, measured on the same test documents."
         )
         notes = [refits] * bool(s.refits) + list(s.without)
+        first = [c for c, layer in s.chosen_layer.items() if layer == self.layers[0]]
+        if first:
+            notes.append(f"Chosen at layer {self.layers[0]}, with nothing to compare: {', '.join(first)}.")
         each = [
             [
                 g.concept,
@@ -273,6 +276,13 @@ class TailTrace(Result):
     def sentence(self) -> str:
         """Whether the probe or the signal grows, of the mean over concepts; nothing where not asked."""
         return self.growth[0].sentence() if self.growth else ""
+
+    def cautions(self) -> Sequence[str]:
+        """How many numbers few documents carry, groups of refits not counted, and what none of them shows."""
+        documents = [
+            one for of in (self.measures, self.means) for name, one in of.items() if not name.endswith(REFITS)
+        ]
+        return [few_words(documents), self.about]
 
     def _realised(self) -> str:
         rates, means = self["realised_fpr"].estimate, self.means["realised_fpr"].estimate

@@ -341,6 +341,8 @@ def test_what_is_not_compared_says_so_and_bad_options_are_named(signal):
             host, DATA, bank, options=TraceOptions(fixed_at=0, refit_groups=0), resampling=RESAMPLING
         )
         assert first.growth == ()
+        mixed = growths({**signal[2].measures}, {"a": 0, "b": 3}, np.ones((2, 31)))
+        assert [one.concept for one in mixed] == ["b"]
         given = ConceptBank.from_vectors(
             {(c, layer): torch.ones(WIDTH) + k for k, c in enumerate(NAMES) for layer in range(LAYERS)}
         )
