@@ -283,7 +283,11 @@ def _curve_table(result: dict[str, Any]) -> str:
         cells = [signed(found[m]["margin"], 2) + " *" * found[m]["clear"] for m in VERDICT_METRICS]
         lines.append(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
     lines += _answer_lines(result.get("answers", ()))
-    return "\n".join([*lines, "", "First heads: " + ", ".join(result["settings"]["first"]), ""])
+    about = result["settings"]
+    end = f"First heads, {about['verified']} of {about['heads']} verified: {', '.join(about['first'])}."
+    for k, shared in about["shared"].items():
+        end += f" Permuted sets share {', '.join(map(str, shared))} of {k} heads with the top."
+    return "\n".join([*lines, "", end, ""])
 
 
 def _answer_lines(answers: Any) -> list[str]:
@@ -370,7 +374,7 @@ def main() -> None:
     arguments.command_line = first + " ".join(flag.strip() for flag in flags)
     result = {"curve": curve, "cross": cross, "total": total}[arguments.command](arguments)
     ks = "-".join(map(str, words.get("ks") or [words.get("k", "")]))
-    tags = ["keep"] * bool(words.get("keep")) + [words["parts"]] * (words.get("parts") == "blocks")
+    tags = ["keep"] * bool(words.get("keep")) + ["blocks"] * (words.get("parts") == "blocks")
     tags += [f"{n}-permutations" for n in (words.get("permutations"),) if n]
     name = "_".join([arguments.model, arguments.command, arguments.mode, *tags, ks])
     write(result, arguments.out / f"{name.strip('_')}.json")
