@@ -75,10 +75,10 @@ def _gaps(areas: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def comparison(files: Sequence[Mapping[str, Any]]) -> Comparison:
-    """The chunks of a run as one comparison, without curves and examples."""
+def comparison(files: Sequence[Mapping[str, Any]], objectives: Sequence[str] = ()) -> Comparison:
+    """The chunks of a run as one comparison of all or some objectives, without curves and examples."""
     trials, about = measured(files), files[0]["about"]
-    objectives = tuple(about["objectives"])
+    objectives = tuple(objectives or about["objectives"])
     methods = tuple(dict.fromkeys(one.method for one in trials if one.method != "control"))
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for file in files:
@@ -159,9 +159,8 @@ def needed(deviation: float, difference: float = WANTED) -> int:
     return math.ceil(PER_SD * (deviation / difference) ** 2)
 
 
-def report(run: str, files: Sequence[Mapping[str, Any]]) -> str:
+def report(run: str, files: Sequence[Mapping[str, Any]], found: Comparison) -> str:
     """One run as Markdown: F1 by stratum, areas by yardstick."""
-    found = comparison(files)
     strata = {label: n for label, n, _ in found.strata if n}
     parts = [
         f"### {TITLES[run]}\n",
@@ -207,12 +206,20 @@ def _cells(found: Comparison, columns: Mapping[str, tuple[str, str]], values: bo
     for method in found.methods:
         base = by[method, F1, "all"].values.sel(objective=first).estimate
         for name in others:
-            cells = [brief(by.get((method, *at)), name) for at in columns.values()]
+            cells = [
+                "-" if _other_units(at[0], name) else brief(by.get((method, *at)), name)
+                for at in columns.values()
+            ]
             rows.append(
                 [f"{_plain(method)} ({base:.2f})" if values else _plain(method), _plain(name), *cells]
             )
     header = [f"method (F1 of `{first}`)" if values else "method", "objective", *columns]
     return markdown(header, rows) + "\n"
+
+
+def _other_units(metric: str, objective: str) -> bool:
+    """The margin is in scores over the threshold; the other arms' own targets are cosines."""
+    return metric.endswith("own_target") and objective == "superactivator_margin"
 
 
 def brief(one: Contrast | None, name: str) -> str:
@@ -238,14 +245,40 @@ def _controls(found: Comparison) -> str:
     return f"Yardsticks themselves, labelled tokens first against a random order: {said}.\n"
 
 
+def by_stratum(found: Mapping[str, Comparison]) -> str:
+    """F1 by number of SuperActivators over runs: methods better, open, worse, and what the open could see."""
+    objectives = next(iter(found.values())).objectives[1:]
+    rows = []
+    for label in ("all", *STRATA):
+        cells, samples = [], 0
+        for one in found.values():
+            samples += sum(n for held, n, _ in one.strata if label in (held, "all"))
+        for name in objectives:
+            chosen = [
+                c
+                for one in found.values()
+                for c in one.contrasts
+                if (c.metric, c.stratum) == (F1, label)
+                and c.concept == ("all" if len(one.coverage) > 1 else one.coverage[0].concept)
+                # Without an interval nothing is said.
+                and np.isfinite(c.differences.sel(objective=name).low)
+            ]
+            said = [c.verdicts[name] for c in chosen]
+            seen = [c.detectable[name] for c in chosen if c.verdicts[name] == "open"]
+            middle = f", could see {np.median(seen):.2f}" if seen else ""
+            cells.append("-".join(str(said.count(w)) for w in ("better", "open", "worse")) + middle)
+        rows.append([label, str(samples), *cells])
+    return markdown(["SuperActivators", "samples", *map(_plain, objectives)], rows) + "\n"
+
+
 def summary(found: Mapping[str, Comparison]) -> str:
     """How many methods are better, open and worse by each measure, run by run."""
     objectives = next(iter(found.values())).objectives[1:]
     rows = []
     for metric in (F1, *AREAS, *GAPS):
         for name in objectives:
-            cells = []
-            for one in found.values():
+            cells: list[str] = []
+            for one in () if _other_units(metric, name) else found.values():
                 overall = "all" if len(one.coverage) > 1 else one.coverage[0].concept
                 said = [
                     c.verdicts[name]
@@ -253,7 +286,8 @@ def summary(found: Mapping[str, Comparison]) -> str:
                     if (c.metric, c.stratum, c.concept) == (metric, "all", overall)
                 ]
                 cells.append("-".join(str(said.count(w)) for w in ("better", "open", "worse")))
-            rows.append([metric.replace("/", " / "), _plain(name), *cells])
+            if cells:
+                rows.append([metric.replace("/", " / "), _plain(name), *cells])
     return markdown(["measure", "objective", *(TITLES[run] for run in found)], rows) + "\n"
 
 
@@ -264,10 +298,14 @@ def _plain(name: str) -> str:
 def show(folder: Path, into: Path | None) -> None:
     """Print the tables, or write them between the markers of a file."""
     runs = load(folder)
+    found = {run: comparison(files) for run, files in runs.items()}
     text = [
-        "Methods better, open and worse against `global`, all samples of a run:\n",
-        summary({run: comparison(files) for run, files in runs.items()}),
-        *(report(run, files) for run, files in runs.items()),
+        "F1 of a sample against `global` by number of SuperActivators, methods of all runs better, open and "
+        "worse, and the median of what open ones could see:\n",
+        by_stratum(found),
+        "By measure, all samples of a run, methods better, open and worse (gap: insertion minus deletion):\n",
+        summary(found),
+        *(report(run, files, found[run]) for run, files in runs.items()),
     ]
     between_markers.show("\n".join(text), into, BEGIN, END)
 

@@ -483,8 +483,7 @@ class Comparison(Result):
             if (group := self._chosen([metric], concept, stratum))
         }
         held = "" if stratum == _ALL else f", samples with {stratum} SuperActivators"
-        what = "all concepts" if concept == _ALL else concept
-        return self._panels(panels, f"Objectives against {self.objectives[0]!r}: {what}{held}")
+        return self._panels(panels, f"Objectives against {self.objectives[0]!r}: {_said(concept)}{held}")
 
     def plot_strata(self, metric: str = HEADLINE[0]) -> Any:
         """A panel a method: each later objective minus the first by number of SuperActivators.
@@ -503,7 +502,7 @@ class Comparison(Result):
                 panels.setdefault(one.method, {})[f"{one.stratum} (n={count[one.stratum]})"] = one
         better = {f" ({one.better} is better)" for found in panels.values() for one in found.values()}
         return self._panels(
-            panels, f"{metric}{''.join(better)}, {self._overall}, by number of SuperActivators"
+            panels, f"{metric}{''.join(better)}, {_said(self._overall)}, by number of SuperActivators"
         )
 
     def _panels(self, panels: Mapping[str, Mapping[str, Contrast]], title: str) -> Any:
@@ -584,6 +583,10 @@ class Comparison(Result):
     @property
     def _overall(self) -> str:
         return _ALL if len(self.coverage) > 1 else self.coverage[0].concept
+
+
+def _said(concept: str) -> str:
+    return "all concepts" if concept == _ALL else concept
 
 
 def _seen(one: Contrast, name: str) -> str:
