@@ -64,7 +64,7 @@ class Growing(FakeHost):
         return reduce({site: x[:, :, site.layer].clone() for site in sites})
 
 
-def made_data(n=300):
+def made_data(n=240):
     rng = np.random.default_rng(0)
     samples, split_of = [], []
     for k in range(n):
@@ -75,8 +75,8 @@ def made_data(n=300):
                 words[at] = f"{name}{rng.integers(10**6)}"
         text = " ".join(words)
         spans = [(text.index(w), text.index(w) + len(w), w[0]) for w in words if w[0] in NAMES]
-        samples.append((text, spans, f"d{k % 150}"))
-        split_of.append(("train", "cal", "test")[k % 150 % 3])
+        samples.append((text, spans, f"d{k % 120}"))
+        split_of.append(("train", "cal", "test")[k % 120 % 3])
     return ConceptData.from_spans(
         [text for text, _, _ in samples],
         [spans for _, spans, _ in samples],
@@ -94,7 +94,8 @@ WORLDS = {
 }
 
 
-def traced(name, kind="prototype", n=5, **options):
+@functools.cache
+def traced(name, kind="prototype", n=5):
     host = WORLDS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -103,7 +104,7 @@ def traced(name, kind="prototype", n=5, **options):
         )
         bank = fit(host, DATA, kind, statistics=statistics, controls=False)
         how = TraceOptions(quantile_draws=30, fixed_at=3, refit_groups=n, shared=statistics)
-        return (bank, statistics, trace(host, DATA, bank, options=how, resampling=RESAMPLING, **options))
+        return (bank, statistics, trace(host, DATA, bank, options=how, resampling=RESAMPLING))
 
 
 @pytest.fixture(scope="module")
@@ -364,16 +365,16 @@ def test_a_detectors_chosen_layers_are_carried():
         warnings.simplefilter("ignore")
         table = score(host, DATA, bank)
         detector = sa.calibrate(host, DATA, bank, scores=table)
-        how = TraceOptions(shared=statistics)
+        how = TraceOptions(shared=statistics, refit_groups=3)
         found = trace(host, DATA, detector, scores=table, options=how, resampling=RESAMPLING)
         chosen = [Traced(table, detector.tail.unit, detector.layer)]
-        (others,) = read_others(host, DATA, chosen, statistics=statistics)
+        (others,) = read_others(host, DATA, chosen, statistics=statistics, groups=3)
         before, how = host.passes, TraceOptions(shared=others)
         again = trace(source=detector, scores=table, options=how, resampling=RESAMPLING)
     assert host.passes == before
     assert again.sentence == found.sentence
     assert found.settings.chosen_layer == dict(detector.layer)
-    assert found.settings.refits == 5
+    assert found.settings.refits == 3
     for k, concept in enumerate(NAMES):
         at = LAYERS - 1 if detector.layer[concept] == LAYERS - 1 else detector.layer[concept]
         own, chosen = found["tail_gap"].estimate[at, k], found["tail_gap_along_chosen"].estimate[at, k]
