@@ -4,9 +4,9 @@ The opponent mean-ablates one head after another and scores the same passages ag
 `TIMED` heads spread over the blocks and multiplied. What is equal is the quantity that both divide
 up, the total lift of every concept; the parts differ by design (direct against total). A second row
 is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks. Two
-more are the default ranking, which estimates first and patches 48 heads, alone and with five permutations
-of the labels, against patching all heads for each set of vectors; verified heads have to have the values
-that patching gives them.
+more are the ranking, which estimates first and patches a budget of 12 heads, alone and with five
+permutations of the labels, against patching all heads for each set of vectors; verified heads have to have
+the values that patching gives them.
 Only where the weights are (`make weights`).
 """
 
@@ -37,7 +37,7 @@ from sa_plugin.loaders import load
 from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
-LAYER, TIMED, ROUNDS = 14, 5, 3
+LAYER, TIMED, ROUNDS, BUDGET = 14, 5, 3, 12
 CONCEPTS = ("person", "time", "artifact")
 
 
@@ -97,7 +97,7 @@ def ledger_row(host: Host, data: ConceptData, detector: object) -> dict[str, obj
 
 
 def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[str, object]]:
-    """The default ranking, without and with its control, against one run a head and set of vectors."""
+    """The ranking, without and with its control, against one run a head and set of vectors."""
     base = baseline(host, data, detector, split="cal", scores=None, resampling=Resampling(1))
     objective = tail_objective(detector, scores_of(base.tokens, data.cal.samples))
     every = candidates(host, detector)
@@ -107,7 +107,9 @@ def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[s
     rows = []
     for permutations in (0, 5):
         took, ranked = timed(
-            lambda n=permutations: rank_heads(host, data, detector, scores=base.tokens, permutations=n)
+            lambda n=permutations: rank_heads(
+                host, data, detector, budget=BUDGET, scores=base.tokens, permutations=n
+            )
         )
         verified = np.flatnonzero(ranked.exact)[:TIMED]
         heads = [ranked.heads[i] for i in verified]
