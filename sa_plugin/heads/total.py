@@ -116,7 +116,8 @@ def tail_objective(detector: Detector, table: ScoreTable, drawn: ScoreTable | No
         at = np.array([bank.layers.index(layer) for layer in layers_of_concepts(detector)] * n_draws)
         null = column_scores(drawn, at, units[len(scores.T) :])
         cuts = nth_highest(null.reshape(len(null), n_draws, -1), tail.sum(0)).ravel()
-        scores, tail = np.concatenate([scores, null], axis=1), np.concatenate([tail, null >= cuts], axis=1)
+        tail = np.concatenate([tail, reaches(null, cuts)], axis=1)
+        scores = np.concatenate([scores, null], axis=1)
     # T_c as one weight a token: 1 on the tail, minus k / others on the rest of its sample.
     starts, sample_of = table.tokens.bounds[:-1], table.tokens.sample_of
     k = np.add.reduceat(tail.astype(np.float64), starts, axis=0)

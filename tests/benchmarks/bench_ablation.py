@@ -115,9 +115,10 @@ def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[s
         heads = [ranked.heads[i] for i in verified]
         sums = total_effects(base, objective, heads, "mean", known)
         shares = objective.value(sums) / lift
-        opponent = min(
-            timed(lambda: total_effects(base, objective, some, "mean", known))[0] for _ in range(2)
+        a_head = min(
+            timed(lambda: total_effects(base, objective, some, "mean", known))[0] / TIMED for _ in range(2)
         )
+        opponent = a_head * len(every) * (1 + permutations)
         rows.append(
             {
                 "name": f"heads: ranking, {permutations} permutations",
