@@ -77,3 +77,15 @@ def test_imports_are_read_as_python_reads_them():
     code = "from sa_plugin.concepts import (\n    fit,\n    collect as many,\n)\n"
     code += "from sa_plugin import load  # why\n"
     assert [*imported(code)] == ["sa_plugin.concepts.fit", "sa_plugin.concepts.collect", "sa_plugin.load"]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in NAMING if page.suffix == ".ipynb"], ids=lambda page: page.stem
+)
+def test_what_notebooks_store_can_be_looked_at(page):
+    """Pictures as pictures, and nothing of the machine that made them."""
+    for cell in json.loads(page.read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            assert "image/png" in data or not "".join(data.get("text/plain", "")).startswith("<Figure")
+            assert output.get("name") != "stderr"
