@@ -408,6 +408,14 @@ def test_pictures_draw_what_the_tables_hold(comparison):
             [c.differences.estimate for c in comparison.contrasts if (c.metric, c.stratum) == (metric, "all")]
         ).T.ravel()
         np.testing.assert_allclose(points, drawn)
+    for ax in comparison.plot_strata("f1").axes:
+        points = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
+        mine = [c for c in comparison.contrasts if (c.metric, c.method) == ("f1", ax.get_title(loc="left"))]
+        drawn = [c.differences.estimate for c in mine if c.stratum != "all"]
+        assert points
+        np.testing.assert_allclose(points, np.array(drawn).T.ravel())
+    with pytest.raises(ValueError, match="metric 'f2' is unknown"):
+        comparison.plot_strata("f2")
     (insertion, _), found = comparison.plot_curves(["rise"]).axes, comparison.curves
     drawn = {line.get_label(): line.get_ydata() for line in insertion.lines}
     assert set(drawn) == {*comparison.objectives, "random", "labelled first"}
