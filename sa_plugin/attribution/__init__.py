@@ -17,15 +17,13 @@ from sa_plugin.attribution.coalitions import (
     shapley,
 )
 from sa_plugin.attribution.compare import Design, compare
-from sa_plugin.attribution.comparison import (
+from sa_plugin.attribution.comparison import HEADLINE, Comparison, Coverage
+from sa_plugin.attribution.contrasts import (
     CONTROL,
-    HEADLINE,
     MICRO,
     ORDERS,
     STRATA,
-    Comparison,
     Contrast,
-    Coverage,
     Trial,
     contrasts_of,
     controls_of,

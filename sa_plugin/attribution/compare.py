@@ -24,16 +24,8 @@ from tqdm.auto import tqdm
 from sa_plugin._check import position_of, require_known
 from sa_plugin._face import face, held_options
 from sa_plugin.attribution.attribute import METHODS, PRESETS, as_results, explain_game, takers_of
-from sa_plugin.attribution.comparison import (
-    CONTROL,
-    ORDERS,
-    STRATA,
-    Comparison,
-    Coverage,
-    CurveKey,
-    Trial,
-    contrasts_of,
-)
+from sa_plugin.attribution.comparison import Comparison, Coverage, CurveKey
+from sa_plugin.attribution.contrasts import CONTROL, ORDERS, STRATA, Trial, contrasts_of
 from sa_plugin.attribution.estimators import COALITION_METHODS
 from sa_plugin.attribution.explained import Attribution, Importances
 from sa_plugin.attribution.game import CoalitionGame, Readout, coalition_game

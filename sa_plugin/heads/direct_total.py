@@ -46,7 +46,7 @@ from sa_plugin.heads.columns import Component, ComponentKind
 from sa_plugin.heads.edits import block_reference
 from sa_plugin.heads.ledger import head_ledger
 from sa_plugin.heads.ledger_result import HeadLedger
-from sa_plugin.heads.rank import drawn_scores, draws_of, head_name
+from sa_plugin.heads.rank import drawn_scores, head_name, label_draws
 from sa_plugin.heads.total import (
     TailObjective,
     block_effects,
@@ -340,7 +340,7 @@ def compare_direct_total(
     require_known("parts", parts, PARTS)
     ledger = head_ledger(host, data, detector, split=split, permutations=0)
     base = baseline(host, data, detector, split=split, scores=scores, resampling=resampling)
-    draws = draws_of(host, data, detector, permutations)
+    draws = label_draws(host, data, detector, permutations)
     table = scores_of(base.tokens, data.split(split).samples)
     objective = tail_objective(detector, table, drawn_scores(base, draws))
     named, sums, first = (_of_heads if parts == "heads" else _of_blocks)(base, objective)

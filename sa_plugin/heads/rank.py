@@ -268,7 +268,7 @@ def rank_heads(
         warnings.simplefilter("ignore", SelectionDataWarning)
         base = baseline(host, data, detector, split="cal", scores=scores, resampling=Resampling(1))
     table = scores_of(base.tokens, data.cal.samples)
-    draws = draws_of(host, data, detector, permutations)
+    draws = label_draws(host, data, detector, permutations)
     objective = tail_objective(detector, table, drawn_scores(base, draws))
     effects = _Effects(base, objective, every, size, passes == len(every))
     share, verified = effects.own(passes)
@@ -300,7 +300,7 @@ def _passes(host: Host, by: str, budget: int | None, n_heads: int) -> int:
     return min(most, n_heads)
 
 
-def draws_of(
+def label_draws(
     host: Host, data: ConceptData, detector: Detector, permutations: int | None
 ) -> tuple[VectorSet, ...]:
     """The bank's own estimator on permuted labels; none by default where it cannot be refitted."""

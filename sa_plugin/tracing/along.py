@@ -261,7 +261,7 @@ def _collect(host: Host, data: ConceptData, bank: ConceptBank, *, rows: bool) ->
     )
 
 
-class Reading(NamedTuple):
+class Measuring(NamedTuple):
     """Split that is measured, split that cuts are fixed on, which tokens are out of concept, and delta."""
 
     split: str
@@ -271,7 +271,7 @@ class Reading(NamedTuple):
 
 
 def measures_along(
-    others: Others, table: ScoreTable, own: Mapping[str, Drawn], resamples: Resamples, plan: Reading
+    others: Others, table: ScoreTable, own: Mapping[str, Drawn], resamples: Resamples, plan: Measuring
 ) -> dict[str, Drawn]:
     """Gap, coverage and overlap along every other vector, over layer and concept.
 
@@ -306,7 +306,7 @@ def measures_along(
     return found
 
 
-def _by_layer(table: ScoreTable, plan: Reading, resamples: Resamples) -> dict[str, Drawn]:
+def _by_layer(table: ScoreTable, plan: Measuring, resamples: Resamples) -> dict[str, Drawn]:
     """Measures of the tail along one set of vectors, over layer and concept."""
     concepts, layers = table.tokens.concepts, table.bank.layers
     column = np.broadcast_to(np.arange(len(concepts)), (len(layers), len(concepts)))

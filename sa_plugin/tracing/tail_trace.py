@@ -52,8 +52,8 @@ from sa_plugin.tracing.along import (
     PROTOTYPE,
     REFITS,
     Growth,
+    Measuring,
     Others,
-    Reading,
     Traced,
     growths,
     measures_along,
@@ -517,7 +517,7 @@ def _with_others(
     """A trace with the tail along other vectors, and what grows."""
     s = traced.settings
     labels = table.split(s.split).tokens.sample_labels.T
-    plan = Reading(s.split, s.fixed_on, "negative" if s.out == "negative" else "all", s.delta)
+    plan = Measuring(s.split, s.fixed_on, "negative" if s.out == "negative" else "all", s.delta)
     found = measures_along(others, table, traced.measures, resamples, plan)
     positives, of_draws = (resampled_sums(labels, of) for of in (resamples, resamples.bootstrapped))
     means = {}
