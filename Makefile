@@ -20,6 +20,7 @@ PYTEST_ARGS ?=
 # few long ones would come last, and one process would wait for the other.
 JOBS ?= 2
 REMOTE_ARGS ?=
+HOSTS_ARGS ?=
 BENCH_ARGS ?=
 
 export OMP_NUM_THREADS ?= 2
@@ -28,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test fuzz test-remote bench weights lint docs notebooks lock clean
+.PHONY: help setup demo test fuzz test-remote test-hosts bench weights lint docs notebooks lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -63,6 +64,9 @@ fuzz: $(STAMP) ## the fuzzers of tests/fuzz in their long form; PYTEST_ARGS= is 
 
 test-remote: weights ## the remote tests against a real NDIF server on loopback; REMOTE_ARGS= is passed on
 	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)
+
+test-hosts: weights ## every stack in an environment of its own (1.5 GB each); HOSTS_ARGS= is passed on
+	$(BIN)/python tests/hosts/run.py $(HOSTS_ARGS)
 
 demo: $(STAMP) ## the whole method on a real model, into demo_out
 	$(if $(filter $(MODEL),smollm2 minilm vit),$(BIN)/python docs/experiments/weights.py --model $(MODEL))

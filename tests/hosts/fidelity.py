@@ -110,15 +110,17 @@ def write_bank(model: str, folder: Path) -> None:
 def record(stack: str, model: str, folder: Path, host: Any = None) -> Path:
     """One stack's scores, choices and decisions on one model."""
     from sa_plugin.concepts import load_bank
-    from sa_plugin.host import attach, find_folder
+    from sa_plugin.host import attach, check, find_folder
     from sa_plugin.scores import score
 
+    laws = None
     if host is None:
         wrapped, options = STACKS[stack](find_folder(model))
         host = attach(wrapped, progress=False, **options)
+        laws = [[law.name, law.passed, law.difference is not None] for law in check(host).laws]
     data = data_of(model)
     bank = load_bank(folder / model / "bank")
-    return _write(stack, model, folder, score(host, data, bank), data)
+    return _write(stack, model, folder, score(host, data, bank), data, laws)
 
 
 def _plain_scores(model: str, where: Path, table: Any) -> np.ndarray:
@@ -160,7 +162,7 @@ def _plain_scores(model: str, where: Path, table: Any) -> np.ndarray:
     return found
 
 
-def _write(stack: str, model: str, folder: Path, table: Any, data: Any) -> Path:
+def _write(stack: str, model: str, folder: Path, table: Any, data: Any, laws: Any = None) -> Path:
     from sa_plugin.detection import calibrate
 
     with warnings.catch_warnings():
@@ -180,7 +182,8 @@ def _write(stack: str, model: str, folder: Path, table: Any, data: Any) -> Path:
     name = stack if stack == PLAIN else f"{stack} {versions.get(mine, '')}".strip()
     ids = np.array([sample.id for sample in table.tokens.samples])
     choices = [detector.choice(concept) for concept in detector.concepts]
-    out = folder / model / f"{name.replace(' ', '_')}.npz"
+    beside = "" if stack == PLAIN else f"_transformers_{versions['transformers']}"
+    out = folder / model / f"{name.replace(' ', '_')}{beside}.npz"
     np.savez_compressed(
         out,
         sample=ids[table.tokens.sample_of],
@@ -193,7 +196,7 @@ def _write(stack: str, model: str, folder: Path, table: Any, data: Any) -> Path:
         threshold=[c.threshold for c in choices],
         present=found.present,
         margin=found.margin,
-        about=json.dumps({"stack": name, "model": model, "versions": versions}),
+        about=json.dumps({"stack": name, "model": model, "versions": versions, "laws": laws}),
     )
     print(f"{model}, {name}: {len(table.tokens)} tokens, {table.scores.shape[1:]} -> {out}", flush=True)
     return out
@@ -235,18 +238,29 @@ def compare(plain: Any, other: Any) -> dict[str, Any]:
     return found
 
 
-def into_page(page: Path, text: str) -> None:
+def into_page(page: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put a table between the marks of a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    before, begin, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{page} has no lines {MARKS[0]} and {MARKS[1]}: put them where the table goes.")
+        raise ValueError(f"{page} has no lines {marks[0]} and {marks[1]}: put them where the table goes.")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def table(folder: Path) -> tuple[str, bool]:
     """The records of a folder as a Markdown table, and whether any of them drifts."""
-    head = ("model", "stack", "transformers", "tokens", "score", "threshold", "choices", "decisions", "")
+    head = (
+        "model",
+        "stack",
+        "transformers",
+        "laws",
+        "tokens",
+        "score",
+        "threshold",
+        "choices",
+        "decisions",
+        "",
+    )
     lines, drifts = [head, ("---",) * len(head)], False
     for model in MODELS:
         first = folder / model / f"{PLAIN.replace(' ', '_')}.npz"
@@ -258,6 +272,8 @@ def table(folder: Path) -> tuple[str, bool]:
                 continue
             other = np.load(path)
             about, found = json.loads(str(other["about"])), compare(plain, other)
+            failed = any(not passed for _, passed, _ in about.get("laws") or [])
+            found["drift"] |= failed
             drifts |= found["drift"]
             n = len(plain["concepts"])
             lines.append(
@@ -265,6 +281,7 @@ def table(folder: Path) -> tuple[str, bool]:
                     model,
                     about["stack"],
                     about["versions"]["transformers"],
+                    _laws(about.get("laws")),
                     f"{found['tokens']}" + (f" (-{found['other tokens']})" if found["other tokens"] else ""),
                     f"{found['score']:.1e}",
                     f"{found['threshold']:.1e}",
@@ -274,6 +291,14 @@ def table(folder: Path) -> tuple[str, bool]:
                 )
             )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines), drifts
+
+
+def _laws(laws: list[tuple[str, bool, bool]] | None) -> str:
+    """How many of `check`'s laws hold, of those that apply."""
+    if laws is None:
+        return "-"
+    applied = [passed for _, passed, measured in laws if measured]
+    return f"{sum(applied)} of {len(applied)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
