@@ -53,8 +53,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e '.[all,dev]'
 	@touch $@
 
-weights: $(STAMP) ## fetch and convert the real models once (93 + 84 + 90 MB), into ~/.cache/sa_plugin
+weights: $(STAMP) ## fetch the real models (93 + 84 + 90 MB) and pictures (72 MB) once, into ~/.cache/sa_plugin
 	$(BIN)/python docs/experiments/weights.py --model all
+	$(BIN)/python docs/experiments/emoji_pictures.py
 
 test: weights ## the test suite, with real weights; PYTEST_ARGS= is passed on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -70,6 +71,7 @@ test-hosts: weights ## every stack in an environment of its own (1.5 GB each); H
 
 demo: $(STAMP) ## the whole method on a real model, into demo_out
 	$(if $(filter $(MODEL),smollm2 minilm vit),$(BIN)/python docs/experiments/weights.py --model $(MODEL))
+	$(if $(filter $(MODEL),vit),$(BIN)/python docs/experiments/emoji_pictures.py)
 	$(BIN)/sa-plugin demo --model $(MODEL) --out $(OUT) $(DEMO_FLAGS)
 
 bench: weights ## tests/benchmarks; BENCH_ARGS= is passed on

@@ -7,12 +7,11 @@ from sa_plugin.loaders.clevr import foreground, regions_of
 from sa_plugin.loaders.coco import decode_segmentation
 from sa_plugin.loaders.emoji import (
     EMOJI_CONCEPTS,
-    EMOJI_FONT,
     EMOJI_GROUPS,
     EMOJI_LEFT_OUT,
     EMOJI_PER_DECK,
-    EMOJI_TABLE,
     deal_decks,
+    emoji_folder,
     emoji_scenes,
     plan_emoji,
     read_glyphs,
@@ -39,11 +38,9 @@ from sa_plugin.loaders.supersense import SUPERSENSES, SupersensePassage, read_su
 __all__ = [
     "BROWN_CONCEPTS",
     "EMOJI_CONCEPTS",
-    "EMOJI_FONT",
     "EMOJI_GROUPS",
     "EMOJI_LEFT_OUT",
     "EMOJI_PER_DECK",
-    "EMOJI_TABLE",
     "LOADERS",
     "LUMA",
     "PAPER_CONCEPTS",
@@ -61,6 +58,7 @@ __all__ = [
     "deal_decks",
     "decode_segmentation",
     "draw_shapes",
+    "emoji_folder",
     "emoji_scenes",
     "fit_mask",
     "foreground",

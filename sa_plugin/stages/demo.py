@@ -24,7 +24,7 @@ def demo_passages(size: str, split: str, seed: int) -> ConceptData:
 
 
 def demo_scenes(size: str, seed: int) -> ConceptData:
-    """Emoji scenes where the font is present, else shapes; the name of the data says which."""
+    """Emoji scenes where the pictures are present, else shapes; the name of the data says which."""
     try:
         return emoji_scenes(SCENES[size], seed=seed)
     except (FileNotFoundError, ImportError) as missing:

@@ -14,8 +14,6 @@ import numpy as np
 
 from sa_plugin.data import ConceptData
 from sa_plugin.loaders import (
-    EMOJI_FONT,
-    EMOJI_TABLE,
     draw_shapes,
     emoji_scenes,
     plan_emoji,
@@ -41,10 +39,8 @@ def bare_emoji(size: int) -> Pictures:
 
 
 def run() -> list[dict[str, object]]:
-    """Both sources at 64 and 224 pixels; emoji only where font and table are installed."""
-    sources = [("shapes", shapes, bare_shapes)]
-    if EMOJI_FONT.is_file() and EMOJI_TABLE.is_file():
-        sources.append(("emoji", emoji_scenes, bare_emoji))
+    """Both sources at 64 and 224 pixels."""
+    sources = [("shapes", shapes, bare_shapes), ("emoji", emoji_scenes, bare_emoji)]
     return [
         row(f"{name} at {size} px", partial(whole, SCENES, size=size), partial(bare, size))
         for name, whole, bare in sources

@@ -8,7 +8,6 @@ import docs_setup
 import pytest
 
 from sa_plugin.host import protocol as hosting
-from sa_plugin.loaders import EMOJI_FONT, EMOJI_TABLE
 
 HERE = docs_setup.ROOT / "tests" / "docs"
 RUN_HERE = [
@@ -36,8 +35,6 @@ def registered(monkeypatch):
 @pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
 def test_every_snippet_runs(page, tmp_path, monkeypatch, registered):
     codes = docs_setup.to_run(page)
-    if any("emoji" in code for code in codes) and not (EMOJI_FONT.is_file() and EMOJI_TABLE.is_file()):
-        pytest.skip("needs Debian's fonts-noto-color-emoji and unicode-data (apt-get install both)")
     names = docs_setup.names_for(codes) | {"__name__": "docs"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sa_transformer_lens.host.load_bridge", docs_setup.deep_bridge)

@@ -156,7 +156,7 @@ UNCALLED = {
     "concepts.sae_bank": "takes an SAE",
     "scores.prompt": "takes an instructed model",
     "scores.with_answers": "takes answers of one",
-    "loaders.emoji_scenes": "takes a font",
+    "loaders.emoji_scenes": "takes a folder of pictures",
     "concepts.ConceptBank": "made by fit",
     "detection.Detector": "made by calibrate",
     "scores.ScoreTable": "made by score",

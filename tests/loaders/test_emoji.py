@@ -1,6 +1,7 @@
 """Laws of the emoji scenes: exact masks, and glyphs that stay in one deck of one split."""
 
-import importlib
+import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -10,22 +11,18 @@ from sklearn.metrics import roc_auc_score
 
 from sa_plugin.loaders import (
     EMOJI_CONCEPTS,
-    EMOJI_FONT,
     EMOJI_GROUPS,
     EMOJI_LEFT_OUT,
     EMOJI_PER_DECK,
-    EMOJI_TABLE,
     deal_decks,
+    emoji_folder,
     emoji_scenes,
     plan_emoji,
     read_glyphs,
     render_emoji,
 )
 
-needs_font = pytest.mark.skipif(
-    not (EMOJI_FONT.is_file() and EMOJI_TABLE.is_file()),
-    reason="needs Debian's fonts-noto-color-emoji and unicode-data (apt-get install both)",
-)
+# Every test but those of refusals needs the pictures that `make weights` fetches.
 SCENES = 300
 
 
@@ -44,7 +41,6 @@ def data():
     return emoji_scenes(SCENES, size=64)
 
 
-@needs_font
 def test_every_glyph_has_one_concept_and_is_another_picture(glyphs):
     names = [g.name for g in glyphs]
     assert len(set(names)) == len(names) > 300
@@ -56,21 +52,16 @@ def test_every_glyph_has_one_concept_and_is_another_picture(glyphs):
         assert alpha[:, [0, -1]].any(0).all()
 
 
-@needs_font
 def test_concepts_are_unicodes_groups_less_what_is_listed(glyphs):
-    group, of_group = "", {}
-    for line in EMOJI_TABLE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# subgroup:"):
-            group = line.removeprefix("# subgroup:").strip()
-        elif "; fully-qualified" in line:
-            of_group.setdefault(group, set()).add(line.split("# ")[1].split(" ", 2)[2])
+    of_group = {}
+    for entry in json.loads((emoji_folder() / "emoji.json").read_text(encoding="utf-8")):
+        of_group.setdefault(entry["subcategory"], set()).add(entry["name"].lower())
     for concept, groups in EMOJI_GROUPS.items():
         listed = set().union(*(of_group[g] for g in groups))
         assert {g.name for g in glyphs if g.concept == concept} <= listed
         assert set(EMOJI_LEFT_OUT.get(concept, ())) <= listed, "a listed exception does not exist"
 
 
-@needs_font
 @pytest.mark.parametrize("seed", range(3))
 def test_every_glyph_is_in_exactly_one_deck(glyphs, seed):
     decks = deal_decks(glyphs, seed=seed)
@@ -84,7 +75,6 @@ def test_every_glyph_is_in_exactly_one_deck(glyphs, seed):
         assert {g.concept for deck in split for g in deck} == set(EMOJI_CONCEPTS)
 
 
-@needs_font
 def test_decks_mix_concepts_by_chance(glyphs):
     """Over seeds no two concepts seek or shun each other, but for what distinct cards imply."""
     met = np.zeros((len(EMOJI_CONCEPTS), len(EMOJI_CONCEPTS)))
@@ -99,7 +89,6 @@ def test_decks_mix_concepts_by_chance(glyphs):
     assert (met / expected)[apart].max() < 1.4
 
 
-@needs_font
 def test_no_glyph_crosses_a_document_or_a_split(data):
     home = {}
     for sample, split in zip(data.samples, data.split_of, strict=True):
@@ -110,7 +99,6 @@ def test_no_glyph_crosses_a_document_or_a_split(data):
     assert len(home) > 300
 
 
-@needs_font
 def test_every_concept_in_every_split(data):
     assert data.concepts == EMOJI_CONCEPTS
     for split in (data.train, data.cal, data.test):
@@ -118,7 +106,6 @@ def test_every_concept_in_every_split(data):
         assert not split.sample_labels.all(0).any()
 
 
-@needs_font
 def test_glyphs_of_a_deck_take_turns(scenes):
     shown = {}
     for scene in scenes:
@@ -128,7 +115,6 @@ def test_glyphs_of_a_deck_take_turns(scenes):
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@needs_font
 def test_a_glyph_is_painted_as_if_it_were_alone(scenes):
     for scene in scenes[::10]:
         pixels, owner = render_emoji(scene, 96)
@@ -138,7 +124,6 @@ def test_a_glyph_is_painted_as_if_it_were_alone(scenes):
             assert np.array_equal(pixels[only == 1], alone[only == 1])
 
 
-@needs_font
 def test_without_a_glyph_only_its_own_square_changes(scenes):
     for scene in scenes[::10]:
         pixels, owner = render_emoji(scene, 96)
@@ -153,7 +138,6 @@ def test_without_a_glyph_only_its_own_square_changes(scenes):
             assert (changed & own).sum() > 0.85 * own.sum()
 
 
-@needs_font
 def test_the_mask_is_where_the_glyph_covers_half_of_the_background(scenes):
     """Seen in the picture: black glyphs on the same background give back alpha."""
     for scene in scenes[::15]:
@@ -169,7 +153,6 @@ def test_the_mask_is_where_the_glyph_covers_half_of_the_background(scenes):
         assert (left[bright & (owner == 0)] > 0.38).all()
 
 
-@needs_font
 def test_masks_and_labels_say_what_was_drawn(scenes, data):
     for scene, sample in zip(scenes, data.samples, strict=True):
         pixels, owner = render_emoji(scene, 64)
@@ -180,7 +163,6 @@ def test_masks_and_labels_say_what_was_drawn(scenes, data):
         assert np.array_equal(total, owner > 0), "masks of different concepts overlap"
 
 
-@needs_font
 @pytest.mark.parametrize("size", [32, 64, 97])
 def test_glyphs_stay_in_their_squares(glyphs, size):
     for scene in plan_emoji(glyphs, 60, seed=4):
@@ -191,7 +173,6 @@ def test_glyphs_stay_in_their_squares(glyphs, size):
             assert np.abs(at - placed.centre).max() <= placed.side / 2
 
 
-@needs_font
 def test_places_and_sizes_tell_nothing(glyphs):
     placed = [p for scene in plan_emoji(glyphs, 2500) for p in scene.placed]
     at = np.array([(*p.centre, p.side, p.mirrored) for p in placed])
@@ -205,7 +186,6 @@ def test_places_and_sizes_tell_nothing(glyphs):
         assert at[:, axis].std() > 0.18
 
 
-@needs_font
 def test_seeds(data):
     assert data.hash == emoji_scenes(SCENES, size=64).hash
     other = emoji_scenes(SCENES, size=64, seed=1)
@@ -214,15 +194,6 @@ def test_seeds(data):
     assert held[0] != held[1]
 
 
-@needs_font
-def test_a_font_without_colour_bitmaps_is_refused():
-    matplotlib = importlib.import_module("matplotlib")
-    plain = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
-    with pytest.raises(ValueError, match="no colour bitmaps of emoji: give a Noto Color Emoji"):
-        read_glyphs(font=plain)
-
-
-@needs_font
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -236,19 +207,42 @@ def test_refusals(arguments, text):
         emoji_scenes(**arguments)
 
 
-@needs_font
 def test_too_few_glyphs_are_refused(glyphs):
     few = [g for g in glyphs if g.concept != "bird"] + [g for g in glyphs if g.concept == "bird"][:2]
-    with pytest.raises(ValueError, match="concept 'bird' has 2 glyphs in this font and table"):
+    with pytest.raises(ValueError, match="concept 'bird' has 2 glyphs; each split needs one: are"):
         deal_decks(few)
 
 
+def test_missing_pictures_name_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("SA_PLUGIN_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no complete pictures of emoji in .*: run make weights in"):
+        emoji_scenes(9)
+    with pytest.raises(FileNotFoundError, match=r"emoji\.json does not exist: give the folder of the npm"):
+        emoji_scenes(9, root=tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("argument", "package"), [("font", "fonts-noto-color-emoji"), ("table", "unicode-data")]
+    ("table", "text"),
+    [
+        ("{}", r"emoji\.json: expected a list of objects: give the folder of the npm package emoji-data"),
+        ('[{"unified": "1F600"}]', r"emoji\.json \[0\]: key 'name' is missing: give the folder"),
+        ("[", r"emoji\.json line 1: no JSON"),
+    ],
 )
-def test_a_missing_file_names_its_debian_package(argument, package, tmp_path):
-    there = tmp_path / "there"
-    there.write_text("")
-    paths = {"font": there, "table": there, argument: tmp_path / "absent"}
-    with pytest.raises(FileNotFoundError, match=f"install the Debian package {package}"):
-        emoji_scenes(9, **paths)
+def test_another_table_is_refused(table, text, tmp_path):
+    (tmp_path / "emoji.json").write_text(table)
+    with pytest.raises(ValueError, match=text):
+        read_glyphs(tmp_path)
+
+
+def test_a_folder_of_ones_own(glyphs, tmp_path):
+    """The unpacked package serves as it is; a picture that is missing or damaged is named."""
+    own = shutil.copytree(emoji_folder(), tmp_path / "own")
+    assert [g.name for g in read_glyphs(str(own))] == [g.name for g in glyphs]
+    picture = own / "img" / "google" / "64" / "1f600.png"
+    picture.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"1f600\.png: no picture that Pillow can read"):
+        read_glyphs(own)
+    picture.unlink()
+    with pytest.raises(FileNotFoundError, match=r"1f600\.png does not exist"):
+        read_glyphs(own)

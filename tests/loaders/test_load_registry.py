@@ -5,10 +5,9 @@ import pytest
 
 from sa_plugin.data import ConceptData, Sample
 from sa_plugin.loaders import (
-    EMOJI_FONT,
-    EMOJI_TABLE,
     LOADERS,
     PAPER_CONCEPTS,
+    emoji_folder,
     emoji_scenes,
     load,
     published_split,
@@ -56,12 +55,10 @@ def test_rendered_scenes_by_name():
     assert load("shapes", n=24, size=48, seed=3).hash == shapes(24, size=48, seed=3).hash
 
 
-@pytest.mark.skipif(
-    not (EMOJI_FONT.exists() and EMOJI_TABLE.exists()), reason="needs the two Debian packages"
-)
 def test_emoji_by_name():
     data = load("emoji", n=200, size=48, seed=2)
     assert data.hash == emoji_scenes(200, size=48, seed=2).hash
+    assert data.hash == load("emoji", emoji_folder(), n=200, size=48, seed=2).hash
 
 
 def test_skipped_is_shown_and_not_hashed():
