@@ -151,7 +151,7 @@ def _plain_scores(model: str, where: Path, table: Any) -> np.ndarray:
         rows = table.tokens.sample_of == s
         at = torch.from_numpy(table.tokens.position[rows])
         with torch.no_grad():
-            net(**prepare(sample.image if model == "vit" else sample.text, return_tensors="pt"))
+            net(**prepare(sample.image.pixels if model == "vit" else sample.text, return_tensors="pt"))
         for i, layer in enumerate(table.bank.layers):
             x = (held[layer][at] - vectors.mean[i].double()) / vectors.scale[i].double()
             dots = x @ vectors.vectors[i].double().T

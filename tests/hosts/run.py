@@ -148,7 +148,7 @@ def run(name: str) -> dict[str, Any]:
     print(f"== {name}", flush=True)
     python = str(build(name))
     found: dict[str, Any] = {"name": name, "python": sys.version.split()[0], "tests": "", "notebook": ""}
-    listed = json.loads(_call(python, "-m", "pip", "list", "--format", "json", "-q", read=True))
+    listed = json.loads(_call(python, "-m", "pip", "list", "--format", "json", read=True))
     versions = {one["name"].lower(): one["version"] for one in listed}
     found["versions"] = {one: versions[one] for one in SHOWN if one in versions}
     if environment.tests:
@@ -160,7 +160,7 @@ def run(name: str) -> dict[str, Any]:
         _call(python, str(HERE / "fidelity.py"), "record", stack, "--models", *models)
     if environment.notebook:
         path = ROOT / "docs" / "notebooks" / f"{environment.notebook}.ipynb"
-        command = (python, "-m", "nbclient.cli", "--timeout=900", str(path))
+        command = (str(Path(python).with_name("jupyter-execute")), "--timeout=900", str(path))
         _call(*command, variables={"SA_PLUGIN_SMALL": "1"})
         found["notebook"] = environment.notebook
     found["seconds"] = round(time.monotonic() - begun)
