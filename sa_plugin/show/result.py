@@ -41,6 +41,8 @@ WIDTH = 110
 """Of sentences."""
 WIDEST = 120
 """Of tables."""
+_LEAST_WORDS = 24
+"""Of a column of words on a narrow page."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,10 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
             keep = "white-space:nowrap"
             parts = (el("span", said[1], style=keep), said[2], el("span", said[3], style=keep))
             return el(tag, *parts, style=f"text-align:{side};padding:.15em .6em")
-        space = "pre" if right[k] or k == 0 else "pre-wrap"
+        space = "pre"
+        if not right[k] and k:
+            # Words wrap, but on a narrow page not into a column of single ones: there the table scrolls.
+            space = f"pre-wrap;min-width:{min(len(words), _LEAST_WORDS)}ch"
         return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:{space}")
 
     head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)

@@ -327,3 +327,12 @@ def test_localised_tokens_say_where_they_start_and_end(model):
     texts = {sample.id: sample.text for sample in data.test.samples}
     for row in table.itertuples():
         assert texts[row.sample][row.start : row.end] == row.token
+
+
+def test_a_column_of_words_is_not_one_word_wide_on_a_narrow_page():
+    shown = Sheet(
+        ["metric", "whose"], [["f1", "cannot tell"], ["auroc", "any vector's, and more than " * 3]]
+    ).html()
+    assert "white-space:pre-wrap;min-width:11ch" in shown
+    assert "white-space:pre-wrap;min-width:24ch" in shown
+    assert 'white-space:pre">auroc' in shown
