@@ -1,4 +1,4 @@
-"""TransformerLens as a host: a `TransformerBridge` (4.3 or later) becomes a `sa_plugin` host.
+"""TransformerLens as a host: a `TransformerBridge` (3.6 or later) becomes a `sa_plugin` host.
 
 Text models and vision towers (ViT, DeiT, folded DINOv2, CLIP) alike.
 
@@ -26,6 +26,8 @@ else:
 
 __all__ = ["ablation_hooks", "accept", "load_model", "logits", "prefix_view"]
 
+OLDEST = "3.6"
+BRIDGES = "its TransformerBridge runs in training mode, or there is none"
 REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
 
 
@@ -53,7 +55,7 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | None:
     if removed:
         raise TypeError(
             f"{removed[0]} was removed in TransformerLens 4.0 and rewrites weights while loading: "
-            "install transformer-lens>=4.3 and use TransformerBridge.boot_transformers(name)."
+            "use TransformerBridge.boot_transformers(name) (transformer-lens>=3.6)."
         )
     ours = {
         cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "transformer_lens"
@@ -65,7 +67,7 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | None:
         )
     if "TransformerBridge" not in ours and type(model).__qualname__ != "HookedMllama":
         return None
-    require_version("transformer-lens", "4.3", "hooks of its TransformerBridge differ")
+    require_version("transformer-lens", OLDEST, BRIDGES)
     from sa_transformer_lens.host import attach_bridge
 
     return attach_bridge(model, **options)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sa_plugin._check import require
+from sa_plugin._check import require, require_version
 from sa_plugin._face import face
 from sa_plugin.data.sample import Sample
 from sa_plugin.host.protocol import Owed
@@ -62,6 +62,7 @@ def explain(
 
     Raises:
         ValueError: Nothing is replaced, or everything.
+        TypeError: TransformerLens is older than 3.9.
     """
     width = host.info.d_model
     if mean_embedding is not None and mean_embedding.shape != (width,):
@@ -88,6 +89,7 @@ def _explain(
     ids = _input_ids(inputs)
     view = prefix_view(host, objective, **inputs)
     corrupt = corrupted(ids, replaced, seed, objective.mask[0].cpu().numpy())
+    require_version("transformer-lens", "3.9", "it has no attribution_patch")
     patch = require("transformer_lens.tools.analysis", "transformer-lens").attribution_patch
     found = patch(view, ids, corrupt, objective.metric)
     heads = _by_head(found.node_scores, host, objective.layer)

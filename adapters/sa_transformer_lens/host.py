@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sa_plugin._check import require, require_made_by
+from sa_plugin._check import require, require_made_by, require_version
 from sa_plugin._face import face, passing
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
 from sa_plugin.host.tokens import check_tokenizer
@@ -167,6 +167,7 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
     Raises:
         FileNotFoundError: As `find_folder`.
         ImportError: TransformerLens is not installed.
+        TypeError: A vision model, and a TransformerLens before 3.8.
         ValueError: A folder of two towers and no tower, or a tower and no such folder; a DINOv2
             that is no plain ViT.
 
@@ -183,6 +184,7 @@ def load_bridge(folder: str | Path, *, dtype: torch.dtype = torch.float32, tower
 
         return tower_bridge(model, loaded.tower, tokenizer=tokenizer, processor=processor, name=name)
     if tokenizer is None or type(model).__name__.startswith("CLIP"):
+        require_version("transformer-lens", "3.8", "its bridges of vision models are wrong or missing")
         from sa_transformer_lens.towers import module_bridge, register
 
         register()

@@ -205,7 +205,7 @@ def attach(model: Any, **options: Any) -> Host:
     """Find the adapter for a model, check the model once, and return the host.
 
     Args:
-        model: A TransformerLens `TransformerBridge` (4.3 or later), an nnsight model (0.8.1 or
+        model: A TransformerLens `TransformerBridge` (3.6 or later), an nnsight model (0.8.1 or
             later), or any model an installed adapter accepts. A host is returned as it is.
         **options: Passed to the adapter. Every adapter takes `batch_tokens` (at most this many
             tokens a batch, 2048 by default) and `progress` (whether walks over the model show a
