@@ -31,6 +31,7 @@ GROUPS = {
 ADAPTERS = {
     "sa_transformer_lens": ("explain", "hooks", "host", "mllama", "prefix", "towers"),
     "sa_nnsight": ("host", "paths", "remote", "trace_ops", "trace_setup"),
+    "sa_interp_engine": ("host",),
 }
 
 

@@ -225,11 +225,13 @@ def users_line() -> int:
     # Shape checks, where they are switched on, wrap this function and those that warn.
     while frame.f_back is not None and _is_from(frame, _WRAPPERS):
         frame = frame.f_back
-    while frame.f_back is not None and _is_from(frame, ("sa_plugin", *_WRAPPERS)):
+    while frame.f_back is not None and _is_from(frame, (*OURS, *_WRAPPERS)):
         level, frame = level + 1, frame.f_back
     return level
 
 
+OURS = ("sa_plugin", "sa_transformer_lens", "sa_nnsight", "sa_interp_engine")
+"""Packages of this project."""
 _WRAPPERS = ("jaxtyping", "beartype")
 
 

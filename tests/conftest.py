@@ -10,7 +10,8 @@ import shape_checks
 
 # The hook writes this name in front of every function.
 jaxtyping.jaxtyped = shape_checks.jaxtyped
-jaxtyping.install_import_hook(["sa_plugin", "sa_transformer_lens", "sa_nnsight"], "beartype.beartype")
+PACKAGES = ["sa_plugin", "sa_transformer_lens", "sa_nnsight", "sa_interp_engine"]
+jaxtyping.install_import_hook(PACKAGES, "beartype.beartype")
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402

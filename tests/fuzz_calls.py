@@ -19,6 +19,7 @@ import tiny
 import torch
 from fake_host import FakeHost
 
+import sa_interp_engine
 import sa_nnsight
 import sa_plugin as sa
 import sa_transformer_lens
@@ -96,6 +97,7 @@ def records() -> Calls:
         "Plan.layers_of": (sa.Plan(kinds=("lda",)).layers_of, {"n_layers": 3}),
         "transformer_lens.load_model": (sa_transformer_lens.load_model, {"folder": "."}),
         "nnsight.load_model": (sa_nnsight.load_model, {"folder": "."}),
+        "interp_engine.load_model": (sa_interp_engine.load_model, {"folder": "."}),
         "load_bridge": (load_bridge, {"folder": "."}),
         "own_tokenizer": (own_tokenizer, {"tokenizer": tiny.tokenizer("gpt2")}),
         "bare_bridge": (

@@ -72,7 +72,7 @@ def constructor(made: type) -> Callable[..., Any]:
 def for_people(name: str, made: Any) -> bool:
     """Whether people call it by that name: of `sa_plugin`, a page or notebook, an adapter, or all results."""
     short = name.rpartition(".")[2]
-    adapter = name.startswith(("sa_nnsight", "sa_transformer_lens"))
+    adapter = name.startswith(("sa_nnsight", "sa_transformer_lens", "sa_interp_engine"))
     shown = inspect.isclass(made) and issubclass(made, Shown)
     return adapter or shown or name.startswith("data.") or short in _in_pages()
 

@@ -34,6 +34,8 @@ import sa_transformer_lens
 assert "transformer_lens" not in sys.modules, "the adapter imported its host before it was asked"
 import sa_nnsight, sa_nnsight.trace_ops
 assert sa_nnsight.accept(object()) is None
+import sa_interp_engine
+assert sa_interp_engine.accept(object()) is None
 print(f"sa_plugin from {home.parent}, no host imported, nnsight absent")
 """
 

@@ -154,7 +154,7 @@ def check_folder(
     Args:
         folder: What `save_pretrained` wrote.
         texts: See `check`.
-        host: "transformer_lens" or "nnsight".
+        host: "transformer_lens", "nnsight" or "interp_engine".
         tower: "vision" or "text", for a folder of two towers.
 
     Returns:

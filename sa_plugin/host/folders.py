@@ -95,7 +95,7 @@ def open_folder(
     Args:
         folder: What `save_pretrained` wrote, with the tokenizer or the image processor; or a name
             that `find_folder` knows.
-        host: Name of an installed adapter: "transformer_lens", "nnsight".
+        host: Name of an installed adapter: "transformer_lens", "nnsight", "interp_engine".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
         **options: Of `attach`.
@@ -126,7 +126,7 @@ def load_for_host(
 
     Args:
         folder: What `save_pretrained` wrote, or a name that `find_folder` knows.
-        host: Name of an installed adapter: "transformer_lens", "nnsight".
+        host: Name of an installed adapter: "transformer_lens", "nnsight", "interp_engine".
         dtype: Number format of the weights.
         tower: "vision" or "text", of a folder with two.
 

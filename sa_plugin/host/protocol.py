@@ -238,9 +238,9 @@ def attach(model: Any, **options: Any) -> Host:
     raise TypeError(
         f"attach: model is a {kind}, which no adapter accepts; asked: "
         f"{', '.join(asked) or 'none installed'}. Give a transformer_lens TransformerBridge (pip install "
-        "'sa_plugin[transformer-lens]') or an nnsight TransformersModel (pip install "
-        "'sa_plugin[nnsight]'), or register an adapter under the entry-point group "
-        f"{ADAPTERS!r}."
+        "'sa_plugin[transformer-lens]'), an nnsight TransformersModel (pip install 'sa_plugin[nnsight]') or, "
+        "to score alone, an interp_engine EagerModel (pip install 'sa_plugin[interp-engine]'), or register "
+        f"an adapter under the entry-point group {ADAPTERS!r}."
     )
 
 

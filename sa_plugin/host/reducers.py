@@ -139,6 +139,26 @@ def score_rows(vectors: Vectors, index: int, activations: torch.Tensor) -> torch
     return dots.div(norms.clamp_min(LEAST_LENGTHS))
 
 
+def direction_rows(
+    vectors: tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool], index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dot scores at one layer as products with raw activations: `h @ rows.T + bias`.
+
+    `x . v` with `x = (h - mean) / scale` is `(v / scale) . h - (v / scale) . mean`. In float32 the two
+    differ by rounding of the size of the bias: where the mean is many times the spread, that shows.
+
+    Args:
+        vectors: Vectors, mean, scale, and whether they score by cosine, which no direction does.
+        index: Place of the layer.
+
+    Returns:
+        Rows `[unit, d_model]` and bias `[unit]`.
+    """
+    directions, mean, scale, _ = vectors
+    rows = precise(directions[index]) / precise(scale[index])
+    return rows.float(), -(rows @ precise(mean[index])).float()
+
+
 def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores `[*token, layer, unit]`."""
     return torch.stack([score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)

@@ -33,9 +33,9 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, r
 import torch
 from torch import nn
 
+from sa_plugin._check import OURS
 from sa_plugin.host.adapter import Places
 
-OURS = ("sa_plugin", "sa_nnsight", "sa_transformer_lens")
 # Where torch keeps hooks of a module, and what it keeps about them elsewhere.
 HOOKS = {
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),

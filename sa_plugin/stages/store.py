@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from sa_plugin._check import users_line
+from sa_plugin._check import OURS, users_line
 from sa_plugin._face import face_methods
 from sa_plugin._files import (
     PARTIAL,
@@ -61,6 +61,7 @@ _PACKAGES = (
     "transformers",
     "transformer-lens",
     "nnsight",
+    "interp-engine",
     "numpy",
     "scikit-learn",
     "captum",
@@ -242,7 +243,7 @@ class Store:
 def environment() -> dict[str, str]:
     """Versions of what computes, and "code": SHA-256 over the sources of this package."""
     digest = hashlib.sha256()
-    for package in ("sa_plugin", "sa_transformer_lens", "sa_nnsight"):
+    for package in OURS:
         found = find_spec(package)
         for folder in (found.submodule_search_locations if found else None) or ():
             for path in sorted(Path(folder).rglob("*.py")):

@@ -144,6 +144,8 @@ UNCHECKED = {
     "sa_transformer_lens.host.TransformerLensHost": "made by attach",
     "sa_nnsight.host.NNsightHost": "made by attach",
     "sa_nnsight.remote.RemoteHost": "made by attach",
+    "sa_interp_engine.host.EngineHost": "made by attach",
+    "sa_interp_engine.host.Shipped": "made by attach",
     "sa_nnsight.remote.Capabilities": "made by attach",
     "sa_nnsight.remote.Line": "made by attach",
     "sa_transformer_lens.prefix.PrefixView": "called by the tools of TransformerLens, and by none of ours",
@@ -174,6 +176,8 @@ UNCALLED = {
     "sa_nnsight.host.NNsightHost.left_over": "called by the lock of a model",
     "sa_transformer_lens.towers": "takes a model of two towers",
     "sa_nnsight.remote": "takes a server",
+    "sa_interp_engine.accept": "takes a model of interp-engine",
+    "sa_interp_engine.host": "takes a model of interp-engine",
 }
 
 

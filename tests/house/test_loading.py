@@ -9,7 +9,7 @@ import pytest
 
 from sa_plugin import __all__ as public
 
-OWN = ("sa_plugin", "sa_transformer_lens", "sa_nnsight")
+OWN = ("sa_plugin", "sa_transformer_lens", "sa_nnsight", "sa_interp_engine")
 
 
 def loaded_by(code):

@@ -16,7 +16,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-HOSTS = ("transformer_lens", "nnsight", "transformers")
+HOSTS = ("transformer_lens", "nnsight", "interp_engine", "transformers")
 
 
 def pins() -> dict[str, Version]:
