@@ -1,4 +1,4 @@
-# Needs only make and Python 3.11. `make help` lists the targets.
+# Needs only make and one of Python 3.11, 3.12 and 3.13. `make help` lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
-# The interpreter that makes .venv; taken as given when set, else the first working 3.11 found.
+# The interpreter that makes .venv; taken as given when set, else the first working one of 3.11, 3.12, 3.13.
 PYTHON ?=
 # make demo: MODEL=smollm2|minilm|vit, or a folder of yours  FULL=1 (everything)  SMALL=1 (smallest)  OUT=folder
 MODEL ?= smollm2
@@ -33,20 +33,20 @@ export HF_HUB_OFFLINE ?= 1
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@echo '  PYTHON=/path/to/python3.11 chooses the interpreter; MODEL=, SMALL=1, FULL=1, OUT= go to demo.'
+	@echo '  PYTHON=/path/to/python3.13 chooses the interpreter; MODEL=, SMALL=1, FULL=1, OUT= go to demo.'
 
 setup: $(STAMP) ## .venv with every extra, pinned by constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@python='$(PYTHON)'; \
 	if [ -z "$$python" ]; then \
-	  for candidate in python3.11 /usr/bin/python3.11 /usr/local/bin/python3.11 python3 python; do \
-	    if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+	  for candidate in {,/usr/bin/,/usr/local/bin/}python3.{11,12,13} python3 python; do \
+	    if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	    then python=$$candidate; break; fi; \
 	  done; \
 	fi; \
 	if [ -z "$$python" ]; then \
-	  echo 'no Python 3.11 with venv and ensurepip found; name one: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; \
+	  echo 'no Python 3.11, 3.12 or 3.13 with venv and ensurepip found; name one: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; \
 	fi; \
 	if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); fi
 	$(PIP) pip setuptools hatchling editables

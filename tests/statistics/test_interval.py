@@ -49,9 +49,9 @@ def test_a_quantile_has_the_standard_error_of_scipys_bootstrap():
     x = np.random.default_rng(3).standard_normal(40)
     resamples = resample_documents(np.arange(40), Resampling(draws=20_000)).bootstrapped
     median = resamples.drawn(resampled_quantiles(x, [0.5], resamples)[0], "quantile")
-    found = stats.bootstrap(
-        (x,), np.median, n_resamples=20_000, vectorized=True, method="basic", rng=np.random.default_rng(0)
-    )
+    # `random_state`, for scipy before 1.15 as well.
+    drawn = {"n_resamples": 20_000, "vectorized": True, "random_state": np.random.default_rng(0)}
+    found = stats.bootstrap((x,), np.median, method="basic", **drawn)
     half = stats.t.ppf(0.975, 39) * found.standard_error * math.sqrt(40 / 39)
     assert median.estimate == np.median(x)
     assert median.high - median.estimate == pytest.approx(half, rel=0.03)
