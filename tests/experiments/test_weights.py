@@ -324,3 +324,31 @@ def test_linear_weights_of_an_export_are_found_by_their_bias() -> None:
     places = {"encoder.layer.0.attention.q_proj.bias", "embeddings.position_embeddings"}
     assert set(state) == places
     assert state["embeddings.position_embeddings"].shape == (1, 10, 2)
+
+
+def test_what_transformers_5_writes_is_read_by_4_as_the_same_model(tmp_path: Path) -> None:
+    """What 4.57 looks for is there, and 5 reads the folder as before."""
+    import tiny
+    from transformers import AutoConfig, AutoTokenizer, LlamaConfig
+
+    LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 123_000.0}).save_pretrained(tmp_path)
+    tiny.tokenizer("llama").save_pretrained(tmp_path)
+    ids = AutoTokenizer.from_pretrained(tmp_path)("the cat sat").input_ids
+    weights.read_alike(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 123_000
+    assert (
+        json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"]
+        == "PreTrainedTokenizerFast"
+    )
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_theta"] == 123_000
+    assert AutoTokenizer.from_pretrained(tmp_path)("the cat sat").input_ids == ids
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    LlamaConfig(rope_parameters=scaled).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="rope_type 'linear' is not written for transformers 4"):
+        weights.read_alike(tmp_path)
+
+
+@pytest.mark.real
+def test_smollm2s_folder_says_its_rotary_base_where_transformers_4_looks() -> None:
+    config = json.loads((weights.folder("smollm2") / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
