@@ -29,6 +29,7 @@ SEAMS = (
     "host/turns.py",
     "host/local.py",
     "sa_nnsight/edits.py",
+    "sa_nnsight/measure.py",
     "sa_nnsight/places.py",
     "sa_transformer_lens/passes.py",
     "sa_transformer_lens/prefix.py",

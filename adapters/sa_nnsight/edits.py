@@ -6,8 +6,8 @@ of the values (`sa_plugin.host.edits`).
 
 What a trace reads of an MLP is what it gave before its edit; the block adds the edited one.
 
-Values are what the value projection gives (or the last part of the fused one), the pattern is
-`attention.output[1]`, handed out by unfused attention only. Values and pattern must give the
+Values are what the value projection gives (or their part of the fused one), the pattern is one of
+attention's outputs, handed out by unfused attention only. Values and pattern must give the
 unedited z in the first pass: where an architecture does something else to its values, uniform
 attention of its heads would be a guess.
 """
@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sa_nnsight.places import EnvoyPlaces, eager
+from sa_nnsight.places import EnvoyPlaces, by_row, eager, split_heads
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import relative_difference
 from sa_plugin.host.protocol import Site
@@ -38,30 +38,41 @@ def watching(places: EnvoyPlaces, watches: Mapping[Site, EditWatch]) -> Iterator
         NotImplementedError: A watch attends, and the architecture shows no values. In the first
             pass: it shows no pattern, or values and pattern do not give z.
     """
+    rows: list[int] = []
 
-    def start(*_: Any) -> None:
+    def start(_: Any, args: Any, kwargs: Any) -> None:
+        rows[:] = [len((*args, *kwargs.values())[0])]
         for watch in watches.values():
             watch.start()
 
     attending = {site.layer: watch for site, watch in watches.items() if watch.reader is not None}
     with ExitStack() as stack:
         if attending:
-            stack.enter_context(eager(places.root))
-        handles = [places.module("block", 0).register_forward_pre_hook(start)]
+            stack.enter_context(eager(places.root, ask=bool(places.roles.get("output_attentions"))))
+        handles = [places.module("block", 0).register_forward_pre_hook(start, with_kwargs=True)]
         stack.callback(lambda: [handle.remove() for handle in handles])
         for layer, watch in attending.items():
             handles += _attended(places, layer, watch)
         for site, watch in watches.items():
-            handles += (_edited if site.point == "z" else _edited_mlp)(places, site.layer, watch)
+            handles += (
+                _edited(places, site.layer, watch)
+                if site.point == "z"
+                else _edited_mlp(places, site.layer, watch, rows)
+            )
         yield
 
 
-def _edited_mlp(places: EnvoyPlaces, layer: int, watch: EditWatch) -> list[Any]:
+def _edited_mlp(places: EnvoyPlaces, layer: int, watch: EditWatch, rows: list[int]) -> list[Any]:
     gate = places.gate("mlp_gate", layer)
 
-    def after(_: Any, __: Any, out: Tensor) -> Tensor:
+    def after(_: Any, __: Any, out: Any) -> Any:
+        own: Tensor = out[0] if isinstance(out, tuple) else out
+        value = by_row(own, rows[0])
         # What the block adds is gated where the edit sees it, and not yet where it is put back.
-        return watch.edited(out) if gate is None else watch.edited(out * gate[1]) / gate[1]
+        new = watch.edited(value) if gate is None else watch.edited(value * gate[1]) / gate[1]
+        new = new.reshape(own.shape)
+        # Routers hand out their scores beside it (GPT-OSS).
+        return (new, *out[1:]) if isinstance(out, tuple) else new
 
     return [places.module("mlp", layer).register_forward_hook(after)]
 
@@ -161,14 +172,13 @@ def _value_role(places: EnvoyPlaces) -> str:
 def _values_by_head(places: EnvoyPlaces, role: str, out: Tensor) -> Tensor:
     if role == "v":
         return rearrange(out, "b t (h e) -> b t h e", e=places.d_head)
-    heads = places.n_heads
-    if places.roles.get("qkv_order") == "heads":
-        return rearrange(out, "b t (h part e) -> part b t h e", h=heads, part=3)[2]
-    return rearrange(out.chunk(3, dim=-1)[2], "b t (h e) -> b t h e", h=heads)
+    value = split_heads(places, out.movedim(-1, 0), str(places.roles.get("qkv_order")))[2]
+    return rearrange(value, "(h e) b t -> b t h e", e=places.d_head)
 
 
 def _pattern(places: EnvoyPlaces, layer: int, out: Any) -> Tensor:
-    found = out[1] if isinstance(out, tuple) and len(out) > 1 else None
+    item = int(places.roles.get("pattern", 1))
+    found = out[item] if isinstance(out, tuple) and len(out) > item else None
     if isinstance(found, Tensor) and found.ndim == 4:
         return found
     raise NotImplementedError(

@@ -6,21 +6,27 @@ bridge is made of, but DINOv2, which stays itself.
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sa_nnsight.leftovers import trace_left_over
 from sa_nnsight.passes import TracePasses
-from sa_nnsight.places import EnvoyPlaces, locate
+from sa_nnsight.places import EnvoyPlaces, locate, reads_images
 from sa_plugin._check import require, require_known, require_made_by
 from sa_plugin._face import face, passing
 from sa_plugin.host.adapter import TOWERS
 from sa_plugin.host.images import context_states
-from sa_plugin.host.local import LocalHost, Options, open_images, open_texts
+from sa_plugin.host.laws import BrokenLawError
+from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_altered, refuse_training
+from sa_plugin.host.turns import Undo, take, turns_over
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,8 +50,8 @@ def attach_local(
     Args:
         model: A TransformersModel, LanguageModel, VisionLanguageModel or NNsight wrapper of a text
             or vision model, in eval mode.
-        paths: Where things are in an architecture that `sa_nnsight.paths.PATHS` does not know, or
-            knows wrongly; see `sa_nnsight.paths.ROLES`.
+        paths: Where things are that one pass over the model does not show, or shows wrongly, by role;
+            see `sa_nnsight.paths.ROLES`.
         tower: "vision" or "text": which half of a two-tower model (CLIP, LLaVA, Mllama) to read.
             Only that half runs.
         image: Of an Mllama's text stack: an image that every text is read with, uint8 `[height,
@@ -68,19 +74,34 @@ def attach_local(
     whole = model._module
     if tower is not None:
         model = _tower(model, tower)
-    places = locate(model, paths, every=image is not None)
+    places = _located(model, paths, every=image is not None)
     TracePasses(places).refuse_unready()
-    if _reads_images(places):
+    if reads_images(places.root):
         if image is not None:
             raise ValueError(f"{places.architecture} reads images: leave the image out.")
         chosen = replace(chosen, processor=source)
-        return open_images(NNsightHost, TracePasses(places), places.config, chosen)
+        with _saying(places):
+            return open_images(NNsightHost, TracePasses(places), places.config, chosen)
     if image is not None:
         places = replace(places, context=context_states(whole, places.root, image, source))
         chosen = replace(chosen, processor=None)
     if chosen.tokenizer is None:
         chosen = replace(chosen, tokenizer=own_tokenizer)
-    return open_texts(NNsightHost, TracePasses(places), chosen)
+    with _saying(places):
+        return open_texts(NNsightHost, TracePasses(places), chosen)
+
+
+@contextmanager
+def _saying(places: EnvoyPlaces) -> Iterator[None]:
+    """A broken law also says what was taken to be where, so that it can be corrected."""
+    try:
+        yield
+    except BrokenLawError as error:
+        raise BrokenLawError(
+            f"{error} Places were taken to be paths={dict(places.roles)}; correct them in "
+            "attach(model, paths={role: path}): a norm behind attention is 'attn_out', one behind the MLP "
+            "is 'mlp', as sa_nnsight.paths.ROLES says of every role."
+        ) from error
 
 
 def _preprocessors(model: Any) -> tuple[Any, Any]:
@@ -100,9 +121,16 @@ def _tower(model: Any, tower: str) -> Any:
     raise ValueError(f"{type(model._module).__name__} has no {TOWERS[tower][0]}: leave tower out.")
 
 
-def _reads_images(places: EnvoyPlaces) -> bool:
-    own = getattr(places.root, "main_input_name", "input_ids") == "pixel_values"
-    return own or places.kind.endswith("vision_model")
+def _located(model: Any, paths: Mapping[str, Any] | None, *, every: bool) -> EnvoyPlaces:
+    """Places of a model, found while nobody else uses it."""
+    root = model._module
+    refuse_altered(root)
+    refuse_training(root)
+
+    def library() -> Undo:
+        return partial(trace_left_over, model, sys.gettrace())
+
+    return take(turns_over(root, root, model), "attach", library, lambda: locate(model, paths, every=every))
 
 
 @face

@@ -26,11 +26,10 @@ from torch import Tensor, nn
 
 from sa_nnsight.edits import watching
 from sa_nnsight.leftovers import trace_left_over
-from sa_nnsight.places import EnvoyPlaces, Tap, eager
-from sa_plugin.host import mllama
+from sa_nnsight.places import EnvoyPlaces, Tap, by_row, eager, model_inputs
 from sa_plugin.host.adapter import Keep, Part
 from sa_plugin.host.edits import EditWatch
-from sa_plugin.host.laws import Law, Parts, relative_difference
+from sa_plugin.host.laws import BrokenLawError, Law, Parts, relative_difference
 from sa_plugin.host.local import demand_embedded, refuse_training
 from sa_plugin.host.protocol import Site
 from sa_plugin.host.turns import Undo
@@ -63,15 +62,7 @@ class TracePasses:
 
     def inputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch's inputs on the model's device, with the image that its texts are read with."""
-        root, context = self.places.root, self.places.context
-        like = next(root.parameters())
-        # Not `in given`, which would make the pixels.
-        if "pixel_values" in list(given):
-            pixels = given["pixel_values"]
-            if self.places.kind == mllama.VISION:
-                return mllama.tile_inputs(root, pixels)
-            return {"pixel_values": pixels.to(like.device, like.dtype)}
-        inputs = {key: value.to(like.device) for key, value in given.items()}
+        context, inputs = self.places.context, model_inputs(self.places.root, given)
         if context is not None:
             inputs["cross_attention_states"] = context.expand(len(inputs["input_ids"]), -1, -1)
         return inputs
@@ -92,14 +83,18 @@ class TracePasses:
             kept = {tap: partial(keep, name) for (_, name), tap in taps.items() if name == "pattern"}
         # A check compares what unfused attention gives, whether it reads a pattern or not.
         unfused = keep is not None or any(name == "pattern" for _, name in parts)
-        with eager(self.places.root) if unfused else nullcontext():
+        with self._unfused() if unfused else nullcontext():
             wanted = in_order(self.order, list(taps.values()))
             found = _read_taps(self.places.model, inputs, wanted, stop=keep is None, kept=kept)
-        return {part: self._shaped(part, found[tap]) for part, tap in taps.items()}
+        rows = _rows(inputs)
+        return {part: self._shaped(part, found[tap], rows) for part, tap in taps.items()}
 
-    def _shaped(self, part: Part, value: Tensor) -> Tensor:
+    def _unfused(self) -> AbstractContextManager[None]:
+        return eager(self.places.root, ask=bool(self.places.roles.get("output_attentions")))
+
+    def _shaped(self, part: Part, value: Tensor, rows: int) -> Tensor:
         if part[1] != "z":
-            return value
+            return by_row(value, rows)
         return rearrange(value, "b t (h e) -> b t h e", h=self.places.n_heads)
 
     def embeddings(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -124,7 +119,7 @@ class TracePasses:
     ) -> Tensor:
         """Logits, or what else the model returns first, with one place edited or none."""
         tap = None if name is None else _parse_tap(self.places.model, name)
-        with eager(self.places.root):
+        with self._unfused():
             return _output(self.places.model, inputs, tap, edit)
 
     def watching(self, watches: Mapping[Site, EditWatch]) -> AbstractContextManager[None]:
@@ -141,7 +136,7 @@ class TracePasses:
         if self.places.config is None:
             return [Law(name, None, note="the model is none of transformers'")]
         # Unfused, as the blocks were read: in bfloat16 the two kinds of attention differ by per cents.
-        with torch.no_grad(), eager(self.places.root):
+        with torch.no_grad(), self._unfused():
             out = self.places.root(**inputs, output_hidden_states=True)
         states = getattr(out, "hidden_states", None)
         if not states or len(states) != len(blocks) + 1:
@@ -150,6 +145,10 @@ class TracePasses:
         pairs = zip(blocks, states, strict=False)
         gaps = [relative_difference(block["resid_pre"], state) for block, state in pairs]
         return [Law(name, max(gaps), limit)]
+
+
+def _rows(inputs: Mapping[str, Tensor]) -> int:
+    return len(next(iter(inputs.values())))
 
 
 def _read_taps(
@@ -213,7 +212,7 @@ def _value_of(envoy: Any, tap: Tap) -> Tensor:
 def _trace_from(
     model: Any, inputs: Mapping[str, Tensor], embed: Any, values: Tensor | None, wanted: Sequence[Tap]
 ) -> dict[Tap, Tensor]:
-    envoys = [model.get(tap.path) for tap in wanted]
+    envoys, rows = [model.get(tap.path) for tap in wanted], _rows(inputs)
     with model.trace(**inputs) as tracer:
         found = nnsight.save([])
         if embed is not None and values is not None:
@@ -222,6 +221,10 @@ def _trace_from(
             embed.output = values.to(embed.output).clone()
         for tap, envoy in zip(wanted, envoys, strict=True):
             own, copy = _own(envoy, tap), _value_of(envoy, tap)
+            if own.ndim == 2 and tap.end == "output":
+                # What goes on is made of what is handed out, so that gradients flow between them.
+                own, copy = by_row(own, rows), by_row(copy, rows)
+                _write(envoy, tap, own.flatten(0, 1))
             found.append((own, own._version, copy))
         tracer.stop()
     # The copy is for models that write into the tensor after it was read.
@@ -298,7 +301,7 @@ def _measure_order(root: nn.Module, modules: Mapping[str, nn.Module], inputs: Ma
         inputs: Keyword arguments of the forward pass.
 
     Raises:
-        ValueError: A module did not run exactly once.
+        BrokenLawError: A module did not run exactly once.
     """
     seen: list[tuple[str, str]] = []
     handles = []
@@ -320,9 +323,8 @@ def _measure_order(root: nn.Module, modules: Mapping[str, nn.Module], inputs: Ma
     for path in modules:
         count = seen.count((path, "output"))
         if count != 1:
-            raise ValueError(
+            raise BrokenLawError(
                 f"{type(root).__name__} ran module {path!r} {count} times in one forward pass, "
-                "expected once: its tensor cannot be trusted. Name another module in "
-                "attach(model, paths={...})."
+                "expected once: its tensor cannot be trusted."
             )
     return {event: rank for rank, event in enumerate(seen)}

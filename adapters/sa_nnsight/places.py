@@ -1,28 +1,32 @@
 """Where things are in an nnsight model: its modules, norms and weights by the names of every host.
 
-`sa_nnsight.paths` says where to look, one dictionary an architecture. What it says is not trusted:
-when a model is attached, how its blocks add up, that every module runs once, and in which order,
-are measured, and norms and maps are proved where they are used (`sa_plugin.host.weights`).
+`sa_nnsight.measure` finds the roles of modules in one pass; a user may add to them or correct them
+(`sa_nnsight.paths`). Neither is trusted: when a model is attached, how its blocks add up, that every
+module runs once, and in which order, are measured by other means, and norms and maps are proved where
+they are used (`sa_plugin.host.weights`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from sa_nnsight.paths import NOT_IN_BLOCKS, PATHS, REQUIRED, ROLES, SOME_BLOCKS, Paths
-from sa_plugin.host import mllama, weights
+from sa_nnsight import measure
+from sa_nnsight.paths import KNOWN, NOT_IN_BLOCKS, REQUIRED, ROLES, SIDE_BY_SIDE, SOME_BLOCKS, Paths
+from sa_plugin.host import mllama, siglip2, weights
 from sa_plugin.host.adapter import FINAL, AttentionParts, NormRole, Part
-from sa_plugin.host.laws import NORMS, RAW
+from sa_plugin.host.laws import NORMS, RAW, relative_difference
 from sa_plugin.host.protocol import InputMap, Norm, OutputProjection, Point
-from sa_plugin.host.turns import note_attention
+from sa_plugin.host.turns import ASKED, note_attention
 from sa_plugin.host.weights import as_float32, norm_of
 
 NORM_ROLES = {"norm1": "norm1", "norm2": "norm2", "norm1_post": "attn_out", "norm2_post": "mlp"}
@@ -92,7 +96,7 @@ class EnvoyPlaces:
     @property
     def kind(self) -> str:
         """Its `model_type`, or "" without a config."""
-        return str(getattr(self.config, "model_type", "") or "")
+        return kind_of(self.root)
 
     @property
     def model_name(self) -> str:
@@ -205,7 +209,7 @@ class EnvoyPlaces:
         role, end = ends[name]
         gate = self.gate(GATES[name], layer) if name in GATES else None
         path = envoy_path(self.model, self.path(role, layer))
-        return Tap(path, end, 1 if name == "pattern" else None, gate)
+        return Tap(path, end, int(self.roles.get("pattern", 1)) if name == "pattern" else None, gate)
 
     def embedding(self) -> Tap:
         """Where token embeddings are read and written.
@@ -242,7 +246,10 @@ class EnvoyPlaces:
     def norm(self, role: NormRole, layer: int) -> tuple[str, nn.Module] | None:
         """A norm of one block, and its path."""
         own = NORM_ROLES[role]
-        return (self.path(own, layer), self.module(own, layer)) if self.has(own) else None
+        # ModernBERT's first block has an Identity where all others have a norm.
+        if not self.has(own) or isinstance(self.module(own, layer), nn.Identity):
+            return None
+        return self.path(own, layer), self.module(own, layer)
 
     def entry(self) -> Norm | None:
         """The norm between two lists of blocks."""
@@ -285,9 +292,9 @@ class EnvoyPlaces:
 
     def inner_parameters(self) -> dict[str, Tensor]:
         """Weights before and in the blocks, by their path inside the base model."""
-        after = set(_alternatives(self.roles.get("after", ())))
+        after = tuple(f"{path}." for path in _alternatives(self.roles.get("after", ())))
         named = {k.removeprefix(self.prefix): p for k, p in self.root.named_parameters()}
-        return {name: p for name, p in named.items() if name.split(".")[0] not in after}
+        return {name: p for name, p in named.items() if not name.startswith(after)}
 
     def shared_names(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         """A parameter by its shared name; a fused one, in three."""
@@ -329,11 +336,22 @@ def as_linear(module: Any) -> Tensor:
 
 def _split_fused(places: EnvoyPlaces, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a fused projection (or entries of its bias) of queries, keys and values."""
-    if places.roles.get("qkv_order") == "heads":
-        # GPT-NeoX keeps the query, key and value of one head side by side.
-        q, k, v = rearrange(whole, "(h part e) ... -> part (h e) ...", h=places.n_heads, part=3)
-    else:
-        q, k, v = whole.chunk(3)
+    q, k, v = split_heads(places, whole, str(places.roles.get("qkv_order")))
+    return q, k, v
+
+
+def split_heads(places: EnvoyPlaces, whole: Tensor, order: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The first axis of a fused projection cut into queries, keys and values.
+
+    With h query heads and g of keys and values, "parts" is h queries, g keys, g values; in "heads" each
+    of g groups has h / g queries, its key and its value side by side (GPT-NeoX, Falcon).
+    """
+    width, heads = places.d_head, places.n_heads
+    groups = (len(whole) // width - heads) // 2
+    if order == "heads":
+        cut = rearrange(whole, "(g part e) ... -> g part e ...", g=groups, e=width)
+        return cut[:, :-2].flatten(0, 2), cut[:, -2].flatten(0, 1), cut[:, -1].flatten(0, 1)
+    q, k, v = torch.split(whole, [heads * width, groups * width, groups * width])
     return q, k, v
 
 
@@ -344,7 +362,7 @@ def _by_head(weight: Tensor, bias: Tensor | None, d_head: int) -> InputMap:
 
 
 def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlaces:
-    """Find a model's modules.
+    """Find a model's modules, in one or two passes over a short input.
 
     Args:
         model: nnsight's model, or the module inside it.
@@ -352,23 +370,24 @@ def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlac
         every: Whether blocks run that a text alone skips (Mllama's cross-attention).
 
     Raises:
-        ValueError: The architecture is unknown, or a path leads nowhere; the text names the
-            modules that were found.
+        ValueError: Something is not found, or a path leads nowhere; the text names the modules that
+            there are.
     """
     root: nn.Module = getattr(model, "_module", model)
-    kind = str(getattr(getattr(root, "config", None), "model_type", "") or "")
-    architecture = type(root).__name__
-    unknown = sorted(set(given or {}) - set(ROLES))
+    kind, own = kind_of(root), dict(given or {})
+    unknown = sorted(set(own) - set(ROLES))
     if unknown:
         raise ValueError(f"paths has {unknown[0]!r}, which is no role; roles: {', '.join(ROLES)}.")
-    roles = {**PATHS.get(kind, {}), **(given or {})}
-    missing = [role for role in REQUIRED if role not in roles]
-    if missing:
-        raise ValueError(_unknown(root, architecture, kind, missing))
+    roles = dict(KNOWN.get(kind, {}))
+    if not all(role in roles for role in REQUIRED):
+        roles = {**_measured(root, own), **roles}
+    prefix = roles.pop("prefix", None)
+    roles |= own
     wanted = None if every else roles.get("block_class")
-    for prefix in ("", f"{getattr(root, 'base_model_prefix', '')}.", "model."):
+    base = f"{getattr(root, 'base_model_prefix', '')}."
+    for start in ("", base, "model.") if prefix is None else (prefix,):
         paths = _alternatives(roles["blocks"])
-        lists = [_find(root, prefix + path) for path in paths]
+        lists = [_find(root, start + path) for path in paths]
         if all(isinstance(one, nn.ModuleList | nn.Sequential) for one in lists):
             names = [
                 f"{path}.{number}"
@@ -378,10 +397,128 @@ def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlac
             ]
             if not names:
                 break
-            places = EnvoyPlaces(model, roles, prefix, tuple(names))
+            places = EnvoyPlaces(model, roles, start, tuple(names))
             _check(places)
-            return places
-    raise ValueError(f"{architecture} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
+            return _with_order(places)
+    raise ValueError(f"{type(root).__name__} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
+
+
+def kind_of(root: nn.Module) -> str:
+    """A model's `model_type`, or "" without a config."""
+    return str(getattr(getattr(root, "config", None), "model_type", "") or "")
+
+
+def model_inputs(root: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a model is called with for token ids or pixels, on its device and in its format."""
+    like = next(root.parameters())
+    # Not `in given`, which would make the pixels.
+    if "pixel_values" not in list(given):
+        return {name: value.to(like.device) for name, value in given.items()}
+    pixels, kind = given["pixel_values"], kind_of(root)
+    if kind == mllama.VISION:
+        return mllama.tile_inputs(root, pixels)
+    pixels = pixels.to(like.device, like.dtype)
+    return siglip2.patch_inputs(root, pixels) if kind == siglip2.VISION else {"pixel_values": pixels}
+
+
+def by_row(value: Tensor, rows: int) -> Tensor:
+    """`[row, token, d_model]` of a value that some blocks (OPT) pass on as `[row * token, d_model]`."""
+    return rearrange(value, "(b t) d -> b t d", b=rows) if value.ndim == 2 else value
+
+
+def reads_images(root: nn.Module) -> bool:
+    """Whether a model is called with pixels."""
+    own = getattr(root, "main_input_name", "input_ids") == "pixel_values"
+    return own or kind_of(root).endswith("vision_model")
+
+
+def _measured(root: nn.Module, given: Paths) -> dict[str, Any]:
+    """Roles found in a pass; none of them where that fails and the user has given all that is needed."""
+    run = partial(_run_shortly, root)
+    blocks = str(given["blocks"]) if isinstance(given.get("blocks"), str) else None
+    try:
+        return _described(root, run, blocks)
+    except measure.NotFound as error:
+        if all(role in given for role in REQUIRED):
+            return {}
+        raise ValueError(_unknown(root, error)) from error
+
+
+def _described(root: nn.Module, run: Callable[[], Any], blocks: str | None) -> dict[str, Any]:
+    fused = ""
+    try:
+        with eager(root):
+            fused = str(getattr(getattr(root, "config", None), "_attn_implementation", None) or "eager")
+            return measure.describe(root, run, blocks)
+    except measure.NoAttention as error:
+        if fused != "eager":
+            raise measure.NoAttention(
+                f"fused attention ({fused}) computes no pattern, and it could not be switched to 'eager'. "
+                "Load the model with attn_implementation='eager'"
+            ) from error
+        # Older classes hand probabilities out when they are told to.
+        with eager(root, ask=True):
+            try:
+                return measure.describe(root, run, blocks) | {"output_attentions": True}
+            except measure.NotFound:
+                raise error from None
+
+
+def _run_shortly(root: nn.Module) -> None:
+    """One pass over nine tokens, or over an image of noise."""
+    config = getattr(root, "config", None)
+    if reads_images(root):
+        side = siglip2.side(config) if kind_of(root) == siglip2.VISION else getattr(config, "image_size", 224)
+        height, width = (side, side) if isinstance(side, int) else side
+        given = {"pixel_values": torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))}
+    else:
+        tables = [one.num_embeddings for one in root.modules() if isinstance(one, nn.Embedding)]
+        ids = (3 + torch.arange(9)) % max(tables, default=12)
+        # No mask: models ask whether it hides anything, which one without values cannot say.
+        given = {"input_ids": ids[None]}
+    try:
+        root(**model_inputs(root, given))
+    except Exception as error:
+        raise measure.NotFound(
+            f"a pass over {'an image of noise' if reads_images(root) else 'nine tokens'} fails "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _with_order(places: EnvoyPlaces) -> EnvoyPlaces:
+    """Places that know how a fused projection is cut, by which cut its values and the pattern give z."""
+    if not places.has("qkv") or places.has("qkv_order"):
+        return places
+    if next(places.root.parameters()).is_meta:
+        order = "heads" if places.kind in SIDE_BY_SIDE else "parts"
+        return replace(places, roles={**places.roles, "qkv_order": order})
+    item, (fused, pattern, z) = int(places.roles.get("pattern", 1)), _attention_of(places)
+    for order in ("parts", "heads"):
+        value = split_heads(places, fused[0].movedim(-1, 0), order)[2]
+        value = rearrange(value, "(g e) t -> t g e", e=places.d_head).float()
+        value = value.repeat_interleave(places.n_heads // value.shape[1], 1)
+        made = torch.einsum("hqk,khe->qhe", pattern[item][0].float(), value).flatten(1)
+        if relative_difference(z[0].float(), made) < 1e-2:
+            return replace(places, roles={**places.roles, "qkv_order": order})
+    # In no known order: read all the same, and described by no maps.
+    return replace(places, roles={role: path for role, path in places.roles.items() if role != "qkv"})
+
+
+def _attention_of(places: EnvoyPlaces) -> list[Any]:
+    """What the fused projection, attention and the input of the output projection are in block 0."""
+    seen: dict[str, Any] = {}
+    handles = [
+        places.module("qkv", 0).register_forward_hook(lambda _, __, out: seen.update(qkv=out)),
+        places.module("attention", 0).register_forward_hook(lambda _, __, out: seen.update(attention=out)),
+        places.module("o_proj", 0).register_forward_pre_hook(lambda _, args: seen.update(z=args[0])),
+    ]
+    try:
+        with torch.no_grad(), eager(places.root, ask=bool(places.roles.get("output_attentions"))):
+            _run_shortly(places.root)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [seen[name] for name in ("qkv", "attention", "z")]
 
 
 def _alternatives(path: Any) -> tuple[str, ...]:
@@ -408,19 +545,28 @@ def _find(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _unknown(root: nn.Module, architecture: str, kind: str, missing: list[str]) -> str:
-    wanted = ", ".join(f"{role!r} ({ROLES[role]})" for role in missing)
+def _unknown(root: nn.Module, error: measure.NotFound) -> str:
+    architecture = type(root).__name__
     inner = getattr(root, "model", root)
     if any(hasattr(inner, name) for name in ("vision_model", "vision_tower")):
         return (
             f"{architecture} has two towers: say which to read, attach(model, tower='vision') or "
             "tower='text'."
         )
+    if isinstance(error, measure.SharedLayers):
+        return f"{architecture} cannot be attached: {error}."
+    if isinstance(error, measure.NoAttention):
+        lacking = not hasattr(getattr(root, "config", None), "num_attention_heads")
+        return (
+            f"{architecture} has no attention{'' if lacking else ' that can be read'}, and everything here "
+            f"reads attention: it cannot be attached. {error}."
+        )
+    wanted = ", ".join(f"{role!r} ({ROLES[role]})" for role in REQUIRED)
     return (
-        f"{architecture} ({kind or 'no config'}) is no architecture this adapter knows "
-        f"({', '.join(PATHS)}). {_found(root)} Say where things are, paths inside a block: "
-        'attach(model, paths={"blocks": ..., "attention": ..., "o_proj": ..., "mlp": ..., '
-        f'"norm1": ..., "norm2": ...}}); missing: {wanted}.'
+        f"where things are in {architecture} ({kind_of(root) or 'no config'}) was not found: {error}. "
+        f'{_found(root)} Say where, paths inside a block: attach(model, paths={{"blocks": ..., '
+        '"attention": ..., "o_proj": ..., "mlp": ..., "norm1": ..., "norm2": ...}); needed: '
+        f"{wanted}; the others are in sa_nnsight.paths.ROLES."
     )
 
 
@@ -435,16 +581,28 @@ def _found(root: nn.Module) -> str:
 
 
 @contextmanager
-def eager(root: nn.Module) -> Iterator[None]:
-    """Unfused attention inside the context, so that there are probabilities to read."""
-    before = getattr(getattr(root, "config", None), "_attn_implementation", None)
+def eager(root: nn.Module, *, ask: bool = False) -> Iterator[None]:
+    """Unfused attention inside the context, so that there are probabilities to read.
+
+    Args:
+        root: The model.
+        ask: Whether it is also told to hand them out.
+    """
+    config = getattr(root, "config", None)
+    before = getattr(config, "_attn_implementation", None)
     switch = getattr(root, "set_attn_implementation", None)
-    if switch is None or before in (None, "eager"):
-        yield
-        return
-    note_attention(root)
-    switch("eager")
+    fused = switch is not None and before not in (None, "eager")
+    ask = ask and getattr(config, "output_attentions", True) is False
+    if fused or ask:
+        note_attention(root)
+    if fused and switch is not None:
+        switch("eager")
+    if ask:
+        setattr(config, ASKED, True)
     try:
         yield
     finally:
-        switch(before)
+        if ask:
+            setattr(config, ASKED, False)
+        if fused and switch is not None:
+            switch(before)

@@ -36,7 +36,7 @@ from sa_plugin._check import require, require_known
 from sa_plugin._face import face
 from sa_plugin.data.images import Geometry, Image, require_rgb
 from sa_plugin.data.sample import Sample
-from sa_plugin.host import mllama
+from sa_plugin.host import mllama, siglip2
 from sa_plugin.host.laws import Law
 from sa_plugin.host.protocol import Batch
 
@@ -405,7 +405,7 @@ def model_processor(source: Any, config: Any, architecture: str, model: str) -> 
 
     Args:
         source: An image processor of transformers, its config, or a `Processor`; or None.
-        config: The model's configuration, with `patch_size` and `image_size`.
+        config: The model's configuration, with `patch_size` and `image_size` (of SigLIP-2 `num_patches`).
         architecture: Class name of the model, for errors.
         model: Its name, for errors.
 
@@ -421,7 +421,7 @@ def model_processor(source: Any, config: Any, architecture: str, model: str) -> 
     if not isinstance(config.patch_size, int):
         raise ValueError(f"{architecture} has patches {config.patch_size}: only square ones serve.")
     ours = read_processor(source, config.patch_size)
-    takes = config.image_size
+    takes = siglip2.side(config) if config.model_type == siglip2.VISION else config.image_size
     takes = (takes, takes) if isinstance(takes, int) else tuple(takes)
     if ours.size != takes:
         raise ValueError(

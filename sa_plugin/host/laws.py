@@ -107,11 +107,16 @@ def read_sites(host: Host, batch: Batch, sites: Sequence[Site]) -> dict[Site, Te
     return {site: kept[name] for site, name in named.items()}
 
 
+class BrokenLawError(ValueError):
+    """A model is not what is said of it: an adapter adds what it took to be where."""
+
+
 def demand(architecture: str, law: Law) -> None:
     """Refuse a model that breaks a law.
 
     Raises:
-        ValueError: It does.
+        BrokenLawError: It does.
+        ValueError: Its activations are no numbers.
     """
     if law.difference is not None and not math.isfinite(law.difference):
         raise ValueError(
@@ -119,7 +124,7 @@ def demand(architecture: str, law: Law) -> None:
             "weights, or load the model in float32 or bfloat16."
         )
     if not law.passed:
-        raise ValueError(
+        raise BrokenLawError(
             f"{architecture} breaks a law: {law}. What would be read is not what its name says: "
             "take off hooks that edit the model, or report it (sa-plugin check)."
         )
@@ -174,7 +179,7 @@ def structure(architecture: str, blocks: Sequence[Parts], limit: float) -> tuple
     """How the blocks add up, and how far they are from it.
 
     Raises:
-        ValueError: In no known way.
+        BrokenLawError: In no known way.
     """
     gaps = {kind: max(_gap(block, kind) for block in blocks) for kind in MEASURED}
     # The first that fits: a pre_norm block is a post_norm one whose norm does nothing.
@@ -182,10 +187,9 @@ def structure(architecture: str, blocks: Sequence[Parts], limit: float) -> tuple
         if gaps[kind] <= limit:
             return kind, gaps[kind]
     measured = ", ".join(f"{kind} by {gap:.1e}" for kind, gap in gaps.items())
-    raise ValueError(
+    raise BrokenLawError(
         f"{architecture}: its blocks add up in no known way (relative differences: {measured}; "
-        f"limit {limit:.0e}), so attention and MLP outputs cannot be named. It needs an adapter of "
-        "its own (entry-point group 'sa_plugin.adapters')."
+        f"limit {limit:.0e}), so attention and MLP outputs cannot be named."
     )
 
 
@@ -215,7 +219,7 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
         blocks: All of a model's, in order.
 
     Raises:
-        ValueError: Something stands between blocks that are not pre_norm.
+        BrokenLawError: Something stands between blocks that are not pre_norm.
     """
     joints = [
         k
@@ -223,7 +227,7 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
         if not torch.equal(one["resid_post"], two["resid_pre"])
     ]
     if joints and kind != "pre_norm":
-        raise ValueError(
+        raise BrokenLawError(
             f"{architecture}: something changes the residual stream between blocks {joints[0] - 1} "
             f"and {joints[0]}, which are {kind}: it needs an adapter of its own (entry-point group "
             "'sa_plugin.adapters')."

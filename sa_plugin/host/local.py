@@ -32,6 +32,7 @@ from sa_plugin.host import weights
 from sa_plugin.host.adapter import FINAL, Passes, Places, part_of, parts_of
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import (
+    BrokenLawError,
     Law,
     demand,
     in_stages,
@@ -371,6 +372,35 @@ def refuse_training(root: nn.Module) -> None:
         raise ValueError("the model is in training mode: call model.eval() first.")
 
 
+def refuse_altered(root: nn.Module) -> None:
+    """Refuse what a library has put in the place of a model's modules, where it cannot be read.
+
+    Raises:
+        ValueError: The model is compiled, its linear layers are quantised dynamically, or its weights
+            are elsewhere until a module runs (accelerate's offloading).
+    """
+    if hasattr(root, "_orig_mod"):
+        raise ValueError(
+            "the model is compiled (torch.compile): its modules do not run one by one, so nothing between "
+            "them can be read. Attach the module that was compiled, model._orig_mod; it has the same weights."
+        )
+    for name, module in root.named_modules():
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise ValueError(
+                f"{name!r} is a {type(module).__module__}.{type(module).__name__}: its weights are packed "
+                "integers, which cannot be read as a projection's. Attach the model before "
+                "torch.ao.quantization.quantize_dynamic."
+            )
+    away = next((name for name, one in root.named_parameters() if one.is_meta), None)
+    if away is not None:
+        raise ValueError(
+            f"the weights of {away!r} are on the meta device: they are offloaded (accelerate's cpu_offload, "
+            "disk_offload, a device_map with 'cpu' or 'disk') or were never loaded, so they can be neither "
+            "read nor hashed. Load the whole model on one device, or on several with device_map over GPUs "
+            "alone."
+        )
+
+
 @contextmanager
 def edited(host: LocalHost, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Replace `z` and MLP outputs in every pass inside the context; see `EditableHost.edited`."""
@@ -497,7 +527,7 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
         with module_streams(places.blocks()) as own:
             found = passes.read(inputs, parts, kept_part)
     except RuntimeError as error:
-        raise ValueError(f"{name} cannot be attached: {error}") from error
+        raise BrokenLawError(f"{name} cannot be attached: {error}") from error
     blocks = [{part: found[k, part] for part in places.parts if (k, part) in found} for k in layers]
     stream = stream_law(blocks, own)
     demand(name, stream)
@@ -542,6 +572,7 @@ def open_texts(host: type[H], passes: Passes, options: Options) -> H:
 
 
 def _open_texts(host: type[H], passes: Passes, options: Options) -> H:
+    refuse_altered(passes.places.root)
     reader = text_reader(passes.places, options)
     seen = probe(passes, passes.inputs(reader.probe_inputs()), final_norm=options.final_norm)
     info = replace(_describe(seen, options, reader.bos), tokenizer=reader.encode.digest)
@@ -591,6 +622,7 @@ def _open_images(host: type[H], passes: Passes, config: Any, options: Options) -
     from sa_plugin.host.images import ImageReader, model_processor, noise
 
     places = passes.places
+    refuse_altered(places.root)
     processor = model_processor(options.processor, config, places.architecture, places.model_name)
     inputs = passes.inputs({"pixel_values": noise(processor.size)})
     seen = probe(passes, inputs, final_norm=options.final_norm)

@@ -43,6 +43,10 @@ HOOKS = {
     "_backward_hooks": (),
     "_backward_pre_hooks": (),
 }
+# What a configuration is told so that attention shows its probabilities, and how that is put back: the
+# name without this ending passes a value on to parts.
+ASKED = "output_attentions"
+SWITCHED = {ASKED: ASKED, "_attn_implementation": "_attn_implementation_internal"}
 P = ParamSpec("P")
 R = TypeVar("R")
 Undo = Callable[[], str | None]
@@ -267,15 +271,23 @@ def turns_of(places: Places) -> Turns:
     Hosts wrap modules, each in its own way; those with weights of their own in the first block are
     the same in all.
     """
-    leaves = [module for module in places.blocks()[0].modules() if module._parameters]
+    return turns_over(places.blocks()[0], places.root, places.model)
+
+
+def turns_over(part: nn.Module, *roots: Any) -> Turns:
+    """The turns of a model of which a part is known, its first block or all of it.
+
+    Args:
+        part: Whose modules with weights the turns are of.
+        roots: What hooks may be put on; those that are no modules of torch are passed over.
+    """
+    leaves = [module for module in part.modules() if module._parameters]
     with _REGISTRY:
         known = (_BY_MODULE.get(module) for module in leaves)
         turns = next((one for one in known if one is not None), None) or Turns()
         for module in leaves:
             _BY_MODULE[module] = turns
-        for root in (places.root, places.model):
-            if isinstance(root, nn.Module):
-                turns.roots.add(root)
+        turns.roots.update(root for root in roots if isinstance(root, nn.Module))
     return turns
 
 
@@ -294,15 +306,18 @@ def note_attention(root: nn.Module) -> None:
     turns = turns_in(root)
     if turns is None:
         return
-    name = "_attn_implementation"
     configs = {id(c): c for m in root.modules() if (c := getattr(m, "config", None)) is not None}
-    before = [(config, getattr(config, name)) for config in configs.values() if hasattr(config, name)]
+    before = [
+        (config, name, getattr(config, name))
+        for config in configs.values()
+        for name in SWITCHED
+        if hasattr(config, name)
+    ]
 
     def undo() -> str | None:
-        left = [(config, kind) for config, kind in before if getattr(config, name) != kind]
-        for config, kind in left:
-            # The name without this ending passes a value on to parts.
-            setattr(config, f"{name}_internal", kind)
+        left = [(config, name, kind) for config, name, kind in before if getattr(config, name) != kind]
+        for config, name, kind in left:
+            setattr(config, SWITCHED[name], kind)
         return "unfused attention" if left else None
 
     turns.note(undo)

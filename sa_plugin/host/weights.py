@@ -41,6 +41,8 @@ from sa_plugin.host.protocol import (
 )
 
 EPSILONS = ("eps", "variance_epsilon")
+# Tried where a norm does not say its own (OLMo's).
+UNSAID = (0.0, 1e-5, 1e-6, 1e-12)
 # Hashed of each weight.
 VALUES = 64
 # States of an image that every text is read with (Mllama), listed beside the weights.
@@ -117,6 +119,13 @@ def attention_weights(
         n_key_value_heads=len(parts.key.weight),
     )
     where = f"{info.architecture}, block {layer}"
+    for name, module in zip(("query", "key"), parts.head_norms or (), strict=False):
+        width = getattr(getattr(module, "weight", None), "shape", (info.d_head,))[-1]
+        if width != info.d_head:
+            raise ValueError(
+                f"{where} normalises each {name} over {width} dimensions, all its heads together (d_head is "
+                f"{info.d_head}): its heads have no maps of their own. Read its pattern and z instead."
+            )
     own = None if parts.head_norms is None else tuple(_own_norm(module) for module in parts.head_norms)
     read = read_sites(host, batch, [Site(layer, point) for point in ("resid_pre", "pattern", "z")])
     # Proved on what the model itself computes, so that no name or attribute has to be believed.
@@ -186,15 +195,16 @@ def norm_of(name: str, module: Any) -> Norm:
     Raises:
         ValueError: It is neither.
     """
-    eps = next((float(getattr(module, e)) for e in EPSILONS if hasattr(module, e)), 0.0)
+    said = [float(getattr(module, e)) for e in EPSILONS if hasattr(module, e)]
     weight = getattr(module, "weight", None)
     # A Linear has a matrix for a weight: it is no norm, whatever it would reproduce.
     vector = weight is None or weight.ndim == 1
-    x, seen = _tried(module, eps)
-    limit = tolerance(str(seen.dtype).removeprefix("torch."))
-    for norm in _candidates(module, x.shape[-1], eps) if vector else ():
-        if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
-            return norm
+    for eps in (said or UNSAID) if vector else ():
+        x, seen = _tried(module, eps)
+        limit = tolerance(str(seen.dtype).removeprefix("torch."))
+        for norm in _candidates(module, x.shape[-1], eps):
+            if relative_difference(apply_norm(norm, x), seen.float()) <= limit:
+                return norm
     raise ValueError(
         f"{name} is a {type(module).__name__}, and neither a LayerNorm nor an RMSNorm (gain weight "
         "or 1 + weight) reproduces it: this architecture's norms are unknown."

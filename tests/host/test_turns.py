@@ -181,6 +181,7 @@ RUNS = {
     "adapters/sa_nnsight/passes.py _output": "of the host's method",
     "adapters/sa_nnsight/passes.py _read_taps": "of the host's method",
     "adapters/sa_nnsight/passes.py _trace_from": "of the host's method",
+    "adapters/sa_nnsight/places.py _run_shortly": "of `attach`",
     "adapters/sa_nnsight/session.py submit_reads": "a server's",
     "adapters/sa_nnsight/session.py send_gradients": "a server's",
     "adapters/sa_nnsight/session.py send_probabilities": "a server's",

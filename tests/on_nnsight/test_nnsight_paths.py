@@ -1,4 +1,4 @@
-"""An architecture that the table does not know: one dictionary, and what is said without it."""
+"""An architecture of nobody's: found without a dictionary, corrected by one, wrong ones refused."""
 
 import pytest
 import tiny
@@ -7,7 +7,7 @@ from nnsight import NNsight
 from torch.testing import assert_close
 
 from sa_nnsight import accept
-from sa_nnsight.paths import PATHS, ROLES
+from sa_nnsight.paths import KNOWN, ROLES
 from sa_plugin.host import Site
 
 SHORT = ("The cat sat on the mat.",)
@@ -56,6 +56,19 @@ class Own(torch.nn.Module):
         return x
 
 
+class Scaled(Own):
+    """Adds what attention writes at half its size, which no module gives."""
+
+    class Half(Block):
+        def forward(self, hidden_states):
+            x = hidden_states + 0.5 * self.heads(self.first(hidden_states))[0]
+            return x + self.ffn(self.second(x))
+
+    def __init__(self):
+        super().__init__()
+        self.stack = torch.nn.ModuleList([Scaled.Half(), Scaled.Half()])
+
+
 PLACES = {
     "blocks": "stack",
     "attention": "heads",
@@ -70,28 +83,40 @@ PLACES = {
 }
 
 
+def attached(model, paths=None):
+    return accept(NNsight(model.eval()), tokenizer=tiny.tokenizer("gpt2"), paths=paths)
+
+
 class TestPaths:
-    def test_one_dictionary_adds_an_architecture(self):
+    @pytest.mark.parametrize("paths", [None, PLACES, {"blocks": "stack"}])
+    def test_an_architecture_is_found_without_a_dictionary(self, paths):
         torch.manual_seed(0)
-        model = NNsight(Own().eval())
-        host = accept(model, tokenizer=tiny.tokenizer("gpt2"), paths=PLACES, padding_side="right")
+        model = Own()
+        host = attached(model, paths)
+        assert {role: host.places.roles[role] for role in PLACES} == PLACES
         assert (host.info.n_layers, host.info.n_heads, host.info.d_head) == (2, 2, 4)
         assert (host.info.block, host.info.causal) == ("pre_norm", True)
         assert host.hook_name(Site(1, "z")) == "stack.1.mix.o.input"
         batch = host.batches(tiny.samples(SHORT))[0]
         site = Site(1, "resid_post")
-        assert_close(read(host, batch, site), model._module(**batch.inputs).detach())
-        weights = host.attention_weights(0)
-        assert weights.scale == 0.5
+        assert_close(read(host, batch, site), model(**batch.inputs).detach())
+        assert host.attention_weights(0).scale == 0.5
         assert host.input_values(batch).shape == (1, batch.valid.shape[1], 8)
+        assert not any(module._forward_hooks for module in model.stack.modules())
 
-    def test_an_unknown_architecture_is_told_what_was_found(self):
-        start = r"^Own \(no config\) is no architecture this adapter knows \(gpt2, "
+    def test_one_that_is_not_found_is_told_what_there_is(self):
+        start = (
+            r"^where things are in Scaled \(no config\) was not found: block 'stack\.0' \(Half\) adds 2 "
+            r"values to its stream, of which 0 come from attention's output projection"
+        )
         with pytest.raises(ValueError, match=start) as caught:
-            accept(NNsight(Own().eval()), tokenizer=tiny.tokenizer("gpt2"))
+            attached(Scaled())
         text = str(caught.value)
-        assert "'stack' (2 x Block: first, second, mix, mix.qkv, mix.o, heads" in text
+        assert "'stack' (2 x Half: first, second, mix, mix.qkv, mix.o, heads" in text
         assert 'attach(model, paths={"blocks": ..., "attention": ...' in text
+        # Given all that is needed, the laws judge it.
+        with pytest.raises(ValueError, match=r"Scaled: its blocks add up in no known way"):
+            attached(Scaled(), PLACES)
 
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -99,22 +124,22 @@ class TestPaths:
             ({"mlp": "gone"}, r"no module 'stack\.0\.gone' \(mlp: module whose output is what the MLP"),
             ({"blocks": "gone"}, r"Own has no list of blocks at 'gone'. Lists of blocks found: 's"),
             ({"heads": "x"}, r"paths has 'heads', which is no role; roles: blocks, "),
-            ({"n_heads": None}, r"does not say how many attention heads it has.*\"n_heads\": 12"),
-            ({"mlp": "second"}, r"Own: its blocks add up in no known way"),
+            ({"mlp": "second"}, r"Own: its blocks add up in no known way.*be paths=.*'mlp': 'second'"),
             ({"mlp": "heads"}, r"Own: its blocks add up in no known way"),
         ],
     )
     def test_a_wrong_dictionary(self, change, says):
-        paths = {k: v for k, v in {**PLACES, **change}.items() if v is not None}
         with pytest.raises(ValueError, match=says):
-            accept(NNsight(Own().eval()), tokenizer=tiny.tokenizer("gpt2"), paths=paths)
+            attached(Own(), PLACES | change)
 
-    def test_the_table_uses_its_own_words(self):
-        for paths in PATHS.values():
+    def test_what_is_written_down_uses_the_same_words(self):
+        for paths in KNOWN.values():
             assert set(paths) <= set(ROLES)
 
     def test_a_module_that_runs_twice(self):
-        own = Own().eval()
+        own = Own()
         own.stack[1] = own.stack[0]
+        with pytest.raises(ValueError, match=r"layers share their weights \(one Block runs 2 times in"):
+            attached(own)
         with pytest.raises(ValueError, match=r"ran module 'stack\.0.*' 2 times in one forward"):
-            accept(NNsight(own), tokenizer=tiny.tokenizer("gpt2"), paths=PLACES)
+            attached(own, PLACES)

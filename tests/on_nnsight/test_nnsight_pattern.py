@@ -56,7 +56,7 @@ def test_what_cannot_be_reached_is_named(gpt2, monkeypatch):
     says = "GPT2LMHeadModel has no value projection among its paths"
     with pytest.raises(NotImplementedError, match=says), blind.edited(edits):
         pass
-    monkeypatch.setattr("sa_nnsight.edits.eager", lambda root: nullcontext())
+    monkeypatch.setattr("sa_nnsight.edits.eager", lambda root, ask: nullcontext())
     own.root.set_attn_implementation("sdpa")
     says = "GPT2LMHeadModel shows no attention pattern at block 1"
     with pytest.raises(NotImplementedError, match=says), gpt2.edited(edits):
