@@ -210,8 +210,23 @@ def _value_of(envoy: Any, tap: Tap) -> Tensor:
 
 
 def _trace_from(
-    model: Any, inputs: Mapping[str, Tensor], embed: Any, values: Tensor | None, wanted: Sequence[Tap]
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    embed: Any,
+    values: Tensor | None,
+    wanted: Sequence[Tap],
+    apart: frozenset[Tap] = frozenset(),
 ) -> dict[Tap, Tensor]:
+    """The model's own tensors, as functions of what its embedding gives or of its pixels.
+
+    Args:
+        model: nnsight's model.
+        inputs: Keyword arguments of its forward pass.
+        embed: Envoy of the token embedding, or None.
+        values: In place of what it gives.
+        wanted: What to read, in the order of the forward pass.
+        apart: Outputs that the model goes on with a copy of, since it writes into them.
+    """
     envoys, rows = [model.get(tap.path) for tap in wanted], _rows(inputs)
     with model.trace(**inputs) as tracer:
         found = nnsight.save([])
@@ -221,13 +236,21 @@ def _trace_from(
             embed.output = values.to(embed.output).clone()
         for tap, envoy in zip(wanted, envoys, strict=True):
             own, copy = _own(envoy, tap), _value_of(envoy, tap)
-            if own.ndim == 2 and tap.end == "output":
+            if tap in apart or (own.ndim == 2 and tap.end == "output"):
                 # What goes on is made of what is handed out, so that gradients flow between them.
-                own, copy = by_row(own, rows), by_row(copy, rows)
-                _write(envoy, tap, own.flatten(0, 1))
+                shape, own, copy = own.shape, by_row(own, rows), by_row(copy, rows)
+                _write(envoy, tap, own.reshape(shape).clone())
             found.append((own, own._version, copy))
         tracer.stop()
-    # The copy is for models that write into the tensor after it was read.
+    written = {
+        tap
+        for tap, (own, then, _) in zip(wanted, found, strict=True)
+        if tap.end == "output" and own._version != then
+    }
+    if written - apart:
+        # Once more: a copy of what was overwritten has nothing of the pass behind it (Falcon's MLP).
+        return _trace_from(model, inputs, embed, values, wanted, apart | written)
+    # The copy is for inputs that the model writes into after they were read.
     whole = [own if own._version == then else copy for own, then, copy in found]
     return dict(zip(wanted, whole, strict=True))
 

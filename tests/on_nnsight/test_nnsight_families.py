@@ -5,15 +5,23 @@ The second copy of each model knows nothing of this package: hooks are put on th
 returns when it is asked for attentions.
 """
 
+import ast
+import warnings
 from pathlib import Path
 
 import families
 import pytest
+import tiny
 import torch
 from families import FAMILIES
+from nnsight import NNsight
 from torch.testing import assert_close
 
+import sa_nnsight
+from sa_nnsight import accept
 from sa_plugin.concepts import ConceptBank
+from sa_plugin.data import Sample
+from sa_plugin.heads import Reference, make_edits
 from sa_plugin.host import Site, check
 from sa_plugin.scores import score
 
@@ -109,9 +117,8 @@ def test_what_is_found_is_what_the_page_says(case):
     assert ROWS[name] in PAGE.read_text(), "\n".join(ROWS.values())
 
 
-def test_the_page_has_no_other_families(case):
+def test_the_page_has_no_other_families():
     text = PAGE.read_text()
-    assert case[0] in FAMILIES
     rows = text[text.index(START) + len(START) : text.index(END)].strip().splitlines()
     assert len(rows) == 2 + len(FAMILIES)
 
@@ -136,3 +143,158 @@ def row(name, host):
         *(maps, f"{held} of {len(report.laws)}"),
     )
     return f"| {' | '.join(cells)} |"
+
+
+# An MLP without batch axis, one with a tuple for an output, fused maps in groups, probabilities on demand.
+UNLIKE = ("OPT", "GPT-OSS", "Falcon 40B", "Bloom", "MPNet")
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_edits_and_gradients_reach_blocks_of_unlike_shapes(name):
+    host, (blocks, *_, mlp_out) = families.nnsight_host(name), (*FAMILIES[name].where, "mlp")
+    mlp_out = FAMILIES[name].where[4] if len(FAMILIES[name].where) > 4 else mlp_out
+    (batch,) = host.batches(families.samples(name))
+    last, mlp = Site(families.DEPTH - 1, "resid_post"), Site(0, "mlp_out")
+
+    def read():
+        return host.read(batch, [last], lambda found: {"x": found[last]})["x"]
+
+    model, seen = families.model(name), []
+    block = model.get_submodule(blocks)[0]
+    own = block.get_submodule(mlp_out)
+    own.register_forward_hook(
+        lambda _, __, out: (torch.zeros_like(out[0]), *out[1:]) if isinstance(out, tuple) else out * 0
+    )
+    model.get_submodule(blocks)[-1].register_forward_hook(lambda _, __, out: seen.append(out))
+    before = read()
+    with torch.no_grad():
+        model(**host.passes.inputs(batch.inputs))
+    with host.edited({mlp: torch.zeros_like}):
+        edited = read()
+    assert_close(edited, seen[0][0] if isinstance(seen[0], tuple) else seen[0], rtol=0, atol=0)
+    with host.edited(make_edits("pattern", [(1, 0)], Reference())):
+        uniform = read()
+    assert not torch.allclose(uniform, before)
+    assert torch.equal(read(), before)
+    found = host.forward_sites(host.input_values(batch).requires_grad_(), batch, [mlp, last])
+    assert_close(found[last].detach(), before)
+    (gradient,) = torch.autograd.grad(found[last].square().sum(), found[mlp])
+    assert gradient.shape == before.shape
+    assert gradient.abs().sum() > 0
+    assert not host.hook_changes_output(host.hook_name(Site(0, "pattern")))
+
+
+def compiled():
+    """What torch.compile gives, without the seconds that it takes to import."""
+    model = torch.nn.Module()
+    model._orig_mod = tiny.hf_model("gpt2")
+    return model.eval()
+
+
+def packed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(tiny.hf_model("gpt2"), {torch.nn.Linear})
+
+
+def elsewhere():
+    model = tiny.hf_model("gpt2")
+    model.transformer.h[1].to("meta")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (compiled, r"compiled \(torch\.compile\).*Attach the module that was compiled, model\._orig_mod"),
+        (
+            packed,
+            r"'lm_head' is a torch\.ao.*packed integers.*before torch\.ao\.quantization\.quantize_dynamic",
+        ),
+        (
+            elsewhere,
+            r"weights of 'transformer\.h\.1\..*on the meta device: they are offloaded \(accelerate's cpu",
+        ),
+    ],
+)
+def test_what_a_library_put_in_the_place_of_modules_is_named(make, says):
+    with pytest.raises(ValueError, match=says):
+        accept(NNsight(make()), tokenizer=tiny.tokenizer("gpt2"))
+
+
+def test_offloaded_weights_are_named_on_a_bridge_too():
+    from sa_transformer_lens import accept as accept_bridge
+
+    bridge = tiny.bridge("gpt2")
+    bridge.original_model.transformer.h[1].to("meta")
+    with pytest.raises(ValueError, match="on the meta device: they are offloaded"):
+        accept_bridge(bridge)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "Mamba",
+            r"^MambaForCausalLM has no attention, and everything here reads attention.*MambaMixer inside",
+        ),
+        (
+            "ALBERT",
+            r"^AlbertModel cannot be attached: its layers share their weights \(one AlbertLayerGroup runs 2",
+        ),
+        (
+            "BEiT",
+            r"^where things are in BeitModel \(beit\) was not found: block 'layers\.0' \(BeitLayer\) adds 2",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_attached_says_so_first(name, says):
+    with pytest.raises(ValueError, match=says):
+        families.nnsight_host(name)
+
+
+def test_a_norm_behind_attention_is_named_in_the_advice():
+    says = r"add up in no known way.*a norm behind attention is 'attn_out', one behind the MLP is 'mlp'"
+    with pytest.raises(ValueError, match=says):
+        families.nnsight_host("OLMo-2", paths={"attn_out": "self_attn.o_proj"})
+
+
+@pytest.mark.parametrize("name", ["RoBERTa", "MPNet", "OPT", "GPT-Neo", "ModernBERT"])
+def test_a_text_one_token_too_long_is_named_with_the_limit(name):
+    host = families.nnsight_host(name)
+
+    def tokens(words):
+        return len(host.reader.encode([Sample("long", "cat " * words, "d")])[0].ids)
+
+    words = next(k for k in range(200) if tokens(k) > tiny.CONTEXT)
+    (batch,) = host.batches([Sample("fits", "cat " * (words - 1), "d")])
+    assert batch.valid.shape[1] == tiny.CONTEXT
+    host.read(batch, [Site(0, "z")], lambda found: {"z": found[Site(0, "z")]})
+    with pytest.raises(ValueError, match=r"'long' has 65 tokens; .* takes 64\. Nothing is cut off"):
+        host.batches([Sample("long", "cat " * words, "d")])
+
+
+def test_no_trace_is_given_a_text(monkeypatch):
+    """A client may put a BOS before a text, or have another tokenizer than the host."""
+    given, model = [], tiny.nnsight_model("gpt2")
+    trace = type(model).trace
+    monkeypatch.setattr(
+        type(model), "trace", lambda self, *a, **kw: given.append((a, kw)) or trace(self, *a, **kw)
+    )
+    for file in Path(sa_nnsight.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+                "trace",
+                "invoke",
+                "generate",
+            ):
+                assert not node.args, (file, node.lineno)
+                assert [word.arg for word in node.keywords] == [None], (file, node.lineno)
+    host = accept(model)
+    (batch,) = host.batches(tiny.samples())
+    host.forward_from(host.input_values(batch), batch, Site(0, "resid_post"))
+    host.check_writable(host.hook_name(Site(0, "z")))
+    assert len(given) > 5
+    for args, named in given:
+        assert not args
+        assert all(isinstance(value, torch.Tensor) for value in named.values())
