@@ -32,6 +32,7 @@ HOOKS = {
     RAW: "attn.o.hook_out",
 }
 NORM_HOOKS = dict(zip(NORMS, ("ln1.hook_in", "ln1.hook_out", "ln2.hook_in", "ln2.hook_out"), strict=True))
+JOINT = "gate_up_proj."
 NORM_MODULES = {"norm1": "ln1", "norm2": "ln2", "norm1_post": "ln1_post", "norm2_post": "ln2_post"}
 BEHIND = ("ln_final", "unembed", "mlm_head", "nsp_head", "pooler")
 
@@ -150,7 +151,10 @@ class BridgePlaces:
             own = name.replace("._original_component", "")
             if id(parameter) not in behind and ".qkv." not in own:
                 found[weights.relative_name(own, prefix)] = parameter
-        return found
+        # A fused gate and input (Phi-3, GLM) is listed by the library once more in two parts.
+        joint = tuple(name.rpartition(JOINT)[0] for name in found if JOINT in name)
+        twice = tuple(f"{mlp}{part}." for mlp in joint for part in ("gate", "in"))
+        return {name: parameter for name, parameter in found.items() if not name.startswith(twice)}
 
     def _behind_the_last_block(self) -> set[int]:
         def parameters(name: str) -> set[int]:

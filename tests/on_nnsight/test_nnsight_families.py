@@ -184,6 +184,21 @@ def test_edits_and_gradients_reach_blocks_of_unlike_shapes(name):
     assert not host.hook_changes_output(host.hook_name(Site(0, "pattern")))
 
 
+@pytest.mark.parametrize("name", ["Phi-3", "GLM", "Bloom", "Falcon-RW", "OPT", "GPT-OSS"])
+def test_a_bridge_of_the_same_weights_has_the_same_fingerprint(name):
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    from sa_transformer_lens import accept as accept_bridge
+
+    family, model = FAMILIES[name], families.model(name)
+    tokenizer = tiny.tokenizer(family.tokenizer)
+    bridge = build_bridge_from_module(
+        model, family.model, hf_config=model.config, model_name="tiny", tokenizer=tokenizer
+    )
+    one, two = accept_bridge(bridge).info, families.nnsight_host(name).info
+    assert (one.fingerprint, one.block, one.tokenizer) == (two.fingerprint, two.block, two.tokenizer)
+
+
 def compiled():
     """What torch.compile gives, without the seconds that it takes to import."""
     model = torch.nn.Module()
