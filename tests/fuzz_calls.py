@@ -195,6 +195,13 @@ def of_results(case: types.SimpleNamespace) -> Calls:
                 "mean_embedding": None,
             },
         ),
+        "push_vector": (concepts.push_vector, {"bank": bank, "concept": concept, "layer": bank.layers[0]}),
+        "neuronpedia_vector": (
+            concepts.neuronpedia_vector,
+            {"bank": bank, "concept": concept, "layer": bank.layers[0], "model_id": "m"},
+        ),
+        "ConceptBank.to_direction_set": (bank.to_direction_set, {"layer": bank.layers[0]}),
+        "ScoreTable.passages": (table.passages, {"unit": bank.units[0], "layer": bank.layers[0]}),
         "concept": (trace_setup.concept, {"detector": detector, "name": concept, "host": model}),
         "inputs_of": (trace_setup.inputs_of, {"detector": detector, "sample": sample, "host": model}),
     }

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from sa_plugin.concepts.artefact import OldArtefactWarning
     from sa_plugin.concepts.canary import TOLERANCE, drift_between
     from sa_plugin.concepts.canary_scores import CanaryWarning, DriftError, canary_samples, make_canary
+    from sa_plugin.concepts.exports import (
+        NeuronpediaVector,
+        neuronpedia_vector,
+        push_vector,
+        write_control_vector,
+    )
     from sa_plugin.concepts.refits import LeftOut, leave_out
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
@@ -38,6 +44,7 @@ else:
             "artefact": ("OldArtefactWarning",),
             "canary": ("TOLERANCE", "drift_between"),
             "canary_scores": ("CanaryWarning", "DriftError", "canary_samples", "make_canary"),
+            "exports": ("NeuronpediaVector", "neuronpedia_vector", "push_vector", "write_control_vector"),
             "refits": ("LeftOut", "leave_out"),
             "saved": ("load_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
@@ -58,6 +65,7 @@ __all__ = [
     "LatentSet",
     "LayerStatistics",
     "LeftOut",
+    "NeuronpediaVector",
     "NotConvergedWarning",
     "OldArtefactWarning",
     "Origin",
@@ -82,11 +90,13 @@ __all__ = [
     "leave_out",
     "load_bank",
     "make_canary",
+    "neuronpedia_vector",
     "null_vectors",
     "permutations",
     "permute_labels",
     "prototype",
     "pruning_of",
+    "push_vector",
     "relabelled",
     "row_blocks",
     "sae_bank",
@@ -94,6 +104,7 @@ __all__ = [
     "separator",
     "separator_adam",
     "unit",
+    "write_control_vector",
 ]
 
 face_room(globals())

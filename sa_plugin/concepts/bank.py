@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sa_plugin._check import require_known
+from sa_plugin._check import require, require_known
 from sa_plugin._face import face, face_methods
 from sa_plugin.concepts.canary import Canary
 from sa_plugin.host import reducers
@@ -29,6 +29,8 @@ Scoring = Literal["cosine", "dot", "latent"]
 VECTOR_SCORINGS: tuple[Scoring, ...] = ("cosine", "dot")
 HookPoint = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 HOOK_POINTS: tuple[HookPoint, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+# What attention and MLP add to the residual, behind a norm where there is one.
+ENGINE_POINTS = {"attn_out": "attn_out_post", "mlp_out": "mlp_out_post"}
 DRAWN_UNITS = 40
 UNKNOWN = "label unknown"
 
@@ -369,6 +371,33 @@ class ConceptBank(Shown):
             origin=replace(self.origin, sink_layers=self.sink_layers),
         )
 
+    def to_direction_set(self, layer: int | None = None) -> Any:
+        """The vectors of one layer as an interp-engine `DirectionSet`: what it projects are the scores.
+
+        Args:
+            layer: Block index; may be left out where the bank has one.
+
+        Raises:
+            ImportError: interp-engine is not installed.
+            ValueError: The bank scores by cosine or by latents, which no direction gives; it is of rewritten
+                weights; or it has no such layer.
+        """
+        require_raw(self)
+        if self.token.scoring != "dot":
+            raise ValueError(
+                "the bank scores by cosine, which divides by the length of each activation: no direction "
+                "gives it. Fit a kind that scores by dot product (separator, lda), or score on a host."
+            )
+        if layer is None and len(self.layers) > 1:
+            raise ValueError(f"the bank has layers {list(self.layers)}: name one, to_direction_set(layer).")
+        at = 0 if layer is None else self.index(layer)
+        engine = require("interp_engine.api", "interp-engine", "a direction of interp-engine")
+        address = require("interp_engine.address", "interp-engine").Address
+        token = self.token
+        rows, bias = reducers.direction_rows((token.vectors, token.mean, token.scale, False), at)
+        point = ENGINE_POINTS.get(self.hook_point, self.hook_point)
+        return engine.DirectionSet(address(point, self.layers[at]), rows, bias)
+
     def scaled(self, factor: float) -> ConceptBank:
         """The same bank with every vector multiplied; a positive factor changes no decision."""
         return replace(self, token=replace(self.token, vectors=self.token.vectors * factor), canary=None)
@@ -418,6 +447,23 @@ class ConceptBank(Shown):
         token = VectorSet(stacked, torch.stack(mean), torch.tensor(scale), cast(Scoring, scoring))
         origin = Origin(sinks=sinks)
         return cls(concepts, concepts, layers, cast(HookPoint, hook_point), "given", token, origin=origin)
+
+
+def require_raw(bank: ConceptBank) -> None:
+    """Refuse vectors that are none of the plain model's raw activations.
+
+    Raises:
+        ValueError: Latents of an SAE, or weights that a library rewrote.
+    """
+    if bank.token.scoring == "latent":
+        raise ValueError(
+            "the bank's units are latents of an SAE, which are no vectors: hand on the SAE itself."
+        )
+    if bank.origin.processing not in ("", "none"):
+        raise ValueError(
+            f"the bank was fitted with {bank.origin.processing!r}: its vectors live in a residual stream "
+            "that other tools do not have. Fit on the model as transformers loads it."
+        )
 
 
 def _given_vectors(vectors: Any) -> dict[tuple[str, int], Tensor]:

@@ -110,6 +110,31 @@ class ScoreTable(Shown):
                     )
         return found
 
+    def passages(self, unit: str, layer: int, *, top: int = 20) -> list[tuple[list[str], list[float]]]:
+        """The samples that score highest under one vector, highest first: their tokens and scores.
+
+        Args:
+            unit: Name of a vector.
+            layer: Block index.
+            top: At most how many samples.
+
+        Returns:
+            Characters of each token that is a row (special tokens and attention sinks are none), and its
+            score.
+
+        Raises:
+            ValueError: Unknown vector or layer, or `top` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top is {top}: give 1 or more.")
+        scores = self.scores[:, self.bank.index(layer), self.bank.unit(unit)]
+        highest = np.maximum.reduceat(scores, self.tokens.bounds[:-1])
+        found = []
+        for k in np.argsort(-highest, kind="stable")[:top]:
+            rows = range(self.tokens.bounds[k], self.tokens.bounds[k + 1])
+            found.append(([self.tokens.text(row) for row in rows], scores[rows.start : rows.stop].tolist()))
+        return found
+
     def _sides(self, unit: str) -> tuple[Bool[np.ndarray, " token"], Bool[np.ndarray, " token"]]:
         """Tokens in and out of a concept; those whose label is unknown are neither."""
         # Units that are no concepts have no inside: all their tokens are others.

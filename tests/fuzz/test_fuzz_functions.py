@@ -156,6 +156,7 @@ UNCALLED = {
     "attribution.Comparison": "made in minutes",
     "heads.DirectTotal": "made in minutes",
     "concepts.sae_bank": "takes an SAE",
+    "concepts.write_control_vector": "writes a file",
     "scores.prompt": "takes an instructed model",
     "scores.with_answers": "takes answers of one",
     "loaders.emoji_scenes": "takes a folder of pictures",

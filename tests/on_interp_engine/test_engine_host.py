@@ -9,7 +9,7 @@ import torch
 from animal_data import animal_texts
 from numpy.testing import assert_allclose
 
-from sa_plugin.concepts import fit
+from sa_plugin.concepts import fit, push_vector
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import ablate_heads, head_ledger
@@ -199,3 +199,22 @@ def test_on_smollm2_every_door_of_a_detector_answers_as_on_a_bridge():
     ]
     assert_allclose(tables[0]["value"], tables[1]["value"], atol=1e-6, equal_nan=True)
     assert host.shipped.activations == 0
+
+
+def test_a_bank_as_a_direction_set_projects_its_scores_and_a_push_raises_them():
+    from interp_engine.steer_specs import AddSpec, SteeringSpec
+
+    host, bank = host_of("gemma2"), bank_of("gemma2", "lda")
+    one = bank.to_direction_set(1)
+    assert str(one.point) == host.hook_name(Site(1, "resid_post"))
+    ids = host.reader.encode(tiny.samples(TEXTS[:1]))[0].ids.tolist()
+    sync = sync_model(host.model)
+    (plain,) = sync.project(ids, [one])
+    (batch,) = host.batches(tiny.samples(TEXTS[:1]))
+    h = host.read(batch, [Site(1, "resid_post")], lambda read: {"h": read[1, "resid_post"]})["h"][0]
+    assert_allclose(plain, bank.token.score(1, h), atol=1e-4)
+    push = AddSpec(push_vector(bank, "animal", 1), scale=2.0)
+    (steered,) = sync.project(ids, [one], steering_spec=SteeringSpec.at(one.point, push))
+    assert_allclose(steered - plain, np.full_like(plain, 2.0), atol=1e-3)
+    added = fit(others("gemma2")[1], animal_texts(), "lda", layers=[1], hook_point="attn_out")
+    assert str(added.to_direction_set().point) == host.hook_name(Site(1, "attn_out"))
