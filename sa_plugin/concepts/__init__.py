@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sa_plugin.concepts.refits import LeftOut, leave_out
     from sa_plugin.concepts.sae import LatentSet, hash_of
     from sa_plugin.concepts.sae_units import Activity, Pruning, pruning_of, sae_bank
-    from sa_plugin.concepts.saved import load_bank, save_bank
+    from sa_plugin.concepts.saved import load_bank, push_bank, save_bank
 else:
     __getattr__ = lazily(
         __name__,
@@ -46,7 +46,7 @@ else:
             "canary_scores": ("CanaryWarning", "DriftError", "canary_samples", "make_canary"),
             "exports": ("NeuronpediaVector", "neuronpedia_vector", "push_vector", "write_control_vector"),
             "refits": ("LeftOut", "leave_out"),
-            "saved": ("load_bank", "save_bank"),
+            "saved": ("load_bank", "push_bank", "save_bank"),
             "sae": ("LatentSet", "hash_of"),
             "sae_units": ("Activity", "Pruning", "pruning_of", "sae_bank"),
         },
@@ -96,6 +96,7 @@ __all__ = [
     "permute_labels",
     "prototype",
     "pruning_of",
+    "push_bank",
     "push_vector",
     "relabelled",
     "row_blocks",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,59 @@ def save_bank(bank: ConceptBank, folder: str | Path, *, host: Host | None = None
         return write(Path(folder), tensors, {"what": "ConceptBank", "bank": record})
 
 
+def push_bank(
+    bank: ConceptBank,
+    repo_id: str,
+    *,
+    host: Host | None = None,
+    private: bool = True,
+    branch: str | None = None,
+    message: str = "",
+) -> str:
+    """Save a bank into a repository of the Hugging Face hub, with a card written from it.
+
+    Args:
+        bank: The vectors.
+        repo_id: "user/name"; made if it is not there.
+        host: As for `save_bank`.
+        private: Of a new repository.
+        branch: By default the main one.
+        message: Of the commit.
+
+    Returns:
+        The commit, for `load_bank("user/name", revision=commit)`.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: `repo_id` is not "user/name".
+    """
+    from sa_plugin.concepts.hub import card_of, push
+
+    load = (
+        f"from sa_plugin.concepts import load_bank\n\nbank = load_bank({repo_id!r}, host=host, revision=...)"
+    )
+    parts = {"Vectors": bank}
+    card = card_of(repo_id, f"A concept bank: {bank.headline()}", parts, bank.concepts, bank.origin, load)
+    save = partial(save_bank, bank, host=host)
+    return push(save, card, repo_id, private=private, branch=branch, message=message)
+
+
 def load_bank(
-    folder: str | Path, *, host: Host | None = None, sae: object = None, allow_drift: bool = False
+    folder: str | Path,
+    *,
+    host: Host | None = None,
+    sae: object = None,
+    allow_drift: bool = False,
+    revision: str | None = None,
 ) -> ConceptBank:
     """Load a bank; `score` and `calibrate` refuse it on another model.
 
     Args:
-        folder: Where it lies.
+        folder: Where it lies; or "user/name" on the Hugging Face hub, if no folder here begins so.
         host: The model it will be used on: it has to give the scores that the bank was saved with.
         sae: The SAE, or one a layer, of a bank of latents; its weights are not saved.
         allow_drift: Take a model that gives other scores; every result then says so.
+        revision: Commit, tag or branch on the hub; a commit alone does not move.
 
     Raises:
         FileNotFoundError: No artefact there.
@@ -135,8 +179,11 @@ def load_bank(
         DriftError: The model gives the canaries other scores; the text names the likely cause.
         ValueError: Another kind of artefact, or the SAE is missing or another one.
     """
-    tensors, record = read(Path(folder), "ConceptBank")
-    with naming(Path(folder)):
+    from sa_plugin.concepts.hub import artefact_at
+
+    place = artefact_at(folder, revision)
+    tensors, record = read(place, "ConceptBank")
+    with naming(place):
         bank = bank_of(tensors, record.get("bank", {}), sae)
     return proven(bank, host, allow_drift=allow_drift)
 

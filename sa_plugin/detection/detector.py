@@ -298,6 +298,55 @@ class Detector(Shown, Calibration):
             tensors, record = calibration_parts(self, canary_or_none(self.bank, self.host))
             return write(Path(folder), tensors, {"what": "Detector", **record})
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: Shown | None = None,
+        private: bool = True,
+        branch: str | None = None,
+        message: str = "",
+    ) -> str:
+        """Save into a repository of the Hugging Face hub, with a card written from the artefact.
+
+        No text of the data goes along. The token is huggingface_hub's own affair (`hf auth login`).
+
+        Args:
+            repo_id: "user/name"; made if it is not there.
+            evaluation: What `evaluate` returned: its table, with intervals, stands on the card. Without
+                it the card has the choices on calibration, and says that these are optimistic.
+            private: Of a new repository.
+            branch: By default the main one.
+            message: Of the commit.
+
+        Returns:
+            The commit, for `Detector.from_pretrained("user/name", revision=commit)`.
+
+        Raises:
+            ImportError: huggingface_hub is not installed.
+            ValueError: `repo_id` is not "user/name", or the evaluation is of other concepts.
+        """
+        from sa_plugin.concepts.hub import card_of, push
+
+        parts: dict[str, Shown] = {"Choices": self}
+        if evaluation is not None:
+            measured = getattr(evaluation, "concepts", ())
+            if measured != self.concepts:
+                raise ValueError(
+                    f"evaluation is of {', '.join(measured) or 'no concepts'}, the detector of "
+                    f"{', '.join(self.concepts)}: give what its own evaluate returned."
+                )
+            parts["Evaluation"] = evaluation
+        load = (
+            "import sa_plugin\n\nhost = sa_plugin.attach(model)\n"
+            f"detector = sa_plugin.Detector.from_pretrained({repo_id!r}, host=host, revision=...)\n"
+            "print(detector.find(texts))"
+        )
+        card = card_of(
+            repo_id, f"A detector: {self.headline()}", parts, self.concepts, self.bank.origin, load
+        )
+        return push(self.save_pretrained, card, repo_id, private=private, branch=branch, message=message)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -307,16 +356,18 @@ class Detector(Shown, Calibration):
         hook_point: str | None = None,
         sae: object = None,
         allow_drift: bool = False,
+        revision: str | None = None,
     ) -> Detector:
-        """Read a detector that `save_pretrained` wrote.
+        """Read a detector that `save_pretrained` or `push_to_hub` wrote.
 
         Args:
-            folder: Where it lies.
+            folder: Where it lies; or "user/name" on the Hugging Face hub, if no folder here begins so.
             host: The model it will score with; None to use given scores only.
             hook_point: Where the caller expects the vectors to live, if it matters.
             sae: The SAE, or `{layer: sae}`, whose latents it uses; its weights are not saved.
             allow_drift: Take a model that gives the canaries, a few inputs of ours, other scores than
                 were saved; every result then says so.
+            revision: Commit, tag or branch on the hub; a commit alone does not move.
 
         Raises:
             TypeError: `host` is a model that is not attached.
@@ -327,11 +378,13 @@ class Detector(Shown, Calibration):
                 SAE than the one given.
         """
         from sa_plugin.concepts.artefact import naming, read
+        from sa_plugin.concepts.hub import artefact_at
         from sa_plugin.concepts.saved import proven, require_hook_point
         from sa_plugin.detection.saved import calibration_of
 
-        tensors, record = read(Path(folder), "Detector")
-        with naming(Path(folder)):
+        place = artefact_at(folder, revision)
+        tensors, record = read(place, "Detector")
+        with naming(place):
             found = calibration_of(tensors, record, sae)
         require_hook_point(found.bank, hook_point)
         if host is not None:

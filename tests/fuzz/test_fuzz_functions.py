@@ -157,6 +157,7 @@ UNCALLED = {
     "heads.DirectTotal": "made in minutes",
     "concepts.sae_bank": "takes an SAE",
     "concepts.write_control_vector": "writes a file",
+    "detection.Detector.push_to_hub": "asks the hub",
     "scores.prompt": "takes an instructed model",
     "scores.with_answers": "takes answers of one",
     "loaders.emoji_scenes": "takes a folder of pictures",
