@@ -12,8 +12,17 @@ from typing import Any
 import torch
 
 
-def shaped(site: tuple[int, str], value: Any, item: int | None, heads: int) -> torch.Tensor:
+def shaped(
+    site: tuple[int, str], value: Any, item: int | None, heads: int, rows: int | None = None
+) -> torch.Tensor:
     """What a module gave, as a `Site` names it.
+
+    Args:
+        site: Layer and point.
+        value: Its input or output.
+        item: Which of several outputs.
+        heads: Query heads of an attention layer.
+        rows: Of the batch, for blocks that pass `[row * token, d_model]` on (OPT).
 
     Raises:
         ValueError: There are no attention probabilities.
@@ -28,6 +37,8 @@ def shaped(site: tuple[int, str], value: Any, item: int | None, heads: int) -> t
             "attention and does not switch it. Use points other than 'pattern', or attach locally."
         )
     tensor: torch.Tensor = value
+    if tensor.ndim == 2 and rows is not None:
+        tensor = tensor.reshape(rows, -1, tensor.shape[-1])
     return tensor.reshape(*tensor.shape[:-1], heads, -1) if site[1] == "z" else tensor
 
 

@@ -19,7 +19,7 @@ Blocks are cut apart, so that memory holds the graph of one block of each kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -318,9 +318,7 @@ def _around(root: nn.Module, record: Record, path: str) -> dict[str, Any]:
     prefix = next((one for one in (base, "model.") if all(p.startswith(one) for p in found.values())), "")
     inside = prefix.removesuffix(".")
     tops = (root, root.get_submodule(inside))
-    early = [root.get_submodule(name) for name, time in record.began.items() if time <= end]
-    used = {id(one) for module in early for one in module._parameters.values() if one is not None}
-    late = tuple(name.removeprefix(prefix) for name in _late(root, "", record.began, end, tops, used))
+    late = tuple(name.removeprefix(prefix) for name in _late(root, "", record.began, end, tops))
     return {role: name.removeprefix(prefix) for role, name in found.items()} | {
         "after": late,
         "prefix": prefix,
@@ -339,12 +337,7 @@ def _embedding(root: nn.Module, record: Record) -> str | None:
 
 
 def _late(
-    module: nn.Module,
-    path: str,
-    began: Mapping[str, int],
-    end: int,
-    tops: Sequence[nn.Module],
-    used: Collection[int],
+    module: nn.Module, path: str, began: Mapping[str, int], end: int, tops: Sequence[nn.Module]
 ) -> list[str]:
     """Modules with parameters of their own that begin behind the last block, or never: heads.
 
@@ -354,12 +347,12 @@ def _late(
     for name, child in module.named_children():
         own = f"{path}.{name}".removeprefix(".")
         times = [time for one, time in began.items() if one == own or one.startswith(f"{own}.")]
-        if all(id(one) in used for one in child.parameters()) or (not times and module not in tops):
+        if next(child.parameters(), None) is None or (not times and module not in tops):
             continue
         if all(time > end for time in times):
             found.append(own)
         else:
-            found += _late(child, own, began, end, tops, used)
+            found += _late(child, own, began, end, tops)
     return found
 
 

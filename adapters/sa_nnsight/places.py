@@ -293,8 +293,11 @@ class EnvoyPlaces:
     def inner_parameters(self) -> dict[str, Tensor]:
         """Weights before and in the blocks, by their path inside the base model."""
         after = tuple(f"{path}." for path in _alternatives(self.roles.get("after", ())))
-        named = {k.removeprefix(self.prefix): p for k, p in self.root.named_parameters()}
-        return {name: p for name, p in named.items() if not name.startswith(after)}
+        # A tied weight goes by its name before the blocks, whichever name comes first.
+        every = self.root.named_parameters(remove_duplicate=False)
+        named = {name.removeprefix(self.prefix): parameter for name, parameter in every}
+        found = {id(p): name for name, p in reversed(named.items()) if not name.startswith(after)}
+        return {name: p for name, p in named.items() if found.get(id(p)) == name}
 
     def shared_names(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         """A parameter by its shared name; a fused one, in three."""

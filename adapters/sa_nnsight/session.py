@@ -124,6 +124,7 @@ def submit_reads(
     early = early or len(jobs) == 1
     gather, shaped, no_grad, save = reducers.gather, beside.shaped, torch.no_grad, nnsight.save
     wanted = [(site, model.get(tap.path), tap.end, tap.item) for site, tap in taps]
+    rows = [len(next(iter(given.values()))) for given in inputs]
     # The server may ignore this; `shaped` then finds no probabilities and says so.
     unfuse = any(site[1] == "pattern" for site, _ in taps)
     with model.session(backend=backend):
@@ -138,7 +139,7 @@ def submit_reads(
                 read = {}
                 for site, envoy, end, item in wanted:
                     value = envoy.input if end == "input" else envoy.output
-                    read[site] = shaped(site, value, item, heads)
+                    read[site] = shaped(site, value, item, heads, rows[k])
                 found.append(jobs[k](read))
                 if early:
                     tracer.stop()
@@ -203,7 +204,8 @@ def send_gradients(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> None:
 def send_probabilities(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> None:
     """Ask whether unfused attention hands out its probabilities."""
     model, save, root = places.model, nnsight.save, places.model._module
-    module, attention = places.module("o_proj", 0), model.get(places.tap((0, "pattern")).path)
+    tap = places.tap((0, "pattern"))
+    module, attention, item = places.module("o_proj", 0), model.get(tap.path), tap.item or 1
     tensor, no_grad = torch.tensor, torch.no_grad
     with model.session(backend=backend):
         meta = module.weight.is_meta
@@ -211,7 +213,7 @@ def send_probabilities(places: EnvoyPlaces, inputs: Inputs, backend: Any) -> Non
         root.set_attn_implementation("eager")
         with no_grad(), model.trace(**inputs) as tracer:
             out = attention.output
-            able = save([isinstance(out, tuple) and len(out) > 1 and out[1] is not None])
+            able = save([isinstance(out, tuple) and len(out) > item and out[item] is not None])
             tracer.stop()
         root.set_attn_implementation(before)
         result = save([{"able": tensor(able[0]), "sandboxed": tensor(meta)}])  # noqa: F841

@@ -18,11 +18,13 @@ from nnsight import NNsight
 from torch.testing import assert_close
 
 import sa_nnsight
-from sa_nnsight import accept
+from sa_nnsight import accept, beside
+from sa_nnsight.places import locate
+from sa_nnsight.remote import fingerprint_of
 from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import Sample
 from sa_plugin.heads import Reference, make_edits
-from sa_plugin.host import Site, check
+from sa_plugin.host import Site, check, fingerprint
 from sa_plugin.scores import score
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -182,6 +184,18 @@ def test_edits_and_gradients_reach_blocks_of_unlike_shapes(name):
     assert gradient.shape == before.shape
     assert gradient.abs().sum() > 0
     assert not host.hook_changes_output(host.hook_name(Site(0, "pattern")))
+
+
+@pytest.mark.parametrize("name", ["XLM-R", "T5, encoder", "Falcon 40B", "OPT", "Mixtral"])
+def test_a_model_without_values_is_described_in_the_same_way(name):
+    # Mixed experts have kernels for bfloat16 alone where there are no values.
+    dtype = torch.bfloat16 if name == "Mixtral" else torch.float32
+    model, empty = (families.model(name).to(dtype) for _ in range(2))
+    here, there = locate(model, None), locate(empty.to("meta"), None)
+    assert here.roles == there.roles
+    asked = fingerprint_of(there, lambda where: beside.parameter_values(model, where))
+    assert asked == fingerprint(here.kind, here.parameters())
+    assert any("embed" in key or key == "shared.weight" for key in here.parameters())
 
 
 @pytest.mark.parametrize("name", ["Phi-3", "GLM", "Bloom", "Falcon-RW", "OPT", "GPT-OSS"])

@@ -45,6 +45,7 @@ def test_missing_attention_probabilities_are_an_error():
         beside.shaped((2, "pattern"), torch.ones(1), 1, 4)
     z = torch.arange(24.0).reshape(1, 3, 8)
     assert beside.shaped((0, "z"), z, None, 4).equal(z.unflatten(-1, (4, 2)))
+    assert beside.shaped((0, "mlp_out"), z.flatten(0, 1), None, 4, len(z)).equal(z)
 
 
 def test_kinds_that_need_activations_are_refused_before_anything_is_sent():
