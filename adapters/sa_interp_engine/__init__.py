@@ -1,6 +1,6 @@
 """interp-engine as a host: directions are read beside the model, and their scores come back.
 
-`score`, `calibrate`, `find`, `detect`, `localise`, `evaluate` and `trace` work; what needs activations,
+`score`, `calibrate`, `find`, `detect`, `localise`, `evaluate` and `sweep` work; what needs activations,
 gradients or edits is refused by name. Decoders only, one text a call.
 
 This package is importable without interp-engine and imports it only for one of its own objects.

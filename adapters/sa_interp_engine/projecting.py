@@ -113,7 +113,7 @@ class Plan:
             name = getattr(getattr(job, "func", job), "__name__", type(job).__name__)
             raise ValueError(
                 f"interp-engine's host hands out scores, and {name!r} needs the activations behind them. "
-                "Here score, calibrate, find, detect, localise, evaluate and trace work. For the rest (fit, "
+                "Here score, calibrate, find, detect, localise, evaluate and sweep work. For the rest (fit, "
                 "ledgers, objectives, edits) attach the same model by TransformerLens or nnsight: weights "
                 "have one fingerprint on every host, so a bank fitted there scores here."
             )
