@@ -186,6 +186,10 @@ class EnvoyPlaces:
         """Whether a block attends to other states than the tokens'."""
         return self.has("cross") and _find(self.root, self.path("cross", layer)) is not None
 
+    def spliced(self, layer: int) -> str:
+        """Nothing is."""
+        return ""
+
     def tap(self, part: Part) -> Tap:
         """Where a part is read.
 

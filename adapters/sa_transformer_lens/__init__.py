@@ -1,4 +1,5 @@
-"""TransformerLens as a host: a `TransformerBridge` (3.6 or later) becomes a `sa_plugin` host.
+"""TransformerLens as a host: a `TransformerBridge` (3.6 or later) becomes a `sa_plugin` host,
+and so do the HookedTransformer and HookedEncoder of 3.8 and 3.9.
 
 Text models and vision towers (ViT, DeiT, folded DINOv2, CLIP) alike.
 
@@ -16,30 +17,37 @@ from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
+    from sa_transformer_lens.hooked import load_hooked
     from sa_transformer_lens.hooks import ablation_hooks, logits
     from sa_transformer_lens.host import TransformerLensHost, load_model
     from sa_transformer_lens.prefix import prefix_view
 else:
     __getattr__ = lazily(
-        __name__, {"hooks": ("ablation_hooks", "logits"), "host": ("load_model",), "prefix": ("prefix_view",)}
+        __name__,
+        {
+            "hooked": ("load_hooked",),
+            "hooks": ("ablation_hooks", "logits"),
+            "host": ("load_model",),
+            "prefix": ("prefix_view",),
+        },
     )
 
-__all__ = ["ablation_hooks", "accept", "load_model", "logits", "prefix_view"]
+__all__ = ["ablation_hooks", "accept", "load_hooked", "load_model", "logits", "prefix_view"]
 
 OLDEST = "3.6"
 BRIDGES = "its TransformerBridge runs in training mode, or there is none"
-REMOVED = ("HookedTransformer", "HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder")
+HOOKED, OTHER = ("HookedTransformer", "HookedEncoder"), ("HookedEncoderDecoder", "HookedAudioEncoder")
 
 
 def accept(model: Any, **options: Any) -> TransformerLensHost | None:
-    """Make a host of a TransformerBridge, or decline.
+    """Make a host of a TransformerBridge, a HookedTransformer or a HookedEncoder, or decline.
 
     Args:
         model: Anything.
         **options: See `sa_transformer_lens.host.attach_bridge`.
 
     Returns:
-        The checked host, or None if the model is no TransformerBridge.
+        The checked host, or None if the model is none of these.
 
     Raises:
         TypeError: The model is of a TransformerLens class that cannot be a host; the text says
@@ -50,22 +58,24 @@ def accept(model: Any, **options: Any) -> TransformerLensHost | None:
         >>> accept("not a model") is None
         True
     """
-    names = {cls.__name__ for cls in type(model).__mro__}
-    removed = sorted(names.intersection(REMOVED))
-    if removed:
-        raise TypeError(
-            f"{removed[0]} was removed in TransformerLens 4.0 and rewrites weights while loading: "
-            "use TransformerBridge.boot_transformers(name) (transformer-lens>=3.6)."
-        )
     ours = {
         cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "transformer_lens"
     }
+    other = sorted(ours.intersection(OTHER))
+    if other:
+        raise TypeError(
+            f"a {other[0]} is no single stack of blocks over texts: attach a HookedTransformer, a "
+            "HookedEncoder, or TransformerBridge.boot_transformers(name)."
+        )
+    hooked = ours.intersection(HOOKED)
+    if hooked:
+        require_version("transformer-lens", "3.8", f"its {min(hooked)} was not run here")
     if "RemoteBridge" in ours:
         raise TypeError(
             "a RemoteBridge has no local weights or gradients, which the checks, the head ledger "
             "and the attributions need: use TransformerBridge.boot_transformers(name)."
         )
-    if "TransformerBridge" not in ours and type(model).__qualname__ != "HookedMllama":
+    if not hooked and "TransformerBridge" not in ours and type(model).__qualname__ != "HookedMllama":
         return None
     require_version("transformer-lens", OLDEST, BRIDGES)
     from sa_transformer_lens.host import attach_bridge

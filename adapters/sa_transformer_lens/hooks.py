@@ -135,7 +135,7 @@ def logits(host: Host, batch: Batch) -> Tensor:
     """
     if not isinstance(host, TransformerLensHost):
         raise TypeError(f"{type(host).__name__} is no TransformerLens host: it has no bridge.")
-    first, others = split_inputs(host.bridge, batch.inputs)
+    first, others = split_inputs(host.bridge, host.passes.inputs(batch.inputs))
     with gradient_mode(False):
         out = take(host.turns, "logits", host.left_over, partial(host.bridge, first, **others))
     expected = (*batch.valid.shape, host.bridge.cfg.d_vocab)

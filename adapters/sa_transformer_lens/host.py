@@ -22,8 +22,7 @@ from sa_plugin._face import face, passing
 from sa_plugin.host.local import LocalHost, Options, open_images, open_texts, refuse_training
 from sa_plugin.host.tokens import check_tokenizer
 from sa_transformer_lens.explain import explain as explained
-from sa_transformer_lens.passes import BridgePasses
-from sa_transformer_lens.places import BridgePlaces
+from sa_transformer_lens.ways import passes_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +31,7 @@ class TransformerLensHost(LocalHost):
 
     @property
     def bridge(self) -> Any:
-        """The user's bridge. It is read, never changed: hooks live for one call."""
+        """The user's bridge, or HookedTransformer. It is read, never changed: hooks live for one call."""
         return self.model
 
     # As `sa_plugin.host.protocol.ExplainingHost` asks.
@@ -73,11 +72,16 @@ def attach_bridge(
         raise ValueError(f"{bridge.cfg.architecture} has no single stack of blocks to read.")
     if device is not None:
         bridge.to(_device(device))
-    passes = BridgePasses(BridgePlaces(bridge))
+    passes = passes_of(bridge)
     if getattr(bridge.cfg, "is_visual_model", False):
         if chosen.processor is None:
             chosen = replace(chosen, processor=getattr(bridge, "processor", None))
         return open_images(TransformerLensHost, passes, bridge.original_model.config, chosen)
+    if chosen.padding_side not in getattr(passes.places, "padding_sides", (chosen.padding_side,)):
+        raise ValueError(
+            "a HookedEncoder counts positions from the first column, padding included, so texts padded on the "
+            "left would be read at other positions: leave padding_side out, or attach a bridge."
+        )
     if chosen.tokenizer is None:
         chosen = replace(chosen, tokenizer=own_tokenizer(bridge.tokenizer, bos=chosen.bos))
     return open_texts(TransformerLensHost, passes, chosen)

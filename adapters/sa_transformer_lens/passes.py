@@ -31,7 +31,8 @@ from sa_plugin.host.protocol import Site
 from sa_plugin.host.turns import HOOKS, Undo, asked, hooks_on, is_ours, take_off, turns_of
 from sa_transformer_lens.places import BridgePlaces
 
-EMBED = "embed.hook_out"
+# Behind a module's name: its output, where no hook has it.
+OUTPUT = ":output"
 FIRST = ("input_ids", "pixel_values")
 EXPECTED = "A hook on .* returned a modified tensor"
 LISTS = ("fwd_hooks", "bwd_hooks")
@@ -98,7 +99,8 @@ class BridgePasses:
 
     def embeddings(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the token embedding gives."""
-        return capture(self.bridge, [EMBED], inputs, EMBED)[EMBED]
+        name = self.places.embedding
+        return capture(self.bridge, [name], inputs, name)[name]
 
     def forward(
         self, inputs: Mapping[str, Tensor], embeddings: Tensor | None, parts: Sequence[Part]
@@ -106,6 +108,7 @@ class BridgePasses:
         """The hooks' own tensors, as functions of embeddings or pixels."""
         names = {part: self.places.hook_name(part) for part in parts}
         found: dict[str, list[Tensor]] = {name: [] for name in names.values()}
+        entry = self.places.embedding
 
         def keep(name: str) -> Any:
             return lambda tensor, hook: found[name].append(tensor)
@@ -113,14 +116,14 @@ class BridgePasses:
         def embed(embedded: Tensor, hook: Any) -> Tensor:
             assert embeddings is not None
             demand_embedded(embeddings, embedded)
-            found[EMBED].append(embedded)
+            found[entry].append(embedded)
             # A copy: what a model or a hook writes in place must not reach the caller's tensor.
             return embeddings.to(embedded.device, embedded.dtype).clone()
 
         hooks: list[Hook] = [(name, keep(name)) for name in found]
         if embeddings is not None:
-            found[EMBED] = []
-            hooks.insert(0, (EMBED, embed))
+            found[entry] = []
+            hooks.insert(0, (entry, embed))
         # Hooks at one point run in the order they were added: those that read, then the end.
         call_under(self.bridge, inputs, [*hooks, (self._last_hook(parts), _end)])
         _demand_once(found)
@@ -162,7 +165,7 @@ class BridgePasses:
                 if site.point == "z":
                     raw = self.places.hook_name((site.layer, RAW))
                     hooks.append((raw, lambda out, hook, w=watch: w.see_output(out)))
-            stack.enter_context(self.bridge.hooks(fwd_hooks=named(self.bridge, hooks)))
+            stack.enter_context(put_on(self.bridge, hooks))
             yield
 
     def _see_mask(self, layer: int, reader: AttendedReader) -> Any:
@@ -291,12 +294,29 @@ def call_under(bridge: Any, inputs: Mapping[str, Tensor], hooks: Sequence[Hook])
         What it returned; None if a hook ended the pass.
     """
     first, others = split_inputs(bridge, inputs)
-    with bridge.hooks(fwd_hooks=named(bridge, hooks)):
+    with put_on(bridge, hooks):
         try:
             out: Tensor = bridge(first, **others)
         except _Reached:
             return None
     return out
+
+
+@contextmanager
+def put_on(bridge: Any, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Hooks by the names of hook points, and of modules whose outputs are seen.
+
+    Raises:
+        ValueError: The model has no such hook.
+    """
+    points = [hook for hook in hooks if not hook[0].endswith(OUTPUT)]
+    with ExitStack() as stack, bridge.hooks(fwd_hooks=named(bridge, points)):
+        for name, function in hooks:
+            if name.endswith(OUTPUT):
+                module = bridge.get_submodule(name.removesuffix(OUTPUT))
+                handle = module.register_forward_hook(lambda _, args, out, see=function: see(out, None))
+                stack.callback(handle.remove)
+        yield
 
 
 def named(bridge: Any, hooks: Sequence[Hook]) -> list[Hook]:
@@ -313,10 +333,15 @@ def named(bridge: Any, hooks: Sequence[Hook]) -> list[Hook]:
             block = name.rpartition(".hook_")[0]
             near = sorted(other for other in known if other.startswith(f"{block}."))
             raise ValueError(
-                f"{bridge.cfg.architecture} has no hook {name!r}; hooks there: "
+                f"{architecture_of(bridge)} has no hook {name!r}; hooks there: "
                 f"{', '.join(near[:12]) or 'none'}."
             )
     return [(str(known[name].name), function) for name, function in hooks]
+
+
+def architecture_of(bridge: Any) -> str:
+    """Class name of the model of transformers; a HookedTransformer's configuration has another word."""
+    return str(getattr(bridge.cfg, "architecture", None) or bridge.cfg.original_architecture)
 
 
 def split_inputs(bridge: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

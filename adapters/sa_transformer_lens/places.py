@@ -93,6 +93,11 @@ class BridgePlaces:
         known = self.model.hook_dict
         return (*HOOKS, *(part for part, hook in NORM_HOOKS.items() if f"blocks.0.{hook}" in known))
 
+    @property
+    def embedding(self) -> str:
+        """Where token embeddings are seen."""
+        return "embed.hook_out"
+
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks of transformers, which are what is called."""
         return [block.original_component for block in self.model.blocks]
@@ -100,6 +105,10 @@ class BridgePlaces:
     def crosses(self, layer: int) -> bool:
         """Whether a block attends to an image's states (Mllama)."""
         return bool(getattr(self.model.blocks[layer], "crosses", False))
+
+    def spliced(self, layer: int) -> str:
+        """Nothing is."""
+        return ""
 
     def hook_name(self, part: Part) -> str:
         """TransformerLens's name, such as `blocks.8.hook_resid_post`."""

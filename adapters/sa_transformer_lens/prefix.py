@@ -40,8 +40,8 @@ from sa_plugin._face import face
 from sa_plugin.host.local import demand_writable
 from sa_plugin.host.protocol import READ_AT, require_layer, require_weights
 from sa_plugin.host.turns import Turns, Undo, one_turn, take, turns_of
-from sa_transformer_lens.passes import BridgePasses, named, note_tools
-from sa_transformer_lens.places import BridgePlaces
+from sa_transformer_lens.passes import named, note_tools
+from sa_transformer_lens.ways import passes_of
 
 Hook = tuple[Any, Callable[..., Any]]
 HEADS, POSITIONS = ("head", "head_index"), ("pos", "src_pos", "dest_pos")
@@ -92,7 +92,7 @@ class PrefixView:
         self.bridge, self.layer, self.hook_name = bridge, layer, hook_name
         self.n_tokens, self.inputs = n_tokens, inputs
         self._writable: set[str] = set()
-        self._passes = BridgePasses(BridgePlaces(bridge))
+        self._passes = passes_of(bridge)
 
     def __repr__(self) -> str:
         return f"PrefixView({self.bridge.cfg.model_name}, up to {self.hook_name})"
@@ -200,7 +200,9 @@ class PrefixView:
         inputs = self._inputs(tokens)
         # TransformerLens stops before a block, not behind the last one.
         last = self.layer == self.bridge.cfg.n_layers - 1
-        stop = {} if last else {"stop_at_layer": self.layer + 1}
+        # A HookedEncoder does not stop.
+        stops = not last and not getattr(self._passes.places, "encoder", False)
+        stop = {"stop_at_layer": self.layer + 1} if stops else {}
         found: list[Tensor] = []
         note_tools(self._passes.places)
 
@@ -304,7 +306,9 @@ def prefix_view(model: Any, objective: _Objective | int, **inputs: Tensor) -> Pr
             "TransformerBridge.boot_transformers(name), or attach(...) of it."
         )
     if isinstance(objective, int):
-        layer, hook_name, n_tokens = objective, f"blocks.{objective}.hook_resid_post", None
+        require_layer(objective, bridge.cfg.n_layers, "the model")
+        hook_name = passes_of(bridge).places.hook_name((objective, "resid_post"))
+        layer, n_tokens = objective, None
     else:
         layer, hook_name = objective.layer, objective.hook_name
         n_tokens = int(objective.mask.shape[-1])
@@ -330,7 +334,7 @@ def _expand(name: str, value: Tensor, tokens: Tensor) -> Tensor:
 
 def _fit(name: str, value: Tensor, tokens: Tensor) -> Tensor:
     """One row, or the batch's rows, as many positions as tokens."""
-    per_token = name in ("attention_mask", "position_ids", "token_type_ids")
+    per_token = name in ("attention_mask", "one_zero_attention_mask", "position_ids", "token_type_ids")
     if per_token and value.shape[1:] != tokens.shape[1:2]:
         raise ValueError(
             f"{name} has {value.shape[-1]} positions, the tokens {tokens.shape[1]}: clean and "

@@ -30,6 +30,7 @@ from sa_plugin.host.protocol import (
     Norm,
     OutputProjection,
     Point,
+    Rotary,
     Site,
     require_layer,
 )
@@ -51,6 +52,7 @@ class AttentionParts(NamedTuple):
         query, key, value: Keys and values of grouped-query attention have fewer slices.
         module: Of transformers; says the scale, the softcap and the kind of layer.
         head_norms: Its own norms of queries and keys, or None.
+        rotary: Its rotary embedding, where the model keeps no `inv_freq`.
     """
 
     query: InputMap
@@ -58,6 +60,7 @@ class AttentionParts(NamedTuple):
     value: InputMap
     module: Any
     head_norms: tuple[nn.Module, nn.Module] | None
+    rotary: Rotary | None = None
 
 
 @runtime_checkable
@@ -109,6 +112,9 @@ class Places(Protocol):
 
     def crosses(self, layer: int) -> bool:
         """Whether a block attends to other states than the tokens'."""
+
+    def spliced(self, layer: int) -> str:
+        """Where something in a block replaces what it reads, so that the block is no sum; or ""."""
 
     def hook_name(self, part: Part) -> str:
         """The library's own name of a part.

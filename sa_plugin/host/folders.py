@@ -226,7 +226,7 @@ def load_folder(
     elif kind in ("clip_vision_model", "clip_text_model"):
         model = load("CLIPVisionModel" if images else "CLIPTextModel")
     elif kind == "bert":
-        with _quiet(transformers):
+        with quiet(transformers):
             model = load("BertForMaskedLM")
     else:
         model = load("AutoModelForCausalLM")
@@ -237,7 +237,7 @@ def load_folder(
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No report of the untrained head, which nothing reads; the level is put back after."""
     logging = transformers.utils.logging
     level = logging.get_verbosity()

@@ -20,7 +20,7 @@ a, A and M are what is behind the gate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -158,15 +158,15 @@ def module_streams(blocks: Sequence[nn.Module]) -> Iterator[dict[tuple[int, str]
             handle.remove()
 
 
-def stream_law(blocks: Sequence[Parts], own: Mapping[tuple[int, str], Sequence[Tensor]]) -> Law:
+def stream_law(blocks: Mapping[int, Parts], own: Mapping[tuple[int, str], Sequence[Tensor]]) -> Law:
     """The residual that is read against the modules' own, seen another way.
 
     Args:
-        blocks: What the host read.
+        blocks: What the host read of each block.
         own: `(layer, "resid_pre" | "resid_post")` to what was seen there, once.
     """
     worst = 0.0
-    for k, block in enumerate(blocks):
+    for k, block in blocks.items():
         for point in ("resid_pre", "resid_post"):
             seen = own.get((k, point), [])
             # A block that ran twice, or not at all, is not the one that was read.
@@ -210,13 +210,14 @@ def _gap(block: Parts, kind: Block) -> float:
     return max(added, relative_difference(attention, raw)) if kind == "pre_norm" else added
 
 
-def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
+def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts], whole: Container[int]) -> Block:
     """The kind, or "staged" where some block's input is not the output of the block before.
 
     Args:
         architecture: For the error.
         kind: What `structure` found.
         blocks: All of a model's, in order.
+        whole: Those that nothing is spliced into.
 
     Raises:
         BrokenLawError: Something stands between blocks that are not pre_norm.
@@ -224,7 +225,7 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts]) -> Block:
     joints = [
         k
         for k, (one, two) in enumerate(pairwise(blocks), 1)
-        if not torch.equal(one["resid_post"], two["resid_pre"])
+        if k in whole and not torch.equal(one["resid_post"], two["resid_pre"])
     ]
     if joints and kind != "pre_norm":
         raise BrokenLawError(

@@ -313,7 +313,9 @@ class LocalHost:
         longest = max(samples, key=lambda sample: len(sample.text))
         seen = probe(self.passes, self.forward_inputs(longest))
         if isinstance(self.reader, TextReader):
-            own = _padding_law(self, self.reader, samples, get_args(PaddingSide))
+            # A library that counts positions from the first column can pad on the right alone.
+            sides = getattr(self.places, "padding_sides", get_args(PaddingSide))
+            own = _padding_law(self, self.reader, samples, sides)
         else:
             own = _patch_law(self.passes, self.reader)
         return [*seen.laws, own]
@@ -529,10 +531,14 @@ def probe(passes: Passes, inputs: Mapping[str, Tensor], *, final_norm: bool = Fa
     except RuntimeError as error:
         raise BrokenLawError(f"{name} cannot be attached: {error}") from error
     blocks = [{part: found[k, part] for part in places.parts if (k, part) in found} for k in layers]
-    stream = stream_law(blocks, own)
+    # A block that something is spliced into is no sum, and its own tensors are not what flows on.
+    whole = [k for k in layers if not places.spliced(k)]
+    if not whole:
+        raise ValueError(f"{name}: {places.spliced(0)!r} and the like replace what every block reads.")
+    stream = stream_law({k: blocks[k] for k in whole}, own)
     demand(name, stream)
-    kind, gap = structure(name, blocks, limit)
-    block = in_stages(name, kind, blocks)
+    kind, gap = structure(name, [blocks[k] for k in whole], limit)
+    block = in_stages(name, kind, blocks, whole)
     projection = projection_law(blocks, [places.output_projection(k) for k in layers], limit)
     laws = (
         Law("every part of a block comes by exactly once", 0.0),

@@ -114,7 +114,7 @@ def attention_weights(
         scale=_scale(parts.module, info.d_head),
         softcap=getattr(parts.module, "attn_logit_softcapping", None),
         query_key_norm=parts.head_norms is not None,
-        rotary=rotary_of(places.root, getattr(parts.module, "layer_type", None)),
+        rotary=parts.rotary or rotary_of(places.root, getattr(parts.module, "layer_type", None)),
         norm=norm,
         n_key_value_heads=len(parts.key.weight),
     )

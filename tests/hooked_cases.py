@@ -1,0 +1,100 @@
+"""Models of TransformerLens 3's own classes beside bridges of the same weights."""
+
+from functools import cache
+
+import pytest
+import tiny
+import transformer_lens
+
+REASON = "TransformerLens 4 has no HookedTransformer; `python tests/hosts/run.py tl39` runs this"
+# hasattr would raise: TransformerLens 4 answers for the classes it removed by an ImportError.
+try:
+    HAS = transformer_lens.HookedTransformer is not None
+except (ImportError, AttributeError):
+    HAS = False
+needs_hooked = pytest.mark.skipif(not HAS, reason=REASON)
+DECODERS = ("gpt2", "neox", "llama", "gemma2", "qwen3")
+LAYER_NORM = ("gpt2", "neox")
+SHARED = ("gpt2", "neox", "llama", "qwen3", "bert")
+CASES = [*((name, False) for name in (*DECODERS, "bert")), *((name, True) for name in ("gpt2", "gemma2", "llama"))]
+IDS = [f"{name}-{'processed' if process else 'plain'}" for name, process in CASES]
+
+
+@cache
+def folder(name):
+    """A tiny model as `save_pretrained` writes it, with its tokenizer."""
+    where = tiny.scratch_folder() / f"whole_{name}"
+    tiny.hf_model(name).save_pretrained(where)
+    tiny.tokenizer(name).save_pretrained(where)
+    return where
+
+
+def hooked_model(name, process=False, cls=None):
+    from sa_transformer_lens import load_hooked
+
+    if name == "gemma2":
+        return _gemma2(process)
+    return load_hooked(folder(name), process=process, cls=cls)
+
+
+def _gemma2(process):
+    """TransformerLens knows Gemma-2 by the names of the hub alone, and their sizes."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
+
+    cfg = HookedTransformerConfig(
+        d_model=tiny.D_MODEL,
+        d_head=tiny.D_HEAD,
+        n_heads=tiny.N_HEADS,
+        d_mlp=48,
+        n_layers=tiny.N_LAYERS,
+        n_ctx=tiny.CONTEXT,
+        eps=1e-6,
+        d_vocab=len(tiny.tokenizer("gemma2")),
+        act_fn="gelu_pytorch_tanh",
+        normalization_type="RMSPre" if process else "RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=tiny.D_HEAD,
+        n_key_value_heads=2,
+        window_size=16,
+        use_local_attn=True,
+        attn_types=["local", "global", "local"],
+        attn_scores_soft_cap=50.0,
+        output_logits_soft_cap=30.0,
+        gated_mlp=True,
+        final_rms=True,
+        use_normalization_before_and_after=True,
+        original_architecture="Gemma2ForCausalLM",
+        model_name="gemma2",
+        device="cpu",
+    )
+    model = HookedTransformer(cfg, tiny.tokenizer("gemma2"))
+    names = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    state = convert_gemma_weights(tiny.hf_model("gemma2"), cfg)
+    model.load_and_process_state_dict(state, **dict.fromkeys(names, process))
+    return model.eval()
+
+
+def bridge_model(name, process=False):
+    bridge = tiny.bridge(name)
+    if process:
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    return bridge
+
+
+@cache
+def hosts(name, process=False):
+    """A HookedTransformer and a bridge of the same mode; leave them as you found them."""
+    from sa_transformer_lens import accept
+
+    return tuple(accept(make(name, process)) for make in (hooked_model, bridge_model))
+
+
+@cache
+def real(name):
+    """The same of real weights, unprocessed."""
+    from sa_plugin.host import attach
+    from sa_transformer_lens import load_hooked
+    from sa_transformer_lens.host import load_bridge
+
+    return attach(load_hooked(name), progress=False), attach(load_bridge(name), progress=False)
