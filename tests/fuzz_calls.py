@@ -96,6 +96,7 @@ def records() -> Calls:
         "Plan.only": (sa.Plan(kinds=("lda",)).only, {"kinds": ["lda"]}),
         "Plan.layers_of": (sa.Plan(kinds=("lda",)).layers_of, {"n_layers": 3}),
         "transformer_lens.load_model": (sa_transformer_lens.load_model, {"folder": "."}),
+        "transformer_lens.load_hooked": (sa_transformer_lens.load_hooked, {"folder": "."}),
         "nnsight.load_model": (sa_nnsight.load_model, {"folder": "."}),
         "interp_engine.load_model": (sa_interp_engine.load_model, {"folder": "."}),
         "load_bridge": (load_bridge, {"folder": "."}),

@@ -14,9 +14,9 @@ except (ImportError, AttributeError):
     HAS = False
 needs_hooked = pytest.mark.skipif(not HAS, reason=REASON)
 DECODERS = ("gpt2", "neox", "llama", "gemma2", "qwen3")
-LAYER_NORM = ("gpt2", "neox")
 SHARED = ("gpt2", "neox", "llama", "qwen3", "bert")
-CASES = [*((name, False) for name in (*DECODERS, "bert")), *((name, True) for name in ("gpt2", "gemma2", "llama"))]
+PROCESSED = ("gpt2", "gemma2", "llama")
+CASES = [*((name, False) for name in (*DECODERS, "bert")), *((name, True) for name in PROCESSED)]
 IDS = [f"{name}-{'processed' if process else 'plain'}" for name, process in CASES]
 
 

@@ -1,6 +1,6 @@
-"""TransformerLens as a host: a `TransformerBridge` (3.6 or later) becomes a `sa_plugin` host,
-and so do the HookedTransformer and HookedEncoder of 3.8 and 3.9.
+"""TransformerLens as a host: a `TransformerBridge` (3.6 or later) becomes a `sa_plugin` host.
 
+So do the HookedTransformer and HookedEncoder of 3.8 and 3.9, and SAELens's HookedSAETransformer.
 Text models and vision towers (ViT, DeiT, folded DINOv2, CLIP) alike.
 
 This package is importable without TransformerLens and imports it only for a bridge: `accept`

@@ -201,10 +201,11 @@ class HookedPlaces(BridgePlaces):
         """Maps of one block, keys and values one a group."""
         attention, cfg = self.model.blocks[layer].attn, self.model.cfg
         query, key, value = (_map_of(attention, name) for name in "QKV")
-        norms = None
+        norms: tuple[nn.Module, nn.Module] | None = None
         # Norms over all heads at once (OLMo-2) are no norms of a head: the pattern is not reproduced.
         if len(getattr(attention.q_norm, "w", ())) == cfg.d_head:
-            norms = tuple(_Normed(one, attention.W_O[0, 0]) for one in (attention.q_norm, attention.k_norm))
+            like = attention.W_O[0, 0]
+            norms = _Normed(attention.q_norm, like), _Normed(attention.k_norm, like)
         softcap = cfg.attn_scores_soft_cap
         module = SimpleNamespace(
             scaling=1.0 / float(attention.attn_scale),
@@ -265,13 +266,13 @@ class HookedPasses(BridgePasses):
         Raises:
             ValueError: The model is not as it was attached.
         """
-        super().refuse_unready()
         now = spliced_in(self.bridge)
         if now != self.places.saes:
             raise ValueError(
                 f"the model had {_at(self.places.saes)} when it was attached and has {_at(now)} now: its "
                 "activations are others. Attach it again, sa_plugin.attach(model)."
             )
+        super().refuse_unready()
 
     def inputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch's inputs on the model's device, by its own names."""
@@ -316,7 +317,8 @@ def load_hooked(
 
     Raises:
         FileNotFoundError: As `find_folder`.
-        ImportError: TransformerLens is not installed, or is 4 or later, which has no such class.
+        ImportError: TransformerLens is not installed.
+        TypeError: It is 4 or later, which has no such class, or older than 3.8.
         ValueError: A folder of images, an architecture that TransformerLens does not convert, or a BERT
             that is to be processed.
 
@@ -329,7 +331,9 @@ def load_hooked(
     loaded = load_folder(folder, dtype=dtype)
     net, tokenizer = loaded.model, loaded.tokenizer
     if tokenizer is None:
-        raise ValueError(f"{folder} holds a model of images: a HookedTransformer reads texts, load_bridge all.")
+        raise ValueError(
+            f"{folder} holds a model of images: a HookedTransformer reads texts; use load_bridge."
+        )
     encoder = net.config.model_type == "bert"
     if encoder:
         if process or cls is not None:
@@ -344,15 +348,17 @@ def load_hooked(
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         (Path(scratch) / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
         try:
-            cfg = loading.get_pretrained_model_config(scratch, hf_cfg=config, device="cpu", dtype=dtype, **fold)
+            cfg = loading.get_pretrained_model_config(
+                scratch, hf_cfg=config, device="cpu", dtype=dtype, **fold
+            )
         except NotImplementedError as error:
             raise ValueError(
-                f"TransformerLens makes no HookedTransformer of a folder of {type(net).__name__} ({error}): load "
-                "a bridge, sa_transformer_lens.host.load_bridge(folder), or attach a HookedTransformer of yours."
+                f"TransformerLens makes no HookedTransformer of a folder of {type(net).__name__} ({error}): "
+                "load a bridge, sa_transformer_lens.host.load_bridge(folder), or attach one of your own."
             ) from error
         state = loading.get_pretrained_state_dict(scratch, cfg, net, dtype=dtype)
         cfg.model_name = loaded.name
-        made = cls or getattr(require("transformer_lens", "transformer-lens"), _class_of(encoder))
+        made: Any = cls or getattr(require("transformer_lens", "transformer-lens"), _class_of(encoder))
         model = made(cfg, tokenizer, move_to_device=False)
     if encoder:
         model.load_state_dict(state, strict=False)
@@ -372,9 +378,9 @@ def _loading() -> Any:
     try:
         import transformer_lens.loading_from_pretrained as loading
     except ImportError as error:
-        raise ImportError(
-            "TransformerLens 4 has no HookedTransformer: pip install 'transformer-lens>=3.8,<4', or load a "
-            "bridge, sa_transformer_lens.host.load_bridge(folder)."
+        raise TypeError(
+            "load_hooked: TransformerLens 4 has no HookedTransformer, nor a cls like it: pip install "
+            "'transformer-lens>=3.8,<4', or load a bridge, sa_transformer_lens.host.load_bridge(folder)."
         ) from error
     require_version("transformer-lens", "3.8", "its HookedTransformer was not run here")
     return loading

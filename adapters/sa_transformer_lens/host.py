@@ -79,8 +79,8 @@ def attach_bridge(
         return open_images(TransformerLensHost, passes, bridge.original_model.config, chosen)
     if chosen.padding_side not in getattr(passes.places, "padding_sides", (chosen.padding_side,)):
         raise ValueError(
-            "a HookedEncoder counts positions from the first column, padding included, so texts padded on the "
-            "left would be read at other positions: leave padding_side out, or attach a bridge."
+            "a HookedEncoder counts positions from the first column, padding included, so texts padded on "
+            "the left would be read at other positions: leave padding_side out, or attach a bridge."
         )
     if chosen.tokenizer is None:
         chosen = replace(chosen, tokenizer=own_tokenizer(bridge.tokenizer, bos=chosen.bos))

@@ -55,7 +55,7 @@ def test_scores_and_thresholds(name):
     _, _, ((_, a, one), (_, b, other)) = found(name)
     close(a.scores, b.scores, 1e-5)
     assert [one.choice(c).layer for c in one.concepts] == [other.choice(c).layer for c in other.concepts]
-    close([one.choice(c).threshold for c in one.concepts], [other.choice(c).threshold for c in other.concepts])
+    close(*([d.choice(c).threshold for c in d.concepts] for d in (one, other)))
 
 
 @models
@@ -73,8 +73,10 @@ def test_the_ledger(name):
         data, _, host, table, detector = case(name, k)
         ledger = sa.head_ledger(host, data, detector, scores=table, permutations=0)
         frames.append(ledger.table())
-    assert frames[0].drop(columns=["value", "low", "high"]).equals(
-        frames[1].drop(columns=["value", "low", "high"])
+    assert (
+        frames[0]
+        .drop(columns=["value", "low", "high"])
+        .equals(frames[1].drop(columns=["value", "low", "high"]))
     )
     close(frames[0]["value"], frames[1]["value"], 1e-3)
 
@@ -110,7 +112,7 @@ def test_objectives_and_what_they_owe(name):
         # attribution_patch reads no HookedEncoder.
         if name == "smollm2":
             tools = explain(host, made, sample, replaced, None)
-        owed.append((made.value, shown.values, tools))
+        owed.append((made.threshold, shown.importance, tools))
     (a, b, c), (x, y, z) = owed
     close(a, x)
     close(b, y, 1e-3)

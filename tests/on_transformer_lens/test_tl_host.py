@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
+import hooked_cases
 import numpy as np
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from sa_plugin.host import protocol as hosting
 from sa_plugin.host import texts as tokenise
 from sa_plugin.host import tokens as encoding
 from sa_plugin.host import weights as described
-from sa_transformer_lens import accept
+from sa_transformer_lens import accept, load_hooked
 from sa_transformer_lens.host import TransformerLensHost, load_bridge, own_tokenizer
 from sa_transformer_lens.places import BridgePlaces
 
@@ -114,12 +115,17 @@ class TestRefusals:
             assert accept(other) is None
             assert accept(other, an_option_of_another_adapter=1) is None
 
-    @pytest.mark.parametrize("name", ["HookedTransformer", "HookedEncoder"])
-    def test_an_old_class(self, name):
-        old = type(name, (torch.nn.Module,), {})
+    @pytest.mark.parametrize("name", ["HookedEncoderDecoder", "HookedAudioEncoder"])
+    def test_a_class_of_two_stacks_or_of_sound(self, name):
+        old = type(name, (torch.nn.Module,), {"__module__": "transformer_lens"})
         for model in (old(), type("Mine", (old,), {})()):
-            with pytest.raises(TypeError, match=f"{name} was removed.*transformer-lens>=3.6"):
+            with pytest.raises(TypeError, match=rf"a {name} is no single stack .*boot_transformers"):
                 accept(model)
+
+    @pytest.mark.skipif(hooked_cases.HAS, reason="this release has it")
+    def test_a_folder_as_a_class_that_this_release_has_not(self):
+        with pytest.raises(TypeError, match=r"TransformerLens 4 has no HookedTransformer.*load_bridge"):
+            load_hooked("anywhere")
 
     def test_a_remote_bridge(self):
         from transformer_lens.model_bridge.remote_bridge import RemoteBridge
