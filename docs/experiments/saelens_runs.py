@@ -130,7 +130,11 @@ def main() -> None:
         if record[kind]["cal"]["explained"] < ENOUGH:
             print(f"{kind}: explains less than {ENOUGH}: a smoke test, left out of the table", flush=True)
             continue
-        banks[f"SAE, {kind}"] = sae_bank(host, data, {given.block: loaded})
+        try:
+            banks[f"SAE, {kind}"] = sae_bank(host, data, {given.block: loaded})
+        except ValueError as error:
+            # Too dense: every latent is active at more tokens than any concept.
+            print(f"{kind}: {error}", flush=True)
     for name, bank in banks.items():
         table = sa.score(host, data, bank)
         detector = sa.calibrate(host, data, bank, scores=table)
