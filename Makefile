@@ -22,6 +22,7 @@ JOBS ?= 2
 REMOTE_ARGS ?=
 HOSTS_ARGS ?=
 BENCH_ARGS ?=
+FLOORS_ARGS ?=
 
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND ?= Agg
@@ -29,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test fuzz test-remote test-hosts bench weights lint docs notebooks lock clean
+.PHONY: help setup demo test fuzz test-remote test-floors test-wheel test-hosts bench weights lint docs notebooks lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -65,6 +66,13 @@ fuzz: $(STAMP) ## the fuzzers of tests/fuzz in their long form; PYTEST_ARGS= is 
 
 test-remote: weights ## the remote tests against a real NDIF server on loopback; REMOTE_ARGS= is passed on
 	$(BIN)/python tests/remote/run.py $(REMOTE_ARGS)
+
+test-floors: weights ## the suite with every lower bound of pyproject.toml; FLOORS_ARGS= is passed on
+	$(BIN)/python tests/floors.py $(FLOORS_ARGS)
+
+test-wheel: weights ## the wheel alone with each host's extra, down to README's example
+	$(BIN)/python tests/wheel_law.py --extra transformer-lens
+	$(BIN)/python tests/wheel_law.py --extra nnsight
 
 test-hosts: weights ## every stack in an environment of its own (1.5 GB each); HOSTS_ARGS= is passed on
 	$(BIN)/python tests/hosts/run.py $(HOSTS_ARGS)

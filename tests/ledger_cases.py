@@ -1,5 +1,6 @@
 """What the tests of the ledger share: data of words, detectors, and oracles by plain loops."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -74,27 +75,23 @@ def labels_of(sample):
     return ["animal" if w in ANIMALS else "food" if w in FOODS else "" for w in sample.text.split()]
 
 
-class Broken:
-    """A host whose weights or writes are not the model's."""
+def broken(host, *, factor=1.0, block=1, extra=0.0):
+    """A copy of a host whose weights or writes are not the model's.
 
-    def __init__(self, host, *, factor=1.0, block=1, extra=0.0):
-        self.host, self.factor, self.block, self.extra = host, factor, block, extra
-        self.info = host.info
+    Its methods are set on it: from Python 3.12 on a protocol does not see what `__getattr__` gives.
+    """
+    found = copy.copy(host)
 
-    def __getattr__(self, name):
-        return getattr(self.host, name)
+    def output_projection(layer):
+        weight, bias = host.output_projection(layer)
+        return OutputProjection(weight * (factor if layer == block else 1.0), bias)
 
-    def output_projection(self, layer):
-        weight, bias = self.host.output_projection(layer)
-        return OutputProjection(weight * (self.factor if layer == self.block else 1.0), bias)
-
-    def read(self, batch, sites, reduce):
+    def read(batch, sites, reduce):
         def changed(read):
-            return reduce(
-                {
-                    site: v + self.extra if site == Site(self.block, "resid_post") else v
-                    for site, v in read.items()
-                }
-            )
+            return reduce({s: v + extra if s == Site(block, "resid_post") else v for s, v in read.items()})
 
-        return self.host.read(batch, sites, changed)
+        return host.read(batch, sites, changed)
+
+    # Hosts are frozen.
+    vars(found).update(output_projection=output_projection, read=read)
+    return found

@@ -1,16 +1,19 @@
 """What the built wheel must be, checked in an environment that holds nothing else.
 
 Run with the project's environment: `python tests/wheel_law.py`. It builds the wheel, reads its
-contents, installs it with the one extra `transformer-lens` into a fresh environment, and checks
-there that importing `sa_plugin` imports neither torch nor a host, that nnsight is absent, and that
-`attach` works on a tiny random GPT-2. In an editable install the repository lies on the path and
-hides such faults.
+contents, installs it with one extra, a host's, into a fresh environment, and checks there that
+importing `sa_plugin` imports neither torch nor a host, that no other host came along, that `attach`
+works on a tiny random GPT-2 (of TransformerLens), and that README's example runs on sixty passages
+with the weights that `make weights` fetched; on nnsight with its first line in nnsight's words. In an
+editable install the repository lies on the path and hides such faults.
 
-`--steps` picks some of contents, imports, attach; `--env DIR` keeps the environment for a next run.
+`--extra` names the host; `--steps` picks some of contents, imports, attach, readme; `--env DIR` keeps
+the environment for a next run. CI runs it for `transformer-lens`, `make test-wheel` for both.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = ("contents", "imports", "attach")
+STEPS = ("contents", "imports", "attach", "readme")
+# The extra, the package it brings, and the one it must not bring.
+HOSTS = {"transformer-lens": ("transformer_lens", "nnsight"), "nnsight": ("nnsight", "transformer_lens")}
 
 IMPORTS = """
 import importlib.util, pathlib, sys
@@ -28,7 +33,9 @@ home = pathlib.Path(sa_plugin.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), f"not the wheel's: {home}"
 loaded = {"torch", "transformer_lens", "nnsight", "transformers"} & set(sys.modules)
 assert not loaded, f"importing sa_plugin imported {sorted(loaded)}"
-assert importlib.util.find_spec("nnsight") is None, "nnsight came with the extra transformer-lens"
+wanted, other = sys.argv[1:]
+assert importlib.util.find_spec(wanted) is not None, f"{wanted} did not come with its extra"
+assert importlib.util.find_spec(other) is None, f"{other} came with the extra of {wanted}"
 assert importlib.util.find_spec("adapters") is None, "a package named adapters is installed"
 import sa_transformer_lens
 assert "transformer_lens" not in sys.modules, "the adapter imported its host before it was asked"
@@ -36,7 +43,7 @@ import sa_nnsight, sa_nnsight.trace_ops
 assert sa_nnsight.accept(object()) is None
 import sa_interp_engine
 assert sa_interp_engine.accept(object()) is None
-print(f"sa_plugin from {home.parent}, no host imported, nnsight absent")
+print(f"sa_plugin from {home.parent}, no host imported, {other} absent")
 """
 
 ATTACH = """
@@ -70,6 +77,16 @@ assert not hasattr(object, "save"), "nnsight gave every object a method"
 """
 
 
+# What stands in README's example for the line that makes a host, on nnsight.
+ON_NNSIGHT = """
+from sa_nnsight.host import load_model
+from sa_plugin.host import find_folder
+
+model, options = load_model(find_folder("smollm2"))
+host = sa.attach(model, **options)
+"""
+
+
 def build(into: Path) -> Path:
     """The wheel, built with the hatchling that constraints.txt pins."""
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into), cwd=ROOT)
@@ -97,14 +114,32 @@ def package_files() -> set[str]:
     return {path.relative_to(ROOT).as_posix().removeprefix("adapters/") for path in shipped}
 
 
-def install(wheel: Path, env: Path) -> Path:
-    """A fresh environment with the wheel and the extra `transformer-lens` alone."""
+def readme_example(extra: str) -> str:
+    """README's example on sixty passages, by the host of an extra.
+
+    Raises:
+        SystemExit: README has no such example any more.
+    """
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    short = example.replace("subset(240)", "subset(60)")
+    law(short != example, "README's example takes no subset(240)")
+    if extra == "nnsight":
+        own = re.sub(r"^from sa_transformer_lens.*\n", "", short, flags=re.MULTILINE)
+        own, changed = re.subn(r"^host = sa\.attach\(.*$", ON_NNSIGHT.strip(), own, flags=re.MULTILINE)
+        law(changed == 1, "README's example makes no host in one line")
+        return own
+    return short
+
+
+def install(wheel: Path, env: Path, extra: str) -> Path:
+    """A fresh environment with the wheel and one extra alone."""
     python = env / "bin" / "python"
     if not python.exists():
         run(sys.executable, "-m", "venv", str(env))
     pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
     run(*pip, "pip", "setuptools")
-    run(*pip, "--no-build-isolation", f"{wheel}[transformer-lens]")
+    run(*pip, "--no-build-isolation", f"{wheel}[{extra}]")
     run(*pip, "--no-deps", "--force-reinstall", str(wheel))
     return python
 
@@ -124,6 +159,7 @@ def law(holds: bool, breach: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build, then run the steps asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--extra", choices=tuple(HOSTS), default="transformer-lens")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--env", type=Path, default=None, help="kept; default: made and removed")
     args = parser.parse_args(argv)
@@ -132,12 +168,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         wheel = build(scratch / "dist")
         if "contents" in args.steps:
             check_contents(wheel)
-        if {"imports", "attach"} & set(args.steps):
-            python = str(install(wheel, (args.env or scratch / "env").resolve()))
-            if "imports" in args.steps:
-                run(python, "-I", "-c", IMPORTS, cwd=scratch)
-            if "attach" in args.steps:
-                run(python, "-I", "-c", ATTACH, str(scratch), cwd=scratch)
+        if set(args.steps) == {"contents"}:
+            return
+        python = str(install(wheel, (args.env or scratch / "env").resolve(), args.extra))
+        if "imports" in args.steps:
+            run(python, "-I", "-c", IMPORTS, *HOSTS[args.extra], cwd=scratch)
+        if "attach" in args.steps and args.extra == "transformer-lens":
+            run(python, "-I", "-c", ATTACH, str(scratch), cwd=scratch)
+        if "readme" in args.steps:
+            # From a file: nnsight reads the source of what traces.
+            (scratch / "example.py").write_text(readme_example(args.extra), encoding="utf-8")
+            run(python, "-I", "example.py", cwd=scratch)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost, in_batches
-from ledger_cases import Broken, kept_rows, labels_of, ledger, loop_lift, loop_lifts, loop_terms
+from ledger_cases import broken, kept_rows, labels_of, ledger, loop_lift, loop_lifts, loop_terms
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.heads import LedgerError, explain_tokens
@@ -208,17 +208,17 @@ def test_a_wrong_output_projection_raises(host, data):
     bank = fit(host, data, "lda")
     raw = replace(bank, component_means=None)
     with pytest.raises(LedgerError, match=r"block 1: its heads' z W_O \+ b_O miss its attn_out"):
-        ledger(Broken(host, factor=1.01), data, raw)
+        ledger(broken(host, factor=1.01), data, raw)
     with pytest.raises(LedgerError, match=r"'animal' at block 1 .* token .* of sample '"):
-        explain_tokens(Broken(host, factor=1.01), raw, data.test.samples[0], "animal", layer=1)
+        explain_tokens(broken(host, factor=1.01), raw, data.test.samples[0], "animal", layer=1)
     with pytest.raises(LedgerError, match="misses the normaliser's mean"):
-        ledger(Broken(host, factor=1.05), data, bank)
+        ledger(broken(host, factor=1.05), data, bank)
 
 
 def test_an_unlisted_write_raises(fake, data):
     bank = ConceptBank.from_vectors({("animal", 1): torch.ones(12), ("food", 1): torch.ones(12)})
     with pytest.raises(LedgerError, match="block 1: it adds something to the residual stream"):
-        ledger(Broken(fake, extra=0.5), data, bank)
+        ledger(broken(fake, extra=0.5), data, bank)
 
 
 def test_means_of_other_tokens_raise(fake, data):

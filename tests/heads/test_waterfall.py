@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from fake_host import FakeHost
-from ledger_cases import Broken, detector_of, kept_rows, loop_lift, make_data
+from ledger_cases import broken, detector_of, kept_rows, loop_lift, make_data
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.heads import BankScores, LedgerError, head_ledger, tail_waterfall
@@ -257,4 +257,4 @@ def test_an_unlisted_write_raises(data):
     fake = FakeHost()
     detector = detector_of(fake, data, "lda", layers=[2])
     with pytest.raises(LedgerError, match="block 2: it adds something"):
-        tail_waterfall(Broken(fake, block=2, extra=0.5), data, detector, **OPTIONS)
+        tail_waterfall(broken(fake, block=2, extra=0.5), data, detector, **OPTIONS)
