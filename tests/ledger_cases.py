@@ -75,12 +75,19 @@ def labels_of(sample):
     return ["animal" if w in ANIMALS else "food" if w in FOODS else "" for w in sample.text.split()]
 
 
-def broken(host, *, factor=1.0, block=1, extra=0.0):
-    """A copy of a host whose weights or writes are not the model's.
+def with_methods(host, **methods):
+    """A copy of a host with methods of one's own.
 
-    Its methods are set on it: from Python 3.12 on a protocol does not see what `__getattr__` gives.
+    They are set on it: from Python 3.12 on a protocol does not see what `__getattr__` gives.
     """
     found = copy.copy(host)
+    # Hosts are frozen.
+    vars(found).update(methods)
+    return found
+
+
+def broken(host, *, factor=1.0, block=1, extra=0.0):
+    """A copy of a host whose weights or writes are not the model's."""
 
     def output_projection(layer):
         weight, bias = host.output_projection(layer)
@@ -92,6 +99,4 @@ def broken(host, *, factor=1.0, block=1, extra=0.0):
 
         return host.read(batch, sites, changed)
 
-    # Hosts are frozen.
-    vars(found).update(output_projection=output_projection, read=read)
-    return found
+    return with_methods(host, output_projection=output_projection, read=read)

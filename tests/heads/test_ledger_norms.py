@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from ledger_cases import Broken, kept_rows, ledger, make_data
+from ledger_cases import kept_rows, ledger, make_data, with_methods
 
 from sa_plugin.concepts import ConceptBank, fit
 from sa_plugin.detection import calibrate
@@ -151,27 +151,25 @@ def test_the_control_and_shares_of_a_post_norm_model(host, data):
 def test_a_wrong_projection_or_norm_raises(host, banks, data):
     raw = replace(banks["lda"], origin=replace(banks["lda"].origin, data_hash=""))
 
-    class OneHead(Broken):
+    def one_head(layer):
         """A norm that follows would not see a factor on all heads alike."""
-
-        def output_projection(self, layer):
-            weight, bias = self.host.output_projection(layer)
-            weight[0] *= 1.05 if layer == 1 else 1.0
-            return OutputProjection(weight, bias)
+        weight, bias = host.output_projection(layer)
+        weight[0] *= 1.05 if layer == 1 else 1.0
+        return OutputProjection(weight, bias)
 
     with pytest.raises(LedgerError, match="block 1: its heads' z W_O"):
-        ledger(OneHead(host), data, raw)
+        ledger(with_methods(host, output_projection=one_head), data, raw)
 
-    class OtherNorms(Broken):
-        def norms(self, layer):
-            norms = self.host.norms(layer)
-            gain = norms.attn_out.gain * (1.1 if layer == 1 else 1.0)
-            return norms._replace(attn_out=norms.attn_out._replace(gain=gain))
+    def other_norms(layer):
+        norms = host.norms(layer)
+        gain = norms.attn_out.gain * (1.1 if layer == 1 else 1.0)
+        return norms._replace(attn_out=norms.attn_out._replace(gain=gain))
 
+    other = with_methods(host, norms=other_norms)
     with pytest.raises(LedgerError, match=r"does not close.*Probably block 1"):
-        ledger(OtherNorms(host), data, raw)
+        ledger(other, data, raw)
     with pytest.raises(LedgerError, match="misses the normaliser's mean"):
-        ledger(OtherNorms(host), data, banks["lda"])
+        ledger(other, data, banks["lda"])
 
 
 def test_a_host_without_norms_is_told_so(data):

@@ -66,6 +66,9 @@ def test_what_the_requirements_pull_in_is_locked_too() -> None:
     seen = set(todo)
     while todo:
         name, extras = todo.pop()
+        # Under Linux torch names each release of CUDA's parts itself; its build for CPUs brings none.
+        if canonicalize_name(name).startswith(("cuda-", "nvidia-", "triton")):
+            continue
         assert canonicalize_name(name) in locked, f"{name} is not in constraints.txt: make lock"
         for text in importlib.metadata.requires(name) or []:
             requirement = Requirement(text)
