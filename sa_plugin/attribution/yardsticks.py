@@ -56,6 +56,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
+from scipy.integrate import trapezoid
 from torch import Tensor
 
 from sa_plugin.attribution.coalitions import deletion, insertion
@@ -134,7 +135,8 @@ def area_under(
         >>> area_under(np.array([0.0, 0.5, 1.0]), np.array([[0.0], [1.0], [1.0]]))
         array([0.75])
     """
-    return np.asarray(np.trapezoid(curve, share, axis=0), dtype=np.float64)
+    # numpy calls it `trapezoid` from 2.0 on, `trapz` before.
+    return np.asarray(trapezoid(curve, share, axis=0), dtype=np.float64)
 
 
 def on_grid(
