@@ -70,6 +70,9 @@ class Environment:
 TEXTS = ("smollm2", "minilm")
 ALL = (*TEXTS, "vit")
 ENVIRONMENTS: dict[str, Environment] = {
+    "tl-3.6": Environment(
+        "transformer-lens,attribution,images", ("transformer-lens==3.6.0",), {"TransformerBridge": ALL}
+    ),
     "tl-3.8-circuitkit": Environment(
         "transformer-lens,attribution,images",
         ("transformer-lens==3.8.0", "circuitkit==0.2.0"),
@@ -95,7 +98,7 @@ ENVIRONMENTS: dict[str, Environment] = {
         pinned=("torch", "numpy"),
     ),
     "interp-engine": Environment(
-        "interp-engine,images",
+        "interp-engine,transformer-lens,nnsight,images",
         ("interp-engine==1.14.2",),
         {"interp-engine": ("smollm2",)},
         ("tests/on_interp_engine",),
@@ -138,8 +141,12 @@ def build(name: str) -> Path:
     return python
 
 
-def run(name: str) -> dict[str, Any]:
+def run(name: str, models: Sequence[str] = fidelity.MODELS) -> dict[str, Any]:
     """Everything that has to hold in one environment; also written beside it as a file.
+
+    Args:
+        name: Of `ENVIRONMENTS`.
+        models: Records are made of these alone.
 
     Raises:
         RuntimeError: Something does not hold; the command and its words are above it.
@@ -156,8 +163,9 @@ def run(name: str) -> dict[str, Any]:
         found["tests"] = said.strip().splitlines()[-1].partition(" in ")[0]
         if not re.match(r"\d+ passed", found["tests"]):
             raise RuntimeError(f"{name}: {environment.tests} ran no test: {found['tests']}")
-    for stack, models in environment.records.items():
-        _call(python, str(HERE / "fidelity.py"), "record", stack, "--models", *models)
+    for stack, recorded in environment.records.items():
+        if wanted := [model for model in recorded if model in models]:
+            _call(python, str(HERE / "fidelity.py"), "record", stack, "--models", *wanted)
     if environment.notebook:
         path = ROOT / "docs" / "notebooks" / f"{environment.notebook}.ipynb"
         command = (str(Path(python).with_name("jupyter-execute")), "--timeout=900", str(path))
@@ -187,17 +195,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the environments asked for, one after the other; 1 if one of them fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="ENVIRONMENT", help=", ".join(ENVIRONMENTS))
+    parser.add_argument("--models", nargs="+", choices=fidelity.MODELS, default=list(fidelity.MODELS))
     parser.add_argument("--page", type=Path, help="put the tables between the marks of this page")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in ENVIRONMENTS]:
         parser.error(f"no environment {unknown[0]!r}: expected {', '.join(ENVIRONMENTS)}")
     failed = []
-    for model in fidelity.MODELS:
+    for model in given.models:
         if not (fidelity.default_folder() / model / "bank").is_dir():
             fidelity.write_bank(model, fidelity.default_folder())
     for name in given.names or ENVIRONMENTS:
         try:
-            run(name)
+            run(name, given.models)
         except RuntimeError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed.append(name)
