@@ -120,7 +120,9 @@ def build(name: str) -> Path:
     """
     environment, where = ENVIRONMENTS[name], folder(name)
     python, stamp = where / "bin" / "python", where / "made_of.json"
-    made_of = json.dumps([asdict(environment), (ROOT / "pyproject.toml").read_text(encoding="utf-8")])
+    # The tree too: the install is editable, and another tree's code would be tested.
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    made_of = json.dumps([str(ROOT), asdict(environment), project])
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_of:
         return python
     where.parent.mkdir(parents=True, exist_ok=True)
