@@ -6,7 +6,7 @@ import pytest
 import tiny
 import transformer_lens
 
-REASON = "TransformerLens 4 has no HookedTransformer; `python tests/hosts/run.py tl39` runs this"
+REASON = "TransformerLens 4 has no HookedTransformer; `python tests/hosts/run.py tl-3.9-saelens` runs this"
 # hasattr would raise: TransformerLens 4 answers for the classes it removed by an ImportError.
 try:
     HAS = transformer_lens.HookedTransformer is not None

@@ -71,7 +71,7 @@ TEXTS = ("smollm2", "minilm")
 ALL = (*TEXTS, "vit")
 ENVIRONMENTS: dict[str, Environment] = {
     "tl-3.6": Environment(
-        "transformer-lens,attribution,images", ("transformer-lens==3.6.0",), {"TransformerBridge": ALL}
+        "transformer-lens,attribution,images", ("transformer-lens==3.6.0",), {"TransformerBridge": TEXTS}
     ),
     "tl-3.8-circuitkit": Environment(
         "transformer-lens,attribution,images",
