@@ -1,19 +1,21 @@
 """circuitkit's edge attribution takes a SuperActivator objective as its metric; by finite differences."""
 
-import pytest
-import torch
-from hooked_cases import hooked_model, needs_hooked
-from word_data import word_data
+import contextlib
 
-import sa_plugin as sa
-from sa_plugin.attribution import together
-
-try:
+# circuitkit refuses to be imported after transformer_lens, which it patches.
+get_scores_eap = None
+with contextlib.suppress(ImportError):
     from circuitkit.backends.eap.attribute import get_scores_eap
     from circuitkit.backends.eap.eap_utils import tokenize_batch_pair
     from circuitkit.backends.eap.graph import Graph
-except ImportError:
-    get_scores_eap = None
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hooked_cases import hooked_model, needs_hooked  # noqa: E402
+from word_data import word_data  # noqa: E402
+
+import sa_plugin as sa  # noqa: E402
+from sa_plugin.attribution import together  # noqa: E402
 
 pytestmark = [
     needs_hooked,
@@ -23,15 +25,15 @@ pytestmark = [
 
 
 class Pairs(list):
-    """Batches of (clean, corrupted, labels); ids as the host makes them, without a BOS in front."""
+    """Batches of (clean, corrupted, labels), with what circuitkit asks of a loader."""
 
     pair_padding_side = "right"
-    templated = True
 
 
 @pytest.mark.parametrize("name", ["superactivator", "superactivator_tokens", "superactivator_margin"])
 def test_an_edges_score_is_the_slope_along_it(name):
     model = hooked_model("llama")
+    model.set_ungroup_grouped_query_attention(True)
     model.set_use_attn_result(True)
     model.set_use_split_qkv_input(True)
     model.set_use_hook_mlp_in(True)
@@ -42,6 +44,8 @@ def test_an_edges_score_is_the_slope_along_it(name):
     goals = [sa.objective(name, detector=detector, concept=c, sample=s, host=host) for s, c in found]
     clean = [s.text for s, _ in found]
     pairs = Pairs([(clean, [text.replace("cat", "river").replace("dog", "over") for text in clean], (0, 1))])
+    # circuitkit puts a BOS in front unless a chat template has: tokens must be those of the host.
+    pairs.templated = not host.info.bos
     seen = {}
 
     def keep(resid, hook):
@@ -56,7 +60,7 @@ def test_an_edges_score_is_the_slope_along_it(name):
         scores = get_scores_eap(model, graph, pairs, metric, quiet=True)
     # The edge from the embedding into block 1's MLP, by a step along it.
     tokens, corrupted, mask, _, lengths, _ = tokenize_batch_pair(
-        model, *pairs[0][:2], pair_padding_side="right", templated=True
+        model, *pairs[0][:2], pair_padding_side="right", templated=pairs.templated
     )
     step = model.W_E[corrupted] - model.W_E[tokens]
     assert step.abs().max() > 0

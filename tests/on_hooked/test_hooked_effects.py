@@ -6,7 +6,7 @@ import hooked_cases
 import numpy as np
 import pytest
 import torch
-from hooked_cases import needs_hooked
+from hooked_cases import OLD, needs_hooked
 from transformer_lens import patching
 
 import sa_plugin as sa
@@ -109,8 +109,8 @@ def test_objectives_and_what_they_owe(name):
         replaced = np.zeros(made.mask.shape[-1], bool)
         replaced[3:6] = True
         tools = None
-        # attribution_patch reads no HookedEncoder.
-        if name == "smollm2":
+        # attribution_patch reads no HookedEncoder, and is not in TransformerLens 3.8.
+        if name == "smollm2" and not OLD:
             tools = explain(host, made, sample, replaced, None)
         owed.append((shown.importance, tools))
     (b, c), (y, z) = owed
