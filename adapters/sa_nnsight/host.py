@@ -19,7 +19,7 @@ import torch
 
 from sa_nnsight.leftovers import trace_left_over
 from sa_nnsight.passes import TracePasses
-from sa_nnsight.places import EnvoyPlaces, locate, reads_images
+from sa_nnsight.places import EnvoyPlaces, locate, reads_images, require_one_tower
 from sa_plugin._check import require, require_known, require_made_by
 from sa_plugin._face import face, passing
 from sa_plugin.host.adapter import TOWERS
@@ -74,6 +74,8 @@ def attach_local(
     whole = model._module
     if tower is not None:
         model = _tower(model, tower)
+    elif paths is None:
+        require_one_tower(whole)
     places = _located(model, paths, every=image is not None)
     TracePasses(places).refuse_unready()
     if reads_images(places.root):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sa_nnsight import measure
 from sa_nnsight.paths import KNOWN, NOT_IN_BLOCKS, REQUIRED, ROLES, SIDE_BY_SIDE, SOME_BLOCKS, Paths
 from sa_plugin.host import mllama, siglip2, weights
-from sa_plugin.host.adapter import FINAL, AttentionParts, NormRole, Part
+from sa_plugin.host.adapter import FINAL, TOWERS, AttentionParts, NormRole, Part
 from sa_plugin.host.laws import NORMS, RAW, relative_difference
 from sa_plugin.host.protocol import InputMap, Norm, OutputProjection, Point
 from sa_plugin.host.turns import ASKED, note_attention
@@ -552,14 +552,22 @@ def _find(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _unknown(root: nn.Module, error: measure.NotFound) -> str:
-    architecture = type(root).__name__
+def require_one_tower(root: nn.Module) -> None:
+    """Refuse a model of two towers of which none was chosen.
+
+    Raises:
+        ValueError: It has both; the text says how to choose.
+    """
     inner = getattr(root, "model", root)
-    if any(hasattr(inner, name) for name in ("vision_model", "vision_tower")):
-        return (
-            f"{architecture} has two towers: say which to read, attach(model, tower='vision') or "
+    if all(any(hasattr(inner, name) for name in names) for names in TOWERS.values()):
+        raise ValueError(
+            f"{type(root).__name__} has two towers: say which to read, attach(model, tower='vision') or "
             "tower='text'."
         )
+
+
+def _unknown(root: nn.Module, error: measure.NotFound) -> str:
+    architecture = type(root).__name__
     if isinstance(error, measure.SharedLayers):
         return f"{architecture} cannot be attached: {error}."
     if isinstance(error, measure.NoAttention):

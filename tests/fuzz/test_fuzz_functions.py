@@ -113,6 +113,8 @@ MEANT = {
     (ANY, "sample"): {"'x'"},
     # All samples.
     (ANY, "limit"): {"0"},
+    # Away from the concept.
+    ("neuronpedia_vector", "strength"): NUMBERS,
     # A note for the repr; the class's name.
     ("ConceptData.from_samples", ANY): {"''", "'x'", "{}", "{'x': 1}"},
     ("bare_bridge", "name"): {"''"},
