@@ -14,19 +14,17 @@ packages of which later releases do not run beside a floor (`OF_THEIR_TIME`).
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from environments import ROOT, call, locked
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sa_plugin._check import cache_folder  # noqa: E402
+from sa_plugin._check import cache_folder
 
 # pyarrow 21 and later ask for numpy 2 when they are imported, which their metadata do not say.
 OF_THEIR_TIME = ("pyarrow<21",)
@@ -52,40 +50,29 @@ def floors() -> dict[str, str]:
     return found
 
 
-def locked(name: str) -> str:
-    """The version of constraints.txt."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("==")[2] for line in lines if line.partition("==")[0] == name)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the environment, then run pytest in it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--torch", default=locked("torch"))
+    parser.add_argument("--torch", default=locked()["torch"])
     parser.add_argument("--env", type=Path, default=cache_folder() / "floors")
     parser.add_argument("--list", action="store_true", help="print what would be installed")
     parser.add_argument("tests", nargs="*", default=["tests"], help="for pytest")
     args = parser.parse_args(argv)
-    held = floors() | {name: locked(name) for name in BY_THE_LOCK} | {"torch": args.torch}
+    held = floors() | {name: locked()[name] for name in BY_THE_LOCK} | {"torch": args.torch}
     lines = [*(f"{name}=={version}" for name, version in held.items()), *OF_THEIR_TIME]
     if args.list:
         print("\n".join(lines))
         return 0
     python = args.env / "bin" / "python"
     if not python.exists():
-        run(sys.executable, "-m", "venv", str(args.env))
+        call(sys.executable, "-m", "venv", str(args.env))
     constraints = args.env / "constraints.txt"
     constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
     pip = (str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints))
-    run(*pip, "hatchling", "editables")
-    run(*pip, "--no-build-isolation", "-e", f"{ROOT}[all,dev]")
-    return run(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *args.tests, check=False)
-
-
-def run(*command: str, check: bool = True) -> int:
-    """Run a command in the repository without this process's Python path."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return subprocess.run(command, cwd=ROOT, env={**clean, "HF_HUB_OFFLINE": "1"}, check=check).returncode
+    call(*pip, "hatchling", "editables")
+    call(*pip, "--no-build-isolation", "-e", f"{ROOT}[all,dev]")
+    call(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *args.tests)
+    return 0
 
 
 if __name__ == "__main__":

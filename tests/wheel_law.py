@@ -12,16 +12,15 @@ the environment for a next run. CI runs it for `transformer-lens`, `make test-wh
 """
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environments import ROOT, call
+
 STEPS = ("contents", "imports", "attach", "readme")
 # The extra, the package it brings, and the one it must not bring.
 HOSTS = {"transformer-lens": ("transformer_lens", "nnsight"), "nnsight": ("nnsight", "transformer_lens")}
@@ -89,7 +88,7 @@ host = sa.attach(model, **options)
 
 def build(into: Path) -> Path:
     """The wheel, built with the hatchling that constraints.txt pins."""
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into), cwd=ROOT)
+    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into), cwd=ROOT)
     (wheel,) = into.glob("*.whl")
     return wheel
 
@@ -136,18 +135,12 @@ def install(wheel: Path, env: Path, extra: str) -> Path:
     """A fresh environment with the wheel and one extra alone."""
     python = env / "bin" / "python"
     if not python.exists():
-        run(sys.executable, "-m", "venv", str(env))
+        call(sys.executable, "-m", "venv", str(env))
     pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
-    run(*pip, "pip", "setuptools")
-    run(*pip, "--no-build-isolation", f"{wheel}[{extra}]")
-    run(*pip, "--no-deps", "--force-reinstall", str(wheel))
+    call(*pip, "pip", "setuptools")
+    call(*pip, "--no-build-isolation", f"{wheel}[{extra}]")
+    call(*pip, "--no-deps", "--force-reinstall", str(wheel))
     return python
-
-
-def run(*command: str, cwd: Path | None = None) -> None:
-    """Run a command without this process's Python path and without a model hub; stop on failure."""
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(command, cwd=cwd, env={**clean, "HF_HUB_OFFLINE": "1"}, check=True)
 
 
 def law(holds: bool, breach: str) -> None:
@@ -172,13 +165,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         python = str(install(wheel, (args.env or scratch / "env").resolve(), args.extra))
         if "imports" in args.steps:
-            run(python, "-I", "-c", IMPORTS, *HOSTS[args.extra], cwd=scratch)
+            call(python, "-I", "-c", IMPORTS, *HOSTS[args.extra], cwd=scratch)
         if "attach" in args.steps and args.extra == "transformer-lens":
-            run(python, "-I", "-c", ATTACH, str(scratch), cwd=scratch)
+            call(python, "-I", "-c", ATTACH, str(scratch), cwd=scratch)
         if "readme" in args.steps:
             # From a file: nnsight reads the source of what traces.
             (scratch / "example.py").write_text(readme_example(args.extra), encoding="utf-8")
-            run(python, "-I", "example.py", cwd=scratch)
+            call(python, "-I", "example.py", cwd=scratch)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ SCORING: Mapping[Any, str] = {
 }
 
 
-class Directions(NamedTuple):
+class Projection(NamedTuple):
     """What is projected at one place: `h @ vectors.T + bias`."""
 
     vectors: Tensor
@@ -50,14 +50,14 @@ class Directions(NamedTuple):
 
 
 @dataclass(eq=False)
-class Plan:
+class Request:
     """What one pass over a batch asks of the engine.
 
     Attributes:
         d_model: Width of the residual.
         batch: What is run.
         valid, sinks, frozen: As for `reducers.reduce`.
-        columns: Directions by place, as they are added.
+        columns: Projection by place, as they are added.
         whole: Places whose residual has to come.
         jobs: On what `read` of this plan returns.
         sketched: Where the sketches of each layer that decides on sinks begin.
@@ -68,13 +68,13 @@ class Plan:
     valid: Tensor
     sinks: tuple[Sequence[int], str, bool] | None
     frozen: Tensor | None
-    columns: dict[Place, list[Directions]] = field(default_factory=dict)
+    columns: dict[Place, list[Projection]] = field(default_factory=dict)
     whole: set[Place] = field(default_factory=set)
     jobs: list[Callable[..., Any]] = field(default_factory=list)
     sketched: dict[int, slice] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reduce: partial[Any], batch: Batch, d_model: int) -> Plan:
+    def of(cls, reduce: partial[Any], batch: Batch, d_model: int) -> Request:
         """The plan of a bound `reducers.reduce`.
 
         Raises:
@@ -92,10 +92,10 @@ class Plan:
                     plan.sketched[layer] = plan._add((layer, "resid_post"), directions, torch.zeros(SKETCH))
         return plan
 
-    def projected(self) -> dict[Place, Directions]:
+    def projected(self) -> dict[Place, Projection]:
         """All directions of each place."""
         return {
-            place: Directions(
+            place: Projection(
                 torch.cat([one.vectors for one in found]), torch.cat([one.bias for one in found])
             )
             for place, found in self.columns.items()
@@ -104,7 +104,7 @@ class Plan:
     def _add(self, place: Place, vectors: Tensor, bias: Tensor) -> slice:
         known = self.columns.setdefault(place, [])
         start = sum(len(one.bias) for one in known)
-        known.append(Directions(vectors, bias))
+        known.append(Projection(vectors, bias))
         return slice(start, start + len(bias))
 
     def _job(self, job: Any) -> Callable[..., Any]:

@@ -131,7 +131,7 @@ class Record:
         return [call for call in self.calls if call.path.startswith(f"{path}.")]
 
 
-def describe(root: nn.Module, run: Callable[[], Any], blocks: str | None = None) -> dict[str, Any]:
+def find_roles(root: nn.Module, run: Callable[[], Any], blocks: str | None = None) -> dict[str, Any]:
     """Roles of a model's modules, as `sa_nnsight.paths.ROLES` has them, and "prefix".
 
     Args:

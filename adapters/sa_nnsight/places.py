@@ -96,7 +96,7 @@ class EnvoyPlaces:
     @property
     def kind(self) -> str:
         """Its `model_type`, or "" without a config."""
-        return kind_of(self.root)
+        return model_type(self.root)
 
     @property
     def model_name(self) -> str:
@@ -189,6 +189,11 @@ class EnvoyPlaces:
     def spliced(self, layer: int) -> str:
         """Nothing is."""
         return ""
+
+    @property
+    def padding_sides(self) -> tuple[str, ...]:
+        """Both: positions are counted from the first token."""
+        return ("left", "right")
 
     def tap(self, part: Part) -> Tap:
         """Where a part is read.
@@ -381,7 +386,7 @@ def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlac
             there are.
     """
     root: nn.Module = getattr(model, "_module", model)
-    kind, own = kind_of(root), dict(given or {})
+    kind, own = model_type(root), dict(given or {})
     unknown = sorted(set(own) - set(ROLES))
     if unknown:
         raise ValueError(f"paths has {unknown[0]!r}, which is no role; roles: {', '.join(ROLES)}.")
@@ -410,7 +415,7 @@ def locate(model: Any, given: Paths | None, *, every: bool = False) -> EnvoyPlac
     raise ValueError(f"{type(root).__name__} has no list of blocks at {roles['blocks']!r}. {_found(root)}")
 
 
-def kind_of(root: nn.Module) -> str:
+def model_type(root: nn.Module) -> str:
     """A model's `model_type`, or "" without a config."""
     return str(getattr(getattr(root, "config", None), "model_type", "") or "")
 
@@ -421,7 +426,7 @@ def model_inputs(root: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tens
     # Not `in given`, which would make the pixels.
     if "pixel_values" not in list(given):
         return {name: value.to(like.device) for name, value in given.items()}
-    pixels, kind = given["pixel_values"], kind_of(root)
+    pixels, kind = given["pixel_values"], model_type(root)
     if kind == mllama.VISION:
         return mllama.tile_inputs(root, pixels)
     pixels = pixels.to(like.device, like.dtype)
@@ -436,7 +441,7 @@ def by_row(value: Tensor, rows: int) -> Tensor:
 def reads_images(root: nn.Module) -> bool:
     """Whether a model is called with pixels."""
     own = getattr(root, "main_input_name", "input_ids") == "pixel_values"
-    return own or kind_of(root).endswith("vision_model")
+    return own or model_type(root).endswith("vision_model")
 
 
 def _measured(root: nn.Module, given: Paths) -> dict[str, Any]:
@@ -456,7 +461,7 @@ def _described(root: nn.Module, run: Callable[[], Any], blocks: str | None) -> d
     try:
         with eager(root):
             fused = str(getattr(getattr(root, "config", None), "_attn_implementation", None) or "eager")
-            return measure.describe(root, run, blocks)
+            return measure.find_roles(root, run, blocks)
     except measure.NoAttention as error:
         if fused != "eager":
             raise measure.NoAttention(
@@ -466,7 +471,7 @@ def _described(root: nn.Module, run: Callable[[], Any], blocks: str | None) -> d
         # Older classes hand probabilities out when they are told to.
         with eager(root, ask=True):
             try:
-                return measure.describe(root, run, blocks) | {"output_attentions": True}
+                return measure.find_roles(root, run, blocks) | {"output_attentions": True}
             except measure.NotFound:
                 raise error from None
 
@@ -475,7 +480,11 @@ def _run_shortly(root: nn.Module) -> None:
     """One pass over nine tokens, or over an image of noise."""
     config = getattr(root, "config", None)
     if reads_images(root):
-        side = siglip2.side(config) if kind_of(root) == siglip2.VISION else getattr(config, "image_size", 224)
+        side = (
+            siglip2.input_side(config)
+            if model_type(root) == siglip2.VISION
+            else getattr(config, "image_size", 224)
+        )
         height, width = (side, side) if isinstance(side, int) else side
         given = {"pixel_values": torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))}
     else:
@@ -578,7 +587,7 @@ def _unknown(root: nn.Module, error: measure.NotFound) -> str:
         )
     wanted = ", ".join(f"{role!r} ({ROLES[role]})" for role in REQUIRED)
     return (
-        f"where things are in {architecture} ({kind_of(root) or 'no config'}) was not found: {error}. "
+        f"where things are in {architecture} ({model_type(root) or 'no config'}) was not found: {error}. "
         f'{_found(root)} Say where, paths inside a block: attach(model, paths={{"blocks": ..., '
         '"attention": ..., "o_proj": ..., "mlp": ..., "norm1": ..., "norm2": ...}); needed: '
         f"{wanted}; the others are in sa_nnsight.paths.ROLES."

@@ -211,7 +211,7 @@ class HookedPlaces(BridgePlaces):
             scaling=1.0 / float(attention.attn_scale),
             attn_logit_softcapping=float(softcap) if softcap > 0 else None,
         )
-        return AttentionParts(query, key, value, module, norms, rotary_of(attention))
+        return AttentionParts(query, key, value, module, norms, _rotary(attention))
 
     def parameters(self) -> Mapping[str, Tensor]:
         """Weights before and in the blocks, by the names of transformers where they are as they were."""
@@ -240,7 +240,7 @@ def _map_of(attention: Any, name: str) -> InputMap:
     return InputMap(weights.as_float32(weight), weights.as_float32(bias))
 
 
-def rotary_of(attention: Any) -> Rotary | None:
+def _rotary(attention: Any) -> Rotary | None:
     """The rotary embedding of one block, off its own tables: what position 1 is turned by."""
     if not hasattr(attention, "rotary_sin"):
         return None

@@ -77,7 +77,7 @@ def attach_bridge(
         if chosen.processor is None:
             chosen = replace(chosen, processor=getattr(bridge, "processor", None))
         return open_images(TransformerLensHost, passes, bridge.original_model.config, chosen)
-    if chosen.padding_side not in getattr(passes.places, "padding_sides", (chosen.padding_side,)):
+    if chosen.padding_side not in passes.places.padding_sides:
         raise ValueError(
             "a HookedEncoder counts positions from the first column, padding included, so texts padded on "
             "the left would be read at other positions: leave padding_side out, or attach a bridge."

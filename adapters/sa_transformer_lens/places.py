@@ -110,6 +110,11 @@ class BridgePlaces:
         """Nothing is."""
         return ""
 
+    @property
+    def padding_sides(self) -> tuple[str, ...]:
+        """Both: positions are counted from the first token."""
+        return ("left", "right")
+
     def hook_name(self, part: Part) -> str:
         """TransformerLens's name, such as `blocks.8.hook_resid_post`."""
         layer, name = part

@@ -118,11 +118,11 @@ def quality(sae: TopKSAE, rows: np.ndarray) -> dict[str, float]:
     }
 
 
-def rows_of(host: Host, data: ConceptData, name: str) -> np.ndarray:
+def rows_of(host: Host, data: ConceptData, name: str, layer: int = LAYER) -> np.ndarray:
     """Kept tokens' activations of one split, half precision."""
     samples = list(data.split(name).samples)
     one = ConceptData.from_samples(samples, data.concepts, ["train"] * len(samples))
-    found = collect(host, one, layers=[LAYER], need=("means", "rows"))
+    found = collect(host, one, layers=[layer], need=("means", "rows"))
     rows = found.token[0].rows
     assert rows is not None
     return np.asarray(rows.stored)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_runs import rows_of
 from torch import Tensor
 
 import sa_plugin as sa
 from sa_plugin.concepts import sae_bank
-from sa_plugin.host import Site
 from sa_plugin.loaders import load
 
 ENOUGH = 0.7
@@ -33,19 +33,6 @@ KINDS: dict[str, tuple[dict[str, Any], float]] = {
     "TopK": ({"k": 48}, 1e-3),
     "JumpReLU": ({"l0_coefficient": 0.5, "l0_warm_up_steps": 0}, 1e-3),
 }
-
-
-def activations(host: Any, samples: list[Any], block: int) -> Tensor:
-    """The residual of every token but sinks: norm above 10 medians, and the first of each text."""
-    site, found = Site(block, "resid_post"), []
-    for batch in host.batches(samples):
-        keep = batch.valid.clone()
-        keep[torch.arange(len(keep)), keep.int().argmax(1)] = False
-        read = host.read(batch, [site], lambda one, keep=keep: {"x": one[site][keep]})
-        found.append(read["x"].float())
-    rows = torch.cat(found)
-    norms = rows.norm(dim=-1)
-    return rows[norms < 10 * norms.median()]
 
 
 def batches(rows: Tensor, seed: int = 0) -> Iterator[Tensor]:
@@ -116,7 +103,9 @@ def main() -> None:
     given = parser.parse_args()
     host = sa.attach(load_hooked("smollm2", cls=HookedSAETransformer), progress=False)
     data = load("supersense").subset(given.passages)
-    rows = {split: activations(host, getattr(data, split).samples, given.block) for split in ("train", "cal")}
+    rows = {
+        split: torch.from_numpy(rows_of(host, data, split, given.block)).float() for split in ("train", "cal")
+    }
     print({split: len(one) for split, one in rows.items()}, flush=True)
     banks = {kind: sa.fit(host, data, kind, layers=[given.block]) for kind in ("prototype", "separator")}
     record: dict[str, Any] = {}

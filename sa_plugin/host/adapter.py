@@ -116,6 +116,10 @@ class Places(Protocol):
     def spliced(self, layer: int) -> str:
         """Where something in a block replaces what it reads, so that the block is no sum; or ""."""
 
+    @property
+    def padding_sides(self) -> tuple[str, ...]:
+        """On which sides a text may be padded; on the right alone if positions count padding too."""
+
     def hook_name(self, part: Part) -> str:
         """The library's own name of a part.
 

@@ -421,7 +421,7 @@ def model_processor(source: Any, config: Any, architecture: str, model: str) -> 
     if not isinstance(config.patch_size, int):
         raise ValueError(f"{architecture} has patches {config.patch_size}: only square ones serve.")
     ours = read_processor(source, config.patch_size)
-    takes = siglip2.side(config) if config.model_type == siglip2.VISION else config.image_size
+    takes = siglip2.input_side(config) if config.model_type == siglip2.VISION else config.image_size
     takes = (takes, takes) if isinstance(takes, int) else tuple(takes)
     if ours.size != takes:
         raise ValueError(

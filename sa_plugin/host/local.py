@@ -313,9 +313,7 @@ class LocalHost:
         longest = max(samples, key=lambda sample: len(sample.text))
         seen = probe(self.passes, self.forward_inputs(longest))
         if isinstance(self.reader, TextReader):
-            # A library that counts positions from the first column can pad on the right alone.
-            sides = getattr(self.places, "padding_sides", get_args(PaddingSide))
-            own = _padding_law(self, self.reader, samples, sides)
+            own = _padding_law(self, self.reader, samples, self.places.padding_sides)
         else:
             own = _patch_law(self.passes, self.reader)
         return [*seen.laws, own]

@@ -18,7 +18,7 @@ from torch import Tensor
 VISION = "siglip2_vision_model"
 
 
-def side(config: Any) -> int:
+def input_side(config: Any) -> int:
     """Side of the square input, in pixels.
 
     Args:

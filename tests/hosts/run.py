@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,9 +24,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(HERE)]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
 
 import fidelity  # noqa: E402
+from environments import call, locked  # noqa: E402
 
 MARKS = ("<!-- hosts: begin -->", "<!-- hosts: end -->")
 # What the tests and notebooks themselves need, and what an editable install is built with.
@@ -133,11 +132,8 @@ def build(name: str) -> Path:
     where.parent.mkdir(parents=True, exist_ok=True)
     _call(sys.executable, "-m", "venv", "--clear", str(where))
     held = where / "constraints.txt"
-    locked = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    held.write_text(
-        "\n".join(line for line in locked if line.partition("==")[0] in environment.pinned) + "\n",
-        encoding="utf-8",
-    )
+    pinned = [f"{name}=={version}" for name, version in locked().items() if name in environment.pinned]
+    held.write_text("\n".join(pinned) + "\n", encoding="utf-8")
     pip = (str(python), "-m", "pip", "install", "-q", "-c", str(held))
     _call(*pip, *BUILD)
     # One call: pip has to find versions of everything that go together.
@@ -233,17 +229,9 @@ def _result(name: str) -> Path:
 
 
 def _call(*command: str, read: bool = False, variables: dict[str, str] | None = None) -> str:
-    """Run a command to its end; what it printed, where that is asked for."""
-    # Only what is installed there may be found: the installed package is the one of this tree.
-    given = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    given |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"} | (variables or {})
-    done = subprocess.run(
-        command, cwd=ROOT, env=given, text=True, check=False, stdout=subprocess.PIPE if read else None
+    return call(
+        *command, read=read, variables={"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"} | (variables or {})
     )
-    if done.returncode:
-        print(done.stdout or "", flush=True)
-        raise RuntimeError(f"{' '.join(command)[:200]} ended with {done.returncode}, see above")
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

@@ -97,14 +97,20 @@ def test_ablations(name, mode):
     close(frames[0]["value"], frames[1]["value"], 1e-3)
 
 
+def first_objective(data, detector, host):
+    sample = next(s for s in data.test.samples if detector.find(s))
+    concept = detector.find(sample)[0].concept
+    return sample, sa.objective(
+        "superactivator", detector=detector, concept=concept, sample=sample, host=host
+    )
+
+
 @models
 def test_objectives_and_what_they_owe(name):
     owed = []
     for k in (0, 1):
         data, _, host, _, detector = case(name, k)
-        sample = next(s for s in data.test.samples if detector.find(s))
-        concept = detector.find(sample)[0].concept
-        made = sa.objective("superactivator", detector=detector, concept=concept, sample=sample, host=host)
+        sample, made = first_objective(data, detector, host)
         shown = sa.attribute(host, made, sample, "integrated_gradients", n_steps=4)
         replaced = np.zeros(made.mask.shape[-1], bool)
         replaced[3:6] = True
@@ -126,9 +132,7 @@ def test_views_patching_and_hooks_of_ones_own(name):
     swept = []
     for k in (0, 1):
         data, bank, host, _, detector = case(name, k)
-        sample = next(s for s in data.test.samples if detector.find(s))
-        concept = detector.find(sample)[0].concept
-        made = sa.objective("superactivator", detector=detector, concept=concept, sample=sample, host=host)
+        sample, made = first_objective(data, detector, host)
         inputs = dict(host.forward_inputs(sample))
         clean = inputs.pop("input_ids")[:, :]
         corrupt = clean.roll(1, -1)
