@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sa_interp_engine.projecting import Place, Projection, Request, is_pass
+from sa_interp_engine.projecting import Columns, EnginePass, Place, is_pass
 from sa_plugin._check import require, users_line
 from sa_plugin._face import face, face_methods, passing
 from sa_plugin.data.sample import Sample
@@ -125,10 +125,10 @@ class EngineHost:
             if not is_pass(reduce):
                 found = self._captured(batch, sites)
                 return dict(reduce({site: found[site] for site in sites}))
-            return self._scored(Request.of(cast(Any, reduce), batch, self.info.d_model))
+            return self._scored(EnginePass.of(cast(Any, reduce), batch, self.info.d_model))
 
     def _captured(self, batch: Batch, sites: Sequence[Site]) -> dict[Place, Tensor]:
-        plan = Request(self.info.d_model, batch, batch.valid, None, None)
+        plan = EnginePass(self.info.d_model, batch, batch.valid, None, None)
         rows = [self._capture(ids, sites) for ids in plan.rows()]
         found: dict[Place, Tensor] = {}
         for site in sites:
@@ -141,7 +141,7 @@ class EngineHost:
             found[site] = flat.reshape(heads) if site.point == "z" else flat
         return found
 
-    def _scored(self, plan: Request) -> dict[Any, Tensor]:
+    def _scored(self, plan: EnginePass) -> dict[Any, Tensor]:
         if plan.whole:
             warnings.warn(
                 f"scores by cosine or by latents of an SAE need the activations: those of "
@@ -177,7 +177,7 @@ class EngineHost:
                     norms[at, k, mask] = exact[site].norm(dim=-1)
         return plan.kept(read, norms)
 
-    def _project(self, ids: Sequence[int], asked: Mapping[Place, Projection]) -> dict[Place, Tensor]:
+    def _project(self, ids: Sequence[int], asked: Mapping[Place, Columns]) -> dict[Place, Tensor]:
         """Scores `[token, direction]` of one text."""
         from interp_engine.api import DirectionSet
         from interp_engine.sync import sync_model
@@ -223,11 +223,11 @@ class EngineHost:
         return [self._projection_law(batch)]
 
     def _projection_law(self, batch: Batch) -> Law:
-        ids = Request(self.info.d_model, batch, batch.valid, None, None).rows()[0]
+        ids = EnginePass(self.info.d_model, batch, batch.valid, None, None).rows()[0]
         places: list[Place] = [(layer, "resid_post") for layer in range(self.info.n_layers)]
         vectors = torch.randn(8, self.info.d_model, generator=torch.Generator().manual_seed(1))
         vectors /= vectors.norm(dim=-1, keepdim=True)
-        got = self._project(ids, dict.fromkeys(places, Projection(vectors, torch.zeros(8))))
+        got = self._project(ids, dict.fromkeys(places, Columns(vectors, torch.zeros(8))))
         held = self._capture(ids, places)
         zero, one = torch.zeros(1, self.info.d_model), torch.ones(1)
         worst = max(

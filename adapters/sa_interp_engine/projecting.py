@@ -42,7 +42,7 @@ SCORING: Mapping[Any, str] = {
 }
 
 
-class Projection(NamedTuple):
+class Columns(NamedTuple):
     """What is projected at one place: `h @ vectors.T + bias`."""
 
     vectors: Tensor
@@ -50,14 +50,14 @@ class Projection(NamedTuple):
 
 
 @dataclass(eq=False)
-class Request:
+class EnginePass:
     """What one pass over a batch asks of the engine.
 
     Attributes:
         d_model: Width of the residual.
         batch: What is run.
         valid, sinks, frozen: As for `reducers.reduce`.
-        columns: Projection by place, as they are added.
+        columns: Columns by place, as they are added.
         whole: Places whose residual has to come.
         jobs: On what `read` of this plan returns.
         sketched: Where the sketches of each layer that decides on sinks begin.
@@ -68,13 +68,13 @@ class Request:
     valid: Tensor
     sinks: tuple[Sequence[int], str, bool] | None
     frozen: Tensor | None
-    columns: dict[Place, list[Projection]] = field(default_factory=dict)
+    columns: dict[Place, list[Columns]] = field(default_factory=dict)
     whole: set[Place] = field(default_factory=set)
     jobs: list[Callable[..., Any]] = field(default_factory=list)
     sketched: dict[int, slice] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reduce: partial[Any], batch: Batch, d_model: int) -> Request:
+    def of(cls, reduce: partial[Any], batch: Batch, d_model: int) -> EnginePass:
         """The plan of a bound `reducers.reduce`.
 
         Raises:
@@ -92,19 +92,17 @@ class Request:
                     plan.sketched[layer] = plan._add((layer, "resid_post"), directions, torch.zeros(SKETCH))
         return plan
 
-    def projected(self) -> dict[Place, Projection]:
+    def projected(self) -> dict[Place, Columns]:
         """All directions of each place."""
         return {
-            place: Projection(
-                torch.cat([one.vectors for one in found]), torch.cat([one.bias for one in found])
-            )
+            place: Columns(torch.cat([one.vectors for one in found]), torch.cat([one.bias for one in found]))
             for place, found in self.columns.items()
         }
 
     def _add(self, place: Place, vectors: Tensor, bias: Tensor) -> slice:
         known = self.columns.setdefault(place, [])
         start = sum(len(one.bias) for one in known)
-        known.append(Projection(vectors, bias))
+        known.append(Columns(vectors, bias))
         return slice(start, start + len(bias))
 
     def _job(self, job: Any) -> Callable[..., Any]:
