@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sa_interp_engine.projecting import Columns, EnginePass, Place, is_pass
+from sa_interp_engine.projecting import EnginePass, Place, Projected, is_pass
 from sa_plugin._check import require, users_line
 from sa_plugin._face import face, face_methods, passing
 from sa_plugin.data.sample import Sample
@@ -177,7 +177,7 @@ class EngineHost:
                     norms[at, k, mask] = exact[site].norm(dim=-1)
         return plan.kept(read, norms)
 
-    def _project(self, ids: Sequence[int], asked: Mapping[Place, Columns]) -> dict[Place, Tensor]:
+    def _project(self, ids: Sequence[int], asked: Mapping[Place, Projected]) -> dict[Place, Tensor]:
         """Scores `[token, direction]` of one text."""
         from interp_engine.api import DirectionSet
         from interp_engine.sync import sync_model
@@ -227,7 +227,7 @@ class EngineHost:
         places: list[Place] = [(layer, "resid_post") for layer in range(self.info.n_layers)]
         vectors = torch.randn(8, self.info.d_model, generator=torch.Generator().manual_seed(1))
         vectors /= vectors.norm(dim=-1, keepdim=True)
-        got = self._project(ids, dict.fromkeys(places, Columns(vectors, torch.zeros(8))))
+        got = self._project(ids, dict.fromkeys(places, Projected(vectors, torch.zeros(8))))
         held = self._capture(ids, places)
         zero, one = torch.zeros(1, self.info.d_model), torch.ones(1)
         worst = max(

@@ -42,7 +42,7 @@ SCORING: Mapping[Any, str] = {
 }
 
 
-class Columns(NamedTuple):
+class Projected(NamedTuple):
     """What is projected at one place: `h @ vectors.T + bias`."""
 
     vectors: Tensor
@@ -57,7 +57,7 @@ class EnginePass:
         d_model: Width of the residual.
         batch: What is run.
         valid, sinks, frozen: As for `reducers.reduce`.
-        columns: Columns by place, as they are added.
+        columns: What is projected, by place, as they are added.
         whole: Places whose residual has to come.
         jobs: On what `read` of this plan returns.
         sketched: Where the sketches of each layer that decides on sinks begin.
@@ -68,7 +68,7 @@ class EnginePass:
     valid: Tensor
     sinks: tuple[Sequence[int], str, bool] | None
     frozen: Tensor | None
-    columns: dict[Place, list[Columns]] = field(default_factory=dict)
+    columns: dict[Place, list[Projected]] = field(default_factory=dict)
     whole: set[Place] = field(default_factory=set)
     jobs: list[Callable[..., Any]] = field(default_factory=list)
     sketched: dict[int, slice] = field(default_factory=dict)
@@ -92,17 +92,19 @@ class EnginePass:
                     plan.sketched[layer] = plan._add((layer, "resid_post"), directions, torch.zeros(SKETCH))
         return plan
 
-    def projected(self) -> dict[Place, Columns]:
+    def projected(self) -> dict[Place, Projected]:
         """All directions of each place."""
         return {
-            place: Columns(torch.cat([one.vectors for one in found]), torch.cat([one.bias for one in found]))
+            place: Projected(
+                torch.cat([one.vectors for one in found]), torch.cat([one.bias for one in found])
+            )
             for place, found in self.columns.items()
         }
 
     def _add(self, place: Place, vectors: Tensor, bias: Tensor) -> slice:
         known = self.columns.setdefault(place, [])
         start = sum(len(one.bias) for one in known)
-        known.append(Columns(vectors, bias))
+        known.append(Projected(vectors, bias))
         return slice(start, start + len(bias))
 
     def _job(self, job: Any) -> Callable[..., Any]:
