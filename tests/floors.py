@@ -4,7 +4,7 @@
     python tests/floors.py --torch 2.6.0 -- tests/concepts  # pytest's arguments after --
     python tests/floors.py --list                           # the constraints alone
 
-One environment of Python 3.11, kept in the cache folder and brought up to date by pip. Bounds are
+One environment of Python 3.11, kept in the cache folder and made anew when bounds change. Bounds are
 installed as they are written (`numpy>=1.26` as numpy 1.26), but for two: torch stands at the lock's
 version if not said otherwise, since a smaller one comes with gigabytes of CUDA; TransformerLens too,
 whose releases are `make test-hosts`. What no bound names is the newest that pip finds, but for
@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from environments import ROOT, call, locked
+from environments import ROOT, build, call, locked
 from packaging.requirements import Requirement
 
 sys.path.insert(0, str(ROOT))
@@ -63,14 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print("\n".join(lines))
         return 0
-    python = args.env / "bin" / "python"
-    if not python.exists():
-        call(sys.executable, "-m", "venv", str(args.env))
-    constraints = args.env / "constraints.txt"
-    constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    pip = (str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints))
-    call(*pip, "hatchling", "editables")
-    call(*pip, "--no-build-isolation", "-e", f"{ROOT}[all,dev]")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    ours = ("--no-build-isolation", "-e", f"{ROOT}[all,dev]")
+    python = build(args.env, "\n".join([str(ROOT), *lines, project]), lines, ("hatchling", "editables"), ours)
     call(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *args.tests)
     return 0
 

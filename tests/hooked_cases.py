@@ -35,47 +35,7 @@ def folder(name):
 def hooked_model(name, process=False, cls=None):
     from sa_transformer_lens import load_hooked
 
-    if name == "gemma2":
-        return _gemma2(process)
     return load_hooked(folder(name), process=process, cls=cls)
-
-
-def _gemma2(process):
-    """TransformerLens knows Gemma-2 by the names of the hub alone, and their sizes."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
-
-    cfg = HookedTransformerConfig(
-        d_model=tiny.D_MODEL,
-        d_head=tiny.D_HEAD,
-        n_heads=tiny.N_HEADS,
-        d_mlp=48,
-        n_layers=tiny.N_LAYERS,
-        n_ctx=tiny.CONTEXT,
-        eps=1e-6,
-        d_vocab=len(tiny.tokenizer("gemma2")),
-        act_fn="gelu_pytorch_tanh",
-        normalization_type="RMSPre" if process else "RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=tiny.D_HEAD,
-        n_key_value_heads=2,
-        window_size=16,
-        use_local_attn=True,
-        attn_types=["local", "global", "local"],
-        attn_scores_soft_cap=50.0,
-        output_logits_soft_cap=30.0,
-        gated_mlp=True,
-        final_rms=True,
-        use_normalization_before_and_after=True,
-        original_architecture="Gemma2ForCausalLM",
-        model_name="gemma2",
-        device="cpu",
-    )
-    model = HookedTransformer(cfg, tiny.tokenizer("gemma2"))
-    names = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-    state = convert_gemma_weights(tiny.hf_model("gemma2"), cfg)
-    model.load_and_process_state_dict(state, **dict.fromkeys(names, process))
-    return model.eval()
 
 
 def bridge_model(name, process=False):

@@ -339,23 +339,12 @@ def load_hooked(
         if process or cls is not None:
             raise ValueError("a HookedEncoder is of its own class and is not processed: leave both out.")
         net = _with_every_head(find_folder(folder), net)
-    config = net.config.to_dict()
-    # TransformerLens goes by words in the folder's name, and reads what transformers 5 no longer writes.
-    config["architectures"] = ["BertForMaskedLM"] if encoder else [type(net).__name__]
-    config.setdefault("n_ctx", config.get("n_positions"))
-    fold = {"fold_ln": process} if not encoder else {}
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        (Path(scratch) / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-        try:
-            cfg = loading.get_pretrained_model_config(
-                scratch, hf_cfg=config, device="cpu", dtype=dtype, **fold
-            )
-        except NotImplementedError as error:
-            raise ValueError(
-                f"TransformerLens makes no HookedTransformer of a folder of {type(net).__name__} ({error}): "
-                "load a bridge, sa_transformer_lens.host.load_bridge(folder), or attach one of your own."
-            ) from error
+        if net.config.model_type == "gemma2":
+            cfg = _gemma2(net.config, dtype, process)
+        else:
+            cfg = _configured(loading, Path(scratch), net, dtype, {} if encoder else {"fold_ln": process})
         state = loading.get_pretrained_state_dict(scratch, cfg, net, dtype=dtype)
         cfg.model_name = loaded.name
         made: Any = cls or getattr(require("transformer_lens", "transformer-lens"), _class_of(encoder))
@@ -367,6 +356,60 @@ def load_hooked(
         names = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
         model.load_and_process_state_dict(state, **dict.fromkeys(names, process))
     return model.eval()
+
+
+def _configured(loading: Any, scratch: Path, net: Any, dtype: torch.dtype, fold: Mapping[str, bool]) -> Any:
+    """TransformerLens's configuration of a model, by its class; its words for the folder are not asked."""
+    encoder = net.config.model_type == "bert"
+    config = net.config.to_dict()
+    # TransformerLens goes by words in the folder's name, and reads what transformers 5 no longer writes.
+    config["architectures"] = ["BertForMaskedLM"] if encoder else [type(net).__name__]
+    config.setdefault("n_ctx", config.get("n_positions"))
+    (scratch / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
+    try:
+        return loading.get_pretrained_model_config(
+            str(scratch), hf_cfg=config, device="cpu", dtype=dtype, **fold
+        )
+    except NotImplementedError as error:
+        raise ValueError(
+            f"TransformerLens makes no HookedTransformer of a folder of {type(net).__name__} ({error}): "
+            "load a bridge, sa_transformer_lens.host.load_bridge(folder), or attach one of your own."
+        ) from error
+
+
+def _gemma2(config: Any, dtype: torch.dtype, fold: bool) -> Any:
+    """Of a Gemma-2: TransformerLens has it for the names and sizes of the hub alone."""
+    lens = require("transformer_lens", "transformer-lens")
+    return lens.HookedTransformerConfig(
+        original_architecture="Gemma2ForCausalLM",
+        model_name="gemma2",
+        device="cpu",
+        dtype=dtype,
+        init_weights=False,
+        d_model=config.hidden_size,
+        d_head=config.head_dim,
+        n_heads=config.num_attention_heads,
+        n_key_value_heads=config.num_key_value_heads,
+        d_mlp=config.intermediate_size,
+        gated_mlp=True,
+        act_fn=config.hidden_activation,
+        n_layers=config.num_hidden_layers,
+        n_ctx=config.max_position_embeddings,
+        d_vocab=config.vocab_size,
+        eps=config.rms_norm_eps,
+        normalization_type="RMSPre" if fold else "RMS",
+        final_rms=True,
+        use_normalization_before_and_after=True,
+        positional_embedding_type="rotary",
+        rotary_dim=config.head_dim,
+        rotary_base=config.rope_parameters["rope_theta"],
+        attn_scale=config.query_pre_attn_scalar**0.5,
+        use_local_attn=True,
+        window_size=config.sliding_window,
+        attn_types=["local" if one == "sliding_attention" else "global" for one in config.layer_types],
+        attn_scores_soft_cap=config.attn_logit_softcapping or -1.0,
+        output_logits_soft_cap=config.final_logit_softcapping or -1.0,
+    )
 
 
 def _class_of(encoder: bool) -> str:

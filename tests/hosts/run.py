@@ -27,7 +27,7 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
 
 import fidelity  # noqa: E402
-from environments import call, locked  # noqa: E402
+from environments import build, call, locked  # noqa: E402
 
 MARKS = ("<!-- hosts: begin -->", "<!-- hosts: end -->")
 # What the tests and notebooks themselves need, and what an editable install is built with.
@@ -116,32 +116,19 @@ def folder(name: str) -> Path:
     return fidelity.default_folder().parent / "hosts" / name
 
 
-def build(name: str) -> Path:
+def python_of(name: str) -> str:
     """The environment's Python; made first if it is not there or made of something else.
 
     Raises:
         RuntimeError: pip found no versions that go together, or failed.
     """
-    environment, where = ENVIRONMENTS[name], folder(name)
-    python, stamp = where / "bin" / "python", where / "made_of.json"
+    environment = ENVIRONMENTS[name]
     # The tree too: the install is editable, and another tree's code would be tested.
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     made_of = json.dumps([str(ROOT), asdict(environment), project])
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_of:
-        return python
-    where.parent.mkdir(parents=True, exist_ok=True)
-    _call(sys.executable, "-m", "venv", "--clear", str(where))
-    held = where / "constraints.txt"
-    pinned = [f"{name}=={version}" for name, version in locked().items() if name in environment.pinned]
-    held.write_text("\n".join(pinned) + "\n", encoding="utf-8")
-    pip = (str(python), "-m", "pip", "install", "-q", "-c", str(held))
-    _call(*pip, *BUILD)
-    # One call: pip has to find versions of everything that go together.
-    ours = f"{ROOT}[{environment.extras}]"
-    _call(*pip, "--no-build-isolation", "-e", ours, *environment.beside, *TOOLS)
-    _call(str(python), "-m", "pip", "check")
-    stamp.write_text(made_of, encoding="utf-8")
-    return python
+    pinned = [f"{one}=={version}" for one, version in locked().items() if one in environment.pinned]
+    ours = ("--no-build-isolation", "-e", f"{ROOT}[{environment.extras}]", *environment.beside, *TOOLS)
+    return str(build(folder(name), made_of, pinned, BUILD, ours))
 
 
 def run(name: str, models: Sequence[str] = fidelity.MODELS) -> dict[str, Any]:
@@ -156,7 +143,7 @@ def run(name: str, models: Sequence[str] = fidelity.MODELS) -> dict[str, Any]:
     """
     environment, begun = ENVIRONMENTS[name], time.monotonic()
     print(f"== {name}", flush=True)
-    python = str(build(name))
+    python = python_of(name)
     found: dict[str, Any] = {"name": name, "python": sys.version.split()[0], "tests": "", "notebook": ""}
     listed = json.loads(_call(python, "-m", "pip", "list", "--format", "json", read=True))
     versions = {one["name"].lower(): one["version"] for one in listed}

@@ -1,5 +1,6 @@
 """HookedTransformer and HookedEncoder against bridges of the same weights: what is read, and refused."""
 
+import families
 import hooked_cases
 import pytest
 import tiny
@@ -135,8 +136,10 @@ class TestRefusals:
     def test_folders_that_no_such_model_is_made_of(self):
         with pytest.raises(ValueError, match="not processed"):
             load_hooked(hooked_cases.folder("bert"), process=True)
-        with pytest.raises(ValueError, match=r"no HookedTransformer of a folder of Gemma2.*load_bridge"):
-            load_hooked(hooked_cases.folder("gemma2"))
+        families.model("Falcon 7B").save_pretrained(where := tiny.scratch_folder() / "whole_falcon")
+        tiny.tokenizer("llama").save_pretrained(where)
+        with pytest.raises(ValueError, match=r"no HookedTransformer of a folder of FalconFor.*load_bridge"):
+            load_hooked(where)
         where = tiny.scratch_folder() / "whole_vit"
         tiny.vision_model("vit").save_pretrained(where)
         with pytest.raises(ValueError, match="holds a model of images"):
@@ -159,3 +162,21 @@ def test_a_folder_whose_name_is_a_trap_is_read_by_its_configuration(tmp_path):
     model = load_hooked(where)
     assert model.cfg.original_architecture == "GPT2LMHeadModel"
     assert model.cfg.model_name == "not-a-llama-but-gemma"
+
+
+def test_the_numbers_of_a_gemma2_are_its_folders(tmp_path):
+    """TransformerLens has them for the hub's names alone."""
+    model = tiny.hf_model("gemma2")
+    config = model.config
+    config.query_pre_attn_scalar, config.rope_parameters["rope_theta"] = 23, 50.0
+    config.sliding_window, config.attn_logit_softcapping = 3, 0.02
+    config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    model = type(model)(config).eval()
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer("gemma2").save_pretrained(tmp_path)
+    host = accept(load_hooked(tmp_path))
+    batch = batch_on(host, "gemma2", 1)
+    with torch.no_grad():
+        found = model(**batch.inputs, output_hidden_states=True).hidden_states
+    for layer in range(tiny.N_LAYERS):
+        close(read_one(host, batch, Site(layer, "resid_pre")), found[layer])

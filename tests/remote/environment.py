@@ -10,6 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import environments
+
 CONSTRAINTS = Path(__file__).resolve().parent / "server" / "constraints.txt"
 WANTED = ("torch", "ndif[api,ray]", "nnsight", "transformers", "moto[server,s3]")
 DISK = 12e9
@@ -66,23 +68,19 @@ def build() -> Path:
     Raises:
         RuntimeError: Something is missing, or pip failed.
     """
-    if not _built():
-        if missing := lacking():
-            raise RuntimeError(f"the environment cannot be built: {'; '.join(missing)}")
-        folder().parent.mkdir(parents=True, exist_ok=True)
-        _run(str(_python()), "-m", "venv", "--clear", str(folder()))
-        pip = [str(folder() / "bin/python"), "-m", "pip", "install", "-c", str(CONSTRAINTS)]
-        _run(*pip, *WANTED)
-        _stamp().write_bytes(CONSTRAINTS.read_bytes())
+    if not _built() and (missing := lacking()):
+        raise RuntimeError(f"the environment cannot be built: {'; '.join(missing)}")
+    held = _constraints().splitlines()
+    environments.build(folder(), _constraints(), held, WANTED, python=str(_python()))
     return ready()
 
 
 def _built() -> bool:
-    return _stamp().is_file() and _stamp().read_bytes() == CONSTRAINTS.read_bytes()
+    return environments.built(folder(), _constraints())
 
 
-def _stamp() -> Path:
-    return folder() / "constraints.txt"
+def _constraints() -> str:
+    return CONSTRAINTS.read_text(encoding="utf-8")
 
 
 def _existing(path: Path) -> Path:
@@ -98,8 +96,3 @@ def _python() -> str | None:
         if path and not subprocess.run([path, "-c", test], capture_output=True).returncode:
             return path
     return None
-
-
-def _run(*command: str) -> None:
-    if code := subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{' '.join(command[:6])} ... failed with exit {code}, see above")
