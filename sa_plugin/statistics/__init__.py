@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     )
     from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
     from sa_plugin.statistics.streaming import (
-        RadixHistogram,
+        Enclosed,
+        ExactTail,
         ScoreChunks,
         streaming_thresholds,
         to_keys,
@@ -71,7 +72,14 @@ else:
                 "resampled_sums",
             ),
             "ranking": ("auroc", "average_precision", "resampled_auroc", "resampled_average_precision"),
-            "streaming": ("RadixHistogram", "ScoreChunks", "streaming_thresholds", "to_keys", "to_values"),
+            "streaming": (
+                "Enclosed",
+                "ExactTail",
+                "ScoreChunks",
+                "streaming_thresholds",
+                "to_keys",
+                "to_values",
+            ),
             "shape": ("l_skewness", "resampled_l_skewness", "resampled_quantiles", "skewness"),
         },
     )
@@ -82,10 +90,11 @@ __all__ = [
     "Confusion",
     "Drawn",
     "EmptyConceptWarning",
+    "Enclosed",
+    "ExactTail",
     "FewTokensWarning",
     "InactiveConceptWarning",
     "Kind",
-    "RadixHistogram",
     "Resamples",
     "Resampling",
     "ScoreChunks",

@@ -1,75 +1,76 @@
-"""Exact quantiles of scores that do not fit in memory, and of shards.
+"""Quantiles of more scores than memory holds, in one pass: exact above a cut, enclosed below it.
 
-Everything rests on one key: unsigned integers that order as floats do. IEEE 754 numbers of one sign
-order by their bits, negative ones in reverse; so the sign bit is flipped for positive numbers and
-every bit for negative ones. Both zeros get one key. 16-bit formats take the high half of a 32-bit
-key, and the low half of their sign (0 or 65,535), so that one code serves all: bfloat16 is the high
-half of float32.
+A score is a float32, and its *key* is an unsigned integer that orders as it does. IEEE 754 numbers of
+one sign order by their bits, negative ones in reverse; so the sign bit is flipped for positive numbers
+and every bit for negative ones. Both zeros get one key.
 
-A histogram over the high 16 bits, filled in one pass, tells in which of 65,536 bins each wanted rank
-lies; its edges enclose the quantile to 2**-7 of itself, which is all that leaves a remote model
-(`sa_plugin.scores.tail_histogram`, filled by the same key in torch beside the model). A second pass
-over the stored scores looks at the low 16 bits of the few bins that hold a wanted rank, and gives
-the quantile exactly. 16-bit scores (float16, bfloat16, or float32 that holds bfloat16 values) need
-no second pass. The model is never run again. Results equal `tail_thresholds` on the whole table to
-the bit, and histograms of shards add up.
+`ExactTail` keeps of every column
 
-Memory: 512 KiB a column for the histogram, whatever the number of tokens; in the second pass, for
-each column, 12 bytes for every distinct value inside the bins that hold a wanted rank (at most two
-bins a quantile, 65,536 values a bin) and a buffer of 1 MiB. 16 concepts at 30 layers: 240 MiB.
+    counts   how many values lie in each of 4,096 bins, the high 12 bits of the key: an eighth of a
+             number's size wide, over the whole range
+    tail     the key of every value at or above the column's cut
+
+A column of n values with T of them in the tail has its order statistics r >= n - T exactly, those below
+within the bin that holds them. So a quantile q is exact, to the bit that of `numpy.quantile` on all
+values, where both ranks that it lies between reach the tail; elsewhere it is enclosed by the edges of
+bins, and the number of values in these bins bounds by how many ranks any number between them is off.
+
+Everything kept is a number of things, and numbers add: shards merged in any order are the whole pass,
+to the bit. That holds because the cut is a value, agreed on before the pass and the same for all. A cut
+by rank (each shard keeps its own highest thousandth) is wrong where shards differ: what a shard throws
+away may lie above what another keeps.
+
+Memory: 32 KiB a column for the counts and some 64 MiB for keys that wait to be sorted, whatever the
+number of values. Disk: 4 bytes for each value in the tail, and a few KiB a column. With a cut of -inf
+all values are kept, and every quantile is exact.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt32
+from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped, UInt32, UInt64
 
 from sa_plugin._face import face_methods
+from sa_plugin._files import (
+    DamagedFileError,
+    file_digest,
+    read_object,
+    require_sealed,
+    sealed,
+    write_bytes,
+    write_text,
+    written,
+)
 from sa_plugin.statistics.quantile import (
     DELTAS,
-    cached_blocks,
     check_finite,
-    in_concept_values,
     interpolate,
     positions,
     tail_levels,
     warn_counts,
 )
 
-Format = Literal["float32", "float16", "bfloat16"]
 HIGH_BINS = 1 << 16
 _SIGN = np.uint32(1 << 31)
+FORMAT = 1
+RECORD = "tail.json"
+_SHIFT, _BINS = np.uint32(20), 1 << 12
+# Values that wait to be counted: a column's part of them should fill more than a handful of bins.
+_WAITING = 1 << 20
+MEMORY = 64 << 20
 
 
-def format_of(values: Shaped[np.ndarray, "*shape"], expected: Format | None = None) -> Format:
-    """The number format of an array, checked against what is expected.
-
-    Raises:
-        ValueError: It is none of float32, float16 and uint16 (the bits of bfloat16), or another
-            than expected.
-    """
-    known = {"float32": "float32", "float16": "float16"}
-    found = "bfloat16" if expected == "bfloat16" else known.get(values.dtype.name, "")
-    if not found or (found == "bfloat16" and values.dtype != np.uint16):
-        raise ValueError(
-            f"values are {values.dtype}: streams are exact for float32, float16, and bfloat16 "
-            "given as uint16 bit patterns with format='bfloat16'. Cast with astype(np.float32)."
-        )
-    if expected is not None and found != expected:
-        raise ValueError(f"values are {found}, the histogram holds {expected}.")
-    return cast(Format, found)
-
-
-def to_keys(values: Shaped[np.ndarray, "*shape"], format: Format = "float32") -> UInt32[np.ndarray, "*shape"]:
-    """Keys of numbers."""
-    if format == "float32":
-        bits: np.ndarray = np.ascontiguousarray(values).view(np.uint32)
-    else:
-        bits = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32) << np.uint32(16)
+def to_keys(values: Float[np.ndarray, "*shape"]) -> UInt32[np.ndarray, "*shape"]:
+    """Keys of float32 numbers."""
+    bits: np.ndarray = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     # Minus zero and zero are equal numbers, so they must be one key.
     bits = np.where(bits == _SIGN, np.uint32(0), bits)
     # An arithmetic shift spreads the sign over all 32 bits: a mask of ones for negative numbers.
@@ -78,239 +79,436 @@ def to_keys(values: Shaped[np.ndarray, "*shape"], format: Format = "float32") ->
     return keys
 
 
-def to_values(
-    keys: UInt32[np.ndarray, "*shape"], format: Format = "float32"
-) -> Float64[np.ndarray, "*shape"]:
+def to_values(keys: UInt32[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """Numbers of keys, in float64."""
     negative: np.ndarray = ~(keys.view(np.int32) >> 31).view(np.uint32)
-    bits: np.ndarray = keys ^ (negative | _SIGN)
-    if format == "float16":
-        values: np.ndarray = (bits >> np.uint32(16)).astype(np.uint16).view(np.float16)
-    else:
-        values = bits.view(np.float32)
+    values: np.ndarray = (keys ^ (negative | _SIGN)).view(np.float32)
     return values.astype(np.float64)
 
 
 def bin_edges(
-    bins: Int[np.ndarray, " bin"],
-) -> tuple[Float64[np.ndarray, " bin"], Float64[np.ndarray, " bin"]]:
-    """The least and the largest float32 number of bins of the high 16 bits."""
-    high = bins.astype(np.uint32) << np.uint32(16)
-    return to_values(high), to_values(high | np.uint32(0xFFFF))
+    bins: Int[np.ndarray, "*shape"], bits: int = 16
+) -> tuple[Float64[np.ndarray, "*shape"], Float64[np.ndarray, "*shape"]]:
+    """The least and the largest float32 number of bins of the high bits of keys."""
+    low = bins.astype(np.uint32) << np.uint32(32 - bits)
+    return to_values(low), to_values(low | np.uint32((1 << (32 - bits)) - 1))
 
 
-def check_finite_bits(values: Shaped[np.ndarray, "*shape"], format: Format) -> None:
-    """Refuse NaN and Inf in any format.
+class Enclosed(NamedTuple):
+    """Quantiles, each between two numbers.
 
-    Raises:
-        ValueError: With the number of each.
+    Attributes:
+        low: At most the quantile; +inf for a column without values.
+        high: At least the quantile; equal to `low` where it is exact.
+        rank_error: By how many ranks a number between the two may be off; 0 where it is exact.
     """
-    if format == "bfloat16":
-        values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    check_finite(values)
+
+    low: Float64[np.ndarray, "q column"]
+    high: Float64[np.ndarray, "q column"]
+    rank_error: Int64[np.ndarray, "q column"]
+
+    @property
+    def exact(self) -> Bool[np.ndarray, "q column"]:
+        """Which are the quantile itself."""
+        exact: np.ndarray = self.rank_error == 0
+        return exact
 
 
-def has_low_bits(keys: UInt32[np.ndarray, " value"]) -> bool:
-    """Whether any number needs more than the high 16 bits."""
-    low = keys & np.uint32(0xFFFF)
-    # What the low half is where a number needs 16 bits only: negative numbers have theirs inverted.
-    sign = np.where(keys >> np.uint32(31), np.uint32(0), np.uint32(0xFFFF))
-    return bool((low != sign).any())
+class _Run(NamedTuple):
+    """Keys sorted by column, then by size: in memory, or in a file of little-endian uint32."""
 
+    offsets: Int64[np.ndarray, " column_and_one"]
+    keys: UInt32[np.ndarray, " value"] | Path
 
-# Keys that wait to be counted: larger batches sort faster, smaller ones hold less.
-_BUFFER = 1 << 18
-
-
-class Tally:
-    """Distinct keys and their counts, fed in chunks; memory grows with distinct keys only."""
-
-    def __init__(self) -> None:
-        self._keys: UInt32[np.ndarray, " key"] = np.zeros(0, dtype=np.uint32)
-        self._counts: Int64[np.ndarray, " key"] = np.zeros(0, dtype=np.int64)
-        self._pending: list[UInt32[np.ndarray, " value"]] = []
-        self._size = 0
-
-    def add(self, keys: UInt32[np.ndarray, " value"]) -> None:
-        """Count some keys."""
-        self._pending.append(keys)
-        self._size += len(keys)
-        if self._size >= _BUFFER:
-            self._compact()
-
-    def total(self) -> int:
-        """Keys counted so far."""
-        return int(self._counts.sum()) + self._size
-
-    def keys_at(
-        self, bins: Int64[np.ndarray, " rank"], ranks: Int64[np.ndarray, " rank"]
-    ) -> UInt32[np.ndarray, " rank"]:
-        """The key of each rank, counted within its bin of the high 16 bits."""
-        self._compact()
-        ends = np.cumsum(self._counts)
-        # Keys are sorted, so a rank within a bin is a rank after all keys of the bins before it.
-        first = np.searchsorted(self._keys, bins.astype(np.uint32) << np.uint32(16))
-        before = np.concatenate([[0], ends])[first]
-        keys: np.ndarray = self._keys[np.searchsorted(ends, before + ranks, side="right")]
-        return keys
-
-    def _compact(self) -> None:
-        if not self._pending:
-            return
-        fresh, counts = np.unique(np.concatenate(self._pending), return_counts=True)
-        keys = np.concatenate([self._keys, fresh])
-        order = np.argsort(keys, kind="stable")
-        keys, counts = keys[order], np.concatenate([self._counts, counts])[order]
-        self._pending, self._size = [], 0
-        if len(keys):
-            starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-            self._keys, self._counts = keys[starts], np.add.reduceat(counts, starts)
-
-
-Chunk: TypeAlias = tuple[np.ndarray, np.ndarray | None]
+    def columns(self, first: int, last: int) -> UInt32[np.ndarray, " value"]:
+        """The keys of some columns that follow one another."""
+        start, stop = int(self.offsets[first]), int(self.offsets[last])
+        if isinstance(self.keys, np.ndarray):
+            return self.keys[start:stop]
+        if start == stop:
+            return np.zeros(0, dtype=np.uint32)
+        return np.memmap(self.keys, "<u4", "r", offset=4 * start, shape=(stop - start,))
 
 
 @face_methods
-class RadixHistogram:
-    """Counts of values by the high 16 bits of their order-preserving keys, for several columns.
+class ExactTail:
+    """Counts of scores over their whole range, and every score at or above a cut.
 
     Args:
-        columns: Number of columns.
-        format: "float32", "float16", or "bfloat16" (values given as their uint16 bit patterns, in
-            torch `tensor.view(torch.uint16).numpy()`).
+        cuts: Of each column, the number from which on values are kept; -inf keeps all. Workers whose
+            tails are to be merged need the same: take them from calibration, below its thresholds.
+        memory: Bytes of keys that wait to be sorted, and that are sorted at a time. What is more goes to
+            a temporary folder, which goes with the object.
 
     Attributes:
-        counts: Counts by column and bin; with `low_bits` all there is to save of a shard.
-        low_bits: Whether any value needs more than 16 bits.
+        counts: Values by column and bin.
+
+    Raises:
+        ValueError: There is no cut, or one is NaN.
 
     Example:
-        >>> whole = RadixHistogram(1)
-        >>> whole.update(np.arange(5, dtype=np.float32)[:, None])
-        >>> whole.quantiles([0.5])
-        array([[2.]])
+        >>> tail = ExactTail([2.0])
+        >>> tail.update(np.arange(5, dtype=np.float32)[:, None])
+        >>> found = tail.quantiles([0.25, 0.75])
+        >>> found.low.tolist(), found.high.round(3).tolist(), found.exact.tolist()
+        ([[1.0], [3.0]], [[1.125], [3.0]], [[False], [True]])
     """
 
-    def __init__(self, columns: int, format: Format = "float32") -> None:
-        self.format: Format = format
-        self.counts: Int64[np.ndarray, "column bin"] = np.zeros((columns, HIGH_BINS), dtype=np.int64)
-        self.low_bits = False
+    def __init__(self, cuts: Sequence[float] | Float[np.ndarray, " column"], memory: int = MEMORY) -> None:
+        given = np.asarray(cuts, dtype=np.float64)
+        if given.ndim != 1 or not len(given) or np.isnan(given).any():
+            raise ValueError(
+                f"cuts are {cuts!r:.80}: give one number for each column, -inf to keep every value."
+            )
+        with np.errstate(over="ignore"):
+            near = given.astype(np.float32)
+        # Rounded down: whatever reaches the number that was given is kept.
+        down = np.nextafter(near, np.float32(-np.inf))
+        self.cuts: Float[np.ndarray, " column"] = np.where(near > given, down, near)
+        self.counts: Int64[np.ndarray, "column bin"] = np.zeros((len(given), _BINS), dtype=np.int64)
+        self.memory = memory
+        self._cut_keys = to_keys(self.cuts)
+        self._runs: list[_Run] = []
+        self._uncounted: list[tuple[np.ndarray, Bool[np.ndarray, "row column"] | None]] = []
+        self._unsorted: list[UInt64[np.ndarray, " value"]] = []
+        self._spilled: tempfile.TemporaryDirectory[str] | None = None
+        # Runs of another tail may lie in a folder that goes with it.
+        self._others: list[ExactTail] = []
 
     def __repr__(self) -> str:
-        columns, total = len(self.counts), int(self.counts.sum())
-        return f"RadixHistogram({columns} columns, {self.format}, {total} values)"
+        return (
+            f"ExactTail({len(self.cuts)} columns, {int(self.totals.sum())} values, "
+            f"{int(self.kept.sum())} of them kept)"
+        )
 
     @property
     def totals(self) -> Int64[np.ndarray, " column"]:
         """Values seen, by column."""
+        self._count()
         totals: np.ndarray = self.counts.sum(axis=1)
         return totals
+
+    @property
+    def kept(self) -> Int64[np.ndarray, " column"]:
+        """Values at or above the cut, by column."""
+        self._sort()
+        none = np.zeros(len(self.cuts), dtype=np.int64)
+        return sum((np.diff(run.offsets) for run in self._runs), start=none)
 
     def update(
         self, values: Shaped[np.ndarray, "row column"], mask: Bool[np.ndarray, "row concept"] | None = None
     ) -> None:
-        """Count a chunk.
+        """Count some values.
 
         Args:
-            values: Rows of the table.
-            mask: Values that count; column k has the mask of column `k % concepts`, so that one
-                mask serves every layer. By default all count.
+            values: Rows of a table, float32 or float16. They are copied.
+            mask: Values that count; column k has the mask of column `k % concepts`, so that one mask
+                serves every layer. By default all count.
 
         Raises:
-            ValueError: Another number of columns or format, NaN or Inf.
+            ValueError: Another number of columns, another number format, NaN or Inf.
         """
-        for k, keys in self._keys(values, mask):
-            self.low_bits = self.low_bits or has_low_bits(keys)
-            self.counts[k] += np.bincount(keys >> np.uint32(16), minlength=HIGH_BINS)
+        if values.ndim != 2 or values.shape[1] != len(self.cuts):
+            raise ValueError(
+                f"values {values.shape} must be [row, {len(self.cuts)}]: one column for each cut."
+            )
+        if mask is not None and (len(mask) != len(values) or len(self.cuts) % mask.shape[1]):
+            raise ValueError(f"mask {mask.shape} does not fit values {values.shape}.")
+        if values.dtype not in (np.float32, np.float16):
+            raise ValueError(
+                f"values are {values.dtype}: streams are exact for float32 and float16. Cast with "
+                "astype(np.float32)."
+            )
+        step = max(1, _WAITING // len(self.cuts))
+        for start in range(0, len(values), step):
+            rows = slice(start, start + step)
+            # A copy, since callers fill their buffers anew.
+            block = np.array(values[rows], dtype=np.float32)
+            chosen = None if mask is None else np.tile(mask[rows], (1, len(self.cuts) // mask.shape[1]))
+            check_finite(block if chosen is None else block[chosen])
+            self._uncounted.append((block, chosen))
+            if sum(one.size for one, _ in self._uncounted) >= _WAITING:
+                self._count()
 
-    def merge(self, other: RadixHistogram) -> None:
-        """Add the counts of another shard.
+    def merge(self, other: ExactTail) -> None:
+        """Add what another shard has seen; a tail that was read from a folder stays there.
 
         Raises:
-            ValueError: It has another number of columns or format.
+            ValueError: Its cuts are others: what it threw away may be missing here.
         """
-        if other.counts.shape != self.counts.shape or other.format != self.format:
-            raise ValueError(f"cannot merge {other!r} into {self!r}: columns and format differ.")
+        if not np.array_equal(other.cuts, self.cuts):
+            raise ValueError(_other_cuts(self.cuts, other.cuts))
+        other._sort()
         self.counts += other.counts
-        self.low_bits = self.low_bits or other.low_bits
+        self._runs += other._runs
+        self._others.append(other)
 
-    def quantiles(
-        self, q: Sequence[float] | Float64[np.ndarray, " q"], rescan: Iterable[Chunk] | None = None
-    ) -> Float64[np.ndarray, "q column"]:
-        """Exact quantiles of every column.
+    def quantiles(self, q: Sequence[float] | Float64[np.ndarray, " q"]) -> Enclosed:
+        """Quantiles of every column, exact where they lie in the tail.
 
         Args:
             q: Levels in [0, 1].
-            rescan: The chunks of `update` once more, as `(values, mask)`, in any order and cut;
-                read once. Not needed for 16-bit values.
 
         Returns:
-            Linear-interpolation quantiles; +inf for a column without values.
+            Linear-interpolation quantiles, or what encloses them.
 
         Raises:
-            ValueError: A second pass is needed and `rescan` is missing, or holds other values.
+            ValueError: A level lies outside [0, 1].
         """
-        totals = self.totals
-        at = [positions(int(n), q) if n else None for n in totals]
-        ranks = [np.concatenate([p.below, p.above]) if p else np.zeros(0, np.int64) for p in at]
-        keys = self._keys_at(ranks, rescan)
-        result = np.full((len(q), len(totals)), np.inf)
-        for k, position in enumerate(at):
-            if position is not None:
-                lower, upper = np.split(to_values(keys[k], self.format), 2)
-                result[:, k] = interpolate(lower, upper, position.t)
-        return result
-
-    def _keys_at(
-        self, ranks: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk] | None
-    ) -> list[UInt32[np.ndarray, " _rank"]]:
-        ends = np.cumsum(self.counts, axis=1)
-        # The bin of a rank is the first whose running count exceeds it.
-        homes = [np.searchsorted(e, r, side="right") for e, r in zip(ends, ranks, strict=True)]
-        if not self.low_bits:
-            return [_only_key(home) for home in homes]
-        if rescan is None:
-            raise ValueError("these values need a second pass: give `rescan`, the same chunks once more.")
-        tallies = self._refine(homes, rescan)
-        return [
-            tally.keys_at(home, rank - (ends[k] - self.counts[k])[home])
-            for k, (tally, home, rank) in enumerate(zip(tallies, homes, ranks, strict=True))
+        totals, kept = self.totals, self.kept
+        shape = (len(q), len(totals))
+        low, high, error = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
+        wanted = [
+            _Ranks.of(n, q, n - t) if n else None for n, t in zip(totals.tolist(), kept.tolist(), strict=True)
         ]
+        for k, ranks in enumerate(wanted):
+            if ranks is not None and not ranks.exact.all():
+                low[:, k], high[:, k], error[:, k] = ranks.bracket(self.counts[k], float(self.cuts[k]))
+        values = [np.zeros(0) if ranks is None else np.zeros(ranks.tail.shape) for ranks in wanted]
+        for k, before, keys in self._pieces():
+            ranks = wanted[k]
+            if ranks is not None:
+                here = (ranks.tail >= before) & (ranks.tail < before + len(keys))
+                values[k][here] = to_values(keys[ranks.tail[here] - before])
+        for k, ranks in enumerate(wanted):
+            if ranks is not None:
+                found = interpolate(values[k][0], values[k][1], ranks.t)
+                low[:, k], high[:, k] = (np.where(ranks.exact, found, edge[:, k]) for edge in (low, high))
+        return Enclosed(low, high, error)
 
-    def _refine(self, homes: Sequence[Int64[np.ndarray, " _rank"]], rescan: Iterable[Chunk]) -> list[Tally]:
-        wanted = np.zeros((len(homes), HIGH_BINS), dtype=bool)
-        for k, home in enumerate(homes):
-            wanted[k, home] = True
-        tallies = [Tally() for _ in homes]
-        for values, mask in rescan:
-            for k, keys in self._keys(values, mask):
-                tallies[k].add(keys[wanted[k].take(keys >> np.uint32(16))])
-        for k, tally in enumerate(tallies):
-            expected = int(self.counts[k][wanted[k]].sum())
-            if tally.total() != expected:
-                raise ValueError(
-                    f"rescan holds {tally.total()} values where the first pass counted {expected} "
-                    f"(column {k}): give the same chunks in both passes."
+    def reaching(
+        self, thresholds: Float[np.ndarray, "*q column"] | Sequence[float]
+    ) -> Int64[np.ndarray, "*q column"]:
+        """How many values reach a threshold, exactly.
+
+        Args:
+            thresholds: At or above the cut of their column.
+
+        Raises:
+            ValueError: One is below its cut; the text names it.
+        """
+        given = np.asarray(thresholds, dtype=np.float64)
+        if given.ndim < 1 or given.shape[-1] != len(self.cuts):
+            raise ValueError(f"thresholds {given.shape} must be [..., {len(self.cuts)}]: one for each cut.")
+        below = np.argwhere(~(given >= self.cuts))
+        if len(below):
+            at = tuple(below[0])
+            raise ValueError(
+                f"threshold {given[at]:g} of column {at[-1]} is below its cut {self.cuts[at[-1]]:g}: values "
+                "below the cut were counted by bins alone. Scan again with a lower cut."
+            )
+        # Rounded up: a float32 reaches the number that was given if it reaches the next one above.
+        with np.errstate(over="ignore"):
+            near = given.astype(np.float32)
+            least = to_keys(np.where(near < given, np.nextafter(near, np.float32(np.inf)), near))
+        counts = np.zeros(given.shape, dtype=np.int64)
+        for k, _, keys in self._pieces():
+            counts[..., k] += len(keys) - np.searchsorted(keys, least[..., k], side="left")
+        return counts
+
+    # In files ---------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all of it, the keys as one sorted run: the same bytes whatever was merged in which order.
+
+        Raises:
+            OSError: It cannot be written; the text names the file.
+        """
+        folder, columns = Path(folder), len(self.cuts)
+        kept, run = self.kept, folder / "tail.keys"
+        with written(run) as partial, partial.open("wb") as file:
+            for _, _, keys in self._pieces():
+                for start in range(0, len(keys), _WAITING):
+                    file.write(np.ascontiguousarray(keys[start : start + _WAITING], dtype="<u4").data)
+        # Most bins are empty: those that are not, by their place in [column, bin].
+        place = np.flatnonzero(self.counts)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content, cuts=self.cuts, place=place, counts=self.counts.ravel()[place], kept=kept
+        )
+        counts = write_bytes(folder / "tail.npz", content.getvalue())
+        record = {
+            "format": FORMAT,
+            "what": "ExactTail",
+            "columns": columns,
+            "values": int(self.totals.sum()),
+            "kept": int(kept.sum()),
+            "sha256": {one.name: file_digest(one) for one in (counts, run)},
+        }
+        write_text(folder / RECORD, json.dumps(sealed(record), indent=1))
+        return folder
+
+    @classmethod
+    def open(cls, folder: str | Path, memory: int = MEMORY) -> ExactTail:
+        """Read what `save` wrote; the keys stay in their file, which must stay where it is.
+
+        Raises:
+            FileNotFoundError: There is none.
+            DamagedFileError: It is not as it was written.
+            ValueError: It is of another format.
+        """
+        folder, fix = Path(folder), "scan that block again"
+        path = folder / RECORD
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no {RECORD}: give a folder that ExactTail.save wrote.")
+        record = read_object(path, fix)
+        require_sealed(record, path, fix)
+        if record.get("format") != FORMAT or record.get("what") != "ExactTail":
+            raise ValueError(
+                f"{path} is {record.get('what')!r} of format {record.get('format')!r}, this version reads "
+                f"'ExactTail' of format {FORMAT}: {fix} with this version."
+            )
+        for name, digest in record["sha256"].items():
+            if not (folder / name).is_file() or file_digest(folder / name) != digest:
+                raise DamagedFileError(
+                    f"{folder / name} is damaged or missing (not as it was written): {fix}."
                 )
-        return tallies
+        with np.load(folder / "tail.npz", allow_pickle=False) as stored:
+            found = cls(stored["cuts"], memory)
+            found.counts.ravel()[stored["place"]] = stored["counts"]
+            offsets = np.concatenate([[0], np.cumsum(stored["kept"])])
+        found._runs.append(_Run(offsets, folder / "tail.keys"))
+        return found
 
-    def _keys(
-        self, values: Shaped[np.ndarray, "row column"], mask: Bool[np.ndarray, "row concept"] | None
-    ) -> Iterator[tuple[int, UInt32[np.ndarray, " _value"]]]:
-        if values.ndim != 2 or values.shape[1] != len(self.counts):
-            raise ValueError(f"a chunk {values.shape} must be [row, {len(self.counts)}].")
-        if mask is not None and (len(mask) != len(values) or len(self.counts) % mask.shape[1]):
-            raise ValueError(f"mask {mask.shape} does not fit a chunk {values.shape}.")
-        format_of(values, self.format)
-        mask = np.ones((len(values), 1), dtype=bool) if mask is None else mask
-        parts: list[list[np.ndarray]] = [[] for _ in self.counts]
-        for rows in cached_blocks(values):
-            block = np.asarray(values[rows])
-            check_finite_bits(block, self.format)
-            for part, picked in zip(parts, in_concept_values(block, mask[rows]), strict=True):
-                part.append(picked)
-        for k, part in enumerate(parts):
-            if part:
-                yield k, to_keys(np.concatenate(part), self.format)
+    # Counting, sorting, reading ---------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Put what waits into its bins, and aside what reaches its cut."""
+        if not self._uncounted:
+            return
+        # Column by column, each in one piece: its bins stay in cache while it is counted.
+        values = np.ascontiguousarray(np.concatenate([one for one, _ in self._uncounted]).T)
+        chosen = None
+        if any(one is not None for _, one in self._uncounted):
+            all_of = (np.ones(one.shape, bool) if mask is None else mask for one, mask in self._uncounted)
+            chosen = np.ascontiguousarray(np.concatenate(list(all_of)).T)
+        self._uncounted = []
+        for k, column in enumerate(values):
+            keys = to_keys(column if chosen is None else column[chosen[k]])
+            self.counts[k] += np.bincount(keys >> _SHIFT, minlength=_BINS)
+            tail = keys[keys >= self._cut_keys[k]]
+            if len(tail):
+                # Sorted as one number: by column, then by key.
+                self._unsorted.append(tail.astype(np.uint64) | np.uint64(k << 32))
+        if 16 * sum(map(len, self._unsorted)) >= self.memory:
+            self._sort(spill=True)
+
+    def _sort(self, spill: bool = False) -> None:
+        """Make a sorted run of the keys that wait, in a temporary file where there are many."""
+        if not spill:
+            self._count()
+        if not self._unsorted:
+            return
+        waiting = np.concatenate(self._unsorted)
+        self._unsorted = []
+        waiting.sort()
+        ends = np.arange(len(self.cuts) + 1, dtype=np.uint64) << np.uint64(32)
+        run = _Run(np.searchsorted(waiting, ends), keys := waiting.astype(np.uint32))
+        if spill:
+            self._spilled = self._spilled or tempfile.TemporaryDirectory(prefix="sa_plugin-tail-")
+            path = Path(self._spilled.name) / f"run-{len(self._runs):05d}.keys"
+            keys.astype("<u4").tofile(path)
+            run = run._replace(keys=path)
+        self._runs.append(run)
+
+    def _pieces(self) -> Iterator[tuple[int, int, UInt32[np.ndarray, " value"]]]:
+        """The tail in order: a column, how many of its keys lie before, and sorted keys, some at a time."""
+        kept, most = self.kept, max(1, self.memory // 8)
+        first = 0
+        while first < len(kept):
+            # Columns follow one another in a run: as many as fit are read at once.
+            last = first + max(1, int(np.searchsorted(np.cumsum(kept[first:]), most, side="right")))
+            if kept[first:last].sum() > most:
+                before = 0
+                columns = [run.columns(first, last) for run in self._runs]
+                for keys in _windows(columns, 0, 0xFFFFFFFF, most):
+                    yield first, before, keys
+                    before += len(keys)
+            else:
+                parts = [(run.offsets - run.offsets[first], run.columns(first, last)) for run in self._runs]
+                for k in range(first, last):
+                    keys = _in_order([keys[at[k] : at[k + 1]] for at, keys in parts])
+                    if len(keys):
+                        yield k, 0, keys
+            first = last
+
+
+def _windows(
+    columns: Sequence[UInt32[np.ndarray, " _value"]], low: int, high: int, most: int
+) -> Iterator[UInt32[np.ndarray, " _value"]]:
+    """The keys between two, ends included, of several sorted arrays together: at most so many at a time."""
+    ends = [
+        (np.searchsorted(one, np.uint32(low)), np.searchsorted(one, np.uint32(high), side="right"))
+        for one in columns
+    ]
+    count = int(sum(stop - start for start, stop in ends))
+    if count > most and low < high:
+        middle = (low + high) // 2
+        yield from _windows(columns, low, middle, most)
+        yield from _windows(columns, middle + 1, high, most)
+    elif count > most:
+        # One number, very often: an array of it that takes no memory.
+        yield np.broadcast_to(np.uint32(low), (count,))
+    elif count:
+        yield _in_order([one[start:stop] for one, (start, stop) in zip(columns, ends, strict=True)])
+
+
+def _in_order(parts: Sequence[UInt32[np.ndarray, " _value"]]) -> UInt32[np.ndarray, " value"]:
+    """Sorted arrays as one."""
+    filled = [part for part in parts if len(part)]
+    if len(filled) == 1:
+        return filled[0]
+    together = np.concatenate([np.zeros(0, dtype=np.uint32), *filled])
+    together.sort()
+    return together
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """Where the quantiles of one column lie.
+
+    Attributes:
+        at: Ranks below and above each quantile.
+        tail: The same, counted from the first value of the tail; negative below it.
+        t: Share of the way between the two.
+    """
+
+    at: Int64[np.ndarray, "two q"]
+    tail: Int64[np.ndarray, "two q"]
+    t: Float64[np.ndarray, " q"]
+
+    @classmethod
+    def of(cls, n: int, q: Sequence[float] | Float64[np.ndarray, " q"], below_cut: int) -> _Ranks:
+        position = positions(n, q)
+        # On a rank itself the next one is not needed, which may lie where this one does not.
+        at = np.stack([position.below, np.where(position.t == 0, position.below, position.above)])
+        return cls(at, at - below_cut, position.t)
+
+    @property
+    def exact(self) -> Bool[np.ndarray, " q"]:
+        return np.asarray((self.tail >= 0).all(0))
+
+    def bracket(
+        self, counts: Int64[np.ndarray, " bin"], cut: float
+    ) -> tuple[Float64[np.ndarray, " q"], Float64[np.ndarray, " q"], Int64[np.ndarray, " q"]]:
+        """Two numbers that enclose each quantile, and the rank error; 0 where it is exact."""
+        # The bin of a rank is the first whose running count exceeds it.
+        (low_bin, high_bin) = np.searchsorted(np.cumsum(counts), self.at, side="right")
+        low, high = bin_edges(low_bin, 12)[0], bin_edges(high_bin, 12)[1]
+        error = counts[low_bin] + np.where(low_bin == high_bin, 0, counts[high_bin])
+        # A rank below the cut has a value below it, however far its bin reaches.
+        high = np.where(self.tail[1] < 0, np.minimum(high, cut), high)
+        return low, high, np.where(self.exact, 0, error)
+
+
+def _other_cuts(ours: Float[np.ndarray, " column"], theirs: Float[np.ndarray, " other"]) -> str:
+    if len(ours) != len(theirs):
+        return f"a tail of {len(theirs)} columns cannot be merged into one of {len(ours)}."
+    k = int(np.argmax(ours != theirs))
+    return (
+        f"tails of other cuts cannot be merged (column {k}: {ours[k]:g} here, {theirs[k]:g} there): what "
+        "lies between the two was kept by one alone. Scan all shards with the same cuts."
+    )
 
 
 @dataclass(frozen=True)
@@ -343,22 +541,20 @@ def streaming_thresholds(
     deltas: Sequence[float] = DELTAS,
     *,
     names: Sequence[str] | None = None,
-    format: Format | None = None,
 ) -> Float64[np.ndarray, "delta *layer concept"]:
     """Thresholds of supervised concepts from stored scores, equal to `tail_thresholds` to the bit.
 
     Args:
-        chunks: `(scores[token, *layer, concept], labels[token, concept])`, from something that can
-            be read twice: `ScoreChunks`, a list, any object whose `__iter__` starts anew.
+        chunks: `(scores[token, *layer, concept], labels[token, concept])`, read once: `ScoreChunks`, or
+            any iterable.
         deltas: Shares of the in-concept tokens at or above the threshold.
         names: Names of the concepts, for warnings.
-        format: By default that of the chunks' dtype; "bfloat16" for uint16 bit patterns.
 
     Returns:
         Thresholds in float64; +inf for a concept without in-concept tokens.
 
     Raises:
-        ValueError: No chunks, a one-shot iterator, a float64 chunk, NaN or Inf.
+        ValueError: No chunks, a float64 chunk, NaN or Inf.
 
     Warns:
         FewTokensWarning, EmptyConceptWarning: As `tail_thresholds`.
@@ -369,23 +565,15 @@ def streaming_thresholds(
         array([[189.1]])
     """
     levels = tail_levels(deltas)
-    if iter(chunks) is chunks:
-        raise ValueError("chunks is a one-shot iterator and may be needed twice: give ScoreChunks or a list.")
-    histogram, shape, seen = None, (0,), np.zeros(0, dtype=np.int64)
+    tail, shape, seen = None, (0,), np.zeros(0, dtype=np.int64)
     for scores, labels in chunks:
-        if histogram is None:
+        if tail is None:
             shape, seen = scores.shape[1:], np.zeros(labels.shape[1], dtype=np.int64)
-            histogram = RadixHistogram(int(np.prod(shape)), format or format_of(scores))
-        histogram.update(scores.reshape(len(scores), -1), labels)
+            # In-concept tokens are few beside all tokens: every one of their scores is kept.
+            tail = ExactTail(np.full(int(np.prod(shape)), -np.inf))
+        tail.update(scores.reshape(len(scores), -1), labels)
         seen += labels.sum(axis=0)
-    if histogram is None:
+    if tail is None:
         raise ValueError("chunks is empty: there is nothing to set a threshold from.")
     warn_counts(seen, deltas, names)
-    rescan = ((s.reshape(len(s), -1), labels) for s, labels in chunks)
-    return histogram.quantiles(levels, rescan).reshape(len(levels), *shape)
-
-
-def _only_key(home: Int64[np.ndarray, " rank"]) -> UInt32[np.ndarray, " rank"]:
-    """The key of a bin whose values have no low bits: negative numbers have theirs inverted."""
-    keys = home.astype(np.uint32) << np.uint32(16)
-    return np.where(keys >> np.uint32(31), keys, keys | np.uint32(0xFFFF)).astype(np.uint32)
+    return tail.quantiles(levels).low.reshape(len(levels), *shape)

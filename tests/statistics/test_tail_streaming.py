@@ -1,17 +1,17 @@
-"""Streaming quantiles equal those in memory to the bit; shards add up to the whole."""
+"""One pass equals the sort of all values to the bit above the cut, and encloses it below; shards add up."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-import torch
 from jaxtyping import config
 
 from sa_plugin.statistics import (
     DELTAS,
     EmptyConceptWarning,
+    ExactTail,
     FewTokensWarning,
-    RadixHistogram,
     ScoreChunks,
     quantiles,
     streaming_thresholds,
@@ -21,6 +21,7 @@ from sa_plugin.statistics import (
 )
 
 LEVELS = 1 - np.array(DELTAS)
+ALL = -np.inf
 
 
 @pytest.fixture
@@ -40,8 +41,139 @@ def table(n=4000, layers=2, concepts=3, seed=0):
     return scores, rng.random((n, concepts)) < [0.05, 0.3, 0.8]
 
 
-def bfloat16_bits(scores):
-    return torch.from_numpy(scores).bfloat16().view(torch.uint16).numpy()
+def tail_of(values, cuts, memory=1 << 26, chunks=1, mask=None):
+    tail = ExactTail(cuts, memory)
+    for rows in np.array_split(np.arange(len(values)), chunks):
+        tail.update(values[rows], None if mask is None else mask[rows])
+    return tail
+
+
+def oracle(values, q):
+    """The sort of every column of all values."""
+    return np.stack([np.quantile(column.astype(np.float64), q) for column in values.T], axis=1) + 0.0
+
+
+def same_bytes(one, other):
+    files = sorted(path.name for path in one.iterdir())
+    assert files == sorted(path.name for path in other.iterdir()) == ["tail.json", "tail.keys", "tail.npz"]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("memory", [1 << 26, 1 << 14, 64])
+def test_above_the_cut_exact_to_the_bit_and_below_enclosed(memory):
+    scores, _ = table(n=500 if memory == 64 else 4000)
+    flat = scores.reshape(len(scores), -1)
+    shares = [0.9, 0, 0.5, 0.99, 1, 0.7]
+    cuts = np.array([np.quantile(column, share) for column, share in zip(flat.T, shares, strict=True)])
+    q = np.concatenate([np.linspace(0, 1, 41), LEVELS, 1 - 10.0 ** -np.arange(2, 6)])
+    tail = tail_of(flat, cuts, memory, chunks=7)
+    found, true = tail.quantiles(q), oracle(flat, q)
+    # Memory of 64 bytes sorts eight keys at a time: the many equal zeros come as an array of no memory.
+    assert np.array_equal(tail.kept, (flat >= cuts).sum(0))
+    assert (
+        found.low[found.exact].tobytes() == found.high[found.exact].tobytes() == true[found.exact].tobytes()
+    )
+    assert ((found.low <= true) & (true <= found.high)).all()
+    assert (found.low < found.high)[~found.exact].all()
+    assert found.exact[:, 1].all()
+    for level, k in np.argwhere(~found.exact):
+        inside = ((flat[:, k] >= found.low[level, k]) & (flat[:, k] <= found.high[level, k])).sum()
+        assert found.rank_error[level, k] > 0
+        # All values between the ends, but those between bins that neither rank lies in.
+        assert found.rank_error[level, k] <= inside
+    # What is exact is what both ranks of the sort reach.
+    ordered = np.sort(flat, axis=0)
+    for k, cut in enumerate(cuts):
+        virtual = (len(flat) - 1) * q
+        ends = ordered[np.floor(virtual).astype(int), k]
+        assert np.array_equal(found.exact[:, k], ends >= np.float32(cut))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 200])
+def test_shards_merged_in_any_order_are_one_pass_to_the_bit(n, tmp_path):
+    scores, labels = table()
+    flat, cuts = (
+        scores.reshape(len(scores), -1),
+        np.quantile(table()[0].reshape(len(scores), -1), 0.9, axis=0),
+    )
+    rng = np.random.default_rng(n)
+    whole = tail_of(flat, cuts, mask=labels)
+    whole.save(tmp_path / "whole")
+    parts = np.array_split(rng.permutation(len(flat)), n)
+    for k, rows in enumerate(parts):
+        # Some spill, some do not; some take their rows in pieces.
+        memory, chunks = (1 << 8, 3) if k % 3 else (1 << 26, 1)
+        tail_of(flat[rows], cuts, memory, chunks, labels[rows]).save(tmp_path / str(k))
+    for order in [np.arange(n), *(rng.permutation(n) for _ in range(200 if n == 7 else 3))]:
+        merged = ExactTail.open(tmp_path / str(order[0]))
+        for k in order[1:]:
+            merged.merge(ExactTail.open(tmp_path / str(k)))
+        found, expected = merged.quantiles(LEVELS), whole.quantiles(LEVELS)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
+    merged.save(tmp_path / "merged")
+    assert same_bytes(tmp_path / "merged", tmp_path / "whole")
+    # A merge of merges, as clusters make them, is the same again.
+    if n > 2:
+        halves = []
+        for name, part in (("low", range(n // 2)), ("high", range(n // 2, n))):
+            half = ExactTail(cuts)
+            for k in part:
+                half.merge(ExactTail.open(tmp_path / str(k)))
+            halves.append(half.save(tmp_path / name))
+        both = ExactTail.open(halves[1])
+        both.merge(ExactTail.open(halves[0]))
+        both.save(tmp_path / "both")
+        assert same_bytes(tmp_path / "both", tmp_path / "whole")
+
+
+def test_a_cut_by_rank_would_be_wrong_where_shards_differ():
+    """Each shard keeping its own highest share loses the tail of the shard that holds most of it."""
+    rng = np.random.default_rng(0)
+    shards = [rng.standard_normal((1000, 1)).astype(np.float32) + np.float32(shift) for shift in (0, 0, 4)]
+    whole = np.concatenate(shards)
+    level = [1 - 300 / len(whole)]
+    true = oracle(whole, level)
+    by_rank = np.concatenate([np.sort(one, axis=0)[-100:] for one in shards])
+    assert abs(np.sort(by_rank, axis=0)[-300, 0] - true[0, 0]) > 1
+    merged = ExactTail([3.0])
+    for one in shards:
+        merged.merge(tail_of(one, [3.0]))
+    assert merged.quantiles(level).low.tobytes() == true.tobytes()
+
+
+def test_values_that_reach_a_threshold_are_counted_exactly():
+    flat = table()[0].reshape(4000, -1)
+    cuts = np.quantile(flat, 0.8, axis=0)
+    tail = tail_of(flat, cuts, 1 << 12, chunks=5)
+    exact = np.stack(
+        [cuts, np.quantile(flat, 0.95, axis=0), flat.max(0), flat.max(0) * 2 + 1, flat[20] * 0 + np.inf]
+    )
+    thresholds = np.maximum(
+        np.concatenate([exact, np.nextafter(exact, np.inf), np.nextafter(exact, -np.inf)]), cuts
+    )
+    expected = (flat[None].astype(np.float64) >= thresholds[:, None]).sum(1)
+    assert np.array_equal(tail.reaching(thresholds), expected)
+    assert np.array_equal(tail.reaching(thresholds[0]), expected[0])
+    with pytest.raises(ValueError, match=r"threshold -?[\d.e+-]+ of column 4 is below its cut .*lower cut"):
+        tail.reaching(np.where(np.arange(6) == 4, cuts - 1, cuts))
+
+
+def test_memory_is_flat_and_the_disk_holds_four_bytes_a_value(tmp_path):
+    """A thousand columns; the keys of a tail four times as large as the memory for it."""
+    rng = np.random.default_rng(0)
+    tail = ExactTail(np.full(1000, -1.0), memory=4 << 20)
+    rows = rng.standard_normal((1000, 1000), dtype=np.float32)
+    tracemalloc.start()
+    for _ in range(5):
+        tail.update(rows)
+    tail.save(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    kept = int(tail.kept.sum())
+    assert 4 * kept > 16 << 20
+    assert (tmp_path / "tail.keys").stat().st_size == 4 * kept
+    assert peak < 100 << 20, peak
+    assert (tmp_path / "tail.npz").stat().st_size < 2 << 20
 
 
 @pytest.mark.parametrize("size", [1, 97, 4000, 65_536])
@@ -60,66 +192,16 @@ def test_quantiles_of_a_stream_are_numpys():
         x = (rng.standard_normal((int(rng.integers(1, 300)), 1)) * 10).astype(np.float32)
         if rng.random() < 0.5:
             x = np.round(x)
-        histogram = RadixHistogram(1)
-        chunks = [(part, None) for part in np.array_split(x, 3)]
-        for part, _none in chunks:
-            histogram.update(part)
-        expected = np.quantile(x[:, 0].astype(np.float64), LEVELS)
-        assert np.array_equal(histogram.quantiles(LEVELS, chunks)[:, 0], expected)
+        found = tail_of(x, [ALL], 128, chunks=3).quantiles(LEVELS)
+        assert np.array_equal(found.low[:, 0], np.quantile(x[:, 0].astype(np.float64), LEVELS))
+        assert found.exact.all()
 
 
-def test_merged_shards_are_the_whole():
+def test_half_precision_is_exact_too():
     scores, labels = table()
-    flat = scores.reshape(len(scores), -1)
-    whole, merged = RadixHistogram(6), RadixHistogram(6)
-    whole.update(flat, labels)
-    for part in np.array_split(np.arange(len(flat)), 7):
-        shard = RadixHistogram(6)
-        shard.update(flat[part], labels[part])
-        merged.merge(shard)
-    assert np.array_equal(merged.counts, whole.counts)
-    assert merged.low_bits == whole.low_bits
-    everything = [(flat, labels)]
-    found = merged.quantiles(LEVELS, everything)
-    assert found.tobytes() == whole.quantiles(LEVELS, everything).tobytes()
-    assert found.tobytes() == tail_thresholds(scores, labels).tobytes()
-
-
-def test_order_and_cut_of_the_second_pass_do_not_matter():
-    scores, labels = table()
-    flat = scores.reshape(len(scores), -1)
-    histogram = RadixHistogram(6)
-    histogram.update(flat, labels)
-    order = np.random.default_rng(0).permutation(len(flat))
-    shuffled = [(flat[p], labels[p]) for p in np.array_split(order, 5)]
-    expected = histogram.quantiles(LEVELS, [(flat, labels)])
-    assert histogram.quantiles(LEVELS, iter(shuffled)).tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("format", ["float16", "bfloat16", "bfloat16 in float32"])
-def test_sixteen_bits_need_one_pass(format):
-    scores, labels = table()
-    scores = np.clip(scores, -6e4, 6e4)
-    if format == "float16":
-        stored = scores.astype(np.float16)
-        exact = stored.astype(np.float32)
-    else:
-        bits = bfloat16_bits(scores)
-        exact = (bits.astype(np.uint32) << 16).view(np.float32)
-        stored = bits if format == "bfloat16" else exact
-    histogram = RadixHistogram(6, format.split()[-1])
-    histogram.update(stored.reshape(len(stored), -1), labels)
-    assert not histogram.low_bits
-    found = histogram.quantiles(LEVELS)
-    assert found.tobytes() == tail_thresholds(exact, labels).tobytes()
-
-
-def test_a_stream_of_bfloat16_bits():
-    scores, labels = table()
-    bits = bfloat16_bits(scores)
-    exact = (bits.astype(np.uint32) << 16).view(np.float32)
-    streamed = streaming_thresholds(ScoreChunks(bits, labels, 500), format="bfloat16")
-    assert streamed.tobytes() == tail_thresholds(exact, labels).tobytes()
+    stored = np.clip(scores, -6e4, 6e4).astype(np.float16)
+    found = streaming_thresholds(ScoreChunks(stored, labels, 500))
+    assert found.tobytes() == tail_thresholds(stored.astype(np.float32), labels).tobytes()
 
 
 def test_a_memory_map_is_read_in_chunks(tmp_path):
@@ -134,35 +216,20 @@ def test_a_memory_map_is_read_in_chunks(tmp_path):
 def test_many_equal_keys_stay_few_in_memory():
     x = np.full((600_000, 1), 0.1, dtype=np.float32)
     x[:3] = [[-1], [0.3], [7]]
-    chunks = [(part, None) for part in np.array_split(x, 6)]
-    histogram = RadixHistogram(1)
-    for part, _none in chunks:
-        histogram.update(part)
     q = [0.0, 1e-6, 0.5, 1.0]
-    assert np.array_equal(histogram.quantiles(q, chunks)[:, 0], quantiles(x[:, 0], q))
+    found = tail_of(x, [ALL], 1 << 16, chunks=6).quantiles(q)
+    assert np.array_equal(found.low[:, 0], quantiles(x[:, 0], q))
 
 
-@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16"])
-def test_keys_order_as_numbers_and_come_back(format):
+def test_keys_order_as_numbers_and_come_back():
     x = np.sort(np.random.default_rng(0).standard_normal(500).astype(np.float32))
     x[250] = -0.0
-    x = np.sort(np.append(x, [0.0, -3e4, 3e4]).astype(np.float32))
-    stored = {"float32": x, "float16": x.astype(np.float16)}.get(format)
-    if stored is None:
-        stored = bfloat16_bits(x)
-    keys = to_keys(stored, format)
+    x = np.sort(np.append(x, [0.0, -3e4, 3e4, -1e-40, 1e-40]).astype(np.float32))
+    keys = to_keys(x)
     assert (np.diff(keys.astype(np.int64)) >= 0).all()
-    back = to_values(keys, format)
-    exact = (stored.astype(np.uint32) << 16).view(np.float32) if format == "bfloat16" else stored
-    assert np.array_equal(back, exact.astype(np.float64))
+    back = to_values(keys)
+    assert np.array_equal(back, x.astype(np.float64))
     assert not np.signbit(back[back == 0]).any()
-
-
-def test_every_float16_has_its_own_key():
-    bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    finite = np.sort(bits[np.isfinite(bits)])
-    keys = to_keys(finite, "float16").astype(np.int64)
-    assert np.array_equal(np.diff(keys) > 0, np.diff(finite) > 0)
 
 
 def test_named_warnings_and_infinite_thresholds():
@@ -177,9 +244,6 @@ def test_named_warnings_and_infinite_thresholds():
 
 def test_what_cannot_be_streamed_is_refused(as_shipped):
     scores, labels = table(n=50)
-    chunks = ScoreChunks(scores, labels)
-    with pytest.raises(ValueError, match="one-shot iterator"):
-        streaming_thresholds(iter(chunks))
     with pytest.raises(ValueError, match="chunks is empty"):
         streaming_thresholds([])
     with pytest.raises(ValueError, match=r"float64: .*astype\(np.float32\)"):
@@ -188,22 +252,43 @@ def test_what_cannot_be_streamed_is_refused(as_shipped):
         streaming_thresholds(ScoreChunks(scores, labels[:-1]))
     scores[3, 0, 0] = np.nan
     with pytest.raises(ValueError, match="1 NaN and 0 Inf"):
-        streaming_thresholds(chunks)
+        streaming_thresholds(ScoreChunks(scores, labels | True))
 
 
-def test_a_histogram_checks_what_it_is_given(as_shipped):
-    scores, labels = table(n=50)
-    flat = scores.reshape(50, -1)
-    histogram = RadixHistogram(6)
-    histogram.update(flat, labels)
-    with pytest.raises(ValueError, match="need a second pass"):
-        histogram.quantiles([0.5])
-    with pytest.raises(ValueError, match="the same chunks in both passes"):
-        histogram.quantiles([0.5], [(flat[:20], labels[:20])])
-    with pytest.raises(ValueError, match="columns and format differ"):
-        histogram.merge(RadixHistogram(5))
+def test_a_tail_checks_what_it_is_given(as_shipped, tmp_path):
+    flat = table(n=50)[0].reshape(50, -1)
+    tail = tail_of(flat, np.zeros(6))
+    with pytest.raises(ValueError, match=r"cuts are .*: give one number for each column"):
+        ExactTail([0.0, np.nan])
+    with pytest.raises(ValueError, match="a tail of 5 columns cannot be merged into one of 6"):
+        tail.merge(ExactTail(np.zeros(5)))
+    with pytest.raises(ValueError, match=r"other cuts .*column 2: 0 here, 1 there.*same cuts"):
+        tail.merge(ExactTail([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]))
     with pytest.raises(ValueError, match=r"must be \[row, 6\]"):
-        histogram.update(flat[:, :5])
-    with pytest.raises(ValueError, match="values are float16, the histogram holds float32"):
-        histogram.update(np.zeros((3, 6), np.float16))
-    assert repr(histogram).startswith("RadixHistogram(6 columns, float32, ")
+        tail.update(flat[:, :5])
+    with pytest.raises(ValueError, match="does not fit values"):
+        tail.update(flat, np.ones((49, 3), bool))
+    with pytest.raises(ValueError, match=r"q\[0\] is 1.5, not a number from 0 to 1"):
+        tail.quantiles([1.5])
+    assert repr(tail) == f"ExactTail(6 columns, 300 values, {(flat >= 0).sum()} of them kept)"
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no tail.json: give a folder that ExactTail.save wrote"
+    ):
+        ExactTail.open(tmp_path)
+    tail.save(tmp_path)
+    (tmp_path / "tail.keys").write_bytes((tmp_path / "tail.keys").read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"tail.keys is damaged or missing .*scan that block again"):
+        ExactTail.open(tmp_path)
+    record = (tmp_path / "tail.json").read_text()
+    (tmp_path / "tail.json").write_text(record.replace('"kept"', '"kepd"'))
+    with pytest.raises(ValueError, match="not what its digest says"):
+        ExactTail.open(tmp_path)
+
+
+def test_a_tail_of_nothing():
+    tail = ExactTail([0.0, ALL])
+    tail.update(np.zeros((0, 2), np.float32))
+    found = tail.quantiles([0.5])
+    assert np.isposinf(found.low).all()
+    assert found.exact.all()
+    assert tail.reaching([0.0, 0.0]).tolist() == [0, 0]
