@@ -65,6 +65,7 @@ RANGES: Mapping[str, Range] = {
     "n_test": Range(1, 1_000_000_000),
     "n_cal": Range(1, 1_000_000_000),
     "batch_tokens": Range(1, 2**31 - 1),
+    "block_size": Range(1, 2**31 - 1),
     "memory_budget": Range(0, 2**50),
     "per_class": Range(1, 2**50),
     "memory": Range(0, 2**50),

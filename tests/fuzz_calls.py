@@ -44,7 +44,10 @@ def records() -> Calls:
     picture = data.Image(ONE, {"c": MASK})
     labels = data.SampleLabels([["c"], []], [[], []])
     processor = host.Processor((4, 4), 2)
+    corpus = loaders.open_corpus(["a cat"])
     return {
+        "Corpus.blocks": (corpus.blocks, {"shard": (0, 1)}),
+        "Corpus.read": (corpus.read, {"block": 0, "named": None}),
         "Span": (data.Span, {"start": 0, "end": 2, "concept": "c"}),
         "SampleLabels": (data.SampleLabels, {"of": [["c"], []], "unknown": [[], []]}),
         "SampleLabels.positive_of": (labels.positive_of, {"k": 0}),
@@ -86,6 +89,7 @@ def records() -> Calls:
         "Pruning": (concepts.Pruning, {}),
         "Wording": (scores.Wording, {}),
         "Patience": (Patience, {}),
+        "open_corpus": (loaders.open_corpus, {"source": ["a cat"], "columns": {"text": "t"}}),
         "shapes": (loaders.shapes, {"n": 12, "size": 32}),
         "CellConfig": (stages.CellConfig, {"name": "a", "title": "b"}),
         "DataPart": (stages.DataPart, {}),

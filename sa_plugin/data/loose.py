@@ -69,7 +69,7 @@ def as_split(samples: Any, concepts: tuple[str, ...], named: Named | None = None
     loose = gathered(samples)
     if isinstance(loose, Split):
         return loose
-    made = tuple(_sample(one, k, named) for k, one in enumerate(loose))
+    made = tuple(_numbered(one, k, named) for k, one in enumerate(loose))
     if not made:
         raise ValueError("there are no samples: give at least one text.")
     if len({s.id for s in made}) < len(made):
@@ -82,22 +82,43 @@ def is_labelled(samples: Split | Sequence[Any]) -> bool:
     return isinstance(samples, Split) or all(isinstance(one, Sample) for one in samples)
 
 
-def _sample(one: Any, k: int, named: Named | None) -> Sample:
+def _numbered(one: Any, k: int, named: Named | None) -> Sample:
+    made = loose_sample(one, f"text {k}", named, where=f"samples[{k}]")
+    if made is one or made.image is None:
+        return made
+    return Sample(f"image {k}", "", f"image {k}", image=made.image)
+
+
+def loose_sample(
+    one: Any, name: str, named: Named | None = None, document: str | None = None, *, where: str = "the text"
+) -> Sample:
+    """One text, chat, list of token ids or image as a sample; a `Sample` as it is.
+
+    Args:
+        one: What is given.
+        name: Of the sample.
+        named: Finds the characters of token ids; without it their text is the numbers.
+        document: Source document; by default the sample is its own.
+        where: What an error calls the text.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: It holds a null or half a character, or pixels are no RGB image.
+    """
     if isinstance(one, Sample):
         return one
-    name = f"text {k}"
+    home = name if document is None else document
     source = source_of(one)
     if isinstance(source, TokenIds) and not isinstance(one, TokenIds) and named is not None:
         source = named(source.ids)
     if source is not None:
-        return Sample(name, source.text, name, source=source)
+        return Sample(name, source.text, home, source=source)
     pixels = _pixels(one)
     if pixels is not None:
-        name = f"image {k}"
         require_rgb(name, pixels)
-        return Sample(name, "", name, image=Image(pixels))
+        return Sample(name, "", home, image=Image(pixels))
     if isinstance(one, str):
-        return Sample(name, text_of(f"samples[{k}]", one), name)
+        return Sample(name, text_of(where, one), home)
     raise _no_sample(one)
 
 

@@ -5,6 +5,7 @@ from sa_plugin.loaders.authors import same_word
 from sa_plugin.loaders.brown import BROWN_CONCEPTS, brown_concepts_of, brown_folder, brown_passages
 from sa_plugin.loaders.clevr import foreground, regions_of
 from sa_plugin.loaders.coco import decode_segmentation
+from sa_plugin.loaders.corpus import Corpus, Document, open_corpus
 from sa_plugin.loaders.emoji import (
     EMOJI_CONCEPTS,
     EMOJI_GROUPS,
@@ -51,6 +52,8 @@ __all__ = [
     "SHAPE_MATERIALS",
     "SHAPE_SIZES",
     "SUPERSENSES",
+    "Corpus",
+    "Document",
     "SupersensePassage",
     "brown_concepts_of",
     "brown_folder",
@@ -64,6 +67,7 @@ __all__ = [
     "foreground",
     "load",
     "masks_by_concept",
+    "open_corpus",
     "options_of",
     "place_squares",
     "plan_emoji",

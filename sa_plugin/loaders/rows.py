@@ -72,8 +72,8 @@ def dataset_rows(
         # A stream does not say its columns before it is read: column_names is None.
         if there is not None:
             require_known(f"column of {role}", wanted, list(there))
-    classes = {role: _classes(dataset, columns.get(role), names.get(role), role) for role in NAMED_ROLES}
-    for k, values in enumerate(_unformatted(dataset)):
+    classes = {role: classes_of(dataset, columns.get(role), names.get(role), role) for role in NAMED_ROLES}
+    for k, values in enumerate(unformatted(dataset)):
         where = f"row {k}{f' of {part}' if part else ''}"
         if not isinstance(values, Mapping):
             raise TypeError(f"{where} is {shown(values)}, not a mapping: give rows as {{column: value}}.")
@@ -81,12 +81,12 @@ def dataset_rows(
             if wanted not in values:
                 require_known(f"{where}: column of {role}", wanted, list(map(str, values)))
         try:
-            yield _read({role: values[wanted] for role, wanted in columns.items()}, classes)
+            yield read_row({role: values[wanted] for role, wanted in columns.items()}, classes)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
 
 
-def _unformatted(dataset: Any) -> Any:
+def unformatted(dataset: Any) -> Any:
     """The same rows as Python's own objects, whatever format they were set to; a transform stays."""
     if not hasattr(dataset, "with_format"):
         return dataset
@@ -96,7 +96,16 @@ def _unformatted(dataset: Any) -> Any:
     )
 
 
-def _read(row: Mapping[str, Any], classes: Mapping[str, _Classes]) -> _Row:
+def read_row(row: Mapping[str, Any], classes: Mapping[str, _Classes]) -> _Row:
+    """A row by role in the form that the constructors take.
+
+    Args:
+        row: Role to value.
+        classes: Names of class numbers by role, from `classes_of`.
+
+    Raises:
+        TypeError, ValueError: A value is not what its role wants.
+    """
     found: _Row = {role: label_of(role, row[role]) for role in ("document", "id") if role in row}
     found["label"] = _labels(row.get("label"), classes["label"])
     if "text" in row:
@@ -130,7 +139,7 @@ def of_role(rows: Sequence[Mapping[str, Any]], role: str) -> list[Any] | None:
     return [row[role] for row in rows] if rows and role in rows[0] else None
 
 
-def _classes(dataset: Any, wanted: str | None, names: Any, role: str) -> _Classes:
+def classes_of(dataset: Any, wanted: str | None, names: Any, role: str) -> _Classes:
     """Names of class numbers: given, or of the column's feature."""
     features = getattr(dataset, "features", None) or {}
     feature = features.get(wanted) if wanted else None

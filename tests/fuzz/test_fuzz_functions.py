@@ -77,6 +77,10 @@ MEANT = {
     ("PixelLabels", ANY): {"[surrogate]", "['x', surrogate]", "[]", "['x']", "[None]", "[nan]", "(1, 2, 3)"}
     | {"tensor [3]", "array [2, 0]", "generator"},
     ("SampleLabels", ANY): {"[]", "[None]", "[nan]"},
+    # A corpus of texts; a block behind the end is empty.
+    ("Corpus.read", ANY): {"0", "2**40", "function", "class"},
+    ("open_corpus", "source"): {"[]", "[None]", "[nan]", "[surrogate]", "['x']", "['x', surrogate]"}
+    | {"(1, 2, 3)", "array [2, 0]", "generator", "tensor [3]"},
     ("Splits", "of"): {"[]", "['x']", "generator"},
     ("Image", "masks"): {"{}"},
     (ANY, "min_coverage"): {"0"},
@@ -142,6 +146,8 @@ UNCHECKED = {
     "host.LocalHost": "made by attach",
     "host.Turns": "called by hosts",
     "data.Split": "made by ConceptData",
+    "loaders.Corpus": "made by open_corpus",
+    "loaders.Document": "made by open_corpus",
     "stages.LayersPart": "checked as a configuration is read",
     "sa_transformer_lens.host.TransformerLensHost": "made by attach",
     "sa_nnsight.host.NNsightHost": "made by attach",
