@@ -1,8 +1,8 @@
-"""Edits of `z`, the input of the attention's output projection, and of MLP outputs, by torch's own hooks.
+"""What is put on passes by torch's own hooks: edits of `z` and of MLP outputs, and looks at parts.
 
-nnsight's traces run under torch's hooks, so that traces of the user's own see the edit as well. An
-edit of the probabilities is lost, so patterns are replaced through z: uniform attention is the mean
-of the values (`sa_plugin.host.edits`).
+`z` is the input of the attention's output projection. nnsight's traces run under torch's hooks, so that
+traces of the user's own see the edit as well. An edit of the probabilities is lost, so patterns are
+replaced through z: uniform attention is the mean of the values (`sa_plugin.host.edits`).
 
 What a trace reads of an MLP is what it gave before its edit; the block adds the edited one.
 
@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sa_nnsight.places import EnvoyPlaces, by_row, eager, split_heads
+from sa_plugin.host.adapter import Look, Looks, Part, seeing_inputs
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import relative_difference
 from sa_plugin.host.protocol import Site
@@ -60,6 +61,53 @@ def watching(places: EnvoyPlaces, watches: Mapping[Site, EditWatch]) -> Iterator
                 else _edited_mlp(places, site.layer, watch, rows)
             )
         yield
+
+
+@contextmanager
+def showing(places: EnvoyPlaces, looks: Looks) -> Iterator[None]:
+    """Show parts of every pass inside the context as they come by; see `sa_plugin.host.looks`."""
+    rows: list[int] = []
+
+    def ids(given: Tensor) -> None:
+        rows[:] = [len(given)]
+        looks.ids(given)
+
+    embedding, root = places.root.get_submodule(places.path("embed")), places.root
+    with ExitStack() as stack:
+        stack.enter_context(seeing_inputs(looks._replace(ids=ids), embedding, [root]))
+        for part, look in looks.parts.items():
+            stack.callback(_shown(places, part, look, rows).remove)
+        yield
+
+
+def _shown(places: EnvoyPlaces, part: Part, look: Look, rows: list[int]) -> Any:
+    tap = places.tap(part)
+    gate = 1.0 if tap.gate is None else tap.gate[1]
+
+    def see(whole: Any) -> Any:
+        """What takes the place of a module's input or output, or None."""
+        own: Tensor = whole[0] if isinstance(whole, tuple) else whole
+        value = by_row(own, rows[0])
+        # What a block adds is gated where it is looked at, and not yet where it is put back.
+        new = look(value if gate == 1.0 else value * gate)
+        if new is None:
+            return None
+        new = (new if gate == 1.0 else new / gate).reshape(own.shape)
+        return (new, *whole[1:]) if isinstance(whole, tuple) else new
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            new = see(args)
+            return None if new is None else (new, kwargs)
+        # Some models pass it on by name, the first.
+        name = next(iter(kwargs))
+        new = see(kwargs[name])
+        return None if new is None else (args, {**kwargs, name: new})
+
+    module = places.model.get(tap.path)._module
+    if tap.end == "input":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(lambda _, __, out: see(out))
 
 
 def _edited_mlp(places: EnvoyPlaces, layer: int, watch: EditWatch, rows: list[int]) -> list[Any]:

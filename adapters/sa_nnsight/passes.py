@@ -24,10 +24,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from sa_nnsight.edits import watching
+from sa_nnsight.edits import showing, watching
 from sa_nnsight.leftovers import trace_left_over
 from sa_nnsight.places import EnvoyPlaces, Tap, by_row, eager, model_inputs
-from sa_plugin.host.adapter import Keep, Part
+from sa_plugin.host.adapter import Keep, Looks, Part
 from sa_plugin.host.edits import EditWatch
 from sa_plugin.host.laws import BrokenLawError, Law, Parts, relative_difference
 from sa_plugin.host.local import demand_embedded, refuse_training
@@ -125,6 +125,10 @@ class TracePasses:
     def watching(self, watches: Mapping[Site, EditWatch]) -> AbstractContextManager[None]:
         """Edits by hooks of torch's own, with unfused attention where one attends."""
         return watching(self.places, watches)
+
+    def showing(self, looks: Looks) -> AbstractContextManager[None]:
+        """Parts by hooks of torch's own, under which traces run too."""
+        return showing(self.places, looks)
 
     def left_over(self) -> Undo:
         """Workers, depth and trace function of a trace that was cut off."""

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa_plugin.host.adapter import FINAL, Keep, Part
+from sa_plugin.host.adapter import FINAL, Keep, Look, Looks, Part, seeing_inputs
 from sa_plugin.host.edits import AttendedReader, EditWatch
 from sa_plugin.host.laws import RAW, Law, Parts
 from sa_plugin.host.local import demand_embedded, refuse_training
@@ -166,6 +166,19 @@ class BridgePasses:
                     raw = self.places.hook_name((site.layer, RAW))
                     hooks.append((raw, lambda out, hook, w=watch: w.see_output(out)))
             stack.enter_context(put_on(self.bridge, hooks))
+            yield
+
+    @contextmanager
+    def showing(self, looks: Looks) -> Iterator[None]:
+        """Parts by hook points, ids by the token embedding, the mask by what is called with one."""
+
+        def hook(look: Look) -> Callable[[Tensor, Any], Tensor | None]:
+            return lambda tensor, hook: look(tensor)
+
+        hooks = [(self.places.hook_name(part), hook(look)) for part, look in looks.parts.items()]
+        # A HookedTransformer generates from embeddings, and shows its mask to blocks alone.
+        called = [self.bridge, self.places.root, self.places.blocks()[0]]
+        with seeing_inputs(looks, self.bridge.embed, called), put_on(self.bridge, hooks):
             yield
 
     def _see_mask(self, layer: int, reader: AttendedReader) -> Any:

@@ -6,6 +6,11 @@ A *part* is one tensor of one block, `(layer, name)`. Its name is the point of a
 those that only checks ask for: RAW, what leaves the attention's output projection; NORMS, both ends
 of a block's two norms; FINAL, the residual stream behind the norm that follows the last block.
 
+A pass of the user's own is made in many ways: a call, a step of a library's `generate` with or without
+a cache, a trace. All of them run the same modules, so that hooks see each alike (`ShowingPasses`). Ids
+are what the token embedding is called with, which every library does once for each new token; the
+padding mask is an argument of the model, or of its first block.
+
 Parts are shaped as sites are: `z` is `[batch, token, head, d_head]`, and where a tanh gate or a
 LayerScale stands behind the projection, `attn_out`, RAW, `mlp_out` and the projection's weights are
 all behind it.
@@ -13,8 +18,8 @@ all behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 from jaxtyping import Float
@@ -42,6 +47,9 @@ Part: TypeAlias = tuple[int, str]
 NormRole = Literal["norm1", "norm2", "norm1_post", "norm2_post"]
 Keep = Callable[[str, Tensor], Tensor]
 """What is kept of a part, by its name and value; a clone where nothing is said."""
+Look: TypeAlias = Callable[[Tensor], Tensor | None]
+"""Sees `[batch, token, d_model]` as it comes by, and returns what takes its place, or None."""
+MASK = "attention_mask"
 
 
 @face
@@ -237,6 +245,57 @@ class Passes(Protocol):
 
     def own_laws(self, blocks: Sequence[Parts], inputs: Mapping[str, Tensor], limit: float) -> Sequence[Law]:
         """Laws that only this library can measure, on what was read of each block."""
+
+
+class Looks(NamedTuple):
+    """Functions that a pass calls as it runs.
+
+    Attributes:
+        parts: What sees each part; of points that are `[batch, token, d_model]`.
+        ids: Sees token ids `[batch, token]` when they are embedded.
+        mask: Sees the padding mask `[batch, token]`, 1 for what is no padding, where one is given.
+    """
+
+    parts: Mapping[Part, Look]
+    ids: Callable[[Tensor], None]
+    mask: Callable[[Tensor], None]
+
+
+@runtime_checkable
+class ShowingPasses(Protocol):
+    """Passes that can also show those of the user's own."""
+
+    def showing(self, looks: Looks) -> AbstractContextManager[None]:
+        """Show every pass inside the context, however it is run, and take off all hooks behind it."""
+
+
+@contextmanager
+def seeing_inputs(looks: Looks, embedding: nn.Module, called: Sequence[nn.Module]) -> Iterator[None]:
+    """Show ids and masks.
+
+    Args:
+        looks: What sees them.
+        embedding: The module that embeds token ids, its first argument.
+        called: Modules one of which has the mask as an argument.
+    """
+
+    def embedded(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        looks.ids((*args, *kwargs.values())[0])
+
+    def masked(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        mask = kwargs.get(MASK)
+        # Behind a model's own preparations it is [batch, head, query, key], and says less.
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            looks.mask(mask)
+
+    handles = [embedding.register_forward_pre_hook(embedded, with_kwargs=True)]
+    try:
+        for module in dict.fromkeys(called):
+            handles.append(module.register_forward_pre_hook(masked, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def parts_of(places: Places, info: HostInfo, sites: Sequence[Site]) -> dict[Site, Part]:
