@@ -8,7 +8,8 @@ from sa_plugin.detection.calibrate import calibrate
 from sa_plugin.detection.calibration import Calibration, Choice, token_cuts
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import OtherDataWarning, SelectionDataWarning, check_unseen
-from sa_plugin.detection.methods import STATISTICS, column_scores, max_token, random_rows, statistic_of
+from sa_plugin.detection.methods import GRIDS, STATISTICS, column_scores, random_rows, statistic_of
+from sa_plugin.detection.poolings import max_token
 from sa_plugin.detection.search import search_matched, search_own
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ else:
 
 
 __all__ = [
+    "GRIDS",
     "STATISTICS",
     "Calibration",
     "Choice",

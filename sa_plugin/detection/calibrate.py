@@ -17,7 +17,7 @@ samples, so calibration F1 is optimistic; `Detector.evaluate` reads held-out one
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +41,8 @@ from sa_plugin.detection.guard import (
     rows_of_samples,
     unknown_of,
 )
-from sa_plugin.detection.search import Calibrated, search_matched, search_own
+from sa_plugin.detection.poolings import column_spread, max_token
+from sa_plugin.detection.search import Calibrated, best_of, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
 from sa_plugin.scores.table import ScoreTable
@@ -176,6 +177,7 @@ def _calibrate_baselines(
     warn_counts(labels.sum(0), deltas, table.bank.concepts, unit="positive calibration samples (baselines)")
     baselines: dict[str, tuple[Calibrated, ...]] = {}
     absent: dict[str, str] = {}
+    spread = column_spread(table.scores)
     for method in (*methods.method_names(), *methods.given_names(table, searched=True)):
         if method in (methods.TAIL, ALWAYS) or (method == methods.CLS and table.cls is None):
             continue
@@ -186,19 +188,44 @@ def _calibrate_baselines(
         if method == methods.PERMUTED and not table.bank.supervised:
             baselines[method] = (_permuted_match(table, labels, deltas, seed),)
             continue
-        own = methods.owns_units(method, table.bank)
+        if method in methods.GRIDS:
+            baselines[method] = (_search_grid(method, table, labels, deltas, spread),)
+            continue
         baselines[method] = tuple(
-            _search(
-                method,
-                methods.statistics(method, table, seed=seed, draw=k),
-                labels,
-                deltas,
-                own,
-                positive=_sparse(table) and not methods.is_given(method),
-            )
+            _search_on(method, table, labels, deltas, methods.statistics(method, table, seed=seed, draw=k))
             for k in range(methods.draws_of(method))
         )
     return baselines, absent
+
+
+def _search_grid(
+    method: str,
+    table: ScoreTable,
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    spread: tuple[Float[np.ndarray, "layer unit"], Float[np.ndarray, "layer unit"]],
+) -> Calibrated:
+    """The search of every candidate for a statistic's parameters, and the best of them."""
+    grid = methods.GRIDS[method]
+
+    def each() -> Iterator[tuple[Calibrated, tuple[Float[np.ndarray, "layer unit"], ...]]]:
+        for candidate in grid.candidates:
+            own = grid.parameters(candidate, *spread)
+            yield _search_on(method, table, labels, deltas, methods.statistics(method, table, own)), own
+
+    return best_of(each())
+
+
+def _search_on(
+    method: str,
+    table: ScoreTable,
+    labels: Bool[np.ndarray, "sample concept"],
+    deltas: tuple[float, ...],
+    statistic: Float[np.ndarray, "sample layer unit"],
+) -> Calibrated:
+    own = methods.owns_units(method, table.bank)
+    positive = _sparse(table) and not methods.is_given(method)
+    return _search(method, statistic, labels, deltas, own, positive)
 
 
 def _warn_few_active(
@@ -249,7 +276,7 @@ def _permuted_match(
     """MaxTok of units chosen on permuted labels; delta and layer are chosen on the true ones."""
     # Each sample is a row of its own here: labels of samples in another order.
     shuffled = permute_labels(labels, np.arange(len(labels) + 1), np.random.default_rng([seed, 1]))
-    statistic = methods.max_token(table.scores, table.tokens.bounds)
+    statistic = max_token(table.scores, table.tokens.bounds)
     positive = _sparse(table)
     unit = _search(methods.PERMUTED, statistic, shuffled, deltas, own=False, positive=positive).unit
     chosen = np.take_along_axis(statistic, unit[None], axis=-1)

@@ -105,12 +105,14 @@ class Chosen:
     Attributes:
         layer: Block, by draw and concept; empty where layers mean nothing.
         delta: By draw and concept; empty where there is none.
-        candidates: Number of (layer, delta, unit) behind each choice; 0 without a search.
+        candidates: Number of (layer, delta, unit, parameters) behind each choice; 0 without a search.
+        parameters: Of a pooling that has some, in the scores' unit.
     """
 
     layer: Int[np.ndarray, "layer_draw concept"]
     delta: Float[np.ndarray, "draw concept"]
     candidates: int
+    parameters: Mapping[str, Float[np.ndarray, " concept"]] = field(default_factory=dict, metadata=IF_ANY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +230,8 @@ class Evaluation(Result):
             "and AUROC weighted by positive samples, macro a plain mean; both leave out concepts without any."
         )
         legend = (
-            f"{star_words(len(self.stars))} candidates: (layer, delta, unit) combinations each "
-            "concept's choice was made from, on calibration."
+            f"{star_words(len(self.stars))} candidates: (layer, delta, unit, parameters) "
+            "combinations each concept's choice was made from, on calibration."
         )
         if methods.RANDOM in self.methods:
             legend += f" {methods.RANDOM}: mean of {methods.RANDOM_DRAWS} draws."
@@ -397,7 +399,7 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
         elif name in calibrated and name not in found:
             # Every draw at its own layers and units.
             own = [
-                (one, methods.values(name, table, one.layer, one.chosen_unit, seed=calibration.seed, draw=k))
+                (one, methods.chosen_values(one, table, seed=calibration.seed, draw=k))
                 for k, one in enumerate(calibrated[name])
             ]
             found[name] = [Outcome(reaches(value, one.chosen_threshold), value) for one, value in own]
@@ -412,9 +414,11 @@ def outcomes(calibration: Calibration, table: ScoreTable) -> dict[str, list[Outc
 def _chosen(calibration: Calibration, name: str) -> Chosen:
     found = calibration.methods.get(name, ())
     layers, none = np.array(calibration.bank.layers), np.zeros((0, len(calibration.concepts)))
+    own = found[0].parameters_at(found[0].layer) if found else None
     has_layers = found and name != "length-only" and not methods.is_given(name)
     return Chosen(
         np.stack([layers[c.layer] for c in found]) if has_layers else none.astype(int),
         np.stack([c.chosen_delta for c in found]) if found else none,
         found[0].candidates if found else 0,
+        dict(zip(methods.GRIDS[name].names, own.T, strict=True)) if own is not None else {},
     )

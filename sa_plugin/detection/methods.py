@@ -7,8 +7,9 @@ the layers, times the units of unsupervised banks, chosen by calibration F1. Nam
 every table:
 
 - SuperActivators: highest token score; thresholds are quantiles of in-concept calibration TOKENS.
-- MaxTok, MeanTok, LastTok, Top10%, length-only: the functions of `STATISTICS`; thresholds are
-  quantiles of the statistic over positive calibration SAMPLES (arXiv 2512.05038, baselines).
+- MaxTok, MeanTok, LastTok, Top10%, length-only, and the rival poolings (`sa_plugin.detection.poolings`):
+  the functions of `STATISTICS`; thresholds are quantiles of the statistic over positive calibration
+  SAMPLES (arXiv 2512.05038, baselines). Candidates of a pooling's parameters stand in `GRIDS`.
 - RandTok: the score at one random token, 20 draws with a selection each, metrics averaged.
 - pooled: score of the sample's mean activation under vectors fitted on mean activations.
 - CLS: the same of the class token, where the model has one (vision towers).
@@ -18,10 +19,8 @@ every table:
 - any name of `ScoreTable.given`: a statistic of samples from elsewhere, such as the answers to a
   prompt ("Prompt" has a threshold beforehand and no search, "Prompt p(yes)" is searched).
 
-A statistic is a function `(scores, bounds) -> [sample, layer, unit]`, where sample n owns the token
-rows `bounds[n]:bounds[n + 1]`. It must treat samples one by one. A line added to `STATISTICS` is
-calibrated and evaluated beside the others. Results are float32, as scores are (sums run in float64);
-every comparison with a threshold is in float64.
+A line added to `STATISTICS` is calibrated and evaluated beside the others; one with parameters needs a
+line in `GRIDS` too. Every comparison with a threshold is in float64.
 
 What a statistic does not show: whether the tokens it takes lie inside the concept.
 """
@@ -29,53 +28,108 @@ What a statistic does not show: whether the tokens it takes lie inside the conce
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from sa_plugin._check import did_you_mean
 from sa_plugin.concepts.bank import ConceptBank
+from sa_plugin.detection.poolings import (
+    Bounds,
+    OfSamples,
+    Parameter,
+    Scores,
+    k_in_window,
+    last_token,
+    length,
+    log_sum_exp,
+    max_minus_median,
+    max_moving_average,
+    max_rolling_mean,
+    max_token,
+    mean_token,
+    softmax_pool,
+    softplus_pool,
+    top_k_mean,
+    top_tenth_mean,
+    trimmed_top_k,
+)
+from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
 
-Scores = Float[np.ndarray, "token layer unit"]
-Bounds = Int[np.ndarray, " sample_and_one"]
-OfSamples = Float[np.ndarray, "sample _layer _unit"]
-Statistic = Callable[[Scores, Bounds], OfSamples]
-
-
-def max_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
-    """The highest token score of each sample."""
-    return _by_sample(lambda rows: rows.max(0), scores, bounds)
-
-
-def mean_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
-    """The mean token score of each sample."""
-    return _by_sample(lambda rows: rows.mean(0, dtype=np.float64), scores, bounds)
-
-
-def last_token(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
-    """The score of each sample's last kept token."""
-    return _by_sample(lambda rows: rows[-1], scores, bounds)
-
-
-def top_tenth_mean(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample layer unit"]:
-    """The mean of each sample's highest `ceil(tokens / 10)` scores."""
-    return _by_sample(_top_tenth, scores, bounds)
-
-
-def length(scores: Scores, bounds: Bounds) -> Float[np.ndarray, "sample 1 1"]:
-    """The number of kept tokens: what a detector achieves that never looks at the model."""
-    return np.diff(bounds).astype(np.float32)[:, None, None]
-
+Statistic: TypeAlias = Callable[..., OfSamples]
+"""Scores, bounds and the parameters of its grid to a number a sample, layer and unit."""
 
 STATISTICS: dict[str, Statistic] = {
     "MaxTok": max_token,
     "MeanTok": mean_token,
     "LastTok": last_token,
     "Top10%": top_tenth_mean,
+    "softmax pool": softmax_pool,
+    "log-sum-exp": log_sum_exp,
+    "top-k mean": top_k_mean,
+    "trimmed top-k": trimmed_top_k,
+    "softplus pool": softplus_pool,
+    "max EMA": max_moving_average,
+    "max rolling mean": max_rolling_mean,
+    "k in a window": k_in_window,
+    "max - median": max_minus_median,
     "length-only": length,
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Candidates for a statistic's parameters.
+
+    Attributes:
+        names: Of the parameters, in the order the statistic takes them.
+        counted: How each is counted: "plainly"; in standard deviations of a column's calibration
+            scores ("spread"); in these from their mean ("place").
+        candidates: Each a number a parameter; of equally good ones the first is taken.
+    """
+
+    names: tuple[str, ...]
+    counted: tuple[Literal["plainly", "spread", "place"], ...]
+    candidates: tuple[tuple[float, ...], ...]
+
+    def parameters(
+        self,
+        candidate: tuple[float, ...],
+        mean: Float[np.ndarray, "layer unit"],
+        sd: Float[np.ndarray, "layer unit"],
+    ) -> tuple[Float[np.ndarray, "layer unit"], ...]:
+        """A candidate in the scores' own unit, for every layer and unit."""
+        scale = {"plainly": np.ones_like(sd), "spread": sd, "place": sd}
+        return tuple(
+            number * scale[how] + (mean if how == "place" else 0.0)
+            for number, how in zip(candidate, self.counted, strict=True)
+        )
+
+
+def _numbers(name: str, *candidates: float) -> Grid:
+    return Grid((name,), ("plainly",), tuple((number,) for number in candidates))
+
+
+_TEMPERATURES = Grid(("temperature",), ("spread",), ((0.125,), (0.25,), (0.5,), (1.0,)))
+GRIDS: dict[str, Grid] = {
+    "softmax pool": _TEMPERATURES,
+    "log-sum-exp": _TEMPERATURES,
+    "top-k mean": _numbers("k", 2.0, 3.0, 5.0, 10.0),
+    "trimmed top-k": _numbers("k", 1.0, 2.0, 4.0, 8.0),
+    # Where the likelihood ratio puts them for separations of 1.5 to 6, shares of a third to a hundredth.
+    "softplus pool": Grid(
+        ("place", "temperature"), ("place", "spread"), tuple(product((1.0, 2.0, 3.0), (1 / 6, 1 / 3, 2 / 3)))
+    ),
+    "max EMA": _numbers("share", 0.2, 0.4, 0.6, 0.8),
+    "max rolling mean": _numbers("width", 2.0, 3.0, 5.0, 10.0),
+    "k in a window": Grid(
+        ("k", "width"), ("plainly", "plainly"), ((2.0, 3.0), (2.0, 10.0), (3.0, 5.0), (3.0, 20.0))
+    ),
 }
 
 
@@ -108,25 +162,6 @@ def random_rows(bounds: Bounds, seed: int, draw: int) -> Int[np.ndarray, " sampl
     return np.asarray(bounds[:-1] + np.minimum((place * tokens).astype(np.int64), tokens - 1))
 
 
-def _top_tenth(rows: Scores) -> Float[np.ndarray, "layer unit"]:
-    n = len(rows)
-    # Rounded up, so that a short sample still has one score.
-    k = -(-n // 10)
-    top: Float[np.ndarray, "top layer unit"] = np.partition(rows, n - k, axis=0)[n - k :]
-    # Sorted first: the sum then does not depend on the order of tokens.
-    return np.asarray(np.sort(top, axis=0).mean(0, dtype=np.float64))
-
-
-def _by_sample(
-    of_sample: Callable[[Scores], Float[np.ndarray, "layer unit"]], scores: Scores, bounds: Bounds
-) -> Float[np.ndarray, "sample layer unit"]:
-    # A loop: `np.maximum.reduceat` along the first axis is five to fifteen times slower.
-    out = np.empty((len(bounds) - 1, *scores.shape[1:]), dtype=np.float32)
-    for n, (start, end) in enumerate(pairwise(bounds)):
-        out[n] = of_sample(scores[start:end])
-    return out
-
-
 TAIL = "SuperActivators"
 RANDOM = "RandTok"
 POOLED = "pooled"
@@ -142,6 +177,8 @@ _ORDER = (
     CLS,
     POOLED,
     "Top10%",
+    *(name for name in STATISTICS if name in GRIDS),
+    "max - median",
     ALWAYS,
     "length-only",
     PERMUTED,
@@ -226,19 +263,22 @@ def is_given(method: str) -> bool:
     return method not in method_names()
 
 
-def statistics(method: str, table: ScoreTable, *, seed: int = 0, draw: int = 0) -> OfSamples:
+def statistics(
+    method: str, table: ScoreTable, parameters: tuple[Parameter, ...] = (), *, seed: int = 0, draw: int = 0
+) -> OfSamples:
     """What a method thresholds, at every layer for every unit.
 
     Args:
         method: Name.
         table: Scores.
+        parameters: Of its grid, in the scores' unit.
         seed: Of RandTok.
         draw: Number of RandTok's draw.
 
     Raises:
         ValueError: The method is unknown, or the table lacks what it needs.
     """
-    return _of(method, table, table.scores, seed, draw)
+    return _of(method, table, table.scores, parameters, seed, draw)
 
 
 def values(
@@ -246,6 +286,7 @@ def values(
     table: ScoreTable,
     layer: Int[np.ndarray, " concept"],
     unit: Int[np.ndarray, " concept"],
+    parameters: Float[np.ndarray, "concept parameter"] | None = None,
     *,
     seed: int = 0,
     draw: int = 0,
@@ -257,6 +298,7 @@ def values(
         table: Scores.
         layer: Place of each concept's layer in the bank.
         unit: Each concept's unit.
+        parameters: Each concept's, in the scores' unit; none for methods without.
         seed: Of RandTok.
         draw: Number of RandTok's draw.
 
@@ -266,11 +308,28 @@ def values(
     if is_given(method):
         return given_values(method, table, table.bank.concepts).astype(np.float64)
     if method in _stored(table):
-        return _of(method, table, table.scores, seed, draw)[:, layer, unit].astype(np.float64)
+        return _of(method, table, table.scores, (), seed, draw)[:, layer, unit].astype(np.float64)
     # Only the chosen columns are reduced: statistics treat columns one by one.
     picked = column_scores(table, layer, unit)[:, None]
-    found = _of(method, table, picked, seed, draw)[:, 0].astype(np.float64)
+    own = () if parameters is None else tuple(column[None] for column in parameters.T)
+    found = _of(method, table, picked, own, seed, draw)[:, 0].astype(np.float64)
     return np.broadcast_to(found, (len(found), len(layer)))
+
+
+def chosen_values(
+    chosen: Calibrated, table: ScoreTable, *, seed: int = 0, draw: int = 0
+) -> Float[np.ndarray, "sample concept"]:
+    """What a calibrated method thresholds, at the layer, unit and parameters chosen for each concept.
+
+    Args:
+        chosen: The method's calibration.
+        table: Scores.
+        seed: Of RandTok.
+        draw: Number of RandTok's draw.
+    """
+    at = chosen.layer
+    own = chosen.parameters_at(at)
+    return values(chosen.method, table, at, chosen.chosen_unit, own, seed=seed, draw=draw)
 
 
 def column_scores(
@@ -283,7 +342,9 @@ def column_scores(
     return out
 
 
-def _of(method: str, table: ScoreTable, scores: Scores, seed: int, draw: int) -> OfSamples:
+def _of(
+    method: str, table: ScoreTable, scores: Scores, parameters: tuple[Parameter, ...], seed: int, draw: int
+) -> OfSamples:
     found, reason = _stored(table).get(method, (None, ""))
     if found is not None:
         return found
@@ -295,4 +356,4 @@ def _of(method: str, table: ScoreTable, scores: Scores, seed: int, draw: int) ->
     if method == RANDOM:
         return np.asarray(scores[random_rows(bounds, seed, draw)])
     statistic = max_token if method in (TAIL, PERMUTED) else statistic_of(method)
-    return statistic(scores, bounds)
+    return statistic(scores, bounds, *parameters)

@@ -19,12 +19,13 @@ from sa_plugin.concepts.saved import bank_of, bank_parts
 from sa_plugin.concepts.saved_schema import refuse, require_record, tensor_problems
 from sa_plugin.detection.calibration import Calibration, TokenCuts
 from sa_plugin.detection.guard import Seen
-from sa_plugin.detection.methods import TAIL
+from sa_plugin.detection.methods import GRIDS, TAIL
 from sa_plugin.detection.saved_schema import DetectorRecord
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.passes.layout import if_any
 
 ARRAYS = ("thresholds", "f1", "unit", "layer", "delta")
+PARAMETERS = "parameters"
 CUTS = tuple(field.name for field in fields(TokenCuts))
 SEEN = tuple(field.name for field in fields(Seen))
 
@@ -132,6 +133,9 @@ def _table_problems(
     yield from _index_problems(tensors, f"{name}.unit", (layers, concepts), units)
     yield from _index_problems(tensors, f"{name}.layer", (concepts,), layers)
     yield from _index_problems(tensors, f"{name}.delta", (concepts,), len(deltas))
+    if one["method"] in GRIDS:
+        numbers = (layers, concepts, len(GRIDS[one["method"]].names))
+        yield from tensor_problems(tensors, f"{name}.{PARAMETERS}", numbers, torch.float64)
 
 
 def _index_problems(
@@ -147,11 +151,15 @@ def _table(name: str, one: Calibrated, tensors: dict[str, Tensor]) -> dict[str, 
     for part in ARRAYS:
         # A copy: choices of supervised banks are broadcast views, which have no tensor form.
         tensors[f"{name}.{part}"] = torch.from_numpy(getattr(one, part).copy())
+    if one.parameters is not None:
+        tensors[f"{name}.{PARAMETERS}"] = torch.from_numpy(one.parameters.copy())
     return {"method": one.method, "deltas": one.deltas, "candidates": one.candidates}
 
 
 def _calibrated(name: str, one: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibrated:
     arrays = {part: tensors[f"{name}.{part}"].numpy() for part in ARRAYS}
+    if f"{name}.{PARAMETERS}" in tensors:
+        arrays[PARAMETERS] = tensors[f"{name}.{PARAMETERS}"].numpy()
     return Calibrated(
         method=one["method"], deltas=tuple(map(float, one["deltas"])), candidates=one["candidates"], **arrays
     )

@@ -6,15 +6,20 @@ sample fires iff its statistic is at least tau, in float64. With calibration F1 
 FN): delta per (concept, layer, unit) is the best one, ties to the smaller; the unit per (concept,
 layer), ties to the first; the layer per concept, ties to the earlier (arXiv 2512.05038, 3.2).
 
+A statistic with parameters is searched so for each candidate of its grid, and a concept keeps at every
+layer the candidate with the best calibration F1, ties to the first, as it keeps a unit: parameters are
+candidates like any other, and counted (`best_of`).
+
 The same calibration samples give quantile and selection, so `cal_f1` is optimistic; test is not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from sa_plugin.statistics.confusion import confusion, f1, reaches
 
@@ -31,7 +36,8 @@ class Calibrated:
         unit: Unit that stands for each concept at each layer.
         layer: Place of each concept's chosen layer.
         delta: Place of each concept's chosen delta.
-        candidates: Number of (layer, delta, unit) each concept's choice was made from.
+        candidates: Number of (layer, delta, unit, parameters) each concept's choice was made from.
+        parameters: Of the statistic, in the scores' unit; None where it has none.
     """
 
     method: str
@@ -42,6 +48,7 @@ class Calibrated:
     layer: Int[np.ndarray, " concept"]
     delta: Int[np.ndarray, " concept"]
     candidates: int
+    parameters: Float[np.ndarray, "layer concept parameter"] | None = None
 
     def __repr__(self) -> str:
         layers, _, concepts = self.f1.shape
@@ -74,6 +81,47 @@ class Calibrated:
         """Units at a fixed layer, and its place in this table (0 where layers mean nothing)."""
         place = layer if len(self.unit) > 1 else 0
         return self.unit[place], place
+
+    def parameters_at(
+        self, layer: int | Int[np.ndarray, " concept"]
+    ) -> Float[np.ndarray, "concept parameter"] | None:
+        """Parameters at a layer, or each concept's at its own; None where the statistic has none."""
+        if self.parameters is None:
+            return None
+        return np.asarray(self.parameters[layer, np.arange(self.unit.shape[1])])
+
+
+def best_of(each: Iterable[tuple[Calibrated, tuple[Float[np.ndarray, "layer unit"], ...]]]) -> Calibrated:
+    """One table of several, made with different parameters: each concept's best at every layer.
+
+    Args:
+        each: Tables of one method, and the parameters they were made with, for every layer and unit.
+    """
+    tables, parameters = zip(*each, strict=True)
+    best = np.stack([table.f1.max(1) for table in tables]).argmax(0)
+    unit = _pick([table.unit for table in tables], best)
+    layers = np.arange(len(unit))[:, None]
+    numbers = [
+        np.stack([one[layers, table.unit] for one in own], axis=-1)
+        for table, own in zip(tables, parameters, strict=True)
+    ]
+    found = _choose(
+        tables[0].method,
+        _pick([table.f1.swapaxes(1, 2) for table in tables], best).swapaxes(1, 2),
+        _pick([table.thresholds.swapaxes(1, 2) for table in tables], best).swapaxes(1, 2),
+        unit,
+        tables[0].deltas,
+        sum(table.candidates for table in tables),
+    )
+    return replace(found, parameters=_pick(numbers, best))
+
+
+def _pick(
+    each: Sequence[Shaped[np.ndarray, "layer concept ..."]], which: Int[np.ndarray, "layer concept"]
+) -> Shaped[np.ndarray, "layer concept ..."]:
+    """At every layer and concept one of several arrays."""
+    layer, concept = np.indices(which.shape)
+    return np.asarray(np.stack(each)[which, layer, concept])
 
 
 def search_own(

@@ -173,7 +173,7 @@ def _curve(
         # Matched units may differ by layer: the curve takes those of its own layer.
         unit, at = each.at_layer(place)
         layer = np.full(len(unit), place)
-        value = values(each.method, table, layer, unit, seed=seed, draw=draw)
+        value = values(each.method, table, layer, unit, each.parameters_at(at), seed=seed, draw=draw)
         tau = each.thresholds[at][..., None]
         fired = reaches(value.T, tau)
         curves.append(averaged(f1_of(resampled_confusion(fired, labels.T, resamples)), positives, "weighted"))

@@ -46,7 +46,7 @@ from sa_plugin._check import require_known
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.measures import f1_of, mean_auroc
-from sa_plugin.detection.methods import max_token
+from sa_plugin.detection.poolings import max_token
 from sa_plugin.detection.search import search_own
 from sa_plugin.host.protocol import Batch, Edit, EditableHost, Host, Output, Site
 from sa_plugin.passes.layout import Layout, TokenTable, lay_out, rows_kept_in

@@ -87,7 +87,7 @@ class MethodRow(TypedDict):
     `precision`, `recall`, `auroc` are weighted over concepts by positive test samples, as
     `weighted_f1` is. `difference` is this method minus SuperActivators, paired over documents
     (None on SuperActivators' own row); `p_in_family` its p, adjusted for all differences of the table
-    (max-T). `candidates`: how many (layer, delta) pairs each concept's
+    (max-T). `candidates`: how many (layer, delta, unit, parameters) each concept's
     choice was made from.
     """
 

@@ -9,7 +9,7 @@ from detection_cases import make_case
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
-from sa_plugin.detection import calibrate
+from sa_plugin.detection import GRIDS, calibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DELTAS = (0.02, 0.1, 0.3, 0.5, 0.8, 0.95)
@@ -33,7 +33,7 @@ def f1(fired, labels):
     return 2 * tp / (2 * tp + wrong) if tp + wrong else 0.0
 
 
-def statistic(method, table, n, layer, unit):
+def statistic(method, table, n, layer, unit, numbers=()):
     a, b = table.tokens.bounds[n], table.tokens.bounds[n + 1]
     own = [float(v) for v in table.scores[a:b, layer, unit]]
     if method in ("SuperActivators", "MaxTok"):
@@ -45,6 +45,13 @@ def statistic(method, table, n, layer, unit):
     if method == "Top10%":
         k = math.ceil(len(own) / 10)
         return float(np.float32(math.fsum(sorted(own)[-k:]) / k))
+    if method == "top-k mean":
+        k = min(int(numbers[0]), len(own))
+        return float(np.float32(math.fsum(sorted(own)[-k:]) / k))
+    if method == "k in a window":
+        width = min(int(numbers[1]), len(own))
+        k = min(int(numbers[0]), width)
+        return max(sorted(own[t : t + width])[-k] for t in range(len(own) - width + 1))
     if method == "length-only":
         return float(len(own))
     if method == "pooled":
@@ -54,35 +61,48 @@ def statistic(method, table, n, layer, unit):
 
 
 def search(method, table, c, units):
-    """(layer, unit, delta, threshold, F1): strictly better wins, so ties go to the first."""
+    """(layer, unit, delta, threshold, F1, parameters): strictly better wins, so ties go to the first."""
     cal = [n for n, of in enumerate(table.tokens.split_of) if of == "cal"]
     labels = [bool(table.tokens.sample_labels[n, c]) for n in cal]
     by_layer = []
     for layer in range(1 if method == "length-only" else table.scores.shape[1]):
-        by_unit = []
-        for unit in units:
-            values = [statistic(method, table, n, layer, unit) for n in cal]
-            if method == "SuperActivators":
-                reference = [
-                    table.scores[row, layer, unit]
-                    for n in cal
-                    for row in range(table.tokens.bounds[n], table.tokens.bounds[n + 1])
-                    if table.tokens.labels[row, c]
-                ]
-            else:
-                reference = [v for v, y in zip(values, labels, strict=True) if y]
-            best = None
-            for delta in DELTAS:
-                threshold = quantile(reference, 1 - delta)
-                found = f1([v >= threshold for v in values], labels)
-                if best is None or found > best[4]:
-                    best = (layer, unit, delta, threshold, found)
-            by_unit.append(best)
-        by_layer.append(max(by_unit, key=lambda b: b[4]))
+        best = None
+        for numbers in GRIDS[method].candidates if method in GRIDS else ((),):
+            by_unit = []
+            for unit in units:
+                values = [statistic(method, table, n, layer, unit, numbers) for n in cal]
+                if method == "SuperActivators":
+                    reference = [
+                        table.scores[row, layer, unit]
+                        for n in cal
+                        for row in range(table.tokens.bounds[n], table.tokens.bounds[n + 1])
+                        if table.tokens.labels[row, c]
+                    ]
+                else:
+                    reference = [v for v, y in zip(values, labels, strict=True) if y]
+                of_unit = None
+                for delta in DELTAS:
+                    threshold = quantile(reference, 1 - delta)
+                    found = f1([v >= threshold for v in values], labels)
+                    if of_unit is None or found > of_unit[4]:
+                        of_unit = (layer, unit, delta, threshold, found, numbers)
+                by_unit.append(of_unit)
+            found = max(by_unit, key=lambda b: b[4])
+            best = found if best is None or found[4] > best[4] else best
+        by_layer.append(best)
     return max(by_layer, key=lambda b: b[4])
 
 
-METHODS = ("SuperActivators", "MaxTok", "MeanTok", "LastTok", "Top10%", "pooled")
+METHODS = (
+    "SuperActivators",
+    "MaxTok",
+    "MeanTok",
+    "LastTok",
+    "Top10%",
+    "pooled",
+    "top-k mean",
+    "k in a window",
+)
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -99,13 +119,15 @@ def test_every_method_equals_the_slow_oracle(units, rounded):
         for c in range(len(case.bank.concepts)):
             own = [c] if units is None else range(units)
             allowed = [0] if method == "length-only" else own
-            layer, unit, delta, threshold, cal_f1 = search(method, table, c, allowed)
+            layer, unit, delta, threshold, cal_f1, numbers = search(method, table, c, allowed)
             assert fast.layer[c] == layer
             assert fast.chosen_unit[c] == unit
             assert fast.chosen_delta[c] == delta
             assert fast.chosen_threshold[c] == threshold
             assert fast.chosen_f1[c] == cal_f1
-            values = [statistic(method, table, n, layer, unit) for n in test]
+            if numbers:
+                assert tuple(fast.parameters_at(fast.layer)[c]) == numbers
+            values = [statistic(method, table, n, layer, unit, numbers) for n in test]
             labels = [bool(table.tokens.sample_labels[n, c]) for n in test]
             f1s.append(f1([v >= threshold for v in values], labels))
             weights.append(sum(labels))
@@ -116,7 +138,8 @@ def test_every_method_equals_the_slow_oracle(units, rounded):
         assert evaluation.of(method).weighted["f1"].estimate == pytest.approx(weighted)
         assert evaluation.of(method).macro["f1"].estimate == pytest.approx(np.mean(f1s))
         layers = 1 if method == "length-only" else table.scores.shape[1]
-        expected = layers * len(DELTAS) * len(list(allowed))
+        candidates = len(GRIDS[method].candidates) if method in GRIDS else 1
+        expected = layers * len(DELTAS) * len(list(allowed)) * candidates
         assert evaluation.of(method).chosen.candidates == expected
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from golden_cases import numbers, read_case, read_golden
 
+from sa_plugin.detection import GRIDS
+
 STORED = Path(__file__).parent
 CASES = (("smollm2", ""), ("smollm2", "_kmeans"), ("vit", ""))
+LATER = (*GRIDS, "max - median")
 
 
 def differences(found, golden, path):
@@ -25,6 +28,8 @@ def differences(found, golden, path):
 def test_stored_scores_give_the_golden_numbers(model, bank):
     found = numbers(*read_case(STORED / f"scores_{model}.npz", bank))
     golden = read_golden(STORED / f"numbers_{model}{bank}.json.gz")
-    assert found.keys() == golden.keys()
+    # Methods that came later have no golden numbers; their loops are tests/detection/test_detection_pool.py.
+    assert golden.keys() <= found.keys()
+    assert all(any(name in key for name in LATER) for key in found.keys() - golden.keys())
     assert len(golden) > 500
     assert [d for name in golden for d in differences(found[name], golden[name], name)] == []
