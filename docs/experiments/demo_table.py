@@ -16,6 +16,11 @@ from sa_plugin.stages import difference
 
 BEGIN = "<!-- table: written by docs/experiments/demo_table.py from demo_out/results.json -->"
 END = "<!-- end of table -->"
+MONITOR = (
+    "What a monitor is chosen by: true-positive rate at a false-positive rate and partial AUROC up to 10 % "
+    "(standardised, .5 is chance) of the test split's own curve; false alarms of the calibrated threshold, "
+    "samples for 1,000 tokens of negative samples"
+)
 
 
 def detection(results: Any) -> list[str]:
@@ -45,6 +50,30 @@ def detection(results: Any) -> list[str]:
             f"{typeset(row['auroc'])} |"
         )
     return lines
+
+
+def monitor(results: Any) -> list[str]:
+    """True positives where false ones are few, and false alarms."""
+    table = results["kinds"][results["meta"]["primary_kind"]]["detection"]
+    found = table["monitor"]
+    order = [row["method"] for row in sorted(table["methods"], key=lambda r: -(r["weighted_f1"] or 0))]
+    rates = [f"TPR at {100 * rate:g} %" for rate in found["false_positive_rates"]]
+    header = ["method", *rates, "partial AUROC", "minus SuperActivators", "false alarms"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for row in sorted(found["methods"], key=lambda row: order.index(row["method"])):
+        own = row["method"] == "SuperActivators"
+        cells = ["**SuperActivators**" if own else row["method"]]
+        cells += [
+            typeset(value) if value is None else f"{typeset(value)} {interval(ends)}"
+            for value, ends in zip(row["tpr"], row["tpr_interval"], strict=True)
+        ]
+        area, alarms = row["partial_auroc"], row["false_alarms"]
+        cells.append(f"{typeset(area)} {interval(row['partial_auroc_interval'])}")
+        ends = row["partial_auroc_difference_interval"]
+        cells.append(difference(row["partial_auroc_difference"], ends, sure=False))
+        cells.append(f"{typeset(alarms, 2)} {interval(row['false_alarms_interval'], 2)}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", found["rests_on"]]
 
 
 def localisation(results: Any) -> list[str]:
@@ -103,6 +132,7 @@ def sections(arguments: list[str]) -> list[str]:
         lines += [f"### {title}", ""] if title else []
         lines += [*detection(results), ""]
         if title:
+            lines += [f"{MONITOR}:", "", *monitor(results), ""]
             lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
             lines += ["Localisation, weighted by in-concept tokens:", "", *localisation(results), ""]
             lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]

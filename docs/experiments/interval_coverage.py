@@ -46,6 +46,7 @@ BEFORE_UP_TO = 50
 CUT, DELTA, TOKENS = 1.0, 0.05, 12
 QUANTILES = (0.5, 0.95, 0.995)
 SAMPLE_STATISTICS = {"F1, prevalence .18": 4, "F1, prevalence .06": 11}
+MONITOR = {"tpr_at_5_percent": "TPR at 5 %", "partial_auroc": "partial AUROC", "false_alarms": "false alarms"}
 TOKEN_MEASURES = {
     "auroc": "AUROC over tokens",
     "coverage": "coverage of positives",
@@ -134,6 +135,9 @@ def statistics(world: Documents, cut: Cut, resamples: Resamples) -> dict[str, Dr
     found = {name: f1.sel(method="A", concept=CONCEPTS[k]) for name, k in SAMPLE_STATISTICS.items()}
     found["precision, prevalence .18"] = one["A"]["precision"].sel(concept="c4")
     found["AUROC over samples"] = auroc.sel(method="A")
+    for metric, said in MONITOR.items():
+        found[said] = one["A"][metric].sel(concept="c4")
+        found[f"difference of {said}, truly 0"] = one["B"][metric].sel(concept="c4") - found[said]
     found["weighted F1"] = weighted.sel(method="A")
     found["macro F1"] = macro.sel(method="A")
     found["weighted F1, always-positive"] = weighted.sel(method="always")

@@ -27,12 +27,18 @@ from sa_plugin.detection import methods
 from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.guard import document_names, known_tokens, labels_of, unknown_of
 from sa_plugin.detection.measures import (
+    ALARMS,
+    LEAST_ABOVE,
     METRICS,
+    PARTIAL,
+    RATES,
+    UPTO,
     Outcome,
     TailFractions,
     firing_rates,
     method_metrics,
     positives_of,
+    rests_on,
     superactivator_fractions,
 )
 from sa_plugin.passes.layout import unknown_words
@@ -61,6 +67,8 @@ CONDITIONAL = (
     "Intervals are over source documents with vectors, thresholds, deltas and layers held fixed: "
     "they are conditional on the train and calibration splits, and each is read alone."
 )
+COMPARED = ("f1", "auroc", *RATES, PARTIAL, ALARMS)
+"""Metrics of which the paired difference to SuperActivators is given."""
 LATE = "the detector was calibrated on scores without it"
 
 
@@ -124,7 +132,7 @@ class MethodResult:
         concept: Metric to its value by concept.
         weighted: Metric to its mean over concepts, weighted by positive samples.
         macro: Metric to its plain mean over concepts.
-        difference: "f1" and "auroc", weighted, minus those of SuperActivators; empty for them.
+        difference: What `COMPARED` names, minus that of SuperActivators; empty for them.
         chosen: Layers and deltas.
     """
 
@@ -179,14 +187,21 @@ class Evaluation(Result):
 
     @cached_property
     def difference(self) -> dict[str, Drawn]:
-        """Weighted "f1" and "auroc" of every other method minus those of SuperActivators, paired."""
-        others = self.methods[1:]
+        """What `COMPARED` names, of every other method minus that of SuperActivators, paired.
+
+        Weighted means over concepts; of false alarms, which positive samples have no part in, the
+        plain mean.
+        """
         found = {}
-        for metric in ("f1", "auroc"):
-            own = self.weighted[metric].sel(method=methods.TAIL)
-            each = {name: self.weighted[metric].sel(method=name) - own for name in others}
-            found[metric] = stack(each, "method")
+        for metric in COMPARED:
+            mean = self.mean_of(metric)
+            own = mean.sel(method=methods.TAIL)
+            found[metric] = stack({name: mean.sel(method=name) - own for name in self.methods[1:]}, "method")
         return found
+
+    def mean_of(self, metric: str) -> Drawn:
+        """A metric's mean over concepts as tables show it: plain for false alarms, else weighted."""
+        return (self.macro if metric == ALARMS else self.weighted)[metric]
 
     def of(self, method: str) -> MethodResult:
         """The numbers of one method.
@@ -218,7 +233,7 @@ class Evaluation(Result):
         )
 
     def sheets(self) -> tuple[Sheet, ...]:
-        """The table of methods, the verdict, and how the intervals were made."""
+        """The table of methods, the verdict, how the intervals were made, and what a monitor is chosen by."""
         level = f"{100 * self.ground.resampling.level:g} % interval"
         header = ["method", "F1", level, "precision", "recall", "AUROC", "macro F1", "F1 - SA", "interval"]
         header += ["", "candidates"]
@@ -236,7 +251,60 @@ class Evaluation(Result):
         if methods.RANDOM in self.methods:
             legend += f" {methods.RANDOM}: mean of {methods.RANDOM_DRAWS} draws."
         reasons = [f"{m} is not fitted: {why}." for m, why in self.missing.items()]
-        return (Sheet(header, lines, title, [legend, *reasons, self.verdict(), self.ground.made]),)
+        notes = [legend, *reasons, self.verdict(), self.ground.made]
+        return (Sheet(header, lines, title, notes), self._monitor_sheet())
+
+    def _monitor_sheet(self) -> Sheet:
+        """True positives where false ones are few, and how often an alarm is false."""
+        rates = {name: f"TPR at {100 * rate:g} %" for name, rate in RATES.items()}
+        shown = {**rates, PARTIAL: "pAUROC", ALARMS: "false alarms"}
+        header = ["method"]
+        for name, said in shown.items():
+            header += [said, "interval"] if self._defined(name) else [said]
+        compared = [PARTIAL, *(name for name in list(RATES)[:1] if self._defined(name))]
+        header += [cell for name in compared for cell in (f"{shown[name]} - SA", "interval", "")]
+        marks = {name: star_marks(self.difference[name]).tolist() for name in compared}
+        lines = []
+        for k, method in enumerate(self.methods):
+            cells = [method]
+            for name in shown:
+                one = self.mean_of(name).sel(method=method)
+                cells += [number(one.estimate), *([bounds_text(one)] if self._defined(name) else [])]
+            for name in compared:
+                if method == methods.TAIL:
+                    cells += ["", "", ""]
+                else:
+                    by = self.difference[name].sel(method=method)
+                    cells += [signed(by.estimate), bounds_text(by, sign=True), marks[name][k - 1]]
+            lines.append(cells)
+        title = (
+            f"What a monitor is chosen by, {self.ground.split!r}: true positives at a false-positive rate "
+            f"and the partial AUROC up to {100 * UPTO:g} % (standardised, .5 is chance), of the split's own "
+            "curve, weighted by positive samples; false alarms of the calibrated threshold: samples for "
+            "1,000 tokens of negative samples, a plain mean."
+        )
+        return Sheet(header, lines, title, [self.rests_on()])
+
+    def _defined(self, metric: str) -> bool:
+        return bool(np.isfinite(self.mean_of(metric).estimate).any())
+
+    def rests_on(self) -> str:
+        """How many negatives the true-positive rates stand on."""
+        negatives = [self.ground.n_samples - n for n in self.n_positive.values() if n]
+        said = []
+        for rate in RATES.values():
+            above = [found for found in (rests_on(rate, n) for n in negatives) if found]
+            need = f"{LEAST_ABOVE / rate:,.0f} negatives"
+            if above:
+                span = f"{min(above)} to {max(above)}" if min(above) < max(above) else f"{above[0]}"
+                said.append(
+                    f"at {100 * rate:g} % {span} of a concept's negative samples lie above the threshold "
+                    f"({noun_count(len(above), 'concept')} of {len(negatives)} have {need})"
+                )
+            else:
+                said.append(f"at {100 * rate:g} % no concept has the {need} it takes")
+        most = f"{min(negatives)} to {max(negatives)}" if negatives else "0"
+        return f"TPR rests on few negatives, of {most} a concept: {'; '.join(said)}."
 
     def _cells(self, name: str) -> list[str]:
         f1 = self.weighted["f1"].sel(method=name)
@@ -286,9 +354,10 @@ class Evaluation(Result):
         for average, part in (("weighted", self.weighted), ("macro", self.macro)):
             found += (row for metric, drawn in part.items() for row in drawn.rows(f"{average} {metric}"))
         for metric, drawn in self.difference.items():
-            found += drawn.rows(f"weighted {metric} minus SuperActivators")
+            average = "macro" if metric == ALARMS else "weighted"
+            found += drawn.rows(f"{average} {metric} minus SuperActivators")
             adjusted = zip(drawn.axes["method"], drawn.p_of_family, strict=True)
-            found += [exact(f"p of weighted {metric} in its family", p, method=name) for name, p in adjusted]
+            found += [exact(f"p of {average} {metric} in its family", p, method=name) for name, p in adjusted]
         found += (row for metric, drawn in self.concept.items() for row in drawn.rows(metric))
         found += [exact("positive samples", n, concept=name) for name, n in self.n_positive.items()]
         found += (row for name, drawn in self.rates.items() for row in drawn.rows(name.replace("_", " ")))
@@ -351,8 +420,9 @@ def evaluate(
     token_labels, labels = labels_of(table, concepts)
     resamples = resample_documents(document_names(table.tokens), resampling)
     said = outcomes(calibration, table)
+    tokens = np.diff(table.tokens.bounds)
     measured = {
-        name: method_metrics(each, labels, concepts, resamples, "none" if name == ALWAYS else "share")
+        name: method_metrics(each, labels, concepts, resamples, "none" if name == ALWAYS else "share", tokens)
         for name, each in said.items()
     }
     by_concept = {

@@ -1,7 +1,16 @@
 """Detection metrics of one method on a split and on it without each of its documents.
 
 Per concept: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2TP / (2TP + FP + FN), and
-the AUROC of what the method thresholds. A concept without positive samples has none of them (NaN),
+the AUROC of what the method thresholds. Beside them stands what a monitor is chosen by:
+
+    TPR at f      highest share of positives that a threshold finds with at most a share f of negatives, f =
+                  .05, .01, .001 (`statistics/ranking.py`). It rests on the f n negatives that may lie above:
+                  with fewer than three of them (n < 60, 300, 3,000) it is not defined
+    pAUROC        the partial AUROC up to f = .1, standardised
+    false alarms  negative samples that fire, for 1,000 tokens of negative samples: a sample alarms once
+
+The first two read the whole curve of the test split, as AUROC does, at no threshold; false alarms are of
+the calibrated threshold. A concept without positive samples has none of them (NaN),
 one without negative samples no AUROC; precision is 0 where nothing fires on a concept that has
 positives. Averages over concepts leave out what is not defined, weighted and macro alike, so that
 all metrics but AUROC average the same concepts:
@@ -43,8 +52,17 @@ from sa_plugin.statistics.bootstrap import (
 from sa_plugin.statistics.confusion import Confusion, f1, precision, ratio, recall
 from sa_plugin.statistics.drawn import Drawn, scarcer
 from sa_plugin.statistics.interval import Kind
+from sa_plugin.statistics.ranking import resampled_roc_start
 
-METRICS = ("precision", "recall", "f1", "auroc")
+COUNTED = ("precision", "recall", "f1")
+RATES: dict[str, float] = {"tpr_at_5_percent": 0.05, "tpr_at_1_percent": 0.01, "tpr_at_0.1_percent": 0.001}
+"""False-positive rates at which the true-positive rate is read."""
+PARTIAL, UPTO = "partial_auroc", 0.1
+ALARMS = "false_alarms"
+RANKED = ("auroc", *RATES, PARTIAL)
+METRICS = (*COUNTED, *RANKED, ALARMS)
+# Negatives that may lie above a rate's threshold, below which the rate is not read.
+LEAST_ABOVE = 3
 GRID: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -67,6 +85,7 @@ def method_metrics(
     concepts: Sequence[str],
     resamples: Resamples,
     kind: Kind = "share",
+    tokens: Int[np.ndarray, " sample"] | None = None,
 ) -> dict[str, Drawn]:
     """Every metric of a method over concepts, averaged over its draws.
 
@@ -76,24 +95,59 @@ def method_metrics(
         concepts: Their names.
         resamples: Columns of document weights.
         kind: "none" for a method whose averages are biased.
+        tokens: Of each sample, for false alarms; by default one each, which makes them the share of
+            negative samples that fire, in thousandths.
     """
     each = []
     for outcome in outcomes:
         counts = resampled_confusion(outcome.fired.T, labels.T, resamples)
         each.append(tuple(_defined(m(counts), counts) for m in (precision, recall, f1)))
-    found = dict(zip(METRICS, np.mean(each, axis=0), strict=False))
+    found = dict(zip(COUNTED, np.mean(each, axis=0), strict=True))
     values = np.stack([outcome.values for outcome in outcomes])
-    columns = [mean_auroc(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]
-    found["auroc"] = np.stack(columns)
+    columns = [_ranked(values[..., c], labels[:, c], resamples) for c in range(labels.shape[1])]
+    found |= dict(zip(RANKED, np.stack(columns, axis=1), strict=True))
     positive, negative = resamples.rows(labels.T), resamples.rows(~labels.T)
     fired = resamples.rows(np.sum([outcome.fired.T for outcome in outcomes], axis=0))
-    # What a metric is over: positive samples, for precision those that fire, for AUROC the scarcer class.
-    carried = dict.fromkeys(METRICS, positive)
-    carried |= {"precision": scarcer(positive, fired), "auroc": scarcer(positive, negative)}
+    found[ALARMS] = _false_alarms(outcomes, labels, tokens, resamples)
+    # What a metric is over: positive samples, for precision those that fire, for a ranking the scarcer class.
+    carried = dict.fromkeys(COUNTED, positive) | {"precision": scarcer(positive, fired)}
+    carried |= dict.fromkeys(RANKED, scarcer(positive, negative)) | {ALARMS: negative}
+    kinds = dict.fromkeys(METRICS, kind) | {ALARMS: "mean" if kind == "share" else kind}
     return {
-        metric: resamples.drawn(measured, kind, carried[metric], concept=concepts)
+        metric: resamples.drawn(measured, kinds[metric], carried[metric], concept=concepts)
         for metric, measured in found.items()
     }
+
+
+def _ranked(
+    values: Float[np.ndarray, "draw sample"], labels: Bool[np.ndarray, " sample"], resamples: Resamples
+) -> Float[np.ndarray, "metric column"]:
+    """Of one concept what `RANKED` names, averaged over a method's draws."""
+    starts = [resampled_roc_start(value, labels, resamples, [*RATES.values()], UPTO) for value in values]
+    tpr = np.mean([start.tpr for start in starts], axis=0)
+    n = int((~labels).sum())
+    few = [not rests_on(rate, n) for rate in RATES.values()]
+    tpr[few] = np.nan
+    area = np.mean([start.area for start in starts], axis=0)
+    return np.stack([mean_auroc(values, labels, resamples), *tpr, area])
+
+
+def rests_on(rate: float, negatives: int) -> int:
+    """How many negatives may lie above the threshold of a false-positive rate; 0 for too few to read it."""
+    above = int(rate * negatives + 1e-9)
+    return above if above >= LEAST_ABOVE else 0
+
+
+def _false_alarms(
+    outcomes: Sequence[Outcome],
+    labels: Bool[np.ndarray, "sample concept"],
+    tokens: Int[np.ndarray, " sample"] | None,
+    resamples: Resamples,
+) -> Float[np.ndarray, "concept column"]:
+    """Negative samples that fire for 1,000 tokens of negative samples, averaged over draws."""
+    alarms = [resampled_sums(outcome.fired.T & ~labels.T, resamples) for outcome in outcomes]
+    read = ~labels.T * (np.ones(len(labels), dtype=np.int64) if tokens is None else tokens)
+    return ratio(1000 * np.mean(alarms, axis=0), resampled_sums(read, resamples), empty=np.nan)
 
 
 def f1_of(counts: Confusion) -> Float[np.ndarray, "*shape"]:

@@ -98,11 +98,25 @@ def _detection(block: Block, prefix: str) -> dict[str, Any]:
     return {
         "rows": [{**row, "own": row["method"] == OWN, "sign": _sign(row, len(rows) - 1)} for row in rows],
         "charts": charts.method_charts(rows, floor and floor["weighted_f1"], n, f"{prefix}method-"),
+        "monitor": block.get("monitor") and _monitor(block["monitor"], [row["method"] for row in rows]),
         "n_samples": block["n_samples"],
         "n_documents": n,
         "few": n < ENOUGH,
         "heading": heading,
         "said": said,
+    }
+
+
+def _monitor(block: Block, order: Sequence[str]) -> dict[str, Any]:
+    """What a monitor is chosen by, in the order of the detection table."""
+    place = {name: k for k, name in enumerate(order)}
+    rows = sorted(block["methods"], key=lambda row: place.get(row["method"], len(place)))
+    rates = block["false_positive_rates"]
+    return {
+        "rates": ["–" if rate is None else f"{100 * rate:g}" for rate in rates],
+        "read": [any(row["tpr"][k] is not None for row in rows) for k in range(len(rates))],
+        "rests_on": block["rests_on"],
+        "rows": rows,
     }
 
 

@@ -115,12 +115,41 @@ class ConceptF1(TypedDict):
     interval: NotRequired[dict[str, Interval]]
 
 
+class MonitorRow(TypedDict):
+    """What a monitor is chosen by, of one method.
+
+    `tpr`: true-positive rate at each of the block's false-positive rates, None where too few negatives
+    lie above. `partial_auroc`: standardised, up to .1; both weighted over concepts by positive samples.
+    `false_alarms`: negative samples that fire for 1,000 tokens of negative samples, a plain mean.
+    Differences are this method minus SuperActivators, paired.
+    """
+
+    method: str
+    tpr: list[Number]
+    tpr_interval: list[Interval]
+    partial_auroc: Number
+    partial_auroc_interval: Interval
+    partial_auroc_difference: Number
+    partial_auroc_difference_interval: Interval
+    false_alarms: Number
+    false_alarms_interval: Interval
+
+
+class MonitorBlock(TypedDict):
+    """True positives where false ones are few. `rests_on`: how many negatives that stands on."""
+
+    false_positive_rates: list[Number]
+    rests_on: str
+    methods: list[MonitorRow]
+
+
 class DetectionBlock(TypedDict):
     """Sample-level detection on the test split, every method with the same search."""
 
     n_samples: int
     n_documents: int
     methods: list[MethodRow]
+    monitor: NotRequired[MonitorBlock]
     per_concept: NotRequired[list[ConceptF1]]
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.evaluate import Evaluation
 from sa_plugin.detection.localise import LocalisationMetrics
+from sa_plugin.detection.measures import ALARMS, PARTIAL, RATES
 from sa_plugin.detection.sweep import SparsityCurve
 from sa_plugin.heads.ledger_result import PRINTED_EFFECTS, HeadLedger
 from sa_plugin.show.result import clean
@@ -88,8 +89,30 @@ def detection_block(evaluation: Evaluation) -> dict[str, Any]:
         "n_samples": evaluation.ground.n_samples,
         "n_documents": evaluation.ground.n_documents,
         "methods": methods,
+        "monitor": _monitor(evaluation),
         "per_concept": per_concept,
     }
+
+
+def _monitor(evaluation: Evaluation) -> dict[str, Any]:
+    """True positives where false ones are few, and false alarms."""
+    rows = []
+    for name in evaluation.methods:
+        mean = {metric: evaluation.mean_of(metric).sel(method=name) for metric in (*RATES, PARTIAL, ALARMS)}
+        by = evaluation.of(name).difference.get(PARTIAL)
+        rows.append(
+            {
+                "method": name,
+                "tpr": [mean[rate].estimate for rate in RATES],
+                "tpr_interval": [_ends(mean[rate]) for rate in RATES],
+                **_with_interval(PARTIAL, mean[PARTIAL]),
+                f"{PARTIAL}_difference": None if by is None else by.estimate,
+                f"{PARTIAL}_difference_interval": _ends(by),
+                **_with_interval(ALARMS, mean[ALARMS]),
+            }
+        )
+    rates = list(RATES.values())
+    return {"false_positive_rates": rates, "rests_on": evaluation.rests_on(), "methods": rows}
 
 
 def choice_rows(detector: Detector) -> list[dict[str, Any]]:

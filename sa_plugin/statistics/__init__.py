@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         average_precision,
         resampled_auroc,
         resampled_average_precision,
+        resampled_roc_start,
     )
     from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
     from sa_plugin.statistics.streaming import (
@@ -71,7 +72,13 @@ else:
                 "resampled_confusion",
                 "resampled_sums",
             ),
-            "ranking": ("auroc", "average_precision", "resampled_auroc", "resampled_average_precision"),
+            "ranking": (
+                "auroc",
+                "average_precision",
+                "resampled_auroc",
+                "resampled_average_precision",
+                "resampled_roc_start",
+            ),
             "streaming": (
                 "Enclosed",
                 "ExactTail",
@@ -122,6 +129,7 @@ __all__ = [
     "resampled_confusion",
     "resampled_l_skewness",
     "resampled_quantiles",
+    "resampled_roc_start",
     "resampled_sums",
     "scarcer",
     "skewness",

@@ -2,12 +2,17 @@
 
     AUROC = P(s+ > s-) + P(s+ = s-) / 2        (Mann-Whitney, ties at half)
     average precision = sum_k (R_k - R_{k-1}) P_k   over distinct thresholds, no interpolation
+    TPR at f  = highest share of positives that any threshold finds with at most a share f of negatives
+    pAUROC up to f = (1 + (A - f^2 / 2) / (f - f^2 / 2)) / 2,  A the area under the ROC curve up to f
+                (McClish 1989: 1/2 for chance, 1 for the best)
 
-as in scikit-learn. Both average over the whole ranking: AUROC hardly moves when only the top half
-per cent of negatives changes, which is where a tail lives; average precision does, and depends on
-the share of positives. NaN when a class is empty: there is nothing to rank.
+as in scikit-learn. The first two average over the whole ranking: AUROC hardly moves when only the top
+half per cent of negatives changes, which is where a tail lives; average precision does, and depends on
+the share of positives. The other two are of the start of the curve, the false-positive rates that a
+monitor can afford, and rest on few negatives: of n at most f n lie above. NaN when a class is empty:
+there is nothing to rank.
 
-No column copies a row: with w its document weights, both are functions of weighted counts in the order
+No column copies a row: with w its document weights, all are functions of weighted counts in the order
 of the scores. AUROC is besides a quadratic form in the document weights,
 
     AUROC_w = (w' A w) / ((w' p) (w' n)),
@@ -20,8 +25,9 @@ number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -157,6 +163,60 @@ def resampled_average_precision(
         both = (hits[:, -1] > 0) & (hits[:, -1] < fired[:, -1])
         drawn.append(ratio(total, np.where(both, hits[:, -1], 0), empty=np.nan))
     return np.concatenate(drawn)
+
+
+class RocStart(NamedTuple):
+    """The start of the ROC curve, for every column of document weights.
+
+    Attributes:
+        tpr: Share of positives found at each false-positive rate.
+        area: Standardised partial area.
+    """
+
+    tpr: Float64[np.ndarray, "rate column"]
+    area: Float64[np.ndarray, " column"]
+
+
+def resampled_roc_start(
+    scores: Float[np.ndarray, " row"],
+    labels: Bool[np.ndarray, " row"],
+    resamples: Resamples,
+    rates: Sequence[float],
+    upto: float,
+) -> RocStart:
+    """TPR at some false-positive rates, and the standardised partial AUROC, for every column.
+
+    Args:
+        scores: Finite scores.
+        labels: Truth.
+        resamples: Weights over the same rows.
+        rates: False-positive rates.
+        upto: Of the partial area, in (0, 1].
+
+    Returns:
+        NaN in columns where a class is empty. The area is that of
+        `sklearn.metrics.roc_auc_score(max_fpr=upto)`.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = tie_ends(scores[order])
+    found = []
+    for part in _parts(resamples, len(scores)):
+        weights = part.weights[:, part.document[order]]
+        hits, false = (np.cumsum(weights * one[order], axis=1)[:, ends] for one in (labels, ~labels))
+        # The curve starts where nothing fires.
+        tpr, fpr = (np.pad(ratio(one, one[:, -1:], empty=np.nan), ((0, 0), (1, 0))) for one in (hits, false))
+        # A share of whole numbers may miss its rate by the last bit.
+        last = np.stack([(fpr <= rate + 1e-12).sum(1) - 1 for rate in rates])
+        at = np.where(np.isnan(fpr[:, -1]), np.nan, tpr[np.arange(len(tpr)), np.maximum(last, 0)])
+        # Trapezoids, the last of them cut where the rate is reached.
+        width = np.diff(fpr, axis=1)
+        taken = np.clip(upto - fpr[:, :-1], 0.0, width)
+        height = tpr[:, :-1] + np.diff(tpr, axis=1) * ratio(taken, width) / 2
+        least = upto**2 / 2
+        area = (1 + ((taken * height).sum(1) - least) / (upto - least)) / 2
+        found.append(np.vstack([at, area]))
+    both = np.concatenate(found, axis=1)
+    return RocStart(both[:-1], both[-1])
 
 
 def _auroc_by_rows(

@@ -1,6 +1,7 @@
 """What evaluation, sweep, localisation and search results say, against direct computation."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -157,6 +158,61 @@ def test_the_verdict_follows_the_paired_intervals(evaluation):
     assert f"all {len(evaluation.methods) - 1} differences of the table read as one family (max-T)" in text
 
 
+def test_what_a_monitor_is_chosen_by_equals_counting(case, detector, test_table, evaluation):
+    """TPR by every threshold, false alarms by counting samples and tokens; few negatives give a dash."""
+    labels, lengths = test_table.tokens.sample_labels, np.diff(test_table.tokens.bounds)
+    for name, (one, *others) in outcomes_of(detector, test_table).items():
+        found = evaluation.of(name)
+        if others:
+            continue
+        for k in range(3):
+            y, fired = labels[:, k], one.fired[:, k]
+            alarms = 1000 * (fired & ~y).sum() / lengths[~y].sum()
+            assert found.concept["false_alarms"].estimate[k] == pytest.approx(alarms)
+            area = roc_auc_score(y, one.values[:, k], max_fpr=0.1)
+            assert found.concept["partial_auroc"].estimate[k] == pytest.approx(area)
+            assert np.isnan(found.concept["tpr_at_5_percent"].estimate[k])
+        assert found.macro["false_alarms"].estimate == pytest.approx(
+            found.concept["false_alarms"].estimate.mean()
+        )
+    text = " ".join(str(evaluation).split())
+    assert "at 5 % no concept has the 60 negatives it takes" in text
+    assert "at 0.1 % no concept has the 3,000 negatives it takes" in text
+
+
+def test_true_positive_rates_stand_on_three_negatives_at_least():
+    many = make_case(n=500, documents=200, strength=2.0)
+    detector = calibrate(None, many.data, many.bank, scores=many.table)
+    everything = replace(many.data.test, samples=many.data.cal.samples + many.data.test.samples)
+    found = detector.evaluate(everything, scores=many.table)
+    table = detector.scores_of(everything, many.table)
+    labels = table.tokens.sample_labels
+    negatives = (~labels).sum(0)
+    assert (negatives >= 60).all()
+    assert (negatives < 300).all()
+    (one,) = outcomes_of(detector, table)["MaxTok"]
+    for k, concept in enumerate(many.bank.concepts):
+        values, y = one.values[:, k], labels[:, k]
+        above = int(0.05 * negatives[k])
+        cut = np.sort(values[~y])[::-1][above]
+        rate = found.of("MaxTok").concept["tpr_at_5_percent"].sel(concept=concept)
+        assert rate.estimate == pytest.approx((values[y] > cut).mean())
+        assert rate.low <= rate.estimate <= rate.high
+    assert np.isnan(found.weighted["tpr_at_1_percent"].estimate).all()
+    text = " ".join(str(found).split())
+    assert re.search(r"at 5 % \d to \d of a concept's negative samples lie above the threshold", text)
+    by = found.of("MeanTok").difference
+    assert by["tpr_at_5_percent"].estimate < 0
+    alarms = [found.of(name).macro["false_alarms"].estimate for name in ("MeanTok", "SuperActivators")]
+    assert by["false_alarms"].estimate == pytest.approx(alarms[0] - alarms[1])
+
+
+def outcomes_of(detector, table):
+    from sa_plugin.detection import outcomes
+
+    return outcomes(detector, table)
+
+
 def test_stars_of_the_table_are_read_alone_and_together(evaluation):
     by = evaluation.difference["f1"]
     adjusted = evaluation.table().set_index("measure").loc["p of weighted f1 in its family"]
@@ -170,6 +226,7 @@ def test_stars_of_the_table_are_read_alone_and_together(evaluation):
 def test_always_positive_has_no_interval_but_a_difference(evaluation):
     one = evaluation.of("always-positive")
     for part in (one.weighted, one.macro):
+        part = {metric: drawn for metric, drawn in part.items() if not metric.startswith("tpr_at")}
         assert all(np.isnan(drawn.low) and np.isfinite(drawn.estimate) for drawn in part.values())
         assert all(drawn.caution == "no interval: biased" for drawn in part.values())
     assert np.isnan(one.concept["f1"].high).all()

@@ -123,7 +123,7 @@ def test_every_drawing_says_what_it_shows(page: str) -> None:
 
 def test_numbers_of_the_detection_table_appear(page: str, fake: dict[str, Any]) -> None:
     methods = fake["kinds"]["prototype"]["detection"]["methods"]
-    rows = {row[0]: row for row in table_rows(section(page, "detection"))}
+    rows = {row[0]: row for row in table_rows(section(page, "detection").partition("<details>")[0])}
     assert list(rows) == [m["method"] for m in sorted(methods, key=lambda m: -m["weighted_f1"])]
     for m in methods:
         cells = rows[m["method"]]
@@ -136,6 +136,19 @@ def test_numbers_of_the_detection_table_appear(page: str, fake: dict[str, Any]) 
             assert interval(m["difference_interval"], signed=True) in cells
 
 
+def test_what_a_monitor_is_chosen_by_stands_behind_the_table(page: str, fake: dict[str, Any]) -> None:
+    found = fake["kinds"]["prototype"]["detection"]["monitor"]
+    behind = section(page, "detection").partition("<details>")[2]
+    rows = {row[0]: row for row in table_rows(behind) if row[0] != "Method"}
+    assert len(rows) == len(found["methods"])
+    for one in found["methods"]:
+        cells = rows[one["method"]]
+        assert cells[1:5] == [typeset(one["tpr"][0]), interval(one["tpr_interval"][0]), "–", "–"]
+        assert typeset(one["false_alarms"], 2) in cells
+        assert interval(one["partial_auroc_interval"]) in cells
+    assert found["rests_on"] in behind
+
+
 def test_intervals_that_exclude_zero_are_marked(fake: dict[str, Any]) -> None:
     one = copy.deepcopy(fake)
     methods = {m["method"]: m for m in one["kinds"]["prototype"]["detection"]["methods"]}
@@ -143,7 +156,8 @@ def test_intervals_that_exclude_zero_are_marked(fake: dict[str, Any]) -> None:
     methods["MeanTok"] |= {"difference": -0.03, "difference_interval": [-0.05, -0.01]}
     methods["pooled"] |= {"difference": -0.03, "difference_interval": [-0.05, 0.01]}
     methods["LastTok"] |= {"difference": None, "difference_interval": None}
-    rows = {row[0]: row for row in table_rows(section(render_report(one), "detection"))}
+    first = section(render_report(one), "detection").partition("<details>")[0]
+    rows = {row[0]: row for row in table_rows(first)}
     marks = {name: [c for c in row if c and c in "▲▼·"] for name, row in rows.items()}
     assert marks["MaxTok"] == ["▲"]
     assert marks["MeanTok"] == ["▼"]

@@ -1,4 +1,4 @@
-"""AUROC and average precision against scikit-learn, plain and resampled."""
+"""AUROC, average precision and the start of the ROC curve against scikit-learn and loops, resampled too."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from sa_plugin.statistics import (
     resample_documents,
     resampled_auroc,
     resampled_average_precision,
+    resampled_roc_start,
 )
 
 
@@ -88,3 +89,52 @@ def test_draws_without_a_class_are_nan():
     lacking = (resamples.weights[:, 0] == 0) | (resamples.weights[:, 0] == 3)
     for measure in (resampled_auroc, resampled_average_precision):
         assert np.array_equal(np.isnan(measure(scores, labels, resamples)), lacking)
+
+
+def highest_tpr(scores, labels, rate):
+    """Over every threshold, infinity among them, that at most so many negatives reach."""
+    found = [0.0]
+    for cut in set(scores.tolist()):
+        fired = scores >= cut
+        if (fired & ~labels).sum() <= rate * (~labels).sum() + 1e-9:
+            found.append((fired & labels).sum() / labels.sum())
+    return max(found)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_the_start_of_the_curve_equals_scikit_learn_and_every_threshold(ties):
+    scores, labels = scores_and_labels(ties=ties)
+    s, y = scores[:, 0] + y_lift(labels[:, 0]), labels[:, 0]
+    resamples = resample_documents(np.arange(len(s)) % 23)
+    rates = [0.0, 0.01, 0.05, 0.3, 1.0]
+    start = resampled_roc_start(s, y, resamples, rates, 0.1)
+    for b, weights in enumerate(resamples.sample_weights):
+        kept = weights > 0
+        assert start.area[b] == pytest.approx(roc_auc_score(y[kept], s[kept], max_fpr=0.1), abs=1e-12)
+        for rate, tpr in zip(rates, start.tpr[:, b], strict=True):
+            assert tpr == pytest.approx(highest_tpr(s[kept], y[kept], rate), abs=1e-12)
+
+
+def y_lift(labels):
+    return np.where(labels, 1.5, 0.0).astype(np.float32)
+
+
+def test_the_start_of_the_curve_weighs_draws_as_copies():
+    scores, labels = scores_and_labels()
+    s, y = scores[:, 0], labels[:, 0]
+    resamples = resample_documents(np.arange(200) % 23, Resampling(draws=30)).bootstrapped
+    start = resampled_roc_start(s, y, resamples, [0.05], 0.1)
+    for b, weights in enumerate(resamples.sample_weights):
+        rows = np.repeat(np.arange(len(s)), weights)
+        assert start.area[b] == pytest.approx(roc_auc_score(y[rows], s[rows], max_fpr=0.1), abs=1e-12)
+        assert start.tpr[0, b] == pytest.approx(highest_tpr(s[rows], y[rows], 0.05), abs=1e-12)
+
+
+def test_the_start_of_the_curve_without_a_class_is_nan():
+    scores, labels = np.array([3.0, 2.0, 1.0]), np.array([True, False, False])
+    resamples = resample_documents(np.arange(3))
+    for y in (labels, ~labels):
+        start = resampled_roc_start(scores, y, resamples, [0.5], 0.1)
+        lacking = [False, True, False, False]
+        assert np.array_equal(np.isnan(start.area), lacking)
+        assert np.array_equal(np.isnan(start.tpr[0]), lacking)
