@@ -29,7 +29,9 @@ ELSEWHERE = {
     "models.md": "test_models_docs.py",
     "howto_circuits.md": "test_circuits_docs.py",
 }
-NOT_RUN: Mapping[str, int] = {"howto_hand_on.md": 1}
+# What wants TransformerLens 3 is run in its environment, by tests/on_hooked.
+OF_TRANSFORMERLENS_3 = "TransformerLens 3"
+NOT_RUN: Mapping[str, int] = {"howto_hand_on.md": 1, "howto_transformer_lens.md": 1, "sae.md": 4}
 CUT = {"subset(240)": "subset(60)", "shapes(600)": "shapes(60)", "emoji_scenes(600)": "emoji_scenes(60)"}
 
 Names = dict[str, Any]
@@ -149,11 +151,9 @@ def make_instruct() -> Any:
     return model
 
 
-@cache
-def deep_bridge(name: str) -> Any:
-    """A random Llama as deep as SmolLM2, for pages that load it by `load_bridge(name)`."""
+def deep_model() -> tuple[Any, Any]:
+    """A random Llama as deep as SmolLM2, and its tokenizer."""
     import transformers as hf
-    from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer = tiny.tokenizer("gpt2")
     config = hf.LlamaConfig(
@@ -168,7 +168,15 @@ def deep_bridge(name: str) -> Any:
         eos_token_id=1,
         pad_token_id=None,
     )
-    model = tiny.fill(hf.LlamaForCausalLM(config)).eval()
+    return tiny.fill(hf.LlamaForCausalLM(config)).eval(), tokenizer
+
+
+@cache
+def deep_bridge(name: str) -> Any:
+    """A bridge of `deep_model`, for pages that load SmolLM2 by `load_bridge(name)`."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model, tokenizer = deep_model()
     return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer, device="cpu")
 
 

@@ -187,6 +187,7 @@ OTHERS = {
     ),
     "ALBERT": Family("AlbertModel", "AlbertConfig", (), {**TEXT, "embedding_size": 16}, "bert"),
     "BEiT": vision("Beit", ()),
+    "Granite": decoder("Granite", {**GROUPED, "residual_multiplier": 0.22}, ()),
 }
 
 

@@ -48,8 +48,8 @@ class NoAttention(NotFound):
     """Blocks that hand no probabilities out."""
 
 
-class SharedLayers(NotFound):
-    """One module for several layers."""
+class NoModule(NotFound):
+    """Something that no module gives, or none for itself: no path can name it."""
 
 
 class Pattern(NamedTuple):
@@ -175,7 +175,7 @@ def _list_of_blocks(root: nn.Module, record: Record, given: str | None) -> str:
     twice = next((calls for calls in record.members.values() if _repeats(calls)), None)
     if twice is not None:
         kind, times = type(twice[0].module).__name__, len(twice)
-        raise SharedLayers(
+        raise NoModule(
             f"its layers share their weights (one {kind} runs {times} times in a pass), so that a layer has "
             "no module of its own to read"
         )
@@ -205,6 +205,11 @@ def _roles_of(record: Record, block: str) -> dict[str, Any]:
     writes, norms = _writes(calls, whole)
     trails = [_trail(calls, node) for node in writes]
     own = [trail for trail in trails if trail and _is_projection(trail[-1], attention)]
+    if any(_is_scaled(calls, node, attention) for node in writes):
+        raise NoModule(
+            f"block {block!r} ({type(whole.module).__name__}) multiplies what attention adds by a number or "
+            "a parameter outside every module, so that no module gives what is added"
+        )
     if len(writes) != 2 or len(own) != 1:
         raise NotFound(
             f"block {block!r} ({type(whole.module).__name__}) adds {len(writes)} values to its stream, of "
@@ -276,6 +281,14 @@ def _is_projection(call: Call, attention: Call) -> bool:
     # Attention holds its projection, hands out what that made, or what it is given (BERT).
     own = call.path.startswith(f"{attention.path}.") or call.out is attention.out
     return call.linear and (own or attention.out in call.given)
+
+
+def _is_scaled(calls: Sequence[Call], node: Node, attention: Call) -> bool:
+    """Whether a value is attention's projection times something, and no module's (Granite, BEiT)."""
+    if node is None or _kind(node) != "Mul" or any(call.out is node and not call.idle for call in calls):
+        return False
+    behind = [_behind(child) for child, _ in node.next_functions]
+    return any(call.out in behind for call in calls if call.out and _is_projection(call, attention))
 
 
 def _maps(calls: Sequence[Call], attention: Call, norm: Call | None) -> dict[str, Call]:

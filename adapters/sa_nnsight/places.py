@@ -577,7 +577,7 @@ def require_one_tower(root: nn.Module) -> None:
 
 def _unknown(root: nn.Module, error: measure.NotFound) -> str:
     architecture = type(root).__name__
-    if isinstance(error, measure.SharedLayers):
+    if isinstance(error, measure.NoModule):
         return f"{architecture} cannot be attached: {error}."
     if isinstance(error, measure.NoAttention):
         lacking = not hasattr(getattr(root, "config", None), "num_attention_heads")

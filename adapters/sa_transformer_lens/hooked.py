@@ -319,8 +319,8 @@ def load_hooked(
         FileNotFoundError: As `find_folder`.
         ImportError: TransformerLens is not installed.
         TypeError: It is 4 or later, which has no such class, or older than 3.8.
-        ValueError: A folder of images, an architecture that TransformerLens does not convert, or a BERT
-            that is to be processed.
+        ValueError: A folder of images, an architecture that TransformerLens does not convert (3.8 not
+            GPT-NeoX either, beside transformers 5), or a BERT that is to be processed.
 
     Example:
         >>> model = load_hooked("smollm2")  # doctest: +SKIP
@@ -345,7 +345,14 @@ def load_hooked(
             cfg = _gemma2(net.config, dtype, process)
         else:
             cfg = _configured(loading, Path(scratch), net, dtype, {} if encoder else {"fold_ln": process})
-        state = loading.get_pretrained_state_dict(scratch, cfg, net, dtype=dtype)
+        try:
+            state = loading.get_pretrained_state_dict(scratch, cfg, net, dtype=dtype)
+        except AttributeError as error:
+            raise ValueError(
+                f"this TransformerLens cannot convert a {type(net).__name__} of the transformers that is "
+                f"installed ({error}): install 'transformer-lens>=3.9,<4', or load a bridge, "
+                "sa_transformer_lens.host.load_bridge(folder)."
+            ) from error
         cfg.model_name = loaded.name
         made: Any = cls or getattr(require("transformer_lens", "transformer-lens"), _class_of(encoder))
         model = made(cfg, tokenizer, move_to_device=False)

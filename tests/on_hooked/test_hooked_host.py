@@ -133,6 +133,12 @@ class TestRefusals:
         with pytest.raises(TypeError, match=r"2\.18\.0 is too old, .*HookedTransformer.*>=3\.8"):
             accept(model)
 
+    @pytest.mark.skipif(not hooked_cases.OLD, reason="TransformerLens 3.9 converts it")
+    def test_a_neox_on_an_old_release(self):
+        says = r"cannot convert a GPTNeoX.*'embed_out'.*transformer-lens>=3\.9,<4.*load_bridge"
+        with pytest.raises(ValueError, match=says):
+            load_hooked(hooked_cases.folder("neox"))
+
     def test_folders_that_no_such_model_is_made_of(self):
         with pytest.raises(ValueError, match="not processed"):
             load_hooked(hooked_cases.folder("bert"), process=True)
