@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sa_plugin.concepts import ConceptBank, collect, fit
     from sa_plugin.data import ConceptData
     from sa_plugin.detection import Detector, calibrate
+    from sa_plugin.generation import watch
     from sa_plugin.heads import (
         ablate_heads,
         ablation_curve,
@@ -62,6 +63,7 @@ __all__ = [
     "study",
     "tail_waterfall",
     "trace",
+    "watch",
 ]
 
 _ROOMS = {
@@ -69,6 +71,7 @@ _ROOMS = {
     "concepts": ("ConceptBank", "collect", "fit"),
     "data": ("ConceptData",),
     "detection": ("Detector", "calibrate"),
+    "generation": ("watch",),
     "heads": (
         "ablate_heads",
         "ablation_curve",

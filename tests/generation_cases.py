@@ -1,8 +1,16 @@
 """Ways of generating with a tiny model, whatever library runs it, and what is recorded of them."""
 
+from functools import cache
+
+import numpy as np
 import tiny
 import torch
+from both_hosts import host_on
+from word_data import WORDS, word_data
 
+from sa_plugin.concepts import ConceptBank, fit
+from sa_plugin.data import ConceptData, Splits
+from sa_plugin.detection import calibrate
 from sa_plugin.generation import following
 from sa_plugin.host import Site
 
@@ -72,33 +80,25 @@ def ways(host):
     model = host.model
 
     def of_transformers(root):
-        def run(ids, mask, *, cache=True, sample=False, new=NEW, **more):
-            return root.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=new,
-                do_sample=sample,
-                use_cache=cache,
-                top_k=0,
-                pad_token_id=1,
-                eos_token_id=None,
-                **more,
-            )
+        def run(ids, mask, *, cache=True, sample=False, new=NEW, eos=None, **more):
+            given = {"max_new_tokens": new, "do_sample": sample, "use_cache": cache, "top_k": 0}
+            given |= {"pad_token_id": 1, "eos_token_id": eos, **more}
+            return root.generate(ids, attention_mask=mask, **given)
 
         return run
 
     if host.info.host == "nnsight":
 
-        def traced(ids, mask, *, cache=True, sample=False, new=NEW, **more):
-            kwargs = {"max_new_tokens": new, "do_sample": sample, "use_cache": cache, "top_k": 0}
-            kwargs |= {"pad_token_id": 1, "eos_token_id": None, **more}
-            with model.generate(input_ids=ids, attention_mask=mask, **kwargs) as tracer:
+        def traced(ids, mask, *, cache=True, sample=False, new=NEW, eos=None, **more):
+            given = {"max_new_tokens": new, "do_sample": sample, "use_cache": cache, "top_k": 0}
+            given |= {"pad_token_id": 1, "eos_token_id": eos, **more}
+            with model.generate(input_ids=ids, attention_mask=mask, **given) as tracer:
                 out = tracer.result.save()
             return out
 
         return {"nnsight": of_transformers(model), "traced": traced, "hf": of_transformers(model._module)}
 
-    def own(ids, mask, *, cache=True, sample=False, new=NEW, **more):
+    def own(ids, mask, *, cache=True, sample=False, new=NEW, eos=None, **more):
         return model.generate(
             ids,
             attention_mask=mask,
@@ -107,11 +107,34 @@ def ways(host):
             use_past_kv_cache=cache,
             return_type="tokens",
             verbose=False,
-            stop_at_eos=False,
+            stop_at_eos=eos is not None,
+            eos_token_id=eos,
             **more,
         )
 
-    def hf(ids, mask, *, cache=True, sample=False, new=NEW, **more):
-        return of_transformers(model.original_model)(ids, mask, cache=cache, sample=sample, new=new, **more)
+    return {"bridge": own, "hf": of_transformers(model.original_model)}
 
-    return {"bridge": own, "hf": hf}
+
+def finished(out, mask):
+    """The finished ids of each row, without padding."""
+    whole = torch.cat([mask, torch.ones(len(mask), out.shape[1] - mask.shape[1], dtype=mask.dtype)], 1)
+    return [row[shown.bool()].tolist() for row, shown in zip(out, whole, strict=True)]
+
+
+@cache
+def detector_on(library, name):
+    """A detector of two concepts that fires often."""
+    host, data = host_on(library, name), word_data(30)
+    return calibrate(host, data, fit(host, data, "separator"), deltas=(0.6,))
+
+
+def many_concepts(host, n, layers=None, seed=0):
+    """A detector of n random directions, each chosen at some block."""
+    rng = np.random.default_rng(seed)
+    names = [f"c{k}" for k in range(n)]
+    words = [list(rng.choice(WORDS, 12)) for _ in range(16)]
+    labels = [[set(rng.choice(names, max(1, n // 3), replace=False)) for _ in row] for row in words]
+    data = ConceptData.from_words(words, labels, concepts=names, splits=Splits(seed=1))
+    blocks = range(host.info.n_layers) if layers is None else layers
+    vectors = {(c, at): rng.normal(size=host.info.d_model).astype(np.float32) for c in names for at in blocks}
+    return calibrate(host, data, ConceptBank.from_vectors(vectors), deltas=(0.1,))

@@ -1,8 +1,19 @@
 """A model while it generates: what each step runs, what is watched of it and edited in it."""
 
 from sa_plugin._face import face_room
+from sa_plugin.generation.monitor import Monitor, watch
 from sa_plugin.generation.running import Follower, Generation, following, require_local
+from sa_plugin.generation.watching import Hit, OtherTokensWarning
 
-__all__ = ["Follower", "Generation", "following", "require_local"]
+__all__ = [
+    "Follower",
+    "Generation",
+    "Hit",
+    "Monitor",
+    "OtherTokensWarning",
+    "following",
+    "require_local",
+    "watch",
+]
 
 face_room(globals())

@@ -37,6 +37,7 @@ the same pass. Keys and values of layers up to the lowest edited one never hold 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ from sa_plugin.host.adapter import Look, Looks, Part, ShowingPasses, part_of
 from sa_plugin.host.local import LocalHost
 from sa_plugin.host.protocol import BulkHost, Host, Site
 from sa_plugin.host.texts import TextReader
+from sa_plugin.host.tokens import TextEncoder
 from sa_plugin.host.turns import Turn, hold
 
 # How a generation is started; a stream hands out tokens as they come.
@@ -79,7 +81,8 @@ class Generation:
         number: Which call of the context, from 0.
         prompt: Columns of the prompt.
         ids: Token ids, `[row, column]`, on the model's device; with the newest, which is not yet run.
-        valid: Tokens of text: shown by the mask, not special, not behind the end of their row.
+        real: What is no padding, and not behind the end of its row.
+        valid: Tokens of text: those of `real` that are not special.
         start: First column of the pass under way.
         done: Columns that earlier passes have run; those from here on are new.
     """
@@ -87,6 +90,7 @@ class Generation:
     number: int
     prompt: int
     ids: Int[Tensor, "row column"]
+    real: Bool[Tensor, "row column"]
     valid: Bool[Tensor, "row column"]
     start: int = 0
     done: int = 0
@@ -111,6 +115,13 @@ class Generation:
         """The first new column of the pass under way, counted from its own first."""
         return self.done - self.start
 
+    def append(self, ids: Tensor, real: Tensor, valid: Tensor) -> None:
+        """New columns, on whatever device they are."""
+        device = self.ids.device
+        self.ids = torch.cat([self.ids[:, : self.done], ids.to(device)], dim=1)
+        self.real = torch.cat([self.real, real.to(device)], dim=1)
+        self.valid = torch.cat([self.valid, valid.to(device)], dim=1)
+
 
 Looking: TypeAlias = Callable[[Tensor, Generation], Tensor | None]
 """Of activations `[row, column, d_model]` of the pass under way: what takes their place, or None."""
@@ -121,7 +132,7 @@ class Follower(Protocol):
     """What is told of generations while they run."""
 
     def begins(self, arguments: Mapping[str, Any]) -> None:
-        """A generation is asked for; raise to refuse it."""
+        """A generation is asked for, with these arguments by name; raise to refuse it."""
 
     def passed(self, generation: Generation) -> None:
         """A pass has shown every site; `generation.done` is as it was before it."""
@@ -162,7 +173,13 @@ def require_local(host: Host, what: str) -> LocalHost:
 
 @contextmanager
 def following(
-    host: LocalHost, what: str, looks: Mapping[Site, Looking], follower: Follower, *, stops: bool = False
+    host: LocalHost,
+    what: str,
+    looks: Mapping[Site, Looking],
+    follower: Follower,
+    *,
+    stops: bool = False,
+    idle: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Follow every generation of a model inside the context.
 
@@ -175,6 +192,7 @@ def following(
         looks: What sees each site.
         follower: What is told.
         stops: Whether it may end rows, by the library's own stopping criteria.
+        idle: Whether it is right that nothing was generated, asked where nothing was.
 
     Raises:
         ValueError: A site does not exist, the model is followed for the same already, or a generation
@@ -208,7 +226,7 @@ def following(
                 yield
         finally:
             _unwrap(before)
-    if not loop.number:
+    if not loop.number and not idle():
         raise RuntimeError(
             f"{what}: nothing was generated inside: call generate of the attached model ({host.info.model}) "
             "or of the module in it, inside the context."
@@ -245,6 +263,7 @@ class _Loop:
     mask: Tensor | None = None
     same: Tensor | None = None
     cut: Tensor | None = None
+    fills: bool = True
     ends_at: tuple[int, ...] = ()
     generation: Generation | None = None
     waiting: set[Site] = field(default_factory=set)
@@ -255,6 +274,13 @@ class _Loop:
         for site in sorted(self.sites):
             parts[part_of(self.host.places, self.host.info, site)] = functools.partial(self._look, site)
         return Looks(parts, self._see_ids, self._see_mask)
+
+    @property
+    def encode(self) -> TextEncoder:
+        """What cuts the host's texts into tokens."""
+        reader = self.host.reader
+        assert isinstance(reader, TextReader)
+        return reader.encode
 
     @property
     def _listens(self) -> bool:
@@ -306,7 +332,7 @@ class _Loop:
                 )
         given = dict(kwargs)
         if self.may_stop:
-            if CRITERIA not in _parameters(original):
+            if CRITERIA not in _signature(original).parameters:
                 raise ValueError(
                     f"{self.what}: stop= ends a generation by the library's own stopping criteria, which "
                     f"{type(self.host.model).__name__}.{name} has not: leave stop out, or generate with a "
@@ -315,7 +341,7 @@ class _Loop:
             own = given.get(CRITERIA)
             listed = [] if own is None else list(own) if isinstance(own, list | tuple) else [own]
             given[CRITERIA] = [*listed, self._criterion]
-        self.follower.begins(given)
+        self.follower.begins(_signature(original).bind_partial(*args, **given).arguments)
         self.ends_at = self._ends(original, given, settings)
         self.ids = self.mask = self.same = self.cut = self.generation = None
         self.waiting = set()
@@ -325,7 +351,10 @@ class _Loop:
     def _ends(self, original: Callable[..., Any], given: Mapping[str, Any], settings: Any) -> tuple[int, ...]:
         """Ids that end a row, as the library that generates has it."""
         own = given.get("eos_token_id", getattr(settings, "eos_token_id", None))
-        if "stop_at_eos" in _parameters(original):
+        # A row that ends early is filled up, in transformers only where there are ids that end one.
+        self.fills = own is not None
+        if "stop_at_eos" in _signature(original).parameters:
+            self.fills = True
             # TransformerLens goes by its tokenizer where nothing is given.
             own = given.get("eos_token_id")
             default = getattr(self.host.model.cfg, "eos_token_id", None)
@@ -350,18 +379,14 @@ class _Loop:
                     "detector.find of the token ids that came out."
                 )
             generation.ids = sequences
+        rest = self._real(generation, generation.real.shape[1], generation.ids)
+        generation.real = torch.cat([generation.real, rest], dim=1)
         if self.same is not None and not bool(self.same):
             raise RuntimeError(
                 f"{self.what}: a pass ran other tokens in front than the pass before it: this way of "
                 "generating cannot be followed."
             )
         self.follower.ends(generation)
-
-    @property
-    def _encode(self) -> Any:
-        reader = self.host.reader
-        assert isinstance(reader, TextReader)
-        return reader.encode
 
     def _see_ids(self, ids: Tensor) -> None:
         if not self._listens:
@@ -427,47 +452,49 @@ class _Loop:
                 f"embedded and {done} have been run: neither the newest token nor the whole sequence. "
                 "This way of generating cannot be followed; ask detector.find of the token ids that come out."
             )
-        fresh = self._valid(generation, done, total)
+        real = self._real(generation, done, self.ids)
+        valid = real & ~is_special(self.encode, self.ids[:, done:])
         if generation is None:
-            self.generation = Generation(self.number - 1, total, self.ids, fresh)
+            self.generation = Generation(self.number - 1, total, self.ids, real, valid)
             return
+        generation.append(self.ids[:, done:], real, valid)
         generation.ids, generation.start = self.ids, start
-        generation.valid = torch.cat([generation.valid, fresh], dim=1)
 
-    def _valid(self, generation: Generation | None, done: int, total: int) -> Tensor:
-        """Which of the new columns are tokens of text."""
-        assert self.ids is not None
-        new = self.ids[:, done:]
-        special = torch.tensor(sorted(self._encode.special), device=new.device, dtype=new.dtype)
-        valid = ~torch.isin(new, special)
+    def _real(self, generation: Generation | None, done: int, ids: Tensor) -> Tensor:
+        """Which columns behind the first `done` are no padding, and not behind the end of their row."""
+        new, total = ids[:, done:], ids.shape[1]
+        real = torch.ones_like(new, dtype=torch.bool)
         if self.mask is not None and self.mask.shape[1] >= total:
-            valid &= self.mask[:, done:total].to(new.device).bool()
+            real &= self.mask[:, done:total].to(new.device).bool()
         if generation is not None:
             # Behind the token that ends it, a row is filled up with anything.
             ends = torch.tensor(self.ends_at, device=new.device, dtype=new.dtype)
-            said = self.ids[:, generation.prompt : total]
-            ended = torch.isin(said, ends).long()
-            before = (ended.cumsum(-1) - ended)[:, -new.shape[1] :]
-            valid &= before == 0
+            ended = torch.isin(ids[:, generation.prompt :], ends).long()
+            real &= (ended.cumsum(-1) - ended)[:, ended.shape[1] - new.shape[1] :] == 0
             if self.cut is not None:
                 column = torch.arange(done, total, device=new.device)
-                valid &= column < self.cut.to(new.device)[:, None]
-        return valid
+                real &= column < self.cut.to(new.device)[:, None]
+        return real
 
     def _criterion(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         generation = self.generation
         assert generation is not None
         stopped = torch.tensor(list(self.follower.stops(generation)), dtype=torch.bool)
         # The token that was just chosen is the row's last; what follows fills it up.
-        width = torch.where(stopped, input_ids.shape[1], torch.iinfo(torch.int64).max)
-        self.cut = width if self.cut is None else torch.minimum(self.cut, width)
+        if self.fills:
+            width = torch.where(stopped, input_ids.shape[1], torch.iinfo(torch.int64).max)
+            self.cut = width if self.cut is None else torch.minimum(self.cut, width)
         return stopped.to(input_ids.device)
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
-    import inspect
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
-    return inspect.signature(function).parameters
+
+def is_special(encode: TextEncoder, ids: Int[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
+    """Which token ids are special tokens or marks of a chat."""
+    special = torch.tensor(sorted(encode.special), device=ids.device, dtype=ids.dtype)
+    return torch.isin(ids, special)
 
 
 def _short(value: Any) -> str:
