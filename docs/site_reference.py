@@ -15,6 +15,7 @@ GROUPS = {
     "A model and data": ("attach", "Host", "load", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
     "The tail, detection, localisation": ("calibrate", "Detector", "Resampling"),
+    "A model while it generates": ("watch",),
     "The whole method": ("study", "Plan"),
     "How the tail forms": ("trace", "check_theory"),
     "Heads": (

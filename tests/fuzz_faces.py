@@ -103,6 +103,7 @@ def calls(folder: Path) -> Calls:
         "score": (sa.score, {**on, "bank": bank}),
         "calibrate": (sa.calibrate, {**on, "bank": bank, "scores": table, "deltas": (0.1, 0.5)}),
         "trace": (sa.trace, {"scores": table, "resampling": few}),
+        "watch": (entered(sa.watch, host.model), {"host": host, "detector": detector}),
         "attach": (sa.attach, {"model": tiny.bridge("gpt2"), "progress": False}),
         "check": (sa.check, {"host_or_model": host}),
         "load": (sa.load, {"source": "shapes", "n": 12, "size": 32}),
@@ -216,6 +217,14 @@ def calls(folder: Path) -> Calls:
         "host.attention_weights": {"layer": 0},
         "host.hook_changes_output": {"hook_name": host.hook_name(Site(0, "resid_post"))},
     }
+    with sa.watch(host, detector) as monitor:
+        host.model.generate("a cat sat", max_new_tokens=2, verbose=False, prepend_bos=False)
+    owners["monitor"] = monitor
+    activations = {site: torch.zeros(1, 2, host.info.d_model) for site in monitor.sites}
+    given |= {
+        "monitor.feed": {"activations": activations, "ids": torch.tensor([[5, 6]])},
+        "monitor.superactivators": {},
+    }
     results = {
         "evaluation": detector.evaluate(data.test, scores=table, resampling=few),
         "tail_trace": sa.trace(scores=table, resampling=few),
@@ -272,6 +281,18 @@ def until(call: Callable[..., Any], module: Any, step: str) -> Callable[..., Any
                 return "begun"
 
     return begun
+
+
+def entered(context: Callable[..., Any], model: Any) -> Callable[..., Any]:
+    """A context as a function that enters it, generates and leaves it."""
+
+    @functools.wraps(context)
+    def generated(*args: Any, **given: Any) -> Any:
+        with context(*args, **given) as made:
+            model.generate("a cat sat", max_new_tokens=2, verbose=False, prepend_bos=False)
+        return made
+
+    return generated
 
 
 class _Begun(BaseException):

@@ -65,7 +65,7 @@ def watching(places: EnvoyPlaces, watches: Mapping[Site, EditWatch]) -> Iterator
 
 @contextmanager
 def showing(places: EnvoyPlaces, looks: Looks) -> Iterator[None]:
-    """Show parts of every pass inside the context as they come by; see `sa_plugin.host.looks`."""
+    """Show parts of every pass inside the context as they come by; see `sa_plugin.host.adapter.Looks`."""
     rows: list[int] = []
 
     def ids(given: Tensor) -> None:

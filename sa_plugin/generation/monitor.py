@@ -37,7 +37,7 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.find import SuperActivators, find
 from sa_plugin.detection.items import ScoredSamples
-from sa_plugin.generation.running import Generation, following, is_special, require_local
+from sa_plugin.generation.running import Generation, following, grow, is_special, require_local
 from sa_plugin.generation.watching import Hit, Watching, fed
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import BulkHost, Host, Site
@@ -104,8 +104,7 @@ class Monitor(Shown):
 
         Args:
             activations: Of the new tokens alone, `[row, new, d_model]`, by block index (at the detector's
-                hook point) or by `Site`; `sites` says which are needed. Or what
-                `sa_nnsight.trace_ops.seen` made of them, `[row, new, number]`.
+                hook point) or by `Site`; `sites` says which are needed.
             ids: Their token ids.
             past: Tokens of these sequences that were fed before, padding included; 0 begins new ones.
             mask: 0 where a new token is padding; by default none is.
@@ -136,7 +135,7 @@ class Monitor(Shown):
         if generation is None:
             generation = self._fed = Generation(len(watching.runs), new, ids, real, valid)
         else:
-            generation.append(ids, real, valid)
+            grow(generation, ids, real, valid)
             generation.start = generation.done
         told = len(watching.hits)
         watching.passed(generation)
@@ -311,8 +310,8 @@ def watch(
             criteria are asked when the next token is chosen already: one token more comes out.
         prompt: Whether tokens of the prompt are watched too.
 
-    Yields:
-        The monitor; it shows itself.
+    Returns:
+        A context that hands out the monitor, which shows itself.
 
     Raises:
         TypeError: `stop` is none of these.

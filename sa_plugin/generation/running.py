@@ -115,16 +115,17 @@ class Generation:
         """The first new column of the pass under way, counted from its own first."""
         return self.done - self.start
 
-    def append(self, ids: Tensor, real: Tensor, valid: Tensor) -> None:
-        """New columns, on whatever device they are."""
-        device = self.ids.device
-        self.ids = torch.cat([self.ids[:, : self.done], ids.to(device)], dim=1)
-        self.real = torch.cat([self.real, real.to(device)], dim=1)
-        self.valid = torch.cat([self.valid, valid.to(device)], dim=1)
-
 
 Looking: TypeAlias = Callable[[Tensor, Generation], Tensor | None]
 """Of activations `[row, column, d_model]` of the pass under way: what takes their place, or None."""
+
+
+def grow(generation: Generation, ids: Tensor, real: Tensor, valid: Tensor) -> None:
+    """Add new columns to a generation, on its own device."""
+    device = generation.ids.device
+    generation.ids = torch.cat([generation.ids[:, : generation.done], ids.to(device)], dim=1)
+    generation.real = torch.cat([generation.real, real.to(device)], dim=1)
+    generation.valid = torch.cat([generation.valid, valid.to(device)], dim=1)
 
 
 @runtime_checkable
@@ -457,7 +458,7 @@ class _Loop:
         if generation is None:
             self.generation = Generation(self.number - 1, total, self.ids, real, valid)
             return
-        generation.append(self.ids[:, done:], real, valid)
+        grow(generation, self.ids[:, done:], real, valid)
         generation.ids, generation.start = self.ids, start
 
     def _real(self, generation: Generation | None, done: int, ids: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ MEANT = {
     (ANY, "players"): {"function", "class"},
     (ANY, "say"): {"function", "class"},
     ("fit", "controls"): {"True"},
+    # Called at a hit, if there is one; nothing ends a sequence.
+    ("watch", "on_hit"): {"function", "class"},
+    ("watch", "stop"): {"[]"},
     ("HeadSets", "controls"): {"[]"},
     # What stands there by default: all blocks, the first of the kinds, no stage but detection.
     ("Plan", "layers"): {"[]", "(1, 2, 3)"},
@@ -148,6 +151,8 @@ UNCHECKED = {
     "data.Split": "made by ConceptData",
     "loaders.Corpus": "made by open_corpus",
     "loaders.Document": "made by open_corpus",
+    "generation.Hit": "made by a monitor",
+    "generation.Monitor": "made by watch",
     "generation.following": "called by what follows a generation",
     "generation.require_local": "called by what follows a generation",
     "generation.Generation": "made by following",
