@@ -223,9 +223,11 @@ def _search_on(
     deltas: tuple[float, ...],
     statistic: Float[np.ndarray, "sample layer unit"],
 ) -> Calibrated:
-    own = methods.owns_units(method, table.bank)
-    positive = _sparse(table) and not methods.is_given(method)
-    return _search(method, statistic, labels, deltas, own, positive)
+    own, given = methods.owns_units(method, table.bank), methods.is_given(method)
+    found = _search(method, statistic, labels, deltas, own, positive=_sparse(table) and not given)
+    # What was tried to make a statistic counts with what its threshold was chosen from.
+    before = table.given[method].candidates if given else 1
+    return replace(found, candidates=found.candidates * before)
 
 
 def _warn_few_active(

@@ -194,14 +194,15 @@ class Evaluation(Result):
         """
         found = {}
         for metric in COMPARED:
-            mean = self.mean_of(metric)
+            mean = self.shown[metric]
             own = mean.sel(method=methods.TAIL)
             found[metric] = stack({name: mean.sel(method=name) - own for name in self.methods[1:]}, "method")
         return found
 
-    def mean_of(self, metric: str) -> Drawn:
-        """A metric's mean over concepts as tables show it: plain for false alarms, else weighted."""
-        return (self.macro if metric == ALARMS else self.weighted)[metric]
+    @cached_property
+    def shown(self) -> dict[str, Drawn]:
+        """Every metric's mean over concepts as tables show it: plain for false alarms, else weighted."""
+        return {**self.weighted, ALARMS: self.macro[ALARMS]}
 
     def of(self, method: str) -> MethodResult:
         """The numbers of one method.
@@ -257,18 +258,18 @@ class Evaluation(Result):
     def _monitor_sheet(self) -> Sheet:
         """True positives where false ones are few, and how often an alarm is false."""
         rates = {name: f"TPR at {100 * rate:g} %" for name, rate in RATES.items()}
-        shown = {**rates, PARTIAL: "pAUROC", ALARMS: "false alarms"}
+        titles = {**rates, PARTIAL: "pAUROC", ALARMS: "false alarms"}
         header = ["method"]
-        for name, said in shown.items():
+        for name, said in titles.items():
             header += [said, "interval"] if self._defined(name) else [said]
         compared = [PARTIAL, *(name for name in list(RATES)[:1] if self._defined(name))]
-        header += [cell for name in compared for cell in (f"{shown[name]} - SA", "interval", "")]
+        header += [cell for name in compared for cell in (f"{titles[name]} - SA", "interval", "")]
         marks = {name: star_marks(self.difference[name]).tolist() for name in compared}
         lines = []
         for k, method in enumerate(self.methods):
             cells = [method]
-            for name in shown:
-                one = self.mean_of(name).sel(method=method)
+            for name in titles:
+                one = self.shown[name].sel(method=method)
                 cells += [number(one.estimate), *([bounds_text(one)] if self._defined(name) else [])]
             for name in compared:
                 if method == methods.TAIL:
@@ -286,7 +287,7 @@ class Evaluation(Result):
         return Sheet(header, lines, title, [self.rests_on()])
 
     def _defined(self, metric: str) -> bool:
-        return bool(np.isfinite(self.mean_of(metric).estimate).any())
+        return bool(np.isfinite(self.shown[metric].estimate).any())
 
     def rests_on(self) -> str:
         """How many negatives the true-positive rates stand on."""

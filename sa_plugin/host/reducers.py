@@ -370,6 +370,21 @@ def train(
     return keeping(sums=sums, rows=rows, samples=samples)
 
 
+def raw_rows(
+    read: Read, keep: torch.Tensor, *, valid: torch.Tensor, sites: Sequence[tuple[int, str]]
+) -> Keeping:
+    """The activations of every token at some sites, as rows by the site's number.
+
+    Args:
+        read: Activations.
+        keep: Which tokens are evidence.
+        valid: Tokens that are neither padding nor special.
+        sites: Layers and points.
+    """
+    own = valid.to(keep.device)
+    return keeping(rows={k: as_given(read[site], own) for k, site in enumerate(sites)})
+
+
 def as_given(raw: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Chosen activations without loss: two bytes a number where the model computes in two, else float32.
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
         with_answers,
     )
     from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
+    from sa_plugin.scores.trained import PROBES, train_poolings
 else:
     __getattr__ = lazily(
         __name__,
         {
             "pushdown": ("sample_maxima", "tail_histogram"),
+            "trained": ("PROBES", "train_poolings"),
             "prompting": (
                 "PROMPT",
                 "PROMPT_P",
@@ -47,6 +49,7 @@ else:
 
 
 __all__ = [
+    "PROBES",
     "PROMPT",
     "PROMPT_P",
     "TEMPLATE",
@@ -64,6 +67,7 @@ __all__ = [
     "score_samples",
     "shared_length",
     "tail_histogram",
+    "train_poolings",
     "with_answers",
 ]
 

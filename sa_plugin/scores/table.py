@@ -37,10 +37,14 @@ class SampleStatistic:
         values: NaN where it is not known; concepts as the columns of the token labels.
         threshold: Where it fires, if that is settled beforehand; None to calibrate it with the
             same search as every other statistic.
+        candidates: Settings it was chosen from before, on other data than the threshold's.
+        record: How it was made, of each concept.
     """
 
     values: Float[np.ndarray, "sample concept"]
     threshold: float | None = None
+    candidates: int = 1
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @face
@@ -251,7 +255,13 @@ class ScoreTable(Shown):
         )
 
     def with_statistic(
-        self, name: str, values: Float[np.ndarray, "sample concept"], *, threshold: float | None = None
+        self,
+        name: str,
+        values: Float[np.ndarray, "sample concept"],
+        *,
+        threshold: float | None = None,
+        candidates: int = 1,
+        record: Mapping[str, Any] | None = None,
     ) -> ScoreTable:
         """The same table with one more detection method: a number for each sample and concept.
 
@@ -263,9 +273,12 @@ class ScoreTable(Shown):
             values: Samples as in `tokens.samples`, concepts as in `tokens.concepts`; NaN where it
                 is not known. Higher means present.
             threshold: Where it fires, if that is settled beforehand: then nothing is calibrated.
+            candidates: How many settings of it were tried before, such as a probe's: counted with those
+                of the threshold.
+            record: How it was made, of each concept.
 
         Raises:
-            ValueError: Another shape, or an infinite value.
+            ValueError: Another shape, an infinite value, or fewer than one candidate.
 
         Example:
             >>> scores = scores.with_statistic("length", lengths)  # doctest: +SKIP
@@ -281,4 +294,7 @@ class ScoreTable(Shown):
             raise ValueError(
                 f"the statistic {name!r} has infinite values: give finite numbers, NaN where it is not known."
             )
-        return replace(self, given={**self.given, name: SampleStatistic(values, threshold)})
+        if candidates < 1:
+            raise ValueError(f"candidates of the statistic {name!r} is {candidates}: give 1 or more.")
+        own = SampleStatistic(values, threshold, candidates, {} if record is None else record)
+        return replace(self, given={**self.given, name: own})

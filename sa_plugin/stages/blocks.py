@@ -98,7 +98,7 @@ def _monitor(evaluation: Evaluation) -> dict[str, Any]:
     """True positives where false ones are few, and false alarms."""
     rows = []
     for name in evaluation.methods:
-        mean = {metric: evaluation.mean_of(metric).sel(method=name) for metric in (*RATES, PARTIAL, ALARMS)}
+        mean = {metric: evaluation.shown[metric].sel(method=name) for metric in (*RATES, PARTIAL, ALARMS)}
         by = evaluation.of(name).difference.get(PARTIAL)
         rows.append(
             {

@@ -12,7 +12,7 @@ numbers are those of the functions that a user calls by hand; this module orders
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from sa_plugin.host.images import processor_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.scores.trained import train_poolings
 from sa_plugin.show.result import clean
 from sa_plugin.stages import blocks
 from sa_plugin.stages.examples import passages, pictures
@@ -48,9 +49,11 @@ from sa_plugin.stages.plan import Plan
 from sa_plugin.stages.store import (
     Stage,
     Store,
+    read_given,
     read_json,
     read_kept_others,
     read_scores,
+    write_given,
     write_json,
     write_others,
     write_scores,
@@ -59,7 +62,7 @@ from sa_plugin.tracing.along import Others, Traced, read_others
 from sa_plugin.tracing.tail_trace import TailTrace, TraceOptions, trace
 
 _T = TypeVar("_T")
-MEASURES = 6
+MEASURES = 7
 """Raised when what a stage measures changes, so that what an older code kept is not read."""
 QUOTING = ("examples", "explanation")
 """Stages whose results hold texts or pictures of the data."""
@@ -145,15 +148,23 @@ class Graph:
         depends |= asdict(self.plan.resampling)
         if name == "attribution":
             depends |= asdict(self.plan.attribution)
+        if kind == self.plan.main and "rivals" in self.plan.stages:
+            depends["rivals"] = self.rivals_stage().hash
         of_kind = name in ("detection", "trace")
         return Stage(f"{name} {kind}" if of_kind else name, depends, quotes=name in QUOTING)
 
+    def rivals_stage(self) -> Stage:
+        """Probes trained through their pooling, beside the scores of the primary kind."""
+        return Stage("rivals", {"scores": self.score_stage(self.plan.main).hash}, ".npz")
+
     def stages(self) -> list[Stage]:
         """All that the plan asks for, in order."""
-        asked = [name for name in self.plan.stages if name != "detection"]
+        asked = [name for name in self.plan.stages if name not in ("detection", "rivals")]
         found = []
         for kind in self.plan.kinds:
-            found += [self.fit_stage(kind), self.score_stage(kind), self.stage("detection", kind)]
+            found += [self.fit_stage(kind), self.score_stage(kind)]
+            found += [self.rivals_stage()] * (kind == self.plan.main and "rivals" in self.plan.stages)
+            found.append(self.stage("detection", kind))
             found += [self.stage("trace", kind)] * ("trace" in asked)
         return found + [self.stage(name, self.plan.main) for name in asked if name != "trace"]
 
@@ -183,8 +194,20 @@ class Graph:
         )
 
     def table(self, kind: str) -> ScoreTable:
-        """Scores of one kind; one pass makes those of every kind that has none."""
-        return self._once(("table", kind), lambda: self._table(kind, lambda: self._score(kind)))
+        """Scores of one kind, with trained rivals if asked for; one pass makes those of every kind."""
+        found: ScoreTable = self._once(("table", kind), lambda: self._table(kind, lambda: self._score(kind)))
+        if kind == self.plan.main and "rivals" in self.plan.stages:
+            return self._once(("rivals", kind), lambda: self._with_rivals(found))
+        return found
+
+    def _with_rivals(self, table: ScoreTable) -> ScoreTable:
+        given = self.store.keep(
+            self.rivals_stage(),
+            lambda: train_poolings(self.host, self.data, table, seed=self.plan.seed).given,
+            write_given,
+            read_given,
+        )
+        return replace(table, given={**table.given, **given})
 
     def _table(self, kind: str, make: Callable[[], ScoreTable]) -> ScoreTable:
         bank = self.bank(kind)

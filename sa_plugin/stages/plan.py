@@ -12,10 +12,11 @@ from sa_plugin._takers import Range
 from sa_plugin.concepts.kinds import kind_of
 from sa_plugin.statistics.drawn import Resampling
 
-STAGES = ("detection", "trace", "heads", "examples", "explanation", "attribution")
-"""In the order they are run; each says of itself why it is missing where it cannot be."""
-DEFAULT_STAGES = STAGES[:-1]
-"""All but the comparison of objectives, which costs many passes."""
+STAGES = ("detection", "trace", "heads", "examples", "explanation", "attribution", "rivals")
+"""Each says of itself why it is missing where it cannot be. "rivals" trains probes through their pooling
+(`scores.train_poolings`) and puts them into the primary kind's detection table."""
+DEFAULT_STAGES = STAGES[:-2]
+"""All but the comparison of objectives, which costs many passes, and the trained rivals, which cost one."""
 USUAL_METHODS = ("direct_alignment", "integrated_gradients")
 """Explainers of that comparison."""
 

@@ -50,7 +50,7 @@ from sa_plugin._files import (
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.passes.layout import TokenTable
-from sa_plugin.scores.table import ScoreTable
+from sa_plugin.scores.table import SampleStatistic, ScoreTable
 from sa_plugin.tracing.along import Others
 
 FORMAT = 2
@@ -326,6 +326,29 @@ def write_scores(table: ScoreTable, path: Path) -> None:
         arrays["known"] = tokens.known
     with written(path) as partial:
         np.savez(partial, scores=np.asarray(table.scores), names=np.array(json.dumps(names)), **arrays)
+
+
+def write_given(given: Mapping[str, SampleStatistic], path: Path) -> None:
+    """Write statistics of samples, and how they were made.
+
+    Args:
+        given: By the name of their method.
+        path: Ends in `.npz`.
+    """
+    about = {name: {"candidates": one.candidates, "record": dict(one.record)} for name, one in given.items()}
+    arrays: dict[str, Any] = {f"of {name}": one.values for name, one in given.items()}
+    with written(path) as partial:
+        np.savez(partial, about=np.array(json.dumps(about)), **arrays)
+
+
+def read_given(path: Path) -> dict[str, SampleStatistic]:
+    """What `write_given` wrote."""
+    with np.load(path, allow_pickle=False) as held:
+        about = json.loads(str(held["about"]))
+        return {
+            name: SampleStatistic(held[f"of {name}"], None, one["candidates"], one["record"])
+            for name, one in about.items()
+        }
 
 
 def read_scores(path: Path, bank: ConceptBank, data: ConceptData) -> ScoreTable:
