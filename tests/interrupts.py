@@ -18,6 +18,7 @@ from word_data import word_data
 from sa_plugin.attribution import attribute, objective
 from sa_plugin.concepts import fit
 from sa_plugin.detection import calibrate
+from sa_plugin.generation import watch
 from sa_plugin.heads import Intervention, ablate_heads
 from sa_plugin.host import HOOKS, InterruptedCallWarning, Site, Turns, attach, check, hooks_on
 from sa_plugin.scores import score
@@ -27,6 +28,9 @@ MOMENTS = ("call", "c_return")
 # Files in which things are put on a model and taken off; most moments fall elsewhere.
 SEAMS = (
     "host/turns.py",
+    "host/adapter.py",
+    "generation/running.py",
+    "generation/monitor.py",
     "host/local.py",
     "sa_nnsight/edits.py",
     "sa_nnsight/measure.py",
@@ -136,6 +140,12 @@ def state(host):
         "gradients": torch.is_grad_enabled(),
         "trace function": sys.gettrace(),
         "turns": len(host.turns.open),
+        "wrapped": [
+            name
+            for name in ("generate", "generate_stream")
+            for m in (whole, host.places.root)
+            if name in vars(m)
+        ],
         "hooks of all modules": len(torch.nn.modules.module._global_forward_hooks),
         "library": _library(host),
     }
@@ -189,12 +199,22 @@ class Case:
             "FullGrad": lambda: attribute(host, goal, sample, "full_grad"),
             "check": lambda: check(host, ["a cat sat", "two dogs ran over there"]),
             "attach": lambda: attach(self.host.model),
+            "watch": self.watched,
         }
         if library == "transformer_lens":
             replaced = np.arange(len(goal.mask[0])) % 2 == 1
             self.work["explain"] = lambda: host.explain(goal, sample, replaced, None)
         self.moments = {}
         self.right, self.before = self.scores(), state(host)
+
+    def watched(self):
+        """A generation under a monitor, of the module that both libraries run."""
+        ids = torch.tensor([[0, 5, 9, 12]])
+        with watch(self.host, self.detector) as monitor:
+            self.host.places.root.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False
+            )
+        return monitor
 
     def scores(self, host=None):
         """What the next call of some host finds."""

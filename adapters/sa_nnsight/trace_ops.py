@@ -1,4 +1,4 @@
-"""Scores, SuperActivators and objectives for your own trace: plain torch, local or remote.
+"""Scores, SuperActivators, objectives and what a monitor is fed, in a trace of your own: torch.
 
 `sa_nnsight.trace_setup` makes, outside the trace, the tensors that `scores`, `mask` and `goal_mean`
 take inside it. For a remote trace call `nnsight.register("sa_nnsight.trace_ops")` first: functions
@@ -11,6 +11,9 @@ With x = (h - mean) / scale in float32:
     mask        s_t >= threshold, among the tokens that are kept (SuperActivators)
     goal_mean   mean of s_t over the objective's tokens, or log(sum_t exp(beta (s_t - threshold))) / beta,
                 and the mean over the batch: a scalar
+
+    seen        s_t of every concept that a monitor watches at a layer, and |h_t| where the rule for attention
+                sinks needs it: what `Monitor.feed` takes, a few numbers a token instead of an activation
 
 What the mask does not know: which tokens are padding, special or attention sinks. Give `keep`.
 
@@ -54,6 +57,41 @@ class Concept:
         self.cosine = cosine
         self.threshold = threshold
         self.path = path
+
+
+class Watched:
+    """What a monitor reads at one layer.
+
+    Attributes:
+        layer: Block index.
+        point: Of the block's tensors.
+        path: nnsight's path of the value; `model.get(path)` is the value in a trace.
+        directions: `[unit, d_model]`, of the concepts that are scored there; perhaps none.
+        mean: `[d_model]`, taken off activations.
+        scale: What activations are divided by.
+        cosine: Whether scores are cosines, not dot products.
+        norm: Whether the rule for attention sinks needs the norm.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        point: str,
+        path: str,
+        directions: torch.Tensor,
+        mean: torch.Tensor,
+        scale: float,
+        cosine: bool,
+        norm: bool,
+    ) -> None:
+        self.layer = layer
+        self.point = point
+        self.path = path
+        self.directions = directions
+        self.mean = mean
+        self.scale = scale
+        self.cosine = cosine
+        self.norm = norm
 
 
 class Goal:
@@ -117,6 +155,35 @@ def scores(resid: torch.Tensor, concept: Concept | Goal) -> torch.Tensor:
     norms: torch.Tensor = x.masked_fill(zero[..., None], 1.0).norm(dim=-1) * direction.norm()
     # As the product's own scores: only zero vectors are that short.
     return dots / norms.clamp_min(1e-30)
+
+
+def seen(value: torch.Tensor, watched: Watched) -> torch.Tensor:
+    """Scores of every watched concept of a layer, and the norm behind them, `[batch, token, number]`.
+
+    Args:
+        value: `[batch, token, d_model]`, or the tuple a block returns.
+        watched: From `sa_nnsight.trace_setup.watched`.
+
+    Raises:
+        ValueError: Activations of another width than the vectors'.
+    """
+    h = value[0] if isinstance(value, tuple) else value
+    directions = watched.directions.to(h.device)
+    if h.shape[-1] != directions.shape[-1]:
+        raise ValueError(
+            f"activations have {h.shape[-1]} dimensions, the vectors {directions.shape[-1]}: they are of "
+            f"another model, or this is not the tensor at {watched.path}."
+        )
+    h = h.float()
+    x = (h - watched.mean.to(h.device)) / watched.scale
+    found: torch.Tensor = x @ directions.T
+    if watched.cosine:
+        norms: torch.Tensor = x.norm(dim=-1, keepdim=True) * directions.norm(dim=-1)
+        found = found / norms.clamp_min(1e-30)
+    if not watched.norm:
+        return found
+    length: torch.Tensor = h.norm(dim=-1, keepdim=True)
+    return torch.cat([found, length], dim=-1)
 
 
 def mask(found: torch.Tensor, concept: Concept, keep: torch.Tensor) -> torch.Tensor:

@@ -5,16 +5,19 @@ The results are plain tensors and paths, which travel to a server; what makes th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sa_nnsight.trace_ops import Concept, Goal
+from sa_nnsight.trace_ops import Concept, Goal, Watched
 from sa_plugin._face import face
 from sa_plugin.attribution.objective import Objective, Pooled
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
+from sa_plugin.generation.watching import places_of
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.passes.run import sink_sites
@@ -43,6 +46,40 @@ def concept(detector: Detector, name: str, host: Host) -> Concept:
         float(choice.threshold),
         host.hook_name(Site(choice.layer, bank.hook_point)),
     )
+
+
+@face
+def watched(detector: Detector, host: Host, *, concepts: Sequence[str] | None = None) -> list[Watched]:
+    """What a monitor is fed of each layer, for a generation in a trace of your own.
+
+    Inside the loop over steps take `seen(model.get(one.path), one)` of each in turn; they are in the order of
+    the pass. Behind the trace give what was saved of a step to `Monitor.feed(..., scored=True)`.
+
+    Args:
+        detector: Calibrated.
+        host: The attached model.
+        concepts: Those that are watched; by default all.
+
+    Raises:
+        ValueError: The detector has no such concept, or its units are latents of an SAE.
+    """
+    names = tuple(detector.concepts if concepts is None else concepts)
+    d_model, made = host.info.d_model, []
+    for place in places_of(detector, host.info, names):
+        vectors = place.vectors
+        made.append(
+            Watched(
+                place.site.layer,
+                place.site.point,
+                host.hook_name(place.site),
+                torch.zeros(0, d_model) if vectors is None else vectors.vectors[0].float(),
+                torch.zeros(d_model) if vectors is None else vectors.mean[0].float(),
+                1.0 if vectors is None else float(vectors.scale[0]),
+                vectors is not None and vectors.scoring == "cosine",
+                place.norm,
+            )
+        )
+    return made
 
 
 @face

@@ -99,6 +99,7 @@ class Monitor(Shown):
         *,
         past: int = 0,
         mask: Shaped[Tensor, "row new"] | None = None,
+        scored: bool = False,
     ) -> list[Hit]:
         """Score the new tokens of a loop of your own.
 
@@ -108,6 +109,8 @@ class Monitor(Shown):
             ids: Their token ids.
             past: Tokens of these sequences that were fed before, padding included; 0 begins new ones.
             mask: 0 where a new token is padding; by default none is.
+            scored: Whether `activations` are what `sa_nnsight.trace_ops.seen` made of them beside the model,
+                `[row, new, number]`.
 
         Returns:
             The hits among them.
@@ -129,7 +132,9 @@ class Monitor(Shown):
                 "order."
             )
         watching, point = self._watching, self.detector.bank.hook_point
-        watching.found = {one.site: fed(one, activations, point, rows, new) for one in watching.places}
+        watching.found = {
+            one.site: fed(one, activations, point, (rows, new), scored) for one in watching.places
+        }
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device).bool()
         valid = real & ~is_special(watching.encode, ids)
         if generation is None:

@@ -379,7 +379,7 @@ class _Loop:
                     "texts: this way of generating cannot be followed. Generate first, and ask "
                     "detector.find of the token ids that came out."
                 )
-            generation.ids = sequences
+        generation.ids = self.ids if sequences is None else sequences
         rest = self._real(generation, generation.real.shape[1], generation.ids)
         generation.real = torch.cat([generation.real, rest], dim=1)
         if self.same is not None and not bool(self.same):

@@ -28,7 +28,7 @@ from sa_plugin.data.loose import loose_sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.generation.running import Generation, Looking
 from sa_plugin.host import reducers
-from sa_plugin.host.protocol import Host, Site
+from sa_plugin.host.protocol import Host, HostInfo, Site
 from sa_plugin.host.tokens import TextEncoder
 from sa_plugin.passes.run import sink_sites
 from sa_plugin.show.result import noun_count
@@ -156,8 +156,8 @@ class Watching:
         self.n_tokens = 0
         self.at = [position_of(name, detector.concepts) for name in self.concepts]
         self.threshold = detector.tail.chosen_threshold[self.at]
-        layers, self.sinks, self.drops_first = detector.bank.sinks_on(host.info)
-        self.places = places_of(detector, self.at, sink_sites(layers) if self.sinks == "drop" else [])
+        _, self.sinks, self.drops_first = detector.bank.sinks_on(host.info)
+        self.places = places_of(detector, host.info, self.concepts)
         self.columns, self.norms, self.width = _columns(self.places, len(self.concepts))
         self.found: dict[Site, Tensor] = {}
         self.stopped: np.ndarray = np.zeros(0, dtype=bool)
@@ -312,9 +312,12 @@ class Watching:
         self.line.update()
 
 
-def places_of(detector: Detector, at: Sequence[int], norms: Sequence[Site]) -> tuple[Place, ...]:
-    """Every site that is read, in the order of the layers."""
+def places_of(detector: Detector, info: HostInfo, concepts: Sequence[str]) -> tuple[Place, ...]:
+    """Every site that is read for some concepts, in the order of the layers."""
     bank, tail = detector.bank, detector.tail
+    at = [position_of(name, detector.concepts) for name in concepts]
+    layers, sinks, _ = bank.sinks_on(info)
+    norms = sink_sites(layers) if sinks == "drop" else []
     by_site: dict[Site, list[int]] = {site: [] for site in norms}
     for k, c in enumerate(at):
         site = Site(bank.layers[int(tail.layer[c])], bank.hook_point)
@@ -341,7 +344,9 @@ def _columns(places: Sequence[Place], concepts: int) -> tuple[np.ndarray, np.nda
     return columns, np.array(norms, dtype=np.int64), start
 
 
-def fed(place: Place, activations: Mapping[Any, Tensor], point: str, rows: int, new: int) -> Tensor:
+def fed(
+    place: Place, activations: Mapping[Any, Tensor], point: str, shape: tuple[int, int], scored: bool
+) -> Tensor:
     """The numbers of one site, from what a loop of the user's handed over."""
     site = place.site
     h = activations.get(site, activations.get(site.layer) if site.point in (point, "resid_post") else None)
@@ -351,12 +356,20 @@ def fed(place: Place, activations: Mapping[Any, Tensor], point: str, rows: int, 
             f"activations lack {site.point} of block {site.layer}, where a concept or the rule for sinks is "
             f"read; given: {given}. Read every site of monitor.sites, in passes that run that far."
         )
-    if h.ndim != 3 or h.shape[:2] != (rows, new):
+    if h.ndim != 3 or h.shape[:2] != shape:
         raise ValueError(
-            f"activations of block {site.layer} have shape {list(h.shape)}, ids [{rows}, {new}]: give those "
+            f"activations of block {site.layer} have shape {list(h.shape)}, ids {list(shape)}: give those "
             "of the new tokens alone, [row, new, d_model]."
         )
-    return h.float() if h.shape[-1] == place.width else place.reduce(h)
+    if not scored:
+        return place.reduce(h)
+    if h.shape[-1] != place.width:
+        raise ValueError(
+            f"activations of block {site.layer} have {h.shape[-1]} numbers a token, a scored step "
+            f"{place.width}: give what sa_nnsight.trace_ops.seen returns for this detector's concepts, or "
+            "leave scored out."
+        )
+    return h.float()
 
 
 def encoder_of(host: Host) -> TextEncoder:

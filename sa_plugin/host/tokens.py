@@ -262,6 +262,8 @@ class TextEncoder:
             ]
             text, ends = "".join(pieces), np.cumsum([len(piece) for piece in pieces])
             spans = np.stack([np.append(0, ends[:-1]), ends], axis=1)
+        # A model may say a null byte, which no text may hold: shown as what it is, no character.
+        text = text.replace("\0", "\ufffd")
         return TokenIds(ids, text, [(int(a), int(b)) for a, b in trim(text, spans)])
 
     def name(self, token: int) -> str:

@@ -219,6 +219,40 @@ def test_a_loop_of_ones_own_is_fed(library, name):
     assert marks(monitor.superactivators()) == marks(right.superactivators())
 
 
+def test_a_trace_of_ones_own_scores_beside_the_model():
+    import nnsight
+
+    from sa_nnsight.trace_ops import seen
+    from sa_nnsight.trace_setup import watched
+
+    host, detector = host_on("nnsight", "llama"), cases.detector_on("nnsight", "llama")
+    model, (ids, mask) = host.model, cases.prompts("llama")
+    given = {"max_new_tokens": cases.NEW, "do_sample": False, "pad_token_id": 1, "eos_token_id": None}
+    layers = watched(detector, host)
+    with watch(host, detector) as right:
+        plain = cases.ways(host)["hf"](ids, mask)
+    with torch.no_grad(), model.generate(input_ids=ids, attention_mask=mask, **given) as tracer:
+        steps = nnsight.save([])
+        for _ in tracer.iter[: cases.NEW]:
+            steps.append([seen(model.get(one.path), one) for one in layers])
+        out = tracer.result.save()
+    assert torch.equal(out, plain)
+    whole = torch.cat([mask, torch.ones(len(mask), cases.NEW, dtype=mask.dtype)], 1)
+    with watch(host, detector) as monitor:
+        past = 0
+        for step in steps:
+            stop = past + step[0].shape[1]
+            numbers = {one.layer: value for one, value in zip(layers, step, strict=True)}
+            monitor.feed(numbers, out[:, past:stop], past=past, mask=whole[:, past:stop], scored=True)
+            past = stop
+    assert of_hits(monitor.hits) == of_hits(right.hits)
+    with (
+        pytest.raises(ValueError, match=r"have 32 numbers a token, a scored step \d: give what"),
+        watch(host, detector) as monitor,
+    ):
+        monitor.feed({one.layer: torch.zeros(3, 1, 32) for one in layers}, ids[:, :1], scored=True)
+
+
 @on_both("llama")
 def test_it_shows_itself(library, name):
     host, detector = host_on(library, name), cases.detector_on(library, name)

@@ -254,3 +254,13 @@ def test_token_ids_of_a_text_stand_for_its_characters(make):
     named = encoder.named(tokenizer(text)["input_ids"])
     shown = [named.text[a:b] for (a, b), special in zip(named.spans, own.special, strict=True) if not special]
     assert shown == [text[a:b] for a, b in own.offsets[~own.special].tolist()]
+
+
+def test_a_null_byte_among_token_ids_is_shown_as_no_character():
+    encode = TextEncoder(tiny.tokenizer("gpt2"))
+    null = encode.tokenizer.convert_tokens_to_ids("\u0100")
+    ids = [*encode.tokenizer("a cat").input_ids, null, *encode.tokenizer(" sat").input_ids]
+    assert "\0" in encode.tokenizer.decode(ids)
+    named = encode.named(ids)
+    assert named.text == "a cat\ufffd sat"
+    assert named.text[slice(*named.spans[-1])] == "sat"

@@ -41,7 +41,7 @@ def batch(host):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_at_any_moment_leaves_the_next_call_a_clean_model(library):
     case, rng = interrupts.case_on(library), random.Random(0)
-    for name in ("score", "pattern", "explain" if library == "transformer_lens" else "gradients"):
+    for name in ("score", "watch", "pattern", "explain" if library == "transformer_lens" else "gradients"):
         for again in (None, 10, 40):
             moment = case.moment(name, rng)
             _, _, wrong = case.interrupt(name, moment, again)
