@@ -14,7 +14,7 @@ from functools import cache
 GROUPS = {
     "A model and data": ("attach", "Host", "load", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
-    "The tail, detection, localisation": ("calibrate", "Detector", "Resampling"),
+    "The tail, detection, localisation": ("calibrate", "Promise", "Detector", "Resampling"),
     "A model while it generates": ("watch",),
     "The whole method": ("study", "Plan"),
     "How the tail forms": ("trace", "check_theory"),

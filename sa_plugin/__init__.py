@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sa_plugin.loaders import load
     from sa_plugin.scores import ScoreTable, score
     from sa_plugin.stages import Plan, study
-    from sa_plugin.statistics import Resampling
+    from sa_plugin.statistics import Promise, Resampling
     from sa_plugin.theory import check_theory
     from sa_plugin.tracing import trace
 
@@ -41,6 +41,7 @@ __all__ = [
     "Host",
     "Objective",
     "Plan",
+    "Promise",
     "Resampling",
     "ScoreTable",
     "ablate_heads",
@@ -84,7 +85,7 @@ _ROOMS = {
     "loaders": ("load",),
     "scores": ("ScoreTable", "score"),
     "stages": ("Plan", "study"),
-    "statistics": ("Resampling",),
+    "statistics": ("Promise", "Resampling"),
     "theory": ("check_theory",),
     "tracing": ("trace",),
 }

@@ -84,6 +84,7 @@ RANGES: Mapping[str, Range] = {
     "q": Range(0, 1),
     "n": Range(1, 2**31 - 1),
     "least": Range(1, 2**31 - 1),
+    "longest": Range(1, 2**50),
 }
 """From where to where an argument of this name goes, in whatever function."""
 

@@ -45,6 +45,7 @@ def records() -> Calls:
     labels = data.SampleLabels([["c"], []], [[], []])
     processor = host.Processor((4, 4), 2)
     corpus = loaders.open_corpus(["a cat"])
+    losses = statistics.share_losses(np.arange(9.0), np.arange(9))
     return {
         "Corpus.blocks": (corpus.blocks, {"shard": (0, 1)}),
         "Corpus.read": (corpus.read, {"block": 0, "named": None}),
@@ -97,6 +98,19 @@ def records() -> Calls:
         "RunPart": (stages.RunPart, {}),
         "skewness": (statistics.skewness, {"values": np.arange(9.0)}),
         "read_results": (report.read_results, {"path": "results.json"}),
+        "Promise": (sa.Promise, {"kind": "document", "alpha": 0.05}),
+        "Promise.bands": (sa.Promise("document", 0.05).bands, {"longest": 9}),
+        "confident_rank": (statistics.confident_rank, {"n": 99, "alpha": 0.05, "confidence": 0.9}),
+        "document_threshold": (statistics.document_threshold, {"maxima": np.arange(9.0), "alpha": 0.2}),
+        "share_losses": (statistics.share_losses, {"value": np.arange(9.0), "document": np.arange(9)}),
+        "risk_threshold": (statistics.risk_threshold, {"losses": losses, "n": 9, "alpha": 0.2}),
+        "p_of_documents": (statistics.p_of_documents, {"scores": np.ones(1), "maxima": np.arange(9.0)}),
+        "p_of_tokens": (statistics.p_of_tokens, {"scores": np.ones(1), "losses": losses, "n": 9}),
+        "discoveries": (statistics.discoveries, {"p": np.array([0.01, 0.5]), "q": 0.2, "floor": 0.01}),
+        "episode_losses": (
+            statistics.episode_losses,
+            {"score": np.arange(9.0), "sample": np.arange(9), "document": np.arange(9), "most": 1},
+        ),
         "Plan.only": (sa.Plan(kinds=("lda",)).only, {"kinds": ["lda"]}),
         "Plan.layers_of": (sa.Plan(kinds=("lda",)).layers_of, {"n_layers": 3}),
         "transformer_lens.load_model": (sa_transformer_lens.load_model, {"folder": "."}),
@@ -128,6 +142,10 @@ def of_results(case: types.SimpleNamespace) -> Calls:
     axis = next(iter(drawn.axes))
     hits = detector.detect(case.data.test, scores=table)
     tokens = detector.localise(case.data.test, scores=table)
+    guarded = sa.calibrate(
+        model, case.data, bank, scores=table, promise=sa.Promise("document", 0.4), guard=["a cat sat"] * 3
+    )
+    tested = guarded.detect(["a cat sat"])
     on = {"host": model, "data": case.data, "detector": detector}
     ranking = sa.rank_heads(**on, scores=table, permutations=1)
     sets = heads.HeadSets((1,), ("random", "permuted"), 1)
@@ -146,6 +164,8 @@ def of_results(case: types.SimpleNamespace) -> Calls:
         "Shown.save": (evaluation.save, {"path": case.folder / "evaluation.json"}),
         "Detection.of": (hits.of, {"sample": hits.samples[0]}),
         "Localisation.of": (tokens.of, {"concept": concept}),
+        "Detection.discoveries": (tested.discoveries, {"q": 0.9}),
+        "Calibration.p_values": (guarded.p_values, {"concept": concept, "scores": [0.5]}),
         "Calibration.choice": (detector.choice, {"concept": concept}),
         "Calibration.pick": (detector.pick, {"scores": table, "split": case.data.test}),
         "Calibration.token_scores": (detector.token_scores, {"table": table}),

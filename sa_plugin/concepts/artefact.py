@@ -42,6 +42,8 @@ from sa_plugin._files import (
 from sa_plugin.show.result import clean
 
 ARTEFACT_FORMAT = 2
+PROMISE_FORMAT = 3
+"""Of a detector that keeps a promise: a version that knows none must not read its other thresholds."""
 RECORD = "artefact.json"
 AGAIN = "save or copy the artefact again"
 _OLD_FORMAT, _OLD_TENSORS = 1, "tensors.safetensors"
@@ -127,12 +129,12 @@ def _record(folder: Path, what: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no {RECORD}: it is no saved {what}.")
     record = read_object(path, AGAIN)
     found = record.get("format")
-    if type(found) is not int or found not in (_OLD_FORMAT, ARTEFACT_FORMAT):
+    if type(found) is not int or found not in (_OLD_FORMAT, ARTEFACT_FORMAT, PROMISE_FORMAT):
         raise ValueError(
-            f"{folder} has artefact format {found!r:.40}, this version reads {_OLD_FORMAT} and "
-            f"{ARTEFACT_FORMAT}: update sa_plugin or save it again."
+            f"{folder} has artefact format {found!r:.40}, this version reads {_OLD_FORMAT} to "
+            f"{PROMISE_FORMAT}: update sa_plugin or save it again."
         )
-    if found == ARTEFACT_FORMAT:
+    if found != _OLD_FORMAT:
         require_sealed(record, path, AGAIN)
     elif {"digest", "tensors"} & record.keys():
         raise DamagedFileError(f"{path} is damaged (format 1 has no digest): {AGAIN}.")

@@ -35,7 +35,7 @@ from sa_plugin.data.columns import (
 )
 from sa_plugin.data.given import given_of, plain, source_or_none
 from sa_plugin.data.images import Image, PixelLabels, combine_masks, void_mask
-from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, Span
+from sa_plugin.data.sample import ALL_SPLITS, Sample, SampleLabels, Span
 from sa_plugin.data.splits import warn_of_repeats
 from sa_plugin.data.words import other_units
 
@@ -71,9 +71,9 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
     home: dict[str, str] = {}
     seen: set[str] = set()
     for sample, of in zip(samples, split_of, strict=True):
-        if of not in SPLITS:
+        if of not in ALL_SPLITS:
             raise ValueError(
-                f"split {of!r} of sample {sample.id!r} is not one of {SPLITS} (cal is what others call "
+                f"split {of!r} of sample {sample.id!r} is not one of {ALL_SPLITS} (cal is what others call "
                 "validation or dev)."
             )
         if sample.id in seen:
@@ -177,13 +177,14 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
 
 
 def _validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concept: str) -> None:
-    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    counts: dict[str, int] = dict.fromkeys(ALL_SPLITS, 0)
     for sample, of in zip(samples, split_of, strict=True):
         counts[of] += concept in sample.positive
     if not any(counts.values()):
         raise ValueError(f"concept {concept!r} is empty: no sample is labelled with it.")
     for name, count in counts.items():
-        if not count and name in split_of:
+        # A guard is of negatives.
+        if not count and name in split_of and name != "guard":
             warnings.warn(
                 f"concept {concept!r} has no positive sample in the {name} split: its results "
                 "there are undefined. Add samples, or leave the concept out.",

@@ -40,11 +40,12 @@ from sa_plugin.data.build import (
 from sa_plugin.data.columns import Column, column, require_names, require_one_order, seed_of, whole_of
 from sa_plugin.data.given import given_of, plain
 from sa_plugin.data.images import PixelLabels
-from sa_plugin.data.sample import SPLITS, Sample, SampleLabels, sample_labels
+from sa_plugin.data.sample import ALL_SPLITS, SPLITS, Sample, SampleLabels, SplitName, sample_labels
 from sa_plugin.data.splits import Splits, divided, draw_rare_first
 from sa_plugin.data.words import Spelling, spelled, warn_of_cut_words
 from sa_plugin.show.result import FORMAT, Sheet, Shown, exact
 
+_OFFSETS = (-0.2, 0.0, 0.2, 0.4)
 _MANY = 50
 """Positive samples beyond which a picture's scale is logarithmic above ten."""
 
@@ -148,13 +149,18 @@ class ConceptData(Shown):
         """Samples that results are reported on."""
         return self.split("test")
 
+    @property
+    def guard(self) -> Split:
+        """Samples that choose nothing, from which a promise is made; most data have none."""
+        return self.split("guard")
+
     def split(self, name: str) -> Split:
         """The samples of one split, in data order.
 
         Raises:
             ValueError: There is no split of that name.
         """
-        require_known("split", name, SPLITS)
+        require_known("split", name, ALL_SPLITS)
         chosen = tuple(s for s, of in zip(self.samples, self.split_of, strict=True) if of == name)
         return Split(name, chosen, self.concepts, self.hash)
 
@@ -250,7 +256,7 @@ class ConceptData(Shown):
             sample_labels: Concepts of each sample, beyond those of its spans; or `SampleLabels`, with
                 the concepts whose tokens are unknown. By default those without a span.
             ids: Unique names; by default numbers.
-            splits: "train", "cal" or "test" for each sample, or `Splits(fractions=..., seed=...)`.
+            splits: "train", "cal", "test" or "guard" for each sample, or `Splits(fractions=..., seed=...)`.
                 By default documents are divided 60 : 20 : 20, stratified over concepts.
             name: Name of the data set in reports.
 
@@ -447,7 +453,7 @@ class ConceptData(Shown):
             return self
         rng = np.random.default_rng(seed_of("seed", seed))
         chosen: set[int] = set()
-        for split_name in SPLITS:
+        for split_name in self._parts:
             rows = [i for i, of in enumerate(self.split_of) if of == split_name]
             quota = round(n * len(rows) / len(self.samples))
             if quota <= 0:
@@ -463,14 +469,15 @@ class ConceptData(Shown):
 
     def headline(self) -> str:
         """Name, sizes and hash, and what was skipped."""
-        sizes = " / ".join(str(self.split_of.count(name)) for name in SPLITS)
+        names = " / ".join(self._parts)
+        sizes = " / ".join(str(self.split_of.count(name)) for name in self._parts)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
         vague = len(set().union(*self._vague.values()))
         said = f"; tokens: {self.token_labels}" if self.token_labels else ""
         said += f"; token labels unknown in {vague} of {len(self)} samples" if vague else ""
         said += f"; void pixels in {self._void} of {len(self)} samples" if self._void else ""
         return (
-            f"{self.name!r}, {len(self.concepts)} concepts, train / cal / test = {sizes} samples, "
+            f"{self.name!r}, {len(self.concepts)} concepts, {names} = {sizes} samples, "
             f"hash {self.hash[:8]}{said}{left_out and f'; skipped: {left_out}'}"
         )
 
@@ -478,7 +485,7 @@ class ConceptData(Shown):
         """Positive samples and their documents, by concept and split."""
         counts = self._counts()
         rows = [
-            [concept or "all samples", *("{} ({})".format(*counts[concept, split]) for split in SPLITS)]
+            [concept or "all samples", *("{} ({})".format(*counts[concept, split]) for split in self._parts)]
             for concept in (None, *self.concepts)
         ]
         title = "Positive samples of each concept, and in brackets the documents that they lie in."
@@ -489,7 +496,7 @@ class ConceptData(Shown):
         if self._void:
             notes.append(f"Samples with void pixels, whose patches may be in neither class: {self._void}.")
         notes += [f"Left out: {count} {reason}." for reason, count in self.skipped.items()]
-        return [Sheet(("concept", *SPLITS), rows, title, notes)]
+        return [Sheet(("concept", *self._parts), rows, title, notes)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Counts by split and concept; a row without a concept counts all samples of a split."""
@@ -500,7 +507,7 @@ class ConceptData(Shown):
         ] + [
             exact("samples of unknown tokens", float(sum(s.id in own for s in self.split(split))), **of)
             for concept, own in self._vague.items()
-            for split in SPLITS
+            for split in self._parts
             for of in [{"split": split, "concept": concept}]
         ]
 
@@ -523,7 +530,7 @@ class ConceptData(Shown):
 
         counts = self._counts()
         figure, ax = plots.new_figure(7.0, 1.2 + 0.24 * len(self.concepts))
-        for (split, (colour, _)), offset in zip(plots.styles(SPLITS).items(), (-0.2, 0.0, 0.2), strict=True):
+        for (split, (colour, _)), offset in zip(plots.styles(self._parts).items(), _OFFSETS, strict=False):
             at = [k + offset for k, _ in enumerate(self.concepts)]
             samples, documents = zip(*(counts[concept, split] for concept in self.concepts), strict=True)
             ax.plot(samples, at, "o", color=colour, ms=4.5, label=split)
@@ -542,6 +549,10 @@ class ConceptData(Shown):
         plots.note(figure, self.about)
         return figure
 
+    @property
+    def _parts(self) -> tuple[SplitName, ...]:
+        return ALL_SPLITS if "guard" in self.split_of else SPLITS
+
     @cached_property
     def _vague(self) -> dict[str, set[str]]:
         """Ids of the samples with unknown tokens of each concept that has any."""
@@ -556,7 +567,7 @@ class ConceptData(Shown):
     def _counts(self) -> dict[tuple[str | None, str], tuple[int, int]]:
         """Samples and documents by concept (None: whatever their labels) and split."""
         found: dict[tuple[str | None, str], tuple[int, int]] = {}
-        for split in SPLITS:
+        for split in self._parts:
             part = self.split(split).samples
             for concept in (None, *self.concepts):
                 homes = [s.document for s in part if concept is None or concept in s.positive]

@@ -23,8 +23,10 @@ from sa_plugin.data.columns import Given, column, names_of
 from sa_plugin.data.given import Chat, TokenIds
 from sa_plugin.data.images import Image
 
-SplitName = Literal["train", "cal", "test"]
+SplitName = Literal["train", "cal", "test", "guard"]
 SPLITS: tuple[SplitName, ...] = ("train", "cal", "test")
+# What data may have besides: documents that choose nothing, from which a promise is made.
+ALL_SPLITS: tuple[SplitName, ...] = (*SPLITS, "guard")
 
 
 @face

@@ -1,9 +1,12 @@
-"""Dividing source documents over train, calibration and test, and drawing a part of a split.
+"""Dividing source documents over train, calibration and test, a guard aside, and drawing a part of a split.
 
 The unit is the *source document*: samples of one document are not independent of one another, so
 they stay together here, and intervals leave out whole documents too.
 
     d -> argmax_s  sum_k  (want[s, k] - have[s, k]) / want[s, k]  *  counts[d, k] / total[k]
+
+A guard, from which a promise is made, must be like what comes later: its documents are drawn at random,
+before all others are divided.
 
 `k` runs over the concepts (positive samples) and over all samples; `want` is the split's share of
 each total, `have` what it holds so far. Documents with the largest share of a rare concept choose
@@ -27,9 +30,9 @@ import numpy as np
 from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.data.columns import Given, column, number_of, seed_of, text_of
-from sa_plugin.data.sample import SPLITS, Sample, SplitName
+from sa_plugin.data.sample import ALL_SPLITS, Sample, SplitName
 
-_Fractions = tuple[float, float, float]
+_Fractions = tuple[float, ...]
 # As data sets call their parts.
 _PARTS: dict[str, SplitName] = {
     "train": "train",
@@ -37,6 +40,7 @@ _PARTS: dict[str, SplitName] = {
     **dict.fromkeys(("cal", "calibration", "validation", "valid", "val", "dev"), "cal"),
     "test": "test",
     "testing": "test",
+    "guard": "guard",
 }
 # Quotes and dashes that programs put in for those of a keyboard.
 _SINGLE, _DOUBLE, _DASH = (
@@ -56,16 +60,17 @@ def split_of(where: str, value: object) -> str:
 @face
 @dataclass(frozen=True)
 class Splits:
-    """How samples are divided over train, cal and test.
+    """How samples are divided over train, cal and test, and guard if there is to be one.
 
     Args:
-        of: "train", "cal" (or "validation", "val", "dev") or "test" for each sample. By default source
-            documents are divided by `fractions`, stratified over concepts.
-        fractions: Shares of train, cal and test, when `of` is not given.
+        of: "train", "cal" (or "validation", "val", "dev"), "test" or "guard" for each sample. By default
+            source documents are divided by `fractions`, stratified over concepts.
+        fractions: Shares of train, cal and test, when `of` is not given; a fourth is the share of documents
+            drawn for the guard, which choose nothing (`Promise`).
         seed: Seed of the division.
 
     Raises:
-        ValueError: The fractions are not three positive numbers that add up to 1.
+        ValueError: The fractions are not three or four positive numbers that add up to 1.
     """
 
     of: Given[Sequence[str] | None] = None
@@ -77,8 +82,12 @@ class Splits:
             object.__setattr__(self, "of", column("splits", self.of, split_of))
         object.__setattr__(self, "fractions", tuple(column("fractions", self.fractions, number_of)))
         object.__setattr__(self, "seed", seed_of("seed", self.seed))
-        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ValueError(f"fractions {self.fractions} must be three positive numbers that add up to 1.")
+        count = len(self.fractions)
+        if count not in (3, 4) or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(
+                f"fractions {self.fractions} must be three positive numbers that add up to 1, or four with a "
+                "guard."
+            )
 
 
 def split_documents(
@@ -90,6 +99,8 @@ def split_documents(
         The split of each sample.
     """
     splits = splits or Splits()
+    if len(splits.fractions) == 4:
+        return _with_guard(samples, concepts, splits)
     documents = sorted({s.document for s in samples})
     row = {document: k for k, document in enumerate(documents)}
     counts = np.zeros((len(documents), len(concepts) + 1))
@@ -108,7 +119,18 @@ def split_documents(
         lack = ((want - have) / want) @ (counts[d] / total)
         home[d] = int(np.argmax(lack))
         have[home[d]] += counts[d]
-    return [SPLITS[home[row[s.document]]] for s in samples]
+    return [ALL_SPLITS[home[row[s.document]]] for s in samples]
+
+
+def _with_guard(samples: Sequence[Sample], concepts: Sequence[str], splits: Splits) -> list[SplitName]:
+    """Documents drawn for the guard whatever is in them, the others divided as ever."""
+    documents = sorted({s.document for s in samples})
+    size = max(1, round(splits.fractions[3] * len(documents)))
+    guard = set(np.random.default_rng([splits.seed, 1]).permutation(documents)[:size].tolist())
+    others = [s for s in samples if s.document not in guard]
+    shares = tuple(share / sum(splits.fractions[:3]) for share in splits.fractions[:3])
+    found = iter(split_documents(others, concepts, Splits(fractions=shares, seed=splits.seed)))
+    return ["guard" if s.document in guard else next(found) for s in samples]
 
 
 def draw_rare_first(

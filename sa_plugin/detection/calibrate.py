@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -42,11 +43,13 @@ from sa_plugin.detection.guard import (
     unknown_of,
 )
 from sa_plugin.detection.poolings import column_spread, max_token
+from sa_plugin.detection.promised import guard_split, promised
 from sa_plugin.detection.search import Calibrated, best_of, search_matched, search_own
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.run import MEMORY_BUDGET
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
+from sa_plugin.statistics.conformal import Promise
 from sa_plugin.statistics.quantile import (
     DELTAS,
     EmptyConceptWarning,
@@ -67,10 +70,15 @@ def calibrate(
     scores: ScoreTable | None = None,
     deltas: Sequence[float] = DELTAS,
     seed: int = 0,
+    promise: Promise | None = None,
+    guard: Any = None,
 ) -> Detector:
     """Choose a threshold, delta and layer for each concept, and calibrate every baseline alike.
 
-    Costs one forward pass for each calibration sample, or none with `scores`.
+    With a promise layers and units are chosen so too, and the threshold is then the one that keeps it,
+    from documents that chose nothing. It is the detector's threshold wherever it decides.
+
+    Costs one forward pass for each calibration and guard sample, or none with `scores`.
 
     Args:
         host: An attached model; None if scores are given and fresh samples never will be.
@@ -79,13 +87,17 @@ def calibrate(
         scores: `score(host, data, bank)`, holding the calibration split.
         deltas: Grid of deltas, shares of in-concept tokens in (0, 1].
         seed: Of RandTok's draws and of the permuted matching.
+        promise: A rate of false alarms that the thresholds are to keep.
+        guard: Documents to make it from, which chose nothing: samples in any form that `Detector.find` takes;
+            texts without labels have none of the concepts. By default `data.guard`.
 
     Returns:
         The detector, with the whole calibration table.
 
     Raises:
         ValueError: The scores are of another bank or other data, hold NaN, lack a concept's
-            labels; a delta is outside (0, 1]; or there is neither host nor scores.
+            labels; a delta is outside (0, 1]; there is neither host nor scores; or the promise cannot be
+            made: no guard, documents that chose something, too few of them.
 
     Warns:
         FewTokensWarning, EmptyConceptWarning: A concept has few or no calibration tokens; few on
@@ -98,14 +110,19 @@ def calibrate(
         >>> detector.evaluate(data.test)  # doctest: +SKIP
     """
     check_bank_data(bank, data)
+    split = guard_split(host, data, bank, promise, guard)
     table = _cal_scores(host, data, bank, scores)
     grid = tuple(sorted({float(d) for d in deltas}))
     token_labels, sample_labels = labels_of(table, bank.concepts)
-    tail = _calibrate_tail(table, token_labels, sample_labels, grid)
+    found = _calibrate_tail(table, token_labels, sample_labels, grid)
+    made, tail = None, found
+    if promise is not None and split is not None:
+        made, thresholds = promised(host, bank, found, promise, split, scores)
+        tail = replace(found, promised=thresholds)
     baselines, absent = _calibrate_baselines(table, sample_labels, grid, seed)
-    cuts = token_cuts(tail, table, token_labels, known_tokens(table.tokens, bank.concepts))
+    cuts = token_cuts(found, table, token_labels, known_tokens(table.tokens, bank.concepts))
     if _sparse(table):
-        _warn_few_active(bank.concepts, tail.chosen_delta, cuts.n_tokens)
+        _warn_few_active(bank.concepts, found.chosen_delta, cuts.n_tokens)
     return Detector(
         concepts=bank.concepts,
         bank=bank,
@@ -113,9 +130,10 @@ def calibrate(
         baselines=baselines,
         missing=absent,
         cuts=cuts,
-        seen=Seen.of(data),
+        seen=Seen.of(data, split),
         seed=seed,
         unknown=unknown_of(table.tokens, bank.concepts),
+        guard=made,
         host=host,
     )
 

@@ -21,10 +21,10 @@ Beside the thresholds of detection stand three cuts for tokens, at the same laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -35,8 +35,10 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import Split
 from sa_plugin.detection.guard import Seen, check_finite_scores, check_scores, rows_of_samples
 from sa_plugin.detection.methods import TAIL, column_scores
+from sa_plugin.detection.promised import Guard
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.statistics.conformal import Promise
 from sa_plugin.statistics.confusion import confusion, f1, reaches
 
 
@@ -66,9 +68,10 @@ class Choice:
         concept: Name.
         layer: Block index.
         unit: Name of the vector: the concept's own, or the matched unit's.
-        delta: Share of in-concept calibration tokens at or above the threshold.
-        threshold: Score from which a token is a SuperActivator; +inf never fires.
-        cal_f1: Detection F1 on calibration, optimistic.
+        delta: Share of in-concept calibration tokens at or above the threshold that the search chose.
+        threshold: Score from which a token is a SuperActivator; +inf never fires. With a promise the one
+            that keeps it, whatever the delta.
+        cal_f1: Detection F1 on calibration of what the search chose, optimistic.
         candidates: Number of (layer, delta, unit) it was chosen from.
         n_cal_tokens: In-concept calibration tokens behind the threshold.
     """
@@ -99,6 +102,7 @@ class Calibration:
         seed: Of RandTok's draws and of the permuted matching.
         unknown: Calibration tokens in neither class of a concept, their label unknown; concepts
             without such tokens are left out.
+        guard: What a promise was made from; None without one.
     """
 
     concepts: tuple[str, ...]
@@ -110,6 +114,7 @@ class Calibration:
     seen: Seen
     seed: int = 0
     unknown: Mapping[str, int] = field(default_factory=dict)
+    guard: Guard | None = None
 
     @property
     def methods(self) -> dict[str, tuple[Calibrated, ...]]:
@@ -140,6 +145,49 @@ class Calibration:
     def cal_f1(self) -> dict[str, float]:
         """Calibration F1 of each concept, optimistic."""
         return {c: float(f) for c, f in self._with(self.tail.chosen_f1)}
+
+    @property
+    def promise(self) -> Promise | None:
+        """The rate of false alarms that the thresholds keep, if one is promised."""
+        return None if self.guard is None else self.guard.promise
+
+    def p_values(
+        self,
+        concept: str,
+        scores: Float[np.ndarray, "*shape"] | Sequence[float] | float,
+        of: Literal["document", "token"] = "document",
+    ) -> Float[np.ndarray, "*shape"]:
+        """Chance that documents like the guard, without the concept, score as high; at least 1 / (n + 1).
+
+        A detector with a promise has them, for `find`, a monitor and a scan alike.
+
+        Args:
+            concept: Name.
+            scores: An array of any shape, or one row of them, at the concept's own layer and unit.
+            of: "document": a score is the highest of a document, so far or of all. It holds for whatever
+                token is picked for its score. "token": a score is that of a random token of a new
+                document, picked for nothing.
+
+        Returns:
+            Of the scores' shape. They are valid for texts of `guard.lengths` tokens (`guard.covers`), and
+            that of a token is not that of the highest of several.
+
+        Raises:
+            ValueError: The detector has no guard, no guard document is without the concept, a score is NaN.
+        """
+        k = position_of(concept, self.concepts)
+        if self.guard is None:
+            raise ValueError(
+                f"this detector has no p-values of {concept!r}: they come from documents that chose nothing. "
+                "Calibrate with promise=Promise('document', 0.05) and a guard."
+            )
+        values = np.asarray(scores, dtype=np.float64)
+        if np.isnan(values).any():
+            raise ValueError(
+                f"{int(np.isnan(values).sum())} of {values.size} scores of {concept!r} are NaN: a p-value is "
+                "of a number; look for overflow in the model's dtype."
+            )
+        return self.guard.p_values(k, values, of)
 
     @property
     def data_hash(self) -> str:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import Split, require_filled
 from sa_plugin.data.loose import as_split, gathered, is_labelled
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sa_plugin.detection.find import Detection, SuperActivators
     from sa_plugin.detection.items import ScoredSamples
     from sa_plugin.detection.localise import Localisation, LocalisationMetrics
+    from sa_plugin.detection.promised import Guard
     from sa_plugin.detection.sweep import SparsityCurve
 
 
@@ -51,6 +54,7 @@ class Detector(Shown, Calibration):
         return (
             f"{self.bank.kind!r}, {len(self.concepts)} concepts, layers {layers}, deltas {deltas}, "
             f"mean cal F1 {self.tail.chosen_f1.mean():.3f}, each the best of {self.tail.candidates}"
+            f"{'' if self.promise is None else f'; promise: {self.promise.words}'}"
         )
 
     @property
@@ -70,7 +74,21 @@ class Detector(Shown, Calibration):
         notes = [note]
         if self.unknown:
             notes.append(unknown_words(self.unknown))
+        if self.guard is not None:
+            notes.append(self._promise_words(self.guard))
         return (Sheet(header, lines, "", notes),)
+
+    def _promise_words(self, guard: Guard) -> str:
+        low, high = guard.lengths
+        counts = guard.n_documents
+        others = [c for c in self.concepts if guard.promise.concepts and c not in guard.promise.concepts]
+        but = f" but for {', '.join(others)}" if others else ""
+        return (
+            f"Promise: {guard.promise.words}. Thresholds keep it{but}, for texts of {low} to {high} tokens "
+            f"like the {len(guard.maxima)} guard documents, {counts.min()} or more of which are without each "
+            "concept. It holds for each concept by itself, and conservatively where labels overlook "
+            "positives. Delta and F1 are of what chose layer and unit."
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """The choices; labels are concept, layer and unit."""
@@ -90,6 +108,9 @@ class Detector(Shown, Calibration):
             "data_hash": self.data_hash,
             "seed": self.seed,
         }
+        if self.guard is not None:
+            documents = dict(zip(self.concepts, self.guard.n_documents, strict=True))
+            found["promise"] = {"made": self.promise, "lengths": self.guard.lengths, "documents": documents}
         return {"format": FORMAT, "kind": "Detector", **clean(found)}
 
     def plot(self) -> Any:
@@ -161,7 +182,8 @@ class Detector(Shown, Calibration):
 
         Raises:
             TypeError: What was given is no sample.
-            ValueError: Unknown concept, scores of another bank, or no host.
+            ValueError: Unknown concept, scores of another bank, no host, or texts of lengths that a
+                promise is not made for.
 
         Example:
             >>> detector.find("The whale rose beside the boat.")[0].text  # doctest: +SKIP
@@ -169,7 +191,15 @@ class Detector(Shown, Calibration):
         """
         from sa_plugin.detection.find import find
 
-        return find(self._scored(gathered(samples), scores), concepts)
+        scored = self._scored(gathered(samples), scores)
+        self._require_lengths(scored)
+        return find(scored, concepts)
+
+    def _require_lengths(self, scored: ScoredSamples) -> None:
+        from sa_plugin.detection.promised import refuse_lengths
+
+        if self.guard is not None:
+            refuse_lengths(self.guard, scored.tokens.samples, np.diff(scored.tokens.bounds))
 
     def detect(self, samples: Any, *, scores: ScoreTable | None = None) -> Detection:
         """Which samples have which concepts.
@@ -183,7 +213,7 @@ class Detector(Shown, Calibration):
 
         Raises:
             TypeError: What was given is no sample.
-            ValueError: Scores of another bank, or no host.
+            ValueError: Scores of another bank, no host, or texts of lengths that a promise is not made for.
         """
         from sa_plugin.detection.find import SHOWN_SAMPLES, detect, highest_scores
 
@@ -193,6 +223,7 @@ class Detector(Shown, Calibration):
         if scores is None and self.host is not None and many:
             return detect(self, split, highest_scores(self, split, self.host))
         scored = self._scored(loose, scores)
+        self._require_lengths(scored)
         return detect(self, split, sample_max(scored.scores, scored.tokens.bounds), scored)
 
     def localise(self, samples: Any, *, scores: ScoreTable | None = None) -> Localisation:

@@ -14,7 +14,7 @@ above the truth in every sample, by as much as it spreads; its difference to ano
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -41,6 +41,7 @@ from sa_plugin.detection.measures import (
     rests_on,
     superactivator_fractions,
 )
+from sa_plugin.detection.promised import Kept, Scored, kept_of
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
@@ -161,6 +162,8 @@ class Evaluation(Result):
         rates: `raw_false_fire`, `raw_miss`, `tail_false_fire`, `tail_miss` by concept.
         fractions: SuperActivator fractions of positive samples.
         ground: Split, counts, resampling.
+        kept: With a promise, what was realised of it; the other numbers are those of the thresholds that the
+            search chose, as for every method.
     """
 
     n_positive: Mapping[str, int]
@@ -172,6 +175,7 @@ class Evaluation(Result):
     rates: Mapping[str, Drawn]
     fractions: TailFractions
     ground: Ground
+    kept: Kept | None = field(default=None, metadata=IF_ANY)
 
     about: ClassVar[str] = CONDITIONAL
 
@@ -253,7 +257,8 @@ class Evaluation(Result):
             legend += f" {methods.RANDOM}: mean of {methods.RANDOM_DRAWS} draws."
         reasons = [f"{m} is not fitted: {why}." for m, why in self.missing.items()]
         notes = [legend, *reasons, self.verdict(), self.ground.made]
-        return (Sheet(header, lines, title, notes), self._monitor_sheet())
+        sheets = (Sheet(header, lines, title, notes), self._monitor_sheet())
+        return sheets if self.kept is None else (*sheets, self.kept.sheet(self.ground.split))
 
     def _monitor_sheet(self) -> Sheet:
         """True positives where false ones are few, and how often an alarm is false."""
@@ -369,12 +374,15 @@ class Evaluation(Result):
                 for k, concept in enumerate(self.concepts)
                 for at, x in enumerate(self.fractions.grid)
             ]
-        return found
+        return found if self.kept is None else found + self.kept.rows()
 
     def to_dict(self) -> dict[str, Any]:
         """Every number and setting, the paired differences and the verdict among them."""
         by = {metric: clean(drawn.to_dict()) for metric, drawn in self.difference.items()}
-        return {**super().to_dict(), "difference": by, "verdict": self.verdict()}
+        found = {**super().to_dict(), "difference": by, "verdict": self.verdict()}
+        if self.kept is None:
+            del found["kept"]
+        return found
 
     def plot(self) -> Any:
         """Weighted F1 by method, best first, and beside it the paired differences.
@@ -417,6 +425,13 @@ def evaluate(
         table: Their scores.
         resampling: Of source documents.
     """
+    kept = None
+    if calibration.guard is not None:
+        scored = Scored.of(table, calibration.token_scores(table), calibration.concepts)
+        thresholds = calibration.tail.chosen_threshold
+        kept = kept_of(calibration.guard, thresholds, scored, calibration.concepts, resampling)
+        # Methods are compared as the search chose them; the promise is looked for beside.
+        calibration = replace(calibration, tail=replace(calibration.tail, promised=None), guard=None)
     concepts = calibration.concepts
     token_labels, labels = labels_of(table, concepts)
     resamples = resample_documents(document_names(table.tokens), resampling)
@@ -456,6 +471,7 @@ def evaluate(
             resampling,
             unknown_of(table.tokens, concepts),
         ),
+        kept,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,10 +24,12 @@ from sa_plugin.detection.items import (
     items_html,
     left_over_sheet,
 )
+from sa_plugin.detection.promised import Tested, refuse_lengths, tested_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.pushdown import sample_maxima
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, noun_count, number
+from sa_plugin.statistics.conformal import discoveries
 from sa_plugin.statistics.confusion import reaches
 
 
@@ -45,6 +47,8 @@ class SuperActivator:
         layer: Block index of the score.
         score: Activation.
         threshold: Of the concept.
+        p: With a promise, the p of a document of which this is the highest score, so that it holds for a
+            token that was picked for its score; None without.
     """
 
     sample: str
@@ -56,12 +60,13 @@ class SuperActivator:
     layer: int
     score: float
     threshold: float
+    p: float | None = None
 
     def __repr__(self) -> str:
         return (
             f"SuperActivator({self.text!r} of {self.concept!r}, sample {self.sample!r}"
             f"{self._place}, layer {self.layer}, {self.score:.4g} >= "
-            f"{self.threshold:.4g})"
+            f"{self.threshold:.4g}{'' if self.p is None else f', p {self.p:.3g}'})"
         )
 
     @property
@@ -149,11 +154,13 @@ class SuperActivators(Shown, Sequence[SuperActivator]):
             labels = {"sample": one.sample, "concept": one.concept, "token": one.text, "layer": one.layer}
             labels |= {"start": one.start, "end": one.end, "position": one.position}
             found += [exact("score", one.score, **labels), exact("margin", one.margin, **labels)]
+            found += [] if one.p is None else [exact("p", one.p, **labels)]
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """The records."""
-        return {"format": FORMAT, "kind": "SuperActivators", "marks": clean([asdict(m) for m in self.marks])}
+        marks = [{name: v for name, v in asdict(m).items() if v is not None} for m in self.marks]
+        return {"format": FORMAT, "kind": "SuperActivators", "marks": clean(marks)}
 
     def plot(self) -> Any:
         """Scores along each text with the threshold, or the pictures with their marked patches."""
@@ -177,6 +184,7 @@ class Detection(Shown):
             the threshold is +inf.
         scored: The samples with the scores of their tokens; None where only the highest left the
             model.
+        tested: With a promise, p-values of the samples; None without.
     """
 
     samples: tuple[str, ...]
@@ -184,6 +192,7 @@ class Detection(Shown):
     present: Bool[np.ndarray, "sample concept"]
     margin: Float[np.ndarray, "sample concept"]
     scored: ScoredSamples | None = None
+    tested: Tested | None = None
 
     about: ClassVar[str] = "Margins are in the unit of each concept's scores: they do not compare concepts."
 
@@ -195,6 +204,68 @@ class Detection(Shown):
         """
         n = position_of(sample, self.samples, "the samples")
         return tuple(c for c, here in zip(self.concepts, self.present[n], strict=True) if here)
+
+    @property
+    def p(self) -> Float[np.ndarray, "sample concept"]:
+        """Of each sample, taken for a document, the p of its highest score; at least 1 / (n + 1).
+
+        Raises:
+            ValueError: The detector has no promise.
+        """
+        return self._tested.p
+
+    @property
+    def _tested(self) -> Tested:
+        if self.tested is None:
+            raise ValueError(
+                "this detector has no p-values: they come from documents that chose nothing. Calibrate with "
+                "promise=Promise('document', 0.05) and a guard."
+            )
+        return self.tested
+
+    def discoveries(
+        self,
+        q: float = 0.1,
+        over: Literal["documents", "concepts"] = "documents",
+        concepts: Sequence[str] | None = None,
+    ) -> dict[str, tuple[str, ...]]:
+        """What is called so that at most a share q of the calls is false, in expectation.
+
+        The p of a document is that of its highest score. There is no such control over tokens: which token
+        of a called document it is, is description.
+
+        Args:
+            q: The share of false ones among the calls.
+            over: "documents": each concept by itself, over all documents given (Benjamini and Hochberg; p
+                of documents under one guard are positively dependent). "concepts": each document by itself,
+                over all concepts (Benjamini and Yekutieli, under any dependence).
+            concepts: Only these, chosen beforehand.
+
+        Returns:
+            By concept the documents called, or by document the concepts.
+
+        Raises:
+            ValueError: There is no promise, it is in bands of lengths, or p cannot be small enough for any
+                call; the text has the number of guard documents that would do.
+        """
+        tested = self._tested
+        if tested.bands > 1:
+            raise ValueError(
+                f"false discoveries are not controlled over {tested.bands} bands of lengths, whose p are the "
+                "largest of each: calibrate with one range, Promise(lengths=(shortest, longest))."
+            )
+        documents, home = np.unique(np.array(tested.documents), return_inverse=True)
+        names = tuple(self.concepts if concepts is None else concepts)
+        wanted = [position_of(name, self.concepts) for name in names]
+        p = np.ones((len(documents), len(self.concepts)))
+        np.minimum.at(p, home, tested.p)
+        p, floor, places = p[:, wanted], tested.floor[wanted], documents.tolist()
+        if over == "documents":
+            return {
+                name: _called(name, places, p[:, c], q, float(floor[c]), True) for c, name in enumerate(names)
+            }
+        least = float(floor.min())
+        return {name: _called(name, names, p[n], q, least, False) for n, name in enumerate(places)}
 
     @property
     def _pairs(self) -> list[tuple[int, int]]:
@@ -213,7 +284,7 @@ class Detection(Shown):
         lines = []
         for n, name in enumerate(self.samples[:SHOWN_SAMPLES]):
             order = sorted(np.flatnonzero(self.present[n]).tolist(), key=lambda c: -self.margin[n, c])
-            said = ", ".join(f"{self.concepts[c]} (+{number(self.margin[n, c])})" for c in order) or "-"
+            said = ", ".join(f"{self.concepts[c]} ({self._cell(n, c)})" for c in order) or "-"
             lines.append([name, said])
         left = len(self.samples) - len(lines)
         notes = [f"{left} more samples: .table() has all."] if left else []
@@ -221,11 +292,18 @@ class Detection(Shown):
         items = [] if self.scored is None else self.scored.items(self._pairs)
         return (table, *map(item_sheet, items))
 
+    def _cell(self, n: int, c: int) -> str:
+        p = "" if self.tested is None else f", p {self.tested.p[n, c]:.2g}"
+        return f"+{number(self.margin[n, c])}{p}"
+
     def rows(self) -> list[dict[str, Any]]:
-        """Presence (0 or 1) and margin of every sample and concept."""
+        """Presence (0 or 1) and margin of every sample and concept, and its p where there is one."""
+        tables = {"present": self.present, "margin": self.margin}
+        if self.tested is not None:
+            tables["p"] = self.tested.p
         return [
             exact(measure, float(table[n, c]), sample=sample, concept=concept)
-            for measure, table in (("present", self.present), ("margin", self.margin))
+            for measure, table in tables.items()
             for n, sample in enumerate(self.samples)
             for c, concept in enumerate(self.concepts)
         ]
@@ -233,6 +311,8 @@ class Detection(Shown):
     def to_dict(self) -> dict[str, Any]:
         """Every decision and margin."""
         found = {name: getattr(self, name) for name in ("samples", "concepts", "present", "margin")}
+        if self.tested is not None:
+            found["p"] = self.tested.p
         return {"format": FORMAT, "kind": "Detection", **clean(found)}
 
     def plot(self) -> Any:
@@ -288,7 +368,19 @@ def detect(
     """Decide from the highest score of each sample; see `Detector.detect`."""
     tau = calibration.tail.chosen_threshold
     ids = tuple(s.id for s in split.samples)
-    return Detection(ids, calibration.concepts, reaches(highest, tau), highest - tau, scored)
+    documents = tuple(s.document for s in split.samples)
+    tested = tested_of(calibration.guard, highest, documents)
+    return Detection(ids, calibration.concepts, reaches(highest, tau), highest - tau, scored, tested)
+
+
+def _called(
+    row: str, names: Sequence[str], p: Float[np.ndarray, " test"], q: float, floor: float, independent: bool
+) -> tuple[str, ...]:
+    try:
+        called = discoveries(p, q, floor=floor, independent=independent)
+    except ValueError as error:
+        raise ValueError(f"{row!r}: {error}") from None
+    return tuple(name for name, yes in zip(names, called, strict=True) if yes)
 
 
 def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[np.ndarray, "sample concept"]:
@@ -304,6 +396,8 @@ def highest_scores(calibration: Calibration, split: Split, host: Host) -> Float[
             f"the highest score of {calibration.concepts[k]!r} in sample {split.samples[n].id!r} is "
             f"{highest[n, k]}: activations hold NaN or Inf; load the model in float32 or bfloat16."
         )
+    if calibration.guard is not None:
+        refuse_lengths(calibration.guard, split.samples, found.kept)
     return highest
 
 
@@ -318,4 +412,7 @@ def _record(calibration: Calibration, tokens: TokenTable, row: int, k: int, scor
         layer=calibration.bank.layers[calibration.tail.layer[k]],
         score=float(score),
         threshold=float(calibration.tail.chosen_threshold[k]),
+        p=None
+        if calibration.guard is None
+        else float(calibration.guard.p_values(k, np.array(score, dtype=np.float64), "document")),
     )

@@ -35,6 +35,7 @@ class Seen:
         train: Ids of its train samples.
         cal: Ids of its calibration samples.
         train_texts, cal_texts: Digests of their texts, to know them again in another data set.
+        guard_texts: Digests of the texts that a promise was made from.
     """
 
     data_hash: str
@@ -42,13 +43,14 @@ class Seen:
     cal: frozenset[str]
     train_texts: frozenset[str]
     cal_texts: frozenset[str]
+    guard_texts: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Seen({len(self.train)} train and {len(self.cal)} cal samples of data {self.data_hash[:8]})"
 
     @classmethod
-    def of(cls, data: ConceptData) -> Seen:
-        """Remember a data set's train and calibration samples."""
+    def of(cls, data: ConceptData, guard: Split | None = None) -> Seen:
+        """Remember a data set's train and calibration samples, and those that a promise was made from."""
         train, cal = data.train.samples, data.cal.samples
         return cls(
             data.hash,
@@ -56,6 +58,7 @@ class Seen:
             frozenset(s.id for s in cal),
             frozenset(_text_digest(s) for s in train),
             frozenset(_text_digest(s) for s in cal),
+            frozenset(_text_digest(s) for s in guard or ()),
         )
 
 
@@ -97,6 +100,13 @@ def check_unseen(split: Split, seen: Seen) -> None:
             SelectionDataWarning,
             stacklevel=users_line(),
         )
+    if not seen.guard_texts.isdisjoint(map(_text_digest, split.samples)):
+        warnings.warn(
+            f"split {split.name!r} holds samples that the promised thresholds were made from: false alarms "
+            "among them are as few as was promised by construction. Report data.test.",
+            SelectionDataWarning,
+            stacklevel=users_line(),
+        )
     if not same and split.data_hash:
         warnings.warn(
             f"data {split.data_hash[:8]} is not the data this detector was calibrated on "
@@ -104,6 +114,32 @@ def check_unseen(split: Split, seen: Seen) -> None:
             "documents cannot be ruled out.",
             OtherDataWarning,
             stacklevel=users_line(),
+        )
+
+
+def check_chose_nothing(guard: Split, data: ConceptData) -> None:
+    """Refuse a guard that vectors were fitted on, or that chose layers, deltas and units.
+
+    Raises:
+        ValueError: The first sample of it that did, or lies in one document with one that did.
+    """
+    used = [
+        (sample, of) for sample, of in zip(data.samples, data.split_of, strict=True) if of in ("train", "cal")
+    ]
+    texts = {_text_digest(sample): of for sample, of in used}
+    # Names of documents are those of one data set; in another the texts are looked up.
+    documents = {s.document: of for s, of in used} if guard.data_hash == data.hash else {}
+    caught = [
+        (s, of)
+        for s in guard.samples
+        if (of := texts.get(_text_digest(s)) or documents.get(s.document)) is not None
+    ]
+    if caught:
+        sample, of = caught[0]
+        raise ValueError(
+            f"{len(caught)} of {len(guard)} guard samples are of the {of} split, {sample.id!r} first: what "
+            "chose vectors, layers or deltas is no longer like new documents, and may not carry a promise. "
+            "Give documents of their own."
         )
 
 

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 
 from sa_plugin._check import position_of
 from sa_plugin.data.concept_data import Split
-from sa_plugin.detection.calibration import sample_max
+from sa_plugin.detection.calibration import Calibration, sample_max
 from sa_plugin.detection.evaluate import Ground
 from sa_plugin.detection.guard import document_names, known_tokens, unknown_of
 from sa_plugin.detection.items import ScoredSamples, item_sheet, items_figure, items_html, left_over_sheet
@@ -122,7 +122,7 @@ class Localisation(Shown):
         """What is drawn, localised tokens in place of SuperActivators, and how much is left."""
         pairs = [(int(n), int(c)) for n, c in np.argwhere(self.detected)] or self.scored.nearest()
         calibration, bounds = self.scored.calibration, self.tokens.bounds
-        cut = calibration.threshold_at(calibration.cuts.located)
+        cut = _located(calibration)
         items = []
         for (n, c), item in zip(pairs, self.scored.items(pairs), strict=False):
             marks = self.mask[bounds[n] : bounds[n + 1], c].tolist()
@@ -178,10 +178,16 @@ def localise(scored: ScoredSamples) -> Localisation:
     detected = reaches(sample_max(at, scored.tokens.bounds), tau)
     return Localisation(
         scored,
-        mask=reaches(at, calibration.threshold_at(cuts.located)) & detected[scored.tokens.sample_of],
+        mask=reaches(at, _located(calibration)) & detected[scored.tokens.sample_of],
         superactivators=reaches(at, tau),
         raw=reaches(at, calibration.threshold_at(cuts.raw)),
     )
+
+
+def _located(calibration: Calibration) -> Float[np.ndarray, " concept"]:
+    """Thresholds of tokens; stricter than detection's they would leave detected samples without a token."""
+    located = calibration.threshold_at(calibration.cuts.located)
+    return np.asarray(np.minimum(located, calibration.tail.chosen_threshold))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,12 +7,16 @@ the saved one did. The files themselves: `sa_plugin.concepts.artefact`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
+from sa_plugin._files import DamagedFileError
+from sa_plugin.concepts.artefact import PROMISE_FORMAT
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.canary import Canary
 from sa_plugin.concepts.saved import bank_of, bank_parts
@@ -20,14 +24,18 @@ from sa_plugin.concepts.saved_schema import refuse, require_record, tensor_probl
 from sa_plugin.detection.calibration import Calibration, TokenCuts
 from sa_plugin.detection.guard import Seen
 from sa_plugin.detection.methods import GRIDS, TAIL
+from sa_plugin.detection.promised import Guard
 from sa_plugin.detection.saved_schema import DetectorRecord
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.passes.layout import if_any
+from sa_plugin.statistics.conformal import Promise
 
 ARRAYS = ("thresholds", "f1", "unit", "layer", "delta")
 PARAMETERS = "parameters"
 CUTS = tuple(field.name for field in fields(TokenCuts))
 SEEN = tuple(field.name for field in fields(Seen))
+GUARD = ("tokens", "score", "loss")
+PROMISE = tuple(field.name for field in fields(Promise))
 
 
 def calibration_parts(
@@ -40,12 +48,14 @@ def calibration_parts(
         tables[name] = [_table(f"{name} {k}", one, tensors) for k, one in enumerate(found)]
     for name in CUTS:
         tensors[f"cuts.{name}"] = torch.from_numpy(getattr(calibration.cuts, name))
+    seen = {name: getattr(calibration.seen, name) for name in SEEN}
     return tensors, {
+        **_promise_parts(calibration, tensors),
         "bank": bank,
         "concepts": calibration.concepts,
         "tables": tables,
         "missing": dict(calibration.missing),
-        "seen": {name: getattr(calibration.seen, name) for name in SEEN},
+        "seen": {name: ids for name, ids in seen.items() if ids or name != "guard_texts"},
         "seed": calibration.seed,
         **if_any(unknown=dict(calibration.unknown)),
     }
@@ -76,18 +86,78 @@ def calibration_of(
         name: tuple(_calibrated(f"{name} {k}", one, tensors) for k, one in enumerate(found))
         for name, found in record["tables"].items()
     }
-    data_hash, *ids = (record["seen"][name] for name in SEEN)
+    data_hash, *ids = (record["seen"].get(name, ()) for name in SEEN)
+    tail, guard = tables.pop("tail")[0], None
+    if "promise" in record:
+        guard, thresholds = _guard_of(tensors, record["promise"], bank)
+        tail = replace(tail, promised=thresholds)
     return Calibration(
         concepts=tuple(record["concepts"]),
         bank=bank,
-        tail=tables.pop("tail")[0],
+        tail=tail,
         baselines=tables,
         missing=record["missing"],
         cuts=TokenCuts(*(tensors[f"cuts.{name}"].numpy() for name in CUTS)),
         seen=Seen(data_hash, *map(frozenset, ids)),
         seed=record["seed"],
         unknown=record.get("unknown", {}),
+        guard=guard,
     )
+
+
+def _promise_parts(calibration: Calibration, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Record of the promise; thresholds and what they were made from go into the tensors."""
+    guard, thresholds = calibration.guard, calibration.tail.promised
+    if guard is None or thresholds is None:
+        return {}
+    # No tensor of an artefact holds NaN: a mask tells what does not count, and the promise's concepts.
+    counted = ~np.isnan(guard.maxima)
+    tensors["guard.counted"] = torch.from_numpy(counted)
+    tensors["guard.maxima"] = torch.from_numpy(np.where(counted, guard.maxima, 0.0))
+    tensors["guard.threshold"] = torch.from_numpy(np.nan_to_num(thresholds))
+    for name in GUARD:
+        tensors[f"guard.{name}"] = torch.from_numpy(getattr(guard, name))
+    said = {name: getattr(guard.promise, name) for name in PROMISE}
+    stated = {name: value for name, value in said.items() if value is not None}
+    return {"format": PROMISE_FORMAT, "promise": {**stated, "covers": guard.lengths}}
+
+
+def _guard_of(
+    tensors: Mapping[str, Tensor], record: Mapping[str, Any], bank: ConceptBank
+) -> tuple[Guard, Float64[np.ndarray, " concept"]]:
+    stated = {name: record[name] for name in PROMISE if name in record}
+    try:
+        promise = Promise(**stated)
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(f"detector.promise does not hold: {error}") from None
+    refuse(_guard_problems(tensors, promise, record["covers"], bank))
+    parts = {name: tensors[f"guard.{name}"].numpy() for name in GUARD}
+    counted, maxima = tensors["guard.counted"].numpy(), tensors["guard.maxima"].numpy()
+    made = [promise.concepts is None or concept in promise.concepts for concept in bank.concepts]
+    low, high = record["covers"]
+    guard = Guard(promise, (low, high), np.where(counted, maxima, np.nan), **parts)
+    return guard, np.where(made, tensors["guard.threshold"].numpy(), np.nan)
+
+
+def _guard_problems(
+    tensors: Mapping[str, Tensor], promise: Promise, covers: list[int], bank: ConceptBank
+) -> Iterator[str]:
+    if len(covers) != 2 or not 1 <= covers[0] <= covers[1]:
+        yield f"detector.promise.covers is {covers!r:.60}: expected the shortest and the longest length"
+    unknown = [concept for concept in promise.concepts or () if concept not in bank.concepts]
+    if unknown:
+        yield f"detector.promise.concepts has {unknown[0]!r:.60}: expected concepts of the bank"
+    concepts, bands = len(bank.concepts), len(promise.bands(covers[1]))
+    yield from tensor_problems(tensors, "guard.maxima", (None, concepts), torch.float64)
+    documents = len(tensors["guard.maxima"])
+    yield from tensor_problems(tensors, "guard.counted", (documents, concepts), torch.bool)
+    yield from tensor_problems(tensors, "guard.threshold", (concepts,), torch.float64)
+    yield from _index_problems(tensors, "guard.tokens", (documents,), None)
+    yield from tensor_problems(tensors, "guard.score", (bands, concepts, None), torch.float64)
+    steps = tensors["guard.score"].shape[2]
+    yield from tensor_problems(tensors, "guard.loss", (bands, concepts, steps), torch.float64)
+    if (tensors["guard.loss"] < 0).any():
+        yield "guard.loss holds a value below 0"
 
 
 def _problems(tensors: Mapping[str, Tensor], record: Mapping[str, Any], bank: ConceptBank) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The record of a saved detector. pydantic checks it, which is why annotations are no strings here."""
 
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -26,6 +26,20 @@ class SeenRecord(TypedDict):
     cal: list[str]
     train_texts: list[str]
     cal_texts: list[str]
+    guard_texts: NotRequired[list[str]]
+
+
+@with_config(CLOSED)
+class PromiseRecord(TypedDict):
+    """A promise, and the lengths that it is made for."""
+
+    kind: Literal["document", "sample", "tokens"]
+    alpha: float
+    covers: list[int]
+    confidence: NotRequired[float]
+    lengths: NotRequired[list[int]]
+    episodes: NotRequired[int]
+    concepts: NotRequired[list[str]]
 
 
 @with_config(CLOSED)
@@ -39,3 +53,4 @@ class DetectorRecord(TypedDict):
     seen: SeenRecord
     seed: int
     unknown: NotRequired[dict[str, int]]
+    promise: NotRequired[PromiseRecord]

@@ -38,6 +38,8 @@ class Calibrated:
         delta: Place of each concept's chosen delta.
         candidates: Number of (layer, delta, unit, parameters) each concept's choice was made from.
         parameters: Of the statistic, in the scores' unit; None where it has none.
+        promised: Thresholds that keep a promise, in place of the chosen ones; NaN for concepts that none is
+            made for, None where there is no promise.
     """
 
     method: str
@@ -49,6 +51,7 @@ class Calibrated:
     delta: Int[np.ndarray, " concept"]
     candidates: int
     parameters: Float[np.ndarray, "layer concept parameter"] | None = None
+    promised: Float[np.ndarray, " concept"] | None = None
 
     def __repr__(self) -> str:
         layers, _, concepts = self.f1.shape
@@ -69,8 +72,9 @@ class Calibrated:
 
     @property
     def chosen_threshold(self) -> Float[np.ndarray, " concept"]:
-        """Threshold at the chosen layer and delta."""
-        return np.asarray(self.thresholds[self.layer, self.delta, np.arange(len(self.layer))])
+        """Threshold at the chosen layer and delta, or the promised one."""
+        chosen = np.asarray(self.thresholds[self.layer, self.delta, np.arange(len(self.layer))])
+        return chosen if self.promised is None else np.where(np.isnan(self.promised), chosen, self.promised)
 
     @property
     def chosen_f1(self) -> Float[np.ndarray, " concept"]:

@@ -253,7 +253,8 @@ def deal_decks(
         ValueError: The fractions are not three positive numbers that add up to 1, or a concept
             has fewer than three glyphs.
     """
-    fractions = Splits(fractions=fractions).fractions
+    # Refuses shares that do not add up.
+    Splits(fractions=fractions)
     rng = np.random.default_rng([seed, len(SPLITS)])
     shares: dict[str, list[list[Glyph]]] = {split: [] for split in SPLITS}
     for concept in EMOJI_CONCEPTS:

@@ -46,7 +46,7 @@ from sa_plugin.data.build import TokenLabels, said_of_tokens, span_samples, whol
 from sa_plugin.data.columns import Column, Given, name_of, shown, text_of
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.given import plain
-from sa_plugin.data.sample import SPLITS
+from sa_plugin.data.sample import ALL_SPLITS
 from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
@@ -382,7 +382,7 @@ def from_dataset(
     homes: list[str] = []
     for part, one in parts.items():
         if part != "":
-            require_known("split", split_of("a split of the dataset", part), SPLITS)
+            require_known("split", split_of("a split of the dataset", part), ALL_SPLITS)
         found = list(dataset_rows(one, part, columns, names or {}))
         rows += found
         homes += [split_of("a split of the dataset", part)] * len(found) if part else []

@@ -112,7 +112,7 @@ def test_folders_are_checked(tmp_path, detector):
         detector.save_pretrained(tmp_path / "other")
     path = tmp_path / "bank" / "artefact.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="artefact format 99, this version reads 1 and 2: update"):
+    with pytest.raises(ValueError, match="artefact format 99, this version reads 1 to 3: update"):
         load_bank(tmp_path / "bank")
 
 

@@ -67,6 +67,15 @@ MEANT = {
     ("Sample", "spans"): {"[]"},
     ("Sample", "token_mask"): {"{}"},
     ("prefix_view", "objective"): {"0"},
+    # Scores, and texts of any length.
+    ("Calibration.p_values", "scores"): NUMBERS | {"0", "[]", "(1, 2, 3)", "tensor [3]", "array [2, 0]"},
+    ("p_of_documents", "scores"): {"array [2, 0]"},
+    ("p_of_tokens", "scores"): {"array [2, 0]"},
+    ("Promise.bands", "longest"): {"2**40"},
+    ("Promise", "concepts"): {"['x']"},
+    ("Promise", "lengths"): {"(1, 2, 3)"},
+    ("episode_losses", "most"): {"2**40"},
+    ("Detection.discoveries", "concepts"): {"[]"},
     # Records are held against data, a text or a model when they are used.
     ("CellConfig", ANY): {"''", "'x'", "{}"},
     ("ModelPart", ANY): {"''", "'x'", "{}", "{'x': 1}"},
