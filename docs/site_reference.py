@@ -16,6 +16,7 @@ GROUPS = {
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
     "The tail, detection, localisation": ("calibrate", "Promise", "Detector", "Resampling"),
     "A model while it generates": ("watch",),
+    "A corpus of any size": ("scan",),
     "The whole method": ("study", "Plan"),
     "How the tail forms": ("trace", "check_theory"),
     "Heads": (

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from sa_plugin.host import Host, attach, check
     from sa_plugin.loaders import load
+    from sa_plugin.scanning import scan
     from sa_plugin.scores import ScoreTable, score
     from sa_plugin.stages import Plan, study
     from sa_plugin.statistics import Promise, Resampling
@@ -60,6 +61,7 @@ __all__ = [
     "objective",
     "rank_heads",
     "register_objective",
+    "scan",
     "score",
     "study",
     "tail_waterfall",
@@ -83,6 +85,7 @@ _ROOMS = {
     ),
     "host": ("Host", "attach", "check"),
     "loaders": ("load",),
+    "scanning": ("scan",),
     "scores": ("ScoreTable", "score"),
     "stages": ("Plan", "study"),
     "statistics": ("Promise", "Resampling"),

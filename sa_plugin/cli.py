@@ -1,4 +1,4 @@
-"""The command `sa-plugin`: demo, run, reproduce, check, report.
+"""The command `sa-plugin`: demo, run, reproduce, scan, merge, check, report.
 
 Nothing here computes anything, and nothing heavy is imported before a command needs it: `--help`
 answers at once.
@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sa_plugin.stages.study import Study
 
 MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
 DATA = "what `sa_plugin.load` reads: a data set's name, a .jsonl or .csv file, a folder with a metadata.csv"
+CORPUS = "a .jsonl, .csv, .tsv or .parquet file, .txt files, pictures, a folder or a pattern of these"
+ROLES = "which column is text (or image), id, document, where they are called otherwise"
 LIMIT = "at most so many samples, rare concepts first"
 # Written out: importing the modules that own these names would import torch.
 HOST = "the library that runs the model: transformer_lens, nnsight, or the name of another adapter"
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_texts(cell)
     cell.set_defaults(command=_reproduce)
 
+    _add_scan(commands)
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
     check.add_argument("folder", help=MODEL)
     check.add_argument("--host", default="transformer_lens", help=HOST)
@@ -110,6 +113,53 @@ def _parser() -> argparse.ArgumentParser:
     _add_texts(report)
     report.set_defaults(command=_report)
     return parser
+
+
+def _add_scan(commands: Any) -> None:
+    scan = commands.add_parser(
+        "scan",
+        help="find a detector's concepts in a corpus of any size",
+        description="Scan a corpus, or go on where a scan was cut off.",
+    )
+    scan.add_argument("detector", help="folder that Detector.save_pretrained wrote, or a name of the hub")
+    scan.add_argument("corpus", help=CORPUS)
+    scan.add_argument("--model", required=True, help=MODEL)
+    scan.add_argument("--host", default="transformer_lens", help=HOST)
+    scan.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
+    scan.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
+    scan.add_argument("--device", help="where the model runs, such as cuda:1; by default where it is loaded")
+    scan.add_argument(
+        "--out", type=_path, default=Path("scan_out"), help="folder of the run, all shards' own"
+    )
+    scan.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="share I of N, from 0")
+    scan.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=ROLES)
+    scan.add_argument("--lines", action="store_true", help="text files have a document a line")
+    scan.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
+    scan.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048)
+    scan.add_argument("--window", type=_whole("window", 2**31 - 1), help="tokens, of what is longer than it")
+    scan.add_argument("--overlap", type=_whole("overlap", 2**31 - 1), help="tokens that windows share")
+    scan.add_argument(
+        "--max-bad", type=_whole("max-bad", 2**31 - 1), default=100, help="documents that may fail"
+    )
+    _add_texts(scan)
+    scan.set_defaults(command=_scan)
+
+    merge = commands.add_parser("merge", help="join the shards of a scan, and sum it up")
+    merge.add_argument("folders", nargs="+", type=_path, help="of the run, then of shards that lie elsewhere")
+    merge.add_argument("--against", type=_path, help="folder of another scan, to compare tails with")
+    _add_texts(merge)
+    merge.set_defaults(command=_merge)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Reads a share of the work, "3/8"."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(one.isascii() and one.isdigit() and len(one) < 10 for one in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: give I/N, I from 0 to N - 1, such as 0/8")
+    i, n = map(int, parts)
+    if not i < n:
+        raise argparse.ArgumentTypeError(f"shard {i} of {n} does not exist: I goes from 0 to {n - 1}")
+    return i, n
 
 
 def _whole(name: str, most: int) -> Callable[[str], int]:
@@ -242,6 +292,76 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     )
     out = arguments.out or Path("reproduced") / config.name
     reproduce(config, out, texts=arguments.texts, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def _scan(arguments: argparse.Namespace) -> int:
+    from sa_plugin._files import writable_folder
+    from sa_plugin.detection.detector import Detector
+    from sa_plugin.scanning.folder import opened_for
+    from sa_plugin.scanning.run import scan
+    from sa_plugin.scanning.windows import Windows
+
+    columns = dict(_column(text) for text in arguments.column) or None
+    windows = Windows(arguments.window, arguments.overlap)
+    # All that can be refused without a model is refused before one is loaded.
+    asked = {"block_size": arguments.block_size, "columns": columns, "lines": arguments.lines}
+    corpus = opened_for(arguments.corpus, writable_folder(arguments.out), **asked)
+    Detector.from_pretrained(arguments.detector)
+    host = _host_of(arguments)
+    detector = Detector.from_pretrained(arguments.detector, host=host)
+    more = {"windows": windows, "texts": arguments.texts, "max_bad": arguments.max_bad}
+    found = scan(host, detector, corpus, arguments.out, shard=arguments.shard, **more)
+    i, n = arguments.shard
+    if n > 1:
+        print(f"Shard {i} of {n} is done; when all are: sa-plugin merge {arguments.out}")
+        return 0
+    assert found is not None
+    return _say_found(found, arguments.out, arguments.texts)
+
+
+def _column(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--column {text!r}: give ROLE=NAME, such as text=body.")
+    return role, name
+
+
+def _host_of(arguments: argparse.Namespace) -> Any:
+    import torch
+
+    from sa_plugin.host.folders import open_folder
+
+    options: dict[str, Any] = {"batch_tokens": arguments.batch_tokens}
+    if arguments.device is not None:
+        if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"--device {arguments.device}: torch {torch.__version__} sees no GPU here; leave --device "
+                "out to run on the CPU, or install a build of torch for your GPU."
+            )
+        options["device"] = arguments.device
+    dtype = getattr(torch, arguments.dtype)
+    return open_folder(arguments.model, arguments.host, dtype=dtype, tower=arguments.tower, **options)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from sa_plugin.scanning.merge import merge
+    from sa_plugin.scanning.summary import summary
+
+    folder, *others = arguments.folders
+    found = merge(folder, *others)
+    if arguments.against is not None:
+        found = summary(folder, against=arguments.against)
+    return _say_found(found, folder, arguments.texts)
+
+
+def _say_found(found: Any, folder: Path, texts: bool) -> int:
+    """Write what a scan found as JSON and as a page, and print it."""
+    written = (found.save(folder / "summary.json", texts=texts), folder / "summary.html")
+    found.write_page(written[1], texts=texts)
+    print(
+        f"{found}\n\n{', '.join(map(str, (folder / 'hits.parquet', folder / 'samples.parquet', *written)))}"
+    )
     return 0
 
 

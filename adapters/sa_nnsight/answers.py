@@ -21,7 +21,7 @@ from sa_nnsight.jobs import Result
 from sa_plugin.host import reducers
 
 Shape = tuple[int | None, ...]
-GROUPS = ("rows", "sums", "samples")
+GROUPS = ("rows", "sums", "samples", "picked")
 
 
 def checked_answer(answer: Any, jobs: Sequence[Any] = ()) -> Result:
@@ -123,8 +123,16 @@ def _of_histogram(given: Mapping[str, Any]) -> Expected:
     return {("sums", "bins"): (2 * columns * reducers.SCORE_BINS,)}
 
 
+def _of_above(given: Mapping[str, Any]) -> Expected:
+    columns = len(given["cuts"])
+    found: Expected = {("picked", name): (None,) for name in (reducers.AT, "column", "score")}
+    found |= {("samples", name): (None, columns) for name in ("best", "place")}
+    return found | {("samples", "count"): (None,), ("sums", "bins"): (columns * reducers.TAIL_BINS,)}
+
+
 EXPECTED: dict[Any, Callable[[Mapping[str, Any]], Expected]] = {
     reducers.token_scores: _of_scores,
     reducers.maxima: _of_maxima,
     reducers.histogram: _of_histogram,
+    reducers.above: _of_above,
 }

@@ -5,11 +5,11 @@ torch alone, nothing inside a function, and takes tensors, tuples, strings and n
 (`functools.partial` binds them). `read` maps `(layer, point)` to activations.
 
 `reduce` decides which tokens are evidence and hands that to each job of a pass. A job answers with
-`keeping(sums=..., rows=..., samples=...)`: tensors that are summed over the batch, that have a row
-for each token that is neither padding nor special, or one for each sample. A host may add the sums
-of several batches, in float64, and hand them over with the last of these (`gather`); rows and
-samples belong to their batch. Names are strings and numbers, or tuples of them; nothing parses
-them.
+`keeping(sums=..., rows=..., samples=..., picked=...)`: tensors that are summed over the batch, that have
+a row for each token that is neither padding nor special, one for each sample, or one for each thing that
+was picked of some tokens. A host may add the sums of several batches, in float64, and hand them over with
+the last of these (`gather`); the others belong to their batch. Names are strings and numbers, or tuples
+of them; nothing parses them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ Keeping = dict[tuple[str, Hashable], torch.Tensor]
 # Group, number of the job, name.
 Key = tuple[str, int, Hashable]
 KEEP: Key = ("rows", -1, "keep")
+# Of what is picked: which of its batch's valid tokens each entry is of.
+AT = "at"
+# Coarse bins of the order of float32 numbers, `sa_plugin.statistics.ExactTail`'s.
+TAIL_BINS = 1 << 12
 
 
 def keeping(
@@ -40,6 +44,7 @@ def keeping(
     sums: Mapping[Any, torch.Tensor] | None = None,
     rows: Mapping[Any, torch.Tensor] | None = None,
     samples: Mapping[Any, torch.Tensor] | None = None,
+    picked: Mapping[Any, torch.Tensor] | None = None,
 ) -> Keeping:
     """What a job keeps of one batch, as one flat dictionary.
 
@@ -47,8 +52,9 @@ def keeping(
         sums: Added over batches.
         rows: One row for each valid token, or for each of those that the job has chosen.
         samples: One row for each sample.
+        picked: One row for each thing picked; `AT` says of which valid token it is.
     """
-    groups = {"sums": sums, "rows": rows, "samples": samples}
+    groups = {"sums": sums, "rows": rows, "samples": samples, "picked": picked}
     return {(group, name): value for group, named in groups.items() for name, value in (named or {}).items()}
 
 
@@ -292,6 +298,54 @@ def histogram(
     flat, count = torch.unique(place, return_counts=True)
     total = torch.sparse_coo_tensor(flat[None], count, (size,), check_invariants=False)
     return keeping(sums={"bins": total.coalesce()})
+
+
+def above(
+    read: Read,
+    keep: torch.Tensor,
+    *,
+    valid: torch.Tensor,
+    own: torch.Tensor,
+    banks: Sequence[tuple[int, str, Vectors]],
+    order: torch.Tensor,
+    cuts: torch.Tensor,
+) -> Keeping:
+    """Of some columns, each a vector at a layer: samples' maxima, counts by bin, all scores above cuts.
+
+    Args:
+        read: Activations.
+        keep: Which tokens are evidence.
+        valid: Tokens that are neither padding nor special.
+        own: `[batch, token]`, tokens that count; of windows that overlap each token counts once.
+        banks: Layers with their hook point and their vectors.
+        order: Place of each column among the vectors of all banks, one after another.
+        cuts: `[column]`, float32.
+
+    Returns:
+        Samples: `best` `[batch, column]`, -inf where no token counts; `place`, which of the sample's valid
+        tokens it is; `count`, tokens that count. Sums: `bins` `[column * TAIL_BINS]`, sparse, int64. Picked:
+        `AT`, `column` and `score` of every score at or above its cut.
+    """
+    found = torch.cat([score_rows(vectors, 0, read[layer, point]) for layer, point, vectors in banks], dim=-1)
+    device = found.device
+    found = found[..., order.to(device)]
+    counts = keep & own.to(device)
+    # -inf lies below every cut, and is no maximum where some token counts.
+    found = found.masked_fill(~counts[..., None], -torch.inf)
+    best = found.max(1)
+    # Where a token stands among its sample's valid ones, and among all of the batch.
+    among = valid.to(device).long().cumsum(1) - 1
+    flat = valid.to(device).flatten().long().cumsum(0) - 1
+    row, token, column = (found >= cuts.to(device)).nonzero(as_tuple=True)
+    picked = {AT: flat[row * found.shape[1] + token], "column": column, "score": found[row, token, column]}
+    # One flat index for (column, bin), so that a single count serves all columns.
+    width = found.shape[-1]
+    place = torch.arange(width, device=device) * TAIL_BINS + (bins(found[counts]) >> 4)
+    count = torch.bincount(place.flatten(), minlength=width * TAIL_BINS)
+    filled = count.nonzero().T
+    total = torch.sparse_coo_tensor(filled, count[filled[0]], count.shape, check_invariants=False)
+    samples = {"best": best.values, "place": among.gather(1, best.indices), "count": counts.sum(-1)}
+    return keeping(sums={"bins": total.coalesce()}, samples=samples, picked=picked)
 
 
 def bins(values: torch.Tensor) -> torch.Tensor:

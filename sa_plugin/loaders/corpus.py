@@ -349,14 +349,19 @@ def open_corpus(
 
 
 def _require_columns(part: Part, columns: Mapping[str, str] | None) -> None:
-    if part.columns is None:
+    there = part.columns
+    if there is None and part.n_rows and not isinstance(part, WholeFiles):
+        # Rows that say their columns themselves are taken to have those of the first.
+        first = next(part.read(0, 1)).value
+        there = tuple(map(str, first)) if isinstance(first, Mapping) else None
+    if there is None:
         return
     where = f"{part.name}: " if part.name else ""
     try:
         if columns is None:
-            _columns_of(part.columns)
+            _columns_of(there)
         for role, wanted in (columns or {}).items():
-            require_known(f"column of {role}", wanted, part.columns)
+            require_known(f"column of {role}", wanted, there)
     except ValueError as error:
         raise ValueError(f"{where}{str(error).removesuffix('.')}.") from error
 

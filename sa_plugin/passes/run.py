@@ -1,13 +1,14 @@
 """One pass over a model for all that wants something of it, and the one loop that collects it.
 
 A question is a `Job`: the sites it reads and, for each batch, a function of what was read and of
-which tokens are evidence. That function runs beside the model and keeps three groups of tensors:
+which tokens are evidence. That function runs beside the model and keeps four groups of tensors:
 
 | group | first axis | what the loop does |
 |---|---|---|
 | sums | none: summed over the batch already | adds, in float64 (whole numbers stay whole) |
 | rows | tokens of the batch that are neither padding nor special | scatters by row |
 | samples | samples of the batch | scatters by sample |
+| picked | any number of things, each of some token | joins, with the row of each, in their order |
 
 Rows and samples come out in the order of the data whatever the batches' order; rows only of tokens
 that are evidence, which the sink rule decides from the pass itself. Sums are added in the order of
@@ -70,12 +71,14 @@ class Kept:
         sums: Over all batches.
         rows: Of the chosen rows that are evidence, in the order of the data; bfloat16 as its bits, int16.
         samples: Of every sample, in the order of the data; 0 where a batch kept nothing.
+        picked: In the order of the rows that they are of, which `reducers.AT` holds.
     """
 
     keep: Bool[np.ndarray, " row"]
     sums: dict[Name, Tensor] = field(default_factory=dict)
     rows: dict[Name, Shaped[np.ndarray, "row ..."]] = field(default_factory=dict)
     samples: dict[Name, Shaped[np.ndarray, "sample ..."]] = field(default_factory=dict)
+    picked: dict[Name, Shaped[np.ndarray, "entry ..."]] = field(default_factory=dict)
 
 
 class NonFiniteRowError(ArithmeticError):
@@ -100,6 +103,7 @@ def run_jobs(
     sinks: Sinks | Bool[np.ndarray, " row"],
     *,
     description: str,
+    quiet: bool = False,
 ) -> tuple[Kept, ...]:
     """Run every batch once, for several jobs.
 
@@ -112,6 +116,7 @@ def run_jobs(
         sinks: How tokens are judged (`sink_rule`); or the rows of an earlier run that are evidence
             whatever this run's norms, since an intervention must not change which tokens are sinks.
         description: Of the bar.
+        quiet: Whether there is none, whatever the host says: a larger walk shows its own.
 
     Returns:
         For each job what it kept.
@@ -136,7 +141,7 @@ def run_jobs(
     # Filled batch by batch; every store holds the same array, and reads its own batch's part of it.
     keep = np.zeros(layout.n_rows, dtype=bool)
     stores = [_Store(job, layout, Kept(keep)) for job in jobs]
-    for batch, got in _walk(host, layout, sorted(sites), reducer, description):
+    for batch, got in _walk(host, layout, sorted(sites), reducer, "" if quiet else description):
         rows = layout.rows(batch)
         # First, since stores look at which of their rows are evidence.
         keep[rows] = got.pop(reducers.KEEP).numpy()
@@ -148,7 +153,7 @@ def run_jobs(
 def _walk(
     host: Host, layout: Layout, sites: Sequence[Site], reducer: Callable[[Batch], Reduce], description: str
 ) -> Iterator[tuple[Batch, dict[reducers.Key, Tensor]]]:
-    quiet = not host.progress
+    quiet = not host.progress or not description
     # A pass over one text is over before a bar would be of use.
     look = {"desc": description, "unit": "batch", "leave": False, "delay": 0.5}
     with tqdm(total=len(layout.batches), disable=quiet, **look) as bar:
@@ -168,6 +173,7 @@ class _Store:
         self.job, self.kept = job, kept
         self.n_samples = len(layout.bounds) - 1
         self.n_rows = layout.n_rows if job.chosen is None else len(job.chosen)
+        self.picked: dict[Name, list[np.ndarray]] = {}
 
     def add(
         self, batch: Batch, rows: Int[np.ndarray, " row"], got: Mapping[tuple[str, Name], Tensor]
@@ -190,6 +196,9 @@ class _Store:
                 # NumPy has no bfloat16: its bits are kept as whole numbers.
                 array = (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
                 self._into(self.kept.rows, name, array, self.n_rows)[at] = array
+            elif group == "picked":
+                array = value.numpy()
+                self.picked.setdefault(name, []).append(rows[array] if name == reducers.AT else array)
             else:
                 samples[name] = array = value.numpy()
                 self._into(self.kept.samples, name, array, self.n_samples)[batch.rows.numpy()] = array
@@ -209,6 +218,11 @@ class _Store:
         keep = self.kept.keep if self.job.chosen is None else self.kept.keep[self.job.chosen]
         for name, array in self.kept.rows.items():
             self.kept.rows[name] = compact(array, keep)
+        picked = {name: np.concatenate(parts) for name, parts in self.picked.items()}
+        if picked:
+            # Entries of one token stay in the order in which they were picked.
+            order = np.argsort(picked[reducers.AT], kind="stable")
+            self.kept.picked.update({name: array[order] for name, array in picked.items()})
         return self.kept
 
 

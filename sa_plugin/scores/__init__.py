@@ -22,13 +22,13 @@ if TYPE_CHECKING:
         shared_length,
         with_answers,
     )
-    from sa_plugin.scores.pushdown import sample_maxima, tail_histogram
+    from sa_plugin.scores.pushdown import sample_maxima, scores_above, tail_histogram
     from sa_plugin.scores.trained import PROBES, train_poolings
 else:
     __getattr__ = lazily(
         __name__,
         {
-            "pushdown": ("sample_maxima", "tail_histogram"),
+            "pushdown": ("sample_maxima", "scores_above", "tail_histogram"),
             "trained": ("PROBES", "train_poolings"),
             "prompting": (
                 "PROMPT",
@@ -65,6 +65,7 @@ __all__ = [
     "sample_maxima",
     "score",
     "score_samples",
+    "scores_above",
     "shared_length",
     "tail_histogram",
     "train_poolings",

@@ -4,6 +4,9 @@ Sample decisions need each sample's highest score alone, and quantiles of the ta
 alone. On a remote host these travel instead of activations, and instead of the score of every token
 under every vector at every layer.
 
+Whoever looks for evidence in a corpus wants more: where it is, and how far up (`scores_above`). Of each
+column, a vector at one layer, travel counts in coarse bins and every score at or above a cut.
+
 A histogram's bins are the high 16 bits of a float32, so a threshold is known to 2**-7 of itself:
 `TailHistogram.thresholds` gives both ends. Exact thresholds need the scores (`score`, `calibrate`).
 """
@@ -171,6 +174,95 @@ def tail_histogram(host: Host, samples: Split | Sequence[Sample], bank: ConceptB
 
     _, kept = _one_pass(host, rows, bank, reducers.histogram, labels_of)
     return _by_column(bank, kept.sums["bins"].coalesce())
+
+
+@dataclass(frozen=True, eq=False)
+class ScoresAbove:
+    """Of chosen columns the highest score of every sample, all scores above cuts, and counts of all.
+
+    Attributes:
+        layout: Where tokens lie.
+        counted: Which of its rows count: evidence, and the sample's own.
+        best: Highest score of each sample; -inf where no token counts.
+        best_row: Row of it.
+        n_counted: Tokens of each sample that count.
+        row, column, score: Of every score at or above the column's cut, by row.
+        bins: How many scores lie in each coarse bin, as in `sa_plugin.statistics.ExactTail`.
+    """
+
+    layout: Layout
+    counted: Bool[np.ndarray, " row"]
+    best: Float[np.ndarray, "sample column"]
+    best_row: Int[np.ndarray, "sample column"]
+    n_counted: Int[np.ndarray, " sample"]
+    row: Int[np.ndarray, " entry"]
+    column: Int[np.ndarray, " entry"]
+    score: Float[np.ndarray, " entry"]
+    bins: Int[np.ndarray, "column bin"]
+
+    def __repr__(self) -> str:
+        return (
+            f"ScoresAbove({len(self.best)} samples, {self.best.shape[1]} columns, {len(self.row)} above cuts)"
+        )
+
+
+def scores_above(
+    host: Host,
+    samples: Sequence[Sample],
+    bank: ConceptBank,
+    columns: Sequence[tuple[int, int]],
+    cuts: Float[np.ndarray, " column"],
+    own: Callable[[Layout], Bool[np.ndarray, " row"]] | None = None,
+) -> ScoresAbove:
+    """One forward pass a sample, and what is above cuts of some columns; no bar.
+
+    Args:
+        host: An attached model.
+        samples: Texts or images.
+        bank: Concept vectors.
+        columns: Place of the layer and of the unit of each.
+        cuts: Of each, float32.
+        own: Which rows count, where not all do.
+
+    Raises:
+        ValueError: The bank is of another model, or activations are NaN or Inf.
+    """
+    check_origin(bank, host)
+    layout = lay_out(host, samples, ())
+    mine = np.ones(layout.n_rows, dtype=bool) if own is None else own(layout)
+    layers = sorted({layer for layer, _ in columns})
+    units = {layer: sorted({unit for at, unit in columns if at == layer}) for layer in layers}
+    one_each = [(bank.layers[k], bank.hook_point, bank.only([k], units[k]).token.plain) for k in layers]
+    place = {pair: n for n, pair in enumerate((layer, unit) for layer in layers for unit in units[layer])}
+    asked: dict[str, Any] = {
+        "banks": tuple(one_each),
+        "order": torch.tensor([place[pair] for pair in columns]),
+        "cuts": torch.from_numpy(np.asarray(cuts, dtype=np.float32)),
+    }
+
+    def reducer(batch: Batch) -> Reducer:
+        return partial(reducers.above, valid=batch.valid, own=layout.mask(batch, mine), **asked)
+
+    job = Job({Site(layer, bank.hook_point) for layer, *_ in one_each}, reducer)
+    (kept,) = run_jobs(host, layout, [job], bank.sinks_on(host.info), description="scan", quiet=True)
+    best = kept.samples["best"]
+    if np.isnan(best).any() or np.isposinf(best).any():
+        n, k = (int(i) for i in np.argwhere(np.isnan(best) | np.isposinf(best))[0])
+        raise ValueError(
+            f"the highest score of {bank.units[columns[k][1]]!r} in sample {samples[n].id!r} is "
+            f"{best[n, k]}: activations hold NaN or Inf; load the model in float32 or bfloat16."
+        )
+    return ScoresAbove(
+        layout,
+        kept.keep & mine,
+        best,
+        layout.bounds[:-1, None] + kept.samples["place"],
+        kept.samples["count"],
+        kept.picked[reducers.AT],
+        kept.picked["column"],
+        kept.picked["score"],
+        kept.sums["bins"].to_dense().numpy().reshape(len(columns), reducers.TAIL_BINS),
+    )
 
 
 def _one_pass(

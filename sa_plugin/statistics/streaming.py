@@ -230,6 +230,34 @@ class ExactTail:
             if sum(one.size for one, _ in self._uncounted) >= _WAITING:
                 self._count()
 
+    def add(
+        self,
+        counts: Int[np.ndarray, "column bin"],
+        column: Int[np.ndarray, " value"],
+        values: Float[np.ndarray, " value"],
+    ) -> None:
+        """Take in what was counted elsewhere, beside a model.
+
+        Args:
+            counts: Of all values, by column and bin.
+            column: Of each value at or above its column's cut.
+            values: These values, float32.
+
+        Raises:
+            ValueError: Another number of columns or bins, or a value is below its cut.
+        """
+        if counts.shape != self.counts.shape or len(column) != len(values):
+            raise ValueError(
+                f"counts {counts.shape} and {len(column)} columns of {len(values)} values: expected counts "
+                f"of {self.counts.shape}, and a column for each value."
+            )
+        if len(values) and (values < self.cuts[column]).any():
+            raise ValueError("a value is below the cut of its column: it was counted with another cut.")
+        self.counts += counts
+        self._unsorted.append(to_keys(values).astype(np.uint64) | column.astype(np.uint64) << np.uint64(32))
+        if 16 * sum(map(len, self._unsorted)) >= self.memory:
+            self._sort(spill=True)
+
     def merge(self, other: ExactTail) -> None:
         """Add what another shard has seen; a tail that was read from a folder stays there.
 

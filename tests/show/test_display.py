@@ -98,6 +98,7 @@ ELSEWHERE = {
     ),
     "Attribution": ("attribution/test_attribution_results.py", "test_the_printed_sheet_is_the_top"),
     "Comparison": ("attribution/test_attribution_evaluation.py", "test_a_comparison_prints_and_draws"),
+    "Scan": ("scanning/test_scan.py", "test_what_was_found_is_shown"),
     "TheoryReport": ("theory/test_check_theory_report.py", "test_words"),
     "CheckReport": ("on_transformer_lens/test_tl_host.py", "test_passes_on_every_architecture"),
 }
