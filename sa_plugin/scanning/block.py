@@ -101,26 +101,29 @@ class Wanted:
     def of(cls, detector: Calibration) -> Wanted:
         """What a detector looks for.
 
-        The cut is the detector's threshold at the next larger delta of its grid, a margin below the one it
-        uses in the unit of each concept's scores, and the same for all who share the work.
+        The cut is the next lower threshold of the detector's grid, a margin below its own in the unit of
+        each concept's scores, and the same for all who share the work.
         """
         tail = detector.tail
         grid, own = np.asarray(tail.deltas), np.arange(len(detector.concepts))
-        wider = tail.thresholds[tail.layer, np.minimum(tail.delta + 1, len(grid) - 1), own]
-        narrower = tail.thresholds[tail.layer, np.maximum(tail.delta - 1, 0), own]
-        chosen = tail.chosen_threshold
-        has = (tail.delta > 0) & np.isfinite(chosen)
-        lower = grid[np.maximum(tail.delta - 1, 0)]
+        chosen = np.asarray(tail.chosen_threshold, dtype=np.float64)
+        # [delta, concept], at each concept's layer; latents may have +inf, which is no cut.
+        ladder = tail.thresholds[tail.layer, :, own].T
+        lower = np.where(ladder < chosen, ladder, -np.inf).max(0)
+        narrower = ladder[np.maximum(tail.delta - 1, 0), own]
+        # A threshold that keeps a promise is none of the grid, and where tokens tie two deltas have one.
+        has = (tail.delta > 0) & (narrower > chosen) & np.isfinite(narrower)
+        has &= chosen == ladder[tail.delta, own]
+        share = grid[np.maximum(tail.delta - 1, 0)] / grid[tail.delta]
         pairs = zip(tail.layer.tolist(), tail.chosen_unit.tolist(), strict=True)
         return cls(
             detector.concepts,
             detector.bank,
             tuple(pairs),
-            np.asarray(chosen, dtype=np.float64),
-            # Latents have no threshold below some delta: the cut is never above what it is a margin of.
-            np.minimum(wider, chosen),
+            chosen,
+            np.where(np.isneginf(lower), chosen, lower),
             np.where(has, narrower, np.nan),
-            np.where(has, lower / grid[tail.delta], np.nan),
+            np.where(has, share, np.nan),
             np.round(detector.cuts.n_tokens * grid[tail.delta]).astype(np.int64),
             grid[tail.delta],
         )

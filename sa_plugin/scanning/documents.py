@@ -34,9 +34,11 @@ class DocumentSums:
 
     def __post_init__(self) -> None:
         self._place: dict[str, int] | None = {}
-        self._counts: dict[str, Int[np.ndarray, "unit ..."]] = {
-            name: np.zeros((UNITS, self.width) if name in _COUNTS[2:] else UNITS, dtype=np.int64)
-            for name in _COUNTS
+        self._counts = self._zeros(min(64, UNITS))
+
+    def _zeros(self, n: int) -> dict[str, Int[np.ndarray, "unit ..."]]:
+        return {
+            name: np.zeros((n, self.width) if name in _COUNTS[2:] else n, dtype=np.int64) for name in _COUNTS
         }
 
     def add(self, samples: Any) -> None:
@@ -55,14 +57,22 @@ class DocumentSums:
         if self._place is not None:
             for name in names:
                 self._place.setdefault(name, len(self._place))
+            size = len(self._counts["samples"])
+            if size < len(self._place) <= UNITS:
+                # Twice as many as before: few documents, little memory.
+                grown = self._zeros(min(max(2 * size, len(self._place)), UNITS))
+                for name, counts in self._counts.items():
+                    grown[name][:size] = counts
+                self._counts = grown
             if len(self._place) <= UNITS:
                 return np.array([self._place[name] for name in names], dtype=np.int64)
             # Too many: what was counted one by one goes to the groups.
-            before = [name for name, at in self._place.items() if at < UNITS]
+            before = [name for name, at in self._place.items() if at < size]
             group = np.array([_group(name) for name in before], dtype=np.int64)
+            grouped = self._zeros(UNITS)
             for name, counts in self._counts.items():
-                self._counts[name] = np.zeros_like(counts)
-                np.add.at(self._counts[name], group, counts[: len(before)])
+                np.add.at(grouped[name], group, counts[: len(before)])
+            self._counts = grouped
             self._place = None
         return np.array([_group(name) for name in names], dtype=np.int64)
 

@@ -332,17 +332,20 @@ def _merged_hits(out: Path) -> Any:
 def _strongest(tables: Any, names: list[str]) -> dict[str, tuple[dict[str, Any], ...]]:
     """Of each concept the hits with the largest margins, the first of equals, from tables in their order."""
     best: dict[str, list[tuple[float, int, dict[str, Any]]]] = {name: [] for name in names}
+    place = {name: k for k, name in enumerate(names)}
     n = 0
     for table in tables:
+        if not len(table):
+            continue
         margin = table["margin"].to_numpy()
-        concept = table["concept"].to_pandas().to_numpy()
-        for name in set(concept.tolist()):
-            rows = np.flatnonzero(concept == name)
-            rows = rows[np.argsort(-margin[rows], kind="stable")[:TOP]]
-            found = table.take(rows).to_pylist()
-            held = best[name] + [
-                (-hit["margin"], n + int(row), hit) for row, hit in zip(rows, found, strict=True)
-            ]
-            best[name] = sorted(held, key=lambda one: one[:2])[:TOP]
+        coded = table["concept"].combine_chunks().dictionary_encode()
+        code = np.array([place[name] for name in coded.dictionary.to_pylist()])[coded.indices.to_numpy()]
+        # By concept, then margin, largest first; the sort is stable, so the first of equals comes first.
+        order = np.lexsort((-margin, code))
+        rank = np.arange(len(order)) - np.searchsorted(code[order], code[order])
+        rows = order[rank < TOP]
+        for row, hit in zip(rows.tolist(), table.take(rows).to_pylist(), strict=True):
+            best[hit["concept"]].append((-hit["margin"], n + row, hit))
+        best = {name: sorted(held, key=lambda one: one[:2])[:TOP] for name, held in best.items()}
         n += len(table)
     return {name: tuple(hit for *_, hit in held) for name, held in best.items() if held}
