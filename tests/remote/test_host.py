@@ -1,6 +1,7 @@
 """A model on a real server gives what the same model gives here."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from clients import remote_model
@@ -13,7 +14,8 @@ from sa_plugin.data import ConceptData, Sample, Splits
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import head_ledger
 from sa_plugin.host import attach
-from sa_plugin.loaders import load
+from sa_plugin.loaders import load, open_corpus
+from sa_plugin.scanning import scan
 from sa_plugin.scores import sample_maxima, score, tail_histogram
 
 WORDS = ("cat", "dog", "sat", "mat", "night", "people", "home", "walked", "the", "on")
@@ -97,6 +99,26 @@ def test_maxima_and_histograms(pair, data):
         np.testing.assert_array_equal(there.counts[key].sum(), here.counts[key].sum())
         # A score at a bin's edge may fall on either side of it.
         assert abs(np.setdiff1d(bins, there.bins[key]).size) <= 0.05 * bins.size
+
+
+def test_a_scan_there_is_a_scan_here_and_its_journal_answers_again(pair, data, tmp_path):
+    here, there = pair
+    detector = calibrate(here, data, fit(here, data, "prototype"))
+    texts = [sample.text for sample in data.samples]
+    journal = {"journal": tmp_path / "journal", "traces": 3, **SMALL}
+    kept = attach(there.model, remote=True, **journal)
+    tables = {}
+    for name, host in {"here": here, "there": kept, "again": kept}.items():
+        scan(host, detector, open_corpus(texts, block_size=20), tmp_path / name)
+        tables[name] = [
+            pandas.read_parquet(tmp_path / name / f"{one}.parquet") for one in ("hits", "samples")
+        ]
+    for ours, theirs, again in zip(*tables.values(), strict=True):
+        pandas.testing.assert_frame_equal(again, theirs)
+        if "score" in ours:
+            # A score within rounding of its threshold may fall on either side.
+            ours, theirs = (one[one.margin.abs() > 1e-4].reset_index(drop=True) for one in (ours, theirs))
+        pandas.testing.assert_frame_equal(theirs, ours, atol=1e-4)
 
 
 def test_a_run_that_was_cut_off_goes_on_and_gives_the_same(data, tmp_path, monkeypatch):

@@ -286,7 +286,7 @@ def test_polars_and_duckdb_read_the_tables(whole):
     polars, duckdb = pytest.importorskip("polars"), pytest.importorskip("duckdb")
     assert polars.read_parquet(whole[0] / "hits.parquet")["text"].to_list() == hits.text.tolist()
     counted = f"select count(*) from '{whole[0]}/samples.parquet' where present"
-    assert duckdb.sql(counted).fetchone()[0] == int(samples.present.sum())
+    assert duckdb.sql(counted).fetchall()[0][0] == int(samples.present.sum())
 
 
 def test_documents_beyond_a_number_are_grouped_whatever_their_order(monkeypatch, whole):
