@@ -234,6 +234,14 @@ class Monitor(Shown):
         return (Sheet(header, lines, self.headline(), notes),)
 
     def _notes(self) -> Iterator[str]:
+        guard = self._watching.guard
+        if guard is not None:
+            low, high = guard.lengths
+            yield (
+                f"p: the chance that a document like the guard's, without the concept and of {low} to {high} "
+                "tokens, ever scores as high; a longer one has none. It holds at whatever step it is looked "
+                "at."
+            )
         if self._watching.sinks == "keep" or not self._watching.runs:
             return
         exact_rule = {

@@ -53,7 +53,8 @@ class Hit:
         layer: Block index of the score.
         score: Activation.
         threshold: Of the concept.
-        p_value: Of the score, where the detector carries a promise; else None.
+        p_value: Chance that a document like the guard's, without the concept, ever scores as high; None
+            where the detector carries no promise, or the text is longer than it is made for.
     """
 
     sequence: int
@@ -159,6 +160,7 @@ class Watching:
         _, self.sinks, self.drops_first = detector.bank.sinks_on(host.info)
         self.places = places_of(detector, host.info, self.concepts)
         self.columns, self.norms, self.width = _columns(self.places, len(self.concepts))
+        self.guard: Any = getattr(detector, "guard", None)
         self.found: dict[Site, Tensor] = {}
         self.stopped: np.ndarray = np.zeros(0, dtype=bool)
         self.texts: list[str] | None = None
@@ -236,10 +238,20 @@ class Watching:
                     layer=self.detector.layer[one],
                     score=float(scores[row, column, k]),
                     threshold=float(self.threshold[k]),
+                    p_value=self._p_value(one, float(scores[row, column, k]), int((whole[:, -1] > 0).sum())),
                 )
             )
             self.stopped[row] |= one in self.ending
         self._say()
+
+    def _p_value(self, concept: str, score: float, tokens: int) -> float | None:
+        """Of a document of which this is the highest score so far, where it is not too long for a promise."""
+        guard = self.guard
+        if guard is None or tokens > guard.lengths[1]:
+            return None
+        if not guard.n_documents[self.detector.concepts.index(concept)]:
+            return None
+        return float(self.detector.p_values(concept, score))  # type: ignore[attr-defined]
 
     def _hit(self, hit: Hit) -> None:
         self.hits.append(hit)
