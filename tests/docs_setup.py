@@ -145,6 +145,28 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
+def make_chats() -> list[Any]:
+    """Sixty short chats in which no concept of `word_data` is named."""
+    words = ("sat", "ran", "tall", "house", "river", "blue", "over", "under")
+    said = [" ".join(words[(k + j) % 8] for j in range(2 + k % 5)) for k in range(60)]
+    return [
+        [{"role": "user", "content": f"say {one}"}, {"role": "assistant", "content": one}] for one in said
+    ]
+
+
+def make_speaker() -> Any:
+    """A bridge of a model with a chat template."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    tokenizer, folder = tiny.tokenizer("gpt2"), tiny.scratch_folder() / "speaker"
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    tokenizer = type(tokenizer).from_pretrained(folder)
+    return TransformerBridge.boot_transformers(
+        "tiny-speaker", hf_model=tiny.hf_model("gpt2"), tokenizer=tokenizer, device="cpu"
+    )
+
+
 def make_instruct() -> Any:
     model = tiny.hf_model("llama")
     model.resize_token_embeddings(len(made("tokenizer")), mean_resizing=False)
@@ -192,4 +214,6 @@ SETUP: Mapping[str, Callable[[], Any]] = {
     "folder": make_folder,
     "tokenizer": make_tokenizer,
     "model": make_instruct,
+    "chats": make_chats,
+    "speaker": make_speaker,
 }

@@ -234,7 +234,7 @@ class Monitor(Shown):
         return (Sheet(header, lines, self.headline(), notes),)
 
     def _notes(self) -> Iterator[str]:
-        guard = self._watching.guard
+        guard = self.detector.guard
         if guard is not None:
             low, high = guard.lengths
             yield (

@@ -160,7 +160,6 @@ class Watching:
         _, self.sinks, self.drops_first = detector.bank.sinks_on(host.info)
         self.places = places_of(detector, host.info, self.concepts)
         self.columns, self.norms, self.width = _columns(self.places, len(self.concepts))
-        self.guard: Any = getattr(detector, "guard", None)
         self.found: dict[Site, Tensor] = {}
         self.stopped: np.ndarray = np.zeros(0, dtype=bool)
         self.texts: list[str] | None = None
@@ -246,12 +245,12 @@ class Watching:
 
     def _p_value(self, concept: str, score: float, tokens: int) -> float | None:
         """Of a document of which this is the highest score so far, where it is not too long for a promise."""
-        guard = self.guard
+        guard = self.detector.guard
         if guard is None or tokens > guard.lengths[1]:
             return None
         if not guard.n_documents[self.detector.concepts.index(concept)]:
             return None
-        return float(self.detector.p_values(concept, score))  # type: ignore[attr-defined]
+        return float(self.detector.p_values(concept, score))
 
     def _hit(self, hit: Hit) -> None:
         self.hits.append(hit)

@@ -18,6 +18,7 @@ from sa_plugin import watch
 from sa_plugin.detection import Detector
 from sa_plugin.generation import OtherTokensWarning
 from sa_plugin.scores import score
+from sa_plugin.statistics import Promise
 
 NEAR = 1e-4
 """Of a score's deviation: so near a threshold two ways of computing it may decide differently."""
@@ -251,6 +252,30 @@ def test_a_trace_of_ones_own_scores_beside_the_model():
         watch(host, detector) as monitor,
     ):
         monitor.feed({one.layer: torch.zeros(3, 1, 32) for one in layers}, ids[:, :1], scored=True)
+
+
+def test_hits_carry_p_values_where_the_detector_has_a_promise():
+    host, data = host_on("nnsight", "gpt2"), cases.word_data(30)
+    ids, mask = cases.prompts("gpt2", 2)
+    bank = cases.fit(host, data, "prototype")
+    words = ("sat", "ran", "tall", "house", "river", "blue")
+    guard = [" ".join(words[(k * j + j) % 6] for j in range(4, 9)) for k in range(40)]
+    guard = [f"{text} {k}" for k, text in enumerate(guard)]
+    detector = cases.calibrate(host, data, bank, promise=Promise("document", 0.5), guard=guard)
+    run = cases.ways(host)["hf"]
+    with watch(host, detector) as monitor:
+        run(ids, mask)
+    assert monitor.hits
+    assert {hit.p_value for hit in monitor.hits} - {None}
+    for hit in monitor.hits:
+        whole = len(cases.finished(ids, mask)[hit.sequence]) + cases.NEW
+        if hit.p_value is None:
+            assert whole > detector.guard.lengths[1]
+            continue
+        right = detector.p_values(hit.concept, [hit.score])[0]
+        assert hit.p_value == right >= 1 / 41
+    assert "the chance that a document like the guard's" in " ".join(str(monitor).split())
+    assert {"score", "margin", "p"} == set(monitor.table()["measure"])
 
 
 @on_both("llama")
