@@ -34,6 +34,10 @@ HOOKS = {
 NORM_HOOKS = dict(zip(NORMS, ("ln1.hook_in", "ln1.hook_out", "ln2.hook_in", "ln2.hook_out"), strict=True))
 JOINT = "gate_up_proj."
 NORM_MODULES = {"norm1": "ln1", "norm2": "ln2", "norm1_post": "ln1_post", "norm2_post": "ln2_post"}
+# The library's own parts of a fused projection, and BERT's head, which is no component in 3.6.
+NOT_OWN = (".qkv.", ".cls.predictions.")
+# Attention of 3.6 holds the norm before it as well.
+BORROWED = "._ln1_module."
 BEHIND = ("ln_final", "unembed", "mlm_head", "nsp_head", "pooler")
 
 
@@ -161,9 +165,13 @@ class BridgePlaces:
         context = getattr(self.model, "context", None)
         found: dict[str, Tensor] = {} if context is None else {weights.CONTEXT: context}
         prefix = str(getattr(self.root, "base_model_prefix", ""))
-        for name, parameter in self.root.named_parameters():
+        seen = set(behind)
+        for name, parameter in self.root.named_parameters(remove_duplicate=False):
             own = name.replace("._original_component", "")
-            if id(parameter) not in behind and ".qkv." not in own:
+            if id(parameter) in seen or BORROWED in own:
+                continue
+            seen.add(id(parameter))
+            if not any(one in f".{own}" for one in NOT_OWN):
                 found[weights.relative_name(own, prefix)] = parameter
         # A fused gate and input (Phi-3, GLM) is listed by the library once more in two parts.
         joint = tuple(name.rpartition(JOINT)[0] for name in found if JOINT in name)

@@ -91,6 +91,14 @@ class TestFingerprint:
             bridge.original_model.cls.predictions.transform.dense.weight += 1
         assert fingerprint(bridge) == tiny_bert.info.fingerprint
 
+    def test_a_norm_that_attention_holds_too_keeps_its_name(self):
+        bridge = tiny.bridge("llama")
+        before = fingerprint(bridge)
+        for block in bridge.original_model.model.layers:
+            # As TransformerLens 3.6 has it: attention's modules come before the block's norm.
+            block.self_attn._ln1_module = block.input_layernorm
+        assert fingerprint(bridge) == before
+
     def test_the_embedding_counts_although_it_is_tied(self, tiny_gpt2):
         bridge = tiny.bridge("gpt2")
         with torch.no_grad():
