@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 
 GROUPS = {
-    "A model and data": ("attach", "Host", "load", "ConceptData", "check"),
+    "A model and data": ("attach", "Host", "load", "labelled_corpus", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
     "The tail, detection, localisation": ("calibrate", "Promise", "Detector", "Resampling"),
     "A model while it generates": ("watch",),

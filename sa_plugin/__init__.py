@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         tail_waterfall,
     )
     from sa_plugin.host import Host, attach, check
-    from sa_plugin.loaders import load
+    from sa_plugin.loaders import labelled_corpus, load
     from sa_plugin.scanning import scan
     from sa_plugin.scores import ScoreTable, score
     from sa_plugin.stages import Plan, study
@@ -57,6 +57,7 @@ __all__ = [
     "fit",
     "head_alignment",
     "head_ledger",
+    "labelled_corpus",
     "load",
     "objective",
     "rank_heads",
@@ -84,7 +85,7 @@ _ROOMS = {
         "tail_waterfall",
     ),
     "host": ("Host", "attach", "check"),
-    "loaders": ("load",),
+    "loaders": ("labelled_corpus", "load"),
     "scanning": ("scan",),
     "scores": ("ScoreTable", "score"),
     "stages": ("Plan", "study"),

@@ -37,6 +37,9 @@ MASK = np.eye(2, dtype=bool)
 CHAT = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "sat"}]
 
 
+LABELLED = {"text": "text", "label": "label"}
+
+
 def records() -> Calls:
     """Records by their constructors, and the functions of `sa_plugin.data`."""
     boxes = np.array([[0.0, 0.0, 2.0, 2.0]])
@@ -46,6 +49,7 @@ def records() -> Calls:
     processor = host.Processor((4, 4), 2)
     corpus = loaders.open_corpus(["a cat"])
     losses = statistics.share_losses(np.arange(9.0), np.arange(9))
+    tail = statistics.ExactTail([0.0, 1.0])
     return {
         "Corpus.blocks": (corpus.blocks, {"shard": (0, 1)}),
         "Corpus.read": (corpus.read, {"block": 0, "named": None}),
@@ -91,11 +95,18 @@ def records() -> Calls:
         "Wording": (scores.Wording, {}),
         "Patience": (Patience, {}),
         "open_corpus": (loaders.open_corpus, {"source": ["a cat"], "columns": {"text": "t"}}),
+        "labelled_corpus": (
+            loaders.labelled_corpus,
+            {"source": [{"text": f"a cat {k}", "label": "c"} for k in range(40)], "columns": LABELLED},
+        ),
         "shapes": (loaders.shapes, {"n": 12, "size": 32}),
         "CellConfig": (stages.CellConfig, {"name": "a", "title": "b"}),
         "DataPart": (stages.DataPart, {}),
         "ModelPart": (stages.ModelPart, {}),
         "RunPart": (stages.RunPart, {}),
+        "ExactTail": (statistics.ExactTail, {"cuts": [0.0, 1.0]}),
+        "ExactTail.quantiles": (tail.quantiles, {"q": [0.5]}),
+        "ExactTail.reaching": (tail.reaching, {"thresholds": [0.5, 1.5]}),
         "skewness": (statistics.skewness, {"values": np.arange(9.0)}),
         "read_results": (report.read_results, {"path": "results.json"}),
         "Promise": (sa.Promise, {"kind": "document", "alpha": 0.05}),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
 from sa_plugin.concepts.bank import ConceptBank, Origin, VectorSet
-from sa_plugin.concepts.collect import collect
+from sa_plugin.concepts.collect import SortedCorpusWarning, collect, collect_blocks
 from sa_plugin.concepts.fit import fit
 from sa_plugin.concepts.kinds import KINDS, kind_of, lda, prototype
 from sa_plugin.concepts.kmeans import kmeans, kmeans_separator
@@ -72,11 +72,13 @@ __all__ = [
     "Pruning",
     "RowLimits",
     "Rows",
+    "SortedCorpusWarning",
     "StoredRefits",
     "StreamedRefits",
     "VectorSet",
     "canary_samples",
     "collect",
+    "collect_blocks",
     "draw_rows",
     "drift_between",
     "exchangeable",

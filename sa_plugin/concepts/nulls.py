@@ -207,7 +207,8 @@ class StreamedRefits:
         if self.need == "rows":
             most = int(bank.origin.options.get("max_rows_per_class", ROW_LIMITS.per_class))
             known = None if layout.known is None else np.tile(layout.known, (1, draws))
-            self.chosen = draw_rows(self.labels, most, np.random.default_rng([seed, draws]), known)
+            order = np.random.default_rng([seed, draws]).permutation(len(self.labels))
+            self.chosen = draw_rows(self.labels, most, order, known)
 
     @property
     def job(self) -> Job:

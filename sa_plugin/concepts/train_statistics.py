@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,10 +40,13 @@ class RowLimits(NamedTuple):
     Attributes:
         per_class: Rows of a concept's tokens, and of the other tokens, at most.
         memory: Bytes of rows, over all layers, above which they lie in a temporary file.
+        folder: Where what each block of a corpus gave is kept, to go on after a kill and to share the work
+            (`collect_blocks`); by default a temporary one.
     """
 
     per_class: int = 100_000
     memory: int = 2 << 30
+    folder: Path | None = None
 
 
 ROW_LIMITS = RowLimits()
@@ -256,14 +260,20 @@ def check_collected(statistics: TrainStatistics, host: Host, data: ConceptData) 
 def draw_rows(
     labels: Bool[np.ndarray, "row label"],
     most: int,
-    rng: np.random.Generator,
+    order: Int[np.ndarray, " row"],
     known: Bool[np.ndarray, "row label"] | None = None,
 ) -> Int[np.ndarray, " stored"]:
-    """Rows to store: at most `most` of each class of each label, drawn without replacement.
+    """Rows to store: of each class of each label the first `most` of an order that says nothing of labels.
 
-    Unknown tokens are a class of their own: kinds that read no labels need them.
+    Unknown tokens are a class of their own: kinds that read no labels need them. In the order of hashes
+    the rows drawn from several blocks are among those drawn from each.
+
+    Args:
+        labels: Of the rows.
+        most: Rows of a class at most.
+        order: All rows, such as a permutation.
+        known: Which labels are known; None where all are.
     """
-    order = rng.permutation(len(labels))
     wanted = np.zeros(len(labels), dtype=bool)
     for k, column in enumerate(labels.T):
         inside = column[order]

@@ -65,9 +65,7 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
         raise ValueError(f"concepts is the string {name!r}: give a list of names, [{name!r}].")
     if not known and not labelled:
         raise ValueError("no sample has a label, so there is no concept: give spans, masks or sample_labels.")
-    if not known or len(known) != len(concepts):
-        raise ValueError(f"concepts {concepts} must be one or more distinct names.")
-    _require_told_apart(concepts)
+    require_concepts(concepts)
     home: dict[str, str] = {}
     seen: set[str] = set()
     for sample, of in zip(samples, split_of, strict=True):
@@ -85,10 +83,10 @@ def validate(samples: Sequence[Sample], split_of: Sequence[str], concepts: Seque
                 "document belongs to one split, or test results leak. Leave `split` out to divide "
                 "by document."
             )
-        _validate_labels(sample, known)
+        validate_labels(sample, known)
     warn_of_repeats(samples, split_of)
     for concept in concepts:
-        _validate_concept(samples, split_of, concept)
+        validate_concept(samples, split_of, concept)
 
 
 def sample_of(where: str, value: Any) -> Sample:
@@ -114,6 +112,17 @@ def read_concepts(concepts: Column[str] | None) -> list[str] | None:
     return names
 
 
+def require_concepts(concepts: Sequence[str]) -> None:
+    """Refuse names of concepts that are none, stand twice or look alike.
+
+    Raises:
+        ValueError: Which.
+    """
+    if not concepts or len(set(concepts)) != len(concepts):
+        raise ValueError(f"concepts {concepts} must be one or more distinct names.")
+    _require_told_apart(concepts)
+
+
 def _require_told_apart(concepts: Sequence[str]) -> None:
     """Refuse names that look alike, which are one concept written in two ways."""
     first: dict[str, str] = {}
@@ -133,7 +142,12 @@ def _one_name(concepts: Sequence[str], labelled: set[str]) -> bool:
     return letters and "".join(concepts) in labelled
 
 
-def _validate_labels(sample: Sample, known: set[str]) -> None:
+def validate_labels(sample: Sample, known: set[str]) -> None:
+    """Check one sample's text and labels.
+
+    Raises:
+        ValueError: What is wrong, and the fix.
+    """
     text_of(f"the text of sample {sample.id!r}", sample.text)
     if sample.image is None and is_blank(sample.text):
         raise ValueError(
@@ -176,7 +190,8 @@ def _validate_labels(sample: Sample, known: set[str]) -> None:
             )
 
 
-def _validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concept: str) -> None:
+def validate_concept(samples: Sequence[Sample], split_of: Sequence[str], concept: str) -> None:
+    """Refuse a concept without a sample, and warn where a split has none."""
     counts: dict[str, int] = dict.fromkeys(ALL_SPLITS, 0)
     for sample, of in zip(samples, split_of, strict=True):
         counts[of] += concept in sample.positive

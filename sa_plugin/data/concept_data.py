@@ -95,6 +95,20 @@ def require_filled(*splits: Split) -> None:
         )
 
 
+def said_of(sample: Sample, split: str) -> bytes:
+    """All that is known of a sample, for digests."""
+    mask = sorted((sample.token_mask or {}).items())
+    row = [sample.id, sample.text, sample.document, sorted(sample.spans)]
+    said = json.dumps([row, sorted(sample.positive), mask, split]).encode()
+    if sample.image is not None:
+        said += sample.image.digest.encode()
+    if sample.unknown is not None:
+        said += json.dumps(["unknown", sorted(sample.unknown)]).encode()
+    if sample.source is not None:
+        said += json.dumps(sample.source.record).encode()
+    return said
+
+
 @face
 @dataclass(frozen=True, repr=False)
 class ConceptData(Shown):
@@ -169,15 +183,7 @@ class ConceptData(Shown):
         """SHA-256 of every text, label, document and split: equal hashes, equal data."""
         digest = hashlib.sha256(json.dumps(self.concepts).encode())
         for sample, of in zip(self.samples, self.split_of, strict=True):
-            mask = sorted((sample.token_mask or {}).items())
-            row = [sample.id, sample.text, sample.document, sorted(sample.spans)]
-            digest.update(json.dumps([row, sorted(sample.positive), mask, of]).encode())
-            if sample.image is not None:
-                digest.update(sample.image.digest.encode())
-            if sample.unknown is not None:
-                digest.update(json.dumps(["unknown", sorted(sample.unknown)]).encode())
-            if sample.source is not None:
-                digest.update(json.dumps(sample.source.record).encode())
+            digest.update(said_of(sample, of))
         return digest.hexdigest()
 
     @classmethod

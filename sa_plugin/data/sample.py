@@ -9,10 +9,11 @@ is unknown, too, where the void pixels of its image could change its label (`ima
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Real
@@ -103,6 +104,9 @@ class Sample:
     unknown: frozenset[str] | None = None
     source: Chat | TokenIds | None = None
 
+    block: ClassVar[int | None] = None
+    """Number of the block of its corpus; None for a sample that is in memory."""
+
     def __repr__(self) -> str:
         shown = f"{self.text[:40]!r}{'...' if len(self.text) > 40 else ''}"
         if self.image is not None:
@@ -113,6 +117,16 @@ class Sample:
     def of(cls, sample: Sample | str) -> Sample:
         """The sample itself; a text becomes a sample of its own document."""
         return cls("text", sample, "text") if isinstance(sample, str) else sample
+
+    @property
+    def loaded(self) -> Sample:
+        """The sample with its content in memory, where it is."""
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """Of its content."""
+        return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).digest()
 
     @property
     def content(self) -> str:

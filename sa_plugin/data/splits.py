@@ -31,6 +31,7 @@ from sa_plugin._check import users_line
 from sa_plugin._face import face
 from sa_plugin.data.columns import Given, column, number_of, seed_of, text_of
 from sa_plugin.data.sample import ALL_SPLITS, Sample, SplitName
+from sa_plugin.statistics.hashed import name_keys, uniform
 
 _Fractions = tuple[float, ...]
 # As data sets call their parts.
@@ -131,6 +132,16 @@ def _with_guard(samples: Sequence[Sample], concepts: Sequence[str], splits: Spli
     shares = tuple(share / sum(splits.fractions[:3]) for share in splits.fractions[:3])
     found = iter(split_documents(others, concepts, Splits(fractions=shares, seed=splits.seed)))
     return ["guard" if s.document in guard else next(found) for s in samples]
+
+
+def split_of_name(name: str, splits: Splits) -> SplitName:
+    """The split of a document by its name alone: the same wherever and in whatever order it is read.
+
+    `splits.fractions` hold on average; concepts are not spread evenly, as `split_documents` spreads them.
+    """
+    share = float(uniform(name_keys([name], splits.seed))[0])
+    ends = np.cumsum(splits.fractions[:-1])
+    return ALL_SPLITS[int(np.searchsorted(ends, share, side="right"))]
 
 
 def draw_rare_first(

@@ -10,7 +10,8 @@ every table:
 - MaxTok, MeanTok, LastTok, Top10%, length-only, and the rival poolings (`sa_plugin.detection.poolings`):
   the functions of `STATISTICS`; thresholds are quantiles of the statistic over positive calibration
   SAMPLES (arXiv 2512.05038, baselines). Candidates of a pooling's parameters stand in `GRIDS`.
-- RandTok: the score at one random token, 20 draws with a selection each, metrics averaged.
+- RandTok: the score at one random token, drawn by hash of the sample's name and document, so that the
+  order of samples changes nothing; 20 draws with a selection each, metrics averaged.
 - pooled: score of the sample's mean activation under vectors fitted on mean activations.
 - CLS: the same of the class token, where the model has one (vision towers).
 - MaxTok permuted: MaxTok of vectors fitted on labels permuted across samples. For unsupervised
@@ -27,7 +28,7 @@ What a statistic does not show: whether the tokens it takes lie inside the conce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, TypeAlias
@@ -60,6 +61,7 @@ from sa_plugin.detection.poolings import (
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
+from sa_plugin.statistics.hashed import mixed, name_keys, uniform
 
 Statistic: TypeAlias = Callable[..., OfSamples]
 """Scores, bounds and the parameters of its grid to a number a sample, layer and unit."""
@@ -148,17 +150,18 @@ def statistic_of(name: str) -> Statistic:
     )
 
 
-def random_rows(bounds: Bounds, seed: int, draw: int) -> Int[np.ndarray, " sample"]:
-    """One uniformly drawn token row of every sample (RandTok).
+def random_rows(bounds: Bounds, names: Sequence[str], seed: int, draw: int) -> Int[np.ndarray, " sample"]:
+    """One uniformly drawn token row of every sample (RandTok), by hash of its name and nothing else.
 
     Args:
         bounds: Where samples start.
+        names: Of the samples, with their documents.
         seed: Seed of the run.
         draw: Number of the draw; each is a stream of its own.
     """
     tokens = np.diff(bounds)
-    place = np.random.default_rng([seed, draw]).random(len(tokens))
-    # One uniform number a sample, scaled to its length: lengths of others do not change its draw.
+    place = uniform(mixed(name_keys(names, seed), draw))
+    # One uniform number a sample, scaled to its length: neither other samples nor their order change it.
     return np.asarray(bounds[:-1] + np.minimum((place * tokens).astype(np.int64), tokens - 1))
 
 
@@ -354,6 +357,6 @@ def _of(
         return given_values(method, table, table.bank.concepts)[:, None]
     bounds = table.tokens.bounds
     if method == RANDOM:
-        return np.asarray(scores[random_rows(bounds, seed, draw)])
+        return np.asarray(scores[random_rows(bounds, table.tokens.names, seed, draw)])
     statistic = max_token if method in (TAIL, PERMUTED) else statistic_of(method)
     return statistic(scores, bounds, *parameters)

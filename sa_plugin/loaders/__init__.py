@@ -19,6 +19,7 @@ from sa_plugin.loaders.emoji import (
     render_emoji,
 )
 from sa_plugin.loaders.files import fit_mask
+from sa_plugin.loaders.labelled import CorpusData, UnreadableWarning, labelled_corpus
 from sa_plugin.loaders.paper import PAPER_CONCEPTS
 from sa_plugin.loaders.reading import published_split
 from sa_plugin.loaders.registry import LOADERS, READERS, load, options_of
@@ -53,8 +54,10 @@ __all__ = [
     "SHAPE_SIZES",
     "SUPERSENSES",
     "Corpus",
+    "CorpusData",
     "Document",
     "SupersensePassage",
+    "UnreadableWarning",
     "brown_concepts_of",
     "brown_folder",
     "brown_passages",
@@ -65,6 +68,7 @@ __all__ = [
     "emoji_scenes",
     "fit_mask",
     "foreground",
+    "labelled_corpus",
     "load",
     "masks_by_concept",
     "open_corpus",

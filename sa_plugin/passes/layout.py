@@ -133,6 +133,11 @@ def _attended(batch: Batch) -> Bool[Tensor, "batch token"]:
     return torch.ones_like(batch.valid) if mask is None else mask.bool().cpu()
 
 
+def draw_name(sample: Sample) -> str:
+    """Document and id of a sample."""
+    return f"{sample.document}\n{sample.id}"
+
+
 @face_methods
 @dataclass(frozen=True, eq=False)
 class TokenTable:
@@ -198,6 +203,11 @@ class TokenTable:
         return sample_labels(self.samples, self.concepts)
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Document and id of each sample: what is drawn by hash is drawn by these."""
+        return tuple(draw_name(sample) for sample in self.samples)
+
+    @cached_property
     def documents(self) -> Int[np.ndarray, " sample"]:
         """Number of each sample's source document."""
         code = {d: k for k, d in enumerate(dict.fromkeys(s.document for s in self.samples))}
@@ -253,7 +263,8 @@ def token_table(
             "attention sinks are dropped (the first token of a decoder without BOS is one): give "
             "longer texts, or put a BOS first, attach(model, bos=True), or fit with sinks='keep'."
         )
-    _warn_lost_labels(layout, keep)
+    labelled = layout.labels.any(-1)
+    warn_lost_labels(int((labelled & ~keep).sum()), int(labelled.sum()))
     return TokenTable(
         tuple(samples),
         tuple(split_of),
@@ -333,12 +344,16 @@ class LostLabelWarning(UserWarning):
     """Labelled tokens were dropped as attention sinks."""
 
 
-def _warn_lost_labels(layout: Layout, keep: Bool[np.ndarray, " row"]) -> None:
-    labelled = layout.labels.any(-1)
-    lost = int((labelled & ~keep).sum())
-    if lost > LOST * labelled.sum():
+def warn_lost_labels(lost: int, labelled: int) -> None:
+    """Warn where more than a few labelled tokens are no rows.
+
+    Args:
+        lost: Labelled tokens that were dropped.
+        labelled: Labelled tokens.
+    """
+    if lost > LOST * labelled:
         warnings.warn(
-            f"{lost} of {int(labelled.sum())} labelled tokens were dropped as attention sinks (the "
+            f"{lost} of {labelled} labelled tokens were dropped as attention sinks (the "
             "first token of a decoder without BOS is one): their samples keep the label and lose "
             "its evidence. Put a BOS first, attach(model, bos=True), or fit with sinks='keep'.",
             LostLabelWarning,

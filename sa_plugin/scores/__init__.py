@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from sa_plugin._face import face_room
 from sa_plugin._lazy import lazily
-from sa_plugin.scores.score import OtherPrecisionWarning, score, score_samples
+from sa_plugin.scores.score import OtherPrecisionWarning, score, score_blocks, score_samples
 from sa_plugin.scores.table import ScoreTable
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ __all__ = [
     "questions",
     "sample_maxima",
     "score",
+    "score_blocks",
     "score_samples",
     "scores_above",
     "shared_length",

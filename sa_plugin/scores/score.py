@@ -6,14 +6,22 @@ vector, and the controls' scores of each sample; scores above a budget lie in a 
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, overload
+
+import numpy as np
+from tqdm.auto import tqdm
 
 from sa_plugin._check import users_line
 from sa_plugin._face import face
+from sa_plugin._files import digest_of
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData, Split, require_filled
 from sa_plugin.data.loose import as_split
@@ -21,7 +29,25 @@ from sa_plugin.data.sample import Sample
 from sa_plugin.host import reducers
 from sa_plugin.host.protocol import Batch, BulkHost, Host, Site
 from sa_plugin.host.tokens import naming_of
-from sa_plugin.passes.layout import TokenTable, lay_out, rows_kept_in, token_table
+from sa_plugin.passes.blocks import (
+    Block,
+    BlockArrays,
+    BlockStore,
+    HeldBlock,
+    in_blocks,
+    joined,
+    joined_table,
+    require_shard,
+    table_arrays,
+)
+from sa_plugin.passes.layout import (
+    LostLabelWarning,
+    TokenTable,
+    lay_out,
+    rows_kept_in,
+    token_table,
+    warn_lost_labels,
+)
 from sa_plugin.passes.run import MEMORY_BUDGET, Job, Reducer, run_jobs
 from sa_plugin.scores.table import ScoreTable
 
@@ -35,6 +61,7 @@ def score(
     splits: Sequence[str] = ...,
     memory_budget: int = ...,
     keep_of: TokenTable | None = ...,
+    folder: str | Path | None = ...,
 ) -> ScoreTable: ...
 @overload
 def score(
@@ -45,6 +72,7 @@ def score(
     splits: Sequence[str] = ...,
     memory_budget: int = ...,
     keep_of: TokenTable | None = ...,
+    folder: str | Path | None = ...,
 ) -> list[ScoreTable]: ...
 @face
 def score(
@@ -55,10 +83,12 @@ def score(
     splits: Sequence[str] = ("cal", "test"),
     memory_budget: int = MEMORY_BUDGET,
     keep_of: TokenTable | None = None,
+    folder: str | Path | None = None,
 ) -> ScoreTable | list[ScoreTable]:
     """Score every kept token of some splits under every vector of a bank.
 
-    Costs one forward pass a sample, up to the deepest layer, whatever the number of banks.
+    Costs one forward pass a sample, up to the deepest layer, whatever the number of banks. Of a corpus
+    (`labelled_corpus`) one block is in memory at a time.
 
     Args:
         host: An attached model.
@@ -68,6 +98,8 @@ def score(
         memory_budget: Bytes of scores, for each bank, above which they lie in a temporary file.
         keep_of: The table of another run over the same samples, whose rows are kept whatever this
             run's norms: an intervention must not change which tokens are sinks.
+        folder: Where the scores of each block are kept, to go on after a kill and to share the work
+            (`score_blocks`); by default a temporary one. The table reads them from a copy of its own.
 
     Returns:
         A table, or one for each bank.
@@ -75,15 +107,59 @@ def score(
     Raises:
         ValueError: The bank was fitted on another model, processing mode or architecture; the
             banks disagree on the sink rule; activations are NaN or Inf; a sample has no token;
-            `keep_of` lacks a sample or holds a token this run has not.
+            `keep_of` lacks a sample or holds a token this run has not; the folder holds scores of
+            another run.
     """
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
     parts = _parts(host, data, splits, banks[0].concepts if banks else ())
     samples = [s for part in parts for s in part.samples]
     split_of = [part.name for part in parts for _ in part.samples]
     require_filled(*parts)
-    tables = _score(host, samples, split_of, banks, memory_budget, keep_of)
+    tables = _score(
+        host, samples, split_of, banks, memory_budget, keep_of, None if folder is None else Path(folder)
+    )
     return tables[0] if isinstance(bank, ConceptBank) else tables
+
+
+@face
+def score_blocks(
+    host: Host,
+    data: ConceptData,
+    bank: ConceptBank | Sequence[ConceptBank],
+    folder: str | Path,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    blocks: Sequence[int] | None = None,
+    splits: Sequence[str] = ("cal", "test"),
+) -> list[Path]:
+    """Score a part of some splits, block by block, for a `score(..., folder=folder)` that comes after.
+
+    Any number of processes or machines may share a folder. A block that is there is not run again.
+
+    Args:
+        host: An attached model.
+        data: Labelled samples of a corpus, opened alike by all.
+        bank: Concept vectors, or several banks.
+        folder: For the scores of blocks.
+        shard: Which of how many: blocks i, i + n, i + 2n, ...
+        blocks: Numbers of blocks instead.
+        splits: Which splits.
+
+    Returns:
+        The files of the blocks.
+
+    Raises:
+        ValueError: There is no such shard, the folder holds scores of another run, and as `score`.
+    """
+    require_shard(shard)
+    banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
+    _require_banks(host, banks)
+    parts = [data.split(name) for name in splits]
+    found = [block for part in parts for block in in_blocks(part.samples, [part.name] * len(part))]
+    mine = [one for one in found if (one.in_shard(shard) if blocks is None else one.number in blocks)]
+    store = BlockStore(folder, _settings(host, banks))
+    _score_all(host, mine, banks, MEMORY_BUDGET, store)
+    return [store.path(block) for block in mine]
 
 
 def _parts(host: Host, data: Any, splits: Sequence[str], concepts: tuple[str, ...]) -> list[Split]:
@@ -183,14 +259,7 @@ def check_origin(bank: ConceptBank, host: Host) -> None:
         )
 
 
-def _score(
-    host: Host,
-    samples: Sequence[Sample],
-    split_of: Sequence[str],
-    banks: Sequence[ConceptBank],
-    budget: int,
-    keep_of: TokenTable | None = None,
-) -> list[ScoreTable]:
+def _require_banks(host: Host, banks: Sequence[ConceptBank]) -> None:
     if not banks:
         raise ValueError("no bank to score: give a ConceptBank or several.")
     for bank in banks:
@@ -201,7 +270,97 @@ def _score(
             "the banks decide attention sinks differently, so their rows would differ: fit them "
             "from the same `collect(...)` statistics, or score them one by one."
         )
-    concepts = banks[0].concepts
+
+
+def _score(
+    host: Host,
+    samples: Sequence[Sample],
+    split_of: Sequence[str],
+    banks: Sequence[ConceptBank],
+    budget: int,
+    keep_of: TokenTable | None = None,
+    folder: Path | None = None,
+) -> list[ScoreTable]:
+    _require_banks(host, banks)
+    blocks = in_blocks(samples, split_of)
+    if len(blocks) == 1 and folder is None:
+        return _tables(
+            banks,
+            [_score_block(host, blocks[0], split_of, banks, budget, keep_of)],
+            samples,
+            split_of,
+            budget,
+        )
+    with _folder(folder) as path:
+        store = BlockStore(path, _settings(host, banks))
+        _score_all(host, blocks, banks, budget, store, keep_of)
+        return _tables(banks, [store.read(block) for block in blocks], samples, split_of, budget)
+
+
+@contextmanager
+def _folder(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sa_plugin-scores-") as made:
+        yield Path(made)
+
+
+def _settings(host: Host, banks: Sequence[ConceptBank]) -> dict[str, Any]:
+    """All that scores of a block depend on, but its samples."""
+    info = host.info
+    return {
+        "what": "score pass",
+        "model": info.fingerprint,
+        "dtype": info.dtype,
+        "tokenizer": info.tokenizer,
+        "batch_tokens": host.batch_tokens,
+        "concepts": list(banks[0].concepts),
+        "banks": [_digest(bank) for bank in banks],
+    }
+
+
+def _digest(bank: ConceptBank) -> str:
+    """SHA-256 of all that is saved of a bank."""
+    from sa_plugin.concepts.saved import bank_parts
+
+    tensors, record = bank_parts(bank)
+    found = hashlib.sha256(digest_of(record).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _score_all(
+    host: Host,
+    blocks: Sequence[Block],
+    banks: Sequence[ConceptBank],
+    budget: int,
+    store: BlockStore,
+    keep_of: TokenTable | None = None,
+) -> None:
+    """Score the blocks that are not in the store."""
+    bar = tqdm(blocks, desc="scores", unit="block", disable=not host.progress, leave=False)
+    for block in bar:
+        # What a block is of is in its file: other documents of the same number are scored anew.
+        if block in store and store.read(block).record["samples"] == block.digest:
+            continue
+        with warnings.catch_warnings():
+            # Each block would warn of its own lost labels.
+            warnings.simplefilter("ignore", LostLabelWarning)
+            found = _score_block(host, block, [block.split] * len(block.samples), banks, budget, keep_of)
+        store.write(block, found)
+
+
+def _score_block(
+    host: Host,
+    block: Block,
+    split_of: Sequence[str],
+    banks: Sequence[ConceptBank],
+    budget: int,
+    keep_of: TokenTable | None,
+) -> HeldBlock:
+    concepts, samples = banks[0].concepts, block.loaded()
     layout = lay_out(host, samples, concepts)
     plain = tuple((bank.layers, bank.hook_point, bank.plain_sets) for bank in banks)
 
@@ -212,15 +371,39 @@ def _score(
     sinks = banks[0].sinks_on(host.info) if keep_of is None else rows_kept_in(keep_of, layout, samples)
     (kept,) = run_jobs(host, layout, [job], sinks, description="scores")
     tokens = token_table(layout, kept.keep, samples, split_of, concepts)
-    found = kept.samples
+    arrays = {**table_arrays(tokens), **{("row", name): rows for name, rows in kept.rows.items()}}
+    arrays |= {("sample", name): values for name, values in kept.samples.items()}
+    return HeldBlock(arrays, {"dropped": dict(tokens.dropped), "samples": block.digest})
+
+
+def _tables(
+    banks: Sequence[ConceptBank],
+    blocks: Sequence[BlockArrays],
+    samples: Sequence[Sample],
+    split_of: Sequence[str],
+    budget: int,
+) -> list[ScoreTable]:
+    """The tables of all blocks, in their order."""
+    dropped = [block.record["dropped"] for block in blocks]
+    tokens = joined_table(blocks, dropped, samples, split_of, banks[0].concepts)
+    if len(blocks) > 1:
+        lost = tokens.dropped["labelled sink"]
+        warn_lost_labels(lost, lost + int(tokens.labels.any(-1).sum()))
+
+    def of_samples(what: str, k: int) -> np.ndarray | None:
+        name = ("sample", (what, k))
+        if name not in blocks[0]:
+            return None
+        return joined((block[name] for block in blocks), len(samples), budget)
+
     return [
         ScoreTable(
             tokens,
             bank,
-            kept.rows[k],
-            found.get(("permuted", k)),
-            found.get(("pooled", k)),
-            found.get(("cls", k)),
+            joined((block["row", k] for block in blocks), len(tokens), budget),
+            of_samples("permuted", k),
+            of_samples("pooled", k),
+            of_samples("cls", k),
         )
         for k, bank in enumerate(banks)
     ]

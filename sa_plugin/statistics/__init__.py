@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         resampled_confusion,
         resampled_sums,
     )
+    from sa_plugin.statistics.hashed import mixed, name_keys, uniform
     from sa_plugin.statistics.ranking import (
         auroc,
         average_precision,
@@ -84,6 +85,7 @@ else:
                 "resampled_confusion",
                 "resampled_sums",
             ),
+            "hashed": ("mixed", "name_keys", "uniform"),
             "ranking": (
                 "auroc",
                 "average_precision",
@@ -136,6 +138,8 @@ __all__ = [
     "l_skewness",
     "left_out",
     "mean_over_concepts",
+    "mixed",
+    "name_keys",
     "p_of_documents",
     "p_of_tokens",
     "precision",
@@ -162,6 +166,7 @@ __all__ = [
     "tail_thresholds_cross",
     "to_keys",
     "to_values",
+    "uniform",
     "weighted_quantiles",
 ]
 

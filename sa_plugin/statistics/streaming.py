@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped, UInt32, UInt64
 
-from sa_plugin._face import face_methods
+from sa_plugin._face import face
 from sa_plugin._files import (
     DamagedFileError,
     file_digest,
@@ -130,7 +130,7 @@ class _Run(NamedTuple):
         return np.memmap(self.keys, "<u4", "r", offset=4 * start, shape=(stop - start,))
 
 
-@face_methods
+@face
 class ExactTail:
     """Counts of scores over their whole range, and every score at or above a cut.
 

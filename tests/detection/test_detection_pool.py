@@ -115,13 +115,24 @@ def test_token_order_changes_nothing(scores, name):
 
 
 def test_random_rows_lie_in_their_sample_and_follow_the_seed():
-    draws = np.stack([random_rows(BOUNDS, 3, k) for k in range(200)])
+    names = [f"d\n{k}" for k in range(len(BOUNDS) - 1)]
+    draws = np.stack([random_rows(BOUNDS, names, 3, k) for k in range(200)])
     assert (draws >= BOUNDS[:-1]).all()
     assert (draws < BOUNDS[1:]).all()
-    np.testing.assert_array_equal(draws[5], random_rows(BOUNDS, 3, 5))
+    np.testing.assert_array_equal(draws[5], random_rows(BOUNDS, names, 3, 5))
     assert (draws[0] != draws[1]).any()
+    assert (draws != np.stack([random_rows(BOUNDS, names, 4, k) for k in range(200)])).any()
     # Every token of a short sample is drawn.
     assert len(set(draws[:, 1].tolist())) == 2
+
+
+def test_random_rows_do_not_know_the_other_samples():
+    names = [f"d\n{k}" for k in range(len(BOUNDS) - 1)]
+    lengths, order = np.diff(BOUNDS), np.random.default_rng(0).permutation(len(names))
+    moved = np.concatenate([[0], np.cumsum(lengths[order])])
+    place = random_rows(BOUNDS, names, 3, 7) - BOUNDS[:-1]
+    found = random_rows(moved, [names[n] for n in order], 3, 7) - moved[:-1]
+    np.testing.assert_array_equal(found, place[order])
 
 
 def test_unknown_statistic_names_the_nearest():

@@ -39,6 +39,8 @@ MEANT = {
     (ANY, "memory"): {"0", "2**40"},
     (ANY, "folder"): {"'x'"},
     (ANY, "n_random"): {"0"},
+    # No level, no quantile.
+    ("ExactTail.quantiles", "q"): {"[]", "0", "array [2, 0]"},
     (ANY, "fixed_at"): {"0"},
     (ANY, "ks"): {"(1, 2, 3)"},
     # Called when they are used.
@@ -159,6 +161,7 @@ UNCHECKED = {
     "host.Turns": "called by hosts",
     "data.Split": "made by ConceptData",
     "loaders.Corpus": "made by open_corpus",
+    "loaders.CorpusData": "made by labelled_corpus",
     "loaders.Document": "made by open_corpus",
     "generation.Hit": "made by a monitor",
     "generation.Monitor": "made by watch",
@@ -183,6 +186,12 @@ UNCHECKED = {
 UNCALLED = {
     "attribution.Comparison": "made in minutes",
     "heads.DirectTotal": "made in minutes",
+    "concepts.collect_blocks": "writes a folder; its options are those of collect",
+    "scores.score_blocks": "writes a folder",
+    "statistics.ExactTail.merge": "takes another",
+    "statistics.ExactTail.open": "reads a folder",
+    "statistics.ExactTail.save": "writes a folder",
+    "statistics.ExactTail.update": "grows with each call",
     "concepts.sae_bank": "takes an SAE",
     "concepts.write_control_vector": "writes a file",
     "detection.Detector.push_to_hub": "asks the hub",
