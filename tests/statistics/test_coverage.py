@@ -5,8 +5,14 @@ import pytest
 from interval_coverage import families, simulate
 
 REPLICATES = 40
-# What is known to hold less: the overlap's bias is in no interval, so high a quantile is no smooth statistic.
-LESS = {"overlap": 0.92, "quantile 0.995 of tokens": 0.87, "quantile 0.5 of tokens": 0.92}
+# What is known to hold less: the overlap's bias is in no interval, so high a quantile is no smooth statistic,
+# a rate of rare events is skewed.
+LESS = {
+    "false alarms": 0.93,
+    "overlap": 0.92,
+    "quantile 0.995 of tokens": 0.87,
+    "quantile 0.5 of tokens": 0.92,
+}
 
 
 @pytest.mark.slow
