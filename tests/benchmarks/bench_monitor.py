@@ -1,7 +1,8 @@
 """What watching costs a generation: 100 concepts on SmolLM2, at one block and spread over three.
 
 Both sides generate the same tokens from the same prompts, in turn, and the ratio is of their fastest
-rounds. Ours minus the opponent's time, over the steps, is what a step costs more. Aim: at most 2 %.
+rounds, in seconds of the processor. Ours minus the opponent's, over the steps, is what a step costs
+more. Aim: at most 2 %.
 Only where the weights are (`make weights`).
 """
 
@@ -17,8 +18,9 @@ from sa_plugin import watch
 from sa_plugin.host import attach
 from sa_transformer_lens.host import load_bridge
 
-CONCEPTS, NEW, ROUNDS, AIM = 100, 24, 7, 1.02
-BLOCKS = ((12,), (4, 12, 20))
+CONCEPTS, NEW, ROUNDS, AIM = 100, 12, 6, 1.02
+# Blocks that concepts are read at, and the size of the batch.
+CASES = (((12,), 1), ((4, 12, 20), 1), ((4, 12, 20), 4))
 PROMPTS = (
     "The farmer sold two cows to the captain last spring, and then he",
     "Once upon a time there was a king who",
@@ -34,7 +36,7 @@ def run() -> list[dict[str, object]]:
     except FileNotFoundError:
         return []
     host = attach(bridge, progress=False)
-    return [row(host, bridge, blocks, size) for blocks in BLOCKS for size in (1, 4)]
+    return [row(host, bridge, blocks, size) for blocks, size in CASES]
 
 
 def row(host, bridge, blocks, size):
@@ -51,9 +53,9 @@ def row(host, bridge, blocks, size):
     for _ in range(ROUNDS):
         for watched in (True, False):
             with watch(host, detector) if watched else nullcontext():
-                begun = time.perf_counter()
+                begun = time.process_time()
                 out[watched] = bridge.generate(ids, **given)
-                took[watched].append(time.perf_counter() - begun)
+                took[watched].append(time.process_time() - begun)
     ours, opponent = min(took[True]), min(took[False])
     step = 1e6 * (ours - opponent) / NEW
     ratio = ours / opponent
