@@ -358,7 +358,7 @@ class ParquetRows:
             return
         with _parquet(self.path) as file:
             n = first
-            for batch in file.iter_batches(batch_size=64, row_groups=wanted):
+            for batch in self._batches(file, wanted):
                 if n + len(batch) > start:
                     for k, row in enumerate(batch.to_pylist(), n):
                         if start <= k < stop:
@@ -366,6 +366,15 @@ class ParquetRows:
                 n += len(batch)
                 if n >= stop:
                     return
+
+    def _batches(self, file: Any, groups: Sequence[int]) -> Iterator[Any]:
+        try:
+            yield from file.iter_batches(batch_size=64, row_groups=groups)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} cannot be read in its row groups {groups[0]} to {groups[-1]} ({error}): write "
+                "it again, or leave it out."
+            ) from error
 
 
 def _parquet(path: Path) -> Any:

@@ -284,6 +284,20 @@ def read_block(out: Path, block: int, digest: str, *, thoroughly: bool = False) 
     return record
 
 
+NEAR = {"float32": 1e-4, "float64": 1e-4}
+"""Part of a threshold within which other hardware may decide otherwise; of 16-bit models a hundredth."""
+
+
+def near_threshold(samples: Any, settings: Mapping[str, Any]) -> int:
+    """How many decisions of a table of samples lie so near to their threshold that rounding may turn them."""
+    bars = [one["threshold"] for one in settings["detector"]["concepts"]]
+    bar = np.array([np.inf if one is None else abs(one) for one in bars])
+    margin = np.abs(samples["margin"].to_numpy()).reshape(-1, len(bar))
+    part = NEAR.get(str(settings["model"]["dtype"]).removeprefix("torch."), 1e-2)
+    # A threshold that never fires has no near side.
+    return int((margin <= np.where(np.isinf(bar), 0.0, part * bar)).sum())
+
+
 def tables_of(folder: Path) -> dict[str, Any]:
     """The two tables of a block."""
     parquet = require("pyarrow.parquet", "corpora", PARQUET)

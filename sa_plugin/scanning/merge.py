@@ -18,7 +18,7 @@ from typing import Any
 from sa_plugin._check import require
 from sa_plugin._face import face
 from sa_plugin._files import PARTIAL, digest_of, file_digest, remove, sealed, write_bytes, write_text, written
-from sa_plugin.scanning.block import PARQUET, block_folder, read_block, tables_of
+from sa_plugin.scanning.block import PARQUET, block_folder, near_threshold, read_block, tables_of
 from sa_plugin.scanning.documents import DOCUMENTS, DocumentSums
 from sa_plugin.scanning.folder import MANIFEST, n_documents, read_manifest
 from sa_plugin.scanning.summary import Scan, summary
@@ -63,7 +63,7 @@ def merge(folder: str | Path, *others: str | Path) -> Scan:
             if missing
             else f"the corpus of {out} has no documents: there is nothing to merge."
         )
-    records = _joined(out, manifest, blocks)
+    records, found = _joined(out, manifest, blocks)
     totals = {
         "documents": documents,
         "blocks": len(blocks),
@@ -73,11 +73,12 @@ def merge(folder: str | Path, *others: str | Path) -> Scan:
         "bad": [bad for one in records for bad in one["bad"]][:_NAMED],
         "tokens": dict(sorted(sum((Counter(one["tokens"]) for one in records), Counter()).items())),
         "content": digest_of([one["content"] for one in records]),
+        **found,
     }
     names = ("hits.parquet", "samples.parquet", DOCUMENTS, "tail.json", "tail.npz", "tail.keys")
     files = {name: file_digest(out / name) for name in names}
-    found = {key: value for key, value in manifest.items() if key not in ("digest", "totals", "files")}
-    write_text(out / MANIFEST, json.dumps(sealed({**found, "totals": totals, "files": files}), indent=1))
+    kept = {key: value for key, value in manifest.items() if key not in ("digest", "totals", "files")}
+    write_text(out / MANIFEST, json.dumps(sealed({**kept, "totals": totals, "files": files}), indent=1))
     return summary(out)
 
 
@@ -93,10 +94,12 @@ def _copy_blocks(source: Path, out: Path) -> None:
                 remove(partial)
 
 
-def _joined(out: Path, manifest: dict[str, Any], blocks: Sequence[int]) -> list[dict[str, Any]]:
-    """Write the files of the whole; what each block says of itself."""
+def _joined(
+    out: Path, manifest: dict[str, Any], blocks: Sequence[int]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Write the files of the whole; what each block says of itself, and counts of all of them."""
     digest, width = manifest["settings_digest"], len(manifest["settings"]["detector"]["concepts"])
-    records, sums, tail = [], DocumentSums(width), None
+    records, sums, near, tail = [], DocumentSums(width), 0, None
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_Table(out / f"{name}.parquet")) for name in ("hits", "samples")}
         for block in blocks:
@@ -107,6 +110,7 @@ def _joined(out: Path, manifest: dict[str, Any], blocks: Sequence[int]) -> list[
             for name, table in tables.items():
                 writers[name].add(table)
             sums.add(tables["samples"])
+            near += near_threshold(tables["samples"], manifest["settings"])
             own = ExactTail.open(block_folder(out, block))
             if tail is None:
                 tail = ExactTail(own.cuts)
@@ -114,7 +118,8 @@ def _joined(out: Path, manifest: dict[str, Any], blocks: Sequence[int]) -> list[
     assert tail is not None
     tail.save(out)
     write_bytes(out / DOCUMENTS, sums.content())
-    return records
+    scores, kept = int(tail.totals.sum()), int(tail.kept.sum())
+    return records, {"near_threshold": near, "scores": scores, "kept_scores": kept}
 
 
 class _Table:

@@ -29,7 +29,7 @@ from scipy.stats import beta
 from sa_plugin._check import require
 from sa_plugin._face import face
 from sa_plugin._files import write_text
-from sa_plugin.scanning.block import PARQUET, read_block, tables_of
+from sa_plugin.scanning.block import PARQUET, near_threshold, read_block, tables_of
 from sa_plugin.scanning.documents import DOCUMENTS, DocumentSums
 from sa_plugin.scanning.folder import read_manifest
 from sa_plugin.show.html import Markup, el, visible
@@ -123,7 +123,9 @@ class Scan(Result):
             f"{totals['scanned']:,} of {totals['documents']:,} documents scanned, "
             f"{totals['bad_documents']} failed, {totals['cut_into_windows']} cut into windows. Tokens: "
             + ", ".join(f"{name} {n:,}" for name, n in totals["tokens"].items())
-            + f". Tail: hits above the next stricter threshold; expected: of {self.against}."
+            + f". Tail: hits above the next stricter threshold; expected: of {self.against}.",
+            f"Decisions within rounding of their threshold, which other hardware may turn: "
+            f"{totals['near_threshold']:,}.",
         ]
         header = ["concept", "layer", "delta", "share", "per 1,000 tokens", "tail", "expected", "drift"]
         found = [Sheet(header, lines, "", notes)]
@@ -305,7 +307,7 @@ def _of_blocks(out: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], 
         raise ValueError(f"no block of {out} is done: scan first.")
     sums = DocumentSums(len(manifest["settings"]["detector"]["concepts"]))
     totals: dict[str, Any] = {"documents": 0, "blocks": len(done), "scanned": 0, "cut_into_windows": 0}
-    totals |= {"bad_documents": 0, "bad": [], "tokens": {}, "complete": False}
+    totals |= {"bad_documents": 0, "bad": [], "tokens": {}, "near_threshold": 0, "complete": False}
     for path in done:
         record = read_block(out, int(path.name), manifest["settings_digest"])
         assert record is not None
@@ -315,7 +317,9 @@ def _of_blocks(out: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], 
         totals["bad_documents"] += len(record["bad"])
         for name, n in record["tokens"].items():
             totals["tokens"][name] = totals["tokens"].get(name, 0) + n
-        sums.add(tables_of(path)["samples"])
+        samples = tables_of(path)["samples"]
+        sums.add(samples)
+        totals["near_threshold"] += near_threshold(samples, manifest["settings"])
     return sums.arrays(), totals
 
 

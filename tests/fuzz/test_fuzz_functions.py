@@ -173,6 +173,7 @@ UNCHECKED = {
     "sa_nnsight.host.NNsightHost": "made by attach",
     "sa_nnsight.remote.RemoteHost": "made by attach",
     "scanning.DocumentSums": "called by merge",
+    "statistics.ExactTail": "made by scan and calibrate",
     "scanning.Job": "called by scan",
     "scanning.Wanted": "called by scan",
     "sa_interp_engine.host.EngineHost": "made by attach",

@@ -193,6 +193,20 @@ def test_an_iterator_is_read_once_and_in_order():
         next(corpus.read(0))
 
 
+def test_a_damaged_part_is_named(tmp_path):
+    path = write_parquet(tmp_path)
+    corpus = open_corpus(path, block_size=8)
+    held = bytearray(path.read_bytes())
+    held[4 : len(held) // 2] = b"x" * (len(held) // 2 - 4)
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read in its row groups 0 to 1"):
+        list(corpus.read(0))
+    packed = write_gzip(tmp_path)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"a.jsonl.gz cannot be read behind its row"):
+        open_corpus(packed)
+
+
 def test_refusals_say_what_is_wrong(tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
