@@ -12,9 +12,11 @@ block. One batch size for all.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -79,9 +81,21 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
         for batch in batches:
             bare_forward(host, batch)
 
+    before, peak = resident(), [0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     ours()
+    done.set()
+    watcher.join()
     import pandas
 
+    per_row = (folder / "samples.parquet").stat().st_size / (len(texts) * concepts)
     hits = pandas.read_parquet(folder / "hits.parquet")
     columns = {name: k for k, name in enumerate(detector.concepts)}
     own = set(zip(hits.number, hits.token, hits.concept.map(columns), strict=True))
@@ -98,6 +112,8 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
     shutil.rmtree(folder, ignore_errors=True)
     tokens = sum(int(batch.valid.sum()) for batch in batches)
     note = f"{tokens:,} tokens, {len(theirs):,} hits, {len(own ^ theirs)} of them differ; seconds of CPU"
+    note += f"; {(peak[0] - before) >> 20} MiB above what the model and its tables take, "
+    note += f"{per_row:.1f} bytes a row of samples"
     aim = 1.1 if concepts <= 100 else 1.15
     row = {"ours_s": best["scan"], "equal": equal, "note": f"{host.info.model}; {note}"}
     return [
@@ -110,6 +126,11 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
         }
         for name, against, limit in (("the bare pass", "bare", aim), ("a loop", "loop", 1.0))
     ]
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def make_detector(host: Any, texts: list[str], concepts: int) -> Detector:
