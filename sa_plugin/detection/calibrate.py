@@ -82,7 +82,7 @@ def calibrate(
 
     Args:
         host: An attached model; None if scores are given and fresh samples never will be.
-        data: Labelled samples; only the calibration split is used.
+        data: Labelled samples; only the calibration split is used, and for a promise its guard.
         bank: Concept vectors.
         scores: `score(host, data, bank)`, holding the calibration split.
         deltas: Grid of deltas, shares of in-concept tokens in (0, 1].

@@ -271,14 +271,13 @@ def episode_losses(
         raise ValueError(f"most is {most}: expected 1 or more, the most that a document can have.")
     score = np.asarray(score, np.float64)
     found: list[tuple[float, float]] = []
-    joint = sample[1:] == sample[:-1]
-    for one in np.unique(document):
-        rows = np.flatnonzero(document == one)
-        pairs = rows[rows < len(joint)]
-        pairs = pairs[joint[pairs]]
-        ends = np.minimum(score[pairs], score[pairs + 1])
+    # What a token and its right neighbour both reach; tokens at the end of a sample have none.
+    both = np.append(np.minimum(score[1:], score[:-1]), 0.0)
+    joint = np.append(sample[1:] == sample[:-1], False)
+    order = np.argsort(document, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(document[order])) + 1):
         levels = np.unique(score[rows])[::-1]
-        runs = _at_least(score[rows], levels) - _at_least(ends, levels)
+        runs = _at_least(score[rows], levels) - _at_least(both[rows[joint[rows]]], levels)
         counted = np.minimum(np.maximum.accumulate(runs), most)
         steps = np.diff(counted, prepend=0)
         found += [(v, d / len(rows)) for v, d in zip(levels[steps > 0], steps[steps > 0], strict=True)]

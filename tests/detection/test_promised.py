@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 from detection_cases import CONCEPTS, LAYERS, make_bank, token_table, words_and_labels
+from word_data import word_data
 
 import sa_plugin as sa
 from sa_plugin.data import ConceptData, Sample, Split, Splits
@@ -361,3 +363,29 @@ def test_the_guard_is_drawn_whatever_is_in_it():
     with pytest.raises(ValueError, match="three positive numbers that add up to 1, or four with a guard"):
         Splits(fractions=(0.2, 0.2, 0.2, 0.2, 0.2))
     assert isinstance(data.guard[0], Sample)
+
+
+def test_a_host_scores_the_guard_where_the_search_has_chosen():
+    host = sa.attach(tiny.bridge("gpt2"), progress=False)
+    found = word_data(90)
+    data = ConceptData.from_samples(
+        found.samples, found.concepts, Splits(fractions=(0.2, 0.2, 0.1, 0.5), seed=1)
+    )
+    bank = sa.fit(host, data, "lda", layers=[0, 1])
+    promise = Promise("document", 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = sa.score(host, data, bank, splits=("cal", "guard", "test"))
+        given = calibrate(None, data, bank, scores=scores, promise=promise)
+        scored = calibrate(host, data, bank, promise=promise)
+    for concept in data.concepts:
+        assert scored.threshold[concept] == pytest.approx(given.threshold[concept], abs=1e-4)
+    # Many samples: only the highest scores leave the model.
+    many, few = scored.detect(data.guard), scored.detect(data.guard, scores=scores)
+    assert many.scored is None
+    assert np.array_equal(many.p, few.p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        short = calibrate(host, data, bank, scores=scores, promise=Promise("document", 0.4, lengths=(1, 25)))
+    with pytest.raises(ValueError, match=r"of 45 documents lie outside the 1 to 25 tokens"):
+        short.detect(data.guard)
