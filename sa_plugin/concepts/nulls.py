@@ -224,19 +224,19 @@ class StreamedRefits:
         stored = torch.from_numpy(np.isin(rows, self.chosen))
 
         def reduce(read: Mapping[Site, Tensor], keep: Bool[Tensor, "batch token"]) -> Keeping:
-            valid = batch.valid.to(keep.device)
-            weight = keep[valid].float()
+            weight = keep[batch.valid.to(keep.device)].float()
             sums, kept_rows = {}, {}
             for layer in self.layers:
                 raw = read[Site(layer, self.bank.hook_point)]
+                valid = batch.valid.to(raw.device)
                 # About the bank's mean, which is known here: what is summed has the size of the spread.
-                flat = raw.float()[valid] - self.bank.token.mean[self.bank.index(layer)].to(keep.device)
-                weighted = flat * weight[:, None]
-                sums["positive", layer] = labels.to(keep.device).T @ weighted
+                flat = raw.float()[valid] - self.bank.token.mean[self.bank.index(layer)].to(raw.device)
+                weighted = flat * weight.to(raw.device)[:, None]
+                sums["positive", layer] = labels.to(raw.device).T @ weighted
                 if self.need == "gram":
                     sums["gram", layer] = weighted.T @ flat
                 if len(self.chosen):
-                    kept_rows[layer] = as_given(raw, valid)[stored.to(keep.device)]
+                    kept_rows[layer] = as_given(raw, valid)[stored.to(raw.device)]
             return keeping(sums=sums, rows=kept_rows)
 
         return reduce

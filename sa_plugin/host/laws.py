@@ -225,7 +225,8 @@ def in_stages(architecture: str, kind: Block, blocks: Sequence[Parts], whole: Co
     joints = [
         k
         for k, (one, two) in enumerate(pairwise(blocks), 1)
-        if k in whole and not torch.equal(one["resid_post"], two["resid_pre"])
+        # Neighbours lie on two devices where a model is spread over several.
+        if k in whole and not torch.equal(one["resid_post"], two["resid_pre"].to(one["resid_post"].device))
     ]
     if joints and kind != "pre_norm":
         raise BrokenLawError(

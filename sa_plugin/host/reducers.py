@@ -116,7 +116,7 @@ def evidence(
         ValueError: An activation is NaN or Inf.
     """
     # A norm is NaN or Inf as soon as one entry is: one number a token is looked at, not d_model.
-    norms = torch.stack([read[layer, "resid_post"].float().norm(dim=-1) for layer in layers])
+    norms = together(torch.stack, [read[layer, "resid_post"].float().norm(dim=-1) for layer in layers])
     valid = valid.to(norms.device)
     for layer, row in zip(layers, norms, strict=True):
         bad = int((~torch.isfinite(row[valid])).sum())
@@ -167,12 +167,19 @@ def direction_rows(
 
 def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores `[*token, layer, unit]`."""
-    return torch.stack([score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
+    return together(torch.stack, [score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
+
+
+def together(
+    join: Callable[..., torch.Tensor], parts: Sequence[torch.Tensor], **options: int
+) -> torch.Tensor:
+    """Join tensors of several layers, which lie on several devices where the model does, on the first's."""
+    return join([part.to(parts[0].device) for part in parts], **options)
 
 
 def mean_over(h: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Mean `[batch, d_model]` over kept tokens."""
-    h, weight = h.float(), keep.float()
+    h, weight = h.float(), keep.to(h.device).float()
     n = weight.sum(-1, keepdim=True).clamp_min(1)
     about = torch.einsum("btd,bt->bd", h, weight) / n
     # Once more about that mean: far from zero the first one is off by its own rounding times the tokens.
@@ -208,11 +215,14 @@ def token_scores(
     samples: dict[Any, torch.Tensor] = {}
     for k, (layers, point, sets) in enumerate(banks):
         h = [read[layer, point] for layer in layers]
-        rows[k] = by_layer(sets["token"], h)[valid.to(keep.device)]
+        found = by_layer(sets["token"], h)
+        rows[k] = found[valid.to(found.device)]
         if "permuted" in sets:
             # Of the null only the highest score a sample is ever used: a few numbers travel, not all.
             null = by_layer(sets["permuted"], h)
-            samples["permuted", k] = null.masked_fill(~keep[..., None, None], -torch.inf).amax(1)
+            samples["permuted", k] = null.masked_fill(
+                ~keep.to(null.device)[..., None, None], -torch.inf
+            ).amax(1)
         if "pooled" in sets:
             samples["pooled", k] = by_layer(sets["pooled"], [mean_over(one, keep) for one in h])
         if "cls" in sets and class_index is not None:
@@ -247,6 +257,7 @@ def maxima(
         of each sample that are evidence.
     """
     found = by_layer(vectors, [read[layer, point] for layer in layers])
+    keep = keep.to(found.device)
     found = found.masked_fill(~keep[..., None, None], -torch.inf)
     if found.shape[1] < top:
         pad = found.new_full((len(found), top - found.shape[1], *found.shape[2:]), -torch.inf)
@@ -286,7 +297,9 @@ def histogram(
     Returns:
         Sums: `bins` `[2 * layer * unit * 65536]`, out of concept, then in; sparse, int64.
     """
-    found = by_layer(vectors, [read[layer, point] for layer in layers])[keep]
+    found = by_layer(vectors, [read[layer, point] for layer in layers])
+    keep = keep.to(found.device)
+    found = found[keep]
     inside = labels.to(found.device)[keep][:, None].expand_as(found).long()
     n_layers, n_units = found.shape[1:]
     # One flat index for (in or out, layer, unit, bin), so that a single count serves all columns.
@@ -326,10 +339,11 @@ def above(
         tokens it is; `count`, tokens that count. Sums: `bins` `[column * TAIL_BINS]`, sparse, int64. Picked:
         `AT`, `column` and `score` of every score at or above its cut.
     """
-    found = torch.cat([score_rows(vectors, 0, read[layer, point]) for layer, point, vectors in banks], dim=-1)
+    columns = [score_rows(vectors, 0, read[layer, point]) for layer, point, vectors in banks]
+    found = together(torch.cat, columns, dim=-1)
     device = found.device
     found = found[..., order.to(device)]
-    counts = keep & own.to(device)
+    counts = keep.to(device) & own.to(device)
     # -inf lies below every cut, and is no maximum where some token counts.
     found = found.masked_fill(~counts[..., None], -torch.inf)
     best = found.max(1)
@@ -392,19 +406,19 @@ def train(
         Sums by `(moment, "token" | "pooled" | "cls", block)` and `("write", point, block)`; rows by
         block, in the number format the model gave them; samples by `("pooled" | "cls", block)`.
     """
-    device = keep.device
-    own = valid.to(device)
+    own = valid.to(keep.device)
     # A row that is no evidence keeps its place with weight 0: rows of labels stay rows of the batch.
     weight = keep[own].float()
-    of_rows, of_samples = (one.to(device).float() for one in labels)
     sums: dict[Any, torch.Tensor] = {}
     rows: dict[Any, torch.Tensor] = {}
     samples: dict[Any, torch.Tensor] = {}
     for block, point in sites:
         raw = read[block, point]
-        h = raw.float()
-        flat = h[own]
-        found = moments(flat, weight, of_rows, gram)
+        # Where this layer is: a model may lie on several devices.
+        h, device = raw.float(), raw.device
+        flat = h[own.to(device)]
+        of_rows, of_samples = (one.to(device).float() for one in labels)
+        found = moments(flat, weight.to(device), of_rows, gram)
         sums.update({(name, "token", block): value for name, value in found.items()})
         whole = {"pooled": mean_over(h, keep)}
         if class_index is not None:
@@ -417,10 +431,12 @@ def train(
             found = moments(value, each, of_samples, gram)
             sums.update({(name, what, block): summed for name, summed in found.items()})
         if stored is not None:
-            rows[block] = as_given(raw, own)[stored.to(device)]
+            rows[block] = as_given(raw, own.to(device))[stored.to(device)]
     for layer, part in writes:
         write = read[layer, part].float().flatten(2)
-        sums["write", part, layer] = About(write.flatten(0, 1), keep.flatten().float()).total()
+        sums["write", part, layer] = About(
+            write.flatten(0, 1), keep.to(write.device).flatten().float()
+        ).total()
     return keeping(sums=sums, rows=rows, samples=samples)
 
 
@@ -435,8 +451,9 @@ def raw_rows(
         valid: Tokens that are neither padding nor special.
         sites: Layers and points.
     """
-    own = valid.to(keep.device)
-    return keeping(rows={k: as_given(read[site], own) for k, site in enumerate(sites)})
+    return keeping(
+        rows={k: as_given(read[site], valid.to(read[site].device)) for k, site in enumerate(sites)}
+    )
 
 
 def as_given(raw: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

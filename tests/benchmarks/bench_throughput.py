@@ -1,6 +1,12 @@
-"""Tokens a second of the fit pass, the score pass and two explainers, against a bare forward pass.
+r"""Tokens a second of the fit pass, the score pass, a scan and two explainers, against a bare forward pass.
 
     python tests/benchmarks/bench_throughput.py --model smollm2 --dtype bfloat16 --json out.json
+    python tests/benchmarks/bench_throughput.py --model smollm2 random1b --dtype float32 bfloat16 \
+        --json gpu.json
+
+The second line is all that a GPU is wanted for: SmolLM2 and a model of the shape of a Llama of 1.2 billion
+parameters with random weights, in both formats, one after another. A scan reads the same held-out texts
+from a list, writes hits, maxima and exact tails to a temporary folder, and merges them.
 
 On CPU and CUDA alike: `--device` takes cuda where there is one. A bare pass ends behind the last
 block, without hooks of ours but the one that ends it, so that a ratio is what our work adds.
@@ -18,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -38,9 +45,10 @@ from word_data import word_data
 from sa_plugin.attribution import bernoulli, coalition_game, explain_game, objective
 from sa_plugin.concepts import ConceptBank, collect, fit
 from sa_plugin.data import ConceptData
-from sa_plugin.detection import calibrate
+from sa_plugin.detection import Detector, calibrate
 from sa_plugin.host import Host
 from sa_plugin.loaders import load
+from sa_plugin.scanning import scan
 from sa_plugin.scores import score
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
@@ -48,7 +56,28 @@ from sa_transformer_lens.host import load_bridge
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Root mean square difference of scores, in units of the scores' deviation.
 BOUND = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
-MODELS = ("tiny", "smollm2", "minilm")
+MODELS = ("tiny", "smollm2", "minilm", "random1b", "random-small")
+# Llama-3.2-1B's; the small one is for a look at the command on a CPU.
+SHAPES = {
+    "random1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128_256,
+    },
+    "random-small": {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 2_000,
+    },
+}
 
 
 def run() -> list[dict[str, object]]:
@@ -80,7 +109,12 @@ def measure(
     layers = sorted({host.info.n_layers // 3, host.info.n_layers - 2})
     bank = quietly(lambda: fit(oracle, data, "prototype", layers=layers))
     equal = agreement(host, oracle, data, bank, dtype)
-    rows = [*passes(host, data, bank, layers, device, rounds), *explainers(host, data, bank, device, rounds)]
+    detector = quietly(lambda: calibrate(host, data, bank))
+    rows = [
+        *passes(host, data, bank, layers, device, rounds),
+        scanned(host, data, detector, device, rounds),
+        *explainers(host, data, detector, device, rounds),
+    ]
     return {
         "model": host.info.model,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -99,11 +133,35 @@ def load_model(model: str, dtype: str) -> Any:
     """A bridge on the CPU."""
     if model == "tiny":
         return tiny.bridge("llama", dtype=DTYPES[dtype])
+    if model in SHAPES:
+        return random_bridge(model, DTYPES[dtype])
     return load_bridge(model, dtype=DTYPES[dtype])
 
 
+def random_bridge(model: str, dtype: torch.dtype) -> Any:
+    """A Llama of a known shape with weights drawn at random, and the tests' tokenizer."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny.tokenizer("llama")
+    config = LlamaConfig(
+        **SHAPES[model],
+        max_position_embeddings=2048,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    # Seeded in a fork, so that nothing of the process depends on it.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = LlamaForCausalLM(config).to(dtype).eval()
+    return TransformerBridge.boot_transformers(
+        model, hf_model=made, tokenizer=tokenizer, device="cpu", dtype=dtype
+    )
+
+
 def make_data(model: str, samples: int) -> ConceptData:
-    if model == "tiny":
+    if model == "tiny" or model in SHAPES:
         return word_data(samples, 5)
     return load("supersense").subset(samples)
 
@@ -154,11 +212,27 @@ def passes(
     return found
 
 
+def scanned(host: Any, data: ConceptData, detector: Detector, device: str, rounds: int) -> dict[str, Any]:
+    """A scan of the held-out texts, from the list to the merged files."""
+    texts = [sample.text for sample in (*data.cal.samples, *data.test.samples)]
+    batches = host.batches([*data.cal.samples, *data.test.samples])
+
+    def bare() -> None:
+        for batch in batches:
+            bare_forward(host, batch)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            scan(host, detector, texts, folder)
+
+    tokens = sum(int(batch.valid.sum()) for batch in batches)
+    return compared("scan", "tokens", tokens, 1, ours, bare, device, rounds)
+
+
 def explainers(
-    host: Any, data: ConceptData, bank: ConceptBank, device: str, rounds: int
+    host: Any, data: ConceptData, detector: Detector, device: str, rounds: int
 ) -> list[dict[str, Any]]:
     """Integrated gradients and RISE of one sample, against as many bare rows of it."""
-    detector = quietly(lambda: calibrate(host, data, bank))
     sample = next(s for s in data.test.samples if detector.find(s))
     goal = quietly(
         lambda: objective("global", detector=detector, concept=data.concepts[0], sample=sample, host=host)
@@ -235,28 +309,26 @@ def seconds(call: Callable[[], Any], device: str) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", choices=MODELS, default="tiny")
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=["tiny"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), nargs="+", default=["float32"])
     parser.add_argument("--samples", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = measure(
-        given.model,
-        device,
-        given.dtype,
-        samples=given.samples,
-        rounds=given.rounds,
-        batch_tokens=given.batch_tokens,
-    )
-    text = json.dumps(found, indent=1)
+    found = []
+    for model in given.model:
+        for dtype in given.dtype:
+            sizes = {"samples": given.samples, "rounds": given.rounds, "batch_tokens": given.batch_tokens}
+            found.append(measure(model, device, dtype, **sizes))
+            text = json.dumps(found if len(given.model) * len(given.dtype) > 1 else found[0], indent=1)
+            # After each one, so that a run that is cut off leaves what it has.
+            if given.json:
+                given.json.write_text(text + "\n")
     print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
-    return 0 if found["equal"] else 1
+    return 0 if all(one["equal"] for one in found) else 1
 
 
 if __name__ == "__main__":
