@@ -334,8 +334,8 @@ class TailTrace(Result):
                 if f"{name}{suffix}" in shown
             }
             for name, (label, colour, dashes) in others.items():
-                # One word for both lines of a pair.
-                word = "" if name.startswith("negative") else label
+                # Named in the panels of one line: four names would cover those of a pair.
+                word = label if len(lines) == 1 else ""
                 plots.line(ax, shown[name], label=word, colour=colour, dashes=dashes, band=False)
             if "auroc" in lines:
                 plots.zero(ax, upright=False, at=0.5)
