@@ -81,6 +81,8 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
         for batch in batches:
             bare_forward(host, batch)
 
+    # Once before, so that memory of the model's own pass is held already.
+    bare()
     before, peak = resident(), [0]
     done = threading.Event()
 
