@@ -85,6 +85,7 @@ class Wanted:
         expected: Of in-concept calibration tokens at or above the threshold, the share that reach it.
         n_tail: Calibration tokens at or above the threshold.
         deltas: Chosen ones.
+        drift: What moved in the model since the detector was saved, where that was allowed.
     """
 
     concepts: tuple[str, ...]
@@ -96,6 +97,7 @@ class Wanted:
     expected: Float[np.ndarray, " concept"]
     n_tail: Int[np.ndarray, " concept"]
     deltas: Float[np.ndarray, " concept"]
+    drift: str = ""
 
     @classmethod
     def of(cls, detector: Calibration) -> Wanted:
@@ -126,6 +128,7 @@ class Wanted:
             np.where(has, share, np.nan),
             np.round(detector.cuts.n_tokens * grid[tail.delta]).astype(np.int64),
             grid[tail.delta],
+            detector.bank.drift,
         )
 
     @cached_property
@@ -141,7 +144,8 @@ class Wanted:
                 value = float(values[k])
                 row[name] = value if np.isfinite(value) else None
             rows.append(row)
-        return {"concepts": rows, "vectors": self._vectors_digest()}
+        found = {"concepts": rows, "vectors": self._vectors_digest()}
+        return found | ({"drift": self.drift} if self.drift else {})
 
     def _vectors_digest(self) -> str:
         """Of the vectors that are used, whatever else the bank holds."""

@@ -83,6 +83,11 @@ class Scan(Result):
         return tuple(self.share.axes["concept"])
 
     @property
+    def drift(self) -> str:
+        """Of its detector, as the folder says it."""
+        return str(self.totals.get("drift", ""))
+
+    @property
     def drifted(self) -> tuple[str, ...]:
         """Concepts whose tail is not the one that calibration expects."""
         return tuple(c for c, of in zip(self.concepts, self._drift(), strict=True) if of)
@@ -135,7 +140,7 @@ class Scan(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, choice and strongest passage; the tables themselves lie in the folder."""
-        return {**super().to_dict(), "drift": dict(zip(self.concepts, self._drift(), strict=True))}
+        return {**super().to_dict(), "tail_drift": dict(zip(self.concepts, self._drift(), strict=True))}
 
     def plot(self) -> Any:
         """Shares with intervals, and the tails beside what calibration expects."""
@@ -260,6 +265,7 @@ def summary(
         values = times * ratio(above, np.broadcast_to(below, above.shape), np.nan)
         return resamples.drawn(values, kind, resamples.rows(part[of]), concept=names)
 
+    documents = {"source_documents": len(counts["samples"]), "grouped": bool(counts["grouped"])}
     tail = drawn("strict_hits", "hits", "share")
     has = np.array([one["tail"] is not None for one in choices])
     tail = tail.like(np.where(has[:, None], tail.values, np.nan))
@@ -280,8 +286,13 @@ def summary(
         "calibration" if against is None else str(against),
         strongest,
         choices,
-        {**totals, "source_documents": len(counts["samples"]), "grouped": bool(counts["grouped"])},
+        totals | _drift_of(manifest) | documents,
     )
+
+
+def _drift_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    found = manifest["settings"]["detector"]
+    return {"drift": found["drift"]} if "drift" in found else {}
 
 
 def _of_calibration(choices: Sequence[Mapping[str, Any]], level: float) -> Float[np.ndarray, "concept 3"]:

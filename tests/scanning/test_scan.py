@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,17 @@ def test_what_was_found_is_shown(whole, tmp_path):
     assert page.count("<mark>") == sum(map(len, result.strongest.values()))
     assert "before" in result.save(tmp_path / "a.json").read_text()
     assert "before" not in result.save(tmp_path / "b.json", texts=False).read_text()
+
+
+def test_a_detector_that_drifted_is_named_by_whoever_reads_the_folder(found, corpus, tmp_path):
+    host, _, detector = found
+    origin = replace(detector.bank.origin, drift="moved by 9")
+    drifted = replace(detector, bank=replace(detector.bank, origin=origin))
+    scan(host, drifted, corpus, tmp_path)
+    result = summary(tmp_path)
+    for words in (str(result), result._repr_html_()):
+        assert words.count("Loaded with allow_drift: moved by 9.") == 1
+    assert result.to_dict()["drift"] == "moved by 9"
 
 
 def test_a_stream_ends_where_it_ends_and_goes_on_where_it_stopped(found, rows, whole, tmp_path):
