@@ -15,7 +15,7 @@ GROUPS = {
     "A model and data": ("attach", "Host", "load", "labelled_corpus", "ConceptData", "check"),
     "Concept vectors and scores": ("collect", "fit", "ConceptBank", "score", "ScoreTable"),
     "The tail, detection, localisation": ("calibrate", "Promise", "Detector", "Resampling"),
-    "A model while it generates": ("watch",),
+    "A model while it generates": ("watch", "steer", "steering_curves"),
     "A corpus of any size": ("scan",),
     "The whole method": ("study", "Plan"),
     "How the tail forms": ("trace", "check_theory"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sa_plugin.concepts import ConceptBank, collect, fit
     from sa_plugin.data import ConceptData
     from sa_plugin.detection import Detector, calibrate
-    from sa_plugin.generation import watch
+    from sa_plugin.generation import steer, steering_curves, watch
     from sa_plugin.heads import (
         ablate_heads,
         ablation_curve,
@@ -64,6 +64,8 @@ __all__ = [
     "register_objective",
     "scan",
     "score",
+    "steer",
+    "steering_curves",
     "study",
     "tail_waterfall",
     "trace",
@@ -75,7 +77,7 @@ _ROOMS = {
     "concepts": ("ConceptBank", "collect", "fit"),
     "data": ("ConceptData",),
     "detection": ("Detector", "calibrate"),
-    "generation": ("watch",),
+    "generation": ("steer", "steering_curves", "watch"),
     "heads": (
         "ablate_heads",
         "ablation_curve",

@@ -39,7 +39,7 @@ from sa_plugin.data import Sample
 from sa_plugin.host import Site
 from sa_plugin.show import Shown
 from sa_plugin.stages import AttributionPart
-from sa_transformer_lens import ablation_hooks, logits, prefix_view
+from sa_transformer_lens import ablation_hooks, logits, prefix_view, steering_hooks
 
 WRONG: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -75,6 +75,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "generator": lambda: (one for one in "ab"),
 }
 compare_module = importlib.import_module("sa_plugin.attribution.compare")
+curves_module = importlib.import_module("sa_plugin.generation.steer_curves")
 study_module = importlib.import_module("sa_plugin.stages.study")
 Calls = fuzz_calls.Calls
 LIMIT = 20
@@ -91,6 +92,7 @@ def calls(folder: Path) -> Calls:
     table = sa.score(host, data, bank)
     detector = sa.calibrate(host, data, bank, scores=table, deltas=(0.1, 0.5))
     concept = detector.concepts[0]
+    judge = sa.calibrate(host, data, sa.fit(host, data, "prototype", layers=[0, 1], statistics=statistics))
     sample = next(s for s in data.test.samples if concept in s.positive)
     try:
         objective = sa.objective("global", detector=detector, concept=concept, sample=sample, host=host)
@@ -104,6 +106,14 @@ def calls(folder: Path) -> Calls:
         "calibrate": (sa.calibrate, {**on, "bank": bank, "scores": table, "deltas": (0.1, 0.5)}),
         "trace": (sa.trace, {"scores": table, "resampling": few}),
         "watch": (entered(sa.watch, host.model), {"host": host, "detector": detector}),
+        "steer": (
+            entered(sa.steer, host.model),
+            {"host": host, "detector": detector, "concept": concept, "where": "all"},
+        ),
+        "steering_hooks": (
+            steering_hooks,
+            {"host": host, "detector": detector, "concept": concept, "where": "all"},
+        ),
         "attach": (sa.attach, {"model": tiny.bridge("gpt2"), "progress": False}),
         "check": (sa.check, {"host_or_model": host}),
         "load": (sa.load, {"source": "shapes", "n": 12, "size": 32}),
@@ -154,6 +164,10 @@ def calls(folder: Path) -> Calls:
     by_heads = {name: [(0, 0)] for name in detector.concepts}
     made |= {
         "compare": (until(sa.compare, compare_module, "_candidates"), {**on, "detector": detector}),
+        "steering_curves": (
+            until(sa.steering_curves, curves_module, "_plans"),
+            {"host": host, "detector": detector, "concept": concept, "judge": judge, "split": data.test},
+        ),
         "study": (until(sa.study, study_module, "_record"), on),
         "AttributionPart": (AttributionPart, {}),
         "cross_ablation": (

@@ -18,7 +18,7 @@ from sa_plugin._lazy import lazily
 
 if TYPE_CHECKING:
     from sa_transformer_lens.hooked import load_hooked
-    from sa_transformer_lens.hooks import ablation_hooks, logits
+    from sa_transformer_lens.hooks import ablation_hooks, logits, steering_hooks
     from sa_transformer_lens.host import TransformerLensHost, load_model
     from sa_transformer_lens.prefix import prefix_view
 else:
@@ -26,13 +26,13 @@ else:
         __name__,
         {
             "hooked": ("load_hooked",),
-            "hooks": ("ablation_hooks", "logits"),
+            "hooks": ("ablation_hooks", "logits", "steering_hooks"),
             "host": ("load_model",),
             "prefix": ("prefix_view",),
         },
     )
 
-__all__ = ["ablation_hooks", "accept", "load_hooked", "load_model", "logits", "prefix_view"]
+__all__ = ["ablation_hooks", "accept", "load_hooked", "load_model", "logits", "prefix_view", "steering_hooks"]
 
 OLDEST = "3.6"
 BRIDGES = "its TransformerBridge runs in training mode, or there is none"

@@ -1,4 +1,4 @@
-"""Ablations and logits for runs of your own: plain TransformerLens hooks, and what a bridge returns.
+"""Ablations, steering and logits for runs of your own: plain TransformerLens hooks, what a bridge returns.
 
 Hooks of "pattern" collect values (`attn.hook_v`) and visible keys on the way, see
 `sa_plugin.host.edits`. Plain hooks see no mask. Decoders show it in `attn.hook_attn_scores`, which
@@ -9,22 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.detection.detector import Detector
+from sa_plugin.generation.running import require_local
+from sa_plugin.generation.steer_edit import How, Steerer, Where, plan_of
 from sa_plugin.heads.edits import NamedHead, check_heads, make_edits, one_direction, reference
 from sa_plugin.host.edits import AttendedReader
-from sa_plugin.host.protocol import Batch, Edit, Host, ZEdit, apply_edit, require_layer
+from sa_plugin.host.protocol import Batch, Edit, Host, Site, ZEdit, apply_edit, require_layer
 from sa_plugin.host.turns import gradient_mode, take
 from sa_transformer_lens.host import TransformerLensHost
 from sa_transformer_lens.passes import attended_hooks, named, split_inputs
 
 Hook = Callable[[Tensor, Any], Tensor]
+EMBEDDED_IDS = "embed.hook_in"
+"""Where a bridge shows token ids."""
 
 
 @face
@@ -116,6 +122,86 @@ def _attended(layer: int, reader: AttendedReader, mask: Tensor | None) -> list[t
 
     (value_name, _), pattern = attended_hooks(layer, reader)
     return [(value_name, see_value), (f"blocks.{layer}.attn.hook_attn_scores", see_scores), pattern]
+
+
+@face
+def steering_hooks(
+    host: TransformerLensHost,
+    detector: Detector,
+    concept: str,
+    strength: float = 1.0,
+    *,
+    where: Where = "superactivators",
+    how: How = "add",
+    layers: int | Sequence[int] | None = None,
+    gate: Literal["lowest"] | int = "lowest",
+    valid: Bool[Tensor, "batch token"] | None = None,
+) -> list[tuple[str, Hook]]:
+    """Hooks that steer runs of your own: `bridge.run_with_hooks(x, fwd_hooks=...)`, `bridge.hooks(...)`.
+
+    They do what `sa_plugin.steer` does in a `generate`, with a cache or without. A pass over one token goes
+    on with the text of the passes before it; any other begins a new one. They check nothing while they
+    run, and are yours: nothing here takes them off.
+
+    Args:
+        host: An attached bridge, or HookedTransformer.
+        detector: Calibrated on this model.
+        concept: One of its concepts.
+        strength: As for `steer`.
+        where: As for `steer`.
+        how: As for `steer`.
+        layers: As for `steer`.
+        gate: "lowest", or a block at or below the lowest edited one.
+        valid: Which tokens of the first pass are text: neither special nor padding; those behind it are. By
+            default all but special tokens, which a bridge shows to hooks and a HookedTransformer does not.
+
+    Returns:
+        Plain TransformerLens forward hooks, names and functions.
+
+    Raises:
+        ValueError: As `steer`; or the model shows no token ids and `valid` is not given.
+
+    Example:
+        >>> hooks = steering_hooks(host, detector, "joy", 4.0)  # doctest: +SKIP
+        >>> logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
+    """
+    local = require_local(host, "steering_hooks")
+    plan = plan_of(local, detector, concept, strength, where=where, how=how, layers=layers, gate=gate)
+    steerer = Steerer(plan)
+    # What is text, of all passes of the text under way, and where the newest pass begins.
+    text: dict[str, Any] = {"valid": valid, "start": 0}
+    special = torch.tensor(sorted(host.reader.encode.special))  # type: ignore[union-attr]
+
+    def begin(new: Tensor) -> None:
+        going_on = new.shape[1] == 1 and steerer.valid is not None
+        before = text["valid"][:, : text["width"]] if going_on else new[:, :0]
+        text["start"] = before.shape[1]
+        text["valid"] = torch.cat([before.to(new.device), new], dim=1)
+        text["width"] = text["valid"].shape[1]
+
+    def see_ids(ids: Tensor, hook: Any) -> None:
+        begin(~torch.isin(ids, special.to(ids.device)))
+
+    def look(site: Site, tensor: Tensor, hook: Any) -> Tensor | None:
+        if valid is not None and site == plan.sites[0]:
+            rows, width = tensor.shape[:2]
+            own = torch.ones(rows, width, dtype=torch.bool, device=tensor.device)
+            if width > 1 or steerer.valid is None:
+                own[:, : valid.shape[1]] = valid.to(tensor.device)[:, :width]
+            begin(own)
+        start = text["start"]
+        return steerer.look(site, tensor, text["valid"][:, start:], start, 0, keep=False)
+
+    hooks: list[tuple[str, Any]] = []
+    if valid is None:
+        if EMBEDDED_IDS not in host.bridge.hook_dict:
+            raise ValueError(
+                f"steering_hooks: {type(host.bridge).__name__} shows no token ids to hooks, so special "
+                "tokens are not known: give valid= [batch, token], such as batch.valid."
+            )
+        hooks.append((EMBEDDED_IDS, see_ids))
+    hooks += [(host.hook_name(site), partial(look, site)) for site in plan.sites]
+    return named(host.bridge, [(name, _handed_out(hook)) for name, hook in hooks])
 
 
 @face

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,6 +120,9 @@ class Generation:
 Looking: TypeAlias = Callable[[Tensor, Generation], Tensor | None]
 """Of activations `[row, column, d_model]` of the pass under way: what takes their place, or None."""
 
+Follow: TypeAlias = Callable[[Callable[..., Any], str], Callable[..., Any]]
+"""Of a function that generates, and its name: the same, followed."""
+
 
 def grow(generation: Generation, ids: Tensor, real: Tensor, valid: Tensor) -> None:
     """Add new columns to a generation, on its own device."""
@@ -181,11 +185,12 @@ def following(
     *,
     stops: bool = False,
     idle: Callable[[], bool] = lambda: False,
-) -> Iterator[None]:
+) -> Iterator[Follow]:
     """Follow every generation of a model inside the context.
 
-    The model is as it was behind the context, also after an exception or an interrupt. Runs of the model
-    that no `generate` makes, and those of this package's own questions, are passed over.
+    It gives what follows a loop of the caller's own: `follow(function, "generate")` is that function,
+    followed. The model is as it was behind the context, also after an exception or an interrupt. Runs of
+    the model that no `generate` makes, and those of this package's own questions, are passed over.
 
     Args:
         host: From `require_local`.
@@ -224,7 +229,8 @@ def following(
                 for module, name in starts:
                     module.__dict__[name] = loop.wrap(getattr(module, name), name)
                 host.turns.hold(turn)
-                yield
+                _LOOPS[turn] = loop
+                yield loop.wrap_for_all
         finally:
             _unwrap(before)
     if not loop.number and not idle():
@@ -285,8 +291,17 @@ class _Loop:
 
     @property
     def _listens(self) -> bool:
-        # A question of this package's own inside (in a callback) is a turn of its own.
-        return self.running and self.host.turns.open[-1] is self.turn
+        # A question of this package's own inside (in a callback) is a turn of its own, which holds no hooks
+        # on the model; contexts inside this one, such as another that follows, hold some.
+        turns = self.host.turns.open
+        return self.running and all(turn.kept for turn in turns[turns.index(self.turn) :])
+
+    def wrap_for_all(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """A function that starts a generation, followed by every context that is open, as a library's is."""
+        for turn in self.host.turns.open:
+            if turn in _LOOPS:
+                original = _LOOPS[turn].wrap(original, name)
+        return original
 
     def wrap(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
         """The function that starts a generation, followed."""
@@ -486,6 +501,10 @@ class _Loop:
             width = torch.where(stopped, input_ids.shape[1], torch.iinfo(torch.int64).max)
             self.cut = width if self.cut is None else torch.minimum(self.cut, width)
         return stopped.to(input_ids.device)
+
+
+_LOOPS: weakref.WeakKeyDictionary[Turn, _Loop] = weakref.WeakKeyDictionary()
+"""Of the contexts that are open."""
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

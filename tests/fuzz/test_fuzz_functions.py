@@ -50,6 +50,11 @@ MEANT = {
     # Called at a hit, if there is one; nothing ends a sequence.
     ("watch", "on_hit"): {"function", "class"},
     ("watch", "stop"): {"[]"},
+    # A push of nothing; of a block at or below the edited one.
+    ("steer", "strength"): NUMBERS,
+    ("steer", "gate"): {"0"},
+    ("steering_hooks", "strength"): NUMBERS,
+    ("steering_hooks", "gate"): {"0"},
     ("HeadSets", "controls"): {"[]"},
     # What stands there by default: all blocks, the first of the kinds, no stage but detection.
     ("Plan", "layers"): {"[]", "(1, 2, 3)"},
@@ -165,6 +170,9 @@ UNCHECKED = {
     "loaders.Document": "made by open_corpus",
     "generation.Hit": "made by a monitor",
     "generation.Monitor": "made by watch",
+    "generation.SteeredTexts": "made by a steering",
+    "generation.Steering": "made by steer",
+    "generation.SteeringCurves": "made by steering_curves",
     "generation.following": "called by what follows a generation",
     "generation.require_local": "called by what follows a generation",
     "generation.Generation": "made by following",
@@ -204,6 +212,7 @@ UNCALLED = {
     "detection.Detector": "made by calibrate",
     "scores.ScoreTable": "made by score",
     "attribution.Objective": "made by objective",
+    "generation.Steering.generate": "goes inside a context",
     "data.ConceptData": "made by its class methods",
     "data.Split": "made by ConceptData",
     "host.AttentionParts": "made by an adapter",

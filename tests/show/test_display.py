@@ -100,6 +100,7 @@ ELSEWHERE = {
     "Comparison": ("attribution/test_attribution_evaluation.py", "test_a_comparison_prints_and_draws"),
     "Scan": ("scanning/test_scan.py", "test_what_was_found_is_shown"),
     "TheoryReport": ("theory/test_check_theory_report.py", "test_words"),
+    "SteeringCurves": ("generation/test_steer_curves.py", "test_what_is_said_follows_from_the_numbers"),
     "CheckReport": ("on_transformer_lens/test_tl_host.py", "test_passes_on_every_architecture"),
 }
 
