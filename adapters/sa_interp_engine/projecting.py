@@ -39,6 +39,7 @@ SCORING: Mapping[Any, str] = {
     reducers.token_scores: "banks",
     reducers.maxima: "vectors",
     reducers.histogram: "vectors",
+    reducers.above: "columns",
 }
 
 
@@ -113,14 +114,19 @@ class EnginePass:
             name = getattr(getattr(job, "func", job), "__name__", type(job).__name__)
             raise ValueError(
                 f"interp-engine's host hands out scores, and {name!r} needs the activations behind them. "
-                "Here score, calibrate, find, detect, localise, evaluate and sweep work. For the rest (fit, "
-                "ledgers, objectives, edits) attach the same model by TransformerLens or nnsight: weights "
-                "have one fingerprint on every host, so a bank fitted there scores here."
+                "Here score, calibrate, find, detect, localise, evaluate, sweep and scan work. For the rest "
+                "(fit, ledgers, objectives, edits) attach the same model by TransformerLens or nnsight: "
+                "weights have one fingerprint on every host, so a bank fitted there scores here."
             )
         own = job.keywords
         if asks == "vectors":
             found = self._vectors(own["vectors"], own["layers"], own["point"])
             return partial(job.func, **own | {"vectors": found})
+        if asks == "columns":
+            single = tuple(
+                (layer, point, self._vectors(one, [layer], point)) for layer, point, one in own["banks"]
+            )
+            return partial(job.func, **own | {"banks": single})
         banks = tuple(
             (layers, point, {name: self._vectors(one, layers, point) for name, one in sets.items()})
             for layers, point, sets in own["banks"]

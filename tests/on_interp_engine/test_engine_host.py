@@ -15,7 +15,7 @@ from sa_plugin.detection import calibrate
 from sa_plugin.heads import ablate_heads, head_ledger
 from sa_plugin.host import Site, attach, check
 from sa_plugin.loaders import load
-from sa_plugin.scores import sample_maxima, score, tail_histogram
+from sa_plugin.scores import sample_maxima, score, scores_above, tail_histogram
 from sa_plugin.statistics import Resampling
 
 pytest.importorskip("interp_engine", reason="interp-engine is not installed: the extra interp-engine")
@@ -87,6 +87,11 @@ def test_scores_thresholds_and_counts_are_those_of_both_other_hosts(name, kind):
         highest = [sample_maxima(one, samples, bank, top=2, positions=True) for one in (host, other)]
         assert_allclose(highest[0].scores, highest[1].scores, atol=1e-5 * spread)
         assert (highest[0].position == highest[1].position).all()
+        columns = [(k, u) for k in range(len(bank.layers)) for u in range(len(bank.units))]
+        cuts = np.full(len(columns), -1e9, dtype=np.float32)
+        every = [scores_above(one, samples, bank, columns, cuts) for one in (host, other)]
+        assert_allclose(every[0].score, every[1].score, atol=1e-5 * spread)
+        assert (every[0].row == every[1].row).all()
     counted = tail_histogram(host, data.test, bank)
     assert counted.total(True, 1, "animal") == tail_histogram(others(name)[1], data.test, bank).total(
         True, 1, "animal"
