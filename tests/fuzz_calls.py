@@ -239,6 +239,7 @@ def of_results(case: types.SimpleNamespace) -> Calls:
         "ConceptBank.to_direction_set": (bank.to_direction_set, {"layer": bank.layers[0]}),
         "ScoreTable.passages": (table.passages, {"unit": bank.units[0], "layer": bank.layers[0]}),
         "concept": (trace_setup.concept, {"detector": detector, "name": concept, "host": model}),
+        "watched": (trace_setup.watched, {"detector": detector, "host": model}),
         "inputs_of": (trace_setup.inputs_of, {"detector": detector, "sample": sample, "host": model}),
     }
     if case.objective is not None:

@@ -339,8 +339,6 @@ def watch(
     """
     check_origin(detector.bank, host)
     names = tuple(detector.concepts if concepts is None else concepts)
-    if not names:
-        raise ValueError("concepts is empty: name at least one, or None for all.")
     _require_thresholds(detector, names)
     ends = _ends(stop, names)
     watching = Watching(host, detector, names, on_hit, ends, prompt)

@@ -324,7 +324,13 @@ class Watching:
 
 
 def places_of(detector: Detector, info: HostInfo, concepts: Sequence[str]) -> tuple[Place, ...]:
-    """Every site that is read for some concepts, in the order of the layers."""
+    """Every site that is read for some concepts, in the order of the layers.
+
+    Raises:
+        ValueError: There are none, or the detector has no such concept.
+    """
+    if not concepts:
+        raise ValueError("concepts is empty: name at least one, or None for all.")
     bank, tail = detector.bank, detector.tail
     at = [position_of(name, detector.concepts) for name in concepts]
     layers, sinks, _ = bank.sinks_on(info)

@@ -55,6 +55,8 @@ MEANT = {
     ("steer", "gate"): {"0"},
     ("steering_hooks", "strength"): NUMBERS,
     ("steering_hooks", "gate"): {"0"},
+    # New sequences begin.
+    ("monitor.feed", "past"): {"0"},
     ("HeadSets", "controls"): {"[]"},
     # What stands there by default: all blocks, the first of the kinds, no stage but detection.
     ("Plan", "layers"): {"[]", "(1, 2, 3)"},
