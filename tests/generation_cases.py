@@ -128,7 +128,7 @@ def detector_on(library, name):
     return calibrate(host, data, fit(host, data, "separator"), deltas=(0.6,))
 
 
-def many_concepts(host, n, layers=None, seed=0):
+def many_concepts(host, n, layers=None, delta=0.1, seed=0):
     """A detector of n random directions, each chosen at some block."""
     rng = np.random.default_rng(seed)
     names = [f"c{k}" for k in range(n)]
@@ -137,4 +137,4 @@ def many_concepts(host, n, layers=None, seed=0):
     data = ConceptData.from_words(words, labels, concepts=names, splits=Splits(seed=1))
     blocks = range(host.info.n_layers) if layers is None else layers
     vectors = {(c, at): rng.normal(size=host.info.d_model).astype(np.float32) for c in names for at in blocks}
-    return calibrate(host, data, ConceptBank.from_vectors(vectors), deltas=(0.1,))
+    return calibrate(host, data, ConceptBank.from_vectors(vectors), deltas=(delta,))

@@ -113,20 +113,30 @@ class Run:
     Attributes:
         first: Number of its first sequence.
         prompt: Columns of the prompt.
-        parts: Of each pass `[row, new column, number]`: the places' numbers, then id, real and valid.
+        kept: `[row, column, number]`: the places' numbers, then id, real and valid; with room behind.
+        columns: Columns that were run.
         final: Token ids of each row without padding, once it is over.
     """
 
     first: int
     prompt: int
-    parts: list[Float[np.ndarray, "row new number"]] = field(default_factory=list)
+    kept: Float[np.ndarray, "row room number"]
+    columns: int = 0
     final: list[list[int]] | None = None
 
+    def add(self, new: Float[np.ndarray, "row new number"]) -> None:
+        """Keep the new columns of a pass."""
+        stop = self.columns + new.shape[1]
+        if stop > self.kept.shape[1]:
+            # Twice the room, so that a long text is not copied at every step.
+            more = np.zeros((self.kept.shape[0], stop, self.kept.shape[2]), dtype=self.kept.dtype)
+            self.kept = np.concatenate([self.kept, more], axis=1)
+        self.kept[:, self.columns : stop] = new
+        self.columns = stop
+
     def whole(self) -> Float[np.ndarray, "row column number"]:
-        """All passes side by side."""
-        if len(self.parts) > 1:
-            self.parts[:] = [np.concatenate(self.parts, axis=1)]
-        return self.parts[0]
+        """All columns that were run."""
+        return self.kept[:, : self.columns]
 
 
 class Watching:
@@ -160,6 +170,8 @@ class Watching:
         _, self.sinks, self.drops_first = detector.bank.sinks_on(host.info)
         self.places = places_of(detector, host.info, self.concepts)
         self.columns, self.norms, self.width = _columns(self.places, len(self.concepts))
+        self.layers = [detector.bank.layers[int(detector.tail.layer[c])] for c in self.at]
+        self.words: dict[int, str] = {}
         self.found: dict[Site, Tensor] = {}
         self.stopped: np.ndarray = np.zeros(0, dtype=bool)
         self.texts: list[str] | None = None
@@ -168,7 +180,7 @@ class Watching:
     @property
     def n_sequences(self) -> int:
         """Sequences that were seen."""
-        return sum(len(run.parts[0]) for run in self.runs)
+        return sum(len(run.kept) for run in self.runs)
 
     def looks(self) -> dict[Site, Looking]:
         """What sees each site."""
@@ -192,7 +204,8 @@ class Watching:
         """A pass has shown every site: its new tokens are scored, and hits told of."""
         begins = generation.done == 0
         if begins:
-            self.runs.append(Run(self.n_sequences, generation.prompt))
+            room = np.zeros((generation.rows, 0, self.width + 3), dtype=np.float32)
+            self.runs.append(Run(self.n_sequences, generation.prompt, room))
             self.stopped = np.zeros(generation.rows, dtype=bool)
         run = self.runs[-1]
         new = slice(generation.done, generation.valid.shape[1])
@@ -201,7 +214,7 @@ class Watching:
         about = [generation.ids[:, new], generation.real[:, new], generation.valid[:, new]]
         parts = [self.found.pop(place.site).to(device) for place in self.places]
         kept = torch.cat([*parts, torch.stack([one.float() for one in about], dim=-1)], dim=-1).cpu().numpy()
-        run.parts.append(kept)
+        run.add(kept)
         if begins:
             self._require_text(kept, generation)
         self._tell(run, kept, generation)
@@ -221,26 +234,19 @@ class Watching:
         fires = reaches(scores, self.threshold) & valid[..., None]
         if not self.prompt and first == 0:
             fires[:, : run.prompt] = False
-        for column, row, k in np.argwhere(fires.transpose(1, 0, 2)):
+        # Token by token as they were run; most have no hit, and nothing is asked of them.
+        for column, row in np.argwhere(fires.any(-1).T):
             whole = run.whole()[row, : first + column + 1]
             if self._is_sink(whole):
                 continue
-            one = self.concepts[k]
-            self._hit(
-                Hit(
-                    sequence=run.first + int(row),
-                    step=max(first + int(column) - run.prompt + 1, 0),
-                    position=int(whole[:, -2].sum()) - 1,
-                    token=(token := int(whole[-1, -3])),
-                    text=self._decode(token),
-                    concept=one,
-                    layer=self.detector.layer[one],
-                    score=float(scores[row, column, k]),
-                    threshold=float(self.threshold[k]),
-                    p_value=self._p_value(one, float(scores[row, column, k]), int((whole[:, -1] > 0).sum())),
-                )
-            )
-            self.stopped[row] |= one in self.ending
+            token, tokens = int(whole[-1, -3]), int((whole[:, -1] > 0).sum())
+            position, text = int(whole[:, -2].sum()) - 1, self._decode(token)
+            step, sequence = max(first + int(column) - run.prompt + 1, 0), run.first + int(row)
+            for k in np.flatnonzero(fires[row, column]).tolist():
+                one, value = self.concepts[k], float(scores[row, column, k])
+                bar, p = float(self.threshold[k]), self._p_value(one, value, tokens)
+                self.stopped[row] |= one in self.ending
+                self._hit(Hit(sequence, step, position, token, text, one, self.layers[k], value, bar, p))
         self._say()
 
     def _p_value(self, concept: str, score: float, tokens: int) -> float | None:
@@ -280,19 +286,20 @@ class Watching:
 
     def _require_text(self, kept: Float[np.ndarray, "row new number"], generation: Generation) -> None:
         """Refuse padding that the model takes for text, and say where a text became other tokens."""
-        encode = self.encode
+        encode, names = self.encode, ("pad_token_id", "eos_token_id", "bos_token_id")
+        fillers = {getattr(encode.tokenizer, name) for name in names}
         for row in range(len(kept)):
             shown = kept[row, kept[row, :, -2] > 0]
             ids = shown[:, -3].astype(np.int64)
             for side, where in ((ids, "begins"), (ids[::-1], "ends")):
-                # One of them may be a BOS or the end of a turn.
-                if len(side) > 1 and side[0] == side[1] and int(side[0]) in encode.special:
+                # One of them may be a BOS or the end of a text.
+                if len(side) > 1 and side[0] == side[1] and int(side[0]) in fillers:
                     raise ValueError(
                         f"row {row} of the prompt {where} with {encode.name(int(side[0]))!r} more than once, "
                         "and the model was not told that these are padding, so that it attends to them and "
                         "counts them: give attention_mask= beside a padded tensor, or a list of texts."
                     )
-            if self.texts is not None and len(self.texts) == len(kept):
+            if self.texts is not None and len(self.texts) == len(kept) and self.texts[row].strip():
                 own = encode([loose_sample(self.texts[row], f"text {row}")])[0].ids.tolist()
                 if own != ids.tolist():
                     self._warn_of_tokens(encode, ids.tolist(), own)
@@ -309,7 +316,10 @@ class Watching:
         )
 
     def _decode(self, token: int) -> str:
-        return str(self.encode.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        if token not in self.words:
+            said = self.encode.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            self.words[token] = str(said)
+        return self.words[token]
 
     def _say(self) -> None:
         """The live line."""
