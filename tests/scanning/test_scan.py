@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -284,6 +285,14 @@ def test_refusals_name_what_is_wrong(found, corpus, rows, whole, tmp_path):
     for wrong in ({"tokens": 4}, {"overlap": 0}, {"tokens": 20, "overlap": 11}):
         with pytest.raises(ValueError, match=r"tokens is 4: give windows|overlap is (0|11): give 1 or more"):
             Windows(**wrong)
+
+
+def test_without_pyarrow_the_extra_is_named(found, corpus, tmp_path, monkeypatch):
+    host, _, detector = found
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pyarrow is needed for .* pip install 'sa_plugin\[corpora\]'"):
+        scan(host, detector, corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_others_read(whole):
