@@ -45,7 +45,9 @@ def main() -> None:
     # Passages of a document that fitted vectors are not held out.
     seen = {s.document for s in (*data.train.samples, *data.cal.samples)}
     test = replace(full.test, samples=tuple(s for s in full.test.samples if s.document not in seen))
-    made = {kind: sa.fit(host, data, kind, layers=layers) for kind in ("separator", "prototype")}
+    statistics = sa.collect(host, data, layers=layers, need=("means", "rows"))
+    kinds = ("separator", "prototype")
+    made = {kind: sa.fit(host, data, kind, layers=layers, statistics=statistics) for kind in kinds}
     detectors = {kind: sa.calibrate(host, data, bank) for kind, bank in made.items()}
     for detector in detectors.values():
         print(detector, flush=True)

@@ -25,12 +25,14 @@ Their unit is the deviation of the judge's score over the unsteered tokens.
 
 With `new_tokens` the model also goes on by itself from the first tokens of each passage, drawing with one
 seed in all arms, and what it says is read by the *unsteered* model: then no edit is in what the judges
-see, and "nats a token" says how unlikely the unsteered model finds the words.
+see, and "nats a token" says how much less likely the unsteered model finds these words than its own. They
+are other words in each arm, so that "other concepts" compares means of each text, not token by token, and
+there are no labels, hence no leak.
 
 What it does not show: a judge behind the edit sees the edit itself, in the residual stream it is added to,
 beside what the model makes of it; the read of the model's own words does not. Judges are vectors of the
-same data, not people. A random direction has the length of the push, not its distribution; a permuted
-vector has both.
+same data, not people. A random direction has the length of the push and nothing of the distribution of
+activations; a permuted vector is what the estimator makes of the same activations.
 """
 
 from __future__ import annotations
@@ -109,6 +111,12 @@ class _Seen:
     valid: Bool[Tensor, "row column"]
     steered: Bool[Tensor, "row column"]
 
+    def only(self, rows: Bool[Tensor, " row"]) -> _Seen:
+        """Some rows."""
+        scores = tuple(one[rows] for one in self.scores)
+        rest = (self.losses, self.predicted, self.keep, self.valid, self.steered)
+        return _Seen(scores, *(one[rows] for one in rest))
+
 
 @face
 def steering_curves(
@@ -125,7 +133,8 @@ def steering_curves(
 ) -> SteeringCurves:
     """Measure what steering a concept does and costs, where it is and everywhere, beside controls.
 
-    Costs a forward pass over the split for each of five arms and each strength, and with `new_tokens` as
+    Costs a forward pass over the split for each strength, one over the passages in which the gate opens for
+    each strength of each of four other arms, and with `new_tokens` as
     many passes over one token for each of three arms and each strength.
 
     Args:
@@ -318,11 +327,26 @@ class _Job:
         with bar:
             for arm, make in self.plans.items():
                 for s in self.strengths:
-                    for batch, before in zip(batches, clean, strict=True):
-                        rows = batch.rows.tolist()
+                    for batch, whole in zip(batches, clean, strict=True):
+                        total.add(
+                            arm,
+                            s,
+                            batch.rows.tolist(),
+                            self._changes(whole, whole, sizes, whole.valid & False),
+                        )
+                        # Passages in which no gate opens are what they were, in every arm but one.
+                        open_in = (
+                            whole.steered.any(1)
+                            if arm != EVERY
+                            else torch.ones(len(batch.rows), dtype=torch.bool)
+                        )
+                        if not open_in.any():
+                            continue
+                        rows, before = batch.rows[open_in].tolist(), whole.only(open_in)
                         where = {"where": self._scatter(before, rows)} if arm == SCATTERED else {}
                         turned = {"rows": rows, "seed": self.seed} if arm in (ISOTROPIC, PERMUTED) else {}
-                        after = self._pass(dict(batch.inputs), batch.valid, make(s, **where, **turned))
+                        inputs = {name: value[open_in] for name, value in batch.inputs.items()}
+                        after = self._pass(inputs, batch.valid[open_in], make(s, **where, **turned))
                         total.add(arm, s, rows, self._changes(before, after, sizes, after.steered))
                     bar.update()
         return total.values

@@ -116,8 +116,8 @@ class SteeringCurves(Result):
         ]
         sheets.append(self._beyond())
         if self.own is not None:
-            shown = [n for n in self.own.axes["measure"] if not n.startswith(LEAK)]
-            sheets += [self._curves(self.own, n, "The model's own words, read unsteered") for n in shown]
+            words = "The model's own words, read unsteered"
+            sheets += [self._curves(self.own, name, words) for name in self.own.axes["measure"]]
         return (*sheets, self._at_equal_effect())
 
     def _curves(self, drawn: Drawn, measure: str, title: str) -> Sheet:
@@ -218,7 +218,9 @@ def drawn_of(
         highest = sums[f"{HIGHEST}, {judge}"]
         measure(f"{HIGHEST}, {judge}", highest, ones, labels)
         measure(f"{MEAN}, {judge}", sums[f"{MEAN}, {judge}"], tokens, labels)
-        measure(f"{LEAK}, {judge}", highest, ones, ~labels)
+        # What a model says itself has no labels: all of it counts.
+        if not labels.all():
+            measure(f"{LEAK}, {judge}", highest, ones, ~labels)
         measure(f"{OTHERS}, {judge}", sums[f"{OTHERS}, {judge}"], tokens, every)
     measure(NATS, sums[NATS], sums["predicted"], every)
     measure(TOUCHED, sums[TOUCHED], sums["valid"], every, "share")
