@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,9 +172,8 @@ class ExactTail:
         self._runs: list[_Run] = []
         self._uncounted: list[tuple[np.ndarray, Bool[np.ndarray, "row column"] | None]] = []
         self._unsorted: list[UInt64[np.ndarray, " value"]] = []
-        self._spilled: tempfile.TemporaryDirectory[str] | None = None
-        # Runs of another tail may lie in a folder that goes with it.
-        self._others: list[ExactTail] = []
+        # Temporary folders that runs lie in, those of merged tails too: each goes with its last holder.
+        self._spilled: list[tempfile.TemporaryDirectory[str]] = []
 
     def __repr__(self) -> str:
         return (
@@ -269,7 +269,7 @@ class ExactTail:
         other._sort()
         self.counts += other.counts
         self._runs += other._runs
-        self._others.append(other)
+        self._spilled += other._spilled
 
     def quantiles(self, q: Sequence[float] | Float64[np.ndarray, " q"]) -> Enclosed:
         """Quantiles of every column, exact where they lie in the tail.
@@ -433,8 +433,10 @@ class ExactTail:
         ends = np.arange(len(self.cuts) + 1, dtype=np.uint64) << np.uint64(32)
         run = _Run(np.searchsorted(waiting, ends), keys := waiting.astype(np.uint32))
         if spill:
-            self._spilled = self._spilled or tempfile.TemporaryDirectory(prefix="sa_plugin-tail-")
-            path = Path(self._spilled.name) / f"run-{len(self._runs):05d}.keys"
+            if not self._spilled:
+                self._spilled.append(tempfile.TemporaryDirectory(prefix="sa_plugin-tail-"))
+            # A name of its own: the folder may be another tail's, which goes on spilling into it.
+            path = Path(self._spilled[0].name) / f"run-{secrets.token_hex(8)}.keys"
             keys.astype("<u4").tofile(path)
             run = run._replace(keys=path)
         self._runs.append(run)
