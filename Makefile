@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What runs below uses fetched weights only; unset to let a test reach a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test fuzz test-remote test-floors test-wheel test-hosts bench weights lint docs notebooks lock clean
+.PHONY: help setup demo test fuzz test-remote test-floors test-wheel test-hosts test-scale bench weights lint docs notebooks lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -76,6 +76,9 @@ test-wheel: weights ## the wheel alone with each host's extra, down to README's 
 
 test-hosts: weights ## every stack in an environment of its own (1.5 GB each); HOSTS_ARGS= is passed on
 	$(BIN)/python tests/hosts/run.py $(HOSTS_ARGS)
+
+test-scale: weights ## scans on a real Ray of two nodes on loopback, with real weights; PYTEST_ARGS= is passed on
+	SA_PLUGIN_SCALE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scanning/test_cluster.py $(PYTEST_ARGS)
 
 demo: $(STAMP) ## the whole method on a real model, into demo_out
 	$(if $(filter $(MODEL),smollm2 minilm vit),$(BIN)/python docs/experiments/weights.py --model $(MODEL))

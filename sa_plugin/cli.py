@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,13 @@ def _add_scan(commands: Any) -> None:
         "--out", type=_path, default=Path("scan_out"), help="folder of the run, all shards' own"
     )
     scan.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="share I of N, from 0")
+    scan.add_argument(
+        "--engine", choices=("here", "ray"), default="here", help="this process, or actors of Ray"
+    )
+    scan.add_argument("--address", help="of a cluster of Ray; else RAY_ADDRESS, else one is begun here")
+    scan.add_argument("--workers", type=_whole("workers", 2**31 - 1), default=2, help="actors of Ray")
+    scan.add_argument("--cpus", type=float, default=1.0, help="of each actor; so many threads of torch")
+    scan.add_argument("--gpus", type=float, default=0.0, help="of each actor; .25 lets four share one")
     scan.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=ROLES)
     scan.add_argument("--lines", action="store_true", help="text files have a document a line")
     scan.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
@@ -298,6 +306,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _scan(arguments: argparse.Namespace) -> int:
     from sa_plugin._files import writable_folder
     from sa_plugin.detection.detector import Detector
+    from sa_plugin.passes.cluster import RayPool
     from sa_plugin.scanning.folder import opened_for
     from sa_plugin.scanning.run import scan
     from sa_plugin.scanning.windows import Windows
@@ -307,11 +316,14 @@ def _scan(arguments: argparse.Namespace) -> int:
     # All that can be refused without a model is refused before one is loaded.
     asked = {"block_size": arguments.block_size, "columns": columns, "lines": arguments.lines}
     corpus = opened_for(arguments.corpus, writable_folder(arguments.out), **asked)
-    Detector.from_pretrained(arguments.detector)
-    host = _host_of(arguments)
-    detector = Detector.from_pretrained(arguments.detector, host=host)
+    if Path(arguments.model).exists():
+        # Workers of Ray have folders of their own to begin in.
+        arguments.model = str(Path(arguments.model).absolute())
+    pool = RayPool(arguments.workers, arguments.cpus, arguments.gpus, arguments.address)
+    detector = Detector.from_pretrained(arguments.detector)
     more = {"windows": windows, "texts": arguments.texts, "max_bad": arguments.max_bad}
-    found = scan(host, detector, corpus, arguments.out, shard=arguments.shard, **more)
+    more |= {"shard": arguments.shard, "engine": "here" if arguments.engine == "here" else pool}
+    found = scan(partial(_host_of, arguments), detector, corpus, arguments.out, **more)
     i, n = arguments.shard
     if n > 1:
         print(f"Shard {i} of {n} is done; when all are: sa-plugin merge {arguments.out}")

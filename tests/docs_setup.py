@@ -31,7 +31,12 @@ ELSEWHERE = {
 }
 # What wants TransformerLens 3 is run in its environment, by tests/on_hooked.
 OF_TRANSFORMERLENS_3 = "TransformerLens 3"
-NOT_RUN: Mapping[str, int] = {"howto_hand_on.md": 1, "howto_transformer_lens.md": 1, "sae.md": 4}
+NOT_RUN: Mapping[str, int] = {
+    "howto_hand_on.md": 1,
+    "howto_transformer_lens.md": 1,
+    "scan.md": 1,
+    "sae.md": 4,
+}
 CUT = {"subset(240)": "subset(60)", "shapes(600)": "shapes(60)", "emoji_scenes(600)": "emoji_scenes(60)"}
 
 Names = dict[str, Any]

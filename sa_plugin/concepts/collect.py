@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -60,8 +60,10 @@ from sa_plugin.passes.blocks import (
     joined,
     joined_table,
     require_shard,
+    run_blocks,
     table_arrays,
 )
+from sa_plugin.passes.cluster import Engine, Work, attaching
 from sa_plugin.passes.layout import (
     Layout,
     LostLabelWarning,
@@ -140,12 +142,13 @@ def collect(
 
 @passing(collect)
 def collect_blocks(
-    host: Host,
+    host: Host | Callable[[], Host],
     data: ConceptData,
     folder: str | Path,
     *,
     shard: tuple[int, int] = (0, 1),
     blocks: Sequence[int] | None = None,
+    engine: Engine = "here",
     **options: Any,
 ) -> list[Path]:
     """Run a part of the train split, block by block, for a `collect` that comes after.
@@ -158,11 +161,12 @@ def collect_blocks(
     A block that is there is not run again. In both calls the options must be the same.
 
     Args:
-        host: An attached model.
+        host: An attached model; or a function that attaches one, which each worker of an engine calls.
         data: Labelled samples of a corpus, opened alike by all.
-        folder: For what blocks give.
+        folder: For what blocks give; all workers see it.
         shard: Which of how many: blocks i, i + n, i + 2n, ...
         blocks: Numbers of blocks instead; those without a train sample are passed over.
+        engine: "here" is this process; "ray" two actors of Ray, `RayPool` as many as it says.
         **options: Of `collect`; of `limits` the number of rows alone counts here.
 
     Returns:
@@ -170,14 +174,25 @@ def collect_blocks(
 
     Raises:
         ValueError: There is no such shard, the folder holds blocks of another run, and as `collect`.
+        ConnectionError, ImportError, LostWorkersError, TypeError: As `sa_plugin.passes.on_ray`.
     """
     require_shard(shard)
-    plan = _planned(host, data, **options)
+    attach, home = attaching(host, engine), Path(folder).absolute()
     found = in_blocks(data.train.samples, ["train"] * len(data.train))
     mine = [one for one in found if (one.in_shard(shard) if blocks is None else one.number in blocks)]
-    store = BlockStore(folder, plan.settings(data))
-    plan.run_all(mine, store)
-    return [store.path(block) for block in mine]
+    if engine == "here":
+        plan = _planned(attach(), data, **options)
+        plan.run_all(mine, BlockStore(home, plan.settings(data)))
+    else:
+        run_blocks(engine, partial(_collecting, attach, data, home, options), mine)
+    return [home / block.file for block in mine]
+
+
+def _collecting(attach: Callable[[], Host], data: ConceptData, home: Path, options: dict[str, Any]) -> Work:
+    plan = _planned(attach(), data, **options)
+    store = BlockStore(home, plan.settings(data))
+    of = {block.name: block for block in in_blocks(data.train.samples, ["train"] * len(data.train))}
+    return lambda name: plan.run_all([of[name]], store)
 
 
 class SortedCorpusWarning(UserWarning):

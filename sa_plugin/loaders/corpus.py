@@ -373,7 +373,7 @@ def _paths_of(source: Any) -> list[Path] | None:
         FileNotFoundError: There is none.
     """
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = Path(source).expanduser().absolute()
         if path.exists():
             return [path]
         if glob.has_magic(str(path)):
@@ -386,7 +386,9 @@ def _paths_of(source: Any) -> list[Path] | None:
             "or a list of texts."
         )
     listed = isinstance(source, list | tuple) and source and all(isinstance(one, Path) for one in source)
-    return sorted(source) if listed and not all(suffix_of(one) in PICTURES for one in source) else None
+    if not listed or all(suffix_of(one) in PICTURES for one in source):
+        return None
+    return sorted(one.absolute() for one in source)
 
 
 def _is_saved(path: Path) -> bool:

@@ -17,13 +17,14 @@ import json
 import zipfile
 import zlib
 from ast import literal_eval
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from sa_plugin._files import (
     DamagedFileError,
@@ -35,6 +36,7 @@ from sa_plugin._files import (
     written,
 )
 from sa_plugin.data.sample import Sample
+from sa_plugin.passes.cluster import Engine, Work, work_through
 from sa_plugin.passes.layout import TokenTable, known_or_all
 from sa_plugin.passes.run import MEMORY_BUDGET, allocate
 
@@ -59,6 +61,11 @@ class Block(NamedTuple):
     def name(self) -> str:
         """Of what is kept of it."""
         return f"{self.split or 'samples'}-{self.number:08d}"
+
+    @property
+    def file(self) -> str:
+        """Name of what is kept of it, in a folder."""
+        return f"{self.name}.npz"
 
     @property
     def digest(self) -> str:
@@ -93,6 +100,19 @@ def in_blocks(samples: Sequence[Sample], split_of: Sequence[str]) -> list[Block]
             "corpus, such as data.test, and not together with others."
         )
     return found
+
+
+def run_blocks(engine: Engine, make: Callable[[], Work], blocks: Sequence[Block]) -> None:
+    """Have blocks run and kept by the workers of an engine.
+
+    Args:
+        engine: Whose.
+        make: Called by each worker; what it returns runs and keeps the block of a name.
+        blocks: To be run.
+    """
+    names = (block.name for block in blocks)
+    for _ in tqdm(work_through(engine, make, names), total=len(blocks), desc="blocks", leave=False):
+        pass
 
 
 def require_shard(shard: tuple[int, int]) -> None:
@@ -136,7 +156,7 @@ class BlockStore:
 
     def path(self, block: Block) -> Path:
         """File of a block."""
-        return self.folder / f"{block.name}.npz"
+        return self.folder / block.file
 
     def __contains__(self, block: Block) -> bool:
         return self.path(block).is_file()

@@ -8,8 +8,13 @@ settings is refused, and so is a block.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -18,6 +23,8 @@ from sa_plugin._face import face
 from sa_plugin._files import writable_folder, write_text
 from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
+from sa_plugin.loaders.corpus import Corpus
+from sa_plugin.passes.cluster import Engine, Work, attaching, work_through
 from sa_plugin.scanning.block import Job, Wanted, read_block, scan_block
 from sa_plugin.scanning.folder import END, begin, opened_for
 from sa_plugin.scanning.merge import merge
@@ -32,12 +39,13 @@ class TooManyBadError(ValueError):
 
 @face
 def scan(
-    host: Host,
+    host: Host | Callable[[], Host],
     detector: Detector,
     corpus: Any,
     out: str | Path,
     *,
     shard: tuple[int, int] = (0, 1),
+    engine: Engine = "here",
     windows: Windows = Windows(),
     texts: bool = True,
     max_bad: int = 100,
@@ -49,12 +57,15 @@ def scan(
     again it goes on; a block that is done is not done again.
 
     Args:
-        host: An attached model.
+        host: An attached model; or a function without arguments that attaches one, which each worker of
+            an engine calls where it runs.
         detector: From `calibrate`, or loaded.
         corpus: From `open_corpus`, or what it takes.
-        out: Folder for everything, the same for all shards (`sa_plugin.scanning.folder` says what is in it).
+        out: Folder for everything, the same for all shards (`sa_plugin.scanning.folder` says what is in it);
+            with workers on several machines one that all of them see.
         shard: Which share of the blocks to scan, of how many; call `merge(out)` when all are done. The
             only one is merged at once.
+        engine: "here" is this process; "ray" two actors of Ray, `RayPool` as many as it says.
         windows: How documents longer than the model are cut.
         texts: Whether words of the corpus are written; without them hits are their places.
         max_bad: So many documents of this share may fail; each is named in the manifest.
@@ -63,53 +74,94 @@ def scan(
         What was found: of the whole corpus, or of the blocks that are there, None where there is none.
 
     Raises:
-        FileNotFoundError: The corpus is not there.
-        ImportError: pyarrow is not installed.
+        ConnectionError: The cluster of Ray cannot be reached.
+        FileNotFoundError: The corpus is not there; or, on a worker's machine, the folder.
+        ImportError: pyarrow is not installed, or Ray where it is asked for.
+        LostWorkersError: Workers died again and again.
         TooManyBadError: More documents failed than `max_bad`; the text names the first.
+        TypeError: An engine is given a model that is attached here, or what cannot be sent.
         ValueError: The detector is of another model, the folder of a run with other settings, or there is
-            no such shard.
+            no such shard or engine.
         OSError: The folder cannot be written; the text names the file.
 
     Example:
         >>> sa.scan(host, detector, "texts/*.jsonl", "found")  # doctest: +SKIP
     """
     require("pyarrow", "corpora", "writing what a scan finds")
-    check_origin(detector.bank, host)
-    folder = writable_folder(out)
+    attach = attaching(host, engine)
+    folder = writable_folder(out).absolute()
     opened = opened_for(corpus, folder)
     opened.blocks(shard)
-    job = Job(host, Wanted.of(detector), opened, windows, texts)
-    begin(job, folder)
-    scan_shard(job, folder, shard, max_bad)
+    make = partial(_scanner, attach, replace(detector, host=None), opened, folder, windows, texts)
+    end: list[int] = []
+    blocks = takewhile(lambda _: not end, opened.blocks(shard))
+    shown = not isinstance(host, Host) or host.progress
+    with closing(work_through(engine, make, blocks)) as done:
+        _scan_blocks((found for _, found in done), opened, shard, end, max_bad, shown)
+    if end or opened.n_documents is not None:
+        write_text(folder / END, json.dumps({"documents": end[0] if end else opened.n_documents}))
     if shard == (0, 1):
         return merge(folder)
     return summary(folder) if any(folder.glob("blocks/[0-9]*")) else None
 
 
-def scan_shard(job: Job, folder: Path, shard: tuple[int, int] = (0, 1), max_bad: int = 100) -> None:
-    """Scan the blocks of one shard that are not done.
+class _Done(NamedTuple):
+    """What comes back of a block."""
+
+    record: dict[str, Any]
+    was_there: bool
+    # Documents of a corpus, of a stream when its end has been met.
+    end: int | None
+
+
+def _scanner(
+    attach: Callable[[], Host],
+    detector: Detector,
+    corpus: Corpus,
+    folder: Path,
+    windows: Windows,
+    texts: bool,
+) -> Work:
+    """What does one block, in whatever process it is called.
+
+    Raises:
+        FileNotFoundError: The folder is not there: it is that of another machine.
+        ValueError: The detector is of another model, or the folder of a run with other settings.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not on this machine: give a folder that all workers see, of a network disk."
+        )
+    host = attach()
+    check_origin(detector.bank, host)
+    job = Job(host, Wanted.of(detector), corpus, windows, texts)
+    begin(job, folder)
+
+    def work(block: int) -> _Done:
+        there = read_block(folder, block, job.digest)
+        record = scan_block(job, block, folder) if there is None else there
+        return _Done(record, there is not None, corpus.n_documents)
+
+    return work
+
+
+def _scan_blocks(
+    done: Iterable[_Done], corpus: Corpus, shard: tuple[int, int], end: list[int], max_bad: int, shown: bool
+) -> None:
+    """Have the blocks of one shard done, with a bar; stop where too much is bad, and say where a stream ends.
 
     Raises:
         TooManyBadError: More documents failed than `max_bad`.
-        ValueError: A block was done with other settings, or there is no such shard.
     """
-    total = job.corpus.n_documents
-    size = job.corpus.block_size
-    blocks = job.corpus.blocks(shard)
-    mine = None if total is None else sum(min(size, total - k * size) for k in job.corpus.blocks(shard))
+    total, size = corpus.n_documents, corpus.block_size
+    mine = None if total is None else sum(min(size, total - k * size) for k in corpus.blocks(shard))
     bad: list[dict[str, Any]] = []
-    look = {"desc": "scan", "unit": "document", "unit_scale": True, "disable": not job.host.progress}
-    with tqdm(total=mine, **look) as bar:
-        for block in blocks:
-            record = read_block(folder, block, job.digest)
-            if record is None:
-                record = scan_block(job, block, folder)
-                bar.update(record["documents"])
-            else:
-                if not bar.disable:
-                    # What was done before is no work of this run: the rate counts what follows.
-                    bar.initial += record["documents"]
-                bar.update(record["documents"])
+    with tqdm(total=mine, desc="scan", unit="document", unit_scale=True, disable=not shown) as bar:
+        for record, was_there, met in done:
+            if was_there and not bar.disable:
+                # What was done before is no work of this run: the rate counts what follows.
+                bar.initial += record["documents"]
+            bar.update(record["documents"])
             bad += record["bad"]
             if len(bad) > max_bad:
                 named = "; ".join(f"{one['document']} ({one['fault']})" for one in bad[:3])
@@ -117,5 +169,5 @@ def scan_shard(job: Job, folder: Path, shard: tuple[int, int] = (0, 1), max_bad:
                     f"{len(bad)} documents failed, more than max_bad={max_bad}; the first: {named}. Mend the "
                     "corpus, or allow more."
                 )
-    if job.corpus.n_documents is not None:
-        write_text(folder / END, json.dumps({"documents": job.corpus.n_documents}))
+            if total is None and met is not None and not end:
+                end.append(met)

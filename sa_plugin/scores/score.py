@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,8 +38,10 @@ from sa_plugin.passes.blocks import (
     joined,
     joined_table,
     require_shard,
+    run_blocks,
     table_arrays,
 )
+from sa_plugin.passes.cluster import Engine, attaching
 from sa_plugin.passes.layout import (
     LostLabelWarning,
     TokenTable,
@@ -123,7 +125,7 @@ def score(
 
 @face
 def score_blocks(
-    host: Host,
+    host: Host | Callable[[], Host],
     data: ConceptData,
     bank: ConceptBank | Sequence[ConceptBank],
     folder: str | Path,
@@ -131,35 +133,50 @@ def score_blocks(
     shard: tuple[int, int] = (0, 1),
     blocks: Sequence[int] | None = None,
     splits: Sequence[str] = ("cal", "test"),
+    engine: Engine = "here",
 ) -> list[Path]:
     """Score a part of some splits, block by block, for a `score(..., folder=folder)` that comes after.
 
     Any number of processes or machines may share a folder. A block that is there is not run again.
 
     Args:
-        host: An attached model.
+        host: An attached model; or a function that attaches one, which each worker of an engine calls.
         data: Labelled samples of a corpus, opened alike by all.
         bank: Concept vectors, or several banks.
-        folder: For the scores of blocks.
+        folder: For the scores of blocks; all workers see it.
         shard: Which of how many: blocks i, i + n, i + 2n, ...
         blocks: Numbers of blocks instead.
         splits: Which splits.
+        engine: "here" is this process; "ray" two actors of Ray, `RayPool` as many as it says.
 
     Returns:
         The files of the blocks.
 
     Raises:
         ValueError: There is no such shard, the folder holds scores of another run, and as `score`.
+        ConnectionError, ImportError, LostWorkersError, TypeError: As `sa_plugin.passes.on_ray`.
     """
     require_shard(shard)
+    attach, home = attaching(host, engine), Path(folder).absolute()
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
-    _require_banks(host, banks)
     parts = [data.split(name) for name in splits]
     found = [block for part in parts for block in in_blocks(part.samples, [part.name] * len(part))]
     mine = [one for one in found if (one.in_shard(shard) if blocks is None else one.number in blocks)]
-    store = BlockStore(folder, _settings(host, banks))
-    _score_all(host, mine, banks, MEMORY_BUDGET, store)
-    return [store.path(block) for block in mine]
+    make = partial(_scoring, attach, banks, home, mine)
+    if engine == "here":
+        make()(*(block.name for block in mine))
+    else:
+        run_blocks(engine, make, mine)
+    return [home / block.file for block in mine]
+
+
+def _scoring(
+    attach: Callable[[], Host], banks: Sequence[ConceptBank], home: Path, blocks: Sequence[Block]
+) -> Callable[..., None]:
+    host = attach()
+    _require_banks(host, banks)
+    store, of = BlockStore(home, _settings(host, banks)), {block.name: block for block in blocks}
+    return lambda *names: _score_all(host, [of[name] for name in names], banks, MEMORY_BUDGET, store)
 
 
 def _parts(host: Host, data: Any, splits: Sequence[str], concepts: tuple[str, ...]) -> list[Split]:

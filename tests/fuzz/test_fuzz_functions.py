@@ -206,6 +206,7 @@ UNCALLED = {
     "concepts.sae_bank": "takes an SAE",
     "concepts.write_control_vector": "writes a file",
     "detection.Detector.push_to_hub": "asks the hub",
+    "passes.RayPool": "says what a cluster is asked for; its tests make it",
     "scores.prompt": "takes an instructed model",
     "scanning": "takes folders of runs; its tests call it",
     "scores.with_answers": "takes answers of one",
