@@ -331,6 +331,8 @@ def open_corpus(
         text_of(f"columns[{role!r}]", wanted)
     if columns is not None and ("text" in columns) == ("image" in columns):
         raise ValueError(f"columns name {list(columns)}: name one of text and image, and what goes with it.")
+    if index is not None and not {"block_size", "files"} <= index.keys():
+        raise ValueError(f"index has the keys {list(index)}: give what `index` of such a corpus returned.")
     known = {} if index is None or index["block_size"] != block_size else index["files"]
     paths = _paths_of(source)
     classes: dict[str, Any] = {}

@@ -234,7 +234,7 @@ def labelled_corpus(
     samples, split_of, faults = _walked(reader, splits)
     if not samples:
         said = f": {faults[0].key}: {faults[0].fault}" if faults else ""
-        raise ValueError(f"{corpus.name} has no document that can be read{said}.")
+        raise ValueError(f"source {corpus.name} has no document that can be read{said}.")
     if order is None:
         order = sorted({concept for sample in samples for concept in sample.positive})
         if not order:

@@ -34,12 +34,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped, UInt32, UInt64
 
-from sa_plugin._face import face
+from sa_plugin._face import face, face_methods
 from sa_plugin._files import (
     DamagedFileError,
     file_digest,
@@ -131,13 +131,14 @@ class _Run(NamedTuple):
         return np.memmap(self.keys, "<u4", "r", offset=4 * start, shape=(stop - start,))
 
 
-@face
+@face_methods
 class ExactTail:
     """Counts of scores over their whole range, and every score at or above a cut.
 
     Args:
-        cuts: Of each column, the number from which on values are kept; -inf keeps all. Workers whose
-            tails are to be merged need the same: take them from calibration, below its thresholds.
+        cuts: Of each column, in a list or an array, the number from which on values are kept; -inf keeps
+            all. Workers whose tails are to be merged need the same: take them from calibration, below its
+            thresholds.
         memory: Bytes of keys that wait to be sorted, and that are sorted at a time. What is more goes to
             a temporary folder, which goes with the object.
 
@@ -155,8 +156,13 @@ class ExactTail:
         ([[1.0], [3.0]], [[1.125], [3.0]], [[False], [True]])
     """
 
-    def __init__(self, cuts: Sequence[float] | Float[np.ndarray, " column"], memory: int = MEMORY) -> None:
-        given = np.asarray(cuts, dtype=np.float64)
+    @face
+    def __init__(self, cuts: Any, memory: int = MEMORY) -> None:
+        try:
+            given = np.asarray(cuts, dtype=np.float64)
+        except (TypeError, ValueError):
+            # Refused below, with what they are.
+            given = np.zeros(0)
         if given.ndim != 1 or not len(given) or np.isnan(given).any():
             raise ValueError(
                 f"cuts are {cuts!r:.80}: give one number for each column, -inf to keep every value."

