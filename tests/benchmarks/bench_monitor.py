@@ -12,9 +12,11 @@ from __future__ import annotations
 import importlib
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import generation_cases
+import numpy as np
 import torch
 
 from sa_plugin import watch
@@ -65,7 +67,9 @@ def timed():
 
 def row(host, bridge, blocks, size):
     """Both in turn."""
-    detector = generation_cases.many_concepts(host, CONCEPTS, blocks, delta=0.02)
+    # Random directions at thresholds that about every token reaches one of: twice what calibration says.
+    made = generation_cases.many_concepts(host, CONCEPTS, blocks, delta=0.02)
+    detector = replace(made, tail=replace(made.tail, thresholds=2 * np.abs(made.tail.thresholds)))
     encode = host.reader.encode.tokenizer
     rows = [encode(text).input_ids for text in PROMPTS[:size]]
     width = max(map(len, rows))
