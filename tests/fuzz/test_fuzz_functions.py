@@ -228,6 +228,8 @@ UNCALLED = {
     "host.InputMap": "made by an adapter",
     "host.OutputProjection": "made by an adapter",
     "host.demand_embedded": "called by an adapter",
+    "host.open_folder": "opens a model",
+    "generation.SteeringCurves.verdict": "of a result that is made in minutes",
     "host.open_texts": "called by an adapter",
     "host.refuse_training": "called by an adapter",
     "host.LocalHost.left_over": "called by the lock of a model",
