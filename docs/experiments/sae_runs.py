@@ -217,7 +217,7 @@ def detect(arguments: argparse.Namespace) -> None:
             print(f"{kind} explains less than {ENOUGH} of calibration: in no table", flush=True)
             continue
         sae = SAE.load_from_disk(str(arguments.out / kind))
-        for rule in ("adaptive", "none")[: 1 + (kind == "TopK")]:
+        for rule in ("adaptive", "none"):
             bank = sae_bank(host, data, {LAYER: sae}, pruning=rule)
             about, name = bank.origin.options, f"{kind}, {rule}"
             record["pruning"][name] = {**about["layers"][LAYER], "limits": about["pruning"]}
