@@ -172,7 +172,6 @@ class SteeringCurves(Result):
         for arm, (colour, dashes) in looks.items():
             one = self.given.sel(arm=arm, measure=name)
             plots.line(axes[0], one, label=arm, colour=colour, dashes=dashes, band=arm in own)
-        axes[0].set_xscale("log")
         plots.words(axes[0], title=self.concept, x="strength", y="highest token, deviations")
         for ax, cost in zip(axes[1:], (NATS, leak), strict=True):
             for arm in own:
@@ -183,6 +182,10 @@ class SteeringCurves(Result):
                 ax.vlines(effect, price.low, price.high, color=colour, lw=0.8)
             label = cost if cost == NATS else "leak, deviations"
             plots.words(ax, title="against the effect", x="highest token, deviations", y=label)
+        # Controls stand in the first panel alone, and their names in the one legend.
+        for arm, (colour, dashes) in looks.items():
+            if arm not in own:
+                axes[2].plot([], [], color=colour, ls=dashes, label=arm)
         plots.legend(axes[2])
         plots.note(
             figure,
