@@ -50,6 +50,7 @@ from sa_plugin._files import (
 )
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.detection.calibration import Calibration
+from sa_plugin.detection.promised import Guard
 from sa_plugin.host.images import processor_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.host.tokens import naming_of
@@ -86,6 +87,7 @@ class Wanted:
         n_tail: Calibration tokens at or above the threshold.
         deltas: Chosen ones.
         drift: What moved in the model since the detector was saved, where that was allowed.
+        guard: What a promise was made from, which p-values come from; None without one.
     """
 
     concepts: tuple[str, ...]
@@ -98,6 +100,7 @@ class Wanted:
     n_tail: Int[np.ndarray, " concept"]
     deltas: Float[np.ndarray, " concept"]
     drift: str = ""
+    guard: Guard | None = None
 
     @classmethod
     def of(cls, detector: Calibration) -> Wanted:
@@ -129,6 +132,7 @@ class Wanted:
             np.round(detector.cuts.n_tokens * grid[tail.delta]).astype(np.int64),
             grid[tail.delta],
             detector.bank.drift,
+            detector.guard,
         )
 
     @cached_property
@@ -144,8 +148,35 @@ class Wanted:
                 value = float(values[k])
                 row[name] = value if np.isfinite(value) else None
             rows.append(row)
-        found = {"concepts": rows, "vectors": self._vectors_digest()}
+        found: dict[str, Any] = {"concepts": rows, "vectors": self._vectors_digest()}
+        if self.guard is not None:
+            arrays = (self.guard.maxima, self.guard.tokens)
+            held = hashlib.sha256(b"".join(np.ascontiguousarray(one).tobytes() for one in arrays))
+            found |= {"promise": self.guard.promise.words, "lengths": list(self.guard.lengths)}
+            found |= {"guard": held.hexdigest()}
         return found | ({"drift": self.drift} if self.drift else {})
+
+    def p_values(
+        self,
+        column: Int[np.ndarray, " entry"],
+        score: Float[np.ndarray, " entry"],
+        tokens: Int[np.ndarray, " entry"],
+    ) -> dict[str, np.ndarray]:
+        """The column p, where there is a promise: of documents, NaN outside the lengths that it is for.
+
+        Args:
+            column: Concepts, by their places.
+            score: Scores.
+            tokens: Kept tokens of the samples that they are of.
+        """
+        if self.guard is None:
+            return {}
+        found = np.full(len(score), np.nan)
+        for k in np.unique(column).tolist():
+            at = (column == k) & self.guard.covers(tokens)
+            if self.guard.n_documents[k]:
+                found[at] = self.guard.p_values(k, score[at].astype(np.float64), "document")
+        return {"p": found}
 
     def _vectors_digest(self) -> str:
         """Of the vectors that are used, whatever else the bank holds."""
@@ -473,6 +504,7 @@ def _collect(
             "token": position[row].astype(np.int32),
             "score": score,
             "margin": score.astype(np.float64) - wanted.thresholds[column],
+            **wanted.p_values(column, score, n_counted[home]),
             **_words(job, documents, layout, row, home),
         },
     )
@@ -502,6 +534,7 @@ def _collect(
             "max": top,
             "margin": top.astype(np.float64) - wanted.thresholds[column],
             "token": position[row].astype(np.int32),
+            **wanted.p_values(column, top, n_counted[home]),
         },
         _edges(job, layout, row),
         {
@@ -555,7 +588,7 @@ def _words(
     }
 
 
-def schemas(pictures: bool, texts: bool) -> tuple[Any, Any]:
+def schemas(pictures: bool, texts: bool, promised: bool) -> tuple[Any, Any]:
     """Columns of hits and of samples, with their types; docs/scan.md says what each is."""
     pa = require("pyarrow", "corpora", PARQUET)
     name = [("number", pa.int64()), ("sample", pa.string()), ("document", pa.string())]
@@ -564,18 +597,18 @@ def schemas(pictures: bool, texts: bool) -> tuple[Any, Any]:
     edges = box if pictures else [("start", pa.int64()), ("end", pa.int64())]
     words = [(one, pa.string()) for one in ("text", "before", "after")] if texts and not pictures else []
     score = [("score", pa.float32()), ("margin", pa.float64())]
-    hits = [*name, *edges, ("token", pa.int32()), *score, *words]
+    p = [("p", pa.float64())] if promised else []
+    hits = [*name, *edges, ("token", pa.int32()), *score, *p, *words]
     best = [("present", pa.bool_()), ("max", pa.float32()), ("margin", pa.float64()), ("token", pa.int32())]
     counts = [(one, pa.int32()) for one in ("hits", "strict_hits", "tokens", "windows")]
-    return pa.schema(hits), pa.schema([*name, *best, *edges, *counts])
+    return pa.schema(hits), pa.schema([*name, *best, *p, *edges, *counts])
 
 
 def _write(job: Job, block: int, found: _Found, folder: Path) -> dict[str, Any]:
     pa = require("pyarrow", "corpora", PARQUET)
     parquet = require("pyarrow.parquet", "corpora", PARQUET)
-    tables = zip(
-        ("hits", "samples"), (found.hits, found.samples), schemas(job.pictures, job.texts), strict=True
-    )
+    both = schemas(job.pictures, job.texts, job.wanted.guard is not None)
+    tables = zip(("hits", "samples"), (found.hits, found.samples), both, strict=True)
     for name, columns, schema in tables:
         arrays = [
             pa.array(np.concatenate(columns[one.name]) if columns else [], type=one.type) for one in schema

@@ -1,7 +1,9 @@
-"""Run every benchmark, print one table, and fail when results are not equal.
+"""Run every benchmark, print one table, and fail when results are not equal or a ratio has got worse.
 
-`python tests/benchmarks/run.py [NAME ...] [--json FILE]`. Ratios are of one process; a missed aim
-is printed, not hidden, and fails nothing: machines differ.
+`python tests/benchmarks/run.py [NAME ...] [--json FILE] [--keep]`. Ratios are of one process; a missed
+aim is printed, not hidden, and fails nothing: machines differ. What ours took over what the opponent took
+is kept in `ratios.json`, by name: a row that is there fails where it is a fifth worse, one that is not is
+added, and `--keep` writes all rows of this run in place of what is there.
 """
 
 import argparse
@@ -11,6 +13,23 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+KEPT = HERE / "ratios.json"
+WORSE = 1.2
+
+
+def judged(rows: list[dict[str, object]], kept: dict[str, float]) -> list[str]:
+    """Rows whose cost over the opponent's is a fifth above the kept one, in words."""
+    found = []
+    for row in rows:
+        name, now = str(row["name"]), cost(row)
+        if name in kept and now > WORSE * kept[name]:
+            found.append(f"{name}: {now:.3g} of the opponent, kept is {kept[name]:.3g}")
+    return found
+
+
+def cost(row: dict[str, object]) -> float:
+    """What ours took over what the opponent took, whichever way round the row shows it."""
+    return float(f"{float(str(row['ours_s'])) / max(float(str(row['opponent_s'])), 1e-12):.4g}")
 
 
 def main() -> int:
@@ -18,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", action="store_true", help="write this run's ratios, worse ones too")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(names)
     if unknown:
@@ -36,7 +56,14 @@ def main() -> int:
             print(f"    {row['note']}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0 if all(row["equal"] for row in rows) else 1
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    worse = [] if arguments.keep else judged(rows, kept)
+    print("".join(f"WORSE by a fifth: {line}\n" for line in worse), end="")
+    now = {str(row["name"]): cost(row) for row in rows}
+    KEPT.write_text(
+        json.dumps(dict(sorted((kept | now if arguments.keep else now | kept).items())), indent=1) + "\n"
+    )
+    return 0 if all(row["equal"] for row in rows) and not worse else 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import pandas
 import pytest
 from fake_host import Elsewhere, FakeHost, in_batches
 
+from sa_plugin.data import Sample
+from sa_plugin.detection import calibrate
 from sa_plugin.loaders import open_corpus
 from sa_plugin.scanning import (
     DocumentSums,
@@ -27,7 +29,7 @@ from sa_plugin.scanning import (
     scan_block,
     summary,
 )
-from sa_plugin.statistics import ExactTail
+from sa_plugin.statistics import ExactTail, Promise
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 MERGED = (
@@ -182,6 +184,28 @@ def test_of_documents_that_fail_together_the_ones_to_blame_are_left_out(found, r
     theirs, _ = tables(whole[0])
     kept = theirs[theirs["sample"].isin(set(hits["sample"]))]
     pandas.testing.assert_frame_equal(hits, kept.reset_index(drop=True), atol=1e-5)
+
+
+def test_hits_and_documents_carry_p_where_the_promise_is_for_their_length(found, rows, tmp_path):
+    host, data, plain = found
+    rng = np.random.default_rng(5)
+    words = [" ".join(rng.choice(["house", "blue", "under", "the"], 8)) for _ in range(12)]
+    guard = [Sample(f"g{k}", text, f"guard {k}") for k, text in enumerate(words)]
+    promise = Promise("document", 0.2, lengths=(1, 8))
+    detector = calibrate(host, data, plain.bank, promise=promise, guard=guard)
+    scan(host, detector, open_corpus(rows, block_size=8), tmp_path / "promised")
+    hits, samples = tables(tmp_path / "promised")
+    low, high = detector.guard.lengths
+    inside = (samples.tokens >= low) & (samples.tokens <= high)
+    assert 0 < inside.sum() < len(samples)
+    assert samples.p.isna().equals(~inside)
+    for one in samples[inside].itertuples():
+        assert one.p == detector.p_values(one.concept, one.max)
+    tokens = samples.groupby("number").tokens.first()
+    for one in hits.itertuples():
+        held = detector.p_values(one.concept, one.score)
+        assert one.p == held if low <= tokens[one.number] <= high else np.isnan(one.p)
+    assert len(hits)
 
 
 def test_without_texts_no_word_of_the_corpus_is_written(found, corpus, rows, tmp_path):
