@@ -11,6 +11,8 @@ it again and again is named and ends the work. What is written stays, and is not
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ from sa_plugin.host.protocol import Host
 
 MOST_LOSSES = 3
 """So many actors may die at one block, and so many in a row before they are ready."""
+
+REACHED_WITHIN = 20.0
+"""Seconds in which a cluster that has an address answers."""
 
 # What an actor does with the number, or the name, of a block.
 Work: TypeAlias = Callable[[Any], Any]
@@ -223,8 +228,9 @@ def _connected(ray: Any, pool: RayPool) -> Iterator[None]:
         yield
         return
     try:
+        _knock(pool.address or os.environ.get("RAY_ADDRESS", ""))
         ray.init(address=pool.address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConnectionError(
             f"no cluster of Ray answers at {pool.address or 'RAY_ADDRESS'!r} "
             f"({str(error).splitlines()[0][:160]}): start one (ray start --head), name its address, or leave "
@@ -234,6 +240,17 @@ def _connected(ray: Any, pool: RayPool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ask at host and port whether anybody is there: Ray would ask for many minutes.
+
+    Raises:
+        OSError: Nobody is.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN).close()
 
 
 def _require_room(ray: Any, pool: RayPool) -> None:
