@@ -269,7 +269,7 @@ class _Loop:
     ids: Tensor | None = None
     mask: Tensor | None = None
     same: Tensor | None = None
-    cut: Tensor | None = None
+    last: Tensor | None = None
     fills: bool = True
     ends_at: tuple[int, ...] = ()
     generation: Generation | None = None
@@ -359,7 +359,7 @@ class _Loop:
             given[CRITERIA] = [*listed, self._criterion]
         self.follower.begins(_signature(original).bind_partial(*args, **given).arguments)
         self.ends_at = self._ends(original, given, settings)
-        self.ids = self.mask = self.same = self.cut = self.generation = None
+        self.ids = self.mask = self.same = self.last = self.generation = None
         self.waiting = set()
         self.running, self.number = True, self.number + 1
         return given
@@ -487,9 +487,9 @@ class _Loop:
             ends = torch.tensor(self.ends_at, device=new.device, dtype=new.dtype)
             ended = torch.isin(ids[:, generation.prompt :], ends).long()
             real &= (ended.cumsum(-1) - ended)[:, ended.shape[1] - new.shape[1] :] == 0
-            if self.cut is not None:
+            if self.last is not None:
                 column = torch.arange(done, total, device=new.device)
-                real &= column < self.cut.to(new.device)[:, None]
+                real &= column < self.last.to(new.device)[:, None]
         return real
 
     def _criterion(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
@@ -499,7 +499,7 @@ class _Loop:
         # The token that was just chosen is the row's last; what follows fills it up.
         if self.fills:
             width = torch.where(stopped, input_ids.shape[1], torch.iinfo(torch.int64).max)
-            self.cut = width if self.cut is None else torch.minimum(self.cut, width)
+            self.last = width if self.last is None else torch.minimum(self.last, width)
         return stopped.to(input_ids.device)
 
 

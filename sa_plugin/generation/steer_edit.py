@@ -88,7 +88,7 @@ class LayerEdit:
 
     def reaches(self, score: Float[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
         """Which scores reach the threshold, as in float64."""
-        return score >= float(_not_below(self.threshold))
+        return score.double() >= self.threshold
 
     def edited(
         self, h: Real[Tensor, "row column d_model"], on: Bool[Tensor, "row column"]
@@ -160,12 +160,6 @@ def push_of(vectors: VectorSet) -> Float[Tensor, " d_model"]:
     v, scale = vectors.vectors[0, 0].double(), vectors.scale[0].double()
     squared = v.norm() if vectors.scoring == "cosine" else v @ v
     return (scale * v / squared).float()
-
-
-def _not_below(threshold: float) -> np.float32:
-    """The least float32 that a float64 threshold is not above: scores are float32."""
-    rounded = np.float32(threshold)
-    return rounded if rounded >= threshold else np.nextafter(rounded, np.float32(np.inf))
 
 
 @dataclass(frozen=True, eq=False)

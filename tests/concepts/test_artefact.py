@@ -75,7 +75,8 @@ def test_an_artefact_of_format_1_loads_and_decides_as_it_did():
     np.testing.assert_array_equal(loaded.tail.thresholds, again.tail.thresholds)
     assert loaded.seen == again.seen
     assert loaded.seed == again.seed
-    for name in loaded.baselines:
+    # RandTok's tokens are drawn by hash now.
+    for name in loaded.baselines.keys() - {"RandTok"}:
         np.testing.assert_array_equal(loaded.baselines[name][0].f1, again.baselines[name][0].f1)
 
 

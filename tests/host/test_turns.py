@@ -172,6 +172,7 @@ def test_other_threads_wait_while_an_edit_is_held(host, batch, ask):
 
 # Where a model or a module of one is called, and whose turn it then is.
 RUNS = {
+    "sa_plugin/generation/steer.py _cached_step": "of the context that steers",
     "sa_plugin/host/mllama.py image_states": "of `borrow`",
     "sa_plugin/host/weights.py _own_norm": "of `attention_weights` and `norms`",
     "sa_plugin/host/weights.py _tried": "of `attention_weights` and `norms`",

@@ -69,6 +69,20 @@ class Scaled(Own):
         self.stack = torch.nn.ModuleList([Scaled.Half(), Scaled.Half()])
 
 
+class Thrice(Own):
+    """Its blocks add three values to their stream."""
+
+    class Doubled(Block):
+        def forward(self, hidden_states):
+            added = self.heads(self.first(hidden_states))[0]
+            x = hidden_states + added
+            return x + self.ffn(self.second(x)) + self.mix["o"](torch.ones_like(added))
+
+    def __init__(self):
+        super().__init__()
+        self.stack = torch.nn.ModuleList([Thrice.Doubled(), Thrice.Doubled()])
+
+
 PLACES = {
     "blocks": "stack",
     "attention": "heads",
@@ -106,14 +120,19 @@ class TestPaths:
 
     def test_one_that_is_not_found_is_told_what_there_is(self):
         start = (
-            r"^where things are in Scaled \(no config\) was not found: block 'stack\.0' \(Half\) adds 2 "
-            r"values to its stream, of which 0 come from attention's output projection"
+            r"^where things are in Thrice \(no config\) was not found: block 'stack\.0' \(Doubled\) adds 3 "
+            r"values to its stream, of which 1 come from attention's output projection"
         )
         with pytest.raises(ValueError, match=start) as caught:
-            attached(Scaled())
+            attached(Thrice())
         text = str(caught.value)
-        assert "'stack' (2 x Half: first, second, mix, mix.qkv, mix.o, heads" in text
+        assert "'stack' (2 x Doubled: first, second, mix, mix.qkv, mix.o, heads" in text
         assert 'attach(model, paths={"blocks": ..., "attention": ...' in text
+
+    def test_what_no_module_gives_is_refused_as_such(self):
+        start = r"^Scaled cannot be attached: block 'stack\.0' \(Half\) multiplies what attention adds by a"
+        with pytest.raises(ValueError, match=start):
+            attached(Scaled())
         # Given all that is needed, the laws judge it.
         with pytest.raises(ValueError, match=r"Scaled: its blocks add up in no known way"):
             attached(Scaled(), PLACES)

@@ -109,8 +109,16 @@ def test_batches_and_models_elsewhere_find_the_same(found, corpus, whole, tmp_pa
             pandas.testing.assert_frame_equal(ours, theirs, atol=1e-5)
 
 
+class Slow(FakeHost):
+    """A model that leaves time for a kill."""
+
+    def run(self, *given, **named):
+        time.sleep(0.1)
+        return super().run(*given, **named)
+
+
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(found, corpus, whole, tmp_path):
-    host, _, detector = found
+    host, detector = Slow(), found[2]
     rng, killed = random.Random(0), 0
     for _ in range(6):
         child = os.fork()

@@ -108,4 +108,10 @@ def test_nothing_else_compares_scores_with_a_threshold():
             if order and cut.search(ast.unparse(node)) and ".double()" not in ast.unparse(node):
                 found.append((path.name, ast.unparse(node)))
     allowed = {"plots.py", "charts.py"}
-    assert [one for one in found if one[0] not in allowed] == []
+    # float32 beside float32: `ExactTail` rounds its cuts down, so that whatever reaches one is kept.
+    exact = {
+        ("reducers.py", "found >= cuts.to(device)"),
+        ("streaming.py", "given >= self.cuts"),
+        ("streaming.py", "values < self.cuts[column]"),
+    }
+    assert [one for one in found if one[0] not in allowed and one not in exact] == []
