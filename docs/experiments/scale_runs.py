@@ -95,13 +95,13 @@ def wanted(host: Any, concepts: int, layers: list[int]) -> Any:
 def scanner(folder: str, concepts: int, layers: int, corpus: Any, out: Path) -> Any:
     """What scans one block, made in the process that does it."""
     from sa_plugin.host import open_folder
-    from sa_plugin.scanning import Job, scan_block
+    from sa_plugin.scanning import ScanJob, scan_block
     from sa_plugin.scanning.folder import begin
 
     host = open_folder(folder, "transformer_lens")
     last = host.info.n_layers
     chosen = [last * (k + 1) // layers - 1 for k in range(layers)]
-    job = Job(host, wanted(host, concepts, chosen), corpus)
+    job = ScanJob(host, wanted(host, concepts, chosen), corpus)
     begin(job, out)
     return lambda block: scan_block(job, block, out)
 

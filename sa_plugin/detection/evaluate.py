@@ -41,7 +41,7 @@ from sa_plugin.detection.measures import (
     rests_on,
     superactivator_fractions,
 )
-from sa_plugin.detection.promised import Kept, Scored, kept_of
+from sa_plugin.detection.promised import GuardScores, RealisedRates, kept_of
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
@@ -175,7 +175,7 @@ class Evaluation(Result):
     rates: Mapping[str, Drawn]
     fractions: TailFractions
     ground: Ground
-    kept: Kept | None = field(default=None, metadata=IF_ANY)
+    kept: RealisedRates | None = field(default=None, metadata=IF_ANY)
 
     about: ClassVar[str] = CONDITIONAL
 
@@ -427,7 +427,7 @@ def evaluate(
     """
     kept = None
     if calibration.guard is not None:
-        scored = Scored.of(table, calibration.token_scores(table), calibration.concepts)
+        scored = GuardScores.of(table, calibration.token_scores(table), calibration.concepts)
         thresholds = calibration.tail.chosen_threshold
         kept = kept_of(calibration.guard, thresholds, scored, calibration.concepts, resampling)
         # Methods are compared as the search chose them; the promise is looked for beside.

@@ -24,7 +24,7 @@ from sa_plugin.detection.items import (
     items_html,
     left_over_sheet,
 )
-from sa_plugin.detection.promised import Tested, refuse_lengths, tested_of
+from sa_plugin.detection.promised import DocumentTests, refuse_lengths, tested_of
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import TokenTable
 from sa_plugin.scores.pushdown import sample_maxima
@@ -192,7 +192,7 @@ class Detection(Shown):
     present: Bool[np.ndarray, "sample concept"]
     margin: Float[np.ndarray, "sample concept"]
     scored: ScoredSamples | None = None
-    tested: Tested | None = None
+    tested: DocumentTests | None = None
 
     about: ClassVar[str] = "Margins are in the unit of each concept's scores: they do not compare concepts."
 
@@ -215,7 +215,7 @@ class Detection(Shown):
         return self._tested.p
 
     @property
-    def _tested(self) -> Tested:
+    def _tested(self) -> DocumentTests:
         if self.tested is None:
             raise ValueError(
                 "this detector has no p-values: they come from documents that chose nothing. Calibrate with "

@@ -125,7 +125,7 @@ class Guard:
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class GuardScores:
     """Samples as a promise sees them: token scores at each concept's own layer and unit.
 
     Attributes:
@@ -143,7 +143,7 @@ class Scored:
     @classmethod
     def of(
         cls, table: ScoreTable, scores: Float64[np.ndarray, "token concept"], concepts: Sequence[str]
-    ) -> Scored:
+    ) -> GuardScores:
         """The samples of a table with scores at each concept's own layer."""
         samples = table.tokens.samples
         return cls(samples, table.tokens.bounds, scores, sample_labels(samples, concepts))
@@ -238,13 +238,13 @@ def promised(
 
 def _scored(
     host: Host | None, split: Split, bank: ConceptBank, tail: Calibrated, scores: ScoreTable | None
-) -> Scored:
+) -> GuardScores:
     held = set() if scores is None else {sample.id for sample in scores.tokens.samples}
     if scores is not None and held.issuperset(sample.id for sample in split.samples):
         table = scores.select(rows_of_samples(scores, split.samples))
         check_finite_scores(table)
         at = column_scores(table, tail.layer, tail.chosen_unit).astype(np.float64)
-        return Scored.of(table, at, bank.concepts)
+        return GuardScores.of(table, at, bank.concepts)
     if host is None:
         raise ValueError(
             f"the scores hold {len(held)} samples, not the {len(split)} of the guard, and there is no host "
@@ -261,11 +261,11 @@ def _scored(
         found.append(column_scores(table, layer, unit).astype(np.float64))
         bounds.append(table.tokens.bounds[1:] + bounds[-1][-1])
     at = np.concatenate(found)
-    return Scored(tuple(samples), np.concatenate(bounds), at, sample_labels(samples, bank.concepts))
+    return GuardScores(tuple(samples), np.concatenate(bounds), at, sample_labels(samples, bank.concepts))
 
 
 def guard_of(
-    promise: Promise, scored: Scored, concepts: Sequence[str]
+    promise: Promise, scored: GuardScores, concepts: Sequence[str]
 ) -> tuple[Guard, Float64[np.ndarray, " concept"]]:
     """The guard and the thresholds that keep the promise; NaN for concepts it is not made for.
 
@@ -306,7 +306,7 @@ def guard_of(
     return guard, np.nextafter(threshold, math.inf)
 
 
-def _threshold(promise: Promise, scored: Scored, rows: Int[np.ndarray, " row"], c: int) -> float:
+def _threshold(promise: Promise, scored: GuardScores, rows: Int[np.ndarray, " row"], c: int) -> float:
     """The value that alarms of some samples lie strictly above."""
     document = scored.document[rows]
     n = len(np.unique(document))
@@ -326,13 +326,13 @@ def _threshold(promise: Promise, scored: Scored, rows: Int[np.ndarray, " row"], 
     )
 
 
-def _token_losses(scored: Scored, rows: Int[np.ndarray, " row"], c: int) -> Losses:
+def _token_losses(scored: GuardScores, rows: Int[np.ndarray, " row"], c: int) -> Losses:
     score, _, home = _tokens(scored, rows, c)
     return share_losses(score, home)
 
 
 def _tokens(
-    scored: Scored, rows: Int[np.ndarray, " row"], c: int
+    scored: GuardScores, rows: Int[np.ndarray, " row"], c: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of the tokens of some samples, with their samples and documents."""
     if not len(rows):
@@ -343,7 +343,7 @@ def _tokens(
 
 
 def _maxima(
-    scored: Scored, fits: Bool[np.ndarray, " sample"], negative: Bool[np.ndarray, "document concept"]
+    scored: GuardScores, fits: Bool[np.ndarray, " sample"], negative: Bool[np.ndarray, "document concept"]
 ) -> Float64[np.ndarray, "document concept"]:
     found = np.full(negative.shape, -math.inf)
     for k in np.flatnonzero(fits):
@@ -365,7 +365,7 @@ def _filled(tails: list[list[Losses]]) -> tuple[np.ndarray, np.ndarray]:
 def _refuse_few(
     promise: Promise,
     maxima: Float64[np.ndarray, "document concept"],
-    scored: Scored,
+    scored: GuardScores,
     bands: Sequence[tuple[int, int]],
     names: Sequence[str],
     wanted: Sequence[int],
@@ -416,7 +416,7 @@ def refuse_lengths(guard: Guard, samples: Sequence[Sample], sizes: Int[np.ndarra
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class DocumentTests:
     """p-values of samples, each taken for a document.
 
     Attributes:
@@ -434,16 +434,16 @@ class Tested:
 
 def tested_of(
     guard: Guard | None, highest: Float64[np.ndarray, "sample concept"], documents: tuple[str, ...]
-) -> Tested | None:
+) -> DocumentTests | None:
     """p-values of samples with these highest scores; None without a guard."""
     if guard is None:
         return None
     p = np.stack([guard.p_values(c, highest[:, c], "document") for c in range(highest.shape[1])], axis=1)
-    return Tested(p, 1.0 / (guard.n_documents + 1.0), documents, len(guard.score))
+    return DocumentTests(p, 1.0 / (guard.n_documents + 1.0), documents, len(guard.score))
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class RealisedRates:
     """What became of a promise on held-out documents.
 
     Attributes:
@@ -523,10 +523,10 @@ class Kept:
 def kept_of(
     guard: Guard,
     thresholds: Float64[np.ndarray, " concept"],
-    scored: Scored,
+    scored: GuardScores,
     concepts: Sequence[str],
     resampling: Resampling,
-) -> Kept:
+) -> RealisedRates:
     """Count, on held-out samples, what was promised.
 
     Args:
@@ -555,7 +555,7 @@ def kept_of(
         return resamples.drawn(ratio(above, below, np.nan), "share", resamples.rows(counted.T), concept=names)
 
     free = negative & inside[:, None]
-    return Kept(
+    return RealisedRates(
         promise,
         guard.lengths,
         dict(zip(names, guard.n_documents[wanted].tolist(), strict=True)),
@@ -568,7 +568,7 @@ def kept_of(
 
 def _losses(
     promise: Promise,
-    scored: Scored,
+    scored: GuardScores,
     fits: Bool[np.ndarray, " sample"],
     thresholds: Float64[np.ndarray, " concept"],
     wanted: Sequence[int],

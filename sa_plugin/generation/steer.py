@@ -39,7 +39,7 @@ from torch import Tensor
 from sa_plugin._face import face, face_methods
 from sa_plugin.detection.detector import Detector
 from sa_plugin.generation.running import Generation, following, require_local
-from sa_plugin.generation.steer_edit import How, Plan, Steerer, Where, plan_of
+from sa_plugin.generation.steer_edit import How, Steerer, SteeringPlan, Where, plan_of
 from sa_plugin.host.local import LocalHost
 from sa_plugin.host.protocol import Host, Site
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
@@ -76,7 +76,7 @@ class Steering(Shown):
     """
 
     host: LocalHost
-    plan: Plan
+    plan: SteeringPlan
     texts: list[SteeredTexts] = field(default_factory=list)
     inside: dict[str, Any] = field(default_factory=dict)
 
@@ -305,7 +305,7 @@ def steer(
 
 
 @contextmanager
-def steered(host: LocalHost, plan: Plan) -> Iterator[Steering]:
+def steered(host: LocalHost, plan: SteeringPlan) -> Iterator[Steering]:
     """Do what a plan says in every generation inside."""
     steering = Steering(host, plan)
     follower = _Following(steering)

@@ -55,7 +55,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.detection.guard import check_unseen
 from sa_plugin.generation.running import is_special, require_local
 from sa_plugin.generation.steer import steered
-from sa_plugin.generation.steer_edit import How, Plan, Steerer, plan_of, push_of
+from sa_plugin.generation.steer_edit import How, Steerer, SteeringPlan, plan_of, push_of
 from sa_plugin.generation.steer_result import (
     EVERY,
     HIGHEST,
@@ -260,10 +260,10 @@ def _plans(
     if null is None:
         missing[PERMUTED] = "the bank has no vectors of permuted labels (fit with controls)"
 
-    def plain(strength: float, where: Any = TAIL) -> Plan:
+    def plain(strength: float, where: Any = TAIL) -> SteeringPlan:
         return plan_of(host, detector, concept, strength, where=where, how=how, layers=layer)
 
-    def turned(strength: float, rows: Sequence[int], seed: int, null: Tensor | None) -> Plan:
+    def turned(strength: float, rows: Sequence[int], seed: int, null: Tensor | None) -> SteeringPlan:
         plan = plain(strength)
         edit = plan.edits[0]
         length = push_of(edit.vectors).norm()
@@ -394,7 +394,7 @@ class _Job:
         return total.values, rows
 
     def _spoken(
-        self, prompts: Tensor, plan: Plan, new_tokens: int, reader: Any
+        self, prompts: Tensor, plan: SteeringPlan, new_tokens: int, reader: Any
     ) -> tuple[_Seen, Bool[Tensor, "row column"]]:
         """What the model says, read unsteered, and which tokens were edited while it spoke."""
         with steered(self.host, plan) as steering:
@@ -409,7 +409,9 @@ class _Job:
         new = torch.arange(out.shape[1]) >= PROMPT
         return replace(seen, keep=seen.keep & new, predicted=seen.predicted & new[1:]), touched
 
-    def _pass(self, inputs: dict[str, Tensor], valid: Bool[Tensor, "row column"], plan: Plan) -> _Seen:
+    def _pass(
+        self, inputs: dict[str, Tensor], valid: Bool[Tensor, "row column"], plan: SteeringPlan
+    ) -> _Seen:
         """One pass over whole texts, steered."""
         host, steerer = self.host, Steerer(plan)
         scores: dict[str, Tensor] = {}

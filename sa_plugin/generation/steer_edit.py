@@ -163,7 +163,7 @@ def push_of(vectors: VectorSet) -> Float[Tensor, " d_model"]:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SteeringPlan:
     """What is steered, where, and by which gate.
 
     Attributes:
@@ -195,7 +195,7 @@ class Plan:
         """All that is looked at."""
         return tuple(dict.fromkeys([self.norm_site, self.gate.site, *(one.site for one in self.edits)]))
 
-    def with_directions(self, directions: Mapping[Site, Float[Tensor, "*row d_model"]]) -> Plan:
+    def with_directions(self, directions: Mapping[Site, Float[Tensor, "*row d_model"]]) -> SteeringPlan:
         """The same edits in other directions, the gate as it was."""
         edits = tuple(replace(one, direction=directions[one.site], moved={}) for one in self.edits)
         return replace(self, edits=edits)
@@ -211,7 +211,7 @@ def plan_of(
     how: How = "add",
     layers: int | Sequence[int] | None = None,
     gate: Literal["lowest", "twin"] | int = "lowest",
-) -> Plan:
+) -> SteeringPlan:
     """Check what is asked for, as far as its types do not say it; see `sa_plugin.generation.steer.steer`."""
     check_origin(detector.bank, host)
     k = position_of(concept, detector.concepts)
@@ -247,7 +247,7 @@ def plan_of(
     for one in sorted(needing, key=lambda one: one.site):
         _require_threshold(concept, one)
     _, sinks, drops_first = bank.sinks_on(host.info)
-    return Plan(concept, edits, gating, where, gate == TWIN, sinks == "drop", drops_first)
+    return SteeringPlan(concept, edits, gating, where, gate == TWIN, sinks == "drop", drops_first)
 
 
 def _edit(detector: Detector, k: int, layer: int, how: How, strength: float) -> LayerEdit:
@@ -279,7 +279,7 @@ class Steerer:
         plan: What to do.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SteeringPlan) -> None:
         self.plan = plan
         self.by_site = {one.site: one for one in plan.edits}
         self.norms: Tensor | None = None

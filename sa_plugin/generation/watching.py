@@ -46,7 +46,7 @@ class Hit:
     Attributes:
         sequence: Number of the sequence, over all that the monitor saw.
         step: 0 in the prompt, k for the k-th generated token.
-        position: Place in the sequence, without padding.
+        position: WatchedSite in the sequence, without padding.
         token: Token id.
         text: Its characters.
         concept: Whose threshold it reaches.
@@ -70,7 +70,7 @@ class Hit:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class WatchedSite:
     """What is kept of one site: scores of the concepts that live there, and the norm for the sink rule."""
 
     site: Site
@@ -186,7 +186,7 @@ class Watching:
         """What sees each site."""
         return {place.site: self._looking(place) for place in self.places}
 
-    def _looking(self, place: Place) -> Looking:
+    def _looking(self, place: WatchedSite) -> Looking:
         def look(h: Tensor, generation: Generation) -> None:
             self.found[place.site] = place.reduce(h[:, generation.new_here :])
 
@@ -333,7 +333,7 @@ class Watching:
         self.line.update()
 
 
-def places_of(detector: Detector, info: HostInfo, concepts: Sequence[str]) -> tuple[Place, ...]:
+def places_of(detector: Detector, info: HostInfo, concepts: Sequence[str]) -> tuple[WatchedSite, ...]:
     """Every site that is read for some concepts, in the order of the layers.
 
     Raises:
@@ -355,11 +355,11 @@ def places_of(detector: Detector, info: HostInfo, concepts: Sequence[str]) -> tu
         if here:
             units = [int(tail.chosen_unit[at[k]]) for k in here]
             vectors = bank.token.only([bank.layers.index(site.layer)], units)
-        found.append(Place(site, tuple(here), vectors, site in norms))
+        found.append(WatchedSite(site, tuple(here), vectors, site in norms))
     return tuple(found)
 
 
-def _columns(places: Sequence[Place], concepts: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _columns(places: Sequence[WatchedSite], concepts: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Among the numbers of a token: where each concept's score stands, where the norms do, and how many."""
     columns, norms, start = np.zeros(concepts, dtype=np.int64), [], 0
     for place in places:
@@ -372,7 +372,7 @@ def _columns(places: Sequence[Place], concepts: int) -> tuple[np.ndarray, np.nda
 
 
 def fed(
-    place: Place, activations: Mapping[Any, Tensor], point: str, shape: tuple[int, int], scored: bool
+    place: WatchedSite, activations: Mapping[Any, Tensor], point: str, shape: tuple[int, int], scored: bool
 ) -> Tensor:
     """The numbers of one site, from what a loop of the user's handed over."""
     site = place.site

@@ -116,7 +116,7 @@ def evidence(
         ValueError: An activation is NaN or Inf.
     """
     # A norm is NaN or Inf as soon as one entry is: one number a token is looked at, not d_model.
-    norms = together(torch.stack, [read[layer, "resid_post"].float().norm(dim=-1) for layer in layers])
+    norms = on_first(torch.stack, [read[layer, "resid_post"].float().norm(dim=-1) for layer in layers])
     valid = valid.to(norms.device)
     for layer, row in zip(layers, norms, strict=True):
         bad = int((~torch.isfinite(row[valid])).sum())
@@ -167,10 +167,10 @@ def direction_rows(
 
 def by_layer(vectors: Vectors, activations: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores `[*token, layer, unit]`."""
-    return together(torch.stack, [score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
+    return on_first(torch.stack, [score_rows(vectors, k, h) for k, h in enumerate(activations)], dim=-2)
 
 
-def together(
+def on_first(
     join: Callable[..., torch.Tensor], parts: Sequence[torch.Tensor], **options: int
 ) -> torch.Tensor:
     """Join tensors of several layers, which lie on several devices where the model does, on the first's."""
@@ -340,7 +340,7 @@ def above(
         `AT`, `column` and `score` of every score at or above its cut.
     """
     columns = [score_rows(vectors, 0, read[layer, point]) for layer, point, vectors in banks]
-    found = together(torch.cat, columns, dim=-1)
+    found = on_first(torch.cat, columns, dim=-1)
     device = found.device
     found = found[..., order.to(device)]
     counts = keep.to(device) & own.to(device)

@@ -192,7 +192,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class ScanJob:
     """All that decides what a block's files hold, but for the block.
 
     Attributes:
@@ -243,7 +243,7 @@ def block_folder(out: Path, block: int) -> Path:
     return out / "blocks" / f"{block:07d}"
 
 
-def scan_block(job: Job, block: int, out: Path) -> dict[str, Any]:
+def scan_block(job: ScanJob, block: int, out: Path) -> dict[str, Any]:
     """Scan one block and write it, whole or not at all.
 
     Costs one forward pass for each sample of the block, or for each of its windows.
@@ -356,7 +356,7 @@ class _Found:
     tail: Any = None
 
 
-def _read(job: Job, block: int) -> _Found:
+def _read(job: ScanJob, block: int) -> _Found:
     found = _Found(tail=ExactTail(job.wanted.cuts))
     for documents in _at_once(job.corpus.read(block, naming_of(job.host))):
         found.digests += [one.digest for one in documents]
@@ -389,13 +389,13 @@ def _at_once(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield held
 
 
-def _bad(job: Job, document: Document, fault: Exception | None) -> dict[str, Any]:
+def _bad(job: ScanJob, document: Document, fault: Exception | None) -> dict[str, Any]:
     # A fault may quote the text.
     said = type(fault).__name__ + (f": {fault}" if job.texts else "")
     return {"number": document.number, "document": document.key, "fault": said}
 
 
-def _scan(job: Job, documents: Sequence[Document], found: _Found) -> None:
+def _scan(job: ScanJob, documents: Sequence[Document], found: _Found) -> None:
     """Run some documents of a block; those that fail are found one by one, and left out."""
     try:
         pieces, above = _run(job, documents)
@@ -416,7 +416,7 @@ def _alike(faults: Mapping[int, Exception]) -> bool:
     return len({type(one).__name__ + str(one)[:24] for one in faults.values()}) == 1
 
 
-def _fault(job: Job, document: Document) -> Exception | None:
+def _fault(job: ScanJob, document: Document) -> Exception | None:
     try:
         _run(job, [document])
     except (ValueError, ArithmeticError) as error:
@@ -424,7 +424,7 @@ def _fault(job: Job, document: Document) -> Exception | None:
     return None
 
 
-def _run(job: Job, documents: Sequence[Document]) -> tuple[list[list[Piece]], ScoresAbove]:
+def _run(job: ScanJob, documents: Sequence[Document]) -> tuple[list[list[Piece]], ScoresAbove]:
     samples = [one.sample for one in documents if one.sample is not None]
     pieces = pieces_of(job.host, samples, job.windows.on(job.host))
     flat = [piece for own in pieces for piece in own]
@@ -452,7 +452,7 @@ def wanted_cuts(wanted: Wanted) -> Float[np.ndarray, " concept"]:
 
 
 def _collect(
-    job: Job,
+    job: ScanJob,
     documents: Sequence[Document],
     pieces: Sequence[Sequence[Piece]],
     above: ScoresAbove,
@@ -564,7 +564,7 @@ def _concept_columns(wanted: Wanted, column: Int[np.ndarray, " entry"]) -> dict[
     return {"concept": np.array(wanted.concepts, dtype=object)[column], "layer": layers[column]}
 
 
-def _edges(job: Job, layout: Layout, row: Int[np.ndarray, " entry"]) -> dict[str, Any]:
+def _edges(job: ScanJob, layout: Layout, row: Int[np.ndarray, " entry"]) -> dict[str, Any]:
     """Where tokens lie: characters of the text, or pixels of the picture."""
     edges = layout.offsets[row]
     if job.pictures:
@@ -573,7 +573,7 @@ def _edges(job: Job, layout: Layout, row: Int[np.ndarray, " entry"]) -> dict[str
 
 
 def _words(
-    job: Job, documents: Sequence[Document], layout: Layout, row: Int[np.ndarray, " entry"], home: Any
+    job: ScanJob, documents: Sequence[Document], layout: Layout, row: Int[np.ndarray, " entry"], home: Any
 ) -> dict[str, Any]:
     """Characters of each hit and those around it."""
     if job.pictures or not job.texts:
@@ -604,7 +604,7 @@ def schemas(pictures: bool, texts: bool, promised: bool) -> tuple[Any, Any]:
     return pa.schema(hits), pa.schema([*name, *best, *p, *edges, *counts])
 
 
-def _write(job: Job, block: int, found: _Found, folder: Path) -> dict[str, Any]:
+def _write(job: ScanJob, block: int, found: _Found, folder: Path) -> dict[str, Any]:
     pa = require("pyarrow", "corpora", PARQUET)
     parquet = require("pyarrow.parquet", "corpora", PARQUET)
     both = schemas(job.pictures, job.texts, job.wanted.guard is not None)

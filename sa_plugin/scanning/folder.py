@@ -20,7 +20,7 @@ from typing import Any
 
 from sa_plugin._files import DamagedFileError, digest_of, read_object, require_sealed, sealed, write_text
 from sa_plugin.loaders.corpus import Corpus, open_corpus
-from sa_plugin.scanning.block import FORMAT, Job
+from sa_plugin.scanning.block import FORMAT, ScanJob
 
 MANIFEST, INDEX, END = "manifest.json", "corpus.json", "end.json"
 _VERSIONS = ("sa_plugin", "torch", "numpy", "pyarrow", "transformers", "tokenizers")
@@ -44,7 +44,7 @@ def opened_for(corpus: Any, folder: Path, **options: Any) -> Corpus:
     return open_corpus(corpus, index=index, **options)
 
 
-def begin(job: Job, folder: Path) -> None:
+def begin(job: ScanJob, folder: Path) -> None:
     """Write what all blocks of a run share, or refuse a folder of another run.
 
     Raises:

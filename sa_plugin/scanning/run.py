@@ -25,7 +25,7 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
 from sa_plugin.loaders.corpus import Corpus
 from sa_plugin.passes.cluster import Engine, Work, attaching, work_through
-from sa_plugin.scanning.block import Job, Wanted, read_block, scan_block
+from sa_plugin.scanning.block import ScanJob, Wanted, read_block, scan_block
 from sa_plugin.scanning.folder import END, begin, opened_for
 from sa_plugin.scanning.merge import merge
 from sa_plugin.scanning.summary import Scan, summary
@@ -134,7 +134,7 @@ def _scanner(
         )
     host = attach()
     check_origin(detector.bank, host)
-    job = Job(host, Wanted.of(detector), corpus, windows, texts)
+    job = ScanJob(host, Wanted.of(detector), corpus, windows, texts)
     begin(job, folder)
 
     def work(block: int) -> _Done:

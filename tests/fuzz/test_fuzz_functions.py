@@ -189,7 +189,7 @@ UNCHECKED = {
     "sa_nnsight.host.NNsightHost": "made by attach",
     "sa_nnsight.remote.RemoteHost": "made by attach",
     "scanning.DocumentSums": "called by merge",
-    "scanning.Job": "called by scan",
+    "scanning.ScanJob": "called by scan",
     "scanning.Wanted": "called by scan",
     "sa_interp_engine.host.EngineHost": "made by attach",
     "sa_interp_engine.host.Shipped": "made by attach",

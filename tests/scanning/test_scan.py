@@ -20,7 +20,7 @@ from sa_plugin.detection import calibrate
 from sa_plugin.loaders import open_corpus
 from sa_plugin.scanning import (
     DocumentSums,
-    Job,
+    ScanJob,
     TooManyBadError,
     Wanted,
     Windows,
@@ -138,7 +138,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(found, corpus, whole, tmp
 
 def test_two_workers_may_do_one_block(found, corpus, tmp_path):
     host, _, detector = found
-    job = Job(host, Wanted.of(detector), corpus)
+    job = ScanJob(host, Wanted.of(detector), corpus)
     first = scan_block(job, 1, tmp_path)
     assert scan_block(job, 1, tmp_path) == first
     assert [one.name for one in (tmp_path / "blocks").iterdir()] == ["0000001"]
