@@ -237,3 +237,14 @@ _WRAPPERS = ("jaxtyping", "beartype")
 
 def _is_from(frame: FrameType, packages: Sequence[str]) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in packages
+
+
+def require_shard(shard: tuple[int, int]) -> None:
+    """Refuse a shard i of n that does not exist.
+
+    Raises:
+        ValueError: The text shows it.
+    """
+    i, n = shard
+    if not 0 <= i < n:
+        raise ValueError(f"shard {i} of {n} does not exist: give shard=(i, n), i from 0 to n - 1.")

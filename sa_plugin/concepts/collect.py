@@ -56,10 +56,10 @@ from sa_plugin.passes.blocks import (
     BlockArrays,
     BlockStore,
     HeldBlock,
+    chosen_blocks,
     in_blocks,
     joined,
     joined_table,
-    require_shard,
     run_blocks,
     table_arrays,
 )
@@ -176,10 +176,9 @@ def collect_blocks(
         ValueError: There is no such shard, the folder holds blocks of another run, and as `collect`.
         ConnectionError, ImportError, LostWorkersError, TypeError: As `sa_plugin.passes.on_ray`.
     """
-    require_shard(shard)
     attach, home = attaching(host, engine), Path(folder).absolute()
     found = in_blocks(data.train.samples, ["train"] * len(data.train))
-    mine = [one for one in found if (one.in_shard(shard) if blocks is None else one.number in blocks)]
+    mine = chosen_blocks(found, shard, blocks)
     if engine == "here":
         plan = _planned(attach(), data, **options)
         plan.run_all(mine, BlockStore(home, plan.settings(data)))

@@ -50,7 +50,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_plugin._check import did_you_mean, require, require_known
+from sa_plugin._check import did_you_mean, require, require_known, require_shard
 from sa_plugin._face import face, face_methods
 from sa_plugin.data.build import mask_sample
 from sa_plugin.data.columns import is_blank, text_of
@@ -181,10 +181,8 @@ class Corpus:
         Raises:
             ValueError: There is no such shard.
         """
-        i, n = shard
-        if not 0 <= i < n:
-            raise ValueError(f"shard {i} of {n} does not exist: give shard=(i, n), i from 0 to n - 1.")
-        return self._blocks(i, n)
+        require_shard(shard)
+        return self._blocks(*shard)
 
     def _blocks(self, block: int, n: int) -> Iterator[int]:
         while (end := self.n_blocks) is None or block < end:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from tqdm.auto import tqdm
 
+from sa_plugin._check import require_shard
 from sa_plugin._files import (
     DamagedFileError,
     read_object,
@@ -115,15 +116,16 @@ def run_blocks(engine: Engine, make: Callable[[], Work], blocks: Sequence[Block]
         pass
 
 
-def require_shard(shard: tuple[int, int]) -> None:
-    """Refuse a shard i of n that does not exist.
+def chosen_blocks(
+    blocks: Iterable[Block], shard: tuple[int, int], numbers: Sequence[int] | None
+) -> list[Block]:
+    """The blocks of a shard, or those of some numbers.
 
     Raises:
-        ValueError: The text shows it.
+        ValueError: There is no such shard.
     """
-    i, n = shard
-    if not 0 <= i < n:
-        raise ValueError(f"shard {i} of {n} does not exist: give shard=(i, n), i from 0 to n - 1.")
+    require_shard(shard)
+    return [one for one in blocks if (one.in_shard(shard) if numbers is None else one.number in numbers)]
 
 
 class BlockStore:

@@ -34,10 +34,10 @@ from sa_plugin.passes.blocks import (
     BlockArrays,
     BlockStore,
     HeldBlock,
+    chosen_blocks,
     in_blocks,
     joined,
     joined_table,
-    require_shard,
     run_blocks,
     table_arrays,
 )
@@ -156,12 +156,11 @@ def score_blocks(
         ValueError: There is no such shard, the folder holds scores of another run, and as `score`.
         ConnectionError, ImportError, LostWorkersError, TypeError: As `sa_plugin.passes.on_ray`.
     """
-    require_shard(shard)
     attach, home = attaching(host, engine), Path(folder).absolute()
     banks = [bank] if isinstance(bank, ConceptBank) else list(bank)
     parts = [data.split(name) for name in splits]
     found = [block for part in parts for block in in_blocks(part.samples, [part.name] * len(part))]
-    mine = [one for one in found if (one.in_shard(shard) if blocks is None else one.number in blocks)]
+    mine = chosen_blocks(found, shard, blocks)
     make = partial(_scoring, attach, banks, home, mine)
     if engine == "here":
         make()(*(block.name for block in mine))

@@ -182,9 +182,9 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path):
 class Slow(FakeHost):
     """A model that leaves time to lose it."""
 
-    def run(self, *given, **named):
+    def read(self, *given, **named):
         time.sleep(0.15)
-        return super().run(*given, **named)
+        return super().read(*given, **named)
 
 
 def noted(attach, pids):

@@ -112,9 +112,9 @@ def test_batches_and_models_elsewhere_find_the_same(found, corpus, whole, tmp_pa
 class Slow(FakeHost):
     """A model that leaves time for a kill."""
 
-    def run(self, *given, **named):
+    def read(self, *given, **named):
         time.sleep(0.1)
-        return super().run(*given, **named)
+        return super().read(*given, **named)
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(found, corpus, whole, tmp_path):
