@@ -44,7 +44,8 @@ Names = dict[str, Any]
 
 def pages() -> list[Path]:
     """README and every page of the docs."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", *sorted(docs.glob("*.md")), *sorted(docs.glob("findings/*.md"))]
 
 
 def blocks(page: Path) -> list[tuple[str, str | None]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from docs_setup import pages
+
 from sa_plugin.show import Shown
 
 ROOT = Path(__file__).parents[1]
@@ -80,8 +82,8 @@ def for_people(name: str, made: Any) -> bool:
 @functools.cache
 def _in_pages() -> set[str]:
     """Names that pages and notebooks import, and those of `sa_plugin` itself."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/notebooks").glob("*.ipynb")]
-    text = "\n".join(page.read_text() for page in pages)
+    notebooks = (ROOT / "docs/notebooks").glob("*.ipynb")
+    text = "\n".join(page.read_text() for page in (*pages(), *notebooks))
     imported = re.findall(r"from sa_plugin[.\w]* import ([\w, ]+)", text)
     return {*importlib.import_module("sa_plugin").__all__, *re.findall(r"\w+", " ".join(imported))}
 

@@ -1,4 +1,4 @@
-"""Concept-aligned heads of a real model: what docs/alignment.md quotes.
+"""Concept-aligned heads of a real model: what docs/findings/alignment.md quotes.
 
 python docs/experiments/alignment_runs.py smollm2                     set A: train passages that no trial used
 python docs/experiments/alignment_runs.py minilm --set B              the test passages as train rows

@@ -1,4 +1,4 @@
-"""The figures of docs/attribution.md, from the files that attribution_runs.py wrote.
+"""The figures of docs/findings/attribution.md, from the files that attribution_runs.py wrote.
 
 python docs/experiments/attribution_pictures.py runs docs/pictures
 

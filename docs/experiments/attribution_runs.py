@@ -1,9 +1,9 @@
-"""Objectives side by side where they can speak: the runs behind docs/attribution.md.
+"""Objectives side by side where they can speak: the runs behind docs/findings/attribution.md.
 
 python docs/experiments/attribution_runs.py run minilm_words --out runs --chunks 1
-python docs/experiments/attribution_runs.py size runs --into docs/attribution.md
+python docs/experiments/attribution_runs.py size runs --into docs/findings/attribution.md
 python docs/experiments/attribution_runs.py run minilm_words --out runs --minutes 20
-python docs/experiments/attribution_runs.py tables runs --into docs/attribution.md
+python docs/experiments/attribution_runs.py tables runs --into docs/findings/attribution.md
 python docs/experiments/attribution_pictures.py runs docs/pictures
 
 A run is a model on one kind of label: words, names of several words, sentences of a paragraph, patches.

@@ -1,4 +1,4 @@
-"""The tables of docs/attribution.md, from the files that attribution_runs.py wrote."""
+"""The tables of docs/findings/attribution.md, from the files that attribution_runs.py wrote."""
 
 import json
 import math

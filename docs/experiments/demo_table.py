@@ -1,7 +1,7 @@
 """Write detection tables from results.json files into a Markdown file, between its markers.
 
 python docs/experiments/demo_table.py README.md demo_out/results.json
-python docs/experiments/demo_table.py docs/results.md NAME=RESULTS.json ...
+python docs/experiments/demo_table.py docs/findings/results.md NAME=RESULTS.json ...
 """
 
 import sys

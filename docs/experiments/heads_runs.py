@@ -1,4 +1,4 @@
-"""The trials of docs/heads.md: ablation of heads on three real models, one command a table.
+"""The trials of docs/findings/heads.md: ablation of heads on three real models, one command a table.
 
 python docs/experiments/heads_runs.py curve vit --ks 4 12 --out runs
 python docs/experiments/heads_runs.py curve vit --ks 4 12 --keep --out runs
@@ -7,7 +7,7 @@ python docs/experiments/heads_runs.py curve smollm2 --mode pattern --ks 4 12 --o
 python docs/experiments/heads_runs.py cross vit --k 4 --out runs
 python docs/experiments/heads_runs.py total vit --out runs
 python docs/experiments/heads_runs.py total smollm2 --parts blocks --out runs
-python docs/experiments/heads_runs.py tables runs --into docs/heads.md
+python docs/experiments/heads_runs.py tables runs --into docs/findings/heads.md
 
 Each writes one file of results into `--out`; `tables` prints them all as Markdown, or writes them
 between the markers of a file. Weights come

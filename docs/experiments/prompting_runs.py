@@ -1,11 +1,11 @@
-"""The trial of docs/prompting.md: SmolLM2-135M-Instruct asked about the embedded data.
+"""The trial of docs/findings/prompting.md: SmolLM2-135M-Instruct asked about the embedded data.
 
 python docs/experiments/weights.py --model smollm2
 python docs/experiments/prompting_runs.py ask cal --every 3 --out runs
 python docs/experiments/prompting_runs.py ask test --every 3 --out runs
 python docs/experiments/prompting_runs.py detect --out runs
 python docs/experiments/prompting_runs.py wordings --out runs
-python docs/experiments/prompting_runs.py tables runs --into docs/prompting.md
+python docs/experiments/prompting_runs.py tables runs --into docs/findings/prompting.md
 
 `ask` writes the answers about every third passage of a split (`--every 1` asks about all);
 calibration needs p(yes) alone, so replies are written for test only. `detect` gives every method

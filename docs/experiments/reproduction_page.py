@@ -1,4 +1,4 @@
-"""Write the cells that `sa-plugin reproduce` made into docs/reproduction.md, and their pictures.
+"""Write the cells that `sa-plugin reproduce` made into docs/findings/reproduction.md, and their pictures.
 
 python docs/experiments/reproduction_page.py reproduced/minilm_supersense reproduced/vit_emoji ...
 """
@@ -15,7 +15,7 @@ from PIL import Image
 from sa_plugin.show import kind_label, side_of_zero, typeset
 from sa_plugin.stages import cell_markdown, difference, markdown, published
 
-PAGE = Path(__file__).parents[1] / "reproduction.md"
+PAGE = Path(__file__).parents[1] / "findings" / "reproduction.md"
 PICTURES = Path(__file__).parents[1] / "pictures"
 BEGIN = "<!-- cells: written by docs/experiments/reproduction_page.py -->"
 END = "<!-- end of cells -->"
@@ -33,7 +33,7 @@ def pictures(cell: Path) -> list[str]:
             .quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         )
         small.save(PICTURES / name, optimize=True)
-        found.append(f"pictures/{name}")
+        found.append(f"../pictures/{name}")
     return found
 
 

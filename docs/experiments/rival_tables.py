@@ -4,7 +4,7 @@ The demo's data, layers and separators (600 passages, 400 emoji scenes, seed 0; 
 every other layer), nothing but detection:
 
     python docs/experiments/rival_tables.py run smollm2 OUT [small]         # or minilm, vit
-    python docs/experiments/rival_tables.py show docs/results.md NAME=OUT/results.json ...
+    python docs/experiments/rival_tables.py show docs/findings/results.md NAME=OUT/results.json ...
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Put the theorems to the test on a real model, and write what was found into docs/theory.md.
+"""Put the theorems to the test on a real model, and write what was found into docs/findings/theory.md.
 
 python docs/experiments/theory_runs.py run smollm2 separator FILE   the embedded prose: 200, 80, 100
 python docs/experiments/theory_runs.py run vit separator FILE       230 emoji scenes, 60 of them test
@@ -26,7 +26,7 @@ from sa_plugin.stages import Graph, Plan, markdown
 from sa_plugin.theory import TITLES, check_theory
 from sa_transformer_lens.host import load_bridge
 
-PAGE = Path(__file__).parents[1] / "theory.md"
+PAGE = Path(__file__).parents[1] / "findings" / "theory.md"
 BEGIN = "<!-- tables: written by docs/experiments/theory_runs.py -->"
 END = "<!-- end of tables -->"
 PASSAGES = {"train": 200, "cal": 80, "test": 100}

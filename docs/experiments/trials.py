@@ -23,7 +23,7 @@ def some_of(
 
 
 def scenes() -> ConceptData:
-    """The emoji scenes of docs/theory.md and docs/alignment.md: 230, of them 60 test."""
+    """The emoji scenes of docs/findings/theory.md and docs/findings/alignment.md: 230, of them 60 test."""
     return emoji_scenes(230, seed=0, fractions=(0.52, 0.22, 0.26))
 
 

@@ -10,7 +10,7 @@ heads which push the tail up come first and those which push it down last:
 | ledger | excess(h, c) / abs(lift(c)), of direct writes | 1 |
 
 The first is the default, since a ranking says what to ablate, and direct effects say little of that
-(docs/heads.md). The head that stands highest and is not verified yet is patched by a real pass,
+(docs/findings/heads.md). The head that stands highest and is not verified yet is patched by a real pass,
 again and again, until the budget of passes is spent; a verified head has its exact value. A budget
 for all heads is "patching", and takes no gradient. A head that writes after a concept's layer has
 share 0 there.

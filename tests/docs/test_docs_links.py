@@ -17,8 +17,11 @@ def test_links_lead_to_files(page):
 
 
 def test_every_page_is_on_the_map():
-    index = (docs_setup.ROOT / "docs" / "index.md").read_text()
-    (*trees,) = re.findall(r"```\{toctree\}\n(.*?)```", index, re.S)
-    listed = {line for tree in trees for line in tree.splitlines() if line and line[0] != ":"}
-    pages = {page.stem for page in docs_setup.pages() if page.parent.name == "docs"}
-    assert listed - {"reference/index"} == pages - {"index"}
+    docs = docs_setup.ROOT / "docs"
+    listed = {"index"}
+    for index in (docs / "index.md", docs / "findings" / "index.md"):
+        trees = re.findall(r"```\{toctree\}\n(.*?)```", index.read_text(), re.S)
+        lines = [line for tree in trees for line in tree.splitlines() if line and line[0] != ":"]
+        listed |= {(index.parent / line).relative_to(docs).as_posix() for line in lines}
+    pages = {page.relative_to(docs) for page in docs_setup.pages() if docs in page.parents}
+    assert listed - {"reference/index"} == {page.with_suffix("").as_posix() for page in pages}

@@ -200,7 +200,7 @@ def test_a_cell_of_the_paper_asks_for_your_copy():
 
 
 def test_the_documented_configuration_is_one(tmp_path):
-    page = Path(__file__).parents[2] / "docs" / "reproduction.md"
+    page = Path(__file__).parents[2] / "docs" / "findings" / "reproduction.md"
     text = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
     cell = read_config(write(tmp_path, text))
     for part in PARTS:

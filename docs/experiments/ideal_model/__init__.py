@@ -1,1 +1,1 @@
-"""The idealised model of docs/theory.md as a simulation, its gaps and its predictions."""
+"""The idealised model of docs/findings/theory.md as a simulation, its gaps and its predictions."""
