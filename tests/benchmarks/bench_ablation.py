@@ -3,15 +3,16 @@
 The opponent mean-ablates one head after another and scores the same passages again; it is timed on
 `TIMED` heads spread over the blocks and multiplied. What is equal is the quantity that both divide
 up, the total lift of every concept; the parts differ by design (direct against total). A second row
-is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks. Two
-more are the ranking, which estimates first and patches a budget of 12 heads, alone and with five
-permutations of the labels, against patching all heads for each set of vectors; verified heads have to have
-the values that patching gives them.
+is what the checks of an edit cost: a pass with a mean ablation watched, and one with plain hooks. The
+rest are the ranking, which estimates first and patches a budget of heads, 12 or the default, alone and
+with five permutations of the labels, against patching all heads for each set of vectors; verified heads
+have to have the values that patching gives them.
 Only where the weights are (`make weights`).
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from sa_plugin.concepts import fit
 from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.heads import (
+    BUDGET,
     baseline,
     candidates,
     head_ledger,
@@ -37,7 +39,7 @@ from sa_plugin.loaders import load
 from sa_plugin.statistics import Resampling
 from sa_transformer_lens.host import load_bridge
 
-LAYER, TIMED, ROUNDS, BUDGET = 14, 5, 3, 12
+LAYER, TIMED, ROUNDS, BUDGETS = 14, 5, 3, (12, BUDGET)
 CONCEPTS = ("person", "time", "artifact")
 
 
@@ -105,10 +107,10 @@ def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[s
     some = [every[i] for i in np.linspace(0, len(every) - 1, TIMED).astype(int)]
     lift = np.abs(objective.value(objective.clean))
     rows = []
-    for permutations in (0, 5):
+    for budget, permutations in itertools.product(BUDGETS, (0, 5)):
         took, ranked = timed(
-            lambda n=permutations: rank_heads(
-                host, data, detector, budget=BUDGET, scores=base.tokens, permutations=n
+            lambda most=budget, n=permutations: rank_heads(
+                host, data, detector, budget=most, scores=base.tokens, permutations=n
             )
         )
         verified = np.flatnonzero(ranked.exact)[:TIMED]
@@ -121,7 +123,7 @@ def ranking_rows(host: Host, data: ConceptData, detector: object) -> list[dict[s
         opponent = a_head * len(every) * (1 + permutations)
         rows.append(
             {
-                "name": f"heads: ranking, {permutations} permutations",
+                "name": f"heads: ranking by {budget}, {permutations} permutations",
                 "ours_s": took,
                 "opponent_s": opponent,
                 "ratio": opponent / took,
