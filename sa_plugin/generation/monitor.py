@@ -140,7 +140,7 @@ class Monitor(Shown):
         if generation is None:
             generation = self._fed = Generation(len(watching.runs), new, ids, real, valid)
         else:
-            grow(generation, ids, real, valid)
+            grow(generation, torch.cat([generation.ids, ids.to(generation.ids.device)], dim=1), real, valid)
             generation.start = generation.done
         told = len(watching.hits)
         watching.passed(generation)

@@ -125,9 +125,9 @@ Follow: TypeAlias = Callable[[Callable[..., Any], str], Callable[..., Any]]
 
 
 def grow(generation: Generation, ids: Tensor, real: Tensor, valid: Tensor) -> None:
-    """Add new columns to a generation, on its own device."""
+    """Add new columns to a generation, on its own device; `ids` are those of all columns."""
     device = generation.ids.device
-    generation.ids = torch.cat([generation.ids[:, : generation.done], ids.to(device)], dim=1)
+    generation.ids = ids.to(device)
     generation.real = torch.cat([generation.real, real.to(device)], dim=1)
     generation.valid = torch.cat([generation.valid, valid.to(device)], dim=1)
 
@@ -270,8 +270,9 @@ class _Loop:
     mask: Tensor | None = None
     same: Tensor | None = None
     last: Tensor | None = None
+    ended: Tensor | None = None
     fills: bool = True
-    ends_at: tuple[int, ...] = ()
+    ends_at: frozenset[int] = frozenset()
     generation: Generation | None = None
     waiting: set[Site] = field(default_factory=set)
 
@@ -359,12 +360,12 @@ class _Loop:
             given[CRITERIA] = [*listed, self._criterion]
         self.follower.begins(_signature(original).bind_partial(*args, **given).arguments)
         self.ends_at = self._ends(original, given, settings)
-        self.ids = self.mask = self.same = self.last = self.generation = None
+        self.ids = self.mask = self.same = self.last = self.ended = self.generation = None
         self.waiting = set()
         self.running, self.number = True, self.number + 1
         return given
 
-    def _ends(self, original: Callable[..., Any], given: Mapping[str, Any], settings: Any) -> tuple[int, ...]:
+    def _ends(self, original: Callable[..., Any], given: Mapping[str, Any], settings: Any) -> frozenset[int]:
         """Ids that end a row, as the library that generates has it."""
         own = given.get("eos_token_id", getattr(settings, "eos_token_id", None))
         # A row that ends early is filled up, in transformers only where there are ids that end one.
@@ -377,7 +378,7 @@ class _Loop:
             default = self.host.model.tokenizer.eos_token_id if default is None else default
             own = default if own is None else own
             own = own if given.get("stop_at_eos", True) else None
-        return () if own is None else tuple(torch.as_tensor(own).reshape(-1).tolist())
+        return frozenset(() if own is None else torch.as_tensor(own).reshape(-1).tolist())
 
     def _end(self, out: Any) -> None:
         self._require_whole()
@@ -473,20 +474,25 @@ class _Loop:
         if generation is None:
             self.generation = Generation(self.number - 1, total, self.ids, real, valid)
             return
-        grow(generation, self.ids[:, done:], real, valid)
-        generation.ids, generation.start = self.ids, start
+        grow(generation, self.ids, real, valid)
+        generation.start = start
 
     def _real(self, generation: Generation | None, done: int, ids: Tensor) -> Tensor:
-        """Which columns behind the first `done` are no padding, and not behind the end of their row."""
+        """Which columns behind the first `done` are no padding, and not behind the end of their row.
+
+        Each column is asked for once.
+        """
         new, total = ids[:, done:], ids.shape[1]
         real = torch.ones_like(new, dtype=torch.bool)
         if self.mask is not None and self.mask.shape[1] >= total:
             real &= self.mask[:, done:total].to(new.device).bool()
         if generation is not None:
-            # Behind the token that ends it, a row is filled up with anything.
-            ends = torch.tensor(self.ends_at, device=new.device, dtype=new.dtype)
-            ended = torch.isin(ids[:, generation.prompt :], ends).long()
-            real &= (ended.cumsum(-1) - ended)[:, ended.shape[1] - new.shape[1] :] == 0
+            if self.ends_at:
+                # Behind the token that ends it, a row is filled up with anything.
+                ends = _among(new, self.ends_at).long()
+                ended = ends.new_zeros(len(ends), 1) if self.ended is None else self.ended
+                real &= ended + ends.cumsum(-1) == ends
+                self.ended = ended + ends.sum(-1, keepdim=True)
             if self.last is not None:
                 column = torch.arange(done, total, device=new.device)
                 real &= column < self.last.to(new.device)[:, None]
@@ -513,8 +519,23 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 def is_special(encode: TextEncoder, ids: Int[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
     """Which token ids are special tokens or marks of a chat."""
-    special = torch.tensor(sorted(encode.special), device=ids.device, dtype=ids.dtype)
-    return torch.isin(ids, special)
+    return _among(ids, encode.special)
+
+
+def _among(ids: Int[Tensor, "row column"], some: frozenset[int]) -> Bool[Tensor, "row column"]:
+    """Which ids are some of the vocabulary: looked up, since they are asked for at every step."""
+    table = _table(some, ids.device)
+    return table[ids.clamp(max=len(table) - 1)]
+
+
+@functools.lru_cache(maxsize=16)
+def _table(some: frozenset[int], device: torch.device) -> Bool[Tensor, " token"]:
+    """Truth values up to the highest of some ids, and one more for all ids behind it."""
+    # No token has a negative id, which is how some configurations say that there is none.
+    known = [one for one in some if one >= 0]
+    table = torch.zeros(max(known, default=-1) + 2, dtype=torch.bool)
+    table[known] = True
+    return table.to(device)
 
 
 def _short(value: Any) -> str:

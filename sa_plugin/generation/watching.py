@@ -77,7 +77,7 @@ class WatchedSite:
     concepts: tuple[int, ...]
     vectors: VectorSet | None
     norm: bool
-    moved: dict[torch.device, VectorSet] = field(default_factory=dict)
+    moved: dict[torch.device, reducers.Vectors] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -89,20 +89,19 @@ class WatchedSite:
         with torch.no_grad():
             parts = []
             if self.vectors is not None:
-                parts.append(self._on(h.device).score(0, h))
+                parts.append(reducers.score_rows(self._on(h.device), 0, h))
             if self.norm:
-                parts.append(h.float().norm(dim=-1, keepdim=True))
-            return torch.cat(parts, dim=-1)
+                parts.append(torch.linalg.vector_norm(h.float(), dim=-1, keepdim=True))
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _on(self, device: torch.device) -> VectorSet:
+    def _on(self, device: torch.device) -> reducers.Vectors:
         """The vectors where the activations are: moved once, not at every step."""
-        vectors = self.vectors
-        assert vectors is not None
-        if vectors.scoring == "latent":
-            return vectors
         if device not in self.moved:
-            v, mean, scale = (one.to(device) for one in (vectors.vectors, vectors.mean, vectors.scale))
-            self.moved[device] = VectorSet(v, mean, scale, vectors.scoring)
+            assert self.vectors is not None
+            plain = self.vectors.plain
+            # Latents are where their SAE is.
+            moved = plain if callable(plain) else (*(one.to(device) for one in plain[:3]), plain[3])
+            self.moved[device] = moved
         return self.moved[device]
 
 
@@ -211,9 +210,9 @@ class Watching:
         new = slice(generation.done, generation.valid.shape[1])
         device = generation.ids.device
         # Token ids are exact in float32 below 2**24; all that a step needs leaves the device at once.
-        about = [generation.ids[:, new], generation.real[:, new], generation.valid[:, new]]
+        about = [one[:, new, None] for one in (generation.ids, generation.real, generation.valid)]
         parts = [self.found.pop(place.site).to(device) for place in self.places]
-        kept = torch.cat([*parts, torch.stack([one.float() for one in about], dim=-1)], dim=-1).cpu().numpy()
+        kept = torch.cat([*parts, *about], dim=-1).cpu().numpy()
         run.add(kept)
         if begins:
             self._require_text(kept, generation)
@@ -236,11 +235,12 @@ class Watching:
             fires[:, : run.prompt] = False
         # Token by token as they were run; most have no hit, and nothing is asked of them.
         for column, row in np.argwhere(fires.any(-1).T):
-            whole = run.whole()[row, : first + column + 1]
-            if self._is_sink(whole):
+            so_far = run.kept[row, : first + column + 1]
+            words = so_far[:, -1] > 0
+            if self._is_sink(so_far[:, self.norms][words]):
                 continue
-            token, tokens = int(whole[-1, -3]), int((whole[:, -1] > 0).sum())
-            position, text = int(whole[:, -2].sum()) - 1, self._decode(token)
+            token, tokens = int(so_far[-1, -3]), int(words.sum())
+            position, text = int(so_far[:, -2].sum()) - 1, self._decode(token)
             step, sequence = max(first + int(column) - run.prompt + 1, 0), run.first + int(row)
             for k in np.flatnonzero(fires[row, column]).tolist():
                 one, value = self.concepts[k], float(scores[row, column, k])
@@ -263,17 +263,16 @@ class Watching:
         if self.on_hit is not None:
             self.on_hit(hit)
 
-    def _is_sink(self, text: Float[np.ndarray, "column number"]) -> bool:
+    def _is_sink(self, norms: Float[np.ndarray, "token norm"]) -> bool:
         """Whether the last token of a text so far is an attention sink, by what is known of it."""
         if self.sinks == "keep":
             return False
-        own = text[text[:, -1] > 0]
-        if self.drops_first and len(own) == 1:
+        if self.drops_first and len(norms) == 1:
             return True
-        norms = np.sort(own[:, self.norms], axis=0)
         # The lower of two middle ones, as torch has it.
-        median = norms[(len(own) - 1) // 2]
-        return bool((own[-1, self.norms] > np.float32(reducers.SINK_FACTOR) * median).any())
+        middle = (len(norms) - 1) // 2
+        median = np.partition(norms, middle, axis=0)[middle]
+        return bool((norms[-1] > np.float32(reducers.SINK_FACTOR) * median).any())
 
     def stops(self, generation: Generation) -> Sequence[bool]:
         """Rows that had a hit of a concept that ends them."""
