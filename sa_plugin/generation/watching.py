@@ -221,14 +221,14 @@ class Watching:
     def _tell(self, run: Run, kept: Float[np.ndarray, "row new number"], generation: Generation) -> None:
         """Hits among the new tokens, in the order in which they were run."""
         valid = kept[..., -1] > 0
-        scores = kept[..., self.columns].astype(np.float64)
-        finite = np.isfinite(kept[..., : self.width]).all(-1)
-        if (valid & ~finite).any():
+        n, bad = int(valid.sum()), valid & ~np.isfinite(kept[..., : self.width]).all(-1)
+        if bad.any():
             raise ValueError(
-                f"scores or norms are NaN or Inf in {int((valid & ~finite).sum())} of {int(valid.sum())} "
-                "tokens of a step: load the model in float32 or bfloat16, or mend its weights."
+                f"scores or norms are NaN or Inf in {int(bad.sum())} of {n} tokens of a step: load the model "
+                "in float32 or bfloat16, or mend its weights."
             )
-        self.n_tokens += int(valid.sum())
+        self.n_tokens += n
+        scores = kept[..., self.columns]
         first = generation.done
         fires = reaches(scores, self.threshold) & valid[..., None]
         if not self.prompt and first == 0:
