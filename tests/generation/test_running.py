@@ -50,6 +50,26 @@ def test_what_is_seen_is_what_one_pass_over_the_finished_ids_reads(library, name
 
 
 @on_both("llama")
+def test_a_row_is_text_up_to_the_token_that_ends_it(library, name):
+    host = host_on(library, name)
+    ids, mask = cases.prompts(name)
+    width = ids.shape[1]
+    for way, run in cases.ways(host).items():
+        end = int(run(ids, mask)[0, width + 1])
+        for cache in (True, False):
+            seen, out = cases.recorded(host, lambda r=run, c=cache, e=end: r(ids, mask, cache=c, eos=e))
+            valid, past_the_end = torch.cat(seen.valid, 1), 0
+            for row, columns in enumerate(out[:, : valid.shape[1]].tolist()):
+                for column, token in enumerate(columns):
+                    ended = end in columns[width:column]
+                    past_the_end += ended
+                    shown = column >= width or bool(mask[row, column])
+                    wanted = shown and not ended and token not in (0, 1)
+                    assert bool(valid[row, column]) == wanted, (way, cache, row, column)
+            assert past_the_end, "no row ended before the others"
+
+
+@on_both("llama")
 def test_an_edit_takes_the_place_of_what_it_sees(library, name):
     host = host_on(library, name)
     ids, mask = cases.prompts(name)
