@@ -100,8 +100,10 @@ class WatchedSite:
             assert self.vectors is not None
             plain = self.vectors.plain
             # Latents are where their SAE is.
-            moved = plain if callable(plain) else (*(one.to(device) for one in plain[:3]), plain[3])
-            self.moved[device] = moved
+            if not callable(plain):
+                v, mean, scale, cosine = plain
+                plain = v.to(device), mean.to(device), scale.to(device), cosine
+            self.moved[device] = plain
         return self.moved[device]
 
 
