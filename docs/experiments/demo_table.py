@@ -4,12 +4,16 @@ python docs/experiments/demo_table.py README.md demo_out/results.json
 python docs/experiments/demo_table.py docs/findings/results.md NAME=RESULTS.json ...
 """
 
+import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from between_markers import put
+from scipy import stats
 
+from sa_plugin._files import write_text
 from sa_plugin.report import read_results
 from sa_plugin.show import interval, typeset
 from sa_plugin.stages import difference
@@ -23,16 +27,77 @@ MONITOR = (
 )
 
 
-def detection(results: Any) -> list[str]:
-    """The table of the primary kind, and how it was made."""
+def kept(results: Any) -> dict[str, Any]:
+    """What the tables of detection hold, by method."""
     meta = results["meta"]
-    block = results["kinds"][meta["primary_kind"]]
-    table = block["detection"]
+    table = results["kinds"][meta["primary_kind"]]["detection"]
+    about = {key: meta[key] for key in ("model", "data", "layers", "seed")}
+    about |= {"kind": meta["primary_kind"], "concepts": len(meta["concepts"])}
+    about |= {"samples": table["n_samples"], "documents": table["n_documents"]}
+    found, rows = table["monitor"], {}
+    about |= {"rates": found["false_positive_rates"], "rests_on": found["rests_on"]}
+    by_name = {row["method"]: row for row in found["methods"]}
+    for row in sorted(table["methods"], key=lambda row: -(row["weighted_f1"] or 0)):
+        watch = by_name[row["method"]]
+        rows[row["method"]] = {
+            "f1": _three(row["weighted_f1"], row["interval"]),
+            "minus": _three(row["difference"], row["difference_interval"]),
+            "p_in_family": row.get("p_in_family"),
+            "could_have_seen": _detectable(row["difference_interval"], table["n_documents"]),
+            **{name: row[name] for name in ("precision", "recall", "auroc", "candidates")},
+            "tpr": [_three(*pair) for pair in zip(watch["tpr"], watch["tpr_interval"], strict=True)],
+            "partial_auroc": _three(watch["partial_auroc"], watch["partial_auroc_interval"]),
+            "partial_auroc_minus": _three(
+                watch["partial_auroc_difference"], watch["partial_auroc_difference_interval"]
+            ),
+            "false_alarms": _three(watch["false_alarms"], watch["false_alarms_interval"]),
+        }
+    return {"about": about, "rows": rows}
+
+
+def _three(value: float | None, ends: Any) -> list[float | None]:
+    return [value, *(ends or (None, None))]
+
+
+def _detectable(ends: Any, documents: int) -> float | None:
+    """The smallest true difference that this interval's half-width excludes zero for, four times of five."""
+    if ends is None:
+        return None
+    t = stats.t(documents - 1)
+    return float((ends[1] - ends[0]) / 2 * (1 + t.ppf(0.8) / t.ppf(0.975)))
+
+
+def write_data(file: Path, record: Mapping[str, Any], depth: int = 3) -> None:
+    """A results file for `docs/findings/data`: a line for each entry so many levels down, eight decimals."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return round(value, 8)
+        if isinstance(value, Mapping):
+            return {key: rounded(one) for key, one in value.items()}
+        return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def text(value: Any, left: int) -> str:
+        if not left or not isinstance(value, Mapping):
+            return json.dumps(rounded(value), ensure_ascii=False)
+        inner = " " * (depth - left + 1)
+        lines = [
+            f"{inner}{json.dumps(key, ensure_ascii=False)}: {text(one, left - 1)}"
+            for key, one in value.items()
+        ]
+        return "{\n" + ",\n".join(lines) + f"\n{inner[1:]}}}"
+
+    write_text(file, text(record, depth) + "\n")
+
+
+def detection(found: Any, methods: Sequence[str] = ()) -> list[str]:
+    """The table of the primary kind, and how it was made; of all methods or of a few."""
+    about = found["about"]
     lines = [
-        f"`{meta['model']}`, {meta['data']}, {meta['primary_kind']}, layers "
-        f"{', '.join(map(str, meta['layers']))}: {table['n_samples']} test samples of "
-        f"{table['n_documents']} held-out documents, {len(meta['concepts'])} concepts, seed "
-        f"{meta['seed']}. F1, precision, recall and AUROC weighted by positive samples; 95 % "
+        f"`{about['model']}`, {about['data']}, {about['kind']}, layers "
+        f"{', '.join(map(str, about['layers']))}: {about['samples']} test samples of "
+        f"{about['documents']} held-out documents, {about['concepts']} concepts, seed "
+        f"{about['seed']}. F1, precision, recall and AUROC weighted by positive samples; 95 % "
         "intervals over documents, each left out in turn, conditional on train and calibration; paired "
         "differences, * where the interval excludes zero, ** where it does with all differences of the "
         "table read as one family.",
@@ -40,40 +105,34 @@ def detection(results: Any) -> list[str]:
         "| method | F1 | interval | minus SuperActivators | precision | recall | AUROC |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(table["methods"], key=lambda r: -(r["weighted_f1"] or 0)):
-        own = row["method"] == "SuperActivators"
-        sure = (row.get("p_in_family") or 1.0) < 0.05
-        gap = difference(row["difference"], row["difference_interval"], sure)
-        lines.append(
-            f"| {'**SuperActivators**' if own else row['method']} | {typeset(row['weighted_f1'])} | "
-            f"{interval(row['interval'])} | {gap} | {typeset(row['precision'])} | {typeset(row['recall'])} | "
-            f"{typeset(row['auroc'])} |"
-        )
+    for name, row in found["rows"].items():
+        if methods and name not in methods:
+            continue
+        sure = (row["p_in_family"] or 1.0) < 0.05
+        cells = [_stressed(name), typeset(row["f1"][0]), interval(row["f1"][1:])]
+        cells += [difference(row["minus"][0], row["minus"][1:], sure)]
+        cells += [typeset(row[metric]) for metric in ("precision", "recall", "auroc")]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def monitor(results: Any) -> list[str]:
+def _stressed(name: str) -> str:
+    return f"**{name}**" if name == "SuperActivators" else name
+
+
+def monitor(found: Any) -> list[str]:
     """True positives where false ones are few, and false alarms."""
-    table = results["kinds"][results["meta"]["primary_kind"]]["detection"]
-    found = table["monitor"]
-    order = [row["method"] for row in sorted(table["methods"], key=lambda r: -(r["weighted_f1"] or 0))]
-    rates = [f"TPR at {100 * rate:g} %" for rate in found["false_positive_rates"]]
+    rates = [f"TPR at {100 * rate:g} %" for rate in found["about"]["rates"]]
     header = ["method", *rates, "partial AUROC", "minus SuperActivators", "false alarms"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for row in sorted(found["methods"], key=lambda row: order.index(row["method"])):
-        own = row["method"] == "SuperActivators"
-        cells = ["**SuperActivators**" if own else row["method"]]
-        cells += [
-            typeset(value) if value is None else f"{typeset(value)} {interval(ends)}"
-            for value, ends in zip(row["tpr"], row["tpr_interval"], strict=True)
-        ]
-        area, alarms = row["partial_auroc"], row["false_alarms"]
-        cells.append(f"{typeset(area)} {interval(row['partial_auroc_interval'])}")
-        ends = row["partial_auroc_difference_interval"]
-        cells.append(difference(row["partial_auroc_difference"], ends, sure=False))
-        cells.append(f"{typeset(alarms, 2)} {interval(row['false_alarms_interval'], 2)}")
+    for name, row in found["rows"].items():
+        pairs = [typeset(tpr[0]) + f" {interval(tpr[1:])}" * (tpr[0] is not None) for tpr in row["tpr"]]
+        area, gap, alarms = row["partial_auroc"], row["partial_auroc_minus"], row["false_alarms"]
+        cells = [_stressed(name), *pairs, f"{typeset(area[0])} {interval(area[1:])}"]
+        cells += [difference(gap[0], gap[1:], sure=False)]
+        cells += [f"{typeset(alarms[0], 2)} {interval(alarms[1:], 2)}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", found["rests_on"]]
+    return [*lines, "", found["about"]["rests_on"]]
 
 
 def localisation(results: Any) -> list[str]:
@@ -130,9 +189,10 @@ def sections(arguments: list[str]) -> list[str]:
         title, _, path = argument.rpartition("=")
         results = read_results(path)
         lines += [f"### {title}", ""] if title else []
-        lines += [*detection(results), ""]
+        found = kept(results)
+        lines += [*detection(found), ""]
         if title:
-            lines += [f"{MONITOR}:", "", *monitor(results), ""]
+            lines += [f"{MONITOR}:", "", *monitor(found), ""]
             lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
             lines += ["Localisation, weighted by in-concept tokens:", "", *localisation(results), ""]
             lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]

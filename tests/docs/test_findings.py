@@ -4,11 +4,12 @@ import re
 
 import docs_setup
 import pytest
+import quoted
 
 FINDINGS = docs_setup.ROOT / "docs" / "findings"
 POINTS = ("Question", "Answer", "How sure", "What could have been found", "Command")
 PAGES = sorted(page.stem for page in FINDINGS.glob("*.md") if page.stem != "index")
-TO_COME = ("prompting", "reproduction", "results")
+TO_COME = ("prompting", "reproduction")
 MOST_WORDS = 90
 
 
@@ -16,7 +17,7 @@ def points(text: str) -> dict[str, str]:
     """The points that a page opens with, right below its title: what stands after each bold word."""
     title, _, rest = text.partition("\n\n")
     assert re.fullmatch(r"# \S[^\n]*", title), f"the page opens with {title!r}, not with its title"
-    opening = rest.partition("\n\n")[0]
+    opening = quoted.COMMENT.sub("", rest.partition("\n\n")[0])
     found = re.findall(r"^- \*\*(.+?):\*\* (.+(?:\n  .+)*)$", opening, re.M)
     assert sum(len(f"- **{name}:** {said}\n") for name, said in found) == len(opening) + 1, opening
     return {name: " ".join(said.split()) for name, said in found}

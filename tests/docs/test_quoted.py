@@ -1,0 +1,109 @@
+"""The figures that README and the openings of findings quote are those of the results files."""
+
+import json
+
+import pytest
+import quoted
+
+# Pages whose figures do not all name their results yet; those that do are compared all the same.
+UNNAMED = frozenset({"README.md", "alignment.md", "attribution.md", "heads.md", "theory.md"})
+PLACES = quoted.places()
+
+
+@pytest.mark.parametrize("page", PLACES, ids=lambda page: page.name)
+def test_quoted_figures_are_those_of_the_results(page):
+    assert quoted.wrong(PLACES[page]) == []
+    if page.name not in UNNAMED:
+        assert quoted.unnamed(PLACES[page]) == []
+
+
+TEXT = """- F1 is .73 here, and
+  +.044 [-.020, +.108] more there; {} % of 1,332.
+  <!-- quoted
+  .73 = made.json a b / f1
+  +.044 [-.020, +.108] = made.json minus / 1
+  14 % = made.json share
+  1,332 = made.md Of edges / all, **kept** / count
+  -->
+"""
+PAGE = "## Of edges\n\n| edges | count |\n|---|---|\n| all, kept | 1,332 [1, 2] |\n"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(quoted, "FINDINGS", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "made.md").write_text(PAGE)
+
+    def write(f1=0.7312, low=-0.0204, share=0.14):
+        made = {"a b": {"f1": [f1, 0.1, 0.9]}, "minus": [9.0, 0.044, low, 0.108], "share": share}
+        (tmp_path / "data" / "made.json").write_text(json.dumps(made))
+
+    write()
+    return write
+
+
+def test_what_agrees_has_no_fault(results):
+    text = TEXT.format(14).replace("**", "")
+    assert quoted.wrong(text) == quoted.unnamed(text) == []
+    assert quoted.rewritten(text) == text
+    results(f1=0.7350)  # a half may go either way
+    assert quoted.wrong(text) == []
+
+
+def test_what_does_not_is_named_and_written_anew(results):
+    text = TEXT.format(14).replace("**", "")
+    results(f1=0.7449, low=0.0301, share=0.149)
+    assert quoted.wrong(text) == [
+        "the text says .73, made.json a b / f1 says .74",
+        "the text says +.044 [-.020, +.108], made.json minus / 1 says +.044 [+.030, +.108]",
+        "the text says 14 %, made.json share says 15 %",
+    ]
+    new = quoted.rewritten(text)
+    assert new == text.replace(".73", ".74").replace("-.020", "+.030").replace("14 %", "15 %")
+    assert quoted.wrong(new) == []
+
+
+def test_a_sign_is_part_of_a_figure(results):
+    text = "Less by .02.\n<!-- quoted\n.02 = made.json minus / 2\n-->"
+    assert quoted.wrong(text) == ["the text says .02, made.json minus / 2 says -.02"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("F1 is .731", [".731 names no result: F1 is .731"]),
+        ("by `x = 1.5`, [a page](b_1.5.md), Python 3.11, 3.12 or 3.13, arXiv 2512.05038 and 3 of 4", []),
+        ("| .5 | .6 |", []),
+        ("power .8 <!-- a comment with .3 -->\n<!-- quoted\n.8 = setting\n-->", []),
+        ("-.5, .25 and 1.004", ["-.5", ".25", "1.004"]),
+    ],
+)
+def test_every_decimal_names_its_result(text, said):
+    found = quoted.unnamed(text)
+    assert [one.split(" ")[0] for one in found] == [one.split(" ")[0] for one in said]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (".73 = made.json a b / f2", "made.json has no 'f2' of 'a b / f2', but f1."),
+        (".73 = made.json a b", "name a number, or a list of them"),
+        (
+            ".73 [.1, .9, .9] = made.json a b / f1",
+            "holds 4 numbers, made.json a b / f1 gives 3: name as many.",
+        ),
+        (".73 = made.md Of edges / none / count", "has 0 cells 'Of edges / none / count', not one"),
+        (".73 made.json a b / f1", "is no quote: write FIGURE = FILE step / step, or FIGURE = setting."),
+    ],
+)
+def test_a_line_that_leads_nowhere_is_refused(results, line, words):
+    said = line.split(" = ")[0]
+    with pytest.raises(ValueError, match=r".") as caught:
+        quoted.wrong(f"F1 is {said}\n<!-- quoted\n{line}\n-->")
+    assert words in str(caught.value)
+
+
+def test_words_that_the_text_does_not_say(results):
+    (fault,) = quoted.wrong("F1 is .7\n<!-- quoted\n.73 = made.json a b / f1\n-->")
+    assert fault == "no '.73' in the text above its comment: F1 is .7"
