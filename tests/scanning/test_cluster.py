@@ -24,10 +24,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ |= {"RAY_memory_monitor_refresh_ms": "0"}
 
 from sa_plugin.concepts import RowLimits, collect, collect_blocks, fit
-from sa_plugin.data import ConceptData
 from sa_plugin.detection import calibrate
 from sa_plugin.host import open_folder
-from sa_plugin.loaders import labelled_corpus, open_corpus
+from sa_plugin.loaders import labelled_corpus, load, open_corpus
 from sa_plugin.passes import LostWorkersError, RayPool, on_ray
 from sa_plugin.scanning import scan
 from sa_plugin.scores import score_blocks
@@ -204,7 +203,7 @@ def made(request, found, rows, tmp_path_factory):
         from weights import folder
 
         attach = functools.partial(open_folder, folder("smollm2"), "transformer_lens")
-        data = ConceptData.load("supersense").subset(240)
+        data = load("supersense").subset(240)
         host = attach()
         detector = calibrate(host, data, fit(host, data, "prototype", layers=[6, 12]))
         rows = [{"id": one.id, "text": one.text, "document": one.document} for one in data.samples[:96]]
