@@ -1,18 +1,20 @@
-"""How a scan grows: documents, concepts, layers, blocks, workers of Ray; docs/scale.md's curves.
+"""How a scan grows: documents, concepts, layers, blocks and shards, Ray, SmolLM2; docs/scale.md's curves.
 
-python docs/experiments/scale_runs.py --out scale            every cell, one process each, about ten minutes
-python docs/experiments/scale_runs.py --out scale --most 5   documents up to 10**5
+    python docs/experiments/scale_runs.py --out scale                      every cell, a process each
+    python docs/experiments/scale_runs.py --out scale --only ray smollm2   some of them
+    python docs/experiments/scale_runs.py --out scale --show docs/scale.md --picture docs/pictures/scale.png
 
+Cells that are done are not done again; a cell of one process that is cut off goes on with its next block.
 Two models: a random one of the shape of a Llama with 4 blocks of width 64 and SmolLM2's tokenizer, whose
-own cost is small beside the scan's, and SmolLM2 itself (`make weights`). Documents are made of words by
-a seed. Every cell is a process of its own, since the largest memory of a process never falls. Torch runs
-one thread; processes of Ray as many as are asked for, one thread each.
+own cost is small beside the scan's, and SmolLM2 itself (`make weights`). Documents are made of words by a
+seed. Every cell is a process of its own. Torch runs one thread; processes of Ray as many as are asked for,
+one thread each. Seconds are of the processor, since machines are shared; with Ray they are of the clock.
 """
 
 import argparse
 import json
 import os
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,18 +23,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from between_markers import show
+
 WORDS = "the a cat dog river bread tall blue under house soup ran when they of years"
 LAYERS = 4
+DEFAULTS: dict[str, Any] = {"documents": 4000, "concepts": 10, "layers": LAYERS, "block_size": 256}
+DEFAULTS |= {"words": 10, "workers": 0, "model": "tiny"}
+SMOLLM2 = {"documents": 128, "words": 64, "model": "smollm2", "layers": 30}
 GRID: dict[str, list[dict[str, Any]]] = {
     "documents": [{"documents": 10**k} for k in range(3, 7)],
     "concepts": [{"concepts": k} for k in (1, 10, 100, 1000)],
     "layers": [{"layers": k, "concepts": 100} for k in (1, 2, 4)],
-    "blocks": [{"documents": 4 * k, "block_size": 4, "words": 4} for k in (10, 100, 1000)],
+    "shards": [{"block_size": 4000 // k, "apart": True} for k in (1, 10, 100, 1000)],
     "ray": [{"documents": 20_000, "workers": k} for k in (0, 1, 2)],
-    "smollm2": [{"documents": 512, "words": 64, "model": "smollm2", "concepts": k} for k in (1, 100, 1000)],
+    "smollm2": [SMOLLM2 | {"concepts": k} for k in (1, 100, 1000)],
+    "tail": [{"scores": (10**9, 1)}, {"scores": (10**6, 1000)}],
 }
-DEFAULTS: dict[str, Any] = {"documents": 4000, "concepts": 10, "layers": LAYERS, "block_size": 256}
-DEFAULTS |= {"words": 10, "workers": 0, "model": "tiny"}
+BEGIN, END = ("<!-- scale_runs.py -->", "<!-- end of scale_runs.py -->")
+DOLLARS_AN_HOUR = 0.05
+EMPTY = 2000
+"""Blocks of nothing that Ray hands out."""
+
+
+# Cells --------------------------------------------------------------------------------------------
 
 
 def tiny_folder() -> Path:
@@ -59,11 +72,12 @@ def corpus_file(documents: int, words: int) -> Path:
 
     path = Path(tempfile.gettempdir()) / f"sa_plugin_scale_{documents}_{words}.jsonl"
     if not path.exists():
-        rng, known = np.random.default_rng(0), WORDS.split()
-        with path.open("w") as file:
+        rng, known = np.random.default_rng(0), np.array(WORDS.split())
+        with path.with_suffix(".part").open("w") as file:
             for k in range(documents):
-                text = " ".join(rng.choice(known, words))
+                text = " ".join(known[rng.integers(len(known), size=words)])
                 file.write(json.dumps({"id": str(k), "document": f"d{k // 10}", "text": text}) + "\n")
+        path.with_suffix(".part").rename(path)
     return path
 
 
@@ -81,7 +95,8 @@ def wanted(host: Any, concepts: int, layers: list[int]) -> Any:
     width = host.info.d_model
     vectors = {(name, layer): rng.standard_normal(width) for name in names for layer in layers}
     bank = sa.ConceptBank.from_vectors(vectors)
-    texts = [" ".join(rng.choice(WORDS.split(), 40)) for _ in range(100)]
+    # Of a model that costs something fewer, and thresholds near their maximum.
+    texts = [" ".join(rng.choice(WORDS.split(), 40)) for _ in range(100 if width < 100 else 24)]
     scores = score_samples(host, [Sample(str(k), text, str(k)) for k, text in enumerate(texts)], bank)
     columns = tuple((k % len(layers), bank.units.index(name)) for k, name in enumerate(names))
     values = np.stack([np.asarray(scores.scores[:, layer, unit]) for layer, unit in columns], 1)
@@ -103,18 +118,36 @@ def scanner(folder: str, concepts: int, layers: int, corpus: Any, out: Path) -> 
     chosen = [last * (k + 1) // layers - 1 for k in range(layers)]
     job = ScanJob(host, wanted(host, concepts, chosen), corpus)
     begin(job, out)
-    return lambda block: scan_block(job, block, out)
+
+    def work(block: int) -> int:
+        return int(scan_block(job, block, out)["tokens"]["counted"])
+
+    return work
 
 
-def cell(given: dict[str, Any]) -> dict[str, Any]:
-    """Seconds and memory of one scan."""
+def nothing() -> Any:
+    """Work that does nothing: what is left is Ray's."""
+    return lambda block: block
+
+
+def most_memory(*, anew: bool = False) -> int:
+    """MiB that this process has held at most, since the start or since it was asked anew (Linux)."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def cell(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Seconds, memory and disk of one scan; what is done of it lies in the scratch folder."""
     import torch
 
     from sa_plugin.loaders import open_corpus
-    from sa_plugin.passes import RayPool, on_ray
     from sa_plugin.scanning import merge
 
     torch.set_num_threads(1)
+    if "scores" in given:
+        return given | simulated(*given["scores"])
     if given["model"] == "tiny":
         folder = tiny_folder()
     else:
@@ -122,59 +155,310 @@ def cell(given: dict[str, Any]) -> dict[str, Any]:
 
         folder = weights_folder(given["model"])
     corpus = open_corpus(corpus_file(given["documents"], given["words"]), block_size=given["block_size"])
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch)
-        make = partial(scanner, str(folder), given["concepts"], given["layers"], corpus, out)
-        seconds: dict[str, float] = {}
+    out = scratch / "run"
+    out.mkdir(parents=True, exist_ok=True)
+    make = partial(scanner, str(folder), given["concepts"], given["layers"], corpus, out)
+    found = (on_ray_cell if given["workers"] else here_cell)(given, make, corpus.blocks(), scratch)
+    if given.get("apart"):
+        found["seconds"]["merge_apart"] = merged_apart(out, scratch)
+    clock, since = time.perf_counter(), time.process_time()
+    found["tokens"] = merge(out).totals["tokens"]["counted"]
+    found["seconds"]["merge"] = time.process_time() - since
+    found["seconds"]["merge_by_the_clock"] = time.perf_counter() - clock
+    found["written_mib"] = sum(path.stat().st_size for path in out.glob("*") if path.is_file()) / 2**20
+    return given | found
+
+
+def here_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) -> dict[str, Any]:
+    """In this process, going on where an earlier one was cut off; seconds of all of them."""
+    path = scratch / "progress.json"
+    state = json.loads(path.read_text()) if path.exists() else {"done": 0, "seconds": {}, "memory_mib": {}}
+    seconds, memory = state["seconds"], state["memory_mib"]
+    clock, since = time.perf_counter(), time.process_time()
+    work = make()
+    seconds.setdefault("begin", time.process_time() - since)
+    seconds.setdefault("begin_by_the_clock", time.perf_counter() - clock)
+    before = most_memory(anew=True)
+    for block in blocks:
+        if block < state["done"]:
+            continue
+        since = time.process_time()
+        work(block)
+        seconds["scan"] = seconds.get("scan", 0.0) + time.process_time() - since
+        state["done"] = block + 1
+        memory |= {"before": before, "more": max(memory.get("more", 0), most_memory() - before)}
+        path.write_text(json.dumps(state))
+    return {"seconds": seconds, "memory_mib": memory}
+
+
+def on_ray_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) -> dict[str, Any]:
+    """By actors of Ray, seconds of the clock; and the same pool with nothing to do."""
+    from sa_plugin.passes import RayPool, on_ray
+
+    seconds = {}
+    for name, work, of in (("empty", nothing, iter(range(EMPTY))), ("scan", make, iter(blocks))):
         start = time.perf_counter()
-        if given["workers"]:
-            blocks = on_ray(RayPool(given["workers"]), make, corpus.blocks())
-            next(blocks)
-            # With the first block, which the others of the pool run at the same time.
-            seconds["begin"] = time.perf_counter() - start
-            start = time.perf_counter()
-            tokens = sum(1 for _ in blocks)
-        else:
-            work = make()
-            seconds["begin"] = time.perf_counter() - start
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            start = time.perf_counter()
-            for block in corpus.blocks():
-                work(block)
-        seconds["scan"] = time.perf_counter() - start
+        done = on_ray(RayPool(given["workers"]), work, of)
+        next(done)
+        # With the first block, which the others of the pool run at the same time.
+        seconds[f"{name}_begin"] = time.perf_counter() - start
         start = time.perf_counter()
-        found = merge(out)
-        seconds["merge"] = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in out.glob("*") if path.is_file())
-        tokens = found.totals["tokens"]["counted"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {} if given["workers"] else {"before": before // 1024, "more": (peak - before) // 1024}
-    return {**given, "tokens": tokens, "seconds": seconds, "memory_mib": memory, "written_mib": size / 2**20}
+        for _ in done:
+            pass
+        seconds[name] = time.perf_counter() - start
+    return {"seconds": seconds, "memory_mib": {}}
+
+
+def merged_apart(out: Path, scratch: Path) -> float:
+    """Seconds of the clock to merge one block from each of as many folders, as machines without a disk of all."""
+    from sa_plugin.scanning import merge
+
+    others = []
+    blocks = sorted((out / "blocks").glob("[0-9]*"))
+    for k, block in enumerate(blocks):
+        others.append(scratch / f"shard{k}")
+        (others[-1] / "blocks").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(block, others[-1] / "blocks" / block.name, dirs_exist_ok=True)
+        for name in ("manifest.json", "corpus.json"):
+            shutil.copy(out / name, others[-1] / name)
+    first, *rest = others
+    start = time.perf_counter()
+    merge(first, *rest)
+    return time.perf_counter() - start
+
+
+def simulated(tokens: int, columns: int) -> dict[str, Any]:
+    """What `tail_runs.py` says of a stream of scores."""
+    script = str(Path(__file__).with_name("tail_runs.py"))
+    command = [sys.executable, script, "--tokens", str(tokens), "--columns", str(columns)]
+    run = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True)
+    return {"report": json.loads(run.stdout)}
+
+
+def run_cells(out: Path, names: list[str], most: int) -> None:
+    """Every cell that is not there, in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    for name in names:
+        for k, given in enumerate(GRID[name]):
+            path, whole = out / f"{name}-{k}.json", given if "scores" in given else DEFAULTS | given
+            if path.exists() or whole.get("documents", 0) > 10**most:
+                continue
+            scratch = out / f"{name}-{k}"
+            command = [sys.executable, __file__, "--out", str(scratch), "--cell", json.dumps(whole)]
+            run = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True)
+            found = json.loads(run.stdout.splitlines()[-1])
+            print(name, found, flush=True)
+            path.write_text(json.dumps(found, indent=1))
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def cells(out: Path, name: str) -> list[dict[str, Any]]:
+    """What was measured, in the order of the grid."""
+    paths = (out / f"{name}-{k}.json" for k in range(len(GRID[name])))
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def sized(mib: float) -> str:
+    return f"{mib / 1024:,.0f} GiB" if mib >= 2048 else f"{mib:.1f} MiB" if mib < 10 else f"{mib:.0f} MiB"
+
+
+def grown(out: Path) -> str:
+    """The tiny model's cells."""
+    rows = []
+    for name, key in (("documents", "documents"), ("concepts", "concepts"), ("layers", "layers")):
+        for one in cells(out, name):
+            s, n = one["seconds"], one["documents"]
+            rows.append(
+                [name, f"{one[key]:,}", f"{s['scan']:.1f} s", f"{1e3 * s['scan'] / n:.2f} ms"]
+                + [f"{one['memory_mib']['more']} MiB", f"{s['merge']:.1f} s", sized(one["written_mib"])]
+            )
+    head = ["what grows", "to", "scan", "a document", "memory over the model's", "merge", "written"]
+    return table(head, rows)
+
+
+def shards(out: Path) -> str:
+    rows = [
+        [f"{one['documents'] // one['block_size']:,}", f"{s['scan']:.1f} s"]
+        + [f"{s['merge_by_the_clock']:.1f} s", f"{s['merge_apart']:.1f} s"]
+        for one in cells(out, "shards")
+        for s in [one["seconds"]]
+    ]
+    return table(
+        ["shards of one block", "scan, all together", "merge, one folder", "merge, a folder each"], rows
+    )
+
+
+def ray(out: Path) -> str:
+    rows = []
+    for one in cells(out, "ray"):
+        s, n = one["seconds"], one["documents"]
+        if not one["workers"]:
+            rows.append(
+                ["this process", f"{s['begin_by_the_clock']:.1f} s", f"{s['scan']:.1f} s of the processor"]
+            )
+            rows[-1] += ["", ""]
+            continue
+        empty = 1e3 * s["empty"] / EMPTY
+        rows.append(
+            [f"{one['workers']} of Ray", f"{s['scan_begin']:.1f} s", f"{s['scan']:.1f} s"]
+            + [
+                f"{s['empty_begin']:.1f} s",
+                f"{empty:.1f} ms, {1e3 * empty / one['block_size']:.0f} µs a document",
+            ]
+        )
+        assert n == cells(out, "ray")[0]["documents"]
+    head = ["workers", "until the first block is done", "the other documents"]
+    return table([*head, "of which Ray's start, without models", "Ray's own, a block"], rows)
+
+
+def billion(out: Path) -> str:
+    rows = []
+    for one in cells(out, "smollm2"):
+        rate = one["tokens"] / one["seconds"]["scan"]
+        hours, times = 1e9 / rate / 3600, 1e9 / one["tokens"]
+        merging = one["seconds"]["merge"] * times / 3600
+        rows.append(
+            [f"{one['concepts']:,}", f"{rate:,.0f}", f"{one['memory_mib']['more']} MiB", f"{hours:,.0f}"]
+            + [f"{merging:,.1f}", f"{DOLLARS_AN_HOUR * hours:,.0f}", sized(one["written_mib"] * times)]
+        )
+    head = ["concepts", "tokens a second", "memory over the model's", "hours of a core", "of merging"]
+    return table([*head, "dollars", "written"], rows)
+
+
+def tails(out: Path) -> str:
+    rows = []
+    for one in cells(out, "tail"):
+        r = one["report"]
+        s = r["processor_seconds"]
+        exact = ", ".join(f"{q:g}" for q in r["exact_levels"])
+        off = ", ".join(f"{q:g}: {100 * error / r['tokens']:.2g} %" for q, *_, error in r["enclosed"])
+        rows.append(
+            [f"{r['tokens']:,} x {r['columns']:,}", f"{s['tail']:.1f} s"]
+            + [f"{s['saving'] + s['merging'] + s['quantiles']:.1f} s"]
+            + [f"{r['worker_peak_mb']:.0f}, {r['before_mb']:.0f} MiB", f"{r['peak_mb']:.0f} MiB"]
+            + [
+                f"{r['disk_bytes'] / 2**20:.1f} MiB",
+                f"{exact}: {sum(r['equal_to_the_sort'])} of {len(r['exact_levels'])}",
+                off,
+            ]
+        )
+    head = [
+        "tokens x columns",
+        "counted and kept",
+        "saved, merged, read",
+        "a worker's memory, before the first score",
+    ]
+    head += ["the merge's", "disk", "levels equal to the sort, to the bit", "others: ranks off by at most"]
+    return table(head, rows)
+
+
+def page(out: Path) -> str:
+    """All that was measured, in words."""
+    small, smol = cells(out, "documents"), cells(out, "smollm2")
+    words = round(smol[0]["tokens"] / smol[0]["documents"])
+    return "\n\n".join(
+        [
+            f"A random Llama with {LAYERS} blocks of width 64 over documents of {DEFAULTS['words']} random words "
+            f"in blocks of {DEFAULTS['block_size']}; {DEFAULTS['concepts']} concepts at all layers unless they grow, "
+            f"100 where layers do. The model is small, so what grows is the scan's own. One thread, seconds of the "
+            f"processor.",
+            grown(out),
+            f"Shards: {DEFAULTS['documents']:,} documents cut into ever more. Each would be a process, which takes "
+            f"{small[0]['seconds']['begin']:.0f} s of the processor to import and attach the tiny model. Merging is by "
+            "the clock: from one folder, and from a folder of each shard.",
+            shards(out),
+            f"Ray: {GRID['ray'][0]['documents']:,} documents, seconds of the clock on a busy machine of "
+            f"{os.cpu_count()} cores, which shows overhead and not speed. Ray's own is measured with {EMPTY:,} blocks "
+            "of nothing.",
+            ray(out),
+            f"SmolLM2-135M in float32 over documents of {SMOLLM2['words']} words ({words} tokens that count), "
+            "concepts at all 30 layers in turn, and from it a billion tokens:",
+            billion(out),
+            "Assumed: the rate of the processor seconds of "
+            f"{smol[0]['documents']} documents holds for a billion tokens (above it does for documents to "
+            f"{small[-1]['documents']:,}); one thread of this CPU; documents as long and hits as many (one token in "
+            "2,000 a concept); reading, restarts and waiting cost nothing; "
+            f"{100 * DOLLARS_AN_HOUR:.0f} cents an hour of a core, a price that is made up for the arithmetic. What is "
+            "written is a row a document and concept, so longer documents write less.",
+            "A stream of 10^9 scores without a model:",
+            tails(out),
+        ]
+    )
+
+
+def draw(out: Path, path: Path) -> None:
+    """Four panels: seconds and memory, over what grows."""
+    from sa_plugin.show import plots
+
+    figure, axes = plots.new_figure(8.4, 5.4, rows=2, columns=2)
+    one, two, three, four = axes.ravel()
+
+    def series(ax: Any, name: str, x: Any, y: Any, label: str, colour: str, dashes: str = "-") -> None:
+        found = cells(out, name)
+        ax.plot(
+            [x(c) for c in found],
+            [y(c) for c in found],
+            dashes,
+            marker="o",
+            ms=3.5,
+            color=colour,
+            label=label,
+        )
+
+    scan, merge = (lambda c: c["seconds"]["scan"]), (lambda c: c["seconds"]["merge"])
+    series(one, "documents", lambda c: c["documents"], scan, "scan", plots.TAIL_COLOUR)
+    series(one, "documents", lambda c: c["documents"], merge, "merge", plots.IN_COLOUR, "--")
+    plots.words(one, title="documents", x="documents", y="seconds of the processor")
+    series(
+        two, "documents", lambda c: c["documents"], lambda c: c["memory_mib"]["more"], "", plots.TAIL_COLOUR
+    )
+    two.set_ylim(0, None)
+    plots.words(two, title="memory over the model's", x="documents", y="MiB")
+    series(three, "concepts", lambda c: c["concepts"], scan, "scan, by concepts", plots.TAIL_COLOUR)
+    series(three, "layers", lambda c: c["layers"], scan, "scan of 100 concepts, by layers", "#0b7d5e", ":")
+    plots.words(three, title="concepts and layers", x="concepts, layers", y="seconds of the processor")
+    n = lambda c: c["documents"] // c["block_size"]  # noqa: E731
+    series(four, "shards", n, scan, "scan", plots.TAIL_COLOUR)
+    clock = lambda c: c["seconds"]["merge_by_the_clock"]  # noqa: E731
+    series(four, "shards", n, clock, "merge, one folder", plots.IN_COLOUR, "--")
+    apart = lambda c: c["seconds"]["merge_apart"]  # noqa: E731
+    series(four, "shards", n, apart, "merge, a folder each", "#a34a83", "-.")
+    plots.words(four, title=f"shards of {DEFAULTS['documents']:,} documents", x="shards", y="seconds")
+    for ax in (one, two, three, four):
+        ax.set_xscale("log")
+    for ax in (one, three, four):
+        ax.set_yscale("log")
+        plots.legend(ax, outside=False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Run every cell that is not there, and write the table."""
+    """Run every cell that is not there, or show what is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("scale"))
     parser.add_argument("--most", type=int, default=6, help="documents up to 10 to this")
-    parser.add_argument("--only", action="append", default=[], choices=list(GRID))
-    parser.add_argument("--cell", type=json.loads)
+    parser.add_argument("--only", nargs="+", default=list(GRID), choices=list(GRID))
+    parser.add_argument("--show", type=Path, metavar="PAGE", help="write the tables between a page's markers")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        print(json.dumps(cell(arguments.cell)))
-        return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    for name in arguments.only or GRID:
-        rows = []
-        for given in (DEFAULTS | one for one in GRID[name]):
-            if given["documents"] > 10**arguments.most:
-                continue
-            command = [sys.executable, __file__, "--cell", json.dumps(given)]
-            run = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True)
-            rows.append(json.loads(run.stdout.splitlines()[-1]))
-            print(name, rows[-1], flush=True)
-        (arguments.out / f"{name}.json").write_text(json.dumps(rows, indent=1))
+        print(json.dumps(cell(arguments.cell, arguments.out)))
+    elif arguments.show or arguments.picture:
+        if arguments.show:
+            show(page(arguments.out), arguments.show, BEGIN, END)
+        if arguments.picture:
+            draw(arguments.out, arguments.picture)
+    else:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        run_cells(arguments.out, arguments.only, arguments.most)
 
 
 if __name__ == "__main__":
