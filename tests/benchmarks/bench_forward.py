@@ -81,8 +81,14 @@ def bare_forward(host: Any, batch: Batch) -> torch.Tensor:
         raise _End
 
     with suppress(_End), torch.no_grad():
-        forward(host.bridge, batch.inputs, [(f"blocks.{host.info.n_layers - 1}.hook_out", end)])
+        forward(host.bridge, batch.inputs, [(block_ends(host)[-1], end)])
     return last[0]
+
+
+def block_ends(host: Any) -> list[str]:
+    """Hooks at the ends of blocks, by the names of a bridge or of a HookedTransformer."""
+    name = "hook_out" if hasattr(host.bridge, "original_model") else "hook_resid_post"
+    return [f"blocks.{at}.{name}" for at in range(host.info.n_layers)]
 
 
 def _vectors(host: Any) -> VectorSet:

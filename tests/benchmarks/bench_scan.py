@@ -1,17 +1,26 @@
-"""A scan, files and all, against the bare forward pass and against the loop a user writes, in seconds of CPU.
+"""A scan, files and all, against the bare forward pass and against what users write, in seconds of CPU.
 
-The concepts' columns lie at all layers in turn. The loop caches the residual of every layer with the
-library's own `run_with_cache`, batch by batch, scores it, compares with the thresholds, and keeps hits in
-lists; it reads the same batches, drops the same tokens, and its hits must be the scan's. It tokenises
-nothing, cuts nothing into windows, counts no tail and writes no file. The bare pass ends behind the last
-block. One batch size for all.
+The concepts' columns lie at all layers in turn. Opponents are given the same batches, drop the same tokens,
+score and compare in the same lines, and their hits must be the scan's:
 
-    python tests/benchmarks/bench_scan.py --samples 60 --rounds 3
+- a loop caches the residual of every layer with the library's own `run_with_cache`, and keeps hits in a list;
+- `datasets.map` has a row a batch, reads the residuals by hooks on the model of transformers as it comes
+  from the folder, and writes hits as columns;
+- SAELens's activation store (where SAELens is installed, which wants a HookedTransformer) makes batches
+  of its rows, all of one length, and gives the residuals of every layer: a comparison of its own, for which
+  the scan reads the same token ids.
+
+None of them tokenises, cuts windows, counts a tail or keeps anything but hits. The bare pass ends
+behind the last block.
+
+    python tests/benchmarks/bench_scan.py --samples 16 --rounds 3 --json scan.json
+    python tests/benchmarks/bench_scan.py --show docs/scan.md scan.json saelens.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -19,7 +28,9 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,19 +41,25 @@ import torch
 if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[:0] = [str(ROOT), str(ROOT / "adapters"), str(ROOT / "tests"), str(Path(__file__).parent)]
+    sys.path.append(str(ROOT / "docs" / "experiments"))
 
 import tiny
-from bench_forward import bare_forward
+from bench_forward import bare_forward, block_ends
 from jaxtyping import config
 
 from sa_plugin.concepts import ConceptBank
-from sa_plugin.data import Sample
+from sa_plugin.data import Sample, TokenIds
 from sa_plugin.detection import Detector
-from sa_plugin.host import reducers
+from sa_plugin.host import find_folder, reducers
 from sa_plugin.loaders import load, open_corpus
 from sa_plugin.scanning import scan
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
+
+Hits = set[tuple[int, int, int]]
+LENGTH = 64
+"""Tokens of a row for the activation store."""
+BEGIN, END = "<!-- bench_scan.py -->", "<!-- end of bench_scan.py -->"
 
 
 def run() -> list[dict[str, object]]:
@@ -52,31 +69,65 @@ def run() -> list[dict[str, object]]:
     return found or measure("tiny", samples=40, rounds=3)
 
 
-def measure(
-    model: str, *, samples: int, rounds: int, sizes: tuple[int, ...] = (100, 1000)
-) -> list[dict[str, Any]]:
-    bridge = tiny.bridge("llama") if model == "tiny" else load_bridge(model)
-    host = accept(bridge, progress=False)
+def measure(model: str, *, samples: int, rounds: int, sizes: tuple[int, ...] = (100, 1000)) -> list[Any]:
+    host, plain = hosts(model)
     # A tiny model takes 64 tokens.
     texts = [one.text[: 40 if model == "tiny" else None] for one in load("supersense").samples[:samples]]
-    return [row for n in (100, 1000) for row in compare(host, texts, n, rounds)]
+    batches = host.batches([Sample(str(k), text, str(k)) for k, text in enumerate(texts)])
+    found = []
+    for n in sizes:
+        detector = make_detector(host, texts, n)
+        others: dict[str, Any] = {"a loop": partial(plain_loop, host, detector, batches)}
+        if plain is not None:
+            others["datasets.map"] = partial(mapped, plain, host, detector, batches)
+        found += compare(host, detector, texts, batches, others, rounds)
+        if plain is None:
+            found += compare(
+                host, detector, *stored(host, detector, texts), rounds, of=f" of {LENGTH} tokens"
+            )
+    if plain is not None:
+        print("SAELens's activation store: not installed here (it wants TransformerLens 3.9), no row for it")
+    return found
 
 
-def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dict[str, Any]]:
-    detector = make_detector(host, texts, concepts)
-    made = [Sample(str(k), text, str(k)) for k, text in enumerate(texts)]
-    batches = host.batches(made)
+def hosts(model: str) -> tuple[Any, Any]:
+    """An attached model, and the same as transformers has it; with SAELens a HookedTransformer alone."""
+    with suppress(ImportError):
+        import hooked_cases
+        import sae_lens
+
+        from sa_transformer_lens import load_hooked
+
+        cls = sae_lens.HookedSAETransformer
+        net = hooked_cases.hooked_model("llama", cls=cls) if model == "tiny" else load_hooked(model, cls=cls)
+        return accept(net, progress=False), None
+    if model == "tiny":
+        return accept(tiny.bridge("llama"), progress=False), tiny.hf_model("llama")
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(find_folder(model), dtype=torch.float32)
+    return accept(load_bridge(model), progress=False), plain.eval()
+
+
+def compare(
+    host: Any,
+    detector: Detector,
+    documents: list[Any],
+    batches: list[Any],
+    others: dict[str, Any],
+    rounds: int,
+    of: str = "",
+) -> list[dict[str, Any]]:
+    """A row for the bare pass and for each opponent; all of them in turn."""
+    concepts = len(detector.concepts)
     folder = Path(tempfile.mkdtemp())
-    corpus = open_corpus(texts)
+    corpus = open_corpus(documents)
 
     def ours() -> Any:
         shutil.rmtree(folder, ignore_errors=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return scan(host, detector, corpus, folder)
-
-    def loop() -> set[tuple[int, int, int]]:
-        return plain_loop(host, detector, batches)
 
     def bare() -> None:
         for batch in batches:
@@ -98,15 +149,14 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
     watcher.join()
     import pandas
 
-    per_row = (folder / "samples.parquet").stat().st_size / (len(texts) * concepts)
+    per_row = (folder / "samples.parquet").stat().st_size / (len(documents) * concepts)
     hits = pandas.read_parquet(folder / "hits.parquet")
     columns = {name: k for k, name in enumerate(detector.concepts)}
     own = set(zip(hits.number, hits.token, hits.concept.map(columns), strict=True))
-    theirs = loop()
-    # A score within rounding of its threshold may fall on either side.
-    equal = len(own ^ theirs) <= 1e-4 * len(theirs)
-    calls = {"scan": ours, "loop": loop, "bare": bare}
-    best = dict.fromkeys(calls, float("inf"))
+    calls = {"scan": ours, "the bare pass": bare, **others}
+    best, differ = dict.fromkeys(calls, float("inf")), dict.fromkeys(calls, 0)
+    for name, call in others.items():
+        differ[name] = len(own ^ call())
     for turn in range(rounds):
         for name in sorted(calls, reverse=bool(turn % 2)):
             start = time.process_time()
@@ -114,20 +164,28 @@ def compare(host: Any, texts: list[str], concepts: int, rounds: int) -> list[dic
             best[name] = min(best[name], time.process_time() - start)
     shutil.rmtree(folder, ignore_errors=True)
     tokens = sum(int(batch.valid.sum()) for batch in batches)
-    note = f"{tokens:,} tokens, {len(theirs):,} hits, {len(own ^ theirs)} of them differ; seconds of CPU"
+    note = f"{host.info.model}; {tokens:,} tokens, {len(own):,} hits, {{}} of them differ; seconds of CPU"
     note += f"; {(peak[0] - before) >> 20} MiB above what the model and its tables take, "
     note += f"{per_row:.1f} bytes a row of samples"
-    aim = 1.1 if concepts <= 100 else 1.15
-    row = {"ours_s": best["scan"], "equal": equal, "note": f"{host.info.model}; {note}"}
+    aims = {"the bare pass": 1.1 if concepts <= 100 else 1.15}
     return [
-        row
-        | {
-            "name": f"scan, {concepts} concepts, all layers, against {name}",
-            "opponent_s": best[against],
-            "ratio": best["scan"] / best[against],
-            "aim": f"<= {limit:g}",
+        {
+            "name": f"scan{of}, {concepts} concepts, all layers, against {name}",
+            "concepts": concepts,
+            "against": name,
+            "model": host.info.model,
+            "tokens": tokens,
+            "bytes_a_row": per_row,
+            "ours_s": best["scan"],
+            "opponent_s": best[name],
+            "ratio": best["scan"] / best[name],
+            "aim": f"<= {aims.get(name, 1.0):g}",
+            # A score within rounding of its threshold may fall on either side.
+            "equal": differ[name] <= 1e-4 * len(own),
+            "note": note.format(differ[name]),
         }
-        for name, against, limit in (("the bare pass", "bare", aim), ("a loop", "loop", 1.0))
+        for name in calls
+        if name != "scan"
     ]
 
 
@@ -169,31 +227,136 @@ def make_detector(host: Any, texts: list[str], concepts: int) -> Detector:
     return Detector(bank.concepts, bank, tail, {}, {}, cuts, seen, host=host)
 
 
-def plain_loop(host: Any, detector: Detector, batches: list[Any]) -> set[tuple[int, int, int]]:
+class Fired:
+    """What all opponents do with the residuals of a batch: score, compare, and tell the places of hits."""
+
+    def __init__(self, host: Any, detector: Detector) -> None:
+        tail = detector.tail
+        self.layers, self.rule = range(host.info.n_layers), detector.bank.sinks_on(host.info)
+        self.concepts = [np.flatnonzero(tail.layer == at) for at in self.layers]
+        vectors = detector.bank.token.vectors
+        units = [vectors[at, tail.chosen_unit[own]] for at, own in enumerate(self.concepts)]
+        self.units = [one / one.norm(dim=-1, keepdim=True) for one in units]
+        self.bars = [torch.from_numpy(tail.chosen_threshold[own]) for own in self.concepts]
+
+    def __call__(self, residuals: Any, valid: torch.Tensor) -> Iterator[tuple[int, int, int]]:
+        """Row, token and concept of each hit."""
+        keep = reducers.evidence({(at, "resid_post"): residuals[at] for at in self.layers}, valid, *self.rule)
+        for at in self.layers:
+            h = residuals[at]
+            scores = h @ self.units[at].T / h.norm(dim=-1, keepdim=True)
+            fired = (scores.double() >= self.bars[at]) & keep[..., None]
+            for row, token, column in fired.nonzero().tolist():
+                yield row, token, int(self.concepts[at][column])
+
+
+def plain_loop(host: Any, detector: Detector, batches: list[Any]) -> Hits:
     """What a user writes: cache, score, threshold; the places of hits as (text, token, concept)."""
-    bank, tail = detector.bank, detector.tail
-    layers, rule = host.info.n_layers, bank.sinks_on(host.info)
-    names = [f"blocks.{at}.hook_out" for at in range(layers)]
-    concepts = [np.flatnonzero(tail.layer == at) for at in range(layers)]
-    units = [bank.token.vectors[at, tail.chosen_unit[own]] for at, own in enumerate(concepts)]
-    units = [one / one.norm(dim=-1, keepdim=True) for one in units]
-    bars = [torch.from_numpy(tail.chosen_threshold[own]) for own in concepts]
-    found: set[tuple[int, int, int]] = set()
+    fired, names = Fired(host, detector), block_ends(host)
+    found: Hits = set()
     for batch in batches:
         with torch.no_grad():
             mask = batch.inputs["attention_mask"]
             _, cache = host.bridge.run_with_cache(
                 batch.inputs["input_ids"], attention_mask=mask, names_filter=lambda name: name in names
             )
-        read = {(at, "resid_post"): cache[name] for at, name in enumerate(names)}
-        keep = reducers.evidence(read, batch.valid, *rule)
-        for at in range(layers):
-            h = read[at, "resid_post"]
-            scores = h @ units[at].T / h.norm(dim=-1, keepdim=True)
-            fired = (scores.double() >= bars[at]) & keep[..., None]
-            for row, token, column in fired.nonzero().tolist():
-                found.add((int(batch.rows[row]), token, int(concepts[at][column])))
+        for row, token, concept in fired([cache[name] for name in names], batch.valid):
+            found.add((int(batch.rows[row]), token, concept))
     return found
+
+
+def mapped(plain: Any, host: Any, detector: Detector, batches: list[Any]) -> Hits:
+    """`datasets.map` over the same batches, a row each, with hooks on the model of transformers."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    fired = Fired(host, detector)
+    names = ("input_ids", "attention_mask")
+    rows = [{name: batch.inputs[name].tolist() for name in names} for batch in batches]
+    for row, batch in zip(rows, batches, strict=True):
+        row |= {"valid": batch.valid.tolist(), "rows": list(map(int, batch.rows))}
+    residuals: list[Any] = []
+
+    def keep(module: Any, given: Any, out: Any) -> None:
+        residuals.append(out[0] if isinstance(out, tuple) else out)
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        residuals.clear()
+        with torch.no_grad():
+            plain.model(**{name: torch.tensor(row[name]) for name in names}, use_cache=False)
+        hits = list(fired(residuals, torch.tensor(row["valid"])))
+        return {"hits": [(row["rows"][k], token, concept) for k, token, concept in hits]}
+
+    hooks = [layer.register_forward_hook(keep) for layer in plain.model.layers]
+    try:
+        told = Dataset.from_list(rows).map(one, load_from_cache_file=False, remove_columns=[*rows[0]])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {(int(a), int(b), int(c)) for hits in told["hits"] for a, b, c in hits}
+
+
+def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Rows of one length as SAELens's store wants them, their batches, and what reads them from the store."""
+    from datasets import Dataset
+    from sae_lens import ActivationsStore
+
+    words = [token for one in host.batches([Sample(str(k), t, str(k)) for k, t in enumerate(texts)])
+             for token in one.inputs["input_ids"][one.valid].tolist()]  # fmt: skip
+    rows = [words[k : k + LENGTH] for k in range(0, len(words) - LENGTH + 1, LENGTH)]
+    ids = [TokenIds(row) for row in rows]
+    batches = host.batches([Sample(str(k), one.text, str(k), source=one) for k, one in enumerate(ids)])
+    per_batch = max(len(batch.rows) for batch in batches)
+    fired = Fired(host, detector)
+    names = block_ends(host)
+
+    def store() -> Hits:
+        found: Hits = set()
+        source = ActivationsStore.from_config_multi_hook(
+            host.bridge,
+            dataset=Dataset.from_dict({"tokens": rows}),
+            hook_names=names,
+            hook_d_ins=dict.fromkeys(names, host.info.d_model),
+            context_size=LENGTH,
+            store_batch_size_prompts=per_batch,
+            total_training_tokens=len(rows),
+            prepend_bos=False,
+            disable_concat_sequences=True,
+        )
+        for start in range(0, len(rows), per_batch):
+            tokens = source.get_batch_tokens(min(per_batch, len(rows) - start))
+            with torch.no_grad():
+                read = source.get_multi_hook_activations(tokens)
+            for row, token, concept in fired(
+                [read[name] for name in names], torch.ones_like(tokens, dtype=torch.bool)
+            ):
+                found.add((start + row, token, concept))
+        return found
+
+    return ids, batches, {"SAELens's store": store}
+
+
+def tables(files: list[Path]) -> str:
+    """What runs of this benchmark wrote: a table for each set of opponents that met the same documents."""
+    found = []
+    for path in files:
+        rows = json.loads(path.read_text())
+        sets: dict[str, list[Any]] = {}
+        for row in rows:
+            sets.setdefault(row["name"].partition(",")[0], []).append(row)
+        # SAELens's run meets the loop a second time; its own rows are those of one length.
+        own = sets[max(sets, key=len)]
+        lines: list[str] = []
+        for n in dict.fromkeys(row["concepts"] for row in own):
+            met = [row for row in own if row["concepts"] == n]
+            if not lines:
+                names = " | ".join(row["against"] for row in met)
+                lines = [f"| concepts, over {met[0]['tokens']:,} tokens | scan | {names} |"]
+                lines.append("|---" * (2 + len(met)) + "|")
+            cells = " | ".join(f"{row['opponent_s']:.2f}, scan {row['ratio']:.2f} of it" for row in met)
+            lines.append(f"| {n:,} | {met[0]['ours_s']:.2f} | {cells} |")
+        found.append("\n".join(lines))
+    return "\n\n".join(found)
 
 
 def main() -> int:
@@ -202,8 +365,20 @@ def main() -> int:
     parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
     parser.add_argument("--samples", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--show", type=Path, metavar="PAGE", help="write the tables of files between its markers"
+    )
+    parser.add_argument("files", type=Path, nargs="*", help="what --json wrote")
     given = parser.parse_args()
+    if given.show:
+        from between_markers import show
+
+        show(tables(given.files), given.show, BEGIN, END)
+        return 0
     rows = measure(given.model, samples=given.samples, rounds=given.rounds)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         times = f"{row['ours_s']:8.2f} {row['opponent_s']:8.2f} {row['ratio']:6.2f}"
         print(f"{row['name']:<60} {times} {row['aim']}")

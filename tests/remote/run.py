@@ -2,6 +2,7 @@
 
     python tests/remote/run.py                  # trusted, then sandboxed
     python tests/remote/run.py --mode trusted -- -k faults
+    python tests/remote/run.py --mode trusted --bench        # bench_wire.py instead of the tests
 
 Builds the server's environment when it is missing (about 3 GB to download, 5.5 GB in
 `~/.cache/sa_plugin/ndif`), and says what it needs otherwise: Linux, Python 3.12, redis-server,
@@ -29,7 +30,8 @@ import server  # noqa: E402
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mode", choices=["trusted", "sandboxed"], help="by default both")
-    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    parser.add_argument("--bench", action="store_true", help="run bench_wire.py instead of the tests")
+    parser.add_argument("arguments", nargs="*", help="for pytest, or for the benchmark, after --")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell ignores Ctrl-C for what it runs in the background.
@@ -39,7 +41,7 @@ def main() -> int:
         folders = [models.smollm2(), *map(models.tiny, models.TINY)]
         environment.build()
         modes = [given.mode] if given.mode else ["trusted", "sandboxed"]
-        codes = [_round(mode, folders, given.pytest) for mode in modes]
+        codes = [_round(mode, folders, given.arguments, given.bench) for mode in modes]
     except (RuntimeError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -48,7 +50,7 @@ def main() -> int:
     return max(codes)
 
 
-def _round(mode: str, folders: list[Path], arguments: list[str]) -> int:
+def _round(mode: str, folders: list[Path], arguments: list[str], bench: bool) -> int:
     state = server.default_state()
     try:
         print(f"{mode} server: starting ({state})", flush=True)
@@ -56,7 +58,7 @@ def _round(mode: str, folders: list[Path], arguments: list[str]) -> int:
         for folder in folders:
             server.deploy(folder, state)
             print(f"{mode} server: deployed {folder.name}", flush=True)
-        return _pytest(mode, state, arguments)
+        return _run(mode, state, arguments, bench)
     finally:
         # A second Ctrl-C must not leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,11 +66,12 @@ def _round(mode: str, folders: list[Path], arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _pytest(mode: str, state: Path, arguments: list[str]) -> int:
+def _run(mode: str, state: Path, arguments: list[str], bench: bool) -> int:
     given = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([*map(str, (ROOT, ROOT / "adapters", HERE.parent)), given])
     variables = {"SA_NDIF": mode, "SA_NDIF_STATE": str(state), "NDIF_HOST": server.HOST, "PYTHONPATH": path}
-    command = [sys.executable, "-m", "pytest", "-q", str(HERE), "--confcutdir", str(HERE)]
+    tests = ["-m", "pytest", "-q", str(HERE), "--confcutdir", str(HERE)]
+    command = [sys.executable, *([str(HERE / "bench_wire.py")] if bench else tests)]
     process = subprocess.Popen([*command, *arguments], env=os.environ | variables, cwd=ROOT)
     try:
         code = process.wait()
@@ -77,7 +80,7 @@ def _pytest(mode: str, state: Path, arguments: list[str]) -> int:
             process.kill()
             process.wait()
     no_tests_collected = 5
-    return 0 if code == no_tests_collected and arguments else code
+    return 0 if code == no_tests_collected and arguments and not bench else code
 
 
 if __name__ == "__main__":
