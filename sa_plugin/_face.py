@@ -166,7 +166,7 @@ def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: t
         made.__init__ = _faced(made.__init__, to, made.__qualname__, made)  # type: ignore[misc]
         return face_methods(made)
     # A record's hints stand in its class and bases, each to be read where it was written.
-    read = functools.cache(lambda: _read(made, name or made.__qualname__, made if record is None else record))
+    read = _Asked(made, name or made.__qualname__, made if record is None else record)
 
     @functools.wraps(made)
     def checked(*args: Any, **given: Any) -> Any:
@@ -183,6 +183,26 @@ def _faced(made: Any, to: Sequence[Receiver], name: str | None = None, record: t
 
     checked.__faced__ = read  # type: ignore[attr-defined]
     return checked
+
+
+class _Asked:
+    """What a function asks of its arguments, read when it is first called.
+
+    To another process, such as a worker's, it is sent unread: by value, with a function that a package
+    hands out and that the function's own file does not know.
+    """
+
+    def __init__(self, *of: Any) -> None:
+        self._of = of
+        self._read: Arguments | None = None
+
+    def __call__(self) -> Arguments:
+        if self._read is None:
+            self._read = _read(*self._of)
+        return self._read
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Asked, self._of
 
 
 class Carries:

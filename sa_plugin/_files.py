@@ -118,7 +118,8 @@ def written(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(partial)
-        if isinstance(error, OSError):
+        # What is written while another file is open, such as a second table, has named itself.
+        if isinstance(error, OSError) and not hasattr(error, "named"):
             _raise_named(error, Path(path))
         raise
     flush_folder(target.parent)
@@ -183,7 +184,9 @@ def _raise_named(error: OSError, path: Path) -> NoReturn:
     fix = _FIX.get(error.errno or 0, "name another place")
     said = error.strerror or str(error)
     told = f"{path} was not written ({said}), what was there before is as it was: {fix}."
-    raise (OSError(error.errno, told) if error.errno else OSError(told)) from error
+    found = OSError(error.errno, told) if error.errno else OSError(told)
+    vars(found)["named"] = path
+    raise found from error
 
 
 # Folders of output --------------------------------------------------------------------------------

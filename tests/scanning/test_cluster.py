@@ -162,6 +162,29 @@ def test_a_pool_of_nothing_is_refused(given, said):
         RayPool(**given)
 
 
+def test_functions_as_packages_hand_them_out_can_be_sent_to_a_worker():
+    # In a process of its own: shape checks of the tests are round these functions here, and cannot be sent.
+    script = """
+        import inspect
+        from ray import cloudpickle
+        from sa_plugin import host, loaders
+        every = {name: getattr(room, name) for room in (host, loaders) for name in room.__all__}
+        sent = {name: cloudpickle.dumps(made) for name, made in every.items() if inspect.isfunction(made)}
+        print(len(sent))
+        try:
+            cloudpickle.loads(sent["open_folder"])(5, "transformer_lens")
+        except TypeError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    run = subprocess.run(
+        command, text=True, capture_output=True, check=True, env=os.environ | {"PYTHONPATH": PATH}
+    )
+    n, said = run.stdout.splitlines()
+    assert int(n) > 20
+    assert said == "open_folder: folder is 5, not a path."
+
+
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     script = """
         from sa_plugin.passes import RayPool, on_ray

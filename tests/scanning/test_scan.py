@@ -1,10 +1,13 @@
 """Laws of a scan: it is the plain loop, whatever the shards, their order, the kills and the batches."""
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +18,7 @@ import pandas
 import pytest
 from fake_host import Elsewhere, FakeHost, in_batches
 
+from sa_plugin import _files
 from sa_plugin.data import Sample
 from sa_plugin.detection import calibrate
 from sa_plugin.loaders import open_corpus
@@ -134,6 +138,79 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(found, corpus, whole, tmp
     assert killed
     scan(host, detector, corpus, tmp_path)
     assert content(tmp_path) == content(whole[0])
+
+
+class SmallDisk:
+    """`os` on a disk that holds so many bytes of a folder, and says so when what was written is flushed."""
+
+    step = 6 << 10
+
+    def __init__(self, folder):
+        self.folder, self.size = folder, 0
+
+    def __getattr__(self, name):
+        return self.flushed if name == "fsync" else getattr(os, name)
+
+    def grow(self, size):
+        self.size = size
+
+    def flushed(self, handle):
+        if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > self.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+
+
+class RealDisk:
+    """A disk in memory of so many bytes, which only root may have."""
+
+    step = 40 << 10
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._mount("size=4k")
+
+    def grow(self, size):
+        self._mount(f"remount,size={size}")
+
+    def _mount(self, options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(self.folder)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(params=[SmallDisk, RealDisk])
+def disk(request, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    try:
+        made = request.param(out)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounts no disk in memory: that takes Linux and root")
+    if request.param is SmallDisk:
+        monkeypatch.setattr(_files, "os", made)
+    yield made
+    if request.param is RealDisk:
+        subprocess.run(["umount", "--lazy", str(out)], check=True)
+
+
+def test_a_scan_whose_disk_is_full_says_so_and_goes_on_once_there_is_space(found, corpus, whole, disk):
+    host, _, detector = found
+    told = []
+    for size in range(disk.step, 2 << 20, disk.step):
+        disk.grow(size)
+        try:
+            scan(host, detector, corpus, disk.folder)
+        except OSError as error:
+            told.append(error)
+        else:
+            break
+    assert {error.errno for error in told} == {errno.ENOSPC}
+    said = r"(\S+) was not written \(No space left on device\), .*: free some space, or name a folder on .*"
+    paths = [Path(re.fullmatch(said, error.strerror)[1]) for error in told]
+    # It came at a block's tables and tail, and at those of the whole; none was left half.
+    assert {"hits", "tail"} <= {path.stem for path in paths}
+    assert disk.folder in {path.parent for path in paths}
+    assert content(disk.folder) == content(whole[0])
+    assert not [*disk.folder.rglob(f"{_files.PARTIAL}*")]
 
 
 def test_two_workers_may_do_one_block(found, corpus, tmp_path):
