@@ -41,6 +41,7 @@ GRID: dict[str, list[dict[str, Any]]] = {
 }
 BEGIN, END = ("<!-- scale_runs.py -->", "<!-- end of scale_runs.py -->")
 DOLLARS_AN_HOUR = 0.05
+OVER = "memory over the model's"
 EMPTY = 2000
 """Blocks of nothing that Ray hands out."""
 
@@ -210,7 +211,7 @@ def on_ray_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) ->
 
 
 def merged_apart(out: Path, scratch: Path) -> float:
-    """Seconds of the clock to merge one block from each of as many folders, as machines without a disk of all."""
+    """Seconds of the clock to merge from as many folders, as of machines that share no disk."""
     from sa_plugin.scanning import merge
 
     others = []
@@ -272,24 +273,21 @@ def sized(mib: float) -> str:
 def grown(out: Path) -> str:
     """The tiny model's cells."""
     rows = []
-    for name, key in (("documents", "documents"), ("concepts", "concepts"), ("layers", "layers")):
+    for name in ("documents", "concepts", "layers"):
         for one in cells(out, name):
-            s, n = one["seconds"], one["documents"]
-            rows.append(
-                [name, f"{one[key]:,}", f"{s['scan']:.1f} s", f"{1e3 * s['scan'] / n:.2f} ms"]
-                + [f"{one['memory_mib']['more']} MiB", f"{s['merge']:.1f} s", sized(one["written_mib"])]
-            )
-    head = ["what grows", "to", "scan", "a document", "memory over the model's", "merge", "written"]
-    return table(head, rows)
+            s, row = one["seconds"], [name, f"{one[name]:,}"]
+            row += [f"{s['scan']:.1f} s", f"{1e3 * s['scan'] / one['documents']:.2f} ms"]
+            row += [f"{one['memory_mib']['more']} MiB", f"{s['merge']:.1f} s", sized(one["written_mib"])]
+            rows.append(row)
+    return table(["what grows", "to", "scan", "a document", OVER, "merge", "written"], rows)
 
 
 def shards(out: Path) -> str:
-    rows = [
-        [f"{one['documents'] // one['block_size']:,}", f"{s['scan']:.1f} s"]
-        + [f"{s['merge_by_the_clock']:.1f} s", f"{s['merge_apart']:.1f} s"]
-        for one in cells(out, "shards")
-        for s in [one["seconds"]]
-    ]
+    rows = []
+    for one in cells(out, "shards"):
+        s, n = one["seconds"], one["documents"] // one["block_size"]
+        row = [f"{n:,}", f"{s['scan']:.1f} s"]
+        rows.append([*row, f"{s['merge_by_the_clock']:.1f} s", f"{s['merge_apart']:.1f} s"])
     return table(
         ["shards of one block", "scan, all together", "merge, one folder", "merge, a folder each"], rows
     )
@@ -298,98 +296,111 @@ def shards(out: Path) -> str:
 def ray(out: Path) -> str:
     rows = []
     for one in cells(out, "ray"):
-        s, n = one["seconds"], one["documents"]
+        s = one["seconds"]
         if not one["workers"]:
-            rows.append(
-                ["this process", f"{s['begin_by_the_clock']:.1f} s", f"{s['scan']:.1f} s of the processor"]
-            )
-            rows[-1] += ["", ""]
+            begin = f"{s['begin_by_the_clock']:.1f} s to attach"
+            rows.append(["this process", begin, f"{s['scan']:.1f} s of the processor", "", ""])
             continue
         empty = 1e3 * s["empty"] / EMPTY
-        rows.append(
-            [f"{one['workers']} of Ray", f"{s['scan_begin']:.1f} s", f"{s['scan']:.1f} s"]
-            + [
-                f"{s['empty_begin']:.1f} s",
-                f"{empty:.1f} ms, {1e3 * empty / one['block_size']:.0f} µs a document",
-            ]
-        )
-        assert n == cells(out, "ray")[0]["documents"]
+        row = [f"{one['workers']} of Ray", f"{s['scan_begin']:.1f} s", f"{s['scan']:.1f} s"]
+        row += [f"{s['empty_begin']:.1f} s"]
+        rows.append([*row, f"{empty:.1f} ms, {1e3 * empty / one['block_size']:.0f} µs a document"])
     head = ["workers", "until the first block is done", "the other documents"]
-    return table([*head, "of which Ray's start, without models", "Ray's own, a block"], rows)
+    return table([*head, "Ray's start, without models", "Ray's own, a block"], rows)
 
 
 def billion(out: Path) -> str:
     rows = []
     for one in cells(out, "smollm2"):
-        rate = one["tokens"] / one["seconds"]["scan"]
-        hours, times = 1e9 / rate / 3600, 1e9 / one["tokens"]
-        merging = one["seconds"]["merge"] * times / 3600
-        rows.append(
-            [f"{one['concepts']:,}", f"{rate:,.0f}", f"{one['memory_mib']['more']} MiB", f"{hours:,.0f}"]
-            + [f"{merging:,.1f}", f"{DOLLARS_AN_HOUR * hours:,.0f}", sized(one["written_mib"] * times)]
-        )
-    head = ["concepts", "tokens a second", "memory over the model's", "hours of a core", "of merging"]
-    return table([*head, "dollars", "written"], rows)
+        rate, times = one["tokens"] / one["seconds"]["scan"], 1e9 / one["tokens"]
+        hours, merging = 1e9 / rate / 3600, one["seconds"]["merge"] * times / 3600
+        row = [f"{one['concepts']:,}", f"{rate:,.0f}", f"{one['memory_mib']['more']} MiB", f"{hours:,.0f}"]
+        row += [f"{merging:,.1f}", f"{DOLLARS_AN_HOUR * hours:,.0f}", sized(one["written_mib"] * times)]
+        rows.append(row)
+    head = ["concepts", "tokens a second", OVER, "hours of a core", "of merging", "dollars", "written"]
+    return table(head, rows)
 
 
 def tails(out: Path) -> str:
     rows = []
     for one in cells(out, "tail"):
         r = one["report"]
-        s = r["processor_seconds"]
-        exact = ", ".join(f"{q:g}" for q in r["exact_levels"])
+        s, levels = r["processor_seconds"], r["exact_levels"]
+        exact = f"{', '.join(f'{q:g}' for q in levels)}: {sum(r['equal_to_the_sort'])} of {len(levels)}"
         off = ", ".join(f"{q:g}: {100 * error / r['tokens']:.2g} %" for q, *_, error in r["enclosed"])
-        rows.append(
-            [f"{r['tokens']:,} x {r['columns']:,}", f"{s['tail']:.1f} s"]
-            + [f"{s['saving'] + s['merging'] + s['quantiles']:.1f} s"]
-            + [f"{r['worker_peak_mb']:.0f}, {r['before_mb']:.0f} MiB", f"{r['peak_mb']:.0f} MiB"]
-            + [
-                f"{r['disk_bytes'] / 2**20:.1f} MiB",
-                f"{exact}: {sum(r['equal_to_the_sort'])} of {len(r['exact_levels'])}",
-                off,
-            ]
-        )
-    head = [
-        "tokens x columns",
-        "counted and kept",
-        "saved, merged, read",
-        "a worker's memory, before the first score",
-    ]
-    head += ["the merge's", "disk", "levels equal to the sort, to the bit", "others: ranks off by at most"]
+        row = [f"{r['tokens']:,} x {r['columns']:,}", f"{s['tail']:.1f} s"]
+        row += [f"{s['saving'] + s['merging'] + s['quantiles']:.1f} s"]
+        row += [f"{r['worker_peak_mb']:.0f} MiB, {r['before_mb']:.0f} of them before the first score"]
+        rows.append([*row, f"{r['peak_mb']:.0f} MiB", f"{r['disk_bytes'] / 2**20:.1f} MiB", exact, off])
+    head = ["tokens x columns", "counted and kept", "saved, merged, read", "a worker's memory", "the merge's"]
+    head += ["disk", "quantiles equal to the sort, to the bit", "others: off by at most so many ranks"]
     return table(head, rows)
+
+
+PAGE = """
+What follows is written by the commands
+
+```bash
+python docs/experiments/scale_runs.py --out scale
+python docs/experiments/scale_runs.py --out scale --show docs/scale.md --picture docs/pictures/scale.png
+```
+
+A random Llama with {layers} blocks of width 64 over documents of {words} random words in blocks of
+{block_size}; {concepts} concepts at all layers unless they grow, 100 where layers do. The model is small,
+so what grows is the scan's own. One thread, seconds of the processor.
+
+{grown}
+
+![How a scan of a small model grows](pictures/scale.png)
+
+Shards: {documents:,} documents cut into ever more. Each would be a process, in which attaching even this
+model takes {begin:.1f} s of the processor. Merging is by the clock, from one folder and from a folder of
+each shard.
+
+{shards}
+
+Ray: {on_ray:,} documents, seconds of the clock on a busy machine of {cores} cores, which shows overhead and
+not speed. Ray's own is measured with {empty:,} blocks of nothing.
+
+{ray}
+
+SmolLM2-135M in float32 over {smol:,} documents of {smol_words} words ({smol_tokens} tokens that count),
+concepts at all 30 layers in turn; and from it a billion tokens:
+
+{billion}
+
+Assumed: the rate of these documents holds for a billion tokens, as the small model's does up to {most:,}
+documents; one thread of this CPU, by processor seconds; documents as long, with hits as many (one token in
+2,000 a concept); nothing is waited for, read over a network or begun anew; and {cents:.0f} cents an hour of
+a core, which is no quotation. What is written is a row a document and concept, so longer documents write
+less.
+
+A stream of 10^9 scores, without a model: a normal bulk, a heavier tail in a thousandth of the tokens, eight
+shards shifted by their own amounts, run one after another, saved, and merged in a random order. A column's
+cut is at 3.4, which .09 % of the scores reach. Beside it stand two oracles that share nothing with
+`ExactTail`: the scores of the first column at or above the cut, put aside by a comparison and sorted; and,
+of one column, `numpy.quantile` of the first five million tokens. One thread, seconds of the processor,
+without those that made the scores (`tail_runs.py`):
+
+{tails}
+"""
 
 
 def page(out: Path) -> str:
     """All that was measured, in words."""
     small, smol = cells(out, "documents"), cells(out, "smollm2")
-    words = round(smol[0]["tokens"] / smol[0]["documents"])
-    return "\n\n".join(
-        [
-            f"A random Llama with {LAYERS} blocks of width 64 over documents of {DEFAULTS['words']} random words "
-            f"in blocks of {DEFAULTS['block_size']}; {DEFAULTS['concepts']} concepts at all layers unless they grow, "
-            f"100 where layers do. The model is small, so what grows is the scan's own. One thread, seconds of the "
-            f"processor.",
-            grown(out),
-            f"Shards: {DEFAULTS['documents']:,} documents cut into ever more. Each would be a process, which takes "
-            f"{small[0]['seconds']['begin']:.0f} s of the processor to import and attach the tiny model. Merging is by "
-            "the clock: from one folder, and from a folder of each shard.",
-            shards(out),
-            f"Ray: {GRID['ray'][0]['documents']:,} documents, seconds of the clock on a busy machine of "
-            f"{os.cpu_count()} cores, which shows overhead and not speed. Ray's own is measured with {EMPTY:,} blocks "
-            "of nothing.",
-            ray(out),
-            f"SmolLM2-135M in float32 over documents of {SMOLLM2['words']} words ({words} tokens that count), "
-            "concepts at all 30 layers in turn, and from it a billion tokens:",
-            billion(out),
-            "Assumed: the rate of the processor seconds of "
-            f"{smol[0]['documents']} documents holds for a billion tokens (above it does for documents to "
-            f"{small[-1]['documents']:,}); one thread of this CPU; documents as long and hits as many (one token in "
-            "2,000 a concept); reading, restarts and waiting cost nothing; "
-            f"{100 * DOLLARS_AN_HOUR:.0f} cents an hour of a core, a price that is made up for the arithmetic. What is "
-            "written is a row a document and concept, so longer documents write less.",
-            "A stream of 10^9 scores without a model:",
-            tails(out),
-        ]
+    return PAGE.format(
+        **{name: DEFAULTS[name] for name in ("layers", "words", "block_size", "concepts", "documents")},
+        **{made.__name__: made(out) for made in (grown, shards, ray, billion, tails)},
+        begin=small[0]["seconds"]["begin"],
+        on_ray=GRID["ray"][0]["documents"],
+        cores=os.cpu_count(),
+        empty=EMPTY,
+        smol=smol[0]["documents"],
+        smol_words=smol[0]["words"],
+        smol_tokens=round(smol[0]["tokens"] / smol[0]["documents"]),
+        most=small[-1]["documents"],
+        cents=100 * DOLLARS_AN_HOUR,
     )
 
 
