@@ -173,7 +173,8 @@ def cell(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
 def here_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) -> dict[str, Any]:
     """In this process, going on where an earlier one was cut off; seconds of all of them."""
     path = scratch / "progress.json"
-    state = json.loads(path.read_text()) if path.exists() else {"done": 0, "seconds": {}, "memory_mib": {}}
+    state: dict[str, Any] = {"done": 0, "seconds": {}, "memory_mib": {}}
+    state = json.loads(path.read_text()) if path.exists() else state
     seconds, memory = state["seconds"], state["memory_mib"]
     clock, since = time.perf_counter(), time.process_time()
     work = make()
