@@ -1,10 +1,10 @@
-"""The trials of docs/sae.md: small SAEs of SAELens's classes on SmolLM2, and their latents as concepts.
+"""The trials of docs/findings/sae.md: small SAEs of SAELens's classes on SmolLM2, their latents as concepts.
 
     python docs/experiments/weights.py --model smollm2
     python docs/experiments/sae_runs.py rows --out runs
     python docs/experiments/sae_runs.py train TopK --out runs        # Standard and JumpReLU too
     python docs/experiments/sae_runs.py detect --out runs
-    python docs/experiments/sae_runs.py tables runs --into docs/sae.md
+    python docs/experiments/sae_runs.py tables runs --into docs/findings/sae.md
 
 Needs SAELens: `pip install "sa_plugin[transformer-lens,nnsight]" sae-lens`, which takes TransformerLens
 3.9. `rows` writes the activations of each split. `train` lets SAELens train an SAE on the train split's

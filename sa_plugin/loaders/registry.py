@@ -99,7 +99,7 @@ def load(
 
     Args:
         source: "supersense", "emoji", "shapes", "brown", "clevr", "coco", "opensurfaces",
-            "pascal", "sarcasm", "isarcasm" or "goemotions" (docs/data.md says what each needs); or
+            "pascal", "sarcasm", "isarcasm" or "goemotions" (docs/datasets.md says what each needs); or
             the path of a .jsonl or .csv file or of a folder with a metadata.csv; or a Hugging Face
             dataset, or a mapping of split to dataset, with `columns=`.
         root: For a name, the folder of your copy, in the published layout or the one of the
@@ -108,7 +108,7 @@ def load(
             "held_out_lemma" (supersense) has no labelled lemma of test in train or cal. By default
             "plain" for names and folders; your own files and datasets are divided as they say.
         seed: Seed of the division and of what is drawn or rendered.
-        **options: Of a name or folder, such as `concepts=` or `limit=` (docs/data.md). Of a dataset:
+        **options: Of a name or folder, such as `concepts=` or `limit=` (docs/datasets.md). Of a dataset:
             `columns`, role to column, one of "text", "tokens" or "image", its labels ("spans",
             "tags", "mask") and perhaps "label", "document" and "id"; `names`, role to names of class
             numbers where the dataset has none (`columns` may be left out where they are called
@@ -263,7 +263,7 @@ def _folder(name: str, loader: Loader, root: str | Path | None) -> Path:
     if root is None:
         raise ValueError(
             f"data set {name!r} needs root=, the folder of your copy (nothing is downloaded): "
-            "docs/data.md says what to fetch and how it is laid out."
+            "docs/datasets.md says what to fetch and how it is laid out."
         )
     folder = Path(root).expanduser()
     if not folder.is_dir():

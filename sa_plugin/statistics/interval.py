@@ -43,7 +43,7 @@ interval, or where it would leave the range of a share or difference.
 
 What an interval shows: the draw of the documents, with everything fitted before held fixed: vectors,
 thresholds, layers, deltas. It says nothing about another train or calibration split, nor of a bias of
-the estimate. Measured coverage: docs/decisions.md.
+the estimate. Measured coverage: docs/findings/coverage.md.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from sa_plugin.heads import Reference, make_edits
 from sa_plugin.host import Site, check, fingerprint
 from sa_plugin.scores import score
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 START, END = "<!-- families, checked by tests/on_nnsight/test_nnsight_families.py -->\n\n", "\n<!-- end -->"
 ROWS: dict[str, str] = {}
 SHORT = ("The cat sat on the mat.", "short")
