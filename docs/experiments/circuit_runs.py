@@ -1,8 +1,9 @@
-"""The run of docs/howto_circuits.md: which edges carry one concept's SuperActivators on SmolLM2.
+"""The runs of docs/findings/circuits.md: which edges carry one concept's SuperActivators on SmolLM2.
 
-python docs/experiments/circuit_runs.py run --out runs/circuits.json
-python docs/experiments/circuit_runs.py show runs/circuits.json --into docs/howto_circuits.md \
-    --picture docs/pictures/circuits_smollm2.png
+python docs/experiments/circuit_runs.py run --out runs/person.json
+python docs/experiments/circuit_runs.py run --concept artifact --out runs/artifact.json
+python docs/experiments/circuit_runs.py show runs/person.json runs/artifact.json \
+    --into docs/findings/circuits.md --pictures docs/pictures
 
 Edges are those of `circuit_net`, ranked on calibration passages. Faithfulness is measured on test
 passages, all edges but the first k corrupted:
@@ -509,12 +510,32 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def show_record(given: argparse.Namespace) -> None:
-    """Tables into the page, and the picture."""
-    record = json.loads(given.record.read_text())
-    show(tables(record), given.into, BEGIN, END)
-    if given.picture:
-        draw(record, given.picture)
+def summary(records: Sequence[dict[str, Any]]) -> str:
+    """A row a concept: faithfulness of its own circuits, and their p among those of permuted labels."""
+    ks = records[0]["ks"]
+    lines = [
+        "Faithfulness of the own circuits, and p among those of permuted labels:",
+        "",
+        f"| concept | test passages | {' | '.join(f'{k} edges' for k in ks)} |",
+        "|---" * (len(ks) + 2) + "|",
+    ]
+    for record in records:
+        found, cells = Found(record), []
+        for k in ks:
+            p, _ = against(found.draws(k, "own")[0], found.draws(k, BANDS[2]))
+            cells.append(f"{unsigned(three(found.faithfulness(k, 'own')), 2)}; p = {p:.2f}")
+        lines.append(f"| {record['concept']} | {len(record['documents'])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def show_records(given: argparse.Namespace) -> None:
+    """Tables into the page, and a picture a record."""
+    records = [json.loads(path.read_text()) for path in given.records]
+    parts = [f"### The circuit of `{record['concept']}`\n\n{tables(record)}" for record in records]
+    show("\n\n".join([summary(records), *parts]), given.into, BEGIN, END)
+    for record in records:
+        if given.pictures:
+            draw(record, given.pictures / f"circuits_smollm2_{record['concept']}.png")
 
 
 def parse() -> argparse.Namespace:
@@ -525,9 +546,9 @@ def parse() -> argparse.Namespace:
     one.add_argument("--concept", help="by default the one with the most labelled calibration tokens")
     one.add_argument("--out", type=Path, required=True)
     shown = commands.add_parser("show")
-    shown.add_argument("record", type=Path)
+    shown.add_argument("records", type=Path, nargs="+")
     shown.add_argument("--into", type=Path)
-    shown.add_argument("--picture", type=Path)
+    shown.add_argument("--pictures", type=Path, help="a folder")
     return parser.parse_args()
 
 
@@ -536,7 +557,7 @@ def main() -> None:
     given = parse()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    {"run": run, "show": show_record}[given.command](given)
+    {"run": run, "show": show_records}[given.command](given)
 
 
 if __name__ == "__main__":
