@@ -1,7 +1,8 @@
-"""Write detection tables from results.json files into a Markdown file, between its markers.
+"""Write what the demo prints beside detection, from results.json files, into a page, between its markers.
 
-python docs/experiments/demo_table.py README.md demo_out/results.json
-python docs/experiments/demo_table.py docs/findings/results.md NAME=RESULTS.json ...
+python docs/experiments/demo_table.py docs/findings/results.md TITLE=RESULTS.json ...
+
+Tables of detection are written by `rival_tables.py`, which takes `kept`, `detection` and `monitor` from here.
 """
 
 import json
@@ -18,7 +19,7 @@ from sa_plugin.report import read_results
 from sa_plugin.show import interval, typeset
 from sa_plugin.stages import difference
 
-BEGIN = "<!-- table: written by docs/experiments/demo_table.py from demo_out/results.json -->"
+BEGIN = "<!-- table: written by docs/experiments/demo_table.py -->"
 END = "<!-- end of table -->"
 MONITOR = (
     "What a monitor is chosen by: true-positive rate at a false-positive rate and partial AUROC up to 10 % "
@@ -183,20 +184,16 @@ def kinds(results: Any) -> list[str]:
 
 
 def sections(arguments: list[str]) -> list[str]:
-    """Tables of every results file, titled where a title was given."""
+    """What the demo prints beside detection, of every results file."""
     lines: list[str] = []
     for argument in arguments:
         title, _, path = argument.rpartition("=")
         results = read_results(path)
-        lines += [f"### {title}", ""] if title else []
-        found = kept(results)
-        lines += [*detection(found), ""]
-        if title:
-            lines += [f"{MONITOR}:", "", *monitor(found), ""]
-            lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
-            lines += ["Localisation, weighted by in-concept tokens:", "", *localisation(results), ""]
-            lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]
-            lines += ["Shares of the in-minus-out contrast:", "", *shares(results), ""]
+        lines += [f"### {title}: kinds, tokens, layers, writers", ""]
+        lines += ["Every kind, weighted F1:", "", *kinds(results), ""]
+        lines += ["Localisation, weighted by in-concept tokens:", "", *localisation(results), ""]
+        lines += ["How the tail forms, means over concepts:", "", *trace(results), ""]
+        lines += ["Shares of the in-minus-out contrast:", "", *shares(results), ""]
     return lines
 
 
