@@ -1,4 +1,4 @@
-"""The command `sa-plugin`: demo, run, reproduce, scan, merge, check, report.
+"""The command `sa-plugin`: demo, run, reproduce, fit, scan, merge, check, report.
 
 Nothing here computes anything, and nothing heavy is imported before a command needs it: `--help`
 answers at once.
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 # Two cores, idle, extrapolated from the default setting; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 BATCH_TOKENS = 1024
+LABELS = "which column is text (or image), id, document, and one of label, spans, mask"
+STEPS = ("train", "bank", "scores", "detector")
 WRITTEN = ("results.json", "report.html")
 DESCRIPTION = (
     "Find concepts in a transformer's activations by their extreme high tail, and write what was "
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_texts(cell)
     cell.set_defaults(command=_reproduce)
 
+    _add_fit(commands)
     _add_scan(commands)
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
     check.add_argument("folder", help=MODEL)
@@ -116,6 +119,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_fit(commands: Any) -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="a detector from a labelled corpus of any size",
+        description="Fit, calibrate and save a detector, block by block, or go on where that was cut off.",
+        epilog="On many machines: --step train --shard I/N on each, --step bank on one, --step scores "
+        "--shard I/N on each, --step detector on one. What is done is not done again.",
+    )
+    fit.add_argument("corpus", help=CORPUS)
+    _add_blocks(fit, "fit_out", LABELS)
+    fit.add_argument("--kind", default="separator", help="a concept kind")
+    fit.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
+    fit.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0, help="of splits, draws and fit")
+    fit.add_argument("--step", choices=STEPS, help="this one alone; by default all, one after another")
+    fit.set_defaults(command=_fit)
+
+
 def _add_scan(commands: Any) -> None:
     scan = commands.add_parser(
         "scan",
@@ -124,26 +144,7 @@ def _add_scan(commands: Any) -> None:
     )
     scan.add_argument("detector", help="folder that Detector.save_pretrained wrote, or a name of the hub")
     scan.add_argument("corpus", help=CORPUS)
-    scan.add_argument("--model", required=True, help=MODEL)
-    scan.add_argument("--host", default="transformer_lens", help=HOST)
-    scan.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
-    scan.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
-    scan.add_argument("--device", help="where the model runs, such as cuda:1; by default where it is loaded")
-    scan.add_argument(
-        "--out", type=_path, default=Path("scan_out"), help="folder of the run, all shards' own"
-    )
-    scan.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="share I of N, from 0")
-    scan.add_argument(
-        "--engine", choices=("here", "ray"), default="here", help="this process, or actors of Ray"
-    )
-    scan.add_argument("--address", help="of a cluster of Ray; else RAY_ADDRESS, else one is begun here")
-    scan.add_argument("--workers", type=_whole("workers", 2**31 - 1), default=2, help="actors of Ray")
-    scan.add_argument("--cpus", type=float, default=1.0, help="of each actor; so many threads of torch")
-    scan.add_argument("--gpus", type=float, default=0.0, help="of each actor; .25 lets four share one")
-    scan.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=ROLES)
-    scan.add_argument("--lines", action="store_true", help="text files have a document a line")
-    scan.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
-    scan.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048)
+    _add_blocks(scan, "scan_out", ROLES)
     scan.add_argument("--window", type=_whole("window", 2**31 - 1), help="tokens, of what is longer than it")
     scan.add_argument("--overlap", type=_whole("overlap", 2**31 - 1), help="tokens that windows share")
     scan.add_argument(
@@ -157,6 +158,30 @@ def _add_scan(commands: Any) -> None:
     merge.add_argument("--against", type=_path, help="folder of another scan, to compare tails with")
     _add_texts(merge)
     merge.set_defaults(command=_merge)
+
+
+def _add_blocks(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
+    """What all commands that go through a corpus block by block are asked."""
+    parser.add_argument("--model", required=True, help=MODEL)
+    parser.add_argument("--host", default="transformer_lens", help=HOST)
+    parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
+    parser.add_argument(
+        "--device", help="where the model runs, such as cuda:1; by default where it is loaded"
+    )
+    parser.add_argument("--out", type=_path, default=Path(out), help="folder of the run, all shards' own")
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="share I of N, from 0")
+    parser.add_argument(
+        "--engine", choices=("here", "ray"), default="here", help="this process, or actors of Ray"
+    )
+    parser.add_argument("--address", help="of a cluster of Ray; else RAY_ADDRESS, else one is begun here")
+    parser.add_argument("--workers", type=_whole("workers", 2**31 - 1), default=2, help="actors of Ray")
+    parser.add_argument("--cpus", type=float, default=1.0, help="of each actor; so many threads of torch")
+    parser.add_argument("--gpus", type=float, default=0.0, help="of each actor; .25 lets four share one")
+    parser.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=roles)
+    parser.add_argument("--lines", action="store_true", help="text files have a document a line")
+    parser.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
+    parser.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -303,10 +328,73 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _fit(arguments: argparse.Namespace) -> int:
+    from sa_plugin._files import writable_folder
+    from sa_plugin.concepts.collect import collect, collect_blocks
+    from sa_plugin.concepts.fit import fit
+    from sa_plugin.concepts.kinds import kind_of
+    from sa_plugin.concepts.saved import load_bank, save_bank
+    from sa_plugin.concepts.train_statistics import RowLimits
+    from sa_plugin.data.splits import Splits
+    from sa_plugin.detection.calibrate import calibrate
+    from sa_plugin.loaders.labelled import labelled_corpus
+    from sa_plugin.scores.score import score, score_blocks
+
+    need, steps = kind_of(arguments.kind).need, STEPS if arguments.step is None else (arguments.step,)
+    i, n = arguments.shard
+    if n > 1 and arguments.step not in ("train", "scores"):
+        raise ValueError(f"--shard {i}/{n} is a share of --step train or of --step scores: name one of them.")
+    out = writable_folder(arguments.out).absolute()
+    train, bank, scores, detector = (out / name for name in STEPS)
+    if "bank" not in steps and "train" not in steps and not bank.exists():
+        raise FileNotFoundError(f"{bank} does not exist: --step train and --step bank come first.")
+    seed, columns = arguments.seed, dict(_column(text) for text in arguments.column) or None
+    data = labelled_corpus(
+        arguments.corpus,
+        splits=Splits(seed=seed),
+        block_size=arguments.block_size,
+        columns=columns,
+        lines=arguments.lines,
+    )
+    asked = {"layers": arguments.layers, "need": tuple(dict.fromkeys(("means", need))), "seed": seed}
+    engine, attach = _engine_of(arguments), partial(_host_of, arguments)
+    if engine == "here":
+        attach = cache(attach)
+    share: dict[str, Any] = {"shard": arguments.shard, "engine": engine}
+    if "train" in steps:
+        collect_blocks(attach, data, train, **share, **asked)
+    if "bank" in steps:
+        host = attach()
+        statistics = collect(host, data, limits=RowLimits(folder=train), **asked)
+        made = fit(host, data, arguments.kind, layers=arguments.layers, statistics=statistics, seed=seed)
+        save_bank(made, bank)
+    if "scores" in steps:
+        score_blocks(attach, data, load_bank(bank), scores, **share)
+    if "detector" in steps:
+        host, fitted = attach(), load_bank(bank)
+        table = score(host, data, fitted, folder=scores)
+        found = calibrate(host, data, fitted, scores=table, seed=seed)
+        found.save_pretrained(detector)
+        print(f"{found.evaluate(data.test, scores=table)}\n\n{detector}")
+        return 0
+    share_of = f", share {i} of {n}," if n > 1 else ""
+    print(f"{data}\n--step {arguments.step}{share_of} is done, in {out}.")
+    return 0
+
+
+def _engine_of(arguments: argparse.Namespace) -> Any:
+    from sa_plugin.passes.cluster import RayPool
+
+    if Path(arguments.model).exists():
+        # Workers of Ray have folders of their own to begin in.
+        arguments.model = str(Path(arguments.model).absolute())
+    pool = RayPool(arguments.workers, arguments.cpus, arguments.gpus, arguments.address)
+    return "here" if arguments.engine == "here" else pool
+
+
 def _scan(arguments: argparse.Namespace) -> int:
     from sa_plugin._files import writable_folder
     from sa_plugin.detection.detector import Detector
-    from sa_plugin.passes.cluster import RayPool
     from sa_plugin.scanning.folder import opened_for
     from sa_plugin.scanning.run import scan
     from sa_plugin.scanning.windows import Windows
@@ -316,13 +404,10 @@ def _scan(arguments: argparse.Namespace) -> int:
     # All that can be refused without a model is refused before one is loaded.
     asked = {"block_size": arguments.block_size, "columns": columns, "lines": arguments.lines}
     corpus = opened_for(arguments.corpus, writable_folder(arguments.out), **asked)
-    if Path(arguments.model).exists():
-        # Workers of Ray have folders of their own to begin in.
-        arguments.model = str(Path(arguments.model).absolute())
-    pool = RayPool(arguments.workers, arguments.cpus, arguments.gpus, arguments.address)
+    engine = _engine_of(arguments)
     detector = Detector.from_pretrained(arguments.detector)
     more = {"windows": windows, "texts": arguments.texts, "max_bad": arguments.max_bad}
-    more |= {"shard": arguments.shard, "engine": "here" if arguments.engine == "here" else pool}
+    more |= {"shard": arguments.shard, "engine": engine}
     found = scan(partial(_host_of, arguments), detector, corpus, arguments.out, **more)
     i, n = arguments.shard
     if n > 1:

@@ -59,6 +59,65 @@ def test_shards_from_the_shell_are_the_whole(folder, tmp_path, capsys):
     assert "<mark>" in page
 
 
+def fitting(folder, out, *more):
+    given = ["fit", folder / "labelled.jsonl", "--model", folder / "model", "--out", out, "--layers", "1"]
+    columns = [
+        "--column",
+        "text=body",
+        "--column",
+        "id=name",
+        "--column",
+        "spans=spans",
+        "--block-size",
+        "16",
+    ]
+    return main([str(one) for one in (*given, *columns, *more)])
+
+
+@pytest.fixture(scope="module")
+def labelled(folder):
+    """The folder, with a labelled corpus of eighty lines in five blocks."""
+    rows = []
+    for k in range(80):
+        word = ("cat", "dog", "bird", "tree")[k % 4]
+        spans = [[4, 4 + len(word), "pet"]] if k % 4 < 2 else []
+        rows.append({"body": f"The {word} sat on mat {k} at night.", "name": f"r{k}", "spans": spans})
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def files_of(folder):
+    return {one.name: one.read_bytes() for one in folder.iterdir() if one.is_file()}
+
+
+def test_a_detector_of_a_labelled_corpus_is_the_same_in_steps_and_shards(labelled, tmp_path, capsys):
+    assert fitting(labelled, tmp_path / "whole") == 0
+    assert "SuperActivators" in capsys.readouterr().out
+    for step in ("train", "bank", "scores", "detector"):
+        for i in (1, 0) if step in ("train", "scores") else (None,):
+            share = [] if i is None else ["--shard", f"{i}/2"]
+            assert fitting(labelled, tmp_path / "steps", "--step", step, *share) == 0
+    assert "--step scores, share 0 of 2, is done" in capsys.readouterr().out
+    for name in ("train", "bank", "scores", "detector"):
+        assert files_of(tmp_path / "whole" / name)
+        assert files_of(tmp_path / "whole" / name) == files_of(tmp_path / "steps" / name)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--kind", "sparator"), "kind 'sparator' is unknown: did you mean 'separator'"),
+        (("--shard", "0/2"), "--shard 0/2 is a share of --step train or of --step scores: name one"),
+        (("--step", "scores"), "bank does not exist: --step train and --step bank come first"),
+        (("--column", "spans=span"), "column of spans 'span' is unknown: did you mean 'spans'"),
+        (("--device", "cuda"), "sees no GPU here; leave --device out"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(labelled, tmp_path, capsys, more, said):
+    assert fitting(labelled, tmp_path, *more) == 2
+    assert said in capsys.readouterr().err
+
+
 REFUSED = {
     "corpus": ("no.jsonl", "does not exist: give a file, a folder"),
     "detector": ("no_detector", "no_detector"),
