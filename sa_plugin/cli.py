@@ -357,9 +357,8 @@ def _fit(arguments: argparse.Namespace) -> int:
         lines=arguments.lines,
     )
     asked = {"layers": arguments.layers, "need": tuple(dict.fromkeys(("means", need))), "seed": seed}
-    engine, attach = _engine_of(arguments), partial(_host_of, arguments)
-    if engine == "here":
-        attach = cache(attach)
+    engine, attaching = _engine_of(arguments), partial(_host_of, arguments)
+    attach: Callable[[], Any] = cache(attaching) if engine == "here" else attaching
     share: dict[str, Any] = {"shard": arguments.shard, "engine": engine}
     if "train" in steps:
         collect_blocks(attach, data, train, **share, **asked)

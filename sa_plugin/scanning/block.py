@@ -68,7 +68,7 @@ PARQUET = "reading and writing Parquet"
 AGAIN = "delete its folder, and scan again"
 # Bytes of pixels, or 16 times characters, that are laid out at a time: what a block holds in memory.
 _AT_ONCE = 64 << 20
-_AROUND = 60
+AROUND = 60
 """Characters of the text on either side of a hit."""
 
 
@@ -583,8 +583,8 @@ def _words(
     pairs = list(zip(home.tolist(), spans, strict=True))
     return {
         "text": np.array([texts[k][a:b] for k, (a, b) in pairs], dtype=object),
-        "before": np.array([texts[k][max(0, a - _AROUND) : a] for k, (a, b) in pairs], dtype=object),
-        "after": np.array([texts[k][b : b + _AROUND] for k, (a, b) in pairs], dtype=object),
+        "before": np.array([texts[k][max(0, a - AROUND) : a] for k, (a, b) in pairs], dtype=object),
+        "after": np.array([texts[k][b : b + AROUND] for k, (a, b) in pairs], dtype=object),
     }
 
 

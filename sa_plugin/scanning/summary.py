@@ -29,7 +29,7 @@ from scipy.stats import beta
 from sa_plugin._check import require
 from sa_plugin._face import face
 from sa_plugin._files import write_text
-from sa_plugin.scanning.block import PARQUET, near_threshold, read_block, tables_of
+from sa_plugin.scanning.block import AROUND, PARQUET, near_threshold, read_block, tables_of
 from sa_plugin.scanning.documents import DOCUMENTS, DocumentSums
 from sa_plugin.scanning.folder import read_manifest
 from sa_plugin.show.html import Markup, el, visible
@@ -182,7 +182,9 @@ class Scan(Result):
         passages = [self._passages(name) for name in self.concepts] if texts else []
         title = f"Scan of {self.totals['scanned']:,} documents"
         look = "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-        look += "svg{max-width:100%;height:auto}mark{background:#ce541055}li{margin:.3em 0}"
+        # On a narrow screen the picture is scrolled like the tables, not made too small to be read.
+        look += ".wide{overflow-x:auto}svg{max-width:100%;min-width:40rem;height:auto}"
+        look += f"mark{{background:#ce541055}}li{{margin:.3em 0}}{plots.figure_style()}"
         page = el(
             "html",
             el("head", el("meta", charset="utf-8"), el("title", title), el("style", Markup(look))),
@@ -190,7 +192,11 @@ class Scan(Result):
                 "body",
                 el("h1", title),
                 *(sheet.html() for sheet in sheets[:1]),
-                plots.svg(self.plot(), title, "Rates and tails by concept, with intervals.", "scan-"),
+                el(
+                    "div",
+                    plots.svg(self.plot(), title, "Rates and tails by concept, with intervals.", "scan-"),
+                    class_="wide",
+                ),
                 el("h2", "Strongest passages") if any(passages) else None,
                 *passages,
                 *(el("p", one) for one in self.cautions() if one),
@@ -206,9 +212,9 @@ class Scan(Result):
         rows = [
             el(
                 "li",
-                hit["before"],
+                "…" * (hit["start"] > len(hit["before"])) + hit["before"],
                 el("mark", hit["text"]),
-                hit["after"],
+                hit["after"] + "…" * (len(hit["after"]) == AROUND),
                 f" ({hit['sample']}, +{hit['margin']:.3f})",
             )
             for hit in hits

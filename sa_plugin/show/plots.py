@@ -440,6 +440,15 @@ def svg(figure: Any, title: str, description: str, prefix: str) -> Markup:
     )
 
 
+def figure_style() -> str:
+    """For the style sheet of a page that shows figures of `svg`, and is no report: the palette, in light."""
+    colours = "".join(f"{variable[4:-1]}:{colour};" for colour, variable in VARIABLES.items())
+    return (
+        f":root{{color-scheme:light;{colours}}}svg.figure text{{fill:var(--ink)}}"
+        "svg.figure *{stroke-linejoin:round}"
+    )
+
+
 def _themed(text: str, prefix: str) -> Markup:
     """What an SVG file of matplotlib draws, as a part of a page: see `svg`."""
     text = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]

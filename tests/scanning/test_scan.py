@@ -335,6 +335,8 @@ def test_what_was_found_is_shown(whole, tmp_path):
     page = result.write_page(tmp_path / "page.html").read_text()
     assert "<svg" in page
     assert page.count("<mark>") == sum(map(len, result.strongest.values()))
+    # A colour that the page does not know is not drawn: intervals would be gone.
+    assert set(re.findall(r"var\((--[\w-]+)\)", page)) <= set(re.findall(r"(--[\w-]+):", page)) != set()
     assert "before" in result.save(tmp_path / "a.json").read_text()
     assert "before" not in result.save(tmp_path / "b.json", texts=False).read_text()
 
