@@ -1,4 +1,4 @@
-"""What steering a concept does and costs on SmolLM2: what docs/howto_steering.md quotes.
+"""What steering a concept does and costs on SmolLM2: what docs/findings/steering.md quotes.
 
 python docs/experiments/steering_runs.py food person --out FOLDER      tables, results and pictures
 python docs/experiments/steering_runs.py food --passages 60 --strengths 1 2 4 8 16
