@@ -118,21 +118,22 @@ def of_data(quote: Quote) -> list[float]:
             raise ValueError(f"{quote.source} has no '{step}' of '{quote.path}', but {there:.300}.")
     if isinstance(found, dict) and "estimate" in found:
         found = [found["estimate"], found["low"], found["high"]]
-    many = found if isinstance(found, list) else [found]
+    # What has no interval is kept as a number and two nulls.
+    many = [one for one in found if one is not None] if isinstance(found, list) else [found]
     if not all(isinstance(one, int | float) for one in many):
         raise ValueError(f"{quote.source} {quote.path} is {found!r:.80}: name a number, or a list of them.")
     return [float(one) for one in many]
 
 
 def of_page(quote: Quote) -> list[float]:
-    """Numbers of a cell of a page's table: heading, row (its first cell) and column."""
+    """Numbers of a cell of a page's table: heading, row (its first cell; or two, "A | B") and column."""
     heading, row, column, *start = quote.path.split(" / ")
     cells = [
         line[header.index(column)]
         for title, header, lines in tables(FINDINGS / quote.source)
         if title == heading and column in header
         for line in lines
-        if line[0] == row
+        if " | ".join(line[: row.count(" | ") + 1]) == row
     ]
     if len(cells) != 1:
         there = f"{quote.source} has {len(cells)} cells '{quote.path}'"

@@ -6,7 +6,7 @@ import pytest
 import quoted
 
 # Pages whose figures do not all name their results yet; those that do are compared all the same.
-UNNAMED = frozenset({"README.md", "alignment.md", "attribution.md", "heads.md", "theory.md"})
+UNNAMED = frozenset({"alignment.md", "attribution.md", "circuits.md", "heads.md", "theory.md"})
 PLACES = quoted.places()
 
 
@@ -23,10 +23,10 @@ TEXT = """- F1 is .73 here, and
   .73 = made.json a b / f1
   +.044 [-.020, +.108] = made.json minus / 1
   14 % = made.json share
-  1,332 = made.md Of edges / all, **kept** / count
+  1,332 = made.md Of edges / all, **kept** | 12 / count
   -->
 """
-PAGE = "## Of edges\n\n| edges | count |\n|---|---|\n| all, kept | 1,332 [1, 2] |\n"
+PAGE = "## Of edges\n\n| edges | heads | count |\n|---|---|---|\n| all, kept | 12 | 1,332 [1, 2] |\n"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def results(tmp_path, monkeypatch):
     (tmp_path / "made.md").write_text(PAGE)
 
     def write(f1=0.7312, low=-0.0204, share=0.14):
-        made = {"a b": {"f1": [f1, 0.1, 0.9]}, "minus": [9.0, 0.044, low, 0.108], "share": share}
+        made = {"a b": {"f1": [f1, 0.1, 0.9, None]}, "minus": [9.0, 0.044, low, 0.108], "share": share}
         (tmp_path / "data" / "made.json").write_text(json.dumps(made))
 
     write()
