@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sa_plugin.scores import ScoreTable, score
     from sa_plugin.stages import Plan, study
     from sa_plugin.statistics import Promise, Resampling
-    from sa_plugin.theory import check_theory
+    from sa_plugin.theory import advise, check_theory
     from sa_plugin.tracing import trace
 
 __version__ = "0.1.0"
@@ -47,6 +47,7 @@ __all__ = [
     "ScoreTable",
     "ablate_heads",
     "ablation_curve",
+    "advise",
     "attach",
     "attribute",
     "calibrate",
@@ -92,7 +93,7 @@ _ROOMS = {
     "scores": ("ScoreTable", "score"),
     "stages": ("Plan", "study"),
     "statistics": ("Promise", "Resampling"),
-    "theory": ("check_theory",),
+    "theory": ("advise", "check_theory"),
     "tracing": ("trace",),
 }
 
