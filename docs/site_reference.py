@@ -19,6 +19,7 @@ GROUPS = {
     "A corpus of any size": ("scan",),
     "The whole method": ("study", "Plan"),
     "How the tail forms": ("trace", "check_theory"),
+    "When the tail wins": ("advise",),
     "Heads": (
         "head_ledger",
         "tail_waterfall",

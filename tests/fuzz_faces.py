@@ -136,6 +136,7 @@ def calls(folder: Path) -> Calls:
             },
         ),
         "check_theory": (sa.check_theory, {**on, "source": detector, "scores": table, "resampling": few}),
+        "advise": (sa.advise, {"scores": table, "tokens": 20, "samples": 10, "resampling": few}),
         "objective": (
             sa.objective,
             {"name": "global", "detector": detector, "concept": concept, "sample": sample},
@@ -147,6 +148,8 @@ def calls(folder: Path) -> Calls:
         "HeadSets": (heads.HeadSets, {}),
         "WeightTest": (heads.WeightTest, {}),
         "Conditions": (theory.Conditions, {}),
+        "Constants": (theory.Constants, {}),
+        "Context": (theory.Context, {"tokens": 20}),
         "TraceOptions": (tracing.TraceOptions, {}),
         "Design": (Design, {}),
         "ablation_hooks": (ablation_hooks, {"host": host, "heads": ["L1H0"], "mode": "mean", "bank": bank}),

@@ -216,7 +216,7 @@ def advise(
 
     Args:
         scores: Labelled scores of samples at one length, of a split that the vectors were not fitted on, such
-            as `scores.split("cal")`.
+            as `score(host, data, bank, splits=("cal",))`.
         concepts: Which; by default all that the bank has vectors of.
         tokens: Length of the contexts asked about.
         in_concept: Mean in-concept tokens of a positive context, by default as many as these samples have.
@@ -234,7 +234,7 @@ def advise(
             either comes from fewer than three documents; a length, span or number of samples is below 1.
 
     Example:
-        >>> sa.advise(scores.split("cal"), tokens=4096, in_concept=2)  # doctest: +SKIP
+        >>> sa.advise(scores, tokens=4096, in_concept=2)  # doctest: +SKIP
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}: simulate at least one context of either class, such as 500.")

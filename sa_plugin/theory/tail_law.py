@@ -28,7 +28,7 @@ whose maximum reaches a threshold, and pi the prevalence,
 at thresholds Q_in(1 - delta) gives the best delta, which is the share of in-concept tokens that clear the
 negatives' maxima: it falls with m, because more tokens allow a higher threshold.
 
-For normal scores the same is known in closed form (`tests/theory/tail_oracles.py`: maximum, mean, top k, best
+For normal scores the same is known in closed form (`tests/tail_oracles.py`: maximum, mean, top k, best
 delta). On real scores these fail at once: the background's kurtosis is 5, and spill-over alone gives the mean
 its AUROC.
 
@@ -45,7 +45,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.special import ndtr
 
-from sa_plugin._face import face
+from sa_plugin._face import face, face_methods
 from sa_plugin.detection.methods import GRIDS, STATISTICS
 from sa_plugin.statistics.quantile import DELTAS
 from sa_plugin.statistics.ranking import auroc_of
@@ -147,6 +147,7 @@ class Prediction:
         return MAXIMUM if self.auroc[best] <= self.auroc[MAXIMUM] + TIE else best
 
 
+@face_methods
 class Law:
     """One concept's inputs with the draws of contexts of one kind, so that leaving a document out is paired.
 

@@ -26,6 +26,7 @@ from sa_plugin.scores import score
 from sa_plugin.show import Result, Sheet, Shown
 from sa_plugin.stages import Plan, delta_peaks, study
 from sa_plugin.statistics import Resampling
+from sa_plugin.theory import advise
 from sa_plugin.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -80,6 +81,7 @@ MAKERS = {
         model[0], model[2], model[1].test.samples[0], "animal"
     ),
     "Waterfall": lambda case, detector, model: tail_waterfall(*model, resampling=Resampling(40)),
+    "Advice": lambda case, detector, model: advise(case.table, tokens=40, samples=20),
     "DeltaPeaks": lambda case, detector, model: delta_peaks(
         detector, case.table.split("test"), Resampling(40)
     ),
