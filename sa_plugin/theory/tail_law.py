@@ -119,7 +119,7 @@ class Contexts:
     @property
     def half(self) -> int:
         """Number of positive ones, which stand first."""
-        return self.scores.shape[1] // 2
+        return int(self.scores.shape[1]) // 2
 
 
 @dataclass(frozen=True, eq=False)
