@@ -30,6 +30,7 @@ LAYERS = 4
 DEFAULTS: dict[str, Any] = {"documents": 4000, "concepts": 10, "layers": LAYERS, "block_size": 256}
 DEFAULTS |= {"words": 10, "workers": 0, "model": "tiny"}
 SMOLLM2 = {"documents": 128, "words": 64, "model": "smollm2", "layers": 30}
+QUESTIONS = ("calibrate", "head_ledger", "head_alignment", "ablate_heads", "check_theory")
 GRID: dict[str, list[dict[str, Any]]] = {
     "documents": [{"documents": 10**k} for k in range(3, 7)],
     "concepts": [{"concepts": k} for k in (1, 10, 100, 1000)],
@@ -37,11 +38,12 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "shards": [{"block_size": 4000 // k, "apart": True} for k in (1, 10, 100, 1000)],
     "ray": [{"documents": 20_000, "workers": k} for k in (0, 1, 2)],
     "smollm2": [SMOLLM2 | {"concepts": k} for k in (1, 100, 1000)],
+    "questions": [{"question": q, "documents": n} for q in QUESTIONS for n in (500, 4000)],
     "tail": [{"scores": (10**9, 1)}, {"scores": (10**6, 1000)}],
 }
 BEGIN, END = ("<!-- scale_runs.py -->", "<!-- end of scale_runs.py -->")
 DOLLARS_AN_HOUR = 0.05
-OVER = "memory over the model's"
+OVER = "memory over what is held before"
 EMPTY = 2000
 """Blocks of nothing that Ray hands out."""
 
@@ -149,6 +151,8 @@ def cell(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     if "scores" in given:
         return given | simulated(*given["scores"])
+    if "question" in given:
+        return given | asked(given["question"], given["documents"])
     if given["model"] == "tiny":
         folder = tiny_folder()
     else:
@@ -227,6 +231,32 @@ def merged_apart(out: Path, scratch: Path) -> float:
     start = time.perf_counter()
     merge(first, *rest)
     return time.perf_counter() - start
+
+
+def asked(question: str, documents: int) -> dict[str, Any]:
+    """Memory of one question to a labelled corpus."""
+    import numpy as np
+
+    import sa_plugin as sa
+    from sa_plugin.host import open_folder
+
+    known, rng = np.array(WORDS.split()), np.random.default_rng(0)
+    of = {"cat": "animal", "dog": "animal", "river": "place", "house": "place"}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "corpus.jsonl"
+        with path.open("w") as file:
+            for _ in range(documents):
+                words = known[rng.integers(len(known), size=20)].tolist()
+                starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+                spans = [[a, a + len(w), of[w]] for a, w in zip(starts, words, strict=False) if w in of]
+                file.write(json.dumps({"text": " ".join(words), "spans": spans}) + "\n")
+        data = sa.labelled_corpus(path, columns={"text": "text", "spans": "spans"}, block_size=250)
+        host = open_folder(tiny_folder(), "transformer_lens", progress=False)
+        detector = sa.calibrate(host, data, sa.fit(host, data, "prototype"))
+        heads = {"heads": [(1, 0), (1, 1)]} if question == "ablate_heads" else {}
+        before = most_memory(anew=True)
+        getattr(sa, question)(host, data, detector.bank if question == "calibrate" else detector, **heads)
+        return {"tokens": 20 * documents, "memory_mib": most_memory() - before}
 
 
 def simulated(tokens: int, columns: int) -> dict[str, Any]:
@@ -338,6 +368,17 @@ def tails(out: Path) -> str:
     return table(head, rows)
 
 
+def questions(out: Path) -> str:
+    rows = []
+    found = cells(out, "questions")
+    for few, many in zip(found[::2], found[1::2], strict=True):
+        more = (many["memory_mib"] - few["memory_mib"]) * 2**20 / (many["tokens"] - few["tokens"])
+        row = [f"`{few['question']}`", f"{few['memory_mib']} MiB", f"{many['memory_mib']} MiB"]
+        rows.append([*row, f"{max(0.0, more) / 1000:.1f} kB"])
+    head = ["question", *(f"{one['documents']:,} documents of 20 tokens" for one in found[:2])]
+    return table([*head, "a token more"], rows)
+
+
 PAGE = """
 What follows is written by the commands
 
@@ -364,6 +405,12 @@ Ray: {on_ray:,} documents, seconds of the clock on a busy machine of {cores} cor
 not speed. Ray's own is measured with {empty:,} blocks of nothing.
 
 {ray}
+
+What lays out all of its samples at once, beside `calibrate`, which does not: memory over what is held before
+the question, two concepts at all layers of the small model with its {heads} heads. Activations that are kept
+grow with layers, heads and width, so a larger model takes more.
+
+{questions}
 
 SmolLM2-135M in float32 over {smol:,} documents of {smol_words} words ({smol_tokens} tokens that count),
 concepts at all 30 layers in turn; and from it a billion tokens:
@@ -392,11 +439,12 @@ def page(out: Path) -> str:
     small, smol = cells(out, "documents"), cells(out, "smollm2")
     return PAGE.format(
         **{name: DEFAULTS[name] for name in ("layers", "words", "block_size", "concepts", "documents")},
-        **{made.__name__: made(out) for made in (grown, shards, ray, billion, tails)},
+        **{made.__name__: made(out) for made in (grown, shards, ray, questions, billion, tails)},
         begin=small[0]["seconds"]["begin"],
         on_ray=GRID["ray"][0]["documents"],
         cores=os.cpu_count(),
         empty=EMPTY,
+        heads=4 * LAYERS,
         smol=smol[0]["documents"],
         smol_words=smol[0]["words"],
         smol_tokens=round(smol[0]["tokens"] / smol[0]["documents"]),
