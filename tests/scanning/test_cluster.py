@@ -25,7 +25,6 @@ os.environ |= {"RAY_memory_monitor_refresh_ms": "0"}
 
 from sa_plugin.concepts import RowLimits, collect, collect_blocks, fit
 from sa_plugin.detection import calibrate
-from sa_plugin.host import open_folder
 from sa_plugin.loaders import labelled_corpus, load, open_corpus
 from sa_plugin.passes import LostWorkersError, RayPool, on_ray
 from sa_plugin.scanning import scan
@@ -209,6 +208,13 @@ class Slow(FakeHost):
         return super().read(*given, **named)
 
 
+def opened(folder):
+    """A model of a folder: the function is taken where it is called, since the tests' own is wrapped."""
+    from sa_plugin.host import open_folder
+
+    return open_folder(folder, "transformer_lens")
+
+
 def noted(attach, pids):
     """Attach a model and leave word of the process that holds it."""
     (pids / str(os.getpid())).touch()
@@ -225,7 +231,7 @@ def made(request, found, rows, tmp_path_factory):
     else:
         from weights import folder
 
-        attach = functools.partial(open_folder, folder("smollm2"), "transformer_lens")
+        attach = functools.partial(opened, folder("smollm2"))
         data = load("supersense").subset(240)
         host = attach()
         detector = calibrate(host, data, fit(host, data, "prototype", layers=[6, 12]))
