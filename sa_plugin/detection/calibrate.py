@@ -176,7 +176,7 @@ def _in_concept_thresholds(
     names, layers = table.bank.concepts, table.scores.shape[1]
     if 4 * int(labels.sum()) * layers <= MEMORY_BUDGET:
         return tail_thresholds(table.scores, labels, deltas, names=names).swapaxes(0, 1)
-    from sa_plugin.statistics.streaming import ScoreChunks, streaming_thresholds
+    from sa_plugin.statistics.chunks import ScoreChunks, streaming_thresholds
 
     found = []
     for k in range(layers):

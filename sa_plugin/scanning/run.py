@@ -25,10 +25,11 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
 from sa_plugin.loaders.corpus import Corpus
 from sa_plugin.passes.cluster import Engine, Work, attaching, work_through
-from sa_plugin.scanning.block import ScanJob, Wanted, read_block, scan_block
+from sa_plugin.scanning.block import ScanJob, read_block, scan_block
 from sa_plugin.scanning.folder import END, begin, opened_for
 from sa_plugin.scanning.merge import merge
 from sa_plugin.scanning.summary import Scan, summary
+from sa_plugin.scanning.wanted import Wanted
 from sa_plugin.scanning.windows import Windows
 from sa_plugin.scores.score import check_origin
 

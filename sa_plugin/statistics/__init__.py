@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         resampled_confusion,
         resampled_sums,
     )
+    from sa_plugin.statistics.chunks import ScoreChunks, streaming_thresholds
     from sa_plugin.statistics.hashed import mixed, name_keys, uniform
     from sa_plugin.statistics.ranking import (
         auroc,
@@ -63,14 +64,7 @@ if TYPE_CHECKING:
         resampled_roc_start,
     )
     from sa_plugin.statistics.shape import l_skewness, resampled_l_skewness, resampled_quantiles, skewness
-    from sa_plugin.statistics.streaming import (
-        Enclosed,
-        ExactTail,
-        ScoreChunks,
-        streaming_thresholds,
-        to_keys,
-        to_values,
-    )
+    from sa_plugin.statistics.streaming import Enclosed, ExactTail, to_keys, to_values
 else:
     __getattr__ = lazily(
         __name__,
@@ -85,6 +79,7 @@ else:
                 "resampled_confusion",
                 "resampled_sums",
             ),
+            "chunks": ("ScoreChunks", "streaming_thresholds"),
             "hashed": ("mixed", "name_keys", "uniform"),
             "ranking": (
                 "auroc",
@@ -93,14 +88,7 @@ else:
                 "resampled_average_precision",
                 "resampled_roc_start",
             ),
-            "streaming": (
-                "Enclosed",
-                "ExactTail",
-                "ScoreChunks",
-                "streaming_thresholds",
-                "to_keys",
-                "to_values",
-            ),
+            "streaming": ("Enclosed", "ExactTail", "to_keys", "to_values"),
             "shape": ("l_skewness", "resampled_l_skewness", "resampled_quantiles", "skewness"),
         },
     )
