@@ -176,6 +176,7 @@ def compare(
             "model": host.info.model,
             "tokens": tokens,
             "bytes_a_row": per_row,
+            "memory_mib": (peak[0] - before) >> 20,
             "ours_s": best["scan"],
             "opponent_s": best[name],
             "ratio": best["scan"] / best[name],
@@ -337,26 +338,39 @@ def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], 
 
 
 def tables(files: list[Path]) -> str:
-    """What runs of this benchmark wrote: a table for each set of opponents that met the same documents."""
-    found = []
-    for path in files:
-        rows = json.loads(path.read_text())
-        sets: dict[str, list[Any]] = {}
+    """What runs wrote: a table for each set of opponents that met the same documents, and of a wire."""
+    return "\n\n".join(table(json.loads(path.read_text())) for path in files)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    if "received" in rows[0]:
+        lines = [
+            "| concepts | received a document | of what saving every layer sends | sent |",
+            "|---|---|---|---|",
+        ]
         for row in rows:
-            sets.setdefault(row["name"].partition(",")[0], []).append(row)
-        # SAELens's run meets the loop a second time; its own rows are those of one length.
-        own = sets[max(sets, key=len)]
-        lines: list[str] = []
-        for n in dict.fromkeys(row["concepts"] for row in own):
-            met = [row for row in own if row["concepts"] == n]
-            if not lines:
-                names = " | ".join(row["against"] for row in met)
-                lines = [f"| concepts, over {met[0]['tokens']:,} tokens | scan | {names} |"]
-                lines.append("|---" * (2 + len(met)) + "|")
-            cells = " | ".join(f"{row['opponent_s']:.2f}, scan {row['ratio']:.2f} of it" for row in met)
-            lines.append(f"| {n:,} | {met[0]['ours_s']:.2f} | {cells} |")
-        found.append("\n".join(lines))
-    return "\n\n".join(found)
+            part = f"1 / {row['saved'] / row['received']:,.0f}"
+            lines.append(f"| {row['concepts']:,} | {row['received']:,.0f} | {part} | {row['sent']:,.0f} |")
+        return "\n".join(lines)
+    sets: dict[str, list[Any]] = {}
+    for row in rows:
+        sets.setdefault(row["name"].partition(",")[0], []).append(row)
+    # SAELens's run meets the loop a second time; its own rows are those of one length.
+    own = sets[max(sets, key=len)]
+    lines = []
+    for n in dict.fromkeys(row["concepts"] for row in own):
+        met = [row for row in own if row["concepts"] == n]
+        if not lines:
+            names = " | ".join(row["against"] for row in met)
+            what = f"{met[0]['model']}, {met[0]['tokens']:,} tokens"
+            lines = [
+                f"| {what} | scan | {names} | memory | a row of samples |",
+                "|---" * (4 + len(met)) + "|",
+            ]
+        cells = " | ".join(f"{row['opponent_s']:.2f}, scan {row['ratio']:.2f} of it" for row in met)
+        size = f"{met[0]['memory_mib']} MiB | {met[0]['bytes_a_row']:.0f} bytes"
+        lines.append(f"| {n:,} concepts | {met[0]['ours_s']:.2f} | {cells} | {size} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
