@@ -7,7 +7,7 @@ Tables of detection are written by `rival_tables.py`, which takes `kept`, `detec
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def kept(results: Any) -> dict[str, Any]:
             "f1": _three(row["weighted_f1"], row["interval"]),
             "minus": _three(row["difference"], row["difference_interval"]),
             "p_in_family": row.get("p_in_family"),
-            "could_have_seen": _detectable(row["difference_interval"], table["n_documents"]),
+            "could_have_seen": detectable(row["difference_interval"], table["n_documents"]),
             **{name: row[name] for name in ("precision", "recall", "auroc", "candidates")},
             "tpr": [_three(*pair) for pair in zip(watch["tpr"], watch["tpr_interval"], strict=True)],
             "partial_auroc": _three(watch["partial_auroc"], watch["partial_auroc_interval"]),
@@ -60,7 +60,7 @@ def _three(value: float | None, ends: Any) -> list[float | None]:
     return [value, *(ends or (None, None))]
 
 
-def _detectable(ends: Any, documents: int) -> float | None:
+def detectable(ends: Any, documents: int) -> float | None:
     """The smallest true difference that this interval's half-width excludes zero for, four times of five."""
     if ends is None:
         return None
@@ -91,8 +91,8 @@ def write_data(file: Path, record: Mapping[str, Any], depth: int = 3) -> None:
     write_text(file, text(record, depth) + "\n")
 
 
-def detection(found: Any, methods: Sequence[str] = ()) -> list[str]:
-    """The table of the primary kind, and how it was made; of all methods or of a few."""
+def detection(found: Any) -> list[str]:
+    """The table of the primary kind, and how it was made."""
     about = found["about"]
     lines = [
         f"`{about['model']}`, {about['data']}, {about['kind']}, layers "
@@ -107,8 +107,6 @@ def detection(found: Any, methods: Sequence[str] = ()) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
-        if methods and name not in methods:
-            continue
         sure = (row["p_in_family"] or 1.0) < 0.05
         cells = [_stressed(name), typeset(row["f1"][0]), interval(row["f1"][1:])]
         cells += [difference(row["minus"][0], row["minus"][1:], sure)]

@@ -34,6 +34,7 @@ from sa_plugin.detection import Evaluation, calibrate
 from sa_plugin.host import attach, find_folder
 from sa_plugin.loaders import load
 from sa_plugin.scores import PROMPT_P, TEMPLATE, PromptAnswers, Wording, prompt, with_answers
+from sa_plugin.show import kind_label
 from sa_plugin.stages import Graph, Plan, markdown
 from sa_transformer_lens.host import load_bridge
 
@@ -255,6 +256,7 @@ def _sections(record: dict[str, Any]) -> list[str]:
     ]
     for kind, rows in record["kinds"].items():
         found += [
+            f"### {kind_label(kind).capitalize()}s",
             f"Weighted by positive samples, on {about['test']} test passages of "
             f"{about['documents']} documents; thresholds chosen on {about['cal']} calibration "
             f"passages; token methods: {kind} at block {about['layer']}. Data {about['data']}.",
@@ -268,7 +270,7 @@ def _sections(record: dict[str, Any]) -> list[str]:
         for r in record["concepts"]
     ]
     names = ["concept", "positive", "mean p(yes)", "AUROC of p(yes)", "AUROC of SuperActivators"]
-    return [*found, f"By concept (token method: {KINDS[-1]}):", markdown(names, rows)]
+    return [*found, "### By concept", f"Token method: {KINDS[-1]}.", markdown(names, rows)]
 
 
 def _wordings(record: dict[str, Any]) -> list[str]:
@@ -277,10 +279,10 @@ def _wordings(record: dict[str, Any]) -> list[str]:
         for r in record["rows"]
     ]
     about = (
-        f"Other words, on {record['samples']} train passages (the first is the template; AUROC: "
+        f"On {record['samples']} train passages (the first is the template; AUROC: "
         f"plain mean over {record['concepts']} concepts):"
     )
-    return [about, markdown(["wording", "mass", "mean p(yes)", "AUROC of p(yes)"], rows)]
+    return ["### Other words", about, markdown(["wording", "mass", "mean p(yes)", "AUROC of p(yes)"], rows)]
 
 
 def _method(name: str, row: dict[str, Any]) -> list[str]:

@@ -22,10 +22,10 @@ numbers of a cell); one more step, a number, says from which on. What is set or 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def written(value: float, like: re.Match[str]) -> str:
 def of_data(quote: Quote) -> list[float]:
     """Numbers of a results file: of a list, of estimate, low and high, or one."""
     known = PUBLISHED if quote.source == PUBLISHED.name else FINDINGS / "data" / quote.source
-    found: Any = json.loads(known.read_text(encoding="utf-8"))
+    found: Any = parsed(known.read_text(encoding="utf-8"))
     for step in quote.path.split(" / "):
         if isinstance(found, list) and step.isdigit():
             numbers = all(isinstance(one, int | float) for one in found)
@@ -125,12 +125,18 @@ def of_data(quote: Quote) -> list[float]:
     return [float(one) for one in many]
 
 
+@functools.cache
+def parsed(text: str) -> Any:
+    """A results file."""
+    return json.loads(text)
+
+
 def of_page(quote: Quote) -> list[float]:
     """Numbers of a cell of a page's table: heading, row (its first cell; or two, "A | B") and column."""
     heading, row, column, *start = quote.path.split(" / ")
     cells = [
         line[header.index(column)]
-        for title, header, lines in tables(FINDINGS / quote.source)
+        for title, header, lines in tables((FINDINGS / quote.source).read_text(encoding="utf-8"))
         if title == heading and column in header
         for line in lines
         if " | ".join(line[: row.count(" | ") + 1]) == row
@@ -141,19 +147,22 @@ def of_page(quote: Quote) -> list[float]:
     return [number(shown) for shown in NUMBER.finditer(cells[0])][int(start[0]) if start else 0 :]
 
 
-def tables(page: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+@functools.cache
+def tables(text: str) -> list[tuple[str, list[str], list[list[str]]]]:
     """Every table of a page, without stress and links: the heading above it, its header, its rows."""
-    title, rows = "", list[list[str]]()
-    for line in [*page.read_text(encoding="utf-8").splitlines(), ""]:
-        bare = re.sub(r"\[([^]]*)\]\([^)]*\)|\*\*", r"\1", line).strip()
+    title, rows, found = "", list[list[str]](), []
+    for line in [*text.splitlines(), ""]:
+        bare = line.strip()
         if bare.startswith("|"):
+            bare = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", bare).replace("**", "")
             rows.append([cell.strip() for cell in bare.strip("|").split("|")])
             continue
         if len(rows) > 2:
-            yield title, rows[0], rows[2:]
+            found.append((title, rows[0], rows[2:]))
         rows = []
         if bare.startswith("#"):
             title = bare.lstrip("#").strip()
+    return found
 
 
 def quotes(block: str) -> list[Quote]:

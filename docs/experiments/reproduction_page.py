@@ -1,171 +1,372 @@
-"""Write the cells that `sa-plugin reproduce` made into docs/findings/reproduction.md, and their pictures.
+"""Write the cells that `sa-plugin reproduce` made into docs/findings/reproduction.md: one table a cell.
 
-python docs/experiments/reproduction_page.py reproduced/minilm_supersense reproduced/vit_emoji ...
+    sa-plugin reproduce minilm_supersense --out reproduced/minilm_supersense      # and so on
+    python docs/experiments/reproduction_page.py keep reproduced/minilm_supersense ...
+    python docs/experiments/reproduction_page.py show
+
+`keep` puts what the page needs of each `cell.json` into docs/findings/data/reproduction.json; `show` writes
+the page from there and from the published figures alone. All else that a cell measured stands in its folder.
 """
 
+from __future__ import annotations
+
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from between_markers import put
-from PIL import Image
+from demo_table import detectable, write_data
 
-from sa_plugin.show import kind_label, side_of_zero, typeset
-from sa_plugin.stages import cell_markdown, difference, markdown, published
+from sa_plugin._files import write_text
+from sa_plugin.show import interval, kind_label, side_of_zero, typeset
+from sa_plugin.stages import difference, markdown, published
 
-PAGE = Path(__file__).parents[1] / "findings" / "reproduction.md"
-PICTURES = Path(__file__).parents[1] / "pictures"
-BEGIN = "<!-- cells: written by docs/experiments/reproduction_page.py -->"
+FINDINGS = Path(__file__).parents[1] / "findings"
+PAGE, DATA = FINDINGS / "reproduction.md", FINDINGS / "data" / "reproduction.json"
+BEGIN = "<!-- cells: written by docs/experiments/reproduction_page.py show -->"
 END = "<!-- end of cells -->"
-COLOURS = 160
+CELLS = (
+    "minilm_supersense",
+    "minilm_brown",
+    "smollm2_supersense",
+    "smollm2_brown",
+    "vit_shapes",
+    "vit_emoji",
+)
+MEASURED = {
+    "The tail stands apart": "positive less negative samples with a token beyond the .995 quantile of others",
+    "The best delta is small": "F1 at the best delta up to .1 minus at the best from .3",
+    "Most samples lie below .2": "share of positive samples with at most .2 SuperActivators a labelled token",
+    "Few concepts need a large delta": "share of concepts with their best F1 at delta .3 or more",
+}
+EXPLAINED = {
+    "Explaining the tail points better": "f1",
+    "Explaining the tail is more faithful (insertion)": "insertion/mean_alignment",
+    "Explaining the tail is more faithful (deletion)": "deletion/mean_alignment",
+}
+BETTER = "Better than "
 
 
-def pictures(cell: Path) -> list[str]:
-    """Small copies of a cell's figures, by their paths from the page."""
-    found = []
-    for path in sorted((cell / "figures").glob("*.png")):
-        name = f"reproduce_{cell.name}_{path.name}"
-        small = (
-            Image.open(path)
-            .convert("RGB")
-            .quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        )
-        small.save(PICTURES / name, optimize=True)
-        found.append(f"../pictures/{name}")
-    return found
+def keep(folders: list[str]) -> None:
+    """What the page needs of some cells; the others stay as they are."""
+    record = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    for folder in map(Path, folders):
+        record[folder.name] = kept(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+    write_data(DATA, {name: record[name] for name in CELLS if name in record})
 
 
-def verdicts(records: Mapping[str, Any]) -> str:
+def kept(cell: Any) -> dict[str, Any]:
+    """Claims with their numbers, and of every kind the gain of small deltas and each method's difference."""
+    meta = cell["meta"]
+    block = cell["kinds"][meta["primary_kind"]]
+    about = {"title": cell["config"]["title"], "model": meta["model"], "data": meta["data"]}
+    about |= {key: meta[key] for key in ("samples", "documents", "seed")}
+    about |= {"kind": meta["primary_kind"], "concepts": len(meta["concepts"])}
+    about |= {"tokens_per_positive": block["tokens_per_positive"][0]}
+    claims = {}
+    for one in cell["findings"]:
+        claims[one["claim"]] = {"verdict": one["verdict"]} | _measured(cell, block, one["claim"])
+    kinds = {}
+    for name, of in cell["kinds"].items():
+        rows = {row["method"]: row for row in of["detection"]["methods"]}
+        minus = {
+            method: [row["difference"], *(row["difference_interval"] or (None, None))]
+            for method, row in rows.items()
+            if row["difference"] is not None
+        }
+        gain = [of["peaks"]["gain"][key] for key in ("estimate", "low", "high")]
+        kinds[name] = {"f1": rows["SuperActivators"]["weighted_f1"], "gain": gain, "minus": minus}
+    found = {"about": about, "claims": claims, "kinds": kinds}
+    if "separation" in block:
+        found["tail"] = {
+            name: [block["separation"][name][key] for key in ("estimate", "low", "high")]
+            for name in ("in_mass_at_fpr", "realised_fpr", "coverage", "negative_coverage")
+        }
+    return found | ({"growth": block["trace"]["growth"][0]} if "trace" in block else {})
+
+
+def _measured(cell: Any, block: Any, claim: str) -> dict[str, Any]:
+    documents = cell["meta"]["documents"]["test"]
+    if claim in EXPLAINED:
+        rows = [row for row in cell["attribution"]["rows"] if row.get("stratum", "all") == "all"]
+        every = {row["concept"] for row in rows}
+        overall = "all" if "all" in every else min(every)
+        found = {}
+        for row in rows:
+            if row["concept"] == overall and row["metric"] == EXPLAINED[claim]:
+                ends = [row[f"superactivator_difference_{end}"] for end in ("low", "high")]
+                found[row["method"]] = [row["superactivator_difference"], *ends]
+        text = next(one["text"] for one in cell["findings"] if one["claim"] == claim)
+        missed = [name for name in found if f"{name.replace('_', ' ')} is not counted" in text]
+        return {"by_method": found, "not_counted": missed}
+    if claim.startswith(BETTER):
+        row = next(m for m in block["detection"]["methods"] if m["method"] == claim.removeprefix(BETTER))
+        low, high = row["difference_interval"] or (None, None)
+        three = [None if one is None else -one for one in (row["difference"], high, low)]
+    else:
+        places = {
+            "The tail stands apart": block.get("separation", {}).get("coverage_difference"),
+            "The best delta is small": block["peaks"]["gain"],
+            "Most samples lie below .2": block["density"]["all"]["0.2"],
+            "Few concepts need a large delta": block["peaks"]["large_share"],
+        }
+        three = [places[claim][key] for key in ("estimate", "low", "high")]
+    seen = None if three[1] is None else detectable(three[1:], documents)
+    return {"measured": three, "could_have_seen": seen}
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """What stands between the markers."""
+    parts = ["## Verdicts", verdicts(record)]
+    parts += ["In how many cells and kinds of vectors the paired difference of weighted F1 excludes zero:"]
+    parts += [weaker(record)]
+    parts += [
+        "MaxTok minus SuperActivators, and the best delta up to .1 minus the best from .3, weighted F1:"
+    ]
+    parts += [by_kind(record)]
+    said = claimed()
+    for name, cell in record.items():
+        parts += [
+            f"## {cell['about']['title']}",
+            f"`sa-plugin reproduce {name}`. {about(cell)}",
+            table(cell, said),
+        ]
+    return "\n\n".join([*parts, "## As published", *as_published()])
+
+
+def about(cell: Any) -> str:
+    """What a cell is of."""
+    one = cell["about"]
+    splits = ", ".join(
+        f"{one['samples'][s]} {s} of {one['documents'][s]} documents" for s in ("train", "cal", "test")
+    )
+    when = one.get("code", "")
+    older = f" Of code of {when}: its intervals are percentiles of a bootstrap." if when else ""
+    return (
+        f"{one['data']}, {one['concepts']} concepts, {kind_label(one['kind'])}s, seed {one['seed']}; "
+        f"{splits}; {typeset(one['tokens_per_positive'], 1)} labelled tokens in a positive sample.{older}"
+    )
+
+
+def table(cell: Any, said: Mapping[str, str]) -> str:
+    """One row a claim: what is claimed, what was measured and could have been, and the verdict."""
+    rows = []
+    for claim, one in cell["claims"].items():
+        what = MEASURED.get(claim, "")
+        if claim.startswith(BETTER):
+            what = f"F1, SuperActivators minus {claim.removeprefix(BETTER)}"
+        if "by_method" in one:
+            notes = dict.fromkeys(one["not_counted"], " (incomplete, not counted)")
+            gaps = [
+                f"{name.replace('_', ' ')} {_gap(three)}{notes.get(name, '')}"
+                for name, three in one["by_method"].items()
+            ]
+            measured, seen = "; ".join(gaps), ""
+        else:
+            three, seen = one["measured"], typeset(one["could_have_seen"])
+            share = claim in ("Most samples lie below .2", "Few concepts need a large delta")
+            measured = f"{typeset(three[0])} {interval(three[1:])}" if share else _gap(three)
+            measured = f"{what}: {measured}"
+        rows.append([claim, said.get(claim, ""), measured, seen, f"**{one['verdict']}**"])
+    return markdown(["claim", "the paper", "here", "could have seen", "here it"], rows)
+
+
+def _gap(three: Any) -> str:
+    return difference(three[0], three[1:])
+
+
+def verdicts(record: Mapping[str, Any]) -> str:
     """Claims down, cells across."""
-    by_cell = {name: {f["claim"]: f["verdict"] for f in r["findings"]} for name, r in records.items()}
-    claims = list(dict.fromkeys(claim for of in by_cell.values() for claim in of))
-    rows = [[claim, *(of.get(claim, "–") for of in by_cell.values())] for claim in claims]
-    return markdown(["claim", *(f"[{n}](#{_anchor(records[n])})" for n in by_cell)], rows)
+    claims = list(dict.fromkeys(claim for cell in record.values() for claim in cell["claims"]))
+    rows = [
+        [claim, *(cell["claims"].get(claim, {"verdict": "–"})["verdict"] for cell in record.values())]
+        for claim in claims
+    ]
+    return markdown(["claim", *record], rows)
 
 
-def small_deltas(records: Mapping[str, Any]) -> str:
-    """F1 at the best small delta minus F1 at the best large one, by kind and cell."""
-    names = list(next(iter(records.values()))["kinds"])
-    rows = []
-    for cell, record in records.items():
-        tokens = typeset(record["kinds"][names[0]]["tokens_per_positive"][0], 1)
-        gains = [record["kinds"][name]["peaks"]["gain"] for name in names]
-        cells = [difference(g["estimate"], [g["low"], g["high"]]) for g in gains]
-        rows.append([cell, tokens, *cells])
-    return markdown(["cell", "in-concept tokens a positive sample", *map(kind_label, names)], rows)
-
-
-def against(records: Mapping[str, Any], method: str) -> str:
-    """A method minus SuperActivators, by kind and cell."""
-    names = list(next(iter(records.values()))["kinds"])
-    rows = []
-    for cell, record in records.items():
-        tables = [record["kinds"][name]["detection"]["methods"] for name in names]
-        found = [next(row for row in table if row["method"] == method) for table in tables]
-        rows.append([cell, *(difference(row["difference"], row["difference_interval"]) for row in found)])
-    return markdown(["cell", *map(kind_label, names)], rows)
-
-
-def weaker(records: Mapping[str, Any]) -> str:
+def weaker(record: Mapping[str, Any]) -> str:
     """In how many cells and kinds SuperActivators beat, tie with or lose to each method."""
     counts: dict[str, list[int]] = {}
-    for record in records.values():
-        for block in record["kinds"].values():
-            for row in block["detection"]["methods"]:
-                if row["difference_interval"] is not None:
-                    side = 1 + side_of_zero(row["difference_interval"])
-                    counts.setdefault(row["method"], [0, 0, 0])[side] += 1
+    for cell in record.values():
+        for kind in cell["kinds"].values():
+            for name, (_, *ends) in kind["minus"].items():
+                if ends[0] is not None:
+                    counts.setdefault(name, [0, 0, 0])[1 + side_of_zero(ends)] += 1
     rows = [[name, *map(str, found)] for name, found in counts.items()]
     return markdown(["method", "SuperActivators better", "open", "SuperActivators worse"], rows)
 
 
-def _anchor(record: Any) -> str:
-    kept = [
-        c if c.isalnum() or c in "-_" else "" if c != " " else "-" for c in record["config"]["title"].lower()
-    ]
-    return "".join(kept)
+def by_kind(record: Mapping[str, Any]) -> str:
+    """MaxTok against the tail, and small deltas against large ones, by cell and kind."""
+    names = list(next(iter(record.values()))["kinds"])
+    rows = []
+    for cell, of in record.items():
+        rows.append([f"{cell}, MaxTok", *(_gap(of["kinds"][name]["minus"]["MaxTok"]) for name in names)])
+    for cell, of in record.items():
+        rows.append([f"{cell}, small deltas", *(_gap(of["kinds"][name]["gain"]) for name in names)])
+    return markdown(["cell", *map(kind_label, names)], rows)
 
 
-def as_published() -> str:
-    """The published figures, with where each was read and what contradicts what."""
+def claimed() -> dict[str, str]:
+    """What the paper's sources say to each claim, in numbers where they publish any."""
     known = published()
-    head, deltas, dense = known["headline"], known["deltas"], known["density"]
+    head, best = known["headline"]["f1"], known["best_layer"]["f1"]
+    curves, deltas = known["deltas"]["data"], known["deltas"]["deltas"]
+    peaks = [f"{name} {_best(of['f1']['separator'], deltas):g}" for name, of in curves.items()]
+    bars = known["peaks"]
+    large = sum(n for at, n in zip(bars["deltas"], bars["concepts"], strict=True) if at >= 0.3)
+    at = known["density"]["at"].index(0.2)
+    below = [f"{name} {row[at]} %" for name, row in known["density"]["percent"].items()]
+    maxtok = [one["SuperActivators"] - one["MaxTok"] for of in best.values() for one in of.values()]
+    found = {
+        "The tail stands apart": "only the tail leaves the other tokens, and most positive samples reach it",
+        "The best delta is small": f"best delta at the last layer: {', '.join(peaks)}",
+        "Better than MaxTok": f"not in its table; authors' notebooks {_range(maxtok)}",
+        "Most samples lie below .2": ", ".join(below),
+        "Few concepts need a large delta": f"{large} of {sum(bars['concepts'])} concepts",
+    }
+    for name in ("MeanTok", "LastTok", "RandTok", "CLS", "Prompt"):
+        gaps = [one["SuperActivators"][0] - one[name][0] for one in head.values()]
+        note = " (unreliable)" if name in known["headline"]["unreliable"] else ""
+        found[BETTER + name] = f"{_range(gaps)} over seven data sets{note}"
+    texts = [head[name]["SuperActivators"][0] - head[name]["CLS"][0] for name in best["llama_text"]]
+    found[BETTER + "pooled"] = f"{_range(texts)} over three text sets (its CLS of texts)"
+    values = known["attribution"]["values"]
+    for claim, metric in EXPLAINED.items():
+        of = values[metric.partition("/")[0]]
+        sign = -1 if of["better"] == "lower" else 1
+        gaps = [sign * (row[2] - row[0]) for name, row in of.items() if name != "better"]
+        found[claim] = f"better by {_ends(gaps)} with all {len(gaps)} explainers shown"
+    return found
+
+
+def _best(curve: list[float], deltas: list[float]) -> float:
+    return deltas[curve.index(max(curve))]
+
+
+def _range(gaps: list[float]) -> str:
+    return f"{typeset(min(gaps), 3, True)} to {typeset(max(gaps), 3, True)}"
+
+
+def _ends(gaps: list[float]) -> str:
+    return f"{typeset(min(gaps))} to {typeset(max(gaps))}"
+
+
+def as_published() -> Iterator[str]:
+    """The published figures that the claims rest on, with where each was read and what contradicts what."""
+    known = published()
+    head, best, deltas = known["headline"], known["best_layer"], known["deltas"]
     methods = list(next(iter(head["f1"].values())))
     shown = [f"{m} (unreliable)" if m in head["unreliable"] else m for m in methods]
     rows = [
         [data, *(f"{one[m][0]:.2f} ± {one[m][1]:.2f}" for m in methods)] for data, one in head["f1"].items()
     ]
-    parts = [f"{head['what']} ({known['marks'][head['mark']]}).", markdown(["data", *shown], rows)]
-    doubts = [f"{name}: {why}." for name, why in head["unreliable"].items()]
-    parts += ["\n".join(f"- {one}" for one in [*doubts, f"{head['note']}."])]
-    best = known["best_layer"]
+    yield f"{_capital(head['what'])} ({known['marks'][head['mark']]})."
+    yield markdown(["data", *shown], rows)
+    yield "\n".join(f"- {name}: {why}." for name, why in head["unreliable"].items())
     methods = list(next(iter(next(iter(best["f1"].values())).values())))
-    rows = [
-        [f"{known['models'][model]}, {data}", *(typeset(one[m]) for m in methods)]
-        for model, of in best["f1"].items()
-        for data, one in of.items()
-    ]
-    parts += [f"{best['what']} ({known['marks'][best['mark']]}).", markdown(["", *methods], rows)]
-    rows = [
-        [f"{data}, {kind}", *(typeset(f) for f in curve)]
-        for data, one in deltas["data"].items()
-        for kind, curve in one["f1"].items()
-    ]
-    header = ["delta", *(f"{d:g}" for d in deltas["deltas"])]
-    parts += [f"{deltas['what']} ({known['marks'][deltas['mark']]}).", markdown(header, rows)]
-    bars = known["peaks"]
-    header = ["delta", *(f"{d:g}" for d in bars["deltas"])]
-    parts += [
-        f"{bars['what']} ({known['marks'][bars['mark']]}).",
-        markdown(header, [["concepts", *map(str, bars["concepts"])]]),
-    ]
-    rows = [[data, *map(str, row)] for data, row in dense["percent"].items()]
-    header = ["ratio at most", *(f"{x:g}" for x in dense["at"])]
-    parts += [f"{dense['what']} ({known['marks'][dense['mark']]}).", markdown(header, rows)]
-    parts += _attribution(known)
-    return "\n\n".join(part[0].upper() + part[1:] for part in parts)
+    yield f"{_capital(best['what'])} ({known['marks'][best['mark']]})."
+    yield markdown(
+        ["", *methods],
+        [
+            [f"{known['models'][model]}, {data}", *(typeset(one[m]) for m in methods)]
+            for model, of in best["f1"].items()
+            for data, one in of.items()
+        ],
+    )
+    yield f"{_capital(deltas['what'])}, linear separators ({known['marks'][deltas['mark']]})."
+    rows = [[data, *map(typeset, one["f1"]["separator"])] for data, one in deltas["data"].items()]
+    yield markdown(["delta", *(f"{d:g}" for d in deltas["deltas"])], rows)
 
 
-def _attribution(known: Any) -> list[str]:
-    one = known["attribution"]
-    methods = [m for m in one["values"]["f1"] if m != "better"]
-    rows = []
-    for metric, of in one["values"].items():
-        note = " (unreliable)" if metric in one["unreliable"] else ""
-        cells = [f"{a:g} ({ea:g}) to {b:g} ({eb:g})" for a, ea, b, eb in (of[m] for m in methods)]
-        rows.append([f"{metric}, {of['better']} is better{note}", *cells])
-    said = [f"- {name}: {why}." for name, why in one["unreliable"].items()]
-    return [f"{one['what']} ({known['marks'][one['mark']]}).", markdown(["", *methods], rows), *said]
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
-def page(cells: Sequence[Path]) -> str:
-    """What stands between the markers."""
-    records = {cell.name: json.loads((cell / "cell.json").read_text()) for cell in cells}
-    parts = [
-        "## Verdicts",
-        "Linear separators; every kind stands in the tables below.",
-        verdicts(records),
-        "In how many of the cells and kinds the interval of the paired difference of weighted "
-        "F1 lies on which side of zero:",
-        weaker(records),
-        "MaxTok minus SuperActivators, weighted F1:",
-        against(records, "MaxTok"),
-        "F1 at the best shared delta up to .1 minus F1 at the best from .3, both chosen on calibration:",
-        small_deltas(records),
+def opening(text: str, record: Mapping[str, Any]) -> str:
+    """The page with its answer, and with what could have been found, as the cells say them."""
+    for name, words in points(record).items():
+        point = re.compile(rf"^- \*\*{name}:\*\* .*?(?=^- |\n\n)", re.S | re.M)
+        text = point.sub(f"- **{name}:** {words}\n".replace("\\", r"\\"), text)
+    return text
+
+
+def points(record: Mapping[str, Any]) -> dict[str, str]:
+    """The answer in counts, and the smallest and largest difference that cells could have seen."""
+    cells = len(record)
+
+    def count(claim: str, verdict: str) -> int:
+        return sum(cell["claims"].get(claim, {}).get("verdict") == verdict for cell in record.values())
+
+    explained = [
+        one["verdict"]
+        for cell in record.values()
+        for name, one in cell["claims"].items()
+        if name in EXPLAINED
     ]
-    for cell in cells:
-        text = cell_markdown(records[cell.name], pictures(cell), level=2)
-        title, rest = text.split("\n", 1)
-        command = f"```\nsa-plugin reproduce {cell.name}\n```"
-        parts.append(f"{title}\n\n{command}\n{rest.rstrip()}")
-    return "\n\n".join([*parts, "## As published", as_published()])
+    weaker_than = [BETTER + name for name in ("MeanTok", "LastTok", "RandTok", "pooled")]
+    gains = sum(count(name, "reproduces") for name in weaker_than)
+    maxtok = [count("Better than MaxTok", verdict) for verdict in ("reproduces", "does not")]
+    deltas = [count("The best delta is small", verdict) for verdict in ("reproduces", "does not")]
+    apart, small = (
+        count("The tail stands apart", "reproduces"),
+        count("Most samples lie below .2", "reproduces"),
+    )
+    answer = (
+        f"In part. The tail stands apart in {apart} of {cells} cells, and SuperActivators beat the mean, "
+        f"last and random token and the pooled sample in {gains} of {4 * cells} comparisons. MaxTok, which "
+        f"the paper leaves out, is behind in {maxtok[0]} cells, ahead in {maxtok[1]}. A small delta is best "
+        f"in {deltas[0]}, a large one in {deltas[1]}; most samples have few SuperActivators in {small}. Of "
+        f"verdicts on explainers {explained.count('reproduces')} of {len(explained)} speak for the tail, "
+        f"{explained.count('does not')} against."
+    )
+    older = sum("code" in cell["about"] for cell in record.values())
+    sure = (
+        "Small cells: 300 to 600 passages with silver or grammatical labels, 240 rendered scenes, models of "
+        "at most 135 million parameters, one seed; of a hundred verdicts, each read alone, a few are chance. "
+        "They say little of the paper's own models."
+    )
+    if older:
+        sure += f" Of code of 22 November 2026, with narrower intervals: {older} of the {cells}."
+    seen = {name: cell["claims"]["Better than MaxTok"]["could_have_seen"] for name, cell in record.items()}
+    ends = [min(seen, key=seen.__getitem__), max(seen, key=seen.__getitem__)]
+    low, high = (f"{seen[name]:.3f}".removeprefix("0") for name in ends)
+    places = [f"{{}} = {DATA.name} {name} / claims / Better than MaxTok / could_have_seen" for name in ends]
+    could = "\n  ".join(
+        [
+            f"With power .8 a difference in F1 to MaxTok of {low} to {high}, by cell; tables have the rest.",
+            "<!-- quoted",
+            ".8 = setting",
+            places[0].format(low),
+            places[1].format(high),
+            "-->",
+        ]
+    )
+    return {"Answer": _filled(answer), "How sure": _filled(sure), "What could have been found": could}
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 128, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def shown() -> str:
+    """The page's tables from the kept cells."""
+    return page(json.loads(DATA.read_text(encoding="utf-8")))
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
-    put(PAGE, BEGIN, END, page([Path(one) for one in sys.argv[1:]]))
+    """Keep what cells measured, or write the page."""
+    if sys.argv[1] == "keep":
+        keep(sys.argv[2:])
+    else:
+        record = json.loads(DATA.read_text(encoding="utf-8"))
+        put(PAGE, BEGIN, END, shown())
+        write_text(PAGE, opening(PAGE.read_text(encoding="utf-8"), record))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ every other layer), nothing but detection:
     python docs/experiments/rival_tables.py show
 
 `keep` puts what the tables need into docs/findings/data (`sa-plugin demo` leaves the same results.json,
-with more in it), `show` writes the tables of README and docs/findings/results.md from there alone. A seed
+with more in it), `show` writes the tables of docs/findings/results.md from there alone. A seed
 divides the documents into train, calibration and test, chooses the passages, and seeds fits and trainings.
 """
 
@@ -40,10 +40,7 @@ BEGIN = "<!-- rivals: written by docs/experiments/rival_tables.py show -->"
 END = "<!-- end of rivals -->"
 SEEDS_BEGIN = "<!-- seeds: written by docs/experiments/rival_tables.py show -->"
 SEEDS_END = "<!-- end of seeds -->"
-TABLE_BEGIN = "<!-- table: written by docs/experiments/rival_tables.py show -->"
-TABLE_END = "<!-- end of table -->"
 PASSAGES, SCENES = {"small": 240, "default": 600}, {"small": 200, "default": 400}
-README = "SmolLM2, plain"
 HEADLINE = (
     "log-sum-exp",
     "MaxTok",
@@ -56,7 +53,7 @@ HEADLINE = (
     "always-positive",
     "MaxTok permuted",
 )
-"""Rows of README's table and of that over seeds: the best pooling and probe, and what the paper compares."""
+"""Rows of the table over seeds: the best pooling and probe, and what the paper compares."""
 
 
 def run(
@@ -140,15 +137,18 @@ def _spread(values: list[float]) -> dict[str, float]:
     return found
 
 
-def show() -> None:
-    """Every table that rests on the kept results."""
+def shown() -> str:
+    """The detection tables of every kept title."""
     record = json.loads((DATA / "detection.json").read_text(encoding="utf-8"))
     lines: list[str] = []
     for title, found in record.items():
         lines += [f"### {title}", "", *detection(found), "", f"{MONITOR}:", "", *monitor(found), ""]
-    put(PAGE, BEGIN, END, "\n".join(lines))
-    if TABLE_BEGIN in (ROOT / "README.md").read_text(encoding="utf-8"):
-        put(ROOT / "README.md", TABLE_BEGIN, TABLE_END, "\n".join(detection(record[README], HEADLINE)))
+    return "\n".join(lines)
+
+
+def show() -> None:
+    """Every table that rests on the kept results."""
+    put(PAGE, BEGIN, END, shown())
     seeds = DATA / "seeds.json"
     if seeds.exists():
         put(PAGE, SEEDS_BEGIN, SEEDS_END, seeds_table(json.loads(seeds.read_text(encoding="utf-8"))))

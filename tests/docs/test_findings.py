@@ -9,7 +9,6 @@ import quoted
 FINDINGS = docs_setup.ROOT / "docs" / "findings"
 POINTS = ("Question", "Answer", "How sure", "What could have been found", "Command")
 PAGES = sorted(page.stem for page in FINDINGS.glob("*.md") if page.stem != "index")
-TO_COME = ("prompting", "reproduction")
 MOST_WORDS = 90
 
 
@@ -24,9 +23,7 @@ def points(text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_finding_opens_with_its_five_points(page, request):
-    if page in TO_COME:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="not rewritten yet"))
+def test_a_finding_opens_with_its_five_points(page):
     said = points((FINDINGS / f"{page}.md").read_text())
     assert tuple(said) == POINTS
     assert said["Question"].endswith("?")

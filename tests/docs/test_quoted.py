@@ -2,8 +2,11 @@
 
 import json
 
+import claims_page
 import pytest
 import quoted
+import reproduction_page
+import rival_tables
 
 # Pages whose figures do not all name their results yet; those that do are compared all the same.
 UNNAMED = frozenset({"alignment.md", "attribution.md", "circuits.md", "heads.md", "theory.md"})
@@ -15,6 +18,20 @@ def test_quoted_figures_are_those_of_the_results(page):
     assert quoted.wrong(PLACES[page]) == []
     if page.name not in UNNAMED:
         assert quoted.unnamed(PLACES[page]) == []
+
+
+TABLES = {
+    "claims": (claims_page.PAGE, claims_page.BEGIN, claims_page.table),
+    "reproduction": (reproduction_page.PAGE, reproduction_page.BEGIN, reproduction_page.shown),
+    "results": (rival_tables.PAGE, rival_tables.BEGIN, rival_tables.shown),
+}
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_are_those_of_the_kept_results(page):
+    file, begin, shown = TABLES[page]
+    after = file.read_text().partition(begin)[2].partition("<!-- end of ")[0]
+    assert after.strip() == shown().strip(), "write it anew by the command that stands in its marker"
 
 
 TEXT = """- F1 is .73 here, and
