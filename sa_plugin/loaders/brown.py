@@ -49,7 +49,7 @@ _QUOTES = {"``": '"', "''": '"', "`": "'"}
 _OPENING = ("``", "`", "(", "[")
 _CLOSING = ("''", "'", ")", "]", ".", ",", ";", ":", "?", "!")
 _TWICE = (";", "?", "!")
-_Token = tuple[str, str]
+BrownToken = tuple[str, str]
 BrownPassage = tuple[str, list[tuple[int, int, str]]]
 
 
@@ -117,12 +117,12 @@ def brown_passages(path: Path, skipped: Counter[str]) -> Iterator[BrownPassage]:
     Raises:
         ValueError: A token is no `word/tag`.
     """
-    held: list[_Token] = []
-    for sentence in _sentences(path):
+    held: list[BrownToken] = []
+    for sentence in brown_sentences(path):
         held += sentence
         if len(held) >= _WORDS[0]:
             if len(held) <= _WORDS[1]:
-                yield _joined(held)
+                yield joined_sentence(held)
             else:
                 skipped[f"passages longer than {_WORDS[1]} words"] += 1
             held = []
@@ -130,14 +130,14 @@ def brown_passages(path: Path, skipped: Counter[str]) -> Iterator[BrownPassage]:
         skipped["short passages at the end of a file"] += 1
 
 
-def _sentences(path: Path) -> Iterator[list[_Token]]:
+def brown_sentences(path: Path) -> Iterator[list[BrownToken]]:
     """Words and tags of a Brown file, one line a sentence.
 
     Raises:
         ValueError: A token is no `word/tag`.
     """
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        sentence: list[_Token] = []
+        sentence: list[BrownToken] = []
         for token in line.split():
             word, slash, tag = token.rpartition("/")
             if not (word and slash and tag):
@@ -154,7 +154,7 @@ def _written_twice(word: str, before: str) -> bool:
     return (word in _TWICE and before == word) or (word == "." and before.endswith("."))
 
 
-def _joined(tokens: Sequence[_Token]) -> BrownPassage:
+def joined_sentence(tokens: Sequence[BrownToken]) -> BrownPassage:
     """Ordinary text of tokens, and where each token stands in it with its tag."""
     text, places, tight = "", [], True
     for word, tag in tokens:

@@ -37,6 +37,8 @@ from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
 from sa_plugin.loaders.reading import Reading
 from sa_plugin.loaders.shape_scenes import shapes
 from sa_plugin.loaders.supersense import load_supersense
+from sa_plugin.loaders.tail_scenes import load_tail_scenes
+from sa_plugin.loaders.tail_spans import load_tail_spans
 
 _Read = Callable[..., ConceptData]
 _PUBLISHED = ("plain", "published")
@@ -55,12 +57,14 @@ class Loader:
         authors: The same for a folder with a metadata.csv.
         default_root: Where to look when no root is given.
         splits: Names that `split` may have.
+        finds_root: Whether it looks for its folder itself where none is given.
     """
 
     read: _Read | None
     authors: _Read | None = None
     default_root: Callable[[], Path] | None = None
     splits: tuple[str, ...] = _PUBLISHED
+    finds_root: bool = False
 
     @property
     def has_root(self) -> bool:
@@ -73,6 +77,8 @@ LOADERS: dict[str, Loader] = {
     "emoji": Loader(emoji_scenes, default_root=emoji_folder, splits=("plain",)),
     "shapes": Loader(shapes, splits=("plain",)),
     "brown": Loader(load_brown, default_root=brown_folder, splits=("plain",)),
+    "tail_spans": Loader(load_tail_spans, splits=("plain",), finds_root=True),
+    "tail_scenes": Loader(load_tail_scenes, splits=("plain",), finds_root=True),
     "clevr": Loader(load_clevr, load_authors_pictures),
     "coco": Loader(load_coco, load_authors_pictures),
     "opensurfaces": Loader(load_broden, load_authors_pictures),
@@ -99,7 +105,8 @@ def load(
 
     Args:
         source: "supersense", "emoji", "shapes", "brown", "clevr", "coco", "opensurfaces",
-            "pascal", "sarcasm", "isarcasm" or "goemotions" (docs/datasets.md says what each needs); or
+            "pascal", "sarcasm", "isarcasm", "goemotions", "tail_spans" or "tail_scenes" (docs/datasets.md
+            says what each needs); or
             the path of a .jsonl or .csv file or of a folder with a metadata.csv; or a Hugging Face
             dataset, or a mapping of split to dataset, with `columns=`.
         root: For a name, the folder of your copy, in the published layout or the one of the
@@ -184,7 +191,8 @@ def _load_named(
     if read is not None and "reading" not in inspect.signature(read).parameters:
         _require_options(name, options, options_of(read))
         chosen: dict[str, Any] = {"split": split} if len(loader.splits) > 1 else {}
-        chosen |= {"root": _folder(name, loader, root)} if loader.has_root else {}
+        if loader.has_root and not (loader.finds_root and root is None):
+            chosen["root"] = _folder(name, loader, root)
         return read(seed=seed, **chosen, **options)
     folder = _folder(name, loader, root)
     if loader.authors and (folder / "metadata.csv").exists():
