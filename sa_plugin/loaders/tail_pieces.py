@@ -10,9 +10,10 @@
 Rules of the sentences, on Brown's own marks and tags:
 
     quoted speech   from an opening quote to its closing one in the same sentence: at least four words, one of
-                    them a verb, the first one capitalised
+                    them a verb, the first one capitalised and not all of them, as in a title
     question        a sentence that ends with a question mark, closing quotes and brackets aside
-    dated event     a sentence with a year, 1000 to 1999, and a verb in the past tense or a past participle
+    dated event     a sentence with a year, 1000 to 1999, behind a preposition of time, a month or a comma, a
+                    verb in the past tense, and no modal
 
 One hundred sentences of each rule were read for its precision: docs/data.md says by whom and what was found.
 
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,14 @@ _WORDS = (3, 60)
 _SPOKEN = 4
 _LONGEST_QUOTE = 8
 _YEAR = re.compile(r"1\d{3}")
-_PAST = ("vbd", "vbn", "bed", "bedz", "dod", "hvd")
+_PAST = ("vbd", "bed", "bedz", "dod", "hvd")
+_MONTHS = "january february march april may june july august september october november december"
+_BEFORE_YEARS = frozenset(
+    "in since until till by after before from between during , spring summer fall autumn winter".split()
+    + _MONTHS.split()
+    + [f"{month[:3]}." for month in _MONTHS.split()]
+    + ["sept."]
+)
 _VERB = re.compile(r"(vb|be|hv|do|md)")
 _BREAK = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z])")
 _CLOSING = ("''", "'", ")", "]", "``")
@@ -146,9 +155,7 @@ def brown_spans(root: Path | None = None) -> Iterator[Piece]:
         last = next((word for word, _ in reversed(tokens) if word not in _CLOSING), "")
         if last == "?":
             found.append((0, len(text), SENTENCES[1]))
-        if any(tag == "cd" and _YEAR.fullmatch(word) for word, tag in tokens) and any(
-            part in _PAST for _, tag in tokens for part in re.split(r"[+*-]", tag)
-        ):
+        if _dated(tokens):
             found.append((0, len(text), SENTENCES[2]))
         # Part of a quote that is no speech by the rule is neither in the concept nor out of it.
         if quotes and not any(concept == SENTENCES[0] for *_, concept in found):
@@ -211,4 +218,14 @@ def _quotes(tokens: list[BrownToken]) -> tuple[list[tuple[int, int]], bool]:
 def _spoken(tokens: list[BrownToken]) -> bool:
     words = [(word, tag) for word, tag in tokens if word[0].isalnum()]
     verb = any(_VERB.match(part) for _, tag in words for part in tag.split("+"))
-    return len(words) >= _SPOKEN and verb and words[0][0][0].isupper()
+    titled = all(word[0].isupper() for word, _ in words)
+    return len(words) >= _SPOKEN and verb and words[0][0][0].isupper() and not titled
+
+
+def _dated(tokens: list[BrownToken]) -> bool:
+    parts = {part for _, tag in tokens for part in re.split(r"[+*-]", tag)}
+    year = any(
+        tag == "cd" and _YEAR.fullmatch(word) and before.lower() in _BEFORE_YEARS
+        for (before, _), (word, tag) in pairwise(tokens)
+    )
+    return year and "md" not in parts and bool(parts & set(_PAST))
