@@ -313,13 +313,19 @@ def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from sa_plugin.stages.config import configurations, read_config
     from sa_plugin.stages.reproduce import reproduce
+    from sa_plugin.stages.tail_cells import read_design, tail_designs
 
+    designs = tail_designs()
     if arguments.list:
         for name in configurations():
             print(f"{name:24} {read_config(name).title}")
+        for name in designs:
+            print(f"{name:24} {read_design(name).title}")
         return 0
     if arguments.config is None:
         raise ValueError("reproduce which cell? Give a TOML file, or a name of --list.")
+    if arguments.config in designs:
+        return _tail_law(arguments)
     config = read_config(arguments.config).with_overrides(
         model=arguments.model, root=arguments.root, limit=arguments.limit
     )
@@ -389,6 +395,22 @@ def _engine_of(arguments: argparse.Namespace) -> Any:
         arguments.model = str(Path(arguments.model).absolute())
     pool = RayPool(arguments.workers, arguments.cpus, arguments.gpus, arguments.address)
     return "here" if arguments.engine == "here" else pool
+
+
+def _tail_law(arguments: argparse.Namespace) -> int:
+    from sa_plugin.stages.tail_cells import read_design
+    from sa_plugin.stages.tail_runs import run_design
+
+    for name in ("model", "limit"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(
+                f"--{name} is {getattr(arguments, name)!r}: models and sizes of {arguments.config} stand in "
+                "its design, since its cells were chosen beforehand. Leave it out."
+            )
+    out = arguments.out or Path("reproduced") / arguments.config
+    design = read_design(arguments.config)
+    run_design(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
+    return 0
 
 
 def _scan(arguments: argparse.Namespace) -> int:

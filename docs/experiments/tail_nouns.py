@@ -1,4 +1,4 @@
-"""Nouns of the Brown corpus by class, for the loader `tail_spans`: `python docs/experiments/tail_nouns.py WORK`.
+"""Nouns of Brown by class, for the loader `tail_spans`: `python docs/experiments/tail_nouns.py WORK`.
 
 The rule is that of the embedded set (`supersense/labels.py`): of all noun senses of a word in WordNet 3.0
 one class, or one with nine tenths of at least three tagged counts; its lists of exclusions and additions

@@ -36,6 +36,8 @@ from sa_plugin.loaders.shape_scenes import (
     shapes,
 )
 from sa_plugin.loaders.supersense import SUPERSENSES, SupersensePassage, read_supersense
+from sa_plugin.loaders.tail_scenes import ScenePlan
+from sa_plugin.loaders.tail_spans import TailPlan
 
 __all__ = [
     "BROWN_CONCEPTS",
@@ -56,7 +58,9 @@ __all__ = [
     "Corpus",
     "CorpusData",
     "Document",
+    "ScenePlan",
     "SupersensePassage",
+    "TailPlan",
     "UnreadableWarning",
     "brown_concepts_of",
     "brown_folder",

@@ -15,7 +15,8 @@ Rules of the sentences, on Brown's own marks and tags:
     dated event     a sentence with a year, 1000 to 1999, behind a preposition of time, a month or a comma, a
                     verb in the past tense, and no modal
 
-One hundred sentences of each rule were read for its precision: docs/data.md says by whom and what was found.
+One hundred sentences of each rule were read for its precision: docs/datasets.md says by whom and what was
+found.
 
 A sentence in which a noun may have a concept and is not labelled (the "open" forms of `tail_nouns.json`) is
 in none of the noun sources; one with quotes that are no speech by the rule, or run over several sentences, is
@@ -51,11 +52,9 @@ _LONGEST_QUOTE = 8
 _YEAR = re.compile(r"1\d{3}")
 _PAST = ("vbd", "bed", "bedz", "dod", "hvd")
 _MONTHS = "january february march april may june july august september october november december"
+_TIMES = "in,since,until,till,by,after,before,from,between,during,spring,summer,fall,autumn,winter,sept."
 _BEFORE_YEARS = frozenset(
-    "in since until till by after before from between during , spring summer fall autumn winter".split()
-    + _MONTHS.split()
-    + [f"{month[:3]}." for month in _MONTHS.split()]
-    + ["sept."]
+    (",", *_TIMES.split(","), *_MONTHS.split(), *(f"{month[:3]}." for month in _MONTHS.split()))
 )
 _VERB = re.compile(r"(vb|be|hv|do|md)")
 _BREAK = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z])")

@@ -9,7 +9,8 @@ to more than half of it:
     sisters   glyphs of the other groups of `emoji` beside them, of side `_SISTER`
 
 A concept's negatives are scenes of another concept, and those of sisters alone. Glyphs of a concept stand
-apart ("spread") or side by side ("clustered"). A scene is of one deck, its `document`; a quarter of train's decks are the guard, which no vector is fitted on.
+apart ("spread") or side by side ("clustered"). A scene is of one deck, its `document`; a quarter of train's
+decks are the guard, which no vector is fitted on.
 
 What this does not show: what `emoji` does not. A deck has few glyphs of a concept: several in one scene are
 often the same glyph.
@@ -101,7 +102,7 @@ def load_tail_scenes(
     scenes, split_of = [], []
     for split, n in counts.items():
         for k in range(n):
-            rng = np.random.default_rng([seed, ALL_SPLITS.index(split), k])  # type: ignore[arg-type]
+            rng = np.random.default_rng([seed, ALL_SPLITS.index(split), k])
             number = k % len(parts[split])
             scenes.append(_scene(parts[split][number], f"{split}-{number:02d}", split, plan, rng))
             split_of.append(split)

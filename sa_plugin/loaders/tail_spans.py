@@ -14,10 +14,10 @@ so that negatives of a concept are contexts of blank cards and of its sister con
 documents. Tokens are those of `tokenise`; without it, words and marks.
 
 Splits and units. A context mixes sentences of several documents, so documents are dealt into *decks* of
-some `DECKS`, each with documents of every concept as far as they go; a context is built of one deck, which is
-its `document`, the unit of splitting and resampling: no source document is in two decks. There are four splits:
-vectors are fitted on train; `guard` chooses nothing, it is what the tail law may measure; thresholds are
-chosen on cal. Lemmas of nouns are dealt too: those of train's carriers are in no other split, so that the
+some `DECKS`, each with documents of every concept as far as they go; a context is built of one deck, which
+is its `document`, the unit of splitting and resampling: no source document is in two decks. There are four
+splits: vectors are fitted on train; `guard` chooses nothing, it is what the tail law may measure; thresholds
+are chosen on cal. Lemmas of nouns are dealt too: those of train's carriers are in no other split, so that the
 vectors have seen none of the others; guard, cal and test share theirs. A deck's sentences stand in several of
 its contexts.
 
@@ -113,7 +113,7 @@ def words_and_marks(texts: Sequence[str]) -> list[Int[np.ndarray, "token 2"]]:
 
 def load_tail_spans(
     *,
-    source: str = "embedded",
+    spans: str = "embedded",
     plan: TailPlan = TailPlan(),
     contexts: Mapping[str, int] | None = None,
     tokenise: Tokenise = words_and_marks,
@@ -123,7 +123,8 @@ def load_tail_spans(
     """Contexts of one plan as data.
 
     Args:
-        source: Of `SOURCES`: "embedded", or "nouns", "sentences" or "genres" of Brown.
+        spans: Source of the sentences and what is labelled in them: "embedded", or "nouns", "sentences" or
+            "genres" of Brown.
         plan: Length and span.
         contexts: Number of contexts of each split; by default 200 of train, 100 of guard and of cal, 200 of
             test.
@@ -144,17 +145,18 @@ def load_tail_spans(
         >>> data.concepts
         ('animal', 'body', 'food')
     """
-    require_known("source of tail_spans", source, SOURCES)
+    require_known("spans of tail_spans", spans, SOURCES)
     counts = {"train": 200, "guard": 100, "cal": 100, "test": 200} if contexts is None else contexts
     for name in counts:
         require_known("split of contexts", name, _PARTS)
-    concepts, _ = SOURCES[source]
-    pieces = _pieces(source, None if root is None else Path(root).expanduser())
-    tables = tail_decks(pieces, concepts, tokenise, size=DECKS[source], seed=seed)
+    concepts, _ = SOURCES[spans]
+    pieces = _pieces(spans, None if root is None else Path(root).expanduser())
+    tables = tail_decks(pieces, concepts, tokenise, size=DECKS[spans], seed=seed)
     built = [
         (split, *one)
-        for split, n in counts.items()
-        for one in _contexts(tables[split], concepts, plan, n, (seed, [*_PARTS].index(split)), tokenise)
+        for number, split in enumerate(_PARTS)
+        if counts.get(split)
+        for one in _contexts(tables[split], concepts, plan, counts[split], (seed, number), tokenise)
     ]
     return ConceptData.from_spans(
         [context.text for *_, context in built],
@@ -163,7 +165,7 @@ def load_tail_spans(
         documents=[f"{split}-{deck:02d}" for split, deck, _ in built],
         ids=[f"{split}-{deck:02d}-{k:05d}" for k, (split, deck, _) in enumerate(built)],
         splits=Splits(of=[split for split, *_ in built], seed=seed),
-        name=f"tail_spans/{source}/{plan.tokens}",
+        name=f"tail_spans/{spans}/{plan.tokens}",
     )
 
 
@@ -318,7 +320,7 @@ def _contexts(
     able = [[c for c in concepts if _can(deck, c, plan)] for deck in decks]
     usable = [k for k, deck in enumerate(decks) if sum(one.tokens for one in deck.filler) >= plan.tokens]
     for concept in concepts:
-        if n and not any(concept in able[k] for k in usable):
+        if not any(concept in able[k] for k in usable):
             most = max((sum(one.inside for one in deck.carriers[concept]) for deck in decks), default=0)
             raise ValueError(
                 f"concept {concept!r}: no deck of split {[*_PARTS][seed[1]]!r} has {plan.runs} sentences "

@@ -38,19 +38,10 @@ from sa_plugin.stages.store import (
     write_scores,
 )
 from sa_plugin.stages.study import Study, study
-from sa_plugin.stages.tail_cells import (
-    TailCell,
-    TailDesign,
-    TailScores,
-    TailWorld,
-    plan_of,
-    read_design,
-    tail_designs,
-)
-from sa_plugin.stages.tail_runs import KEPT_METRICS, at_layer, open_model, run_design, tail_scores, tokens_of
+from sa_plugin.stages.tail_cells import TailCell, TailDesign, TailScores, TailWorld, read_design
+from sa_plugin.stages.tail_runs import run_design
 
 __all__ = [
-    "KEPT_METRICS",
     "PAPER_KINDS",
     "PARTS",
     "STAGES",
@@ -70,7 +61,6 @@ __all__ = [
     "TailDesign",
     "TailScores",
     "TailWorld",
-    "at_layer",
     "cell_markdown",
     "configurations",
     "delta_peaks",
@@ -85,10 +75,8 @@ __all__ = [
     "marked",
     "open_data",
     "open_host",
-    "open_model",
     "passages",
     "pictures",
-    "plan_of",
     "published",
     "published_of",
     "read_config",
@@ -99,9 +87,6 @@ __all__ = [
     "run_design",
     "run_plan",
     "study",
-    "tail_designs",
-    "tail_scores",
-    "tokens_of",
     "tokens_per_positive",
     "trace_block",
     "write_json",

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter, ValidationError
 
 from sa_plugin._check import position_of, require_known
+from sa_plugin._face import face
 from sa_plugin._files import written
 from sa_plugin.loaders.tail_pieces import SOURCES
 from sa_plugin.loaders.tail_scenes import ScenePlan
@@ -40,7 +41,6 @@ SCENES = "emoji"
 """Source of pictures; the others are of texts."""
 _ARRAYS = ("scores", "labels", "positive", "bounds")
 _NAMES = ("kinds", "concepts", "documents", "split_of")
-_Row = TypeVar("_Row", "TailWorld", "TailCell")
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def tail_designs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+@face
 def read_design(design: str | Path) -> TailDesign:
     """Read a design.
 
@@ -169,6 +170,9 @@ def read_design(design: str | Path) -> TailDesign:
             own = [one.name for one in cells if one.world == cell.world and one is not cell]
             require_known(f"{path.name}: shift_from of cell {cell.name}", cell.shift_from, own)
     return TailDesign(path.stem, str(table.get("title", path.stem)), int(table.get("seed", 0)), worlds, cells)
+
+
+_Row = TypeVar("_Row", TailWorld, TailCell)
 
 
 def _rows(cls: type[_Row], tables: Sequence[Mapping[str, Any]], name: str, path: Path) -> tuple[_Row, ...]:

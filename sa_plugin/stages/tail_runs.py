@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from sa_plugin._check import require_known
+from sa_plugin._face import face
 from sa_plugin._files import writable_folder, written
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
@@ -62,6 +63,7 @@ _BATCH_TOKENS = 4096
 _EVERY = "all layers"
 
 
+@face
 def run_design(
     design: TailDesign,
     out: str | Path,
@@ -161,7 +163,7 @@ def _data(
     if isinstance(plan, ScenePlan):
         return load_tail_scenes(plan=plan, contexts=contexts, seed=seed)
     return load_tail_spans(
-        source=source, plan=plan, contexts=contexts, tokenise=tokens_of(host), root=root, seed=seed
+        spans=source, plan=plan, contexts=contexts, tokenise=tokens_of(host), root=root, seed=seed
     )
 
 
@@ -212,7 +214,7 @@ def _cell(
         home.mkdir(parents=True, exist_ok=True)
         tail_scores(tables).write(home / OUTCOME)
         record: dict[str, Any] = {"settings": settings, "data": data.hash, "kinds": {}}
-        columns: dict[str, np.ndarray] = {}
+        columns: dict[str, Any] = {}
         for kind, table in zip(KINDS, tables, strict=True):
             found, chosen = {}, {}
             for layer in (None, *world.layers):
