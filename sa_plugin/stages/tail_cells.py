@@ -176,12 +176,15 @@ _Row = TypeVar("_Row", TailWorld, TailCell)
 
 
 def _rows(cls: type[_Row], tables: Sequence[Mapping[str, Any]], name: str, path: Path) -> tuple[_Row, ...]:
-    kinds, rows = get_type_hints(cls), []
+    kinds = get_type_hints(cls)
+    rows: list[_Row] = []
     for table in tables:
         where = f"{path.name}: {name} {table.get('name', len(rows))!r}"
         for key in table:
             require_known(f"{where}: key", key, kinds)
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
         missing = [one.name for one in fields(cls) if one.name not in given and one.name in _NEEDED[name]]
         if missing:
             raise ValueError(f"{where} has no {missing[0]}: give {', '.join(_NEEDED[name])}.")
