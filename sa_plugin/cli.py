@@ -1,4 +1,4 @@
-"""The command `sa-plugin`: demo, run, reproduce, fit, scan, merge, check, report.
+"""The command `sa-plugin`: demo, run, reproduce, fit, promise, scan, merge, check, report.
 
 Nothing here computes anything, and nothing heavy is imported before a command needs it: `--help`
 answers at once.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MODEL = "what `save_pretrained` wrote, or a name in the cache folder (smollm2), or of the hub (owner/name)"
 DATA = "what `sa_plugin.load` reads: a data set's name, a .jsonl or .csv file, a folder with a metadata.csv"
 CORPUS = "a .jsonl, .csv, .tsv or .parquet file, .txt files, pictures, a folder or a pattern of these"
+DETECTOR = "folder that Detector.save_pretrained wrote, or a name of the hub"
 ROLES = "which column is text (or image), id, document, where they are called otherwise"
 LIMIT = "at most so many samples, rare concepts first"
 # Written out: importing the modules that own these names would import torch.
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     cell.set_defaults(command=_reproduce)
 
     _add_fit(commands)
+    _add_promise(commands)
     _add_scan(commands)
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
     check.add_argument("folder", help=MODEL)
@@ -136,13 +138,33 @@ def _add_fit(commands: Any) -> None:
     fit.set_defaults(command=_fit)
 
 
+def _add_promise(commands: Any) -> None:
+    promise = commands.add_parser(
+        "promise",
+        help="thresholds of a detector that keep a promised rate of false alarms",
+        description="Set a detector's thresholds so that a rate of false alarms can be promised, from "
+        "documents that chose nothing. Scan takes what is written, and its hits then have p-values.",
+    )
+    promise.add_argument("detector", help=DETECTOR)
+    promise.add_argument("guard", help=f"documents without the concepts: {CORPUS}")
+    kinds, said = ("document", "sample", "tokens"), "of what a rate is promised"
+    promise.add_argument("--kind", choices=kinds, default=kinds[0], help=said)
+    promise.add_argument("--alpha", type=float, required=True, help="the rate, such as .05")
+    promise.add_argument("--confidence", type=float, help="of document: how surely this threshold keeps it")
+    promise.add_argument("--lengths", type=int, nargs="+", help="shortest and longest text, in kept tokens")
+    promise.add_argument("--episodes", type=int, help="of tokens: at most so many runs of alarms count")
+    promise.add_argument("--concepts", nargs="+", help="for which it is made; all by default")
+    _add_corpus(promise, "promised", ROLES)
+    promise.set_defaults(command=_promise)
+
+
 def _add_scan(commands: Any) -> None:
     scan = commands.add_parser(
         "scan",
         help="find a detector's concepts in a corpus of any size",
         description="Scan a corpus, or go on where a scan was cut off.",
     )
-    scan.add_argument("detector", help="folder that Detector.save_pretrained wrote, or a name of the hub")
+    scan.add_argument("detector", help=DETECTOR)
     scan.add_argument("corpus", help=CORPUS)
     _add_blocks(scan, "scan_out", ROLES)
     scan.add_argument("--window", type=_whole("window", 2**31 - 1), help="tokens, of what is longer than it")
@@ -162,14 +184,7 @@ def _add_scan(commands: Any) -> None:
 
 def _add_blocks(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
     """What all commands that go through a corpus block by block are asked."""
-    parser.add_argument("--model", required=True, help=MODEL)
-    parser.add_argument("--host", default="transformer_lens", help=HOST)
-    parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
-    parser.add_argument(
-        "--device", help="where the model runs, such as cuda:1; by default where it is loaded"
-    )
-    parser.add_argument("--out", type=_path, default=Path(out), help="folder of the run, all shards' own")
+    _add_corpus(parser, out, roles)
     parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="share I of N, from 0")
     parser.add_argument(
         "--engine", choices=("here", "ray"), default="here", help="this process, or actors of Ray"
@@ -178,9 +193,21 @@ def _add_blocks(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
     parser.add_argument("--workers", type=_whole("workers", 2**31 - 1), default=2, help="actors of Ray")
     parser.add_argument("--cpus", type=float, default=1.0, help="of each actor; so many threads of torch")
     parser.add_argument("--gpus", type=float, default=0.0, help="of each actor; .25 lets four share one")
+    parser.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
+
+
+def _add_corpus(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
+    """What all commands that run a model over a corpus are asked."""
+    parser.add_argument("--model", required=True, help=MODEL)
+    parser.add_argument("--host", default="transformer_lens", help=HOST)
+    parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
+    parser.add_argument(
+        "--device", help="where the model runs, such as cuda:1; by default where it is loaded"
+    )
+    parser.add_argument("--out", type=_path, default=Path(out), help="where it writes; shards share it")
     parser.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=roles)
     parser.add_argument("--lines", action="store_true", help="text files have a document a line")
-    parser.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
     parser.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048)
 
 
@@ -410,6 +437,31 @@ def _tail_law(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("reproduced") / arguments.config
     design = read_design(arguments.config)
     run_design(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def _promise(arguments: argparse.Namespace) -> int:
+    from sa_plugin._files import writable_folder
+    from sa_plugin.detection.detector import Detector
+    from sa_plugin.detection.promised import require_documents
+    from sa_plugin.host.tokens import naming_of
+    from sa_plugin.loaders.corpus import open_corpus
+    from sa_plugin.statistics.conformal import Promise
+
+    lengths, concepts = ((tuple(one) if one else None) for one in (arguments.lengths, arguments.concepts))
+    promise = Promise(
+        arguments.kind, arguments.alpha, arguments.confidence, lengths, arguments.episodes, concepts
+    )
+    columns = dict(_column(text) for text in arguments.column) or None
+    guard = open_corpus(arguments.guard, columns=columns, lines=arguments.lines)
+    # All that can be refused without a model is refused before one is loaded.
+    require_documents(promise, guard.samples())
+    out = writable_folder(arguments.out)
+    Detector.from_pretrained(arguments.detector)
+    host = _host_of(arguments)
+    detector = Detector.from_pretrained(arguments.detector, host=host)
+    made = detector.with_promise(promise, guard.samples(naming_of(host)))
+    print(f"{made}\n\n{made.save_pretrained(out)}")
     return 0
 
 

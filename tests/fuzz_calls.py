@@ -308,13 +308,24 @@ def commands(folder: Path) -> Calls:
             **common,
         },
         "reproduce": {"config": "minilm_brown", "out": "out", "root": ".", "model": "m", "limit": "3"},
+        "promise": {
+            "detector": "d",
+            "guard": "own.jsonl",
+            "kind": "document",
+            "alpha": "0.6",
+            "confidence": "0.5",
+            "model": "m",
+            "host": "nnsight",
+            "tower": "text",
+            "out": "out",
+        },
         "check": {"folder": "m", "host": "nnsight", "tower": "text"},
         "report": {"results": "results.json", "out": "report.html"},
     }
     return {f"sa-plugin {name}": (_command(name, options), options) for name, options in given.items()}
 
 
-POSITIONAL = ("config", "folder", "results")
+POSITIONAL = ("config", "folder", "results", "detector", "guard")
 
 
 def _command(name: str, options: dict[str, Any]) -> Callable[..., Any]:
@@ -329,6 +340,7 @@ def _command(name: str, options: dict[str, Any]) -> Callable[..., Any]:
             mock.patch("sa_plugin.stages.reproduce.open_host", side_effect=_Begun),
             mock.patch("sa_plugin.stages.reproduce.reproduce", side_effect=_Begun),
             mock.patch("sa_plugin.host.checks.check_folder", side_effect=_Begun),
+            mock.patch("sa_plugin.detection.detector.Detector.from_pretrained", side_effect=_Begun),
             contextlib.redirect_stderr(said),
         ):
             try:

@@ -130,7 +130,7 @@ def calibrate(
         baselines=baselines,
         missing=absent,
         cuts=cuts,
-        seen=Seen.of(data, split),
+        seen=Seen.of(data).guarded_by(split),
         seed=seed,
         unknown=unknown_of(table.tokens, bank.concepts),
         guard=made,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.score import check_origin, score_samples
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import FORMAT, Sheet, Shown, clean, exact, number
+from sa_plugin.statistics.conformal import Promise
 from sa_plugin.statistics.drawn import Resampling
 
 if TYPE_CHECKING:
@@ -200,6 +201,33 @@ class Detector(Shown, Calibration):
 
         if self.guard is not None:
             refuse_lengths(self.guard, scored.tokens.samples, np.diff(scored.tokens.bounds))
+
+    def with_promise(self, promise: Promise, guard: Any) -> Detector:
+        """The same detector with thresholds that keep a promise, made from documents of the user's own.
+
+        What `calibrate(..., promise=, guard=)` does, for a detector that is there already: layers, units
+        and deltas stay as they are, and a promise that it carried goes. Costs a forward pass a guard sample.
+
+        Args:
+            promise: A rate of false alarms.
+            guard: Documents that chose nothing: samples in any form that `find` takes; texts without labels
+                have none of the concepts. Texts that the detector was made from are refused; that no other
+                passage of their documents is among them, only you can know.
+
+        Raises:
+            TypeError: What was given is no sample.
+            ValueError: The promise cannot be made: too few documents, samples that chose something, no host.
+
+        Example:
+            >>> careful = detector.with_promise(Promise("document", 0.05), calm_texts)  # doctest: +SKIP
+        """
+        from sa_plugin.detection.promised import check_guard, promised
+
+        split = self._split(gathered(guard))
+        check_guard(split, self.bank, promise, self.seen, {})
+        made, thresholds = promised(self.host, self.bank, self.tail, promise, split)
+        tail = replace(self.tail, promised=thresholds)
+        return replace(self, tail=tail, seen=self.seen.guarded_by(split), guard=made)
 
     def detect(self, samples: Any, *, scores: ScoreTable | None = None) -> Detection:
         """Which samples have which concepts.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -49,8 +49,8 @@ class Seen:
         return f"Seen({len(self.train)} train and {len(self.cal)} cal samples of data {self.data_hash[:8]})"
 
     @classmethod
-    def of(cls, data: ConceptData, guard: Split | None = None) -> Seen:
-        """Remember a data set's train and calibration samples, and those that a promise was made from."""
+    def of(cls, data: ConceptData) -> Seen:
+        """Remember a data set's train and calibration samples."""
         train, cal = data.train.samples, data.cal.samples
         return cls(
             data.hash,
@@ -58,8 +58,11 @@ class Seen:
             frozenset(s.id for s in cal),
             frozenset(_text_digest(s) for s in train),
             frozenset(_text_digest(s) for s in cal),
-            frozenset(_text_digest(s) for s in guard or ()),
         )
+
+    def guarded_by(self, guard: Split | None) -> Seen:
+        """With the samples that a promise was made from."""
+        return replace(self, guard_texts=frozenset(_text_digest(s) for s in guard or ()))
 
 
 def _text_digest(sample: Sample) -> str:
@@ -117,18 +120,18 @@ def check_unseen(split: Split, seen: Seen) -> None:
         )
 
 
-def check_chose_nothing(guard: Split, data: ConceptData) -> None:
+def check_chose_nothing(guard: Split, seen: Seen, documents: Mapping[str, str]) -> None:
     """Refuse a guard that vectors were fitted on, or that chose layers, deltas and units.
+
+    Args:
+        guard: Samples.
+        seen: Texts of what chose them.
+        documents: Split by name of document, where the guard is of the same data set.
 
     Raises:
         ValueError: The first sample of it that did, or lies in one document with one that did.
     """
-    used = [
-        (sample, of) for sample, of in zip(data.samples, data.split_of, strict=True) if of in ("train", "cal")
-    ]
-    texts = {_text_digest(sample): of for sample, of in used}
-    # Names of documents are those of one data set; in another the texts are looked up.
-    documents = {s.document: of for s, of in used} if guard.data_hash == data.hash else {}
+    texts = dict.fromkeys(seen.train_texts, "train") | dict.fromkeys(seen.cal_texts, "cal")
     caught = [
         (s, of)
         for s in guard.samples

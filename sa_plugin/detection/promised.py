@@ -32,14 +32,14 @@ from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.data.concept_data import ConceptData, Split
 from sa_plugin.data.loose import as_split
 from sa_plugin.data.sample import Sample, sample_labels
-from sa_plugin.detection.guard import check_chose_nothing, check_finite_scores, rows_of_samples
+from sa_plugin.detection.guard import Seen, check_chose_nothing, check_finite_scores, rows_of_samples
 from sa_plugin.detection.methods import column_scores
 from sa_plugin.detection.search import Calibrated
 from sa_plugin.host.protocol import Host
 from sa_plugin.host.tokens import naming_of
 from sa_plugin.scores.score import score_samples
 from sa_plugin.scores.table import ScoreTable
-from sa_plugin.show.result import Sheet, bounds_text, exact, number
+from sa_plugin.show.result import Sheet, bounds_text, exact, noun_count, number
 from sa_plugin.statistics.bootstrap import resample_documents, resampled_sums
 from sa_plugin.statistics.conformal import (
     Losses,
@@ -197,8 +197,6 @@ def guard_split(
                 "guard is given and no promise to make from it: give promise=Promise('document', 0.05)."
             )
         return None
-    for name in promise.concepts or ():
-        position_of(name, bank.concepts, "the detector's concepts")
     if guard is None and not len(data.guard):
         raise ValueError(
             f"a promise needs documents that chose nothing, and data {data.name!r} has no guard split: give "
@@ -206,10 +204,49 @@ def guard_split(
             "Splits(fractions=(0.5, 0.15, 0.15, 0.2)), the last for the guard."
         )
     split = data.guard if guard is None else as_split(guard, bank.concepts, naming_of(host))
+    # Names of documents are those of one data set; in another the texts are looked up.
+    used = zip(data.samples, data.split_of, strict=True) if split.data_hash == data.hash else ()
+    documents = {sample.document: of for sample, of in used if of in ("train", "cal")}
+    check_guard(split, bank, promise, Seen.of(data), documents)
+    return split
+
+
+def check_guard(
+    split: Split, bank: ConceptBank, promise: Promise, seen: Seen, documents: Mapping[str, str]
+) -> None:
+    """Refuse what no promise can be made from, before anything is scored.
+
+    Args:
+        split: The guard.
+        bank: The vectors.
+        promise: That is to be made.
+        seen: What chose vectors, layers and deltas.
+        documents: Split by name of document, where the guard is of the same data set.
+
+    Raises:
+        ValueError: A concept is unknown or not labelled, a sample chose something, or there are fewer
+            documents than any data would take.
+    """
+    for name in promise.concepts or ():
+        position_of(name, bank.concepts, "the detector's concepts")
     for concept in bank.concepts:
         position_of(concept, split.concepts, "the labelled concepts of the guard")
-    check_chose_nothing(split, data)
-    return split
+    check_chose_nothing(split, seen, documents)
+    require_documents(promise, split.samples)
+
+
+def require_documents(promise: Promise, samples: Sequence[Sample]) -> None:
+    """Refuse fewer documents than the promise takes whatever their scores.
+
+    Raises:
+        ValueError: With the number that would do.
+    """
+    n = len({sample.document for sample in samples})
+    if n < promise.least_documents:
+        raise ValueError(
+            f"the guard has {noun_count(n, 'document')}, and it takes {promise.least_documents} to promise "
+            f"that {promise.words}. Give so many, or raise alpha."
+        )
 
 
 def promised(

@@ -207,6 +207,24 @@ class Corpus:
         for number, row in enumerate(self._rows(start, start + self.block_size), start):
             yield self._document(number, row, named)
 
+    def samples(self, named: Named | None = None) -> list[Sample]:
+        """All documents, held at once.
+
+        Args:
+            named: As for `read`.
+
+        Raises:
+            ValueError: One cannot be read; the text names the first.
+        """
+        found = [one for block in self.blocks() for one in self.read(block, named)]
+        bad = [one for one in found if one.sample is None]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} of {len(found)} documents of {self.name} cannot be read, {bad[0].key!r} first: "
+                f"{bad[0].fault}. Mend them, or leave them out."
+            ) from bad[0].fault
+        return [one.sample for one in found if one.sample is not None]
+
     def __iter__(self) -> Iterator[Document]:
         for block in self.blocks():
             yield from self.read(block)

@@ -285,14 +285,12 @@ def test_what_cannot_be_promised_is_refused(case):
     data, bank, table = case
     promise = Promise("document", 0.05)
     few = case_of(n=60)
-    with pytest.raises(
-        ValueError, match=r"guard documents without the concept, and it takes 99 to promise that a"
-    ):
+    with pytest.raises(ValueError, match=r"the guard has 18 documents, and it takes 99 to promise that a"):
         made(few, Promise("document", 0.01))
     with pytest.raises(
         ValueError, match=r"has \d+ guard documents of 1 to 30 tokens.*it takes 59 to promise"
     ):
-        made(few, Promise("document", 0.05, 0.95, lengths=(1, 30, 60)))
+        made(case, Promise("document", 0.05, 0.95, lengths=(1, 30, 60)))
     with pytest.raises(
         ValueError, match=r"it takes 999 to promise that a new document .* at most 0.001 alarms"
     ):
@@ -314,9 +312,9 @@ def test_what_cannot_be_promised_is_refused(case):
     with pytest.raises(ValueError, match="guard is given and no promise to make from it"):
         made(case, guard=data.guard)
     with pytest.raises(
-        ValueError, match=r"the scores hold \d+ samples, not the 1 of the guard, and there is no host"
+        ValueError, match=r"the scores hold \d+ samples, not the 30 of the guard, and there is no host"
     ):
-        made(case, promise, guard="a text of its own")
+        made(case, promise, guard=[f"text {k} of its own" for k in range(30)])
     with pytest.raises(ValueError, match="'foood' is not among the detector's concepts: did you mean 'food'"):
         made(case, Promise("document", 0.05, concepts=("foood",)))
     other = Split("other", data.guard.samples, ("food",), "")
@@ -380,6 +378,25 @@ def test_a_host_scores_the_guard_where_the_search_has_chosen():
         scored = calibrate(host, data, bank, promise=promise)
     for concept in data.concepts:
         assert scored.threshold[concept] == pytest.approx(given.threshold[concept], abs=1e-4)
+    # Of a detector that is there already the same is made, and of plain texts.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bare = calibrate(host, data, bank, scores=scores)
+    later = bare.with_promise(promise, data.guard)
+    assert later.threshold == scored.threshold
+    assert later.promise == promise
+    assert later.seen == scored.seen
+    assert np.array_equal(later.guard.maxima, scored.guard.maxima, equal_nan=True)
+    assert bare.promise is None
+    stricter = later.with_promise(Promise("document", 0.1), [f"a calm text {k}" for k in range(12)])
+    assert stricter.promise.alpha == 0.1
+    assert (stricter.guard.n_documents == 12).all()
+    with pytest.raises(ValueError, match=r"the guard has 1 document, and it takes 4 to promise that a new"):
+        bare.with_promise(promise, "one text")
+    with pytest.raises(ValueError, match=r"guard samples are of the cal split.*may not carry a promise"):
+        bare.with_promise(promise, data.cal)
+    with pytest.raises(ValueError, match="'foood' is not among the detector's concepts: did you mean 'food'"):
+        bare.with_promise(replace(promise, concepts=("foood",)), data.guard)
     # Many samples: only the highest scores leave the model.
     many, few = scored.detect(data.guard), scored.detect(data.guard, scores=scores)
     assert many.scored is None

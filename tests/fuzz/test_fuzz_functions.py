@@ -54,6 +54,8 @@ MEANT = {
     ("steer", "gate"): {"0"},
     ("steering_hooks", "strength"): NUMBERS,
     ("steering_hooks", "gate"): {"0"},
+    # Nothing is said of how it was made.
+    ("table.with_statistic", "record"): {"{}"},
     # New sequences begin.
     ("monitor.feed", "past"): {"0"},
     ("HeadSets", "controls"): {"[]"},
@@ -155,7 +157,7 @@ MEANT = {
     ("nnsight.accept", "model"): {ANY},
 }
 # Commands: names and paths are looked up when a model is opened, which the grid does not.
-LOOKED_UP = ("model", "host", "kind", "folder", "out", "root", "data", "results")
+LOOKED_UP = ("model", "host", "kind", "folder", "out", "root", "data", "results", "detector")
 
 
 def meant(function, argument, wrong):

@@ -10,8 +10,9 @@ import torch
 from sa_plugin.cli import main
 from sa_plugin.concepts import ConceptBank
 from sa_plugin.data import ConceptData, Splits
-from sa_plugin.detection import calibrate
+from sa_plugin.detection import Detector, calibrate
 from sa_plugin.host import open_folder
+from sa_plugin.statistics import Promise
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -146,3 +147,64 @@ def test_what_needs_no_model_is_refused_before_one_is_loaded(folder, tmp_path, c
         status = stop.code
     assert status == 2
     assert words in capsys.readouterr().err
+
+
+def promise(folder, out, *more):
+    given = ["promise", folder / "detector", folder / "calm.jsonl", "--model", folder / "model", "--out", out]
+    return main([str(one) for one in (*given, "--column", "text=body", *more)])
+
+
+def test_a_promise_from_the_shell_is_that_of_python_and_a_scan_has_its_p(folder, tmp_path, capsys):
+    calm = [f"A dog lay by door {k} all day." for k in range(24)]
+    (folder / "calm.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in calm))
+    asked = ("--alpha", ".05", "--lengths", "1", "200")
+    assert promise(folder, tmp_path / "careful", *asked) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Promise: a new document without the concept" in said
+    careful = Detector.from_pretrained(tmp_path / "careful")
+    host = open_folder(folder / "model", progress=False)
+    wanted = Promise("document", 0.05, lengths=(1, 200))
+    own = Detector.from_pretrained(folder / "detector", host=host).with_promise(wanted, calm)
+    assert careful.promise == wanted
+    assert careful.threshold == own.threshold
+    given = ["scan", tmp_path / "careful", folder / "corpus.jsonl", "--model", folder / "model"]
+    given += ["--out", tmp_path / "scan", "--column", "text=body"]
+    assert main([str(one) for one in given]) == 0
+    found = pandas.read_parquet(tmp_path / "scan" / "samples.parquet")
+    assert found["p"].between(1 / 25, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--alpha", ".05", "--confidence", ".95"), "24 documents, and it takes 59 to promise"),
+        (("--alpha", ".01"), "24 documents, and it takes 99 to promise"),
+        (("--kind", "tokens", "--alpha", ".001"), "and it takes 999 to promise"),
+        (("--alpha", "5"), "alpha is 5: expected a number between 0 and 1"),
+        (("--alpha", "nan"), "alpha is nan, not a finite number"),
+        (("--kind", "sample", "--alpha", ".05", "--confidence", ".9"), "0.9 with kind 'sample'"),
+        (("--alpha", ".05", "--lengths", "9"), "lengths is (9,): expected the shortest and the longest"),
+        (("--alpha", ".05", "--column", "text=bdy"), "did you mean 'body'"),
+    ],
+)
+def test_a_promise_that_cannot_be_made_is_refused_before_a_model_is_loaded(
+    folder, tmp_path, capsys, monkeypatch, more, words
+):
+    calm = [{"body": f"A dog lay by door {k} all day."} for k in range(24)]
+    (folder / "calm.jsonl").write_text("".join(json.dumps(one) + "\n" for one in calm))
+    monkeypatch.setattr(
+        "sa_plugin.host.folders.open_folder", lambda *_, **__: pytest.fail("a model is opened")
+    )
+    assert promise(folder, tmp_path / "careful", *more) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "careful").exists()
+
+
+def test_a_guard_that_chose_or_cannot_be_read_is_refused(folder, tmp_path, capsys):
+    used = [f"The {'cat' if k % 2 else 'dog'} sat on mat {k} at night." for k in range(40)]
+    (folder / "calm.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in used))
+    assert promise(folder, tmp_path / "careful", "--alpha", ".05") == 2
+    assert "guard samples are of the train split" in capsys.readouterr().err
+    (folder / "calm.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in [*used, ""]))
+    assert promise(folder, tmp_path / "careful", "--alpha", ".05") == 2
+    assert "1 of 41 documents of" in capsys.readouterr().err
