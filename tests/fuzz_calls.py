@@ -185,6 +185,10 @@ def of_results(case: types.SimpleNamespace) -> Calls:
             detector.threshold_at,
             {"delta": np.zeros(len(detector.concepts), dtype=np.int64)},
         ),
+        "Detector.with_promise": (
+            detector.with_promise,
+            {"promise": sa.Promise("document", 0.4), "guard": ["a cat sat"] * 3},
+        ),
         "Detector.scores_of": (detector.scores_of, {"scores": table, "split": case.data.test}),
         "ConceptBank.sinks_on": (bank.sinks_on, {"info": model.info}),
         "AblationCurve.of": (curve.of, {"k": run.k, "family": run.family}),
@@ -201,6 +205,7 @@ def of_results(case: types.SimpleNamespace) -> Calls:
         "Study.plot": (found.plot, {}),
         "Study.report": (found.report, {"path": case.folder / "page.html"}),
         "Study.save": (found.save, {"path": case.folder / "study"}),
+        "Study.save_detectors": (found.save_detectors, {"folder": case.folder / "study"}),
         "transformer_lens.accept": (sa_transformer_lens.accept, {"model": tiny.bridge("gpt2")}),
         "nnsight.accept": (sa_nnsight.accept, {"model": tiny.nnsight_model("gpt2")}),
         "Ablation.mean": (case.ablation.mean, {"when": "after"}),
