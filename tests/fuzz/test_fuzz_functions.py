@@ -56,6 +56,8 @@ MEANT = {
     ("steering_hooks", "gate"): {"0"},
     # Nothing is said of how it was made.
     ("table.with_statistic", "record"): {"{}"},
+    # Nothing is generated.
+    ("steering_curves", "new_tokens"): {"0"},
     # New sequences begin.
     ("monitor.feed", "past"): {"0"},
     ("HeadSets", "controls"): {"[]"},
