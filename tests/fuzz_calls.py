@@ -205,7 +205,6 @@ def of_results(case: types.SimpleNamespace) -> Calls:
         "Study.plot": (found.plot, {}),
         "Study.report": (found.report, {"path": case.folder / "page.html"}),
         "Study.save": (found.save, {"path": case.folder / "study"}),
-        "Study.save_detectors": (found.save_detectors, {"folder": case.folder / "study"}),
         "transformer_lens.accept": (sa_transformer_lens.accept, {"model": tiny.bridge("gpt2")}),
         "nnsight.accept": (sa_nnsight.accept, {"model": tiny.nnsight_model("gpt2")}),
         "Ablation.mean": (case.ablation.mean, {"when": "after"}),
