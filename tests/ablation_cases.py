@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from doubles import added
 from fake_host import FakeHost
 from word_data import word_data
 
@@ -28,6 +29,7 @@ class EditableFake(FakeHost):
     edits: tuple = ()
 
     @contextmanager
+    @added
     def edited(self, edits):
         before = self.edits
         self.edits = (*before, edits)

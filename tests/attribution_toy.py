@@ -6,6 +6,7 @@ from math import comb, factorial
 
 import numpy as np
 import torch
+from doubles import added
 from fake_host import WIDTH, FakeHost
 
 from sa_plugin.data import Sample
@@ -21,6 +22,7 @@ class ToyHost(FakeHost):
         super().__init__(**options)
         self.rows, self.largest, self.deepest = 0, 0, -1
 
+    @added
     def input_values(self, batch):
         ids = batch.inputs["ids"]
         x = torch.zeros(*ids.shape, WIDTH)
@@ -29,9 +31,11 @@ class ToyHost(FakeHost):
             x[b, t] = torch.randn(WIDTH, generator=generator)
         return x
 
+    @added
     def forward_from(self, values, batch, site):
         return self._run(values, [site])[site]
 
+    @added
     def _run(self, x, sites):
         self.rows, self.largest = self.rows + len(x), max(self.largest, x.shape[0] * x.shape[1])
         got = {}
@@ -46,6 +50,7 @@ class ToyHost(FakeHost):
 
 
 class ManySitesHost(ToyHost):
+    @added
     def forward_sites(self, values, batch, sites):
         return self._run(values, sites)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from doubles import added
 from fake_host import FakeHost
 
 from sa_plugin.concepts import collect, fit
@@ -69,9 +70,11 @@ class PlantedHost(FakeHost):
     def output_projection(self, layer: int) -> OutputProjection:
         return OutputProjection(self.maps["o"][layer], None)
 
+    @added
     def norms(self, layer: int) -> BlockNorms:
         return BlockNorms(None, None, None, None)
 
+    @added
     def attention_weights(self, layer: int) -> AttentionWeights:
         q, k, v = (self.maps[m][layer] for m in "qkv")
         return AttentionWeights(*map(InputMap, (q, k, v)), 1.0, None, False, None, None, HEADS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from doubles import added
 from fake_host import WIDTH, FakeHost, in_batches
 from sae_cases import PlainSAE, ReluSAE
 from word_data import word_data
@@ -337,6 +338,7 @@ def test_quantiles_of_values_above_zero_equal_numpy(weights):
 
 def test_a_model_on_a_server_is_refused(data, bank):
     class Server(FakeHost):
+        @added
         def read_many(self, batches, sites, reducer):
             raise AssertionError
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from doubles import added
 from jaxtyping import Float
 
 import sa_plugin as sa
@@ -197,6 +198,7 @@ def test_options_in_a_mapping_are_of_their_kind():
 
 def test_methods_of_whatever_shows_itself_are_checked():
     class Own(Shown):
+        @added
         def top(self, n: int = 5) -> int:
             return n
 

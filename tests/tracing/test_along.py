@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from doubles import added
 from fake_host import WIDTH, FakeHost
 
 import sa_plugin as sa
@@ -42,6 +43,7 @@ class Growing(FakeHost):
         return batch
 
     @functools.cache  # noqa: B019, the worlds live as long as the tests
+    @added
     def states(self, token):
         """Of one token, by layer."""
         rng = np.random.default_rng(token)
