@@ -12,7 +12,8 @@ interval; how many have none is told beside it.
     tokens      12 a sample, 1 to 3 of them in concept where the sample is positive, scores with effects of
                 document, sample and token, tails of a t distribution with 5 degrees of freedom
 
-    python docs/experiments/interval_coverage.py [replicates] [documents ...]
+    python docs/experiments/interval_coverage.py [replicates] [documents ...] > coverage.txt
+    python docs/experiments/interval_coverage.py --page docs/findings/coverage.md coverage.txt
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+from between_markers import put
 
 from sa_plugin.detection import Outcome, f1_of, method_metrics
 from sa_plugin.statistics import (
@@ -274,8 +277,29 @@ def _share(counted: int, of: Tally) -> str:
     return f"{counted / of.there:.2f}" if of.there else "-"
 
 
+def put_monitor(page: Path, printed: Path) -> None:
+    """Put the measures that a monitor is chosen by, as they were printed, on a page."""
+    lines = printed.read_text().splitlines()
+    sizes = lines[1].split()
+    rows = [f"| statistic | {' | '.join(sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    names = [one for said in MONITOR.values() for one in (said, f"difference of {said}, truly 0")]
+    stars = lines.index("False stars, before / after")
+    for title, part in (("", lines[:stars]), (", false stars", lines[stars:])):
+        for name in names:
+            rows += [
+                f"| {name}{title} | {' | '.join(cell.strip() for cell in cells)} |"
+                for line in part
+                if line[:40].strip() == name
+                for cells in [[line[start : start + 19] for start in range(40, len(line), 19)]]
+            ]
+    put(page, "<!-- monitor -->", "<!-- /monitor -->", "\n".join(rows))
+
+
 def main() -> None:
-    """Print the tables of the decisions page."""
+    """Print the tables of the page on coverage."""
+    if sys.argv[1:2] == ["--page"]:
+        put_monitor(*map(Path, sys.argv[2:4]))
+        return
     replicates = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     sizes = [int(one) for one in sys.argv[2:]] or [3, 5, 10, 20, 50]
     # The percentile bootstrap is known to hold where documents are many.

@@ -3,6 +3,7 @@
     python docs/experiments/weights.py --model minilm
     python docs/experiments/promise_splits.py score minilm --out scores.npz
     python docs/experiments/promise_splits.py tables scores.npz
+    python docs/experiments/promise_splits.py tables scores.npz --page docs/findings/promises.md
 
 `score` takes the first four passages of each document of the embedded data (225 speeches, 127 chapters of a
 novel) and divides the documents: a quarter fits
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from between_markers import show
 
 from sa_plugin import attach, calibrate, fit, load, score
 from sa_plugin.data import ConceptData, Splits
@@ -212,12 +214,18 @@ if __name__ == "__main__":
     parser.add_argument("step", choices=["score", "tables"])
     parser.add_argument("what", help="minilm or smollm2; or the file of scores")
     parser.add_argument("--out", type=Path, default=Path("scores.npz"))
+    parser.add_argument("--page", type=Path, help="put the tables between the model's markers there")
     asked = parser.parse_args()
     if asked.step == "score":
         write_scores(asked.what, asked.out)
     else:
         with np.load(asked.what) as held:
             every = {str(name): Pool(held, k) for k, name in enumerate(held["concepts"])}
-            print(*held["about"], {name: len(pool.maxima) for name, pool in every.items()})
-        for line in [*splits_table(every, (20, 45, 60)), "", *shifts_table(every, 30)]:
-            print(line, flush=True)
+            model, layers = held["about"]
+        counts = [len(pool.maxima) for pool in every.values()]
+        said = (
+            f"Layers chosen: {layers}. The pool has {min(counts)} to {max(counts)} documents without each of "
+            f"{len(counts)} concepts."
+        )
+        lines = [said, "", *splits_table(every, (20, 45, 60)), "", *shifts_table(every, 30)]
+        show("\n".join(lines), asked.page, f"<!-- {model} -->", f"<!-- /{model} -->")
