@@ -140,8 +140,8 @@ def main() -> None:
         print(json.dumps(said, indent=1), flush=True)
         if given.out is not None:
             given.out.mkdir(parents=True, exist_ok=True)
-            held = json.dumps(found.to_dict() | said)
-            (given.out / f"steering_{concept}.json").write_text(f"{held}\n")
+            results = json.dumps(found.to_dict() | said)
+            (given.out / f"steering_{concept}.json").write_text(f"{results}\n")
             (given.out / f"{concept}.txt").write_text(f"{found}\n")
             found.plot().savefig(given.out / f"steering_{concept}.png", dpi=110)
 
