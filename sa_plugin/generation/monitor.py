@@ -291,7 +291,7 @@ class Monitor(Shown):
     def _repr_html_(self) -> str:
         if not self._watching.runs:
             return super()._repr_html_()
-        return "".join([*(sheet.html() for sheet in self.sheets()), self.superactivators()._repr_html_()])
+        return f"{super()._repr_html_()}{self.superactivators()._repr_html_()}"
 
 
 @face

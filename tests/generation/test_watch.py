@@ -294,6 +294,7 @@ def test_it_shows_itself(library, name):
     html = monitor._repr_html_()
     assert "SuperActivators" in html
     assert "<mark" in html
+    assert "not that the text is about the concept" in html
     assert monitor.to_dict()["hits"][0]["concept"] in detector.concepts
     assert monitor.plot().axes
 

@@ -21,7 +21,8 @@ def case():
     """The model here and there, a detector that fires often, and two prompts of unlike length."""
     here = attach(remote_model("tiny-gpt2", load=True), progress=False)
     there = attach(remote_model("tiny-gpt2"), remote=True, traces=3, progress=False)
-    words = [["the", "cat", "sat", "on", "a", "mat"], ["a", "dog", "walked", "home", "at", "night"]] * 15
+    words = [["the", "cat", "sat", "on", "a", "mat"], ["a", "dog", "walked", "home", "at", "night"]] * 10
+    words += [["people", "walked", "on", "the", "mat"], ["a", "night", "at", "home"]] * 10
     labels = [["animal" if one in ("cat", "dog") else None for one in row] for row in words]
     data = ConceptData.from_words(words, labels, splits=Splits(seed=1))
     detector = calibrate(here, data, fit(here, data, "prototype"), deltas=(0.6,))
