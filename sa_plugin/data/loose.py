@@ -23,8 +23,12 @@ Named = Callable[[Sequence[int]], TokenIds]
 """Token ids with the characters that they stand for."""
 
 
-def gathered(samples: Any) -> Split | list[Any]:
+def gathered(samples: Any, what: str = "samples") -> Split | list[Any]:
     """One or many loose samples as a list; a split as it is.
+
+    Args:
+        samples: One, or any iterable of them.
+        what: What they are called in refusals.
 
     Raises:
         TypeError: A set, a table or a mapping, in which it is open what the samples are; or no sample.
@@ -34,13 +38,13 @@ def gathered(samples: Any) -> Split | list[Any]:
     table = hasattr(samples, "columns") or hasattr(samples, "column_names")
     if table or isinstance(samples, Mapping | set | frozenset | bytes):
         raise TypeError(
-            f"samples are of type {type(samples).__name__}: give a list of texts, such as one column of a "
+            f"{what} are of type {type(samples).__name__}: give a list of texts, such as one column of a "
             "table; a chat is a list of messages, and token ids are tokenizer(text)['input_ids']."
         )
     if isinstance(samples, np.ndarray):
         # Texts, several images or rows of token ids; one image and token ids are one sample.
         if samples.ndim == 1 and samples.dtype.kind == "f":
-            raise TypeError(f"samples are numbers of {samples.dtype}: token ids are whole numbers.")
+            raise TypeError(f"{what} are numbers of {samples.dtype}: token ids are whole numbers.")
         ids = samples.ndim == 2 and samples.dtype.kind in "iu" and samples.dtype != np.uint8
         many = samples.dtype.kind in "UO" or samples.ndim == 4 or ids
         return list(samples.tolist() if samples.dtype.kind in "UO" else samples) if many else [samples]
@@ -48,11 +52,13 @@ def gathered(samples: Any) -> Split | list[Any]:
     if one:
         return [samples]
     if not isinstance(samples, Iterable):
-        raise _no_sample(samples)
+        raise _no_sample(samples, what)
     return list(samples)
 
 
-def as_split(samples: Any, concepts: tuple[str, ...], named: Named | None = None) -> Split:
+def as_split(
+    samples: Any, concepts: tuple[str, ...], named: Named | None = None, what: str = "samples"
+) -> Split:
     """Texts, chats, token ids, images, samples or a split as a split; loose ones have no data hash.
 
     An image is a path, a picture of Pillow, or RGB pixels `[height, width, 3]` of uint8.
@@ -61,19 +67,20 @@ def as_split(samples: Any, concepts: tuple[str, ...], named: Named | None = None
         samples: One, or any iterable of them.
         concepts: Of the split.
         named: Finds the characters of token ids; without it their text is the numbers.
+        what: What they are called in refusals.
 
     Raises:
         TypeError: Something else was given.
         ValueError: There are no samples, an id stands twice, or pixels are no RGB image.
     """
-    loose = gathered(samples)
+    loose = gathered(samples, what)
     if isinstance(loose, Split):
         return loose
-    made = tuple(_numbered(one, k, named) for k, one in enumerate(loose))
+    made = tuple(_numbered(one, k, named, what) for k, one in enumerate(loose))
     if not made:
-        raise ValueError("there are no samples: give at least one text.")
+        raise ValueError(f"there are no {what}: give at least one text.")
     if len({s.id for s in made}) < len(made):
-        raise ValueError("two samples have the same id: ids must be unique.")
+        raise ValueError(f"two {what} have the same id: ids must be unique.")
     return Split("samples", made, concepts, "")
 
 
@@ -82,8 +89,8 @@ def is_labelled(samples: Split | Sequence[Any]) -> bool:
     return isinstance(samples, Split) or all(isinstance(one, Sample) for one in samples)
 
 
-def _numbered(one: Any, k: int, named: Named | None) -> Sample:
-    made = loose_sample(one, f"text {k}", named, where=f"samples[{k}]")
+def _numbered(one: Any, k: int, named: Named | None, what: str) -> Sample:
+    made = loose_sample(one, f"text {k}", named, where=f"{what}[{k}]")
     if made is one or made.image is None:
         return made
     return Sample(f"image {k}", "", f"image {k}", image=made.image)
@@ -122,9 +129,9 @@ def loose_sample(
     raise _no_sample(one)
 
 
-def _no_sample(one: Any) -> TypeError:
+def _no_sample(one: Any, what: str = "samples") -> TypeError:
     return TypeError(
-        f"samples are of type {type(one).__name__}: give a text, a chat (a list of messages), token ids, an "
+        f"{what} are of type {type(one).__name__}: give a text, a chat (a list of messages), token ids, an "
         "image (a path, a picture of Pillow, or uint8 pixels [height, width, 3]), a Sample, an iterable of "
         "these, or a split such as data.test."
     )

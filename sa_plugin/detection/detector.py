@@ -223,7 +223,7 @@ class Detector(Shown, Calibration):
         """
         from sa_plugin.detection.promised import check_guard, promised
 
-        split = self._split(gathered(guard))
+        split = as_split(guard, self.concepts, naming_of(self.host), "guard samples")
         check_guard(split, self.bank, promise, self.seen, {})
         made, thresholds = promised(self.host, self.bank, self.tail, promise, split)
         tail = replace(self.tail, promised=thresholds)

@@ -203,7 +203,7 @@ def guard_split(
             "guard= (texts without the concepts, or samples), or divide with "
             "Splits(fractions=(0.5, 0.15, 0.15, 0.2)), the last for the guard."
         )
-    split = data.guard if guard is None else as_split(guard, bank.concepts, naming_of(host))
+    split = data.guard if guard is None else as_split(guard, bank.concepts, naming_of(host), "guard samples")
     # Names of documents are those of one data set; in another the texts are looked up.
     used = zip(data.samples, data.split_of, strict=True) if split.data_hash == data.hash else ()
     documents = {sample.document: of for sample, of in used if of in ("train", "cal")}

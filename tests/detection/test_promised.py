@@ -393,6 +393,10 @@ def test_a_host_scores_the_guard_where_the_search_has_chosen():
     assert (stricter.guard.n_documents == 12).all()
     with pytest.raises(ValueError, match=r"the guard has 1 document, and it takes 4 to promise that a new"):
         bare.with_promise(promise, "one text")
+    with pytest.raises(ValueError, match=r"guard samples\[1\] holds a null character"):
+        bare.with_promise(promise, ["calm", "\0"])
+    with pytest.raises(TypeError, match="guard samples are of type int: give a text"):
+        bare.with_promise(promise, 7)
     with pytest.raises(ValueError, match=r"guard samples are of the cal split.*may not carry a promise"):
         bare.with_promise(promise, data.cal)
     with pytest.raises(ValueError, match="'foood' is not among the detector's concepts: did you mean 'food'"):
