@@ -218,9 +218,11 @@ def _cell(
         for kind, table in zip(KINDS, tables, strict=True):
             found, chosen = {}, {}
             for layer in (None, *world.layers):
-                part = table if layer is None else at_layer(table, layer)
-                detector = calibrate(host, data, part.bank, scores=part, seed=settings["seed"])
-                evaluation = detector.evaluate(data.test, scores=part)
+                # One layer to choose from is that layer.
+                if layer is None or len(world.layers) > 1:
+                    part = table if layer is None else at_layer(table, layer)
+                    detector = calibrate(host, data, part.bank, scores=part, seed=settings["seed"])
+                    evaluation = detector.evaluate(data.test, scores=part)
                 name = _EVERY if layer is None else str(layer)
                 found[name] = _summary(evaluation)
                 chosen[name] = detector.delta
