@@ -15,7 +15,7 @@ import sa_plugin as sa
 from sa_plugin.data import ConceptData
 from sa_plugin.host import Site
 from sa_plugin.loaders import TailPlan
-from sa_plugin.stages import TailDesign, read_design, run_design
+from sa_plugin.stages import TailCell, TailDesign, TailWorld, read_design, run_design
 from sa_plugin.stages.tail_cells import SCENES
 from sa_plugin.stages.tail_runs import open_model, tokens_of
 
@@ -41,7 +41,10 @@ def cost(design: TailDesign, tokens: int = 64, contexts: int = 32) -> list[str]:
     found = []
     for model in dict.fromkeys(world.model for world in design.worlds):
         worlds = {world.name: world for world in design.worlds if world.model == model}
-        rows = [*worlds.values(), *(cell for cell in design.cells if cell.world in worlds)]
+        rows: list[TailWorld | TailCell] = [
+            *worlds.values(),
+            *(cell for cell in design.cells if cell.world in worlds),
+        ]
         total = sum(sum(row.contexts) * row.tokens for row in rows)
         host, world = open_model(model), next(iter(worlds.values()))
         part = {"cal": contexts}
