@@ -426,7 +426,7 @@ def _engine_of(arguments: argparse.Namespace) -> Any:
 
 def _tail_law(arguments: argparse.Namespace) -> int:
     from sa_plugin.stages.tail_cells import read_design
-    from sa_plugin.stages.tail_runs import run_design
+    from sa_plugin.stages.tail_judged import tried
 
     for name in ("model", "limit"):
         if getattr(arguments, name) is not None:
@@ -436,7 +436,7 @@ def _tail_law(arguments: argparse.Namespace) -> int:
             )
     out = arguments.out or Path("reproduced") / arguments.config
     design = read_design(arguments.config)
-    run_design(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
+    tried(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
     return 0
 
 

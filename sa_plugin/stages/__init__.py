@@ -39,6 +39,8 @@ from sa_plugin.stages.store import (
 )
 from sa_plugin.stages.study import Study, study
 from sa_plugin.stages.tail_cells import TailCell, TailDesign, TailScores, TailWorld, read_design
+from sa_plugin.stages.tail_judged import judge, tried
+from sa_plugin.stages.tail_predicted import fit_constants, predict
 from sa_plugin.stages.tail_runs import run_design
 
 __all__ = [
@@ -69,14 +71,17 @@ __all__ = [
     "difference",
     "facts",
     "findings",
+    "fit_constants",
     "heads_block",
     "interval_says",
+    "judge",
     "markdown",
     "marked",
     "open_data",
     "open_host",
     "passages",
     "pictures",
+    "predict",
     "published",
     "published_of",
     "read_config",
@@ -89,6 +94,7 @@ __all__ = [
     "study",
     "tokens_per_positive",
     "trace_block",
+    "tried",
     "write_json",
     "write_scores",
 ]
