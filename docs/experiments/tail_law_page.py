@@ -122,10 +122,12 @@ def tables(found: Mapping[str, Any]) -> list[str]:
     verdict = found["verdict"]
     delta, lost = found["delta"], found["maximum_lost"]
     verdict_words = (
-        f"By the written rule: regret **{verdict['regret']}**, delta **{verdict['delta']}** "
+        f"By the written rule, on {len(found['cells']['run'])} of {len(found['cells']['run'] + missing)} "
+        f"kept-back cells: regret **{verdict['regret']}**, delta **{verdict['delta']}** "
         f"({delta['off']} of {delta['of']} rows off by more than a factor of two; {delta['off_strictly']} "
-        f"where ties do not count). The maximum was named to lose in {lost['named']} rows and lost over "
-        f".01 in {lost['of_them']} of them, against {lost['of_the_others']} of the other {lost['not_named']}. "
+        f"where ties do not count). The maximum was named to lose in {lost['named']} rows and lost "
+        f"over .01 in {lost['of_them']} of them, against {lost['of_the_others']} of the other "
+        f"{lost['not_named']}. "
         f"Slope of observed on predicted differences to the maximum, over cells: {interval(found['slope'])}. "
         f"{rest}"
     )

@@ -233,11 +233,11 @@ def _part(
     for over, columns in (("over documents", by_document), ("over cells", by_cell)):
         units = np.ones(columns.shape[-1] - 1)
         drawn = Drawn(columns, {"choice": CHOICES}, np.array("mean"), units, level)
+        saved = {one: drawn.sel(choice=one) - drawn.sel(choice="law") for one in CHOICES if one != "law"}
         found[over] = {
             "regret": {one: _said(drawn.sel(choice=one)) for one in CHOICES},
-            "saved": {
-                one: _said(drawn.sel(choice=one) - drawn.sel(choice="law")) for one in CHOICES if one != "law"
-            },
+            "saved": {one: _said(each) for one, each in saved.items()},
+            "detectable": {one: round(float(each.detectable()), 4) for one, each in saved.items()},
         }
     return found
 

@@ -36,8 +36,8 @@ HEAVY, LONG = 0.15, 512
 REFUTED = (
     "Kept-back cells in which the maximum's regret exceeds .02 on the calibration contexts: the law is "
     "refuted if there, on the test contexts, the mean regret of the predicted pooling is not below the "
-    "maximum's by an interval that excludes 0, over documents and over cells. Regret is the AUROC of the best "
-    "pooling on the test contexts minus that of the chosen one, 0 within .01.",
+    "maximum's by an interval that excludes 0, over documents and over cells. Regret is the AUROC of the "
+    "best pooling on the test contexts minus that of the chosen one, 0 within .01.",
     "Best delta: the law is refuted if in over a third of the kept-back cells no delta within a factor of "
     "two of the predicted one has an F1 within .01 of the best.",
 )
