@@ -479,8 +479,7 @@ def draw(out: Path, path: Path) -> None:
     series(
         two, "documents", lambda c: c["documents"], lambda c: c["memory_mib"]["more"], "", plots.TAIL_COLOUR
     )
-    two.set_ylim(0, None)
-    plots.words(two, title="memory over the model's", x="documents", y="MiB")
+    plots.words(two, title=OVER, x="documents", y="MiB")
     series(three, "concepts", lambda c: c["concepts"], scan, "scan, by concepts", plots.TAIL_COLOUR)
     series(three, "layers", lambda c: c["layers"], scan, "scan of 100 concepts, by layers", "#0b7d5e", ":")
     plots.words(three, title="concepts and layers", x="concepts, layers", y="seconds of the processor")
@@ -493,8 +492,11 @@ def draw(out: Path, path: Path) -> None:
     plots.words(four, title=f"shards of {DEFAULTS['documents']:,} documents", x="shards", y="seconds")
     for ax in (one, two, three, four):
         ax.set_xscale("log")
-    for ax in (one, three, four):
+    for ax in (one, four):
         ax.set_yscale("log")
+    for ax in (two, three):
+        ax.set_ylim(0, 1.2 * ax.get_ylim()[1])
+    for ax in (one, three, four):
         plots.legend(ax, outside=False)
     figure.savefig(path, dpi=110)
 

@@ -232,10 +232,10 @@ def made(request, found, rows, tmp_path_factory):
         from weights import folder
 
         attach = functools.partial(opened, folder("smollm2"))
-        data = load("supersense").subset(240)
+        data = load("supersense").subset(160)
         host = attach()
         detector = calibrate(host, data, fit(host, data, "prototype", layers=[6, 12]))
-        rows = [{"id": one.id, "text": one.text, "document": one.document} for one in data.samples[:96]]
+        rows = [{"id": one.id, "text": one.text, "document": one.document} for one in data.samples[:48]]
     scratch = tmp_path_factory.mktemp(request.param)
     path = scratch / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
