@@ -371,9 +371,9 @@ def tails(out: Path) -> str:
 def questions(out: Path) -> str:
     rows = []
     found = cells(out, "questions")
-    for few, many in zip(found[::2], found[1::2], strict=True):
+    for few, many in zip(found[::2], found[1::2], strict=False):
         more = (many["memory_mib"] - few["memory_mib"]) * 2**20 / (many["tokens"] - few["tokens"])
-        row = [f"`{few['question']}`", f"{few['memory_mib']} MiB", f"{many['memory_mib']} MiB"]
+        row = [f"`{few['question']}`", f"{max(0, few['memory_mib'])} MiB", f"{many['memory_mib']} MiB"]
         rows.append([*row, f"{max(0.0, more) / 1000:.1f} kB"])
     head = ["question", *(f"{one['documents']:,} documents of 20 tokens" for one in found[:2])]
     return table([*head, "a token more"], rows)
