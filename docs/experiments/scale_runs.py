@@ -375,9 +375,15 @@ def questions(out: Path) -> str:
         more = (many["memory_mib"] - few["memory_mib"]) * 2**20 / (many["tokens"] - few["tokens"])
         row = [f"`{few['question']}`", f"{max(0, few['memory_mib'])} MiB", f"{many['memory_mib']} MiB"]
         rows.append([*row, f"{max(0.0, more) / 1000:.1f} kB"])
+    if not rows:
+        return ""
     head = ["question", *(f"{one['documents']:,} documents of 20 tokens" for one in found[:2])]
-    return table([*head, "a token more"], rows)
+    return f"{OF_QUESTIONS}\n\n{table([*head, 'a token more'], rows)}"
 
+
+OF_QUESTIONS = """What lays out all of its samples at once, beside `calibrate`, which does not: memory over what is held before
+the question, two concepts at all layers of the small model with its heads. Activations that are kept
+grow with layers, heads and width, so a larger model takes more."""
 
 PAGE = """
 What follows is written by the commands
@@ -406,10 +412,6 @@ not speed. Ray's own is measured with {empty:,} blocks of nothing.
 
 {ray}
 
-What lays out all of its samples at once, beside `calibrate`, which does not: memory over what is held before
-the question, two concepts at all layers of the small model with its {heads} heads. Activations that are kept
-grow with layers, heads and width, so a larger model takes more.
-
 {questions}
 
 SmolLM2-135M in float32 over {smol:,} documents of {smol_words} words ({smol_tokens} tokens that count),
@@ -417,7 +419,8 @@ concepts at all 30 layers in turn; and from it a billion tokens:
 
 {billion}
 
-Assumed: the rate of these documents holds for a billion tokens, as the small model's does up to {most:,}
+Memory has the forward pass's own in it, and a difference of 5 % between rates is the machine's. Assumed: the
+rate of these documents holds for a billion tokens, as the small model's does up to {most:,}
 documents; one thread of this CPU, by processor seconds; documents as long, with hits as many (one token in
 2,000 a concept); nothing is waited for, read over a network or begun anew; and {cents:.0f} cents an hour of
 a core, which is no quotation. What is written is a row a document and concept, so longer documents write
@@ -444,7 +447,6 @@ def page(out: Path) -> str:
         on_ray=GRID["ray"][0]["documents"],
         cores=os.cpu_count(),
         empty=EMPTY,
-        heads=4 * LAYERS,
         smol=smol[0]["documents"],
         smol_words=smol[0]["words"],
         smol_tokens=round(smol[0]["tokens"] / smol[0]["documents"]),
