@@ -381,7 +381,8 @@ def questions(out: Path) -> str:
     return f"{OF_QUESTIONS}\n\n{table([*head, 'a token more'], rows)}"
 
 
-OF_QUESTIONS = """What lays out all of its samples at once, beside `calibrate`, which does not: memory over what is held before
+OF_QUESTIONS = """
+What lays out all of its samples at once, beside `calibrate`, which does not: memory over what is held before
 the question, two concepts at all layers of the small model with its heads. Activations that are kept
 grow with layers, heads and width, so a larger model takes more."""
 
