@@ -156,7 +156,14 @@ def show() -> None:
 
 def seeds_table(record: dict[str, Any]) -> str:
     """One table a model: F1 over seeds, beside the mean half-width of one seed's interval."""
-    parts = []
+    parts = [
+        "## Over seeds",
+        "Intervals above hold vectors, thresholds and the split fixed. Here all of it is made anew, "
+        "by `rival_tables.py run minilm OUT/seed1 --seed 1 --untrained` and so on, then `keep --seeds`: a "
+        "seed divides the documents into train, calibration and test, chooses passages and seeds fits. In "
+        "brackets the standard deviation over seeds; documents return in several tests, so it is of refits, "
+        "not of new documents. The last column counts seeds whose own interval lies above or below zero.",
+    ]
     for title, found in record.items():
         about = found["about"]
         n = len(about["seeds"])

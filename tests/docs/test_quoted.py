@@ -9,7 +9,7 @@ import reproduction_page
 import rival_tables
 
 # Pages whose figures do not all name their results yet; those that do are compared all the same.
-UNNAMED = frozenset({"alignment.md", "attribution.md", "circuits.md", "heads.md", "theory.md"})
+UNNAMED = frozenset({"alignment.md", "attribution.md"})
 PLACES = quoted.places()
 
 
