@@ -43,6 +43,7 @@ from sa_plugin.stages.tail_predicted import (
 )
 from sa_plugin.stages.tail_runs import run_design
 from sa_plugin.statistics.bootstrap import Resamples
+from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.statistics.interval import LEAST
 from sa_plugin.statistics.quantile import DELTAS
@@ -157,11 +158,11 @@ def _near(one: float, other: float) -> bool:
 def _deltas(cal: Column, test: Column) -> tuple[float, list[float]]:
     """Best delta by test F1 at thresholds of calibration tokens, and all within a tie of it."""
     inside = cal["scores"][cal["labels"]].astype(np.float64)
-    highest = np.maximum.reduceat(test["scores"], test["bounds"][:-1]).astype(np.float64)
+    highest = np.maximum.reduceat(test["scores"], test["bounds"][:-1])
     truth = test["positive"]
     f1 = []
     for cut in np.quantile(inside, 1 - np.array(DELTAS)):
-        fired = highest - cut >= 0
+        fired = reaches(highest, cut)
         hits = int((fired & truth).sum())
         f1.append(2 * hits / max(int(fired.sum()) + int(truth.sum()), 1))
     best = int(np.argmax(f1))

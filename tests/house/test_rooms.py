@@ -16,3 +16,9 @@ def test_tests_import_faces_of_rooms(path):
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     assert not [one for one in modules if one.startswith("sa_plugin.") and one.count(".") > 1]
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports a file by its own name: of two that share one, the second is not run."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(one for one in set(names) if names.count(one) > 1) == []
