@@ -22,7 +22,7 @@ from between_markers import put
 from sa_plugin._files import write_text
 from sa_plugin.show import plots
 from sa_plugin.show.result import clean
-from sa_plugin.stages import fit_constants, judge, predict, read_design
+from sa_plugin.stages import fit_constants, judge_prediction, predict, read_design
 from sa_plugin.stages.tail_cells import OUTCOME, TailScores
 from sa_plugin.stages.tail_predicted import design_hash
 
@@ -62,7 +62,7 @@ def judged(out: Path) -> None:
         raise SystemExit("the prediction is of another design than tail_law.toml.")
     kept = {cell.name: out / "cells" / cell.name / OUTCOME for cell in design.cells if cell.role == "kept"}
     seen = {name: TailScores.read(path) for name, path in kept.items() if path.exists()}
-    found = judge(frozen, seen)
+    found = judge_prediction(frozen, seen)
     found["cells"] = {"run": sorted(seen), "not run": sorted(set(kept) - set(seen))}
     write_text(JUDGED, json.dumps(clean(found), indent=1) + "\n")
     picture(found)

@@ -73,7 +73,7 @@ _CLOSING = ("''", "'", ")", "]", "``")
 
 
 @dataclass(frozen=True)
-class Piece:
+class TailPiece:
     """A sentence.
 
     Attributes:
@@ -111,7 +111,7 @@ def _lexicon() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
     return known, open_
 
 
-def embedded_nouns(root: Path | None = None) -> Iterator[Piece]:
+def embedded_nouns(root: Path | None = None) -> Iterator[TailPiece]:
     """Sentences of the embedded passages; nothing is read but what this package ships."""
     known, open_ = _lexicon()
     for passage in read_supersense()[1]:
@@ -128,10 +128,10 @@ def embedded_nouns(root: Path | None = None) -> Iterator[Piece]:
             spans = tuple((a - start, b - start, concept) for (a, b, concept), _ in own)
             # A passage is a paragraph or so: its number keeps the order within the document.
             number = 100 * int(passage.id.rsplit("-", 1)[1]) + place
-            yield Piece(passage.document, number, text, spans, tuple(lemma for _, lemma in own))
+            yield TailPiece(passage.document, number, text, spans, tuple(lemma for _, lemma in own))
 
 
-def brown_nouns(root: Path | None = None) -> Iterator[Piece]:
+def brown_nouns(root: Path | None = None) -> Iterator[TailPiece]:
     """Sentences of Brown with its common nouns of a class."""
     known, open_ = _lexicon()
     for document, place, tokens in _brown(root):
@@ -141,10 +141,10 @@ def brown_nouns(root: Path | None = None) -> Iterator[Piece]:
         text, places = joined_sentence(tokens)
         own = [(k, *known[form]) for k, form in nouns.items() if form in known]
         spans = tuple((places[k][0], places[k][1], concept) for k, concept, _ in own)
-        yield Piece(document, place, text, spans, tuple(lemma for *_, lemma in own))
+        yield TailPiece(document, place, text, spans, tuple(lemma for *_, lemma in own))
 
 
-def brown_spans(root: Path | None = None) -> Iterator[Piece]:
+def brown_spans(root: Path | None = None) -> Iterator[TailPiece]:
     """Sentences of Brown with quoted speech, questions and dated events."""
     home, left = "", 0
     for document, place, tokens in _brown(root, short=True):
@@ -170,20 +170,20 @@ def brown_spans(root: Path | None = None) -> Iterator[Piece]:
         # Part of a quote that is no speech by the rule is neither in the concept nor out of it.
         if quotes and not any(concept == SENTENCES[0] for *_, concept in found):
             continue
-        yield Piece(document, place, text, tuple(found), ("",) * len(found))
+        yield TailPiece(document, place, text, tuple(found), ("",) * len(found))
 
 
-def brown_genres(root: Path | None = None) -> Iterator[Piece]:
+def brown_genres(root: Path | None = None) -> Iterator[TailPiece]:
     """Sentences of Brown with their document's genre."""
     genre_of = {letter: genre for genre, letter in GENRES.items()}
     for document, place, tokens in _brown(root):
         text, _ = joined_sentence(tokens)
         genre = genre_of.get(document[1])
         spans = () if genre is None else ((0, len(text), genre),)
-        yield Piece(document, place, text, spans, ("",) * len(spans))
+        yield TailPiece(document, place, text, spans, ("",) * len(spans))
 
 
-Source = Callable[[Path | None], Iterator[Piece]]
+Source = Callable[[Path | None], Iterator[TailPiece]]
 SOURCES: dict[str, tuple[tuple[str, ...], Source]] = {
     "embedded": (NOUNS, embedded_nouns),
     "nouns": (NOUNS, brown_nouns),

@@ -44,7 +44,7 @@ from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import SplitName
 from sa_plugin.data.splits import Splits
-from sa_plugin.loaders.tail_pieces import SOURCES, Piece
+from sa_plugin.loaders.tail_pieces import SOURCES, TailPiece
 
 Tokenise = Callable[[Sequence[str]], Sequence[Int[np.ndarray, "token 2"]]]
 """Texts to the character offsets of their tokens, special tokens left out."""
@@ -170,14 +170,14 @@ def load_tail_spans(
 
 
 @cache
-def _pieces(source: str, root: Path | None) -> tuple[Piece, ...]:
+def _pieces(source: str, root: Path | None) -> tuple[TailPiece, ...]:
     return tuple(SOURCES[source][1](root))
 
 
 class Sized(NamedTuple):
     """A sentence with its tokens counted: all of them, and those in its concept."""
 
-    piece: Piece
+    piece: TailPiece
     tokens: int
     inside: int
 
@@ -205,7 +205,7 @@ class Built(NamedTuple):
 
 
 def tail_decks(
-    pieces: Sequence[Piece],
+    pieces: Sequence[TailPiece],
     concepts: Sequence[str],
     tokenise: Tokenise = words_and_marks,
     *,
@@ -222,7 +222,7 @@ def tail_decks(
         seed: Of the deal.
     """
     rng = np.random.default_rng([seed, len(_PARTS)])
-    by_document: dict[str, list[Piece]] = defaultdict(list)
+    by_document: dict[str, list[TailPiece]] = defaultdict(list)
     for piece in pieces:
         by_document[piece.document].append(piece)
     dealt = _dealt(by_document, concepts, size, rng)
@@ -252,7 +252,7 @@ def tail_decks(
     return found
 
 
-def _inside(piece: Piece, offsets: Int[np.ndarray, "token 2"]) -> int:
+def _inside(piece: TailPiece, offsets: Int[np.ndarray, "token 2"]) -> int:
     hit = np.zeros(len(offsets), dtype=bool)
     for start, end, _ in piece.spans:
         hit |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
@@ -260,7 +260,10 @@ def _inside(piece: Piece, offsets: Int[np.ndarray, "token 2"]) -> int:
 
 
 def _dealt(
-    by_document: Mapping[str, Sequence[Piece]], concepts: Sequence[str], size: int, rng: np.random.Generator
+    by_document: Mapping[str, Sequence[TailPiece]],
+    concepts: Sequence[str],
+    size: int,
+    rng: np.random.Generator,
 ) -> dict[SplitName, list[list[str]]]:
     """Documents in decks, decks in splits; documents of one leading concept go to different decks."""
     counts = {name: Counter(c for piece in own for c in piece.concepts) for name, own in by_document.items()}
@@ -284,7 +287,7 @@ def _dealt(
 
 
 def _lemma_parts(
-    pieces: Sequence[Piece], concepts: Sequence[str], rng: np.random.Generator
+    pieces: Sequence[TailPiece], concepts: Sequence[str], rng: np.random.Generator
 ) -> dict[tuple[str, str], str]:
     """The part of each lemma: the commonest first, each to the part that lacks most of its share."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -412,7 +415,7 @@ def _build(
 
 def _ordered(
     deck: Deck, carriers: Sequence[Sequence[Sized]], plan: TailPlan, rng: np.random.Generator, front: bool
-) -> list[Piece]:
+) -> list[TailPiece]:
     """Filler in order with the carriers among it; the sentence that will be cut is filler."""
     need = plan.tokens - sum(one.tokens for own in carriers for one in own)
     if need <= 0:
@@ -420,7 +423,7 @@ def _ordered(
     filler = _in_order(deck.filler, need, rng, back=front) or list(deck.filler)
     # Gaps between sentences of filler, but not before the first or behind the last where that is cut.
     gaps = np.arange(1, len(filler) + 1) if front else np.arange(len(filler))
-    at: dict[int, list[Piece]] = defaultdict(list)
+    at: dict[int, list[TailPiece]] = defaultdict(list)
     for own in carriers:
         if plan.arrangement == "spread" and len(own) > 1:
             shift = rng.random()
@@ -431,14 +434,14 @@ def _ordered(
             # What stands first may be an attention sink: a concept's first token is put behind something.
             first = place == 0 and len(gaps) > 1 and one.piece.spans[0][0] == 0
             at[int(gaps[1]) if first else int(place)].append(one.piece)
-    order: list[Piece] = []
+    order: list[TailPiece] = []
     for k in range(len(filler) + 1):
         order += at[k]
         order += [filler[k].piece] if k < len(filler) else []
     return order
 
 
-def _cut(order: Sequence[Piece], tokens: int, front: bool, tokenise: Tokenise) -> Built | None:
+def _cut(order: Sequence[TailPiece], tokens: int, front: bool, tokenise: Tokenise) -> Built | None:
     """The sentences as one text, cut at one end; None if no cut gives the number of tokens."""
     starts = np.cumsum([0, *(len(piece.text) + 1 for piece in order)])
     text = " ".join(piece.text for piece in order)

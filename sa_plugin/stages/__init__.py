@@ -39,7 +39,7 @@ from sa_plugin.stages.store import (
 )
 from sa_plugin.stages.study import Study, study
 from sa_plugin.stages.tail_cells import TailCell, TailDesign, TailScores, TailWorld, read_design
-from sa_plugin.stages.tail_judged import judge, tried
+from sa_plugin.stages.tail_judged import judge_prediction, tried
 from sa_plugin.stages.tail_predicted import fit_constants, predict
 from sa_plugin.stages.tail_runs import run_design
 
@@ -74,7 +74,7 @@ __all__ = [
     "fit_constants",
     "heads_block",
     "interval_says",
-    "judge",
+    "judge_prediction",
     "markdown",
     "marked",
     "open_data",

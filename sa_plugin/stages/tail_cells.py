@@ -123,7 +123,7 @@ class TailDesign:
         return next(world for world in self.worlds if world.name == cell.world)
 
 
-def plan_of(row: TailWorld | TailCell) -> TailPlan | ScenePlan:
+def context_plan(row: TailWorld | TailCell) -> TailPlan | ScenePlan:
     """What its contexts are built by."""
     if row.side:
         return ScenePlan(row.side, row.runs, row.arrangement, 0 if row.side > 0.5 else 1)
@@ -194,7 +194,7 @@ def _rows(cls: type[_Row], tables: Sequence[Mapping[str, Any]], name: str, path:
             except ValidationError as error:
                 raise ValueError(f"{where}: {key} is {value!r:.60}: give {kinds[key]}.") from error
         try:
-            plan_of(cls(**given))
+            context_plan(cls(**given))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         rows.append(cls(**given))

@@ -57,7 +57,7 @@ GROUPS = 40
 _EDGE = 1e-9
 
 
-def judge(
+def judge_prediction(
     frozen: Mapping[str, Any], outcomes: Mapping[str, TailScores], resampling: Resampling = Resampling()
 ) -> dict[str, Any]:
     """Compare predictions with outcomes.
@@ -304,7 +304,7 @@ def tried(
         raise ValueError(f"{path} is of another design: give another folder.")
     run_design(design, out, cells=by_role["kept"], hosts=hosts, root=root, say=say)
     outcomes = {name: TailScores.read(out / "cells" / name / OUTCOME) for name in by_role["kept"]}
-    found = judge(frozen, outcomes)
+    found = judge_prediction(frozen, outcomes)
     write_json(clean(found), out / "judged.json")
     verdict = ", ".join(f"{part} {said}" for part, said in found["verdict"].items())
     say(f"{len(found['rows'])} predictions judged: {verdict}")

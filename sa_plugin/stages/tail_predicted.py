@@ -27,7 +27,7 @@ from sa_plugin.stages.study import UNTOLD
 from sa_plugin.stages.tail_cells import OUTCOME, TRAIN, TailCell, TailDesign, TailScores, TailWorld
 from sa_plugin.statistics.ranking import auroc_of
 from sa_plugin.theory.tail_inputs import TailInputs, measure_inputs
-from sa_plugin.theory.tail_law import MAXIMUM, TIE, Constants, Context, Law, pooled
+from sa_plugin.theory.tail_law import MAXIMUM, TIE, Constants, Context, TailLaw, pooled
 
 MARGIN = 0.03
 """Predicted gain over the maximum from which it must lose: a tie and two errors of the simulation."""
@@ -74,12 +74,12 @@ def inputs_of_cell(
         yield kind, layer, column, replace(found, prevalence=share)
 
 
-def law_of(inputs: TailInputs, cell: TailCell, constants: Constants, samples: int | None = None) -> Law:
+def law_of(inputs: TailInputs, cell: TailCell, constants: Constants, samples: int | None = None) -> TailLaw:
     """The law in a cell, by default with as many contexts as its length allows."""
     if samples is None:
         samples = int(np.clip(_ENTRIES // cell.tokens, _LEAST, _MOST))
     context = Context(cell.tokens, float(cell.in_concept), cell.runs)
-    return Law(inputs, context, samples=samples, constants=constants)
+    return TailLaw(inputs, context, samples=samples, constants=constants)
 
 
 def predict_cell(

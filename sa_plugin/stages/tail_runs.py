@@ -54,7 +54,7 @@ from sa_plugin.stages.tail_cells import (
     TailDesign,
     TailScores,
     TailWorld,
-    plan_of,
+    context_plan,
 )
 
 KINDS = ("prototype", "separator")
@@ -159,7 +159,7 @@ def _data(
     seed: int,
     root: str | Path | None,
 ) -> ConceptData:
-    plan = plan_of(row)
+    plan = context_plan(row)
     if isinstance(plan, ScenePlan):
         return load_tail_scenes(plan=plan, contexts=contexts, seed=seed)
     return load_tail_spans(

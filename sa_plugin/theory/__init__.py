@@ -13,7 +13,7 @@ from sa_plugin.theory.paths import path_of, predicted_pattern, tilted
 from sa_plugin.theory.report import TheoryReport
 from sa_plugin.theory.slopes import Slopes, layer_slopes, orthogonal
 from sa_plugin.theory.tail_inputs import TailInputs, extremal_index, intraclass, measure_inputs, tail_index
-from sa_plugin.theory.tail_law import Constants, Context, Law, Prediction, pooled
+from sa_plugin.theory.tail_law import Constants, Context, Prediction, TailLaw, pooled
 from sa_plugin.theory.verdicts import (
     TITLES,
     Amplification,
@@ -32,12 +32,12 @@ __all__ = [
     "Conditions",
     "Constants",
     "Context",
-    "Law",
     "Measures",
     "Prediction",
     "Regime",
     "Slopes",
     "TailInputs",
+    "TailLaw",
     "TheoryReport",
     "Verdict",
     "advise",

@@ -35,7 +35,7 @@ from sa_plugin.statistics.drawn import Drawn, Resampling, scarcer, stack
 from sa_plugin.statistics.interval import Kind
 from sa_plugin.statistics.ranking import auroc_of
 from sa_plugin.theory.tail_inputs import TailInputs, measure_inputs
-from sa_plugin.theory.tail_law import MAXIMUM, TIE, Constants, Context, Contexts, Law, best_delta, pooled
+from sa_plugin.theory.tail_law import MAXIMUM, TIE, Constants, Context, Contexts, TailLaw, best_delta, pooled
 
 RATE = 0.05
 """False-positive rate at which thresholds of two lengths are compared."""
@@ -248,11 +248,11 @@ def advise(
     if not names:
         raise ValueError("concepts is empty: name at least one, or leave it out for all.")
     home = _groups(document_names(scores.tokens), resampling.seed)
-    laws: dict[str, Law] = {}
+    laws: dict[str, TailLaw] = {}
     layers: dict[str, int] = {}
     for name in names:
         inputs, layers[name] = _inputs_of(scores, name, layer)
-        laws[name] = Law(
+        laws[name] = TailLaw(
             inputs,
             _context_of(inputs, tokens, in_concept, runs),
             samples=samples,
@@ -281,7 +281,7 @@ def _context_of(inputs: TailInputs, tokens: int, in_concept: float | None, runs:
     return Context(tokens, m, max(round(inputs.runs_each), 1) if runs is None else runs)
 
 
-def _is_here(law: Law) -> bool:
+def _is_here(law: TailLaw) -> bool:
     """Whether the data have the length and span asked about."""
     x, context = law.inputs, law.context
     ratios = (context.tokens / x.tokens, context.in_concept / x.in_concept)
@@ -322,7 +322,7 @@ def _groups(documents: Shaped[np.ndarray, " sample"], seed: int) -> dict[str, in
 class _Said:
     """One concept's numbers with themselves without each group of documents."""
 
-    def __init__(self, law: Law, home: Mapping[str, int], level: float) -> None:
+    def __init__(self, law: TailLaw, home: Mapping[str, int], level: float) -> None:
         x = law.inputs
         self.level, self.groups = level, max(home.values()) + 1
         back, held = (
@@ -351,7 +351,7 @@ class _Said:
         self.shift = self._drawn(columns[-2], "mean", negatives)
         self.alarms = self._drawn(columns[-1], "share", negatives)
 
-    def _column(self, law: Law, contexts: Contexts, here: float) -> list[float]:
+    def _column(self, law: TailLaw, contexts: Contexts, here: float) -> list[float]:
         """AUROC of every pooling at its parameters, then shift and alarms."""
         x, half = law.inputs, contexts.half
         found, maxima = [], np.zeros(0)

@@ -148,7 +148,7 @@ class Prediction:
 
 
 @face_methods
-class Law:
+class TailLaw:
     """One concept's inputs with the draws of contexts of one kind, so that leaving a document out is paired.
 
     Args:

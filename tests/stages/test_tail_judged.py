@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import tail_oracles as oracle
 
-from sa_plugin.stages import TailCell, TailDesign, TailScores, TailWorld, fit_constants, judge, predict, tried
+from sa_plugin.stages import (
+    TailCell,
+    TailDesign,
+    TailScores,
+    TailWorld,
+    fit_constants,
+    judge_prediction,
+    predict,
+    tried,
+)
 from sa_plugin.statistics import auroc
 
 TRAIN, OUTCOME = "train.npz", "outcome.npz"
@@ -86,7 +95,7 @@ def test_a_prediction_that_is_kept_is_the_same(out, frozen):
 
 
 def test_regrets_are_those_of_a_loop(frozen, outcomes):
-    found = judge(frozen, outcomes)
+    found = judge_prediction(frozen, outcomes)
     assert len(found["rows"]) == 6
     for row in found["rows"]:
         seen = outcomes[row["cell"]].split("test")
@@ -102,20 +111,20 @@ def test_regrets_are_those_of_a_loop(frozen, outcomes):
 
 
 def test_a_law_that_is_right_is_not_refuted_and_a_wrong_one_is(frozen, outcomes):
-    found = judge(frozen, outcomes)
+    found = judge_prediction(frozen, outcomes)
     assert found["verdict"]["regret"] == "not refuted"
     assert found["slope"][0] == pytest.approx(1.0, abs=0.3)
     wrong = {**frozen, "predictions": [{**one, "best": ["MaxTok", 0]} for one in frozen["predictions"]]}
-    assert judge(wrong, outcomes)["verdict"]["law"] == "refuted"
+    assert judge_prediction(wrong, outcomes)["verdict"]["law"] == "refuted"
     far = {**frozen, "predictions": [{**one, "delta": 0.95} for one in frozen["predictions"]]}
-    assert judge(far, outcomes)["verdict"]["delta"] == "refuted"
+    assert judge_prediction(far, outcomes)["verdict"]["delta"] == "refuted"
 
 
 def test_one_cell_says_nothing_over_cells(frozen, outcomes):
-    found = judge(frozen, {"kept-48": outcomes["kept-48"]})
+    found = judge_prediction(frozen, {"kept-48": outcomes["kept-48"]})
     assert found["verdict"]["regret"] == "cannot be said: fewer than 3 cells, no interval over them"
     with pytest.raises(ValueError, match="no prediction meets an outcome"):
-        judge(frozen, {})
+        judge_prediction(frozen, {})
 
 
 def test_the_whole_trial_freezes_before_it_looks(tmp_path, outcomes, monkeypatch):

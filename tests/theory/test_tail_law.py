@@ -11,7 +11,7 @@ from sa_plugin.statistics import DELTAS, Resampling, auroc
 from sa_plugin.theory import (
     Constants,
     Context,
-    Law,
+    TailLaw,
     extremal_index,
     intraclass,
     measure_inputs,
@@ -26,7 +26,7 @@ def law_of(samples, n, m, d, *, at=None, contexts=1000, constants=None, **world)
     """The law of a world, at its own length and span or another."""
     inputs = measure_inputs(*oracle.world(samples, n, m, d, **world))
     tokens, span = (n, m) if at is None else at
-    return Law(inputs, Context(tokens, span, span), samples=contexts, constants=constants or Constants())
+    return TailLaw(inputs, Context(tokens, span, span), samples=contexts, constants=constants or Constants())
 
 
 NAMES = {"top_k_mean": "top-k mean", "above_median": "max - median"}
@@ -225,7 +225,7 @@ def test_an_effect_that_a_whole_context_shares_ends_the_mean():
 def test_best_delta_is_within_a_step_of_the_fixed_point(n, m, d):
     """Of the grid's deltas: .8 for one token in 64, .2 for eight."""
     inputs = measure_inputs(*oracle.world(1600, n, m, d, share=0.15))
-    found = Law(inputs, Context(n, m, m), samples=1500).prediction()
+    found = TailLaw(inputs, Context(n, m, m), samples=1500).prediction()
     delta, f1 = oracle.best_delta(n, m, d, 0.15)
     assert f1 > 0.7
     assert found.f1 == pytest.approx(f1, abs=0.06)
@@ -270,7 +270,7 @@ def test_a_unit_of_scores_changes_no_prediction():
     """A power of two changes no bit."""
     scores, *rest = oracle.world(100, 20, 2, 2.0)
     one, four = (
-        Law(measure_inputs(k * scores, *rest), Context(40, 2), samples=50).prediction() for k in (1, 4)
+        TailLaw(measure_inputs(k * scores, *rest), Context(40, 2), samples=50).prediction() for k in (1, 4)
     )
     assert one.auroc == four.auroc
     assert one.delta == four.delta
@@ -300,7 +300,7 @@ def test_advice_is_the_law_of_every_concept(table, advice):
             np.array([s.document for s in table.tokens.samples]),
             positive=table.tokens.sample_labels[:, unit],
         )
-        law = Law(inputs, advice.context[concept], samples=60, seed=FEW.seed)
+        law = TailLaw(inputs, advice.context[concept], samples=60, seed=FEW.seed)
         found = law.prediction()
         assert advice.best[concept] == found.best
         assert advice.delta[concept][1] == found.delta
