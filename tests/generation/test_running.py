@@ -135,6 +135,17 @@ def test_what_cannot_be_followed_is_refused_by_name(library, name):
         cases.recorded(host, lambda: run(ids, mask))
 
 
+def test_a_pass_that_ends_before_a_block_that_is_read_is_refused():
+    host = new_host("nnsight", "llama", progress=False)
+    ids, mask = cases.prompts("llama")
+    decoder = host.places.root.model
+    decoder.layers = decoder.layers[:2]
+    with pytest.raises(
+        RuntimeError, match=r"record: (attn_out|resid_post) of block 2 was not run.*Run the whole model"
+    ):
+        cases.recorded(host, lambda: cases.ways(host)["hf"](ids, mask))
+
+
 def test_the_bridge_silently_ignores_beams_and_is_refused():
     host = host_on("transformer_lens", "gpt2")
     ids, mask = cases.prompts("gpt2")
