@@ -9,9 +9,10 @@ Beside the predicted AUROCs stand
             of the background: what the threshold calibrated here misses by
     alarms  share of negative contexts that would fire at the threshold calibrated here
 
-Intervals are over source documents, in at most `GROUPS` groups, each left out in turn: contexts that hold a
-sample of the group get another instead, so the chance of the simulation is part of the interval. The chosen
-pooling and every pooling's parameters stay those of all documents.
+The best pooling and every pooling's parameters are chosen on one simulation, and all numbers are of another:
+the best of twenty on the contexts it was chosen on would look better than it is. Intervals are over source
+documents, in at most `GROUPS` groups, each left out in turn: contexts that hold a sample of the group get
+another instead, so the chance of the simulation is part of the interval. What was chosen stays.
 
 At the length and span of the data the law knows less than the data do: there the advice is to calibrate.
 """
@@ -259,7 +260,7 @@ def advise(
             seed=resampling.seed,
             constants=constants,
         )
-    said = {name: _Said(law, home, resampling.level) for name, law in laws.items()}
+    said = {name: _Said(law, home, resampling) for name, law in laws.items()}
     return Advice(
         {name: law.context for name, law in laws.items()},
         layers,
@@ -322,9 +323,9 @@ def _groups(documents: Shaped[np.ndarray, " sample"], seed: int) -> dict[str, in
 class _Said:
     """One concept's numbers with themselves without each group of documents."""
 
-    def __init__(self, law: TailLaw, home: Mapping[str, int], level: float) -> None:
+    def __init__(self, law: TailLaw, home: Mapping[str, int], resampling: Resampling) -> None:
         x = law.inputs
-        self.level, self.groups = level, max(home.values()) + 1
+        self.level, self.groups = resampling.level, max(home.values()) + 1
         back, held = (
             np.array([home[name] for name in of.tolist()]) for of in (x.background_document, x.document)
         )
@@ -333,8 +334,9 @@ class _Said:
         carried = scarcer(positives, negatives)
         highest = np.maximum.reduceat(x.background, x.bounds[:-1]).astype(np.float64)
 
+        self.prediction = law.prediction()
+        law = law.again(resampling.seed + 1)
         whole = law.contexts()
-        self.prediction = law.prediction(whole)
         self.delta = best_delta(x.highest.astype(np.float64), highest, x.inside, x.prevalence)[0]
         names = tuple(self.prediction.auroc)
         columns = np.full((len(names) + 2, 1 + self.groups), np.nan)

@@ -169,6 +169,7 @@ class TailLaw:
         constants: Constants = Constants(),
     ) -> None:
         self.inputs, self.context, self.constants = inputs, context, constants
+        self.samples = samples
         rng = np.random.default_rng(seed)
         n, lengths = context.tokens, np.diff(inputs.bounds)
         # A fifth more than the mean asks for; a row that is still too short starts again at its first.
@@ -186,6 +187,10 @@ class TailLaw:
         g, e = rng.standard_normal(samples), rng.standard_normal(len(self._token))
         rho = inputs.rho_in
         self._level = ndtr(np.sqrt(rho) * g[self._context] + np.sqrt(1 - rho) * e)
+
+    def again(self, seed: int) -> TailLaw:
+        """The same with other draws."""
+        return TailLaw(self.inputs, self.context, samples=self.samples, seed=seed, constants=self.constants)
 
     def contexts(
         self,

@@ -37,7 +37,12 @@ def areas(law, **candidates):
     contexts = law.contexts()
     only = {"MaxTok": (), "MeanTok": ()} | {NAMES.get(k, k): v for k, v in candidates.items()}
     each = pooled(contexts, law.inputs.prevalence, only)
-    return {k: float(auroc(v, np.arange(len(v)) < contexts.half)) for k, _, v in each}
+    return {k: auroc_in(v, contexts) for k, _, v in each}
+
+
+def auroc_in(values, contexts):
+    """Of one pooling."""
+    return float(auroc(values, np.arange(len(values)) < contexts.half))
 
 
 # --- inputs
@@ -304,9 +309,34 @@ def test_advice_is_the_law_of_every_concept(table, advice):
         found = law.prediction()
         assert advice.best[concept] == found.best
         assert advice.delta[concept][1] == found.delta
-        assert advice.auroc.sel(concept=concept).estimate.tolist() == list(found.auroc.values())
-        gain = found.auroc[found.best] - found.auroc["MaxTok"]
-        assert advice.gain.estimate[k] == pytest.approx(gain)
+        # What is chosen on these contexts is judged on others.
+        other = law.again(FEW.seed + 1).contexts()
+        auroc = {
+            name: auroc_in(values, other)
+            for name, _, values in pooled(other, inputs.prevalence, found.parameters)
+        }
+        assert advice.auroc.sel(concept=concept).estimate.tolist() == list(auroc.values())
+        assert advice.gain.estimate[k] == pytest.approx(auroc[found.best] - auroc["MaxTok"])
+
+
+def test_what_is_gained_is_not_what_choosing_gains():
+    """Where poolings differ by chance alone, the best of them gains nothing on other contexts."""
+    rng = np.random.default_rng(3)
+    bounds = np.arange(0, 1601, 2)
+    labels = np.arange(1600) % 4 == 0
+    table = (rng.standard_normal(1600), labels, bounds, np.arange(800) % 40)
+    law = TailLaw(measure_inputs(*table), Context(2, 1), samples=40)
+    chosen, judged = [], []
+    for seed in range(0, 80, 2):
+        found = law.again(seed).prediction()
+        best = max(found.auroc, key=lambda name: found.auroc[name])
+        other = law.again(seed + 1).contexts()
+        of = {n: v for n, _, v in pooled(other, 0.5, found.parameters)}
+        a, b = (auroc_in(of[n], other) for n in (best, "MaxTok"))
+        chosen.append(found.auroc[best] - found.auroc["MaxTok"])
+        judged.append(a - b)
+    assert np.mean(chosen) > 0.02
+    assert abs(np.mean(judged)) < 3 * np.std(judged) / len(judged) ** 0.5
 
 
 def test_longer_contexts_need_higher_thresholds(advice):
