@@ -1,4 +1,4 @@
-"""The command `sa-plugin`: demo, run, reproduce, fit, promise, scan, merge, check, report.
+"""The command `sa-plugin`: demo, run, reproduce, fit, advise, promise, scan, merge, check, report.
 
 Nothing here computes anything, and nothing heavy is imported before a command needs it: `--help`
 answers at once.
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     cell.set_defaults(command=_reproduce)
 
     _add_fit(commands)
+    _add_advise(commands)
     _add_promise(commands)
     _add_scan(commands)
     check = commands.add_parser("check", help="run the adapter's laws on a model of yours")
@@ -136,6 +137,28 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0, help="of splits, draws and fit")
     fit.add_argument("--step", choices=STEPS, help="this one alone; by default all, one after another")
     fit.set_defaults(command=_fit)
+
+
+def _add_advise(commands: Any) -> None:
+    advise = commands.add_parser(
+        "advise",
+        help="what will work at another length than labelled texts have",
+        description="Predict which pooling, delta and threshold will work at another length.",
+        epilog="Scored are the calibration and test splits: give the corpus and --seed of `sa-plugin fit`, "
+        "or a corpus that the detector has not seen.",
+    )
+    advise.add_argument("detector", help=DETECTOR)
+    advise.add_argument("corpus", help=f"labelled: {CORPUS}")
+    advise.add_argument(
+        "--tokens", type=_whole("tokens", 2**31 - 1), required=True, help="length asked about"
+    )
+    advise.add_argument("--in-concept", type=float, help="tokens of a positive context in its concept")
+    advise.add_argument("--runs", type=_whole("runs", 2**31 - 1), help="into how many runs they fall")
+    advise.add_argument("--layer", type=int, help="block index; by default each concept's own")
+    advise.add_argument("--concepts", nargs="+", help="all of the detector by default")
+    advise.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0, help="of splits and contexts")
+    _add_corpus(advise, "advised", LABELS)
+    advise.set_defaults(command=_advise)
 
 
 def _add_promise(commands: Any) -> None:
@@ -437,6 +460,36 @@ def _tail_law(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("reproduced") / arguments.config
     design = read_design(arguments.config)
     tried(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def _advise(arguments: argparse.Namespace) -> int:
+    from sa_plugin._check import require_known
+    from sa_plugin._files import writable_folder
+    from sa_plugin.data.splits import Splits
+    from sa_plugin.detection.detector import Detector
+    from sa_plugin.loaders.labelled import labelled_corpus
+    from sa_plugin.scores.score import score
+    from sa_plugin.statistics.drawn import Resampling
+    from sa_plugin.theory.advise import advise
+    from sa_plugin.theory.tail_law import Context
+
+    tokens, in_concept, runs = arguments.tokens, arguments.in_concept, arguments.runs
+    # All that can be refused without a model is refused before one is loaded.
+    Context(tokens, 1.0 if in_concept is None else in_concept, 1 if runs is None else runs)
+    columns = dict(_column(text) for text in arguments.column) or None
+    splits, lines = Splits(seed=arguments.seed), arguments.lines
+    data = labelled_corpus(arguments.corpus, splits=splits, columns=columns, lines=lines)
+    bank = Detector.from_pretrained(arguments.detector).bank
+    for name in arguments.concepts or ():
+        require_known("concept", name, bank.concepts)
+    if arguments.layer is not None:
+        bank.index(arguments.layer)
+    out = writable_folder(arguments.out)
+    scores = score(_host_of(arguments), data, bank)
+    asked = {"tokens": tokens, "in_concept": in_concept, "runs": runs, "layer": arguments.layer}
+    found = advise(scores, arguments.concepts, resampling=Resampling(seed=arguments.seed), **asked)
+    print(f"{found}\n\n{found.headline()}\n{found.save(out / 'advice.json')}")
     return 0
 
 

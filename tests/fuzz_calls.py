@@ -312,6 +312,19 @@ def commands(folder: Path) -> Calls:
             **common,
         },
         "reproduce": {"config": "minilm_brown", "out": "out", "root": ".", "model": "m", "limit": "3"},
+        "advise": {
+            "detector": "d",
+            "corpus": "own.jsonl",
+            "tokens": "9",
+            "in_concept": "2",
+            "runs": "1",
+            "layer": "0",
+            "seed": "0",
+            "model": "m",
+            "host": "nnsight",
+            "tower": "text",
+            "out": "out",
+        },
         "promise": {
             "detector": "d",
             "guard": "own.jsonl",
@@ -329,7 +342,7 @@ def commands(folder: Path) -> Calls:
     return {f"sa-plugin {name}": (_command(name, options), options) for name, options in given.items()}
 
 
-POSITIONAL = ("config", "folder", "results", "detector", "guard")
+POSITIONAL = ("config", "folder", "results", "detector", "guard", "corpus")
 
 
 def _command(name: str, options: dict[str, Any]) -> Callable[..., Any]:

@@ -306,6 +306,10 @@ def tried(
     outcomes = {name: TailScores.read(out / "cells" / name / OUTCOME) for name in by_role["kept"]}
     found = judge_prediction(frozen, outcomes)
     write_json(clean(found), out / "judged.json")
+    for name, part in found["parts"].items():
+        if part["rows"]:
+            regret = [f"{one} {part['over documents']['regret'][one][0]:.3f}" for one in CHOICES]
+            say(f"{name}, {part['rows']} rows of {part['cells']} cells: mean regret {', '.join(regret)}")
     verdict = ", ".join(f"{part} {said}" for part, said in found["verdict"].items())
     say(f"{len(found['rows'])} predictions judged: {verdict}")
     return found

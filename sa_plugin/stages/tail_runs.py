@@ -56,6 +56,7 @@ from sa_plugin.stages.tail_cells import (
     TailWorld,
     context_plan,
 )
+from sa_plugin.statistics.quantile import FewTokensWarning
 
 KINDS = ("prototype", "separator")
 KEPT_METRICS = ("auroc", "f1", "tpr_at_1_percent", "false_alarms")
@@ -169,9 +170,9 @@ def _data(
 
 @contextmanager
 def _quietly() -> Any:
-    """Without warnings that a benchmark expects: its vectors are of the world's own data, on purpose."""
+    """Without warnings that a benchmark expects: vectors of the world's own data, few contexts on purpose."""
     with warnings.catch_warnings():
-        for expected in (OtherDataWarning, EmptySplitWarning, LostLabelWarning):
+        for expected in (OtherDataWarning, EmptySplitWarning, LostLabelWarning, FewTokensWarning):
             warnings.simplefilter("ignore", expected)
         yield
 
