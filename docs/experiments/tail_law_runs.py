@@ -1,8 +1,10 @@
 """Cells of the tail law's benchmark: `python docs/experiments/tail_law_runs.py tail_law OUT [CELL ...]`.
 
-A name may end in `*`; "worlds" runs the worlds alone, all that a prediction reads. What is finished in OUT
-is left alone, so a long design can be run in pieces. "cost" says how many tokens the design has, and what
-they and ten million cost at the rate of a pass over some contexts, timed here.
+A name may end in `*`; "worlds" runs the worlds alone, all that a prediction reads. With "probes" among the
+names, probes are trained through their pooling on the world's short contexts and measured in the cells, in
+finished ones too. What is finished in OUT is left alone, so a long design can be run in pieces. "cost" says
+how many tokens the design has, and what they and ten million cost at the rate of a pass over some contexts,
+timed here.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sa_plugin as sa
 from sa_plugin.data import ConceptData
 from sa_plugin.host import Site
 from sa_plugin.loaders import TailPlan
+from sa_plugin.scores import PROBES
 from sa_plugin.stages import TailCell, TailDesign, TailWorld, read_design, run_design
 from sa_plugin.stages.tail_cells import SCENES
 from sa_plugin.stages.tail_runs import open_model, tokens_of
@@ -26,12 +29,15 @@ def main(name: str, out: str, *wanted: str) -> None:
     if wanted == ("cost",):
         print(*cost(design), sep="\n")
         return
+    probes = tuple(PROBES) if "probes" in wanted else ()
+    wanted = tuple(name for name in wanted if name != "probes")
     chosen = [one.name for one in design.cells if any(fnmatch(one.name, each) for each in wanted)]
     cells = None if not wanted else [] if wanted == ("worlds",) else chosen
     run_design(
         design,
         out,
         cells=cells,
+        probes=probes,
         say=lambda line: print(f"{line} ({time.process_time() - start:.0f} s so far)", flush=True),
     )
 

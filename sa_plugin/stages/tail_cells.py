@@ -10,6 +10,7 @@ whether it is for fitting the law's constants or kept back, before any is run.
     OUT/cells/CELL/outcome.npz    scores of the calibration and test contexts of a cell
     OUT/cells/CELL/measured.npz   what the product measured on test, method by method, with its columns
     OUT/cells/CELL/outcome.json   the same as tables, written last: with it a cell is finished
+    OUT/cells/CELL/trained.json   where probes were asked for: what they measure on test
 
 `train.npz` and `outcome.npz` are a `TailScores`; they hold numbers and names, no texts.
 """
@@ -37,6 +38,7 @@ from sa_plugin.loaders.tail_spans import TailPlan
 Role = Literal["fit", "kept"]
 Arrangement = Literal["clustered", "spread"]
 TRAIN, OUTCOME, COLUMNS, MEASURED = "train.npz", "outcome.npz", "measured.npz", "outcome.json"
+TRAINED = "trained.json"
 SCENES = "emoji"
 """Source of pictures; the others are of texts."""
 _ARRAYS = ("scores", "labels", "positive", "bounds")

@@ -2,7 +2,8 @@
 
 Everything is the product's own: `collect` and `fit` on train, `score`, `calibrate`, `evaluate`. A cell is
 calibrated with all layers to choose from, as a user would, and at every layer by itself, since the law speaks
-of one layer. Rivals are those of every detection table (`detection/methods.py`).
+of one layer. Rivals are those of every detection table (`detection/methods.py`). Probes that are trained
+through their pooling (`scores/trained.py`) are trained on the world's short contexts, at its middle layer.
 
 A cell is finished when its `outcome.json` is there, with the settings that it was run with; other settings in
 the same folder are refused. Files are written whole or not at all.
@@ -42,6 +43,7 @@ from sa_plugin.loaders.tail_spans import Tokenise, load_tail_spans
 from sa_plugin.passes.layout import LostLabelWarning
 from sa_plugin.scores.score import score
 from sa_plugin.scores.table import ScoreTable
+from sa_plugin.scores.trained import PROBES, train_poolings
 from sa_plugin.show.result import clean
 from sa_plugin.stages.store import read_json, write_json
 from sa_plugin.stages.study import UNTOLD
@@ -50,6 +52,7 @@ from sa_plugin.stages.tail_cells import (
     MEASURED,
     OUTCOME,
     TRAIN,
+    TRAINED,
     TailCell,
     TailDesign,
     TailScores,
@@ -70,18 +73,21 @@ def run_design(
     out: str | Path,
     *,
     cells: Sequence[str] | None = None,
+    probes: Sequence[str] = (),
     hosts: Mapping[str, Host] | None = None,
     root: str | Path | None = None,
     say: Callable[[str], None] = UNTOLD,
 ) -> list[Path]:
     """Run cells of a design, or go on with them.
 
-    Costs a forward pass for every context, up to the deepest layer of its world.
+    Costs a forward pass for every context, up to the deepest layer of its world; with probes two more, one
+    over the world's contexts, and their training.
 
     Args:
         design: From `read_design`.
         out: Folder for everything; run again with the same folder to continue.
         cells: Names; by default all. Their worlds are run as they are needed; with none, every world is.
+        probes: Names in `scores.trained.PROBES`, also of cells that are finished.
         hosts: Attached models by name, in place of the folders of that name.
         root: The folder of Brown, where it does not lie where `load("brown")` looks.
         say: Called with one line a world and cell.
@@ -97,6 +103,8 @@ def run_design(
     names = [cell.name for cell in design.cells]
     for name in cells or ():
         require_known("cell", name, names)
+    for name in probes:
+        require_known("probe", name, PROBES)
     folder, opened, done = writable_folder(out), dict(hosts or {}), []
 
     def host_of(world: TailWorld) -> Host:
@@ -115,11 +123,15 @@ def run_design(
         if (home / MEASURED).exists():
             _require_same(read_json(home / MEASURED)["settings"], settings, home)
             say(f"{cell.name}: kept")
-            continue
-        host = host_of(world)
-        banks = _world(world, host, folder / "worlds" / world.name, design.seed, root, say)
-        _cell(cell, world, host, banks, home, settings, root)
-        say(f"{cell.name}: {cell.tokens} tokens, {cell.in_concept} of the concept, done")
+        else:
+            host = host_of(world)
+            banks = _world(world, host, folder / "worlds" / world.name, design.seed, root, say)
+            _cell(cell, world, host, banks, home, settings, root)
+            say(f"{cell.name}: {cell.tokens} tokens, {cell.in_concept} of the concept, done")
+        if probes and not (home / TRAINED).exists():
+            bank = load_bank(folder / "worlds" / world.name / KINDS[-1])
+            _probes(cell, world, host_of(world), bank, home, probes, design.seed, root)
+            say(f"{cell.name}: {len(probes)} probes trained on {world.tokens} tokens")
     return done
 
 
@@ -248,6 +260,32 @@ def _cell(
             **columns,
         )
     write_json(clean(record), home / MEASURED)
+
+
+def _probes(
+    cell: TailCell,
+    world: TailWorld,
+    host: Host,
+    bank: ConceptBank,
+    home: Path,
+    probes: Sequence[str],
+    seed: int,
+    root: str | Path | None,
+) -> None:
+    """What probes of the world's short contexts measure here, beside the separator at their layer."""
+    layer = world.layers[len(world.layers) // 2]
+    with _quietly():
+        short, data = (
+            _data(row, world.source, dict(zip(names, row.contexts, strict=True)), host, seed, root)
+            for row, names in ((world, ("train", "guard")), (cell, ("cal", "test")))
+        )
+        table = at_layer(score(host, data, bank), layer)
+        table = train_poolings(host, short, table, layers=layer, probes=probes, seed=seed)
+        detector = calibrate(host, data, table.bank, scores=table, seed=seed)
+        found = _summary(detector.evaluate(data.test, scores=table))
+    wanted = ("SuperActivators", "MaxTok", *table.given)
+    found["methods"] = {name: found["methods"][name] for name in wanted}
+    write_json(clean({"layer": layer, "trained_on": world.tokens, **found}), home / TRAINED)
 
 
 def _shifted(home: Path, kind: str, data: ConceptData, table: ScoreTable) -> Any:

@@ -115,6 +115,24 @@ def test_a_finished_cell_is_left_alone_and_other_settings_are_refused(run, desig
         run_design(other, out, cells=[CELL], hosts={"tiny": host})
 
 
+def test_probes_are_trained_on_short_contexts_for_cells_that_are_finished(run, design):
+    out, host, _ = run
+    said, before = [], (out / "cells" / LONG / "outcome.json").read_bytes()
+    for _ in range(2):
+        run_design(design, out, cells=[LONG], probes=["softmax probe"], hosts={"tiny": host}, say=said.append)
+    assert said == [f"{LONG}: kept", f"{LONG}: 1 probes trained on 160 tokens", f"{LONG}: kept"]
+    found = json.loads((out / "cells" / LONG / "trained.json").read_text())
+    probes = [f"softmax probe, {labels} labels" for labels in ("sample", "token")]
+    assert [*found["methods"]] == ["SuperActivators", "MaxTok", *probes]
+    assert (found["layer"], found["trained_on"]) == (1, 160)
+    # The separator's row beside them is that of the cell.
+    own = json.loads(before)["kinds"]["separator"]["measured"]["1"]["methods"]["MaxTok"]["auroc"]
+    assert found["methods"]["MaxTok"]["auroc"]["concepts"] == own["concepts"]
+    assert (out / "cells" / LONG / "outcome.json").read_bytes() == before
+    with pytest.raises(ValueError, match="probe 'hardmax probe' is unknown"):
+        run_design(design, out, cells=[LONG], probes=["hardmax probe"])
+
+
 def test_a_context_that_is_longer_than_the_model_takes_is_named(design, tmp_path):
     with pytest.raises(ValueError, match=r"takes 64\. Nothing is cut off"):
         run_design(design, tmp_path, cells=[CELL], hosts={"tiny": tiny.nnsight_host("llama")})
