@@ -53,6 +53,7 @@ RANGES: Mapping[str, Range] = {
     # Every library that draws takes seeds up to here.
     "seed": Range(0, 2**32 - 1),
     "draws": Range(1, 1_000_000),
+    "refine": Range(1, 1000),
     "level": Range(0, 1, open=True),
     "permutations": Range(0, 10_000),
     "refits": Range(1, 100_000),

@@ -151,7 +151,7 @@ def align(one: World, kind: str = "prototype", concepts=None, **test):
         bank,
         statistics=statistics,
         concepts=concepts,
-        test=WeightTest(**{"nulls": ("across",), "draws": 400} | test),
+        test=WeightTest(**{"nulls": ("across",), "draws": 400, "refine": 1} | test),
         resampling=Resampling(draws=60),
     )
 

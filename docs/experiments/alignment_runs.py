@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("model", choices=["smollm2", "minilm", "vit"])
     parser.add_argument("--set", default="", help="A or B of passages; the seed of scenes")
     parser.add_argument("--kind", default="prototype")
-    parser.add_argument("--draws", type=int, help="by default 1000, and 200 for separators")
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--refine", type=int, default=1, help="times the draws where a call is near")
     parser.add_argument("--nulls", nargs="+", default=["across", "exchanged"])
     parser.add_argument("--most", type=int, help="only the concepts with the most train tokens")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
@@ -69,7 +70,7 @@ def main() -> None:
         bank,
         statistics=statistics,
         concepts=concepts,
-        test=WeightTest(nulls=given.nulls, draws=given.draws),
+        test=WeightTest(nulls=given.nulls, draws=given.draws, refine=given.refine),
         resampling=sa.Resampling(seed=given.seed),
     )
     print("\n".join(sheet.text() for sheet in found.sheets(25)))

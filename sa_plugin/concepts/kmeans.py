@@ -25,7 +25,6 @@ from torch import Tensor
 from sa_plugin.concepts.separator import (
     LAM,
     MAX_ITER,
-    Solution,
     check_options,
     describe,
     preconditioner,
@@ -37,7 +36,6 @@ from sa_plugin.concepts.train_statistics import MEMORY, LayerStatistics, row_blo
 MOST_CLUSTERS = 1000
 TOKENS_A_CLUSTER = 50
 SEPARATOR_TOL = 1e-2
-MARGINS_AT_ONCE = 1 << 22
 
 
 def kmeans(
@@ -116,13 +114,8 @@ def kmeans_separator(
     rows = stored_rows(statistics, "kmeans_separator")
     read = row_blocks(rows, "kmeans_separator", memory)
     start = preconditioner(read, len(rows), rows.d_model, lam)
-    parts = []
-    # Margins of every row under every separator are kept while they are solved: not of all clusters.
-    at_once = max(1, MARGINS_AT_ONCE // len(rows))
-    for first in range(0, record["k"], at_once):
-        labels = assigned[:, None] == torch.arange(first, min(first + at_once, record["k"]))
-        parts.append(solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter))
-    solution = Solution(*(torch.cat(same) for same in zip(*parts, strict=True)))
+    labels = assigned[:, None] == torch.arange(record["k"])
+    solution = solve(read, labels, start, lam=lam, tol=tol, max_iter=max_iter)
     warn_unless_converged(solution, "kmeans_separator", lam)
     return solution.weights, {**record, "lam": lam, "tol": tol, **describe(solution, lam)}
 

@@ -17,6 +17,7 @@ products with the rows, `X @ directions` and `X^T @ residuals`, whatever the num
 starting inverse Hessian is that of the bound `X^T X / 4n + lam I` (Böhning 1992), shared by all
 labels and taken from an even sample of the rows: a preconditioner moves the path, not the optimum.
 Along a direction the margins are linear in the step, so the line search needs no further product.
+Labels that are done leave the products, and many labels are solved some hundreds at a time.
 
 *When it stops.* The objective f is `lam`-strongly convex, hence `|w - w*| <= |grad f(w)| / lam`. A
 label is done when `|grad f| <= tol lam |w|`, which certifies `|w - w*| <= tol |w|` and an angle to
@@ -38,6 +39,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +65,10 @@ MAX_ITER = 200
 MEMORY_PAIRS = 10
 ROUNDING = 2.0**-22
 PRECONDITIONER_ROWS = 4  # times d_model
+# Labels in one product, numbers kept for the rows of these, and of a piece of rows that stays in a cache.
+LABELS_AT_ONCE, MARGIN_VALUES, CACHED_VALUES = 256, 1 << 24, 1 << 18
+# Share of labels that are done from which on they leave the products.
+DONE_SHARE = 0.125
 # A vector for each label, and a number for each row under each label.
 Columns = Float[Tensor, "d_model label"]
 Margins = Float[Tensor, "row label"]
@@ -224,48 +230,74 @@ def solve(
         max_iter: Steps at most.
         known: Which labels count; None for all.
     """
-    sign, weight = _signs_and_weights(labels, known)
-    d_model, n_labels = len(start.factor), labels.shape[1]
+    # Wide enough that products run at their best, and so few that what is kept of each row stays small.
+    width = max(1, min(LABELS_AT_ONCE, MARGIN_VALUES // max(1, len(labels))))
+    parts = []
+    for k in range(0, max(1, labels.shape[1]), width):
+        some = slice(k, k + width)
+        pull = _pull(labels[:, some], None if known is None else known[:, some])
+        parts.append(_solve_together(blocks, pull, start, lam, tol, max_iter))
+    return Solution(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _solve_together(
+    blocks: Blocks, pull: Margins, start: Preconditioner, lam: float, tol: float, max_iter: int
+) -> Solution:
+    d_model, n_labels = len(start.factor), pull.shape[1]
+    found = Solution(
+        torch.zeros(n_labels, d_model),
+        torch.zeros(n_labels, dtype=torch.int64),
+        torch.zeros(n_labels, dtype=torch.float64),
+        torch.zeros(n_labels, dtype=torch.float64),
+        torch.zeros(n_labels, dtype=torch.bool),
+    )
+    # The labels that are still in the products.
+    at = torch.arange(n_labels)
     w = torch.zeros(d_model, n_labels, dtype=torch.float64)
-    # Margins are updated along the step, so an iteration reads the rows twice: products and gradient.
-    margin = torch.zeros_like(weight)
-    gradient = _gradient(blocks, margin, sign, weight, w, lam)
+    # How far a row lies on the wrong side. Updated along the step, so an iteration reads the rows twice.
+    wrong = torch.zeros_like(pull)
+    gradient = _gradient(blocks, wrong, pull, w, lam)
     history: deque[Pair] = deque(maxlen=MEMORY_PAIRS)
-    iterations = torch.zeros(n_labels, dtype=torch.int64)
     while True:
         active = ~_converged(gradient, w, lam, tol, start.rms)
-        if not active.any() or int(iterations.max()) == max_iter:
-            break
-        # Labels that are done take steps of zero; all others go on in the same products.
-        iterations += active
+        last = not active.any() or int(found.iterations.max()) == max_iter
+        if last or int((~active).sum()) > DONE_SHARE * len(active):
+            # Labels that are done leave the products.
+            done = torch.ones_like(active) if last else ~active
+            into = at[done]
+            found.weights[into] = w.T[done].float()
+            found.gradient_norm[into] = gradient.norm(dim=0)[done]
+            found.objective[into] = _objective(wrong, pull, w, lam)[done]
+            found.converged[into] = ~active[done]
+            if last:
+                return found
+            at, w, gradient, wrong, pull = (
+                at[active],
+                *(each[:, active] for each in (w, gradient, wrong, pull)),
+            )
+            history = deque(((a[:, active], b[:, active]) for a, b in history), MEMORY_PAIRS)
+            active = active[active]
+        # Of those that stay, labels that are done take steps of zero.
+        found.iterations[at] += active
         direction = -_apply_inverse_hessian(gradient, history, start.factor)
-        change = _products(blocks, direction, len(labels)).mul_(sign)
-        step = _line_search(margin, change, weight, w, direction, gradient, lam, active)
+        change = _products(blocks, direction, pull)
+        step = _line_search(wrong, change, pull, w, direction, gradient, lam, active)
         w_next = w + step * direction
-        margin += step.float() * change
-        gradient_next = _gradient(blocks, margin, sign, weight, w_next, lam)
+        wrong.addcmul_(change, step.float())
+        gradient_next = _gradient(blocks, wrong, pull, w_next, lam)
         history.append((w_next - w, gradient_next - gradient))
         w, gradient = w_next, gradient_next
-    loss = (weight * softplus(-margin)).sum(0, dtype=torch.float64)
-    return Solution(
-        w.T.float().contiguous(),
-        iterations,
-        gradient.norm(dim=0),
-        loss + lam / 2 * w.square().sum(0),
-        ~active,
-    )
 
 
-def _signs_and_weights(
-    labels: Bool[Tensor, "row label"], known: Bool[Tensor, "row label"] | None
-) -> tuple[Margins, Margins]:
+def _pull(labels: Bool[Tensor, "row label"], known: Bool[Tensor, "row label"] | None) -> Margins:
+    """A row's weight in its class, with the sign of the side where it belongs."""
     n_in = labels.sum(0).double()
     n = len(labels) if known is None else known.sum(0)
     # Either class weighs one half, however rare the concept is.
     inside, outside = (0.5 / n_in).float(), (0.5 / (n - n_in)).float()
-    weight = torch.where(labels, inside, outside)
+    pull = torch.where(labels, inside, -outside)
     # A row without weight is in no sum: unknown tokens are neither in the concept nor outside.
-    return torch.where(labels, 1.0, -1.0), weight if known is None else weight * known
+    return pull if known is None else pull * known
 
 
 def _converged(gradient: Columns, w: Columns, lam: float, tol: float, rms: float) -> Bool[Tensor, " label"]:
@@ -274,22 +306,38 @@ def _converged(gradient: Columns, w: Columns, lam: float, tol: float, rms: float
     return torch.le(gradient.norm(dim=0), certified.clamp_min(ROUNDING * rms))
 
 
-def _products(blocks: Blocks, vectors: Columns, n_rows: int) -> Margins:
-    out = torch.empty(n_rows, vectors.shape[1])
+def _pieces(values: Margins) -> Iterator[slice]:
+    """Rows of which a number for each label fits into a fast cache: several passes there cost one outside."""
+    rows = max(1, CACHED_VALUES // max(1, values.shape[1]))
+    yield from (slice(k, k + rows) for k in range(0, len(values), rows))
+
+
+def _objective(wrong: Margins, pull: Margins, w: Columns, lam: float) -> Float[Tensor, " label"]:
+    total = lam / 2 * w.square().sum(0)
+    for part in _pieces(wrong):
+        total += softplus(wrong[part]).mul_(pull[part].abs()).sum(0, dtype=torch.float64)
+    return total
+
+
+def _products(blocks: Blocks, vectors: Columns, pull: Margins) -> Margins:
+    """By how much each row gets further on the wrong side."""
+    out = torch.empty_like(pull)
     single = vectors.float()
     for part, x in blocks():
         torch.matmul(x, single, out=out[part])
+    for part in _pieces(out):
+        out[part] *= pull[part].sign().neg_()
     return out
 
 
-def _gradient(
-    blocks: Blocks, margin: Margins, sign: Margins, weight: Margins, w: Columns, lam: float
-) -> Columns:
+def _gradient(blocks: Blocks, wrong: Margins, pull: Margins, w: Columns, lam: float) -> Columns:
     # Products in float32, sums in float64: the error of a long sum would end the descent early.
-    residual = torch.sigmoid(-margin).mul_(weight).mul_(sign)
     total = lam * w
     for part, x in blocks():
-        total -= (x.T @ residual[part]).double()
+        miss, toward = wrong[part], pull[part]
+        for piece in _pieces(miss):
+            residual = torch.sigmoid(miss[piece]).mul_(toward[piece])
+            total -= (x[piece].T @ residual).double()
     return total
 
 
@@ -317,9 +365,9 @@ def _inverse_curvature(moved: Columns, turned: Columns) -> Float[Tensor, " label
 
 
 def _line_search(
-    margin: Margins,
+    wrong: Margins,
     change: Margins,
-    weight: Margins,
+    pull: Margins,
     w: Columns,
     direction: Columns,
     gradient: Columns,
@@ -329,18 +377,22 @@ def _line_search(
     """Step at which the slope is a tenth of its start: Newton's method inside a bracket."""
     # Penalty and slope along the line are polynomials of the step: only the margins are looked at anew.
     goal = 0.1 * (gradient * direction).sum(0).abs()
-    pull = lam * (w * direction).sum(0)
+    along = lam * (w * direction).sum(0)
     stiffness = lam * direction.square().sum(0)
     step, low = torch.ones_like(goal), torch.zeros_like(goal)
     high = torch.full_like(goal, torch.inf)
     for _ in range(40):
-        miss = torch.sigmoid(-(margin + step.float() * change))
-        pushed = weight * miss * change
-        slope = pull + step * stiffness - pushed.sum(0, dtype=torch.float64)
+        slope, bend = along + step * stiffness, stiffness.clone()
+        single = step.float()
+        for part in _pieces(wrong):
+            moved = change[part]
+            miss = torch.addcmul(wrong[part], moved, single).sigmoid_()
+            pushed = pull[part].abs().mul_(moved).mul_(miss)
+            slope += pushed.sum(0, dtype=torch.float64)
+            bend += pushed.mul_(moved).mul_(miss.neg_().add_(1)).sum(0, dtype=torch.float64)
         searching = active & (slope.abs() > goal)
         if not searching.any():
             break
-        bend = stiffness + (pushed * (1 - miss) * change).sum(0, dtype=torch.float64)
         # The objective falls up to its minimum along the line and rises behind it: the bracket closes.
         low, high = torch.where(slope < 0, step, low), torch.where(slope > 0, step, high)
         newton = step - slope / bend

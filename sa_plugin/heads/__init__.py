@@ -2,7 +2,7 @@
 
 from sa_plugin._face import face_room
 from sa_plugin.heads.ablate import Ablation, ablate_heads
-from sa_plugin.heads.align import RULE, HeadAlignment, WeightTest, head_alignment
+from sa_plugin.heads.align import HeadAlignment, head_alignment
 from sa_plugin.heads.align_data import (
     DataPlan,
     attention_mass,
@@ -12,7 +12,16 @@ from sa_plugin.heads.align_data import (
     top_tokens,
     write_scale,
 )
-from sa_plugin.heads.align_null import amplifying, by_the_others, critical_value, false_share, step_down
+from sa_plugin.heads.align_draws import RULE, WeightTest
+from sa_plugin.heads.align_null import (
+    amplifying,
+    by_the_others,
+    critical_value,
+    false_share,
+    is_near,
+    nothing_near,
+    step_down,
+)
 from sa_plugin.heads.align_plant import COSINES, Sizes, meeting, planted_sizes, planted_z, smallest_called
 from sa_plugin.heads.align_weights import (
     describe_blocks,
@@ -105,12 +114,14 @@ __all__ = [
     "head_changes",
     "head_ledger",
     "head_sizes",
+    "is_near",
     "kl_divergence",
     "known_of",
     "logit_moments",
     "make_edits",
     "mean_turn",
     "meeting",
+    "nothing_near",
     "offsets_seen",
     "one_direction",
     "ov_form",

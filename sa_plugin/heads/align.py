@@ -27,22 +27,19 @@ from sa_plugin._check import require_known
 from sa_plugin._face import face
 from sa_plugin.concepts.bank import ConceptBank
 from sa_plugin.concepts.collect import collect
-from sa_plugin.concepts.kinds import kind_of
-from sa_plugin.concepts.nulls import NULLS, StoredRefits, check_kind, exchangeable
+from sa_plugin.concepts.nulls import StoredRefits, check_kind, exchangeable
 from sa_plugin.concepts.train_statistics import RowLimits, TrainStatistics, check_collected
 from sa_plugin.data.concept_data import ConceptData
 from sa_plugin.data.sample import Sample
 from sa_plugin.detection.detector import Detector
 from sa_plugin.heads.align_data import DataPlan, DataSide, data_side, data_sums
-from sa_plugin.heads.align_null import check_draws
+from sa_plugin.heads.align_draws import Tested, Weighing, WeightTest, concept_vectors, weighed
+from sa_plugin.heads.align_null import is_near
 from sa_plugin.heads.align_plant import COSINES
 from sa_plugin.heads.align_weights import (
     N_CONTROL,
     HeadBlock,
     Observed,
-    Tested,
-    Weighing,
-    concept_vectors,
     describe_blocks,
     observe,
     offsets_seen,
@@ -55,18 +52,8 @@ from sa_plugin.show.result import Result, Sheet, clean, number, signed
 from sa_plugin.statistics.bootstrap import resample_documents
 from sa_plugin.statistics.drawn import Drawn, Resampling
 
-RULE = (
-    "A head is concept-aligned if its weights write (OV) and read (QK) along the concept, with forms "
-    "above zero, more than labels permuted across samples explain: the smaller of the two standardised "
-    "forms is called by step-down max-T, family-wise at the level over all heads x concepts. It is called"
-    " 'this concept' if the same test against concepts exchanged among labelled tokens passes too, 'any "
-    "label' if at least half of those draws would be called themselves, else 'cannot tell'. What is seen "
-    "on data (slope of the logits above zero and beyond every permuted-label direction; attention of "
-    "positive queries on the top tokens above chance) stands beside the call and is no part of it."
-)
-
-# Where no detector brings its deltas; draws of a null, fewer where each is an iterative fit.
-_DELTA, _DRAWS, _SEPARATOR_DRAWS = 0.05, 1000, 200
+# Where no detector brings its deltas.
+_DELTA = 0.05
 _SHOWN_HEADS = 10
 _POWER = 0.8
 # Share of draws with exchanged concepts that are called: from here on labelled tokens of any concept are.
@@ -77,39 +64,6 @@ _NULL_WORDS = {
     "covariance": "random directions with the tokens' covariance",
     "exchanged": "concepts exchanged among labelled tokens",
 }
-
-
-@face
-@dataclass(frozen=True)
-class WeightTest:
-    """How heads are called by their weights.
-
-    Attributes:
-        nulls: What the weights are held against, see `sa_plugin.concepts.nulls`; calls rest on the first,
-            and "exchanged" says whether they are this concept's.
-        draws: Of each null; by default 1,000, and 200 for separators.
-        level: Family-wise: the largest probability of any call where labels mean nothing.
-
-    Raises:
-        ValueError: A null is unknown or out of place, the level no share, or draws too few for it.
-    """
-
-    nulls: Sequence[str] = ("across", "exchanged")
-    draws: int | None = None
-    level: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.draws is not None:
-            check_draws(self.draws, self.level)
-        if not self.nulls:
-            raise ValueError("nulls is empty: name 'across' at least.")
-        for null in self.nulls:
-            require_known("null", null, NULLS)
-        if self.nulls[0] == "exchanged":
-            raise ValueError(
-                "nulls begins with 'exchanged', which asks of a called head whether it is this concept's: "
-                "name what calls rest on first, ('across', 'exchanged')."
-            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,6 +132,11 @@ class HeadAlignment(Result):
         if null not in self.nulls:
             raise ValueError(f"null {null!r} was not drawn: there are {', '.join(self.nulls)}.")
         return np.asarray(self.nulls[null].p <= self.settings["level"])
+
+    @property
+    def near_level(self) -> Bool[np.ndarray, "block head concept"]:
+        """Whether other draws might say otherwise: p within two of its standard errors of the level."""
+        return is_near(self.tested.p, self.tested.draws, self.settings["level"])
 
     @property
     def on_data(self) -> Bool[np.ndarray, "block head concept"]:
@@ -337,7 +296,7 @@ class HeadAlignment(Result):
         found = one.any_call
         exchanged = sorted(set(self.concepts) - set(s["exchanged"]))
         notes = [
-            f"{one.p.size:,} cells, {s['draws']:,} draws of each null; T, the smaller z of both sides, has "
+            f"{one.p.size:,} cells, {one.draws:,} draws; T, the smaller z of both sides, has "
             f"to exceed {one.critical:.2f}. Any call in {number(found['held out'])} of held-out refits; in "
             f"{number(found['write as found'])} if every write stayed as found and reads were drawn, "
             f"{number(found['read as found'])} the other way about.",
@@ -346,6 +305,13 @@ class HeadAlignment(Result):
             f"A head in each block, one test a block: the largest p is {one.block_p.max():.2g}, which "
             f"{'shows it' if self.one_in_each_layer else 'does not show it'}.",
         ]
+        if self.near_level.any():
+            cells = [tuple(map(int, at)) for at in np.argwhere(self.near_level)]
+            named = [f"{self._head(at)} {self.concepts[at[2]]} ({number(one.p[at])})" for at in cells]
+            notes.append(
+                f"So near the level that other draws might say otherwise (two standard errors of "
+                f"{one.draws:,} draws): {'; '.join(named)}. More settle them: WeightTest(draws, refine)."
+            )
         if "exchanged" in self.nulls and exchanged:
             notes.append(f"Labels that cannot be exchanged with those of others: {', '.join(exchanged)}.")
         return notes
@@ -438,9 +404,9 @@ def head_alignment(
     """Which heads read and write along concepts, by their weights and on data.
 
     Costs one forward pass a sample of the split, one a train sample if no statistics are given,
-    and `test.draws` refits of the estimator for each null, concept and layer: one product with the
-    train rows for prototype and lda, an iterative fit for separators. Memory: draws x heads x concepts
-    numbers.
+    and `test.draws` refits of the estimator for each null, concept and layer, `test.refine` times as many
+    for the first null where a call is near: one product with the train rows for prototype and lda, an
+    iterative fit for separators. Memory: 16 bytes a draw, head and concept.
 
     Args:
         host: An attached model that hands out its weights
@@ -478,8 +444,7 @@ def head_alignment(
     _check_bank(bank, host)
     check_kind(bank)
     names = _names(bank, concepts)
-    draws = test.draws or (_SEPARATOR_DRAWS if kind_of(bank.kind).need == "rows" else _DRAWS)
-    _check_options(bank, test, draws, split)
+    _check_options(bank, test, split)
     statistics = statistics or _collect(host, data, bank)
     check_collected(statistics, host, data)
     refit = StoredRefits(bank, [bank.unit(name) for name in names], statistics)
@@ -490,14 +455,14 @@ def head_alignment(
     weighing = Weighing(blocks, refit, vectors, observed, test.level, not host.progress)
     control: dict[int, Tensor] = {}
     drawable = exchangeable(refit, resampling.seed)
-    nulls = _weighed(weighing, test.nulls, draws, resampling.seed, drawable, control)
+    nulls = weighed(weighing, test, resampling.seed, drawable, control)
     deltas = _deltas(source, names, delta)
     plan = DataPlan.of(described, bank, blocks, vectors, control, deltas)
     samples = data.split(split).samples
     measured = _measured(plan, samples, names, resampling)
     settings = {
         "level": test.level,
-        "draws": draws,
+        "draws": test.draws,
         "exchanged": tuple(name for name, can in zip(names, drawable, strict=True) if can),
         "signs": (1, 1),
         "seed": resampling.seed,
@@ -514,25 +479,6 @@ def head_alignment(
     limits = _limits(described, blocks, measured.underflow)
     indices = tuple(b.index for b in blocks)
     return HeadAlignment(names, indices, observed, nulls, measured, offsets, settings, limits)
-
-
-def _weighed(
-    weighing: Weighing,
-    nulls: Sequence[str],
-    draws: int,
-    seed: int,
-    drawable: Bool[np.ndarray, " concept"],
-    control: dict[int, Tensor],
-) -> dict[str, Tested]:
-    """Every null; calls rest on the first, whose first draws are the data side's control."""
-    first, standard = weighing.against(nulls[0], draws, seed, control=control)
-    found = {nulls[0]: first}
-    for k, null in enumerate(nulls[1:], start=1):
-        # Each null has draws of its own.
-        can = drawable if null == "exchanged" else None
-        if can is None or can.any():
-            found[null], _ = weighing.against(null, draws, seed + k, drawable=can, rests_on=standard)
-    return found
 
 
 def _measured(
@@ -591,14 +537,13 @@ def _check_bank(bank: ConceptBank, host: Host) -> None:
         )
 
 
-def _check_options(bank: ConceptBank, test: WeightTest, draws: int, split: str) -> None:
+def _check_options(bank: ConceptBank, test: WeightTest, split: str) -> None:
     require_known("split", split, ("cal", "test"))
     if "covariance" in test.nulls and bank.kind != "prototype":
         raise ValueError(
             f"null 'covariance' draws random directions, which is no null for kind {bank.kind!r}: "
             "permuted-label vectors pass it too often. Use 'across'."
         )
-    check_draws(draws, test.level)
 
 
 def _names(bank: ConceptBank, concepts: Sequence[str] | None) -> tuple[str, ...]:

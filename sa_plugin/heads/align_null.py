@@ -19,6 +19,13 @@ If labels mean nothing, any cell has p <= q with probability at most q: for ever
 dependence of the cells, whatever their tails. It is the largest T of a draw that counts, so no
 tail is fitted and none needs thousands of draws.
 
+*Draws where candidates are.* A p of D draws has a standard error of sqrt(p (1 - p) / (D + 1)). Draws may
+end early only where nothing is to be called: once the smallest p lies above the level by more than
+two standard errors (`nothing_near`). Otherwise all draws that were planned are made, more of the same
+stream, and calls rest on all of them together. So a call is one that as many draws at once would have
+made: ending early takes calls away and adds none, and the level holds for every D, whatever is looked at
+on the way. To end early for a call as well would add some.
+
 *Half heads.* That null is chance on both sides. Of cells with one true side and the other at chance
 the number with T >= c is expected to be at most
 
@@ -33,11 +40,13 @@ What this does not show: the draws are refits on labels that mean nothing
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 
 LEAST_Z = 2.0
 """Below which no false share is counted."""
 _LEAST_DRAWS = 19
+# Standard errors within which a p is near the level.
+_NEAR = 2.0
 
 
 def check_draws(draws: int, level: float) -> None:
@@ -95,6 +104,24 @@ def step_down(
     p = np.empty(len(found))
     p[order] = np.maximum.accumulate((1.0 + reached) / (len(draws) + 1))
     return np.where(np.isneginf(found), np.nan, p)
+
+
+def is_near(p: Float64[np.ndarray, "*cell"], draws: int, level: float) -> Bool[np.ndarray, "*cell"]:
+    """Whether so many other draws might say otherwise: p within two standard errors of the level."""
+    error = np.sqrt(p * (1 - p) / (draws + 1))
+    return np.asarray(np.abs(p - level) <= _NEAR * error)
+
+
+def nothing_near(found: float, largest: Float64[np.ndarray, " draw"], level: float) -> bool:
+    """Whether draws may end: the smallest p is above the level by more than two standard errors.
+
+    Args:
+        found: The largest T.
+        largest: The same of each draw.
+        level: Family-wise.
+    """
+    p = np.asarray((1.0 + (largest >= found).sum()) / (len(largest) + 1))
+    return bool(p > level and not is_near(p, len(largest), level))
 
 
 def critical_value(largest: Float64[np.ndarray, " draw"], level: float) -> float:

@@ -34,27 +34,16 @@ null has this too, for labels without meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from sa_plugin.concepts.nulls import StoredRefits, check_reproduced, null_vectors, unit
-from sa_plugin.heads.align_null import (
-    LEAST_Z,
-    amplifying,
-    by_the_others,
-    critical_value,
-    draws_needed,
-    false_share,
-    step_down,
-)
-from sa_plugin.heads.align_plant import COSINES, Sizes, meeting, planted_z, smallest_called
+from sa_plugin.heads.align_plant import Sizes
 from sa_plugin.host.protocol import (
     AttentionWeights,
     BlockNorms,
@@ -268,41 +257,6 @@ class Observed:
     profile: Mapping[int, Forms]
 
 
-@dataclass(frozen=True, eq=False)
-class Tested:
-    """One null against the found forms; the alternative, fixed beforehand, is a larger form, which amplifies.
-
-    Attributes:
-        z_ov, z_qk: Of both sides, in deviations of the cell's own null.
-        p: Of max-T over all cells, see `align_null`; NaN where the null cannot draw the concept.
-        block_p: Of each block's largest T alone.
-        block_p_adjusted: The same, family-wise over blocks.
-        critical: What T has to exceed for any call at the level.
-        false_share: Half heads expected among the cells with T as large, as a share of them.
-        any_call: How often any cell would be called: in draws that had no part in the null ("held out",
-            NaN where half of the draws are too few for a null);
-            with one side as found and the other drawn ("write as found", "read as found").
-        share_called: Of this null's draws, by the critical value of the null that calls rest on.
-        planted: Smallest cosine of a planted head that is called, NaN where none is, see `align_plant`.
-    """
-
-    z_ov: Float64[np.ndarray, "block head concept"]
-    z_qk: Float64[np.ndarray, "block head concept"]
-    p: Float64[np.ndarray, "block head concept"]
-    block_p: Float64[np.ndarray, " block"]
-    block_p_adjusted: Float64[np.ndarray, " block"]
-    critical: float
-    false_share: Float64[np.ndarray, "block head concept"]
-    any_call: Mapping[str, float]
-    share_called: Float64[np.ndarray, "block head concept"]
-    planted: Float64[np.ndarray, "block head concept"]
-
-    @property
-    def z(self) -> Float64[np.ndarray, "block head concept"]:
-        """T, the smaller of both: a head has to pass either."""
-        return np.asarray(np.minimum(self.z_ov, self.z_qk))
-
-
 def describe_blocks(
     host: DescribedHost, layers: Sequence[int], offsets: Mapping[int, int]
 ) -> list[HeadBlock]:
@@ -361,176 +315,6 @@ def _stack(parts: Sequence[Float[Tensor, "concept head"]]) -> Forms:
     return torch.stack(list(parts)).mT.double().numpy()
 
 
-@dataclass(frozen=True)
-class Weighing:
-    """What is held against what.
-
-    Attributes:
-        blocks: From `describe_blocks`.
-        refit: The estimator.
-        vectors: The concepts' own directions, by layer.
-        found: Forms at these.
-        level: Family-wise, of the calls.
-        quiet: Show no bar.
-    """
-
-    blocks: Sequence[HeadBlock]
-    refit: StoredRefits
-    vectors: Mapping[int, Float[Tensor, "concept d_model"]]
-    found: Observed
-    level: float
-    quiet: bool = False
-
-    def against(
-        self,
-        null: str,
-        draws: int,
-        seed: int,
-        *,
-        drawable: Bool[np.ndarray, " concept"] | None = None,
-        rests_on: Standard | None = None,
-        control: dict[int, Tensor] | None = None,
-    ) -> tuple[Tested, Standard]:
-        """Hold the found forms against one null.
-
-        Args:
-            null: A name of `sa_plugin.concepts.nulls.NULLS`.
-            draws: Refits.
-            seed: Of the draws.
-            drawable: Concepts that the null can draw; all by default.
-            rests_on: The null that calls rest on; this one by default.
-            control: Gets the first `N_CONTROL` draws' directions by layer, for the data side.
-
-        Returns:
-            What was found, and what other nulls' draws are called by.
-        """
-        sums = _NullSums(self, draws, drawable)
-        for k, ends in enumerate(self._drawn(null, draws, seed, {} if control is None else control)):
-            sums.add(k, *ends, rests_on)
-        return sums.tested(rests_on), sums.standard()
-
-    def _drawn(
-        self, null: str, draws: int, seed: int, control: dict[int, Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Directions of the draws at each block's input and output."""
-        layers = sorted({end for b in self.blocks for end in (b.source, b.index)})
-        at = {b.index: b for b in self.blocks}
-        vectors = null_vectors(self.refit, null, layers, draws, seed)
-        bar = tqdm(layers, desc=f"null {null}", unit="layer", disable=self.quiet, leave=False)
-        last: dict[int, Tensor] = {}
-        for layer, drawn in zip(bar, vectors, strict=True):
-            # Layers come in order and a block reads the one before: two are held at a time.
-            last = {k: v for k, v in last.items() if k == layer - 1} | {layer: drawn}
-            control[layer] = drawn[:N_CONTROL].clone()
-            if layer in at:
-                yield last[at[layer].source], drawn
-
-
-class Standard(NamedTuple):
-    """A null's own mean and deviation of both sides of each cell, and its critical value."""
-
-    mean: Float64[np.ndarray, "side block head concept"]
-    deviation: Float64[np.ndarray, "side block head concept"]
-    critical: float
-
-
-class _NullSums:
-    """What is kept of a null, block by block: T of every draw, and little else."""
-
-    def __init__(self, given: Weighing, draws: int, drawable: Bool[np.ndarray, " concept"] | None) -> None:
-        self.given, self.draws = given, draws
-        shape = given.found.ov.shape
-        self.out = np.zeros(shape[-1], bool) if drawable is None else ~drawable
-        self.z = np.empty((2, *shape))
-        self.mean, self.deviation = np.empty((2, *shape)), np.empty((2, *shape))
-        self.t = np.empty((draws, *shape))
-        self.planted = np.empty((len(COSINES), *shape))
-        self.share = np.full(shape, np.nan)
-        self.tails: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        # Largest T of each draw if the write, or the read, stayed as found; and of halves of the draws.
-        self.half_heads = np.full((2, draws), -np.inf)
-        self.held_out = np.full(draws, -np.inf)
-
-    def add(self, k: int, v_in: Tensor, v_out: Tensor, rests_on: Standard | None) -> None:
-        """The draws of one block."""
-        given, block = self.given, self.given.blocks[k]
-        forms = [form.double().numpy() for form in _forms(block, v_in, v_out)]
-        drawn = []
-        for side, (own, found) in enumerate(zip(forms, (given.found.ov, given.found.qk), strict=True)):
-            every = np.concatenate([found[k][None].astype(np.float64), own])
-            z = amplifying(by_the_others(every), every)
-            # A concept that the null cannot draw is no test.
-            z[..., self.out] = -np.inf
-            self.z[side, k] = z[0]
-            each = z[1:]
-            drawn.append(each)
-            self.tails[side].append(each[each >= LEAST_Z])
-            self.mean[side, k], self.deviation[side, k] = own.mean(0), own.std(0, ddof=1)
-        self.t[:, k] = np.minimum(*drawn)
-        for side in (0, 1):
-            half = np.minimum(self.z[side, k], drawn[1 - side]).max((1, 2))
-            self.half_heads[side] = np.maximum(self.half_heads[side], half)
-        self.held_out = np.maximum(self.held_out, self._held_out(forms))
-        if rests_on is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                both = [
-                    amplifying((x - rests_on.mean[s, k]) / rests_on.deviation[s, k], x)
-                    for s, x in enumerate(forms)
-                ]
-            self.share[k] = (np.minimum(*both) > rests_on.critical).mean(0)
-            self.share[k][:, self.out] = np.nan
-            return
-        own_in, own_out = given.vectors[block.source], given.vectors[block.index]
-        met = meeting(own_in, own_out, v_in, v_out)
-        self.planted[:, k] = planted_z(head_sizes(block, own_in, own_out), (forms[0], forms[1]), met)
-
-    def _held_out(self, forms: Sequence[np.ndarray]) -> np.ndarray:
-        """Largest T of the block: of the first half among itself, of the second held against the first."""
-        half = self.draws // 2
-        both = []
-        for x in forms:
-            null = x[:half]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rest = np.nan_to_num((x[half:] - null.mean(0)) / null.std(0, ddof=1))
-            both.append(amplifying(np.concatenate([by_the_others(null), rest]), x))
-        t = np.minimum(*both)
-        t[..., self.out] = -np.inf
-        return np.asarray(t.max((1, 2)))
-
-    def standard(self) -> Standard:
-        """What draws of other nulls are called by."""
-        critical = critical_value(self.t.reshape(self.draws, -1).max(1), self.given.level)
-        return Standard(self.mean, self.deviation, critical)
-
-    def tested(self, rests_on: Standard | None) -> Tested:
-        """Calls and what stands beside them."""
-        level, half = self.given.level, self.draws // 2
-        found, critical = self.z.min(0), self.standard().critical
-        p = step_down(found.ravel(), self.t.reshape(self.draws, -1)).reshape(found.shape)
-        by_block, drawn = found.max((1, 2)), self.t.max((2, 3))
-        tails = [np.concatenate(each) for each in self.tails]
-        # Of all draws of all cells, those below `LEAST_Z` included.
-        cells = self.draws * int((~self.out).sum()) * found[..., 0].size
-        any_call = {"held out": float("nan")}
-        if half >= draws_needed(level):
-            reached = self.held_out[half:] > critical_value(self.held_out[:half], level)
-            any_call["held out"] = float(reached.mean())
-        for name, largest in zip(("write as found", "read as found"), self.half_heads, strict=True):
-            any_call[name] = float((largest > critical).mean())
-        return Tested(
-            self.z[0],
-            self.z[1],
-            p,
-            (1.0 + (drawn >= by_block).sum(0)) / (self.draws + 1),
-            step_down(by_block, drawn),
-            critical,
-            false_share(self.z[0], self.z[1], tails[0], tails[1], cells),
-            any_call,
-            (self.t > critical).mean(0) if rests_on is None else self.share,
-            smallest_called(self.planted, critical) if rests_on is None else np.full(found.shape, np.nan),
-        )
-
-
 def head_sizes(block: HeadBlock, v_in: Tensor, v_out: Tensor) -> Sizes:
     """What a block's heads do with the concepts' own directions."""
     maps = block.maps
@@ -542,32 +326,3 @@ def head_sizes(block: HeadBlock, v_in: Tensor, v_out: Tensor) -> Sizes:
     across = (written - along[..., None] * v_out[:, None]).norm(dim=-1)
     parts = (along, turned_product(query, key, block.turn) * maps.scale, across, *lengths)
     return Sizes(*(part.mT.double().numpy() for part in parts))
-
-
-def _forms(
-    block: HeadBlock,
-    v_in: Float[Tensor, "draw concept d_model"],
-    v_out: Float[Tensor, "draw concept d_model"],
-) -> tuple[Float[Tensor, "draw head concept"], Float[Tensor, "draw head concept"]]:
-    # Draws of all concepts are so many directions; apart again at the end, heads before concepts.
-    flat_in, flat_out, shape = v_in.flatten(0, 1), v_out.flatten(0, 1), v_in.shape[:2]
-    ov = ov_form(block.maps, flat_in, flat_out)
-    qk = qk_form(block.maps, flat_in, block.turn)
-    return ov.reshape(*shape, -1).mT, qk.reshape(*shape, -1).mT
-
-
-def concept_vectors(
-    refit: StoredRefits, layers: Sequence[int]
-) -> dict[int, Float[Tensor, "concept d_model"]]:
-    """The bank's unit vectors, each proved to be what the estimator gives on the true labels.
-
-    Raises:
-        ValueError: It is not.
-    """
-    # The permutation that changes nothing: every token keeps its own labels.
-    same = np.arange(len(refit.statistics.tokens), dtype=np.int32)[None]
-    out = {}
-    for layer in layers:
-        out[layer] = unit(refit.bank.token.vectors[refit.bank.index(layer)][refit.columns].float())
-        check_reproduced(refit.vectors(layer, same)[0], out[layer], layer)
-    return out

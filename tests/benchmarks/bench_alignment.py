@@ -18,7 +18,7 @@ from bench_forward import bare_forward
 
 from sa_plugin.concepts import collect, fit, unit
 from sa_plugin.data import ConceptData
-from sa_plugin.heads import head_alignment
+from sa_plugin.heads import WeightTest, head_alignment
 from sa_plugin.loaders import load
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
@@ -53,7 +53,7 @@ def compare(host: Any) -> dict[str, object]:
     batches = host.batches(samples)
 
     def ours() -> Any:
-        return head_alignment(host, data, bank, statistics=statistics)
+        return head_alignment(host, data, bank, statistics=statistics, test=WeightTest(refine=1))
 
     def opponent() -> None:
         for batch in batches:

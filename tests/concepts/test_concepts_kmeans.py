@@ -1,5 +1,4 @@
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from concept_rows import cosines, make_rows, normalised, statistics_of
 from sa_plugin.concepts import NotConvergedWarning, kmeans, kmeans_separator, separator
 
 # The face has a function of this name.
-module = import_module("sa_plugin.concepts.kmeans")
 
 
 def _nearest(x: np.ndarray, centroids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +58,7 @@ def test_default_k_is_one_for_fifty_train_tokens_and_a_thousand_at_most() -> Non
     assert kmeans(many, max_iter=1)[1]["k"] == 1000
 
 
-@pytest.mark.parametrize("at_once", [1 << 22, 4000])
-def test_kmeans_separator_equals_separator_on_cluster_labels(monkeypatch, at_once: int) -> None:
-    monkeypatch.setattr(module, "MARGINS_AT_ONCE", at_once)
+def test_kmeans_separator_equals_separator_on_cluster_labels() -> None:
     h, labels = make_rows()
     statistics = statistics_of(h, labels)
     vectors, record = kmeans_separator(statistics, k=7, seed=1, tol=1e-3)

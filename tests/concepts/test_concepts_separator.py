@@ -1,6 +1,7 @@
 import json
 import warnings
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from sa_plugin.concepts import ROUNDING, NotConvergedWarning, row_blocks, separator
 
+module = import_module("sa_plugin.concepts.separator")
 SHAPES = {
     "plain": {"orders": 0.0},
     "ill-conditioned": {"orders": 4.0, "d_model": 40},
@@ -100,6 +102,28 @@ def test_joint_equals_one_concept_at_a_time() -> None:
     joint = separator(statistics_of(h, labels))[0]
     alone = [separator(statistics_of(h, labels[:, c : c + 1]))[0] for c in range(5)]
     torch.testing.assert_close(joint, torch.cat(alone), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [{"LABELS_AT_ONCE": 2}, {"MARGIN_VALUES": 1}, {"CACHED_VALUES": 64}, {"DONE_SHARE": 0.0}]
+)
+def test_how_labels_and_rows_are_parted_changes_nothing(monkeypatch, sizes: dict, known: bool) -> None:
+    """Labels in other products, rows in other pieces, labels that leave once they are done."""
+    h, labels = make_rows(shares=(0.5, 0.3, 0.1, 0.05, 0.01), orders=2.0)
+    statistics = statistics_of(h, labels)
+    if known:
+        some = np.random.default_rng(3).random(labels.shape) < 0.8
+        statistics = replace(statistics, known=some, labels=labels & some)
+    whole, record = separator(statistics)
+    for name, size in sizes.items():
+        monkeypatch.setattr(module, name, size)
+    parted, again = separator(statistics)
+    assert len(set(record["iterations"])) > 1
+    assert again["iterations"] == record["iterations"]
+    torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again["objective"], record["objective"], rtol=1e-6)
+    assert all(again["converged"])
 
 
 def test_repeats_to_the_bit_and_ignores_the_seed() -> None:

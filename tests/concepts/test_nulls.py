@@ -111,6 +111,16 @@ def test_covariance_draws_have_the_covariance(statistics):
         StoredRefits(bank, [0], collect(one.host, one.data, layers=(0, 1)))
 
 
+@pytest.mark.parametrize("null", ["across", "within", "covariance", "exchanged"])
+def test_draws_go_on_where_they_ended(statistics, null):
+    one, seen = statistics
+    bank = fit(one.host, one.data, "prototype", statistics=seen, controls=False)
+    refit = StoredRefits(bank, [0, 1], seen)
+    (whole,) = null_vectors(refit, null, [1], 7, 3)
+    parts = [next(null_vectors(refit, null, [1], n, 3, before)) for n, before in ((3, 0), (2, 3), (2, 5))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
 def test_permutations_are_those_of_a_plain_loop():
     """The streams of random numbers: numbers that were drawn before are drawn again."""
     bounds = np.array([0, 3, 3, 4, 9, 11])

@@ -106,7 +106,7 @@ def test_a_planted_head_is_called_from_the_stated_cosine_on():
     statistics, bank = fitted(one)
 
     def align(host):
-        test = WeightTest(("across",), draws=200)
+        test = WeightTest(("across",), draws=200, refine=1)
         return head_alignment(
             host, one.data, bank, statistics=statistics, test=test, resampling=Resampling(20)
         )
@@ -129,6 +129,53 @@ def test_a_planted_head_is_called_from_the_stated_cosine_on():
 def test_a_separator_finds_them_too(one):
     small = planted.align(one, "separator", draws=60)
     assert planted.outcome(small.called, one.truth)[:2] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "null"), [("prototype", "across"), ("lda", "across"), ("prototype", "covariance")]
+)
+def test_refined_draws_are_as_many_drawn_at_once(one, kind, null):
+    options = {"nulls": (null, "exchanged")}
+    at_once = planted.align(one, kind, **options | {"draws": 180})
+    refined = planted.align(one, kind, **options | {"draws": 60, "refine": 3})
+    assert refined.called.any()
+    assert [each.draws for each in refined.nulls.values()] == [180, 60]
+    for name in ("p", "z", "planted", "block_p", "false_share"):
+        np.testing.assert_allclose(
+            getattr(refined.tested, name), getattr(at_once.tested, name), rtol=1e-4, atol=1e-6
+        )
+    assert refined.tested.any_call == pytest.approx(at_once.tested.any_call)
+    np.testing.assert_array_equal(refined.data.p_control, at_once.data.p_control)
+    # Of labels that no draw comes near there is nothing to sharpen; by default sums alone are refined.
+    few = planted.align(one, kind, concepts=["red"], **options | {"draws": 60, "refine": None})
+    assert few.tested.draws in (60, 240)
+
+
+def test_draws_end_early_where_nothing_is_near_a_call():
+    drawn = []
+    for seed in range(100, 106):
+        one = planted.world(seed, n_planted=0)
+        found = planted.align(one, draws=60, refine=4)
+        drawn.append(found.tested.draws)
+        assert found.tested.draws == 240 or not found.called.any()
+        assert found.tested.draws > 60 or found.tested.p.min() > 0.05
+    assert min(drawn) == 60
+
+
+def test_what_is_near_the_level_is_said(one):
+    found = planted.align(one, draws=30)
+    p, error = found.tested.p, np.sqrt(found.tested.p * (1 - found.tested.p) / 31)
+    np.testing.assert_array_equal(found.near_level, abs(p - 0.05) <= 2 * error)
+    assert found.near_level.any()
+    k, h, c = np.argwhere(found.near_level)[0]
+    said = " ".join(str(found).split())
+    assert "30 draws; T, the smaller z" in said
+    near = said.partition(
+        "So near the level that other draws might say otherwise (two standard errors of 30 draws): "
+    )[2]
+    assert f"L{found.blocks[k]}H{h} {found.concepts[c]} (" in near
+    few = planted.align(one, draws=30, concepts=["red"])
+    assert ("So near the level" in str(few)) == few.near_level.any()
 
 
 def test_gains_are_the_planted_ones(one, found):
@@ -372,6 +419,8 @@ def test_arguments_that_cannot_be_are_refused(one):
         align(draws=9)
     with pytest.raises(ValueError, match=r"draws is 18: .* at level 0\.5 .* need 19 draws at least"):
         align(draws=18, level=0.5)
+    with pytest.raises(ValueError, match=r"refine is 0, not a whole number from 1 to 1000"):
+        align(refine=0)
     with pytest.raises(ValueError, match=r"need 999 draws at least"):
         align(draws=998, level=0.001)
     with pytest.raises(ValueError, match=r"nulls begins with 'exchanged'"):

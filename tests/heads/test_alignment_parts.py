@@ -16,9 +16,11 @@ from sa_plugin.heads import (
     describe_blocks,
     false_share,
     head_sizes,
+    is_near,
     logit_moments,
     mean_turn,
     meeting,
+    nothing_near,
     offsets_seen,
     ov_form,
     place_terms,
@@ -178,6 +180,47 @@ def test_without_meaning_any_call_keeps_the_level_for_every_number_of_draws(draw
     # Exact where (draws + 1) / 20 is whole; standard error .0035.
     assert called.mean() <= 0.05 + 0.01
     assert called.mean() >= np.floor(0.05 * (draws + 1)) / (draws + 1) - 0.01
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_draws_that_end_early_add_no_call(heavy):
+    """Rounds of 40, four at most, against 160 at once in worlds where labels mean nothing."""
+    rng = np.random.default_rng(heavy)
+    worlds, draws, rounds, level = 1200, 40, 4, 0.05
+    made = (
+        rng.standard_t(3, (2, draws * rounds + 1, worlds, 3))
+        if heavy
+        else rng.normal(size=(2, draws * rounds + 1, worlds, 3))
+    )
+    made[:, :, :, 1] += made[:, :, :, 0]
+
+    def found_and_drawn(n):
+        """The largest T of the found forms and of n draws, standardised among these alone."""
+        t = np.minimum(*(amplifying(by_the_others(side[: n + 1]), side[: n + 1]) for side in made)).max(-1)
+        return t[0], t[1:].T
+
+    found, drawn = found_and_drawn(draws * rounds)
+    at_once = found > [critical_value(one, level) for one in drawn]
+    going = np.ones(worlds, bool)
+    ended = []
+    for k in range(1, rounds):
+        found, drawn = found_and_drawn(draws * k)
+        going &= [not nothing_near(f, d, level) for f, d in zip(found, drawn, strict=True)]
+        ended.append(1 - going.mean())
+    sequential = going & at_once
+    # No call is added, so the level of all draws at once is kept; few are lost, and most worlds end early.
+    assert not (sequential & ~at_once).any()
+    assert sequential.mean() <= level + 3 * np.sqrt(level * (1 - level) / worlds)
+    assert sequential.sum() >= 0.9 * at_once.sum()
+    assert ended[0] > 0.7
+
+
+def test_near_is_two_standard_errors_of_a_p():
+    p = np.array([0.001, 0.037, 0.038, 0.05, 0.065, 0.066, np.nan])
+    assert is_near(p, 999, 0.05).tolist() == [False, False, True, True, True, False, False]
+    largest = np.linspace(0, 1, 1000)
+    for found, ends in ((0.95, False), (0.5, True), (0.999, False), (0.94, False), (0.93, True)):
+        assert nothing_near(found, largest, 0.05) == ends
 
 
 def test_the_false_share_is_counted():
