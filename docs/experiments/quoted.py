@@ -222,7 +222,8 @@ def rewritten(text: str) -> str:
     for block in blocks(text):
         changed = block
         for quote in quotes(block):
-            changed = quote.pattern.sub(quote.right().replace("\\", r"\\"), changed)
+            if (right := quote.right()) != quote.said:
+                changed = quote.pattern.sub(right.replace("\\", r"\\"), changed)
         text = text.replace(block, changed)
     return text
 

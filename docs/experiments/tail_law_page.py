@@ -5,14 +5,17 @@
 
 OUT is a folder that `tail_law_runs.py` or `sa-plugin reproduce tail_law --out OUT` fills. `freeze` needs the
 worlds and what is finished of the fit cells, `judge` the kept-back cells that are finished; it refuses a
-prediction of another design. A frozen prediction is never written over.
+prediction of another design. A frozen prediction is never written over. Of the finished cells `judge` also
+writes what the product's own tables measured: detection at thresholds calibrated there, at thresholds carried
+over from short contexts, and, where they were run, probes trained on short contexts.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,21 @@ from sa_plugin._files import write_text
 from sa_plugin.show import plots
 from sa_plugin.show.result import clean
 from sa_plugin.stages import fit_constants, judge_prediction, predict, read_design
-from sa_plugin.stages.tail_cells import OUTCOME, TailScores
+from sa_plugin.stages.tail_cells import MEASURED, OUTCOME, TRAINED, TailDesign, TailScores
 from sa_plugin.stages.tail_predicted import design_hash
+from sa_plugin.statistics import Drawn
 
 FINDINGS = Path(__file__).parents[1] / "findings"
 FROZEN, JUDGED = FINDINGS / "data" / "tail_law_prediction.json", FINDINGS / "data" / "tail_law.json"
 PAGE, PICTURE = FINDINGS / "tail_law.md", FINDINGS.parent / "pictures" / "tail_law.png"
+ROW = ("cell", "kind", "layer", "concept", "positive", "negative", "delta_off")
+# A list of numbers that `json` spreads over lines.
+NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
 BEGIN, END = "<!-- tail law: written by tail_law_page.py -->", "<!-- end of tail law -->"
+MEASURED_BEGIN = "<!-- tail law, measured: written by tail_law_page.py -->"
+MEASURED_END = "<!-- end of tail law, measured -->"
+SHOWN = ("SuperActivators", "MaxTok", "softmax pool", "Top10%", "MeanTok")
+"""Of nineteen rows; every outcome.json of OUT has all."""
 CHOICES = {
     "law": "the law's",
     "max": "always the maximum",
@@ -64,9 +75,145 @@ def judged(out: Path) -> None:
     seen = {name: TailScores.read(path) for name, path in kept.items() if path.exists()}
     found = judge_prediction(frozen, seen)
     found["cells"] = {"run": sorted(seen), "not run": sorted(set(kept) - set(seen))}
-    write_text(JUDGED, json.dumps(clean(found), indent=1) + "\n")
+    found["cells"]["count"] = [len(seen), len(kept), len(kept) - len(seen)]
+    found["measured"] = measured(out, design)
+    write_text(JUDGED, compact(clean(found)))
     picture(found)
     put(PAGE, BEGIN, END, "\n\n".join(tables(found)))
+    put(PAGE, MEASURED_BEGIN, MEASURED_END, measured_shown())
+
+
+def compact(found: Mapping[str, Any]) -> str:
+    """What page and tests need, and a line a row; points are drawn and not kept."""
+    rest = {name: part for name, part in found.items() if name not in ("rows", "points")}
+    lines = ",\n".join(
+        json.dumps(
+            [
+                *(row[name] for name in ROW),
+                row["chosen"]["law"][0],
+                row["best"][0],
+                *(round(row["regret"][one], 4) for one in CHOICES),
+                row["delta"]["predicted"],
+                row["delta"]["best"],
+            ]
+        )
+        for row in found["rows"]
+    )
+    header = [*ROW, "law", "best", *(f"regret of {one}" for one in CHOICES), "delta predicted", "delta best"]
+    rest["header"] = header
+    head = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(rest, indent=1))
+    return f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def measured(out: Path, design: TailDesign) -> dict[str, Any]:
+    """Of every finished cell's separators: F1, AUROC and false alarms here, carried over, and of probes."""
+    found: dict[str, Any] = {"here": {}, "carried": {}, "trained": {}}
+    for cell in design.cells:
+        home = out / "cells" / cell.name
+        if not (home / MEASURED).exists():
+            continue
+        own = json.loads((home / MEASURED).read_text(encoding="utf-8"))["kinds"]["separator"]["measured"]
+        found["here"][cell.name] = brief(own["all layers"]["methods"])
+        tokens = own["localisation"]["f1"]
+        at = tokens["axes"]["method"].index("SuperActivators")
+        three = [rounded(tokens[of][at]) for of in ("estimate", "low", "high")]
+        found["here"][cell.name]["tokens"] = {"f1": three}
+        if "methods" in own.get("shifted", {}):
+            found["carried"][cell.name] = brief(own["shifted"]["methods"]) | {"from": cell.shift_from}
+        if (home / TRAINED).exists():
+            probes = json.loads((home / TRAINED).read_text(encoding="utf-8"))
+            same = own[str(probes["layer"])]["methods"]["MaxTok"]["auroc"]["concepts"]
+            if probes["methods"]["MaxTok"]["auroc"]["concepts"] != same:
+                raise SystemExit(f"{home / TRAINED} is of other contexts than {MEASURED} beside it.")
+            found["trained"][cell.name] = brief(probes["methods"], probes["methods"])
+    found["lost"] = {name: over_cells(found, name) for name in SHOWN if len(found["carried"]) > 2}
+    return found
+
+
+def brief(methods: Mapping[str, Any], names: Iterable[str] = SHOWN) -> dict[str, Any]:
+    """Estimate, low and high of what the tables show."""
+    return {
+        name: {
+            metric: [rounded(methods[name][metric][of]) for of in ("estimate", "low", "high")]
+            for metric in ("f1", "auroc", "false_alarms")
+        }
+        for name in names
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    """As it is kept."""
+    return None if value is None else round(value, 4)
+
+
+def over_cells(found: Mapping[str, Any], name: str) -> list[float]:
+    """F1 at carried thresholds minus F1 at the cell's own, mean over cells, each left out in turn."""
+    lost = np.array(
+        [
+            found["carried"][cell][name]["f1"][0] - found["here"][cell][name]["f1"][0]
+            for cell in found["carried"]
+        ]
+    )
+    columns = np.array([lost.mean(), *((lost.sum() - one) / (len(lost) - 1) for one in lost)])
+    drawn = Drawn(columns, {}, np.array("mean"), np.ones(len(lost)), 0.95)
+    return [round(float(one), 4) for one in (drawn.estimate, drawn.low, drawn.high)]
+
+
+def measured_shown() -> str:
+    """The second tables, from what is kept."""
+    return "\n\n".join(measured_tables(json.loads(JUDGED.read_text(encoding="utf-8"))["measured"]))
+
+
+def measured_tables(found: Mapping[str, Any]) -> list[str]:
+    """Detection in every finished cell; thresholds carried over; probes where they were trained."""
+    head = ["cell", *(f"F1 of {name}" for name in SHOWN), "AUROC of MaxTok", "of MeanTok"]
+    head += ["false alarms of SuperActivators", "of MeanTok", "token F1"]
+    here = [
+        [
+            cell,
+            interval(own["SuperActivators"]["f1"]),
+            *(number(own[name]["f1"][0]) for name in SHOWN[1:]),
+            *(number(own[name]["auroc"][0]) for name in ("MaxTok", "MeanTok")),
+            *(number(own[name]["false_alarms"][0]) for name in ("SuperActivators", "MeanTok")),
+            number(own["tokens"]["f1"][0]),
+        ]
+        for cell, own in found["here"].items()
+    ]
+    made = ["At thresholds calibrated in the cell:", grid(head, here)]
+    if found["carried"]:
+        head = ["cell, thresholds of", *(f"F1 of {name}" for name in SHOWN)]
+        head += [f"false alarms of {name}" for name in ("SuperActivators", "MeanTok")]
+        carried = [
+            [
+                f"{cell}, {own['from'].partition('-')[2]}",
+                *(
+                    f"{number(own[name]['f1'][0])} ({number(found['here'][cell][name]['f1'][0])})"
+                    for name in SHOWN
+                ),
+                *(number(own[name]["false_alarms"][0]) for name in ("SuperActivators", "MeanTok")),
+            ]
+            for cell, own in found["carried"].items()
+        ]
+        lost = ["mean difference over cells", *(interval(found["lost"][one], True) for one in found["lost"])]
+        carried += [[*lost, "", ""]] if found["lost"] else []
+        made += ["At thresholds of short contexts, in brackets F1 at the cell's own:", grid(head, carried)]
+    if found["trained"]:
+        names = list(next(iter(found["trained"].values())))
+        trained = [
+            [cell, *(number(own[name]["auroc"][0]) for name in names)]
+            for cell, own in found["trained"].items()
+        ]
+        made += [
+            "AUROC of probes trained on short contexts, at the middle layer:",
+            grid(["cell", *names], trained),
+        ]
+    return made
+
+
+def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
 
 
 def number(value: float | None) -> str:
@@ -74,9 +221,10 @@ def number(value: float | None) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:.3f}".replace("0.", ".", 1)
 
 
-def interval(said: Sequence[float]) -> str:
+def interval(said: Sequence[float], signed: bool = False) -> str:
     """With its ends."""
-    return f"{number(said[0])} [{number(said[1])}, {number(said[2])}]"
+    mean, low, high = (("+" if signed and one > 0 else "") + number(one) for one in said)
+    return f"{mean} [{low}, {high}]"
 
 
 def tables(found: Mapping[str, Any]) -> list[str]:

@@ -7,9 +7,10 @@ import pytest
 import quoted
 import reproduction_page
 import rival_tables
+import tail_law_page
 
 # Pages whose figures do not all name their results yet; those that do are compared all the same.
-UNNAMED = frozenset({"alignment.md", "attribution.md"})
+UNNAMED = frozenset({"alignment.md"})
 PLACES = quoted.places()
 
 
@@ -23,6 +24,7 @@ def test_quoted_figures_are_those_of_the_results(page):
 TABLES = {
     "claims": (claims_page.PAGE, claims_page.BEGIN, claims_page.table),
     "reproduction": (reproduction_page.PAGE, reproduction_page.BEGIN, reproduction_page.shown),
+    "tail law": (tail_law_page.PAGE, tail_law_page.MEASURED_BEGIN, tail_law_page.measured_shown),
     "results": (rival_tables.PAGE, rival_tables.BEGIN, rival_tables.shown),
 }
 
