@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -41,8 +40,9 @@ def made(rng: np.random.Generator, shift: float, rows: int, columns: int) -> np.
 
 
 def peak() -> float:
-    """Most megabytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Most megabytes that this process has held (Linux); `ru_maxrss` would begin at its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def exact_from(tail: np.ndarray, n: int, q: float) -> float:
