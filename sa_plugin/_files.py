@@ -94,6 +94,33 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def laid_out(value: Any, indent: int = 0) -> str:
+    """JSON for people: a line for each name, and for each row of a table.
+
+    `json.dumps` with `indent` is Python's own loop, a fifth of a second for a table of a thousand concepts.
+
+    Example:
+        >>> print(laid_out({"format": 1, "rows": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}))
+        {
+         "format": 1,
+         "rows": [
+          {"a": 1, "b": 2},
+          {"a": 3, "b": 4}
+         ]
+        }
+    """
+    if isinstance(value, Mapping) and value:
+        opens, closes = "{", "}"
+        lines = [f"{json.dumps(str(name))}: {laid_out(one, indent + 1)}" for name, one in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(one, Mapping | list | tuple) for one in value):
+        opens, closes = "[", "]"
+        lines = [json.dumps(one) for one in value]
+    else:
+        return json.dumps(value)
+    line = "\n" + " " * indent
+    return opens + ",".join(f"{line} {one}" for one in lines) + line + closes
+
+
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
     """A temporary name for others to write to, of the same ending; renamed into place at the end.

@@ -37,6 +37,8 @@ KEEP: Key = ("rows", -1, "keep")
 AT = "at"
 # Coarse bins of the order of float32 numbers, `sa_plugin.statistics.ExactTail`'s.
 TAIL_BINS = 1 << 12
+# Columns of scores that are counted at a time.
+_COUNTED = 256
 
 
 def keeping(
@@ -352,12 +354,19 @@ def above(
     flat = valid.to(device).flatten().long().cumsum(0) - 1
     row, token, column = (found >= cuts.to(device)).nonzero(as_tuple=True)
     picked = {AT: flat[row * found.shape[1] + token], "column": column, "score": found[row, token, column]}
-    # One flat index for (column, bin), so that a single count serves all columns.
-    width = found.shape[-1]
-    place = torch.arange(width, device=device) * TAIL_BINS + (bins(found[counts]) >> 4)
-    count = torch.bincount(place.flatten(), minlength=width * TAIL_BINS)
-    filled = count.nonzero().T
-    total = torch.sparse_coo_tensor(filled, count[filled[0]], count.shape, check_invariants=False)
+    width, chosen = found.shape[-1], found[counts]
+    filled, count = [], []
+    # Some columns at a time: counting takes several whole numbers a score, and a bin for each that may be.
+    for start in range(0, width, _COUNTED):
+        # One flat index for (column, bin), so that a single count serves these columns.
+        high = bins(chosen[:, start : start + _COUNTED]) >> 4
+        place = torch.arange(high.shape[1], dtype=torch.int32, device=device) * TAIL_BINS + high
+        counted = torch.bincount(place.flatten(), minlength=high.shape[1] * TAIL_BINS)
+        where = counted.nonzero()[:, 0]
+        filled.append(where + start * TAIL_BINS)
+        count.append(counted[where])
+    size = (width * TAIL_BINS,)
+    total = torch.sparse_coo_tensor(torch.cat(filled)[None], torch.cat(count), size, check_invariants=False)
     samples = {"best": best.values, "place": among.gather(1, best.indices), "count": counts.sum(-1)}
     return keeping(sums={"bins": total.coalesce()}, samples=samples, picked=picked)
 
@@ -370,9 +379,8 @@ def bins(values: torch.Tensor) -> torch.Tensor:
     """
     # Adding 0 turns -0.0 into 0.0. Negative numbers order backwards by their bits, so all bits flip;
     # positive ones stand above them once the sign bit is set.
-    bits = (values.contiguous() + 0.0).view(torch.int32).long() & 0xFFFFFFFF
-    negative = bits >> 31 == 1
-    return torch.where(negative, bits ^ 0xFFFFFFFF, bits ^ 0x80000000) >> 16
+    bits = (values.contiguous() + 0.0).view(torch.int32)
+    return torch.where(bits < 0, ~bits >> 16, (bits >> 16) + (1 << 15))
 
 
 def train(

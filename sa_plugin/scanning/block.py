@@ -19,7 +19,6 @@ to blame, one pass each tells.
 from __future__ import annotations
 
 import io
-import json
 import os
 import secrets
 from collections import Counter
@@ -40,6 +39,7 @@ from sa_plugin._files import (
     digest_of,
     file_digest,
     flush_folder,
+    laid_out,
     read_object,
     remove,
     require_sealed,
@@ -506,5 +506,5 @@ def _write(job: ScanJob, block: int, found: _Found, folder: Path) -> dict[str, A
             "files": files,
         }
     )
-    write_text(folder / RECORD, json.dumps(record, indent=1))
+    write_text(folder / RECORD, laid_out(record))
     return record

@@ -18,7 +18,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sa_plugin._files import DamagedFileError, digest_of, read_object, require_sealed, sealed, write_text
+from sa_plugin._files import (
+    DamagedFileError,
+    digest_of,
+    laid_out,
+    read_object,
+    require_sealed,
+    sealed,
+    write_text,
+)
 from sa_plugin.loaders.corpus import Corpus, open_corpus
 from sa_plugin.scanning.block import FORMAT, ScanJob
 
@@ -71,7 +79,7 @@ def begin(job: ScanJob, folder: Path) -> None:
         "versions": {name: _version(name) for name in _VERSIONS},
     }
     write_text(folder / INDEX, json.dumps(job.corpus.index))
-    write_text(path, json.dumps(sealed(found), indent=1))
+    write_text(path, laid_out(sealed(found)))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ a run that was cut off give the files of one pass, byte for byte.
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections import Counter
@@ -17,7 +16,17 @@ from typing import Any
 
 from sa_plugin._check import require
 from sa_plugin._face import face
-from sa_plugin._files import PARTIAL, digest_of, file_digest, remove, sealed, write_bytes, write_text, written
+from sa_plugin._files import (
+    PARTIAL,
+    digest_of,
+    file_digest,
+    laid_out,
+    remove,
+    sealed,
+    write_bytes,
+    write_text,
+    written,
+)
 from sa_plugin.scanning.block import PARQUET, block_folder, near_threshold, read_block, tables_of
 from sa_plugin.scanning.documents import DOCUMENTS, DocumentSums
 from sa_plugin.scanning.folder import MANIFEST, n_documents, read_manifest
@@ -78,7 +87,7 @@ def merge(folder: str | Path, *others: str | Path) -> Scan:
     names = ("hits.parquet", "samples.parquet", DOCUMENTS, "tail.json", "tail.npz", "tail.keys")
     files = {name: file_digest(out / name) for name in names}
     kept = {key: value for key, value in manifest.items() if key not in ("digest", "totals", "files")}
-    write_text(out / MANIFEST, json.dumps(sealed({**kept, "totals": totals, "files": files}), indent=1))
+    write_text(out / MANIFEST, laid_out(sealed({**kept, "totals": totals, "files": files})))
     return summary(out)
 
 

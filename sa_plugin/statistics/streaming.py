@@ -349,18 +349,20 @@ class ExactTail:
                     file.write(np.ascontiguousarray(keys[start : start + _WAITING], dtype="<u4").data)
         # Most bins are empty: those that are not, by their place in [column, bin].
         place = np.flatnonzero(self.counts)
+        counts = self.counts.ravel()[place]
+        # In as few bytes as hold them: packing is what a block of many columns would spend its time on.
+        small = {"place": place.astype(np.uint32) if self.counts.size < 1 << 32 else place}
+        small["counts"] = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
         content = io.BytesIO()
-        np.savez_compressed(
-            content, cuts=self.cuts, place=place, counts=self.counts.ravel()[place], kept=kept
-        )
-        counts = write_bytes(folder / "tail.npz", content.getvalue())
+        np.savez_compressed(content, cuts=self.cuts, kept=kept, **small)
+        packed = write_bytes(folder / "tail.npz", content.getvalue())
         record = {
             "format": FORMAT,
             "what": "ExactTail",
             "columns": columns,
             "values": int(self.totals.sum()),
             "kept": int(kept.sum()),
-            "sha256": {one.name: file_digest(one) for one in (counts, run)},
+            "sha256": {one.name: file_digest(one) for one in (packed, run)},
         }
         write_text(folder / RECORD, json.dumps(sealed(record), indent=1))
         return folder

@@ -308,10 +308,10 @@ def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], 
     ids = [TokenIds(row) for row in rows]
     batches = host.batches([Sample(str(k), one.text, str(k), source=one) for k, one in enumerate(ids)])
     per_batch = max(len(batch.rows) for batch in batches)
-    fired = Fired(host, detector)
     names = block_ends(host)
 
     def store() -> Hits:
+        fired = Fired(host, detector)
         found: Hits = set()
         source = ActivationsStore.from_config_multi_hook(
             host.bridge,
