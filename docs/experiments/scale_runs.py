@@ -258,7 +258,7 @@ def asked(question: str, documents: int) -> dict[str, Any]:
         data = sa.labelled_corpus(path, columns={"text": "text", "spans": "spans"}, block_size=250)
         host = open_folder(tiny_folder(), "transformer_lens", progress=False)
         detector = sa.calibrate(host, data, sa.fit(host, data, "prototype"))
-        heads = {"heads": [(1, 0), (1, 1)]} if question == "ablate_heads" else {}
+        heads = {"heads": [(0, 0), (0, 1)]} if question == "ablate_heads" else {}
         before = most_memory(anew=True)
         getattr(sa, question)(host, data, detector.bank if question == "calibrate" else detector, **heads)
         return {"tokens": 20 * documents, "memory_mib": most_memory() - before}

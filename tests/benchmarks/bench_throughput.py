@@ -141,23 +141,30 @@ def load_model(model: str, dtype: str) -> Any:
 def random_bridge(model: str, dtype: torch.dtype) -> Any:
     """A Llama of a known shape with weights drawn at random, and the tests' tokenizer."""
     from transformer_lens.model_bridge import TransformerBridge
+
+    # Seeded in a fork, so that nothing of the process depends on it.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = random_model(model).to(dtype).eval()
+    return TransformerBridge.boot_transformers(
+        model, hf_model=made, tokenizer=tiny.tokenizer("llama"), device="cpu", dtype=dtype
+    )
+
+
+def random_model(model: str) -> Any:
+    """The model of transformers, on the device that tensors are made on."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = tiny.tokenizer("llama")
     config = LlamaConfig(
         **SHAPES[model],
         max_position_embeddings=2048,
         attn_implementation="eager",
+        tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=1,
     )
-    # Seeded in a fork, so that nothing of the process depends on it.
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = LlamaForCausalLM(config).to(dtype).eval()
-    return TransformerBridge.boot_transformers(
-        model, hf_model=made, tokenizer=tokenizer, device="cpu", dtype=dtype
-    )
+    made: Any = LlamaForCausalLM
+    return made(config)
 
 
 def make_data(model: str, samples: int) -> ConceptData:

@@ -18,6 +18,7 @@ from sa_plugin._files import (
     PARTIAL,
     DamagedFileError,
     as_path,
+    laid_out,
     output_folder,
     publish_folder,
     read_object,
@@ -248,3 +249,12 @@ def test_a_path_of_a_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert write_text("~/a.txt", "x") == tmp_path / "a.txt"
     assert (tmp_path / "a.txt").read_text() == "x"
+
+
+def test_what_is_laid_out_for_people_reads_back_with_a_line_for_each_row():
+    table = [{"concept": f"c{k}", "threshold": k / 3, "cut": None} for k in range(4)]
+    value = {"a": table, "b": {"ä": [], "c": {}, "d": (1, [2])}, "e": "\n", "f": [1, 2], "g": True}
+    text = laid_out(value)
+    assert json.loads(text) == json.loads(json.dumps(value))
+    assert [json.loads(line.strip(" ,")) for line in text.splitlines()[2:6]] == table
+    assert json.loads(laid_out([])) == []

@@ -1,8 +1,13 @@
-"""`make bench` keeps its ratios, and a ratio that is a fifth worse than the kept one is named."""
+"""`make bench` keeps its ratios and names one that is a fifth worse; what waits for a GPU can be made."""
 
+import importlib
 import json
 import runpy
 from pathlib import Path
+
+import torch
+
+from sa_transformer_lens import accept
 
 RUN = Path(__file__).parents[1] / "benchmarks" / "run.py"
 
@@ -23,3 +28,17 @@ def test_the_kept_ratios_are_costs():
     kept = json.loads(RUN.with_name("ratios.json").read_text())
     assert kept
     assert all(value > 0 for value in kept.values())
+
+
+def test_the_random_model_that_waits_for_a_gpu_has_its_shape_and_a_small_one_like_it_is_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(RUN.parent))
+    bench = importlib.import_module("bench_throughput")
+    with torch.device("meta"):
+        large = bench.random_model("random1b")
+        read = large.model(torch.zeros(2, 8, dtype=torch.long)).last_hidden_state
+    assert read.shape == (2, 8, 2048)
+    assert sum(one.numel() for one in large.parameters()) == 1_235_814_400
+    assert {*bench.SHAPES["random1b"]} == {*bench.SHAPES["random-small"]}
+    host = accept(bench.load_model("random-small", "bfloat16"), progress=False)
+    assert (host.info.n_layers, host.info.d_model) == (4, 64)
+    assert len(bench.make_data("random1b", 40)) == 40
