@@ -61,12 +61,7 @@ def begin(job: ScanJob, folder: Path) -> None:
     """
     path = folder / MANIFEST
     if path.exists():
-        there = read_manifest(folder)
-        if there["settings_digest"] != job.digest:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({_difference(there['settings'], job.settings)}): "
-                f"{_FRESH}, or scan with the same."
-            )
+        require_same(folder, job.settings)
         return
     if any(folder.glob("blocks/*/")) or (folder / "hits.parquet").exists():
         raise ValueError(f"{folder} has lost its {MANIFEST}, which says what its blocks are of: {_FRESH}.")
@@ -80,6 +75,21 @@ def begin(job: ScanJob, folder: Path) -> None:
     }
     write_text(folder / INDEX, json.dumps(job.corpus.index))
     write_text(path, laid_out(sealed(found)))
+
+
+def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse the folder of a run with other settings; some of them are known before a model is attached.
+
+    Raises:
+        ValueError: They differ from those of the run that the folder holds; the text says in what.
+    """
+    held = read_manifest(folder)["settings"]
+    there = {name: held.get(name) for name in settings}
+    if digest_of(there) != digest_of(dict(settings)):
+        raise ValueError(
+            f"{folder} holds a run with other settings ({_difference(there, settings)}): {_FRESH}, or scan "
+            "with the same."
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sa_plugin.host.protocol import Host
 from sa_plugin.loaders.corpus import Corpus
 from sa_plugin.passes.cluster import Engine, Work, attaching, work_through
 from sa_plugin.scanning.block import ScanJob, read_block, scan_block
-from sa_plugin.scanning.folder import END, begin, opened_for
+from sa_plugin.scanning.folder import END, MANIFEST, begin, opened_for, require_same
 from sa_plugin.scanning.merge import merge
 from sa_plugin.scanning.summary import Scan, summary
 from sa_plugin.scanning.wanted import Wanted
@@ -93,6 +93,9 @@ def scan(
     folder = writable_folder(out).absolute()
     opened = opened_for(corpus, folder)
     opened.blocks(shard)
+    if (folder / MANIFEST).exists():
+        known = {"detector": Wanted.of(detector).record, "corpus": opened.record, "texts": texts}
+        require_same(folder, known)
     make = partial(_scanner, attach, replace(detector, host=None), opened, folder, windows, texts)
     end: list[int] = []
     blocks = takewhile(lambda _: not end, opened.blocks(shard))

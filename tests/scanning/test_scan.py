@@ -250,6 +250,35 @@ def test_bad_documents_are_counted_and_named_up_to_a_limit(found, corpus, whole,
         scan(host, detector, corpus, tmp_path, max_bad=1)
 
 
+def test_decisions_near_their_threshold_are_counted(found, corpus, whole, tmp_path):
+    host, _, detector = found
+    _, samples = tables(whole[0])
+    k = detector.concepts.index("animal")
+    top = samples[samples.concept == "animal"]["max"].astype(float).sort_values(ascending=False).unique()
+    # A threshold at documents' own maximum, and one that lies between documents.
+    for bar in (top[1], (top[0] + top[1]) / 2):
+        thresholds = detector.tail.thresholds.copy()
+        thresholds[detector.tail.layer[k], detector.tail.delta[k], k] = bar
+        moved = replace(detector, tail=replace(detector.tail, thresholds=thresholds))
+        result = scan(host, moved, corpus, tmp_path / str(bar))
+        assert moved.tail.chosen_threshold[k] == bar
+        _, decided = tables(tmp_path / str(bar))
+        near = decided[decided.margin.abs() <= 1e-4 * (decided["max"] - decided.margin).abs()]
+        assert ("animal" in set(near.concept)) == (bar == top[1])
+        assert result.totals["near_threshold"] == len(near)
+        assert f"which other hardware may turn: {len(near)}." in " ".join(str(result).split())
+
+
+def test_a_bar_tells_rate_and_time_left_of_what_this_call_does(found, corpus, tmp_path, capsys, monkeypatch):
+    host, _, detector = found
+    monkeypatch.setattr(host, "progress", True)
+    scan(host, detector, corpus, tmp_path, shard=(0, 2))
+    scan(host, detector, corpus, tmp_path)
+    first, second = (one for one in capsys.readouterr().err.split("scan:   0%") if "document" in one)
+    assert re.search(r"100%.* 16.0/16.0 \[\d\d:\d\d<00:00, .*document", first)
+    assert re.search(r"100%.* 30.0/30.0 \[\d\d:\d\d<00:00, .*document", second)
+
+
 class Choosy(FakeHost):
     """A model that some texts break."""
 

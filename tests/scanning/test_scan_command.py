@@ -149,6 +149,20 @@ def test_what_needs_no_model_is_refused_before_one_is_loaded(folder, tmp_path, c
     assert words in capsys.readouterr().err
 
 
+def test_a_folder_of_another_run_is_refused_before_a_model_is_loaded(folder, tmp_path, capsys, monkeypatch):
+    assert command(folder, tmp_path, "--shard", "0/3") == 0
+    monkeypatch.setattr(
+        "sa_plugin.host.folders.open_folder", lambda *_, **__: pytest.fail("a model is opened")
+    )
+    for more, said in {
+        ("--block-size", "4"): "corpus.block_size: 5 there, 4 here",
+        ("--no-texts",): "texts: True there, False here",
+    }.items():
+        assert command(folder, tmp_path, *more) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"holds a run with other settings ({said}): name another folder" in told
+
+
 def promise(folder, out, *more):
     given = ["promise", folder / "detector", folder / "calm.jsonl", "--model", folder / "model", "--out", out]
     return main([str(one) for one in (*given, "--column", "text=body", *more)])
