@@ -3,8 +3,12 @@
 import importlib
 import json
 import runpy
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
+import pytest
 import torch
 
 from sa_transformer_lens import accept
@@ -22,6 +26,39 @@ def test_a_ratio_a_fifth_worse_is_named_whichever_way_the_row_shows_it():
     kept = {"same": 0.1, "worse": 0.1, "better": 0.1}
     assert judged(rows, kept) == ["worse: 0.13 of the opponent, kept is 0.1"]
     assert judged([row("edge", 1.19, 10.0)], {"edge": 0.1}) == []
+
+
+def test_a_run_adds_what_is_new_ends_red_where_it_is_worse_and_keeps_what_it_is_told_to(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    shutil.copy(RUN, tmp_path)
+    (tmp_path / "bench_made.py").write_text(
+        textwrap.dedent("""
+        import json, pathlib
+        def run():
+            ours = json.loads(pathlib.Path(__file__).with_name("seconds").read_text())
+            row = {"name": "made", "ours_s": ours, "opponent_s": 10.0, "ratio": 10 / ours}
+            return row | {"aim": "> 1", "equal": ours < 9, "note": ""}
+    """)
+    )
+
+    def run(ours, *more):
+        (tmp_path / "seconds").write_text(str(ours))
+        monkeypatch.setattr(sys, "argv", ["run.py", "made", *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(tmp_path / "run.py"), run_name="__main__")
+        return ended.value.code, json.loads((tmp_path / "ratios.json").read_text())["made"]
+
+    assert run(1.0) == (0, 0.1)
+    assert run(1.19) == (0, 0.1)
+    assert "WORSE" not in capsys.readouterr().out
+    assert run(1.3) == (1, 0.1)
+    assert "WORSE by a fifth: made: 0.13 of the opponent, kept is 0.1" in capsys.readouterr().out
+    assert run(1.3, "--keep") == (0, 0.13)
+    assert run(1.3) == (0, 0.13)
+    # Results that are not the opponent's are red whatever they cost.
+    assert run(9.5, "--keep")[0] == 1
 
 
 def test_the_kept_ratios_are_costs():

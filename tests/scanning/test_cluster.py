@@ -332,6 +332,13 @@ def test_fit_and_score_on_ray_are_one_process_to_the_bit(cluster, tmp_path):
     assert all((here / "scores" / one).read_bytes() == (there / "scores" / one).read_bytes() for one in names)
 
 
+def test_without_ray_the_extra_is_named_before_a_model(found, corpus_of_two, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = r"ray is needed for work on a cluster of Ray.* pip install 'sa_plugin\[ray\]'"
+    with pytest.raises(ImportError, match=told):
+        scan(lambda: pytest.fail("attached"), found[2], corpus_of_two, tmp_path, engine="ray")
+
+
 def test_a_model_of_this_process_is_not_sent(found, corpus_of_two, tmp_path):
     host, _, detector = found
     with pytest.raises(TypeError, match=r"^host is a model that is attached in this process, .* host=lambda"):
