@@ -351,7 +351,7 @@ class ExactTail:
         place = np.flatnonzero(self.counts)
         counts = self.counts.ravel()[place]
         # In as few bytes as hold them: packing is what a block of many columns would spend its time on.
-        small = {"place": place.astype(np.uint32) if self.counts.size < 1 << 32 else place}
+        small: dict[str, Any] = {"place": place.astype(np.uint32) if self.counts.size < 1 << 32 else place}
         small["counts"] = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
         content = io.BytesIO()
         np.savez_compressed(content, cuts=self.cuts, kept=kept, **small)

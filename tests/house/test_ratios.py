@@ -28,9 +28,7 @@ def test_a_ratio_a_fifth_worse_is_named_whichever_way_the_row_shows_it():
     assert judged([row("edge", 1.19, 10.0)], {"edge": 0.1}) == []
 
 
-def test_a_run_adds_what_is_new_ends_red_where_it_is_worse_and_keeps_what_it_is_told_to(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_run_adds_what_is_new_and_ends_red_where_it_is_worse(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [*sys.path])
     shutil.copy(RUN, tmp_path)
     (tmp_path / "bench_made.py").write_text(
