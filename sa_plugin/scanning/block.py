@@ -341,7 +341,7 @@ def _collect(
         "a BOS first, attach(model, bos=True)"
     )
     found.bad += [_bad(job, documents[k], told) for k in gone]
-    found.tail.add(above.bins, above.column, above.score)
+    found.tail.add(above.bins, above.n_in_bins, above.column, above.score)
     mine = (
         np.concatenate(
             [

@@ -187,7 +187,9 @@ class ScoresAbove:
         best_row: Row of it.
         n_counted: Tokens of each sample that count.
         row, column, score: Of every score at or above the column's cut, by row.
-        bins: How many scores lie in each coarse bin, as in `sa_plugin.statistics.ExactTail`.
+        bins: Coarse bins that hold any score, by their place in [column, bin] laid flat, ascending; the
+            bins of `sa_plugin.statistics.ExactTail`.
+        n_in_bins: How many scores each of them holds.
     """
 
     layout: Layout
@@ -198,7 +200,8 @@ class ScoresAbove:
     row: Int[np.ndarray, " entry"]
     column: Int[np.ndarray, " entry"]
     score: Float[np.ndarray, " entry"]
-    bins: Int[np.ndarray, "column bin"]
+    bins: Int[np.ndarray, " bin"]
+    n_in_bins: Int[np.ndarray, " bin"]
 
     def __repr__(self) -> str:
         return (
@@ -252,6 +255,7 @@ def scores_above(
             f"the highest score of {bank.units[columns[k][1]]!r} in sample {samples[n].id!r} is "
             f"{best[n, k]}: activations hold NaN or Inf; load the model in float32 or bfloat16."
         )
+    filled = kept.sums["bins"].coalesce()
     return ScoresAbove(
         layout,
         kept.keep & mine,
@@ -261,7 +265,8 @@ def scores_above(
         kept.picked[reducers.AT],
         kept.picked["column"],
         kept.picked["score"],
-        kept.sums["bins"].to_dense().numpy().reshape(len(columns), reducers.TAIL_BINS),
+        filled.indices()[0].numpy(),
+        filled.values().numpy(),
     )
 
 

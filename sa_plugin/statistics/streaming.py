@@ -231,28 +231,36 @@ class ExactTail:
 
     def add(
         self,
-        counts: Int[np.ndarray, "column bin"],
+        bins: Int[np.ndarray, " bin"],
+        counts: Int[np.ndarray, " bin"],
         column: Int[np.ndarray, " value"],
         values: Float[np.ndarray, " value"],
     ) -> None:
         """Take in what was counted elsewhere, beside a model.
 
         Args:
-            counts: Of all values, by column and bin.
+            bins: That hold any value, by their place in `counts` of this tail laid flat, ascending.
+            counts: How many values each of them holds.
             column: Of each value at or above its column's cut.
             values: These values, float32.
 
         Raises:
-            ValueError: Another number of columns or bins, or a value is below its cut.
+            ValueError: Other lengths, bins that this tail does not have or twice the same, or a value is
+                below its cut.
         """
-        if counts.shape != self.counts.shape or len(column) != len(values):
+        if len(bins) != len(counts) or len(column) != len(values):
             raise ValueError(
-                f"counts {counts.shape} and {len(column)} columns of {len(values)} values: expected counts "
-                f"of {self.counts.shape}, and a column for each value."
+                f"{len(counts)} counts of {len(bins)} bins, and {len(column)} columns of {len(values)} values"
+                ": give a count for each bin, and a column for each value."
+            )
+        if len(bins) and not (bins[0] >= 0 and bins[-1] < self.counts.size and (np.diff(bins) > 0).all()):
+            raise ValueError(
+                f"bins {bins} are not, each once and ascending, among the {self.counts.size} bins of "
+                f"{len(self.cuts)} columns: count with as many columns."
             )
         if len(values) and (values < self.cuts[column]).any():
             raise ValueError("a value is below the cut of its column: it was counted with another cut.")
-        self.counts += counts
+        self.counts.ravel()[bins] += counts
         self._unsorted.append(to_keys(values).astype(np.uint64) | column.astype(np.uint64) << np.uint64(32))
         if 16 * sum(map(len, self._unsorted)) >= self.memory:
             self._sort(spill=True)

@@ -285,6 +285,32 @@ def test_a_tail_checks_what_it_is_given(as_shipped, tmp_path):
         ExactTail.open(tmp_path)
 
 
+def test_what_was_counted_beside_a_model_is_what_is_counted_here(tmp_path, as_shipped):
+    flat = table(n=300)[0].reshape(300, -1)[:, :6]
+    cuts = np.quantile(flat, 0.9, axis=0)
+    here, there = tail_of(flat, cuts), ExactTail(cuts)
+    for part in (flat[:100], flat[100:]):
+        place = (to_keys(part) >> 20).astype(np.int64) + 4096 * np.arange(6)
+        row, column = np.nonzero(part >= there.cuts)
+        there.add(*np.unique(place, return_counts=True), column, part[row, column])
+    for one, name in ((here, "here"), (there, "there")):
+        one.save(tmp_path / name)
+    for name in ("tail.json", "tail.npz", "tail.keys"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+    none = np.zeros(0, dtype=np.int64)
+    for bins in ([5, 4], [4, 4], [-1, 3], [3, 6 * 4096]):
+        with pytest.raises(
+            ValueError, match=r"each once and ascending, among the 24576 bins of 6 columns: count"
+        ):
+            there.add(np.array(bins), np.ones(2, np.int64), none, np.zeros(0, np.float32))
+    with pytest.raises(
+        ValueError, match="1 counts of 2 bins, and 0 columns of 0 values: give a count for each"
+    ):
+        there.add(np.array([1, 2]), np.ones(1, np.int64), none, np.zeros(0, np.float32))
+    with pytest.raises(ValueError, match="a value is below the cut of its column"):
+        there.add(none, none, np.array([0]), np.float32([cuts[0] - 1]))
+
+
 def test_a_tail_of_nothing():
     tail = ExactTail([0.0, ALL])
     tail.update(np.zeros((0, 2), np.float32))
