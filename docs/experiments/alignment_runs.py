@@ -73,7 +73,7 @@ def main() -> None:
         test=WeightTest(nulls=given.nulls, draws=given.draws, refine=given.refine),
         resampling=sa.Resampling(seed=given.seed),
     )
-    print("\n".join(sheet.text() for sheet in found.sheets(25)))
+    print("\n".join(sheet.text() for sheet in found.sheets(60)))
     print("\n".join(beside(found)))
 
 
