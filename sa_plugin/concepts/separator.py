@@ -67,8 +67,8 @@ ROUNDING = 2.0**-22
 PRECONDITIONER_ROWS = 4  # times d_model
 # Labels in one product, numbers kept for the rows of these, and of a piece of rows that stays in a cache.
 LABELS_AT_ONCE, MARGIN_VALUES, CACHED_VALUES = 256, 1 << 24, 1 << 18
-# Share of labels that are done from which on they leave the products.
-DONE_SHARE = 0.125
+# Labels that have to be done before they leave: a product of a few columns less costs no less.
+DONE_LABELS = 32
 # A vector for each label, and a number for each row under each label.
 Columns = Float[Tensor, "d_model label"]
 Margins = Float[Tensor, "row label"]
@@ -261,7 +261,7 @@ def _solve_together(
     while True:
         active = ~_converged(gradient, w, lam, tol, start.rms)
         last = not active.any() or int(found.iterations.max()) == max_iter
-        if last or int((~active).sum()) > DONE_SHARE * len(active):
+        if last or int((~active).sum()) >= DONE_LABELS:
             # Labels that are done leave the products.
             done = torch.ones_like(active) if last else ~active
             into = at[done]

@@ -106,7 +106,7 @@ def test_joint_equals_one_concept_at_a_time() -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(
-    "sizes", [{"LABELS_AT_ONCE": 2}, {"MARGIN_VALUES": 1}, {"CACHED_VALUES": 64}, {"DONE_SHARE": 0.0}]
+    "sizes", [{"LABELS_AT_ONCE": 2}, {"MARGIN_VALUES": 1}, {"CACHED_VALUES": 64}, {"DONE_LABELS": 1}]
 )
 def test_how_labels_and_rows_are_parted_changes_nothing(monkeypatch, sizes: dict, known: bool) -> None:
     """Labels in other products, rows in other pieces, labels that leave once they are done."""

@@ -1,7 +1,9 @@
 """The figures that README and the openings of findings quote are those of the results files."""
 
 import json
+from functools import partial
 
+import alignment_page
 import claims_page
 import pytest
 import quoted
@@ -26,6 +28,11 @@ TABLES = {
     "reproduction": (reproduction_page.PAGE, reproduction_page.BEGIN, reproduction_page.shown),
     "tail law": (tail_law_page.PAGE, tail_law_page.MEASURED_BEGIN, tail_law_page.measured_shown),
     "results": (rival_tables.PAGE, rival_tables.BEGIN, rival_tables.shown),
+    "discriminants": (
+        alignment_page.PAGE,
+        alignment_page.BEGIN.format("lda"),
+        partial(alignment_page.table, "lda"),
+    ),
 }
 
 
