@@ -304,10 +304,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed = arguments.seed
         data = demo_scenes(size, seed) if images else demo_passages(size, arguments.split, seed)
         plan = demo_plan(host.info.n_layers, size, seed, images=images).only(arguments.kind)
-        return _finish(
-            lambda say: run_plan(plan, host, data, arguments.out, texts=arguments.texts, say=say),
-            arguments.out,
-        )
+        work = partial(run_plan, plan, host, data, arguments.out, texts=arguments.texts)
+        return _finish(work, arguments.out)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -333,13 +331,11 @@ def _run(arguments: argparse.Namespace) -> int:
     with output_folder(arguments.out, *WRITTEN):
         data = open_data(config)
         host = open_host(config)
-        return _finish(
-            lambda say: run_plan(plan, host, data, arguments.out, texts=arguments.texts, say=say),
-            arguments.out,
-        )
+        work = partial(run_plan, plan, host, data, arguments.out, texts=arguments.texts)
+        return _finish(work, arguments.out)
 
 
-def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
+def _finish(work: Callable[..., Study], out: Path) -> int:
     """Run, saying how long each stage took, and print everything that was found."""
     from sa_plugin.stages.examples import marked
 
@@ -349,7 +345,7 @@ def _finish(work: Callable[[Callable[[str], None]], Study], out: Path) -> int:
         print(f"[{time.perf_counter() - begun:5.0f} s] {line}", flush=True)
 
     try:
-        found = work(say)
+        found = work(say=say)
     except OSError as error:
         # What could not be written is shown: a full disk must not cost the hours behind it.
         if (unwritten := getattr(error, "study", None)) is not None:
@@ -405,13 +401,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     if "bank" not in steps and "train" not in steps and not bank.exists():
         raise FileNotFoundError(f"{bank} does not exist: --step train and --step bank come first.")
     seed, columns = arguments.seed, dict(_column(text) for text in arguments.column) or None
-    data = labelled_corpus(
-        arguments.corpus,
-        splits=Splits(seed=seed),
-        block_size=arguments.block_size,
-        columns=columns,
-        lines=arguments.lines,
-    )
+    given = {"block_size": arguments.block_size, "columns": columns, "lines": arguments.lines}
+    data = labelled_corpus(arguments.corpus, splits=Splits(seed=seed), **given)
     asked = {"layers": arguments.layers, "need": tuple(dict.fromkeys(("means", need))), "seed": seed}
     engine, attaching = _engine_of(arguments), partial(_host_of, arguments)
     attach: Callable[[], Any] = cache(attaching) if engine == "here" else attaching
@@ -458,8 +449,7 @@ def _tail_law(arguments: argparse.Namespace) -> int:
                 "its design, since its cells were chosen beforehand. Leave it out."
             )
     out = arguments.out or Path("reproduced") / arguments.config
-    design = read_design(arguments.config)
-    tried(design, out, root=arguments.root, say=lambda line: print(line, flush=True))
+    tried(read_design(arguments.config), out, root=arguments.root, say=lambda line: print(line, flush=True))
     return 0
 
 
