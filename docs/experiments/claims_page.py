@@ -26,10 +26,10 @@ BEGIN = "<!-- claims: written by docs/experiments/claims_page.py -->"
 END = "<!-- end of claims -->"
 HEADER = {
     "claim": "claim",
-    "paper": "the paper",
+    "verdict": "verdict",
     "here": "here",
     "seen": "could have seen",
-    "verdict": "verdict",
+    "paper": "the paper",
     "command": "command",
 }
 CELLS = {

@@ -308,8 +308,12 @@ def tried(
     write_json(clean(found), out / "judged.json")
     for name, part in found["parts"].items():
         if part["rows"]:
-            regret = [f"{one} {part['over documents']['regret'][one][0]:.3f}" for one in CHOICES]
-            say(f"{name}, {part['rows']} rows of {part['cells']} cells: mean regret {', '.join(regret)}")
+            own = part["over documents"]
+            regret = ", ".join(f"{one} {own['regret'][one][0]:.3f}" for one in CHOICES)
+            mean, low, high = own["saved"]["max"]
+            seen = f"could have seen {own['detectable']['max']:.3f}"
+            say(f"{name}, {part['rows']} rows of {part['cells']} cells: mean regret {regret}")
+            say(f"    law saves {mean:+.3f} [{low:+.3f}, {high:+.3f}] against max over documents; {seen}")
     verdict = ", ".join(f"{part} {said}" for part, said in found["verdict"].items())
     say(f"{len(found['rows'])} predictions judged: {verdict}")
     return found
