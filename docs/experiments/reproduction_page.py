@@ -320,10 +320,10 @@ def points(record: Mapping[str, Any]) -> dict[str, str]:
     answer = (
         f"In part. The tail stands apart in {apart} of {cells} cells, and SuperActivators beat the mean, "
         f"last and random token and the pooled sample in {gains} of {4 * cells} comparisons. MaxTok, which "
-        f"the paper leaves out, is behind in {maxtok[0]} cells, ahead in {maxtok[1]}. A small delta is best "
-        f"in {deltas[0]}, a large one in {deltas[1]}; most samples have few SuperActivators in {small}. Of "
-        f"verdicts on explainers {explained.count('reproduces')} of {len(explained)} speak for the tail, "
-        f"{explained.count('does not')} against."
+        f"the paper leaves out, is behind in {maxtok[0]} of the {cells}, ahead in {maxtok[1]}. A small delta "
+        f"is best in {deltas[0]}, a large one in {deltas[1]}; most samples have few SuperActivators in "
+        f"{small}. Of verdicts on explainers {explained.count('reproduces')} of {len(explained)} speak for "
+        f"the tail, {explained.count('does not')} against."
     )
     older = sum("code" in cell["about"] for cell in record.values())
     sure = (
