@@ -588,7 +588,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sa_plugin.report.page import write_report
-    from sa_plugin.report.schema import read_results
+    from sa_plugin.report.record import read_results
 
     if not arguments.results.exists():
         raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")

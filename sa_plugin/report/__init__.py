@@ -4,17 +4,8 @@ from sa_plugin._face import face_room
 from sa_plugin.report.charts import density_grid, fraction_lines, shown_concepts, stored
 from sa_plugin.report.page import render_report, write_report
 from sa_plugin.report.parts import mean_grid, relative
-from sa_plugin.report.schema import (
-    SCHEMA,
-    Heads,
-    KindBlock,
-    Results,
-    Trace,
-    checked,
-    problems,
-    read_results,
-    write_results,
-)
+from sa_plugin.report.record import checked, problems, read_results, write_results
+from sa_plugin.report.schema import SCHEMA, Heads, KindBlock, Results, Trace
 from sa_plugin.report.words import verdict
 from sa_plugin.show.result import clean
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sa_plugin._files import write_text
 from sa_plugin.report.parts import context
-from sa_plugin.report.schema import checked, without_texts
+from sa_plugin.report.record import checked, without_texts
 from sa_plugin.show import html
 from sa_plugin.show.result import clean
 from sa_plugin.show.shaded import passage_rules
@@ -72,7 +72,7 @@ def write_report(results: Mapping[str, Any], path: str | Path, *, texts: bool = 
     Args:
         results: What a run found, see `sa_plugin.report.schema`; every block may be missing.
         path: Where to; its folder is made.
-        texts: Whether with the user's texts and pictures, see `sa_plugin.report.schema.without_texts`.
+        texts: Whether with the user's texts and pictures, see `sa_plugin.report.record.without_texts`.
 
     Returns:
         The path.

@@ -21,7 +21,7 @@ from sa_plugin.host.folders import open_folder
 from sa_plugin.host.protocol import Host
 from sa_plugin.loaders.registry import load
 from sa_plugin.report.page import write_report
-from sa_plugin.report.schema import without_texts, write_results
+from sa_plugin.report.record import without_texts, write_results
 from sa_plugin.show.result import clean
 from sa_plugin.stages.config import CellConfig
 from sa_plugin.stages.figures import draw_figures

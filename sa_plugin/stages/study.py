@@ -23,7 +23,8 @@ from sa_plugin.detection.detector import Detector
 from sa_plugin.host.protocol import Host
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.report.page import write_report
-from sa_plugin.report.schema import SCHEMA, Results, checked, write_results
+from sa_plugin.report.record import checked, write_results
+from sa_plugin.report.schema import SCHEMA, Results
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.result import Result, Sheet, clean, noun_count
 from sa_plugin.stages.graph import QUOTING, Graph
