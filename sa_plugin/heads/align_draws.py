@@ -217,6 +217,11 @@ class _Forms(NamedTuple):
     met_qk: Float64[np.ndarray, "draw block concept"]
 
 
+def rounds_of(test: WeightTest, kind: str) -> int:
+    """How many times `draws` are made at most for banks of a kind."""
+    return test.refine or (1 if kind_of(kind).need == "rows" else _ROUNDS)
+
+
 def weighed(
     weighing: Weighing,
     test: WeightTest,
@@ -225,7 +230,7 @@ def weighed(
     control: dict[int, Tensor],
 ) -> dict[str, Tested]:
     """Every null; calls rest on the first, whose first draws are the data side's control."""
-    rounds = test.refine or (1 if kind_of(weighing.refit.bank.kind).need == "rows" else _ROUNDS)
+    rounds = rounds_of(test, weighing.refit.bank.kind)
     first, standard = weighing.against(test.nulls[0], test.draws, seed, rounds=rounds, control=control)
     found = {test.nulls[0]: first}
     for k, null in enumerate(test.nulls[1:], start=1):

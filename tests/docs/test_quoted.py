@@ -28,11 +28,9 @@ TABLES = {
     "reproduction": (reproduction_page.PAGE, reproduction_page.BEGIN, reproduction_page.shown),
     "tail law": (tail_law_page.PAGE, tail_law_page.MEASURED_BEGIN, tail_law_page.measured_shown),
     "results": (rival_tables.PAGE, rival_tables.BEGIN, rival_tables.shown),
-    "discriminants": (
-        alignment_page.PAGE,
-        alignment_page.BEGIN.format("lda"),
-        partial(alignment_page.table, "lda"),
-    ),
+} | {
+    kind: (alignment_page.PAGE, alignment_page.BEGIN.format(kind), partial(alignment_page.table, kind))
+    for kind in alignment_page.KINDS
 }
 
 
