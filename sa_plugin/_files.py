@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 PARTIAL = ".partial-"
@@ -92,6 +95,19 @@ def write_text(path: str | Path, text: str) -> Path:
         OSError: As `write_bytes`.
     """
     return write_bytes(path, text.encode())
+
+
+def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of a compressed .npz file, the same bytes for the same arrays.
+
+    `numpy.savez_compressed` takes six times as long for a few hundredths less.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as one:
+                np.lib.format.write_array(one, np.asarray(array), allow_pickle=False)
+    return content.getvalue()
 
 
 def laid_out(value: Any, indent: int = 0) -> str:

@@ -7,7 +7,6 @@ order. Counts are whole numbers, so that whoever adds them in whatever order get
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+from sa_plugin._files import packed_arrays
 
 DOCUMENTS = "documents.npz"
 UNITS = 4096
@@ -87,9 +88,7 @@ class DocumentSums:
 
     def content(self) -> bytes:
         """The same as the bytes of an .npz file."""
-        held = io.BytesIO()
-        np.savez_compressed(held, **self.arrays())  # type: ignore[arg-type]
-        return held.getvalue()
+        return packed_arrays(self.arrays())
 
 
 def _group(name: str) -> int:

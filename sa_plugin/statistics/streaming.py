@@ -27,7 +27,6 @@ all values are kept, and every quantile is exact.
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
 import tempfile
@@ -43,6 +42,7 @@ from sa_plugin._face import face, face_methods
 from sa_plugin._files import (
     DamagedFileError,
     file_digest,
+    packed_arrays,
     read_object,
     require_sealed,
     sealed,
@@ -361,9 +361,7 @@ class ExactTail:
         # In as few bytes as hold them: packing is what a block of many columns would spend its time on.
         small: dict[str, Any] = {"place": place.astype(np.uint32) if self.counts.size < 1 << 32 else place}
         small["counts"] = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
-        content = io.BytesIO()
-        np.savez_compressed(content, cuts=self.cuts, kept=kept, **small)
-        packed = write_bytes(folder / "tail.npz", content.getvalue())
+        packed = write_bytes(folder / "tail.npz", packed_arrays({"cuts": self.cuts, "kept": kept, **small}))
         record = {
             "format": FORMAT,
             "what": "ExactTail",

@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and what was damaged is refused by name."""
 
 import errno
+import io
 import json
 import os
 import stat
@@ -9,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from kills import dying_at, moments
 
@@ -20,6 +22,7 @@ from sa_plugin._files import (
     as_path,
     laid_out,
     output_folder,
+    packed_arrays,
     publish_folder,
     read_object,
     require_sealed,
@@ -258,3 +261,17 @@ def test_what_is_laid_out_for_people_reads_back_with_a_line_for_each_row():
     assert json.loads(text) == json.loads(json.dumps(value))
     assert [json.loads(line.strip(" ,")) for line in text.splitlines()[2:6]] == table
     assert json.loads(laid_out([])) == []
+
+
+def test_packed_arrays_are_read_back_and_pack_to_the_same_bytes():
+    rng = np.random.default_rng(0)
+    arrays = {"whole": rng.integers(0, 3, (40, 50)), "none": np.zeros((0, 2)), "one": np.array(True)}
+    content = packed_arrays(arrays)
+    with np.load(io.BytesIO(content), allow_pickle=False) as held:
+        assert held.files == list(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(held[name], array, strict=True)
+    assert packed_arrays(arrays) == content
+    assert len(content) < arrays["whole"].nbytes / 5
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        packed_arrays({"objects": np.array([{}])})
