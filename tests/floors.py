@@ -5,10 +5,12 @@
     python tests/floors.py --list                           # the constraints alone
 
 One environment of Python 3.11, kept in the cache folder and made anew when bounds change. Bounds are
-installed as they are written (`numpy>=1.26` as numpy 1.26), but for two: torch stands at the lock's
+installed as they are written (`numpy>=1.26` as numpy 1.26), but for three: torch stands at the lock's
 version if not said otherwise, since a smaller one comes with gigabytes of CUDA; TransformerLens too,
-whose releases are `make test-hosts`. What no bound names is the newest that pip finds, but for
-packages of which later releases do not run beside a floor (`OF_THEIR_TIME`).
+whose releases are `make test-hosts`; and transformers, with its hub, at the oldest that this
+TransformerLens takes, since older ones run with nnsight alone, in an environment of `make test-hosts`.
+What no bound names is the newest that pip finds, but for packages of which later releases do not run
+beside a floor (`OF_THEIR_TIME`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from sa_plugin._check import cache_folder
 # pyarrow 21 and later ask for numpy 2 when they are imported, which their metadata do not say.
 OF_THEIR_TIME = ("pyarrow<21",)
 BY_THE_LOCK = ("torch", "transformer-lens")
+OLDEST_BESIDE = {"transformers": "5.9.0", "huggingface_hub": "1.5.0"}
 
 
 def floors() -> dict[str, str]:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print what would be installed")
     parser.add_argument("tests", nargs="*", default=["tests"], help="for pytest")
     args = parser.parse_args(argv)
-    held = floors() | {name: locked()[name] for name in BY_THE_LOCK} | {"torch": args.torch}
+    held = floors() | {name: locked()[name] for name in BY_THE_LOCK} | OLDEST_BESIDE | {"torch": args.torch}
     lines = [*(f"{name}=={version}" for name, version in held.items()), *OF_THEIR_TIME]
     if args.list:
         print("\n".join(lines))
