@@ -59,7 +59,7 @@ class WeightTest:
     Attributes:
         nulls: What the weights are held against, see `sa_plugin.concepts.nulls`; calls rest on the first,
             and "exchanged" says whether they are this concept's.
-        draws: Of each null.
+        draws: Of each null. A draw of "separator_adam" is trained by itself: give fewer, such as 60.
         level: Family-wise: the largest probability of any call where labels mean nothing.
         refine: How many times `draws` are made in all of the null that calls rest on, wherever a cell is
             called or near it; 1 for none. By default 4, and 1 for separators, whose draws are dear.

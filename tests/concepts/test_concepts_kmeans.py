@@ -7,8 +7,6 @@ from concept_rows import cosines, make_rows, normalised, statistics_of
 
 from sa_plugin.concepts import NotConvergedWarning, kmeans, kmeans_separator, separator
 
-# The face has a function of this name.
-
 
 def _nearest(x: np.ndarray, centroids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     squared = ((x[:, None] - centroids.double().numpy()) ** 2).sum(-1)

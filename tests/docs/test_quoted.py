@@ -11,16 +11,13 @@ import reproduction_page
 import rival_tables
 import tail_law_page
 
-# Pages whose figures do not all name their results yet; those that do are compared all the same.
-UNNAMED = frozenset({"alignment.md"})
 PLACES = quoted.places()
 
 
 @pytest.mark.parametrize("page", PLACES, ids=lambda page: page.name)
 def test_quoted_figures_are_those_of_the_results(page):
     assert quoted.wrong(PLACES[page]) == []
-    if page.name not in UNNAMED:
-        assert quoted.unnamed(PLACES[page]) == []
+    assert quoted.unnamed(PLACES[page]) == []
 
 
 TABLES = {
