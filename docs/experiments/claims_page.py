@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from between_markers import put
 from quoted import Quote
@@ -57,17 +58,25 @@ def _said(pattern: str) -> str:
         return (
             f"{', '.join(f'{verdict} {n}' for verdict, n in counts.most_common())} of {counts.total()} cells"
         )
+    if word == "words":
+        told = {cell: _at(own, rest) for cell, own in cells.items()}
+        return "; ".join(f"{CELLS[cell]} {one}" for cell, one in told.items() if one is not None)
     if word == "each":
         like, _, path = rest.partition(" = ")
-        quotes = {
-            cell: Quote(like, DATA.name, f"{cell} / {path}")
-            for cell in cells
-            if path.partition(" / ")[0] in cells[cell]
-        }
+        # What a cell did not ask, or found, has no such number.
+        named = [cell for cell, own in cells.items() if _at(own, path) is not None]
+        quotes = {cell: Quote(like, DATA.name, f"{cell} / {path}") for cell in named}
         return "; ".join(f"{CELLS[cell]} {quote.right()}" for cell, quote in quotes.items())
     said, _, rest = pattern.partition(" = ")
     source, _, path = rest.partition(" ")
     return Quote(said, source, path).right()
+
+
+def _at(found: Any, path: str) -> Any:
+    """What stands at a path, or None."""
+    for step in path.split(" / "):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
 
 
 def table() -> str:
