@@ -34,6 +34,7 @@ from sa_plugin._files import written
 from sa_plugin.loaders.tail_pieces import SOURCES
 from sa_plugin.loaders.tail_scenes import ScenePlan
 from sa_plugin.loaders.tail_spans import TailPlan
+from sa_plugin.theory.tail_law import Constants
 
 Role = Literal["fit", "kept"]
 Arrangement = Literal["clustered", "spread"]
@@ -112,6 +113,9 @@ class TailDesign:
         title: One line for people.
         seed: Of all that is drawn.
         worlds, cells: In the order they are run.
+        constants: Of the law, where they are given and not fitted on cells of role "fit".
+        samples: Simulated contexts of either class that a prediction rests on, where that is given and not as
+            many as a cell's length allows.
     """
 
     name: str
@@ -119,6 +123,8 @@ class TailDesign:
     seed: int
     worlds: tuple[TailWorld, ...]
     cells: tuple[TailCell, ...]
+    constants: Constants | None = None
+    samples: int | None = None
 
     def world_of(self, cell: TailCell) -> TailWorld:
         """The world of a cell."""
@@ -161,7 +167,7 @@ def read_design(design: str | Path) -> TailDesign:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}.") from error
     for key in table:
-        require_known(f"{path.name}: key", key, ("title", "seed", "worlds", "cells"))
+        require_known(f"{path.name}: key", key, ("title", "seed", "constants", "samples", "worlds", "cells"))
     worlds = _rows(TailWorld, table.get("worlds", []), "worlds", path)
     cells = _rows(TailCell, table.get("cells", []), "cells", path)
     for world in worlds:
@@ -171,7 +177,30 @@ def read_design(design: str | Path) -> TailDesign:
         if cell.shift_from:
             own = [one.name for one in cells if one.world == cell.world and one is not cell]
             require_known(f"{path.name}: shift_from of cell {cell.name}", cell.shift_from, own)
-    return TailDesign(path.stem, str(table.get("title", path.stem)), int(table.get("seed", 0)), worlds, cells)
+    given, samples = table.get("constants"), table.get("samples")
+    if samples is not None and (type(samples) is not int or samples < 1):
+        raise ValueError(f"{path.name}: samples is {samples!r:.60}: give a number of contexts, such as 300.")
+    return TailDesign(
+        path.stem,
+        str(table.get("title", path.stem)),
+        int(table.get("seed", 0)),
+        worlds,
+        cells,
+        None if given is None else _constants(given, path),
+        samples,
+    )
+
+
+def _constants(given: Any, path: Path) -> Constants:
+    names = [one.name for one in fields(Constants)]
+    if not isinstance(given, dict):
+        raise ValueError(f"{path.name}: constants is {given!r:.60}: give a table of {', '.join(names)}.")
+    for key in given:
+        require_known(f"{path.name}: constant", key, names)
+    try:
+        return Constants(**{key: float(value) for key, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: constants: {error}") from error
 
 
 _Row = TypeVar("_Row", TailWorld, TailCell)

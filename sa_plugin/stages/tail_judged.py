@@ -19,7 +19,9 @@ What it does not show: worlds, spans and lengths that are not in the design.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from sa_plugin.stages.tail_cells import OUTCOME, TailDesign, TailScores
 from sa_plugin.stages.tail_predicted import (
     HEADER,
     Column,
-    areas_of,
+    areas_among,
     best_of_areas,
     design_hash,
     fit_constants,
@@ -47,7 +49,7 @@ from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling
 from sa_plugin.statistics.interval import LEAST
 from sa_plugin.statistics.quantile import DELTAS
-from sa_plugin.statistics.ranking import auroc_of, resampled_auroc
+from sa_plugin.statistics.ranking import resampled_auroc
 from sa_plugin.theory.tail_law import MAXIMUM, TIE
 
 CHOICES = ("law", "max", "short", "cal")
@@ -57,8 +59,14 @@ GROUPS = 40
 _EDGE = 1e-9
 
 
+Row = Mapping[str, Any]
+
+
 def judge_prediction(
-    frozen: Mapping[str, Any], outcomes: Mapping[str, TailScores], resampling: Resampling = Resampling()
+    frozen: Mapping[str, Any],
+    outcomes: Mapping[str, TailScores],
+    resampling: Resampling = Resampling(),
+    also: Callable[[Row], Iterable[str]] = lambda row: (),
 ) -> dict[str, Any]:
     """Compare predictions with outcomes.
 
@@ -66,11 +74,12 @@ def judge_prediction(
         frozen: As `predict` made it.
         outcomes: By cell, of those that were run.
         resampling: Level, and seed of the groups.
+        also: Of a row with its `cell`, `kind`, `layer` and `concept`, the further parts that it is in.
 
     Returns:
         `rows` of every cell, kind and concept, and of all of them `regret` by choice, over documents and over
         cells, `saved` by the law against each other choice, the same in cells where the maximum has something
-        to lose and in those named in advance, `delta`, `slope` and the `verdict`.
+        to lose, in those named in advance and in further parts, `delta`, `slope` and the `verdict`.
 
     Raises:
         ValueError: No cell of the prediction was run.
@@ -80,33 +89,49 @@ def judge_prediction(
     order = np.random.default_rng(resampling.seed).permutation(len(documents)) % units
     home = dict(zip(documents, order.tolist(), strict=True))
     rows, regrets, points = [], [], []
-    for said in frozen["predictions"]:
-        seen = outcomes.get(said["cell"])
-        if seen is None or said["concept"] not in seen.concepts:
+    for (cell, kind), predictions in groupby(frozen["predictions"], itemgetter("cell", "kind")):
+        seen = outcomes.get(cell)
+        if seen is None:
             continue
-        cal, test = (
-            seen.split(of).column(said["kind"], said["layer"], said["concept"]) for of in ("cal", "test")
-        )
-        if min(len(set(one["positive"].tolist())) for one in (cal, test)) < 2:
-            continue
-        row, columns, differences = _one(said, cal, test, home, resampling)
-        rows.append(row)
-        regrets.append(columns)
-        points.append(differences)
+        splits = {of: _Split(seen.split(of), kind) for of in ("cal", "test")}
+        for said in predictions:
+            if said["concept"] not in seen.concepts:
+                continue
+            cal, test = (one.column(said["layer"], said["concept"]) for one in splits.values())
+            if min(len(set(one["positive"].tolist())) for one in (cal, test)) < 2:
+                continue
+            row, columns, differences = _one(said, cal, test, home, resampling)
+            rows.append(row)
+            regrets.append(columns)
+            points.append(differences)
     if not rows:
         raise ValueError("no prediction meets an outcome with both classes: run the cells first.")
-    return _judged(rows, np.stack(regrets), np.array([row["cell"] for row in rows]), points, resampling)
+    further = {row: tuple(also(rows[row])) for row in range(len(rows))}
+    return _judged(rows, np.stack(regrets), points, resampling, further)
+
+
+class _Split:
+    """One split of a cell and kind, all layers and concepts pooled at once."""
+
+    def __init__(self, seen: TailScores, kind: str) -> None:
+        self.seen, self.kind = seen, kind
+        self.pooled = dict(pooled_samples(seen.scores[seen.kinds.index(kind)], seen.bounds))
+
+    def column(self, layer: int, concept: str) -> dict[str, Any]:
+        """As `TailScores.column`, with the contexts' pooled numbers."""
+        at = self.seen.layers.index(layer), self.seen.concepts.index(concept)
+        pooled = {key: each[:, *at] for key, each in self.pooled.items()}
+        return {**self.seen.column(self.kind, layer, concept), "pooled": pooled}
 
 
 def _one(
     said: Mapping[str, Any], cal: Column, test: Column, home: Mapping[str, int], resampling: Resampling
 ) -> tuple[dict[str, Any], Float64[np.ndarray, "choice column"], list[tuple[float, float]]]:
     """One cell, kind and concept: its record, the regret of each choice, and the points of the slope."""
-    truth = test["positive"]
-    values = dict(pooled_samples(test["scores"], test["bounds"]))
-    areas = {key: auroc_of(v[truth], v[~truth]) for key, v in values.items()}
+    truth, values = test["positive"], test["pooled"]
+    areas = areas_among(values, truth)
     best = max(areas, key=lambda key: areas[key])
-    maximum, own = (MAXIMUM, 0), areas_of(cal)
+    maximum, own = (MAXIMUM, 0), areas_among(cal["pooled"], cal["positive"])
     picked: dict[str, Sequence[Any]] = {
         "law": said["best"],
         "max": maximum,
@@ -173,10 +198,11 @@ def _deltas(cal: Column, test: Column) -> tuple[float, list[float]]:
 def _judged(
     rows: list[dict[str, Any]],
     regret: Float64[np.ndarray, "row choice column"],
-    cells: np.ndarray,
     points: list[list[tuple[float, float]]],
     resampling: Resampling,
+    further: Mapping[int, Sequence[str]],
 ) -> dict[str, Any]:
+    cells = np.array([row["cell"] for row in rows])
     stakes = np.array([row["max_regret_on_cal"] > REGRET for row in rows])
     on_test = np.array([row["regret"]["max"] > REGRET for row in rows])
     named = np.array([bool(row["maximum_loses"]) for row in rows])
@@ -186,6 +212,8 @@ def _judged(
         "max has something to lose (test)": on_test,
         "named in advance": named,
     }
+    for name in dict.fromkeys(one for each in further.values() for one in each):
+        parts[name] = np.array([name in further[row] for row in range(len(rows))])
     found: dict[str, Any] = {"rows": rows, "parts": {}}
     for name, part in parts.items():
         own = _part(regret, cells, part, resampling.level) if part.any() else {"rows": 0, "cells": 0}
@@ -297,7 +325,8 @@ def tried(
     for cells in ([], by_role["fit"]):
         run_design(design, out, cells=cells, hosts=hosts, root=root, say=say)
     if not path.exists():
-        constants, fitted = fit_constants(design, out, say=say)
+        given = design.constants
+        constants, fitted = fit_constants(design, out, say=say) if given is None else (given, {})
         write_json(predict(design, out, constants, fitted=fitted, say=say), path)
     frozen = read_json(path)
     if frozen["design_hash"] != design_hash(design):

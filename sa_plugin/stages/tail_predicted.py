@@ -83,12 +83,12 @@ def law_of(inputs: TailInputs, cell: TailCell, constants: Constants, samples: in
 
 
 def predict_cell(
-    cell: TailCell, world: TailWorld, train: TailScores, constants: Constants
+    cell: TailCell, world: TailWorld, train: TailScores, constants: Constants, samples: int | None = None
 ) -> list[dict[str, Any]]:
     """One record a kind, layer and concept; AUROCs, candidates and inputs in the order of `HEADER`."""
     found = []
     for kind, layer, column, inputs in inputs_of_cell(train, world, cell):
-        law = law_of(inputs, cell, constants)
+        law = law_of(inputs, cell, constants, samples)
         said, measured = law.prediction(), inputs.measured()
         gain = max(said.auroc.values()) - said.auroc[MAXIMUM]
         heavy = measured["xi"] > HEAVY and cell.tokens >= LONG
@@ -125,25 +125,34 @@ def best_of_areas(areas: Mapping[tuple[str, int], float]) -> list[Any]:
 
 def areas_of(column: Column) -> dict[tuple[str, int], float]:
     """AUROC of every pooling at every candidate."""
-    truth = column["positive"]
-    return {
-        key: auroc_of(values[truth], values[~truth])
-        for key, values in pooled_samples(column["scores"], column["bounds"])
-    }
+    return areas_among(dict(pooled_samples(column["scores"], column["bounds"])), column["positive"])
+
+
+def areas_among(
+    values: Mapping[tuple[str, int], np.ndarray], truth: np.ndarray
+) -> dict[tuple[str, int], float]:
+    """AUROC of every pooled number of samples."""
+    return {key: auroc_of(one[truth], one[~truth]) for key, one in values.items()}
 
 
 def pooled_samples(
     scores: np.ndarray, bounds: np.ndarray, only: Iterable[str] | None = None
 ) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-    """Every pooling of one column of token scores at every candidate, by name and place in its grid."""
-    scores = np.ascontiguousarray(scores)[:, None, None]
-    mean = np.array([[scores.mean(dtype=np.float64)]])
-    sd = np.array([[scores.std(dtype=np.float64) or 1.0]])
+    """Every pooling of token scores `[token, *columns]` at every candidate, by name and place in its grid.
+
+    Yields `[sample, *columns]`. Poolings treat columns one by one, so that many together cost little more
+    than one.
+    """
+    columns = scores.shape[1:]
+    scores = np.ascontiguousarray(scores).reshape(len(scores), 1, -1)
+    mean, sd = scores.mean(0, dtype=np.float64), scores.std(0, dtype=np.float64)
+    sd = np.where(sd > 0, sd, 1.0)
     for name in HEADER["auroc"] if only is None else only:
         grid = GRIDS.get(name)
         for k, candidate in enumerate(((),) if grid is None else grid.candidates):
             numbers = () if grid is None else grid.parameters(candidate, mean, sd)
-            yield (name, k), STATISTICS[name](scores, bounds, *numbers)[:, 0, 0].astype(np.float64)
+            found = STATISTICS[name](scores, bounds, *numbers).astype(np.float64)
+            yield (name, k), found.reshape(len(found), *columns)
 
 
 def predict(
@@ -185,7 +194,7 @@ def predict(
         if held.get("made_of") == made_of:
             own = held["predictions"]
         else:
-            own = predict_cell(cell, world, TailScores.read(train), constants)
+            own = predict_cell(cell, world, TailScores.read(train), constants, design.samples)
             write_json({"made_of": made_of, "predictions": own}, path)
         found += own
         losing = sum(bool(one["maximum_loses"]) for one in own)
@@ -204,8 +213,9 @@ def predict(
 
 
 def design_hash(design: TailDesign) -> str:
-    """Digest of every world and cell."""
-    return hashlib.sha256(json.dumps(asdict(design), sort_keys=True).encode()).hexdigest()[:16]
+    """Digest of every world and cell, and of what else is given."""
+    said = {name: value for name, value in asdict(design).items() if value is not None}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:

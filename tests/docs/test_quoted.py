@@ -24,6 +24,8 @@ TABLES = {
     "claims": (claims_page.PAGE, claims_page.BEGIN, claims_page.table),
     "reproduction": (reproduction_page.PAGE, reproduction_page.BEGIN, reproduction_page.shown),
     "tail law": (tail_law_page.PAGE, tail_law_page.MEASURED_BEGIN, tail_law_page.measured_shown),
+    "tail law, all blocks": (tail_law_page.PAGE, tail_law_page.BLOCKS_BEGIN, tail_law_page.blocks_shown),
+    "tail law, budget": (tail_law_page.PAGE, tail_law_page.BUDGET_BEGIN, tail_law_page.budget_shown),
     "results": (rival_tables.PAGE, rival_tables.BEGIN, rival_tables.shown),
 } | {
     kind: (alignment_page.PAGE, alignment_page.BEGIN.format(kind), partial(alignment_page.table, kind))

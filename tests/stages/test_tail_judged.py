@@ -18,6 +18,7 @@ from sa_plugin.stages import (
     tried,
 )
 from sa_plugin.statistics import auroc
+from sa_plugin.theory import Constants, Context, TailLaw, measure_inputs
 
 TRAIN, OUTCOME = "train.npz", "outcome.npz"
 WORLD = TailWorld("planted", "none", "none", (0,), tokens=24, in_concept=2, runs=2)
@@ -118,6 +119,43 @@ def test_a_law_that_is_right_is_not_refuted_and_a_wrong_one_is(frozen, outcomes)
     assert judge_prediction(wrong, outcomes)["verdict"]["law"] == "refuted"
     far = {**frozen, "predictions": [{**one, "delta": 0.95} for one in frozen["predictions"]]}
     assert judge_prediction(far, outcomes)["verdict"]["delta"] == "refuted"
+
+
+def test_further_parts_are_means_over_their_rows(frozen, outcomes):
+    found = judge_prediction(frozen, outcomes, also=lambda row: (f"of kind {row['kind']}",))
+    for kind in ("low", "high"):
+        part = found["parts"][f"of kind {kind}"]
+        own = [row["regret"]["law"] for row in found["rows"] if row["kind"] == kind]
+        assert part["rows"] == len(own) == 3
+        assert part["over cells"]["regret"]["law"][0] == pytest.approx(np.mean(own), abs=1e-4)
+    assert repr(found["parts"]["all"]) == repr(judge_prediction(frozen, outcomes)["parts"]["all"])
+
+
+def test_a_row_does_not_depend_on_the_layers_beside_it(frozen, outcomes):
+    rng = np.random.default_rng(3)
+    wide = {
+        name: replace(
+            seen,
+            layers=(3, 0),
+            scores=np.concatenate(
+                [rng.normal(size=seen.scores.shape).astype(np.float32), seen.scores], axis=2
+            ),
+        )
+        for name, seen in outcomes.items()
+    }
+    assert repr(judge_prediction(frozen, wide)) == repr(judge_prediction(frozen, outcomes))
+
+
+def test_given_constants_and_samples_are_not_fitted(tmp_path, out, outcomes):
+    given = replace(DESIGN, constants=Constants(0.25, 0.5), samples=40)
+    (tmp_path / "worlds" / "planted").mkdir(parents=True)
+    (tmp_path / "worlds" / "planted" / TRAIN).write_bytes((out / "worlds" / "planted" / TRAIN).read_bytes())
+    found = predict(given, tmp_path, given.constants, cells=["kept-48"])
+    assert found["design_hash"] != predict(DESIGN, tmp_path, given.constants, cells=[])["design_hash"]
+    (first, *_), world = found["predictions"], drawn(128, 24, 2, 1.2, ("guard",), 0)
+    inputs = replace(measure_inputs(**world.column("low", 0, "animal")), prevalence=0.5)
+    law = TailLaw(inputs, Context(48, 12.0, 12), samples=40, constants=given.constants)
+    assert first["auroc"] == [round(one, 4) for one in law.prediction().auroc.values()]
 
 
 def test_one_cell_says_nothing_over_cells(frozen, outcomes):

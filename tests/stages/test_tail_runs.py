@@ -1,10 +1,11 @@
 """The tail law's benchmark: designs are read or refused, a run leaves what it says and goes on."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import quoted
 import tiny
 from sklearn.metrics import roc_auc_score
 
@@ -165,9 +166,24 @@ def test_the_shipped_design_keeps_back_what_it_says():
     assert {32, 4096} <= {cell.tokens for cell in design.cells}
 
 
+def test_the_second_design_reads_all_blocks_of_another_seed_with_the_first_constants():
+    first, second = read_design("tail_law"), read_design("tail_law_blocks")
+    frozen = json.loads((quoted.FINDINGS / "data" / "tail_law_prediction.json").read_text())
+    assert asdict(second.constants) == frozen["constants"]
+    assert second.seed != first.seed
+    blocks = {"smollm2": 30, "minilm": 6, "vit": 12}
+    for world in second.worlds:
+        assert world.layers == tuple(range(blocks[world.model]))
+    assert {cell.role for cell in second.cells} == {"kept"}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
+        ("[[worlds]]", "constants = { share = 0.5 }\n[[worlds]]", "did you mean 'shared'"),
+        ("[[worlds]]", "constants = { shared = 1.5 }\n[[worlds]]", "shared is 1.5"),
+        ("[[worlds]]", "constants = 0.5\n[[worlds]]", "give a table of shared, reach"),
+        ("[[worlds]]", "samples = 0\n[[worlds]]", "samples is 0"),
         ('role = "fit"', 'rol = "fit"', "did you mean 'role'"),
         ('role = "fit"', 'role = "try"', "role is 'try'"),
         ('role = "fit"\n', "", "has no role"),
