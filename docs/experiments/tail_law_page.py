@@ -1,7 +1,7 @@
 """The tail law's frozen predictions, their judgement, and the tables and figures of its page.
 
-    python docs/experiments/tail_law_page.py freeze DESIGN OUT   # docs/findings/data/DESIGN_prediction.json
-    python docs/experiments/tail_law_page.py judge DESIGN OUT    # DESIGN.json, tables, figure
+    python docs/experiments/tail_law_page.py freeze DESIGN OUT   # writes DESIGN_prediction.json among the data
+    python docs/experiments/tail_law_page.py judge DESIGN OUT    # writes DESIGN.json there, tables, figure
     python docs/experiments/tail_law_page.py show                # what the page has of kept data, once more
 
 DESIGN is `tail_law`, or `tail_law_blocks`: another seed, every block. OUT is a folder that `tail_law_runs.py`
