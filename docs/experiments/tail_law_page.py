@@ -1,6 +1,6 @@
 """The tail law's frozen predictions, their judgement, and the tables and figures of its page.
 
-    python docs/experiments/tail_law_page.py freeze DESIGN OUT   # writes DESIGN_prediction.json among the data
+    python docs/experiments/tail_law_page.py freeze DESIGN OUT   # writes DESIGN_prediction.json in data
     python docs/experiments/tail_law_page.py judge DESIGN OUT    # writes DESIGN.json there, tables, figure
     python docs/experiments/tail_law_page.py show                # what the page has of kept data, once more
 
