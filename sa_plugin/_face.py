@@ -324,7 +324,8 @@ class Arguments(NamedTuple):
             found[name] = self.taken(name, value, taker) if new is NO else new
         for name in self.required:
             if name not in found and name not in in_order:
-                raise TypeError(f"{self.function}: {name} is missing: {self.call()}.")
+                fix = self.call() if name in self.order else f"give {name}=..."
+                raise TypeError(f"{self.function}: {name} is missing: {fix}.")
         return found
 
     def optional(self) -> dict[str, Taker]:

@@ -31,6 +31,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 # Two cores, idle, extrapolated from the default setting; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 BATCH_TOKENS = 1024
+COLUMNS = (
+    "of a .csv or .jsonl file: which column is text (or image), id, document, and one of label, spans, mask"
+)
 LABELS = "which column is text (or image), id, document, and one of label, spans, mask"
 STEPS = ("train", "bank", "scores", "detector")
 WRITTEN = ("results.json", "report.html")
@@ -84,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--root", help="folder of your copy, for data that are named")
     said = "of texts labelled as a whole: every token of a positive text is positive (else unknown)"
     run.add_argument("--token-labels", choices=("text",), help=said)
+    run.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=COLUMNS)
     run.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP folder")
     run.add_argument("--limit", type=_whole("limit", 2**31 - 1), default=0, help=LIMIT)
     run.add_argument("--layers", type=int, nargs="+", help="block indices; all by default")
@@ -316,7 +320,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from sa_plugin.statistics.drawn import Resampling
 
     seed, labels = arguments.seed, arguments.token_labels
-    options = {} if labels is None else {"token_labels": labels}
+    options: dict[str, Any] = {} if labels is None else {"token_labels": labels}
+    if arguments.column:
+        options["columns"] = dict(_column(text) for text in arguments.column)
     config = CellConfig(
         "run",
         arguments.model,

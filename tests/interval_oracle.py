@@ -44,6 +44,8 @@ def slow_interval(columns, rows, kind, level=LEVEL):
         low, high = max(low, floor), min(high, 1)
     elif s < 1e-12:
         low = high = math.nan
+    elif kind == "rate":
+        low = max(low, 0)
     return low, high
 
 

@@ -126,7 +126,8 @@ def read(folder: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _record(folder: Path, what: str) -> dict[str, Any]:
     path = folder / RECORD
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no {RECORD}: it is no saved {what}.")
+        why = f"holds no {RECORD}: it is no saved {what}" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {why}: give the folder that save_pretrained wrote.")
     record = read_object(path, AGAIN)
     found = record.get("format")
     if type(found) is not int or found not in (_OLD_FORMAT, ARTEFACT_FORMAT, PROMISE_FORMAT):

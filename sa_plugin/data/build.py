@@ -34,7 +34,7 @@ from sa_plugin.data.columns import (
     whole_of,
 )
 from sa_plugin.data.given import given_of, plain, source_or_none
-from sa_plugin.data.images import Image, PixelLabels, combine_masks, void_mask
+from sa_plugin.data.images import Image, PixelLabels, combine_masks, pixels_of, void_mask
 from sa_plugin.data.sample import ALL_SPLITS, Sample, SampleLabels, Span
 from sa_plugin.data.splits import warn_of_repeats
 from sa_plugin.data.words import other_units
@@ -509,6 +509,7 @@ def mask_sample(
     Raises:
         ValueError: The image is no RGB array, or a mask, box or void mask does not fit it.
     """
+    pixels = pixels_of(pixels, f"sample {id_!r}: ")
     found = combine_masks(id_, pixels, masks, boxes)
     positive = {concept for concept, mask in found.items() if mask.any()} | set(labels)
     image = Image(pixels, found, min_coverage, void_mask(id_, void, pixels.shape[:2]))

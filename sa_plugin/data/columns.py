@@ -80,7 +80,7 @@ def entries_of(name: str, given: Any, fix: str) -> list[Any]:
     """
     if isinstance(given, str | bytes):
         kind = "text" if isinstance(given, str) else "bytes"
-        raise TypeError(f"{name} is the {kind} {given!r:.60}, not a list: {fix}.")
+        raise TypeError(f"{name} is the {kind} {cut(repr(given))}, not a list: {fix}.")
     if getattr(given, "ndim", 1) != 1 or (hasattr(given, "columns") and hasattr(given, "to_numpy")):
         shape = " x ".join(map(str, getattr(given, "shape", ()))) or "a single value"
         raise TypeError(f"{name} is {shape} ({type(given).__name__}), not one column: {fix}.")
@@ -100,7 +100,19 @@ def picture_column(name: str, given: Any) -> list[Any]:
 
 def shown(value: Any) -> str:
     """A value with its type, for errors."""
-    return "None" if value is None else f"{value!r:.60} ({type(value).__name__})"
+    return "None" if value is None else f"{cut(repr(value))} ({type(value).__name__})"
+
+
+def cut(said: str, most: int = 60) -> str:
+    """A text for an error, no longer than this, and its end shown to be missing.
+
+    Example:
+        >>> cut("'a long story'", 8)
+        "'a lo...'"
+    """
+    if len(said) <= most:
+        return said
+    return said[: most - 4].rstrip() + "..." + (said[-1] if said[0] == said[-1] and said[0] in "'\"" else "")
 
 
 def scalar(value: Any) -> Any:
@@ -305,12 +317,14 @@ def span_of(where: str, value: Any, name: Reader[str] = name_of) -> tuple[int, i
         value = [_entry(where, value, key) for key in ("start", "end", "label")]
     if isinstance(value, str):
         raise ValueError(
-            f"{where} is the text {value!r:.40}: the span is not (start, end, concept): for labels of whole "
-            "texts use ConceptData.from_texts(texts, labels)."
+            f"{where} is the text {cut(repr(value), 40)}: the span is not (start, end, concept): for labels "
+            "of whole texts use ConceptData.from_texts(texts, labels)."
         )
     parts = entries_of(where, value, "give (start, end, concept)")
     if len(parts) != 3:
-        raise ValueError(f"{where} is {value!r:.60}, of {len(parts)} parts: give (start, end, concept).")
+        raise ValueError(f"{where} is {cut(repr(value))}, of {len(parts)} parts: give (start, end, concept).")
+    if isinstance(parts[0], str) and not isinstance(parts[2], str):
+        raise TypeError(f"{where} is {cut(repr(value))}, in another order: give (start, end, concept).")
     start, end = (whole_of(f"{where}[{k}]", parts[k]) for k in (0, 1))
     return start, end, name(f"{where}[2]", parts[2])
 

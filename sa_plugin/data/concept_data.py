@@ -392,10 +392,10 @@ class ConceptData(Shown):
         applies to the image; nothing is resampled.
 
         Args:
-            images: RGB, uint8 `[height, width, 3]`.
-            masks: For each image, concept to boolean mask `[height, width]` of the image's own
-                size (empty masks are allowed and make no positive); or `PixelLabels`, with boxes,
-                the share of a patch that must be covered, and void pixels.
+            images: Paths, pictures of Pillow, or RGB pixels of uint8, `[height, width, 3]`.
+            masks: For each image, concept to mask: a path, a picture, or truth values `[height, width]`
+                of the image's own size (empty masks are allowed and make no positive); or `PixelLabels`,
+                with boxes, the share of a patch that must be covered, and void pixels.
             documents: As in `from_spans`, like the arguments that follow.
             concepts: Concepts and their order.
             sample_labels: Concepts of each image, beyond those of its masks.

@@ -258,8 +258,7 @@ def require_rgb(name: str, pixels: Any) -> None:
     if not isinstance(pixels, np.ndarray):
         raise ValueError(
             f"sample {name!r}: its image is a {type(pixels).__module__}.{type(pixels).__name__}, "
-            "not a numpy array: give uint8 [height, width, 3], of a PIL image by "
-            "np.asarray(PIL.ImageOps.exif_transpose(image).convert('RGB'))."
+            "not an image: give a path, a picture of Pillow, or uint8 [height, width, 3]."
         )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(
@@ -273,8 +272,12 @@ class FramesWarning(UserWarning):
     """A picture holds several frames, of which one is read."""
 
 
-def opened(value: Any) -> Any:
+def opened(value: Any, where: str = "") -> Any:
     """A picture of Pillow from a path or from {"bytes": ..., "path": ...} of a data set; else the value.
+
+    Args:
+        value: What is given.
+        where: What an error begins with.
 
     Raises:
         FileNotFoundError: No such file.
@@ -287,7 +290,7 @@ def opened(value: Any) -> Any:
     if not isinstance(value, str | Path | io.BytesIO):
         return value
     if not isinstance(value, io.BytesIO) and not Path(value).is_file():
-        raise FileNotFoundError(f"{value} does not exist: give the path of a picture.")
+        raise FileNotFoundError(f"{where}{value} does not exist: give the path of a picture.")
     pillow = require("PIL.Image", "images", "reading pictures")
     try:
         # From memory: no file stays open, and frames can be counted later.
@@ -296,8 +299,20 @@ def opened(value: Any) -> Any:
         picture.load()
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         named = "bytes" if isinstance(value, io.BytesIO) else value
-        raise ValueError(f"{named}: no picture that Pillow can read ({error}).") from error
+        raise ValueError(f"{where}{named}: no picture that Pillow can read ({error}).") from error
     return picture
+
+
+def pixels_of(value: Any, where: str = "") -> Any:
+    """RGB pixels of a picture of Pillow, or of a path to one; anything else as it is."""
+    found = opened(value, where)
+    return rgb(found) if hasattr(found, "getbands") else found
+
+
+def numbers_of(mask: Any, where: str = "") -> Any:
+    """The numbers of a mask that is a picture or a path to one, turned upright; anything else as it is."""
+    found = opened(mask, where)
+    return np.asarray(upright(found)) if hasattr(found, "getbands") else found
 
 
 def rgb(picture: Any) -> UInt8[np.ndarray, "height width 3"]:
@@ -348,6 +363,7 @@ def _mask(name: str, concept: Any, mask: Any, size: tuple[int, ...]) -> Bool[np.
 
 
 def _mask_of_size(where: str, mask: Any, size: tuple[int, ...]) -> Bool[np.ndarray, "height width"]:
+    mask = numbers_of(mask, f"{where}: ")
     array = bool_like(mask)
     if array is None:
         found = np.asarray(mask, dtype=object if isinstance(mask, list | tuple) else None)

@@ -211,7 +211,8 @@ def warn_of_cut_words(samples: Sequence[Sample]) -> None:
     examples = ", ".join(f"{_marked(one.text, a, b)} (sample {one.id!r})" for one, a, b in cut[:3])
     warnings.warn(
         f"{len(cut)} of {len(every)} spans cut words, or begin or end with white space: {examples}. "
-        f"Tokens that a span touches have its label. {_cause([(one.text, a, b) for one, a, b in cut])}",
+        "Tokens that a span touches have its label. "
+        f"{_cause([(one.text, a, b) for one, a, b in every], [(one.text, a, b) for one, a, b in cut])}",
         CutWordsWarning,
         stacklevel=users_line(),
     )
@@ -258,14 +259,23 @@ def _marked(text: str, start: int, end: int) -> str:
     return repr(f"{before}[{text[start:end][:40]}]{after}")
 
 
-def _cause(cut: Sequence[tuple[str, int, int]]) -> str:
-    looked = cut[:_LOOKED_AT]
+def _cause(every: Sequence[tuple[str, int, int]], cut: Sequence[tuple[str, int, int]]) -> str:
+    """What has probably happened, and how to mend it: a cause mends what is cut and spoils nothing else."""
+    looked, whole = cut[:_LOOKED_AT], [one for one in every if not is_cut(*one)][:_LOOKED_AT]
     for place, said, fix in (*_units(), *_moves()):
         if len(looked) < 2 and "moved" in said:
             break
         left = sum(is_cut(text, *place(text, start, end)) for text, start, end in looked)
-        if left <= len(looked) / 10:
+        spoilt = sum(is_cut(text, *place(text, start, end)) for text, start, end in whole)
+        if left <= len(looked) / 10 and spoilt <= len(whole) / 10:
             return f"They lie on words when counted {said}: {fix}."
+    # Nothing moved them: letters without a space that more letters of their word stand beside.
+    within = [one for one in cut if not any(c.isspace() for c in one[0][one[1] : one[2]])]
+    if whole and len(within) > len(cut) / 2:
+        return (
+            "Most lie inside of longer words: where words were searched for, search for whole ones, "
+            r"re.finditer(rf'\b{word}\b', text)."
+        )
     return (
         "Compare some with their texts, and give positions in characters of the text as it is; where cut "
         "words are meant, silence CutWordsWarning."

@@ -112,7 +112,7 @@ def method_metrics(
     # What a metric is over: positive samples, for precision those that fire, for a ranking the scarcer class.
     carried = dict.fromkeys(COUNTED, positive) | {"precision": scarcer(positive, fired)}
     carried |= dict.fromkeys(RANKED, scarcer(positive, negative)) | {ALARMS: negative}
-    kinds = dict.fromkeys(METRICS, kind) | {ALARMS: "mean" if kind == "share" else kind}
+    kinds = dict.fromkeys(METRICS, kind) | {ALARMS: "rate" if kind == "share" else kind}
     return {
         metric: resamples.drawn(measured, kinds[metric], carried[metric], concept=concepts)
         for metric, measured in found.items()

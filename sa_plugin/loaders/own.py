@@ -29,6 +29,9 @@ or streamed, whatever their format (numpy, torch); `datasets` is not imported. `
 | `image`, `mask` | {concept: mask}, or one plane of class numbers, or of 0 and 255 |
 | `text`, `label` | sample labels: a class, or several; beside `spans`, `tokens` or `image` too |
 
+The rows of a CSV or JSONL file are such a dataset where `columns` is given (`rows_of_file`). There several
+labels of a text stand in one cell, with `;`, and pictures and masks are paths from the file's folder.
+
 A `text` may be a chat, a list of messages, or token ids, as in `ConceptData.from_texts`.
 
 Beside `tokens`, `text` is the text that they are of, or `spaces_after` says whether a space follows each.
@@ -51,7 +54,8 @@ from sa_plugin.data.splits import Splits, split_of
 from sa_plugin.data.tags import Tags
 from sa_plugin.data.words import other_units, warn_of_cut_words
 from sa_plugin.loaders.annotated import recipe, tool_of_row
-from sa_plugin.loaders.files import TableRow, parse_json, read_table
+from sa_plugin.loaders.files import TableRow, parse_json, read_table, require_path
+from sa_plugin.loaders.parts import CsvRows, JsonLines
 from sa_plugin.loaders.rows import (
     NAMED_ROLES,
     dataset_rows,
@@ -157,11 +161,15 @@ def _line(line: bytes, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: no object with 'text' and 'labels'; {recipe(tool)}")
         raise ValueError(
             f"{where}: expected an object with 'text' and 'labels' ([[start, end, concept], ...], or names)"
-            f"{near and f', {lacking[0]!r} is missing'}{near or '.'}"
+            f"{near and f', {lacking[0]!r} is missing'}{near or '.'} Other names: columns={{'text': ..., "
+            "'spans': ... (or 'label')}."
         )
     unknown = sorted(found.keys() - set(_LINE_KEYS))
     if unknown:
-        raise ValueError(f"{where}: key {unknown[0]!r} is unknown; known: {', '.join(_LINE_KEYS)}.")
+        raise ValueError(
+            f"{where}: key {unknown[0]!r} is unknown; known: {', '.join(_LINE_KEYS)}. "
+            "To leave keys aside say which are read: columns={'text': 'text', 'spans': 'labels'}."
+        )
     wrong = _line_problem(found)
     if wrong:
         raise ValueError(f"{where}: {wrong}")
@@ -236,7 +244,8 @@ def read_csv(
     if "text" not in rows[0].values:
         raise ValueError(
             f"{path} line 1: neither 'text' nor 'word' is a column{did_you_mean('text', rows[0].values)} "
-            "Give one text a row, or one word a row. "
+            "Give one text a row, or one word a row, or say which column is what, such as "
+            f"columns={{'text': {next(iter(rows[0].values))!r}, 'label': ...}}. "
             f"Found: {', '.join(map(repr, rows[0].values))}."
         )
     for row in rows:
@@ -258,7 +267,8 @@ def read_csv(
             if not any(row.is_flag(column) for row in rows):
                 one = next((row for row in rows if row[column].strip()), rows[0])
                 raise one.refusal(
-                    f"{column!r} is {one[column]!r:.40}: expected 0 or 1; call a column of names 'label'."
+                    f"{column!r} is {one[column]!r:.40}: expected 0 or 1; call a column of names "
+                    "'label', or say which columns count: columns={'text': 'text', 'label': ...}."
                 )
         labels, concepts = [[c for c in flags if row.flag(c)] for row in rows], flags
     return texts_with_spans(
@@ -411,6 +421,62 @@ def from_dataset(
         )
     images = [row["image"] for row in rows]
     return ConceptData.from_masks(images, masks_of_rows(rows), sample_labels=labels, **shared)
+
+
+class FileRows(list[dict[str, Any]]):
+    """Rows of a file, as a dataset has them.
+
+    Attributes:
+        column_names: Of the header; None where each row says its own.
+        places: File and line of each row.
+    """
+
+    column_names: list[str] | None = None
+    places: Sequence[str] = ()
+
+
+def rows_of_file(path: Path, columns: Mapping[str, str], names: Mapping[str, Any] | None = None) -> FileRows:
+    """The rows of a CSV or JSONL file for `from_dataset`.
+
+    Args:
+        path: The file, in UTF-8.
+        columns: Role to column; other columns are left aside.
+        names: As in `from_dataset`: of these roles a cell may hold the number of a class.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A line cannot be read; the text names it.
+    """
+    require_path(path, "give a CSV or JSONL file of labelled samples")
+    kind = CsvRows if path.suffix.lower() == ".csv" else JsonLines
+    part = kind.indexed(path, path.name, 0, 1 << 30)
+    read = list(part.read(0, part.n_rows))
+    if not read:
+        raise ValueError(f"{path} has no rows.")
+    for where, value in read:
+        if isinstance(value, Exception):
+            raise ValueError(f"{where}: {value}.") from value
+    found = FileRows(dict(value) for _, value in read)
+    found.column_names = None if part.columns is None else list(part.columns)
+    found.places = [where for where, _ in read]
+    for role, column in columns.items():
+        for row in found:
+            cell = row.get(column)
+            if isinstance(cell, str):
+                row[column] = _cell(
+                    cell, role, path, numbered=role in (names or {}), of_table=kind is CsvRows
+                )
+    return found
+
+
+def _cell(cell: str, role: str, path: Path, *, numbered: bool, of_table: bool) -> Any:
+    """What a text in a file is to its role."""
+    if role in ("image", "mask"):
+        return path.parent / cell if cell.strip() else None
+    if role != "label" or not of_table:
+        return cell
+    parts = [one.strip() for one in cell.split(";") if one.strip()]
+    return [int(one) if numbered and one.isdecimal() else one for one in parts]
 
 
 def own_splits(name: object, split: str | None, of: Sequence[str] | None, seed: int) -> Splits:

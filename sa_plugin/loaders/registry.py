@@ -3,7 +3,7 @@
 | source | read as |
 |---|---|
 | a name | embedded, rendered, or `root`: the published layout, or with metadata.csv the authors' |
-| `.jsonl`, `.csv` | labelled texts of the user's own |
+| `.jsonl`, `.csv` | labelled texts of the user's own; with `columns`, as a dataset |
 | `.conll`, `.iob`, `.bio`, `.conllu` | words with tags, one a line |
 | a folder with metadata.csv | the layout of the authors' code, all its concepts |
 | rows with `column_names`, or a mapping of split to such | a dataset, by `columns` |
@@ -23,6 +23,7 @@ from typing import Any
 from sa_plugin._check import did_you_mean, require_known
 from sa_plugin._face import face
 from sa_plugin.data.concept_data import ConceptData
+from sa_plugin.data.loose import PICTURES
 from sa_plugin.loaders.annotated import tool_of_path
 from sa_plugin.loaders.authors import load_authors_pictures, load_authors_texts
 from sa_plugin.loaders.broden import load_broden
@@ -33,8 +34,9 @@ from sa_plugin.loaders.comments import load_goemotions, load_isarcasm
 from sa_plugin.loaders.conll import read_conll, read_conllu
 from sa_plugin.loaders.emoji import emoji_folder, emoji_scenes
 from sa_plugin.loaders.files import read_table
-from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl
+from sa_plugin.loaders.own import from_dataset, read_csv, read_jsonl, rows_of_file
 from sa_plugin.loaders.reading import Reading
+from sa_plugin.loaders.rows import kind_of_columns
 from sa_plugin.loaders.shape_scenes import shapes
 from sa_plugin.loaders.supersense import load_supersense
 from sa_plugin.loaders.tail_scenes import load_tail_scenes
@@ -115,12 +117,13 @@ def load(
             "held_out_lemma" (supersense) has no labelled lemma of test in train or cal. By default
             "plain" for names and folders; your own files and datasets are divided as they say.
         seed: Seed of the division and of what is drawn or rendered.
-        **options: Of a name or folder, such as `concepts=` or `limit=` (docs/datasets.md). Of a dataset:
-            `columns`, role to column, one of "text", "tokens" or "image", its labels ("spans",
-            "tags", "mask") and perhaps "label", "document" and "id"; `names`, role to names of class
-            numbers where the dataset has none (`columns` may be left out where they are called
-            "text" and "label"); `concepts` and `name`. Of texts that are labelled as
-            a whole, in a file or dataset: `token_labels`, as in `ConceptData.from_texts`.
+        **options: Of a name or folder, such as `concepts=` or `limit=` (docs/datasets.md). Of a dataset,
+            and of a .csv or .jsonl file that names its columns otherwise: `columns`, role to column, one of
+            "text", "tokens" or "image", its labels ("spans", "tags", "mask") and perhaps "label",
+            "document" and "id"; `names`, role to names of class numbers where the dataset has none
+            (`columns` may be left out where they are called "text" and "label"); `concepts` and `name`.
+            Of texts that are labelled as a whole, in a file or dataset: `token_labels`, as in
+            `ConceptData.from_texts`.
 
     Returns:
         The data; `skipped` says what was left out and why.
@@ -210,7 +213,11 @@ def _load_path(source: str | Path, split: str | None, seed: int, options: dict[s
         return _load_folder(path, split or "plain", seed, options)
     if path.suffix.lower() in READERS:
         read = READERS[path.suffix.lower()]
-        _require_options(path.name, options, options_of(read))
+        of_roles = read in (read_csv, read_jsonl)
+        if of_roles and options.get("columns") is not None:
+            return _load_rows(path, split, seed, options)
+        _require_options(path.name, options, [*["columns"] * of_roles, *options_of(read)])
+        options.pop("columns", None)
         return read(path, split=split, seed=seed, **options)
     if isinstance(source, str) and len(path.parts) == 1 and not path.suffix:
         raise ValueError(
@@ -229,6 +236,14 @@ def _load_path(source: str | Path, split: str | None, seed: int, options: dict[s
     )
 
 
+def _load_rows(path: Path, split: str | None, seed: int, options: dict[str, Any]) -> ConceptData:
+    """A file by the roles of its columns, read as a dataset is."""
+    _require_options(path.name, options, options_of(from_dataset))
+    kind_of_columns(options["columns"])
+    rows = rows_of_file(path, options["columns"], options.get("names"))
+    return from_dataset(rows, split=split, seed=seed, **{"name": path.name} | options)
+
+
 def _load_folder(folder: Path, split: str, seed: int, options: dict[str, Any]) -> ConceptData:
     if any((folder / name).exists() for name in _SAVED_DATASET):
         raise ValueError(
@@ -239,6 +254,12 @@ def _load_folder(folder: Path, split: str, seed: int, options: dict[str, Any]) -
         tool = tool_of_path(folder)
         if tool is not None:
             raise ValueError(f"{folder} is not read as it is; {tool}")
+        if any(one.suffix.lower() in PICTURES for one in folder.rglob("*")):
+            raise FileNotFoundError(
+                f"{folder}/metadata.csv does not exist: name its pictures and their masks in a table, "
+                "load('mine.csv', columns={'image': ..., 'mask': ...}), or in lists, "
+                "ConceptData.from_masks(paths, [{concept: mask}, ...])."
+            )
         raise FileNotFoundError(
             f"{folder}/metadata.csv does not exist: a folder is read by its metadata.csv, or by a name, "
             f"load(name, folder), one of {', '.join(n for n, one in LOADERS.items() if one.has_root)}."

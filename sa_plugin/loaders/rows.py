@@ -25,7 +25,7 @@ from sa_plugin.data.columns import (
     text_of,
 )
 from sa_plugin.data.given import given_of
-from sa_plugin.data.images import PixelLabels, opened, rgb, upright
+from sa_plugin.data.images import PixelLabels, numbers_of, opened, pixels_of
 from sa_plugin.data.tags import OUTSIDE, Tags, tag_concepts, tags_of
 
 _ROLES = ("text", "spans", "tokens", "tags", "spaces_after", "image", "mask", "label", "document", "id")
@@ -73,8 +73,9 @@ def dataset_rows(
         if there is not None:
             require_known(f"column of {role}", wanted, list(there))
     classes = {role: classes_of(dataset, columns.get(role), names.get(role), role) for role in NAMED_ROLES}
+    places = getattr(dataset, "places", ())
     for k, values in enumerate(unformatted(dataset)):
-        where = f"row {k}{f' of {part}' if part else ''}"
+        where = places[k] if places else f"row {k}{f' of {part}' if part else ''}"
         if not isinstance(values, Mapping):
             raise TypeError(f"{where} is {shown(values)}, not a mapping: give rows as {{column: value}}.")
         for role, wanted in columns.items():
@@ -129,7 +130,7 @@ def read_row(row: Mapping[str, Any], classes: Mapping[str, _Classes]) -> _Row:
             "spaces_after", row["spaces_after"], "give True or False for each word"
         )
     if "image" in row:
-        found["image"] = _pixels(row["image"])
+        found["image"] = np.array(pixels_of(row["image"]))
         found["mask"], found["names"] = row.get("mask"), classes["mask"]
     return found
 
@@ -219,11 +220,6 @@ def meaning_of_tags(rows: Sequence[_Row], tags: Given[Tags]) -> dict[str, str | 
     return tag_concepts(every, tags)
 
 
-def _pixels(value: Any) -> np.ndarray:
-    found = opened(value)
-    return rgb(found) if hasattr(found, "getbands") else np.array(found)
-
-
 def masks_of_rows(rows: Sequence[_Row]) -> PixelLabels:
     """Masks as they are, or one for each named class number of a plane; 255 without a name is void.
 
@@ -258,12 +254,6 @@ def masks_of_rows(rows: Sequence[_Row]) -> PixelLabels:
     return PixelLabels(found, void=void)
 
 
-def _as_shown(mask: Any) -> Any:
-    """A mask that is a picture turned upright, its numbers as they are."""
-    mask = opened(mask)
-    return np.asarray(upright(mask)) if hasattr(mask, "getbands") else mask
-
-
 def _plane(where: str, value: Any) -> Any:
     """A mapping of masks, or one plane of class numbers."""
     if is_missing(value):
@@ -271,10 +261,10 @@ def _plane(where: str, value: Any) -> Any:
     try:
         value = opened(value)
         if isinstance(value, Mapping):
-            return {concept: _as_shown(mask) for concept, mask in value.items() if mask is not None}
+            return {concept: numbers_of(mask) for concept, mask in value.items() if mask is not None}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    plane = np.asarray(_as_shown(value))
+    plane = np.asarray(numbers_of(value))
     if plane.ndim != 2 or plane.dtype.kind not in "biu":
         raise ValueError(
             f"{where}: a mask is {plane.dtype} {list(plane.shape)}, expected class numbers [height, width], "

@@ -315,7 +315,10 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
             parts = (el("span", said[1], style=keep), said[2], el("span", said[3], style=keep))
             return el(tag, *parts, style=f"text-align:{side};padding:.15em .6em")
         space = "pre"
-        if not right[k] and k:
+        if tag == "th" and right[k]:
+            # A header is longer than its numbers: it wraps, so that more columns fit on a page.
+            space = "normal;vertical-align:bottom"
+        elif not right[k] and k:
             # Words wrap, but on a narrow page not into a column of single ones: there the table scrolls.
             space = f"pre-wrap;min-width:{min(len(words), _LEAST_WORDS)}ch"
         return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:{space}")

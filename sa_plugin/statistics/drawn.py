@@ -232,6 +232,7 @@ class Drawn:
 
     def __neg__(self) -> Drawn:
         kind = np.where(np.isin(self.kind, ("share", "none")), "difference", self.kind)
+        kind = np.where(kind == "rate", "mean", kind)
         return replace(self, values=-self.values, kind=kind, kept=None)
 
     def sel(self, **labels: Any) -> Drawn:

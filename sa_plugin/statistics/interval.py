@@ -12,12 +12,13 @@ With T the statistic on the data, T_d without document d, and n_d the rows of do
 | share, in [0, 1] | expit(logit T -+ t_nu s / (T (1 - T))) |
 | difference, in [-1, 1] | T -+ t_nu s, clipped |
 | mean, unbounded | T -+ t_nu s |
+| rate, from 0 up | T -+ t_nu s, clipped |
 | quantile | T -+ t_nu s*,  s* = sqrt(m / (m - 1)) times the deviation over bootstrap draws of documents |
 | none | there is none: the statistic's bias is of the size of its spread (always-positive) |
 
 Where no document moves a share or difference (s = 0), or a share is 0 or 1, documents agree and the
 exact binomial bound on the share of documents that do takes over: T -+ (1 - alpha_2^(1/m)), alpha_2 =
-(1 - level) / 2, clipped; a mean has no such bound and no interval there. A quantile is not smooth:
+(1 - level) / 2, clipped; a mean or a rate has no such bound and no interval there. A quantile is not smooth:
 leaving one document out says little of how far it moves, hence draws. There is no interval below
 `LEAST` documents that carry the statistic, and below `ENOUGH` the words "few documents" stand beside
 it.
@@ -54,7 +55,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Real
 from scipy.special import chdtri, expit, logit, nctdtrinc, stdtr, stdtrit
 
-Kind = Literal["share", "difference", "mean", "quantile", "none"]
+Kind = Literal["share", "difference", "mean", "rate", "quantile", "none"]
 Bounds: TypeAlias = tuple[Any, Any]
 """Lower and upper ends, arrays of one shape or two floats."""
 LEAST, ENOUGH = 3, 10
@@ -108,7 +109,7 @@ def bounds_of(
         )
         edge = _edge(m, level)
         low, high = np.where(flat, t - edge, low), np.where(flat, t + edge, high)
-    floor = np.where(share, 0.0, np.where(bounded, -1.0, -np.inf))
+    floor = np.where(share | (kind == "rate"), 0.0, np.where(bounded, -1.0, -np.inf))
     ceiling = np.where(bounded, 1.0, np.inf)
     # The last minimum and maximum are against rounding: an interval holds its estimate.
     low, high = np.minimum(np.maximum(low, floor), t), np.maximum(np.minimum(high, ceiling), t)

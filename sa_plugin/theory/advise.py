@@ -30,7 +30,7 @@ from sa_plugin._check import position_of
 from sa_plugin._face import face
 from sa_plugin.detection.guard import document_names, labels_of
 from sa_plugin.scores.table import DRAWN_CONCEPTS, ScoreTable
-from sa_plugin.show.result import Result, Sheet, exact, number, short
+from sa_plugin.show.result import Result, Sheet, bounds_text, exact, number, short, signed
 from sa_plugin.statistics.confusion import reaches
 from sa_plugin.statistics.drawn import Drawn, Resampling, scarcer, stack
 from sa_plugin.statistics.interval import Kind
@@ -104,8 +104,10 @@ class Advice(Result):
         if not won:
             return words
         top = max(won, key=lambda c: float(self.gain.sel(concept=c).estimate))
-        gain = short(self.gain.sel(concept=top), 2, sign=True)
-        return f"{words}; most is gained for {top}: {self.best[top]}, {gain} AUROC"
+        gain = self.gain.sel(concept=top)
+        told = "" if bool(gain.excludes_zero) else ", which cannot be told from none"
+        words += f"; most is gained for {top}: {self.best[top]}, {signed(gain.estimate, 2)} AUROC"
+        return f"{words} {bounds_text(gain, 2, sign=True)}{told}"
 
     def sheets(self) -> tuple[Sheet, ...]:
         """What to use, every pooling's predicted AUROC, and what the prediction rests on."""
@@ -131,7 +133,10 @@ class Advice(Result):
             )
         header = ["concept", "layer", "AUROC of max", "best pooling", "gain", "delta here, there"]
         header += ["threshold, sd", f"alarms at today's {100 * RATE:g} %"]
-        notes = [f"The maximum (SuperActivators, MaxTok) stands where nothing beats it by more than {TIE:g}."]
+        notes = [
+            f"The maximum (SuperActivators, MaxTok) stands where nothing beats it by more than {TIE:g}. "
+            "Gain is on other simulated contexts than chose the pooling."
+        ]
         if self.same:
             names = ", ".join(self.same)
             notes.append(
@@ -157,10 +162,13 @@ class Advice(Result):
     def _inputs(self) -> Sheet:
         names = list(next(iter(self.measured.values())))
         lines = [[c, *(number(self.measured[c][n], 2) for n in names)] for c in self.concepts]
-        fixed = f"shared {self.constants.shared:g}, reach {self.constants.reach:g}"
+        held = self.constants
         note = (
-            "N tokens a sample, m of them in the concept; d, sigma_in and kappa in background deviations; "
-            f"xi above .15 is a heavy tail. Not measured: {fixed}."
+            "N tokens a sample, m of them in the concept, in so many runs; d, sigma_in: how far these lie "
+            "above the background, and their deviation; kappa: how far other tokens of positive samples do; "
+            "rho, rho_in: correlation within a document, within the concept; xi: tail index, above .15 "
+            "heavy; theta: 1 where tokens are independent. Not measured: samples of a context share "
+            f"{held.shared:g} of a document's effect, kappa reaches {held.reach:g} of it beyond its own."
         )
         return Sheet(["concept", *names], lines, "Measured on these scores.", [note])
 

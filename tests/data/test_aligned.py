@@ -156,3 +156,14 @@ def test_a_span_that_cuts_a_sign_of_several_characters_is_counted(sign):
 )
 def test_quotes_and_dashes_of_printers_are_those_of_keyboards(typed, printed):
     assert text_key(typed) == text_key(printed)
+
+
+def test_words_that_were_searched_for_inside_of_others_are_told_from_shifted_ones():
+    found = [f"we ordered a red car, number {k}" for k in range(12)]
+    spans = [[(text.find("red"), text.find("red") + 3, "colour")] for text in found]
+    more = [[*row, (13, 16, "colour")] for row in spans]
+    with pytest.warns(CutWordsWarning, match="12 of 24 spans") as raised:
+        ConceptData.from_spans(found, more)
+    said = str(raised[0].message)
+    assert "moved" not in said
+    assert r"re.finditer(rf'\b{word}\b', text)" in said

@@ -85,7 +85,9 @@ def test_an_entry_of_no_use_is_refused_by_name_and_place(kind, name, wrong):
     if missing_is_none:
         assert made(kind, **{name: column}).samples[3].positive <= {"animal"}
         return
-    with pytest.raises((TypeError, ValueError), match=r"\[3\]|'3'|of text 3|sample 3") as raised:
+    with pytest.raises(
+        (TypeError, ValueError, FileNotFoundError), match=r"\[3\]|'3'|of text 3|sample 3"
+    ) as raised:
         made(kind, **{name: column})
     assert ":" in str(raised.value), "a refusal ends with the fix"
 
@@ -205,7 +207,6 @@ def test_splits_are_of_numbers(options, message):
         (np.eye(8) * 0.5, False),
         (np.full((8, 8), np.nan), False),
         (np.arange(64, dtype=np.uint8).reshape(8, 8), False),
-        ("mask", False),
         (None, False),
         ([[1], [1, 2]], False),
     ],
@@ -229,3 +230,15 @@ def test_well_formed_data_are_made_without_a_word():
         warnings.simplefilter("error")
         hashes = {kind: made(kind).hash for kind in MADE}
     assert hashes["spans"] == hashes["words"]
+
+
+def test_a_span_that_begins_with_its_concept_is_told_the_order():
+    with pytest.raises(
+        TypeError, match=r"spans\[0\]\[0\] is \('animal', 7, 10\), in another order: give \(start"
+    ):
+        made("spans", spans=[[("animal", 7, 10)]] * N)
+
+
+def test_a_long_value_in_an_error_ends_where_it_is_cut():
+    with pytest.raises(TypeError, match=r"words\[0\] is the text 'a.*\.\.\.', not a list"):
+        ConceptData.from_words(["a story that goes on " * 9] * 12, [["x"]] * 12)

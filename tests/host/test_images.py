@@ -111,12 +111,12 @@ def test_void_enters_the_hash_where_there_is_any():
     [
         (np.ones((28, 28)), "the void mask is float64, expected bool: .*mask > 0.5"),
         (np.ones((3, 3), bool), "the void mask is 3 x 3, the image 28 x 28"),
-        ("void", "the void mask is <U4, expected bool"),
+        ("void", "the void mask: void does not exist: give the path of a picture"),
     ],
 )
 def test_void_masks_of_another_type_are_refused(void, message):
     pixels, masks = images()
-    with pytest.raises(ValueError, match=f"sample '3': {message}"):
+    with pytest.raises((ValueError, FileNotFoundError), match=f"sample '3': {message}"):
         ConceptData.from_masks(pixels, PixelLabels(masks, void=[None] * 3 + [void] + [None] * 16))
     with pytest.raises(ValueError, match="void has 19 entries for 20 samples"):
         ConceptData.from_masks(pixels, PixelLabels(masks, void=[None] * 19))
@@ -180,11 +180,7 @@ def test_bad_masks_are_refused():
         (lambda x: np.concatenate([x, x[..., :1]], 2), r"image is uint8 \[28, 28, 4\], expected"),
         (lambda x: x.transpose(2, 0, 1), r"image is uint8 \[3, 28, 28\], expected"),
         (lambda x: x[:0], r"image is uint8 \[0, 28, 3\], expected"),
-        (torch.from_numpy, r"image is a torch.Tensor, not a numpy array"),
-        (
-            lambda x: pytest.importorskip("PIL.Image").fromarray(x),
-            r"image is a PIL.Image.Image, not a numpy array: .*of a PIL",
-        ),
+        (torch.from_numpy, r"image is a torch.Tensor, not an image: give a path, a picture of Pillow"),
     ],
 )
 def test_images_of_another_type_or_shape_are_refused(change, message):

@@ -97,6 +97,15 @@ def test_refusals_name_function_argument_value_and_fix(given, error, text):
     assert text in str(raised.value)
 
 
+def test_what_is_missing_and_has_no_place_in_the_order_is_asked_for_by_name():
+    @face
+    def predicted(scores: list[float], *, tokens: int) -> int:
+        return tokens
+
+    with pytest.raises(TypeError, match=r"predicted: tokens is missing: give tokens=\.\.\."):
+        predicted([0.5])
+
+
 def test_a_call_that_does_not_fit_is_told_the_order():
     for arguments, given, text in (
         ((), {}, "asked: n is missing: the order is asked(n, names)."),

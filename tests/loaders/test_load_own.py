@@ -383,3 +383,83 @@ def test_a_csv_calls_its_parts_as_data_sets_do(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["text,label,split", *rows]))
     found = load(tmp_path / "a.csv")
     assert [len(found.split(name)) for name in ("train", "cal", "test")] == [6, 6, 6]
+
+
+def reviews(n=12):
+    moods = ["praise;thanks", "complaint", ""]
+    return [(f"{k:02} it came, as I said", moods[k % 3], f"customer {k // 2}", 1 + k % 5) for k in range(n)]
+
+
+def write_reviews(path):
+    if path.suffix == ".csv":
+        rows = [f'"{text}",{mood},{of},{stars}' for text, mood, of, stars in reviews()]
+        path.write_text("\n".join(["review,mood,customer,stars", *rows]))
+    else:
+        names = ("review", "mood", "customer", "stars")
+        rows = [
+            dict(zip(names, (t, m.split(";") if m else [], *more), strict=True)) for t, m, *more in reviews()
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_file_with_names_of_its_own_is_the_data_of_its_lists(tmp_path, suffix):
+    path = write_reviews(tmp_path / f"mine{suffix}")
+    columns = {"text": "review", "label": "mood", "document": "customer"}
+    texts, moods, documents, _ = zip(*reviews(), strict=True)
+    same = ConceptData.from_texts(
+        list(texts),
+        [m.split(";") if m else [] for m in moods],
+        documents=list(documents),
+        token_labels="text",
+    )
+    found = load(path, columns=columns, token_labels="text")
+    assert found.hash == same.hash
+    assert found.name == path.name
+    with pytest.raises(ValueError, match=r"column of text 'reviews' is unknown: did you mean 'review'"):
+        load(path, columns={**columns, "text": "reviews"})
+    with pytest.raises(ValueError, match="role 'txt' is unknown: did you mean 'text'"):
+        load(path, columns={"txt": "review"})
+
+
+def test_a_file_without_the_usual_names_is_told_of_columns(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"columns=\{'text': 'review', 'label': \.\.\.\}. Found: 'review', 'mood'"
+    ):
+        load(write_reviews(tmp_path / "mine.csv"))
+    with pytest.raises(ValueError, match=r"line 1: expected an object .* Other names: columns="):
+        load(write_reviews(tmp_path / "mine.jsonl"))
+
+
+def test_class_numbers_of_a_file_have_the_names_they_are_given(tmp_path):
+    path = write_reviews(tmp_path / "mine.csv")
+    names = {"label": {1: "bad", 2: "bad", 3: "", 4: "good", 5: "good"}}
+    found = load(path, columns={"text": "review", "label": "stars"}, names=names)
+    assert [sorted(s.positive) for s in found.samples[:5]] == [["bad"], ["bad"], [], ["good"], ["good"]]
+    with pytest.raises(ValueError, match=r"mine\.csv:2: "):
+        load(path, columns={"text": "review", "label": "stars"}, names={"label": {2: "bad"}})
+
+
+def test_pictures_of_a_file_lie_beside_it(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    lines = ["file,shape"]
+    for k in range(9):
+        pixels, mask = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), np.zeros((6, 8), np.uint8)
+        mask[:3] = 255 * (k % 2)
+        pillow.fromarray(pixels).save(tmp_path / f"{k}.png")
+        pillow.fromarray(mask).save(tmp_path / f"{k}_mask.png")
+        lines.append(f"{k}.png,{k}_mask.png")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    found = load(
+        tmp_path / "mine.csv", columns={"image": "file", "mask": "shape"}, names={"mask": ["", "square"]}
+    )
+    paths = [tmp_path / f"{k}.png" for k in range(9)]
+    masks = [{"square": tmp_path / f"{k}_mask.png"} if k % 2 else {} for k in range(9)]
+    assert found.hash == ConceptData.from_masks(paths, masks).hash
+    assert found.hash == ConceptData.from_masks(list(map(pillow.open, map(str, paths))), masks).hash
+    with pytest.raises(
+        FileNotFoundError, match=r"name its pictures and their masks in a table, load\('mine.csv'"
+    ):
+        load(tmp_path)

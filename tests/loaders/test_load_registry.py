@@ -117,8 +117,10 @@ def test_a_root_or_an_option_that_a_file_does_not_take(tmp_path):
     assert load(path).hash == load(str(path), seed=0).hash
     with pytest.raises(ValueError, match=r"root is for data sets by name .*: leave it out"):
         load(path, tmp_path)
-    with pytest.raises(ValueError, match=r"option of mine.csv 'limit' is unknown\. Known: token_labels"):
+    with pytest.raises(ValueError, match=r"option of mine.csv 'limit' is unknown\. Known: columns, token_"):
         load(path, limit=3)
+    with pytest.raises(ValueError, match=r"option of mine.csv 'column' is unknown: did you mean 'columns'"):
+        load(path, column={"text": "text"})
     with pytest.raises(ValueError, match=r"option of a dataset 'column' is unknown: did you mean 'colum"):
         load({"train": []}, columns={"text": "text"}, column="x")
 

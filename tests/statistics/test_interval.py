@@ -17,7 +17,7 @@ from sa_plugin.statistics import (
 )
 
 
-@pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile", "none"])
+@pytest.mark.parametrize("kind", ["share", "difference", "mean", "rate", "quantile", "none"])
 @pytest.mark.parametrize("documents", [2, 3, 6, 25])
 def test_every_cell_is_the_formula(kind, documents):
     rng = np.random.default_rng(documents)
@@ -57,7 +57,7 @@ def test_a_quantile_has_the_standard_error_of_scipys_bootstrap():
     assert median.high - median.estimate == pytest.approx(half, rel=0.03)
 
 
-@pytest.mark.parametrize("kind", ["share", "difference", "mean", "quantile"])
+@pytest.mark.parametrize("kind", ["share", "difference", "mean", "rate", "quantile"])
 def test_an_interval_holds_its_estimate(kind):
     rng = np.random.default_rng(4)
     values = rng.random((500, 13)) ** rng.integers(1, 40, (500, 1))
