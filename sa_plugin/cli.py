@@ -31,6 +31,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 # Two cores, idle, extrapolated from the default setting; the command says so before it starts.
 FULL_MINUTES = {"smollm2": 90, "minilm": 25, "vit": 90}
 BATCH_TOKENS = 1024
+SPLIT = "of the passages; held_out_lemma: words of the test are unseen in training"
+BLOCK = "documents of a block, the unit of work, by default %(default)s"
+OUT = "folder that is written, by default %(default)s"
 COLUMNS = (
     "of a .csv or .jsonl file: which column is text (or image), id, document, and one of label, spans, mask"
 )
@@ -57,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"sa-plugin: {error}", file=sys.stderr)
+        # A fix that names the function's argument is said as the command has it.
+        here = " Here: --column ROLE=NAME, once for each." if "columns=" in str(error) else ""
+        print(f"sa-plugin: {error}{here}", file=sys.stderr)
         return 2
 
 
@@ -71,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     size = demo.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="every passage, layer and kind")
     size.add_argument("--small", action="store_true", help="the smallest setting, for CI")
-    demo.add_argument("--split", choices=("plain", "held_out_lemma"), default="plain")
+    demo.add_argument("--split", choices=("plain", "held_out_lemma"), default="plain", help=SPLIT)
     _add_common(demo)
     demo.set_defaults(command=_demo)
 
@@ -119,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     report = commands.add_parser("report", help="write the HTML report of a results.json again")
-    report.add_argument("results", type=_path)
-    report.add_argument("--out", type=_path, default=Path("report.html"))
+    report.add_argument("results", type=_path, help="a results.json of demo, run or reproduce")
+    report.add_argument("--out", type=_path, default=Path("report.html"), help="by default %(default)s")
     _add_texts(report)
     report.set_defaults(command=_report)
     return parser
@@ -220,7 +225,7 @@ def _add_blocks(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
     parser.add_argument("--workers", type=_whole("workers", 2**31 - 1), default=2, help="actors of Ray")
     parser.add_argument("--cpus", type=float, default=1.0, help="of each actor; so many threads of torch")
     parser.add_argument("--gpus", type=float, default=0.0, help="of each actor; .25 lets four share one")
-    parser.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help="documents")
+    parser.add_argument("--block-size", type=_whole("block-size", 2**31 - 1), default=256, help=BLOCK)
 
 
 def _add_corpus(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
@@ -232,10 +237,11 @@ def _add_corpus(parser: argparse.ArgumentParser, out: str, roles: str) -> None:
     parser.add_argument(
         "--device", help="where the model runs, such as cuda:1; by default where it is loaded"
     )
-    parser.add_argument("--out", type=_path, default=Path(out), help="where it writes; shards share it")
+    parser.add_argument("--out", type=_path, default=Path(out), help=OUT)
     parser.add_argument("--column", action="append", default=[], metavar="ROLE=NAME", help=roles)
     parser.add_argument("--lines", action="store_true", help="text files have a document a line")
-    parser.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048)
+    said = "tokens of one pass of the model, by default %(default)s"
+    parser.add_argument("--batch-tokens", type=_whole("batch-tokens", 2**31 - 1), default=2048, help=said)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -277,8 +283,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="transformer_lens", help=HOST)
     parser.add_argument("--kind", action="append", help="a concept kind; give it again for several")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights")
-    parser.add_argument("--out", type=_path, default=Path("demo_out"), help="folder for the results")
-    parser.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0)
+    parser.add_argument("--out", type=_path, default=Path("demo_out"), help=OUT)
+    said = "of splits, draws and fit, by default %(default)s"
+    parser.add_argument("--seed", type=_whole("seed", 2**32 - 1), default=0, help=said)
     _add_texts(parser)
 
 
@@ -597,7 +604,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from sa_plugin.report.record import read_results
 
     if not arguments.results.exists():
-        raise FileNotFoundError(f"{arguments.results} does not exist: run `sa-plugin demo` first.")
+        raise FileNotFoundError(f"{arguments.results} does not exist: give the results.json of a run.")
     print(write_report(read_results(arguments.results), arguments.out, texts=arguments.texts))
     return 0
 

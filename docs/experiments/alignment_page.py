@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from between_markers import put
+from between_markers import put, short
 from demo_table import write_data
 
 FINDINGS = Path(__file__).parents[1] / "findings"
@@ -85,9 +85,9 @@ def table(kind: str) -> str:
         call = one["any_call"]
         lines.append(
             f"| {name} | {one['cells']:,.0f} | {one['critical']:.2f} | {_called(one)} | "
-            f"{_short(one['power_8'], 2)} ({_short(one['power_5'], 2)}) | {_short(call['held out'])} of "
-            f"{one['draws'] / 2:,.0f} | {_short(call['write as found'], 2)} / "
-            f"{_short(call['read as found'], 2)} | {one['blocks']:.0f} of {one['of_blocks']:.0f} |"
+            f"{short(one['power_8'], 2)} ({short(one['power_5'], 2)}) | {short(call['held out'])} of "
+            f"{one['draws'] / 2:,.0f} | {short(call['write as found'], 2)} / "
+            f"{short(call['read as found'], 2)} | {one['blocks']:.0f} of {one['of_blocks']:.0f} |"
         )
     return "\n".join(lines) + "\n\n" + _together(runs)
 
@@ -95,14 +95,14 @@ def table(kind: str) -> str:
 def _called(one: dict[str, Any]) -> str:
     heads = defaultdict(list)
     for head, concept, serves, p, share in one["called"]:
-        heads[head].append(f"{WORDS[serves].format(concept)} ({_p(p, one['draws'])}, {_short(share, 2)})")
+        heads[head].append(f"{WORDS[serves].format(concept)} ({_p(p, one['draws'])}, {short(share, 2)})")
     count = f"{len(one['called'])}: " if len(one["called"]) > 1 else ""
     return count + "; ".join(f"{head} {', '.join(cells)}" for head, cells in heads.items()) or "none"
 
 
 def _p(p: float, draws: float) -> str:
     # Printed with three decimals: the smallest possible p is below .0005 from 2,000 draws on.
-    return _short(max(p, 1 / (draws + 1))) if p >= 0.0005 else "<.001"
+    return short(max(p, 1 / (draws + 1))) if p >= 0.0005 else "<.001"
 
 
 def _together(runs: dict[str, Any]) -> str:
@@ -111,14 +111,10 @@ def _together(runs: dict[str, Any]) -> str:
     rate = sum(share * n for share, n in held) / total
     error = (2 * LEVEL * (1 - LEVEL) / total) ** 0.5
     return (
-        f"Held-out draws of these {len(held)} runs together: {_short(rate)} of {total:,.0f} hold any call, "
-        f"with a standard error of {_short(error)}, in which the null's own draws count: "
+        f"Held-out draws of these {len(held)} runs together: {short(rate)} of {total:,.0f} hold any call, "
+        f"with a standard error of {short(error)}, in which the null's own draws count: "
         f"{abs(rate - LEVEL) / error:.1f} of them {'below' if rate < LEVEL else 'above'} .05."
     )
-
-
-def _short(value: float, decimals: int = 3) -> str:
-    return f"{value:.{decimals}f}".removeprefix("0") if value else "0"
 
 
 def main() -> None:

@@ -26,3 +26,8 @@ def show(text: str, into: Path | None, begin: str, end: str) -> None:
         print(text)
     else:
         put(into, begin, end, text)
+
+
+def short(value: float, decimals: int = 3) -> str:
+    """A share or a p as tables of findings have it: ".731", and 0 for none."""
+    return f"{value:.{decimals}f}".removeprefix("0") if value else "0"

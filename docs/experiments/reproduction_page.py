@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from between_markers import put
+from between_markers import put, short
 from demo_table import detectable, write_data
 
 from sa_plugin._files import write_text
@@ -335,7 +335,7 @@ def points(record: Mapping[str, Any]) -> dict[str, str]:
         sure += f" Of code of 22 November 2026, with narrower intervals: {older} of the {cells}."
     seen = {name: cell["claims"]["Better than MaxTok"]["could_have_seen"] for name, cell in record.items()}
     ends = [min(seen, key=seen.__getitem__), max(seen, key=seen.__getitem__)]
-    low, high = (f"{seen[name]:.3f}".removeprefix("0") for name in ends)
+    low, high = (short(seen[name]) for name in ends)
     places = [f"{{}} = {DATA.name} {name} / claims / Better than MaxTok / could_have_seen" for name in ends]
     could = "\n  ".join(
         [

@@ -1,6 +1,7 @@
 """What the commands do before any model runs: reading the user's file, choosing settings."""
 
 import json
+import re
 
 import pytest
 from fake_results import small
@@ -19,7 +20,7 @@ def test_demo_plan():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["report", "nowhere.json"], "nowhere.json does not exist: run `sa-plugin demo` first."),
+        (["report", "nowhere.json"], "nowhere.json does not exist: give the results.json of a run."),
         (["check", "/nowhere"], "holds no config.json"),
         (["run", "--model", "/nowhere", "--data", "x.jsonl"], "x.jsonl does not exist: give a JSONL file"),
     ],
@@ -65,3 +66,29 @@ def test_help_says_what_to_give(words, said, capsys):
     with pytest.raises(SystemExit):
         main(words)
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_columns_of_a_file_reach_it_and_a_fix_is_said_as_the_command_has_it(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text("review,mood\n" + "".join(f"a day {k},glad\na night {k},\n" for k in range(6)))
+    run = ["run", "--model", "/nowhere", "--data", str(path)]
+    assert main(run) == 2
+    assert "columns={'text': 'review', 'label': ...}" in (said := capsys.readouterr().err)
+    assert said.rstrip().endswith("Here: --column ROLE=NAME, once for each.")
+    assert main([*run, "--column", "text=review", "--column", "label=moods"]) == 2
+    assert "column of label 'moods' is unknown: did you mean 'mood'" in capsys.readouterr().err
+    assert main([*run, "--column", "text=review", "--column", "label=mood"]) == 2
+    assert "/nowhere holds no config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "reproduce", "fit", "advise", "promise", "scan", "merge", "check", "report"]
+)
+def test_help_says_what_every_option_is_and_where_results_go(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = re.split(r"\n  (?=\S)", capsys.readouterr().out.split("options:")[1])[1:]
+    for option in options:
+        assert re.search(r"\S(  +|\n +)\S", option), f"no word on {option!r}"
+        if option.startswith("--out"):
+            assert "by default" in " ".join(option.split())
