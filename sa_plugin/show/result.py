@@ -317,11 +317,12 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
         space = "pre"
         if tag == "th" and right[k]:
             # A header is longer than its numbers: it wraps, so that more columns fit on a page.
-            space = "normal;vertical-align:bottom"
+            space = "normal"
         elif not right[k] and k:
             # Words wrap, but on a narrow page not into a column of single ones: there the table scrolls.
             space = f"pre-wrap;min-width:{min(len(words), _LEAST_WORDS)}ch"
-        return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:{space}")
+        foot = ";vertical-align:bottom" if tag == "th" else ""
+        return el(tag, words, style=f"text-align:{side};padding:.15em .6em;white-space:{space}{foot}")
 
     head = el("tr", *(cell("th", k, words) for k, words in enumerate(header)), style=line)
     body = [el("tr", *(cell("td", k, words) for k, words in enumerate(row))) for row in rows]

@@ -340,3 +340,9 @@ def test_a_column_of_words_is_not_one_word_wide_on_a_narrow_page():
     assert "white-space:pre-wrap;min-width:11ch" in shown
     assert "white-space:pre-wrap;min-width:24ch" in shown
     assert 'white-space:pre">auroc' in shown
+
+
+def test_a_header_longer_than_its_numbers_wraps_so_that_more_columns_fit():
+    shown = Sheet(["concept", "AUROC of max, few documents"], [["cat", "0.97 [0.39, 1.00]"]]).html()
+    assert 'white-space:normal;vertical-align:bottom">AUROC of max' in shown
+    assert 'white-space:pre;vertical-align:bottom">concept' in shown
