@@ -41,7 +41,8 @@ from sa_plugin.detection.measures import (
     rests_on,
     superactivator_fractions,
 )
-from sa_plugin.detection.promised import GuardScores, RealisedRates, kept_of
+from sa_plugin.detection.promised import GuardScores
+from sa_plugin.detection.realised import RealisedRates, kept_of
 from sa_plugin.passes.layout import unknown_words
 from sa_plugin.scores.table import ScoreTable
 from sa_plugin.show.html import ALWAYS
