@@ -35,6 +35,7 @@ from torch import Tensor
 from sa_plugin._check import require, require_known
 from sa_plugin._face import face
 from sa_plugin.data.images import Geometry, Image, require_rgb
+from sa_plugin.data.loose import PICTURES
 from sa_plugin.data.sample import Sample
 from sa_plugin.host import mllama, siglip2
 from sa_plugin.host.laws import Law
@@ -367,8 +368,11 @@ class ImageReader:
 
 def _image(sample: Sample, model: str) -> Image:
     if sample.image is None:
+        # The path of a picture that is not there cannot be told from a text before a model is asked.
+        lost = sample.text.lower().endswith(PICTURES)
+        why = f" No file {sample.text[-60:]!r} is there." if lost else ""
         raise ValueError(
-            f"sample {sample.id!r} is a text; {model} reads images. Give samples of "
+            f"sample {sample.id!r} is a text; {model} reads images.{why} Give samples of "
             "ConceptData.from_masks, or attach a text model."
         )
     pixels = sample.image.pixels

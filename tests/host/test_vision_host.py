@@ -322,6 +322,9 @@ class TestRefusals:
             vit.batches(tiny.samples())
         with pytest.raises(ValueError, match=r"'s0' is a text"):
             vit.forward_inputs(tiny.samples()[0])
+        lost = Sample("s0", "pictures/nope.PNG", "s0")
+        with pytest.raises(ValueError, match=r"is a text; .*No file 'pictures/nope\.PNG' is there\. Give"):
+            vit.forward_inputs(lost)
 
     def test_an_image_for_a_text_model(self, tiny_gpt2):
         with pytest.raises(ValueError, match=r"'i0' is an image; tiny-gpt2 reads texts"):
