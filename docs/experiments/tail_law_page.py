@@ -56,6 +56,12 @@ BLOCKS_END = "<!-- end of tail law, all blocks -->"
 BUDGET_BEGIN = "<!-- tail law, budget: written by tail_law_page.py -->"
 BUDGET_END = "<!-- end of tail law, budget -->"
 MODELS = {"smollm2": "SmolLM2", "minilm": "MiniLM", "vit": "ViT"}
+PARTS = (
+    "all",
+    "max has something to lose (calibration)",
+    "max has something to lose (test)",
+    "named in advance",
+)
 QUARTERS = ("first", "second", "third", "last")
 SHOWN = ("SuperActivators", "MaxTok", "softmax pool", "Top10%", "MeanTok")
 """Of nineteen rows; every outcome.json of OUT has all."""
@@ -338,8 +344,15 @@ def tables(found: Mapping[str, Any]) -> list[str]:
         "| choice | rows | mean regret, over documents | saved by the law | over cells |",
         "|---" * 5 + "|",
     ]
+    further = []
     for name, part in found["parts"].items():
         if not part["rows"]:
+            continue
+        if name not in PARTS:
+            of = part["over documents"]
+            means = [interval(of["regret"][one]) for one in ("law", "max", "short")]
+            saved = [interval(of["saved"][one]) for one in ("max", "short")]
+            further.append([name, f"{part['rows']} of {part['cells']} cells", *means, *saved])
             continue
         lines.append(f"| **{name}** | {part['rows']} of {part['cells']} cells | | | |")
         for one, words in CHOICES.items():
@@ -371,7 +384,11 @@ def tables(found: Mapping[str, Any]) -> list[str]:
         f"Slope of observed on predicted differences to the maximum, over cells: {interval(found['slope'])}. "
         f"{rest}"
     )
-    return [verdict_words, "\n".join(lines), "\n".join(cells)]
+    made = [verdict_words, "\n".join(lines)]
+    if further:
+        head = ["part", "rows", "regret of the law's", "of the maximum", "of best on short contexts"]
+        made.append(grid([*head, "saved against the maximum", "against best on short"], further))
+    return [*made, "\n".join(cells)]
 
 
 def blocks_shown() -> str:
@@ -395,7 +412,9 @@ def budget_shown() -> str:
             continue
         design, found = read_design(name), json.loads(path.read_text(encoding="utf-8"))["measured"]
         cells = [cell for cell in design.cells if cell.name in found["here"]]
-        worlds = {cell.world: design.world_of(cell) for cell in cells}
+        frozen = json.loads(frozen_of(name).read_text(encoding="utf-8"))
+        run = {*frozen["train_hash"], *(cell.world for cell in cells)}
+        worlds = {world.name: world for world in design.worlds if world.name in run}
         trained = [cell for cell in cells if cell.name in found["trained"]]
         rows = {
             "worlds": [(world.model, sum(world.contexts) * world.tokens) for world in worlds.values()],
