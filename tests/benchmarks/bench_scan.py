@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -133,20 +133,10 @@ def compare(
         for batch in batches:
             bare_forward(host, batch)
 
-    # Once before, so that memory of the model's own pass is held already.
+    # A first pass warms up, and is left out of the memory too.
     bare()
-    before, peak = resident(), [0]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            peak[0] = max(peak[0], resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    ours()
-    done.set()
-    watcher.join()
+    alone, scanning = peak_during(bare), peak_during(ours)
+    memory = max(0, scanning - alone) >> 20
     import pandas
 
     per_row = (folder / "samples.parquet").stat().st_size / (len(documents) * concepts)
@@ -165,7 +155,7 @@ def compare(
     shutil.rmtree(folder, ignore_errors=True)
     tokens = sum(int(batch.valid.sum()) for batch in batches)
     note = f"{host.info.model}; {tokens:,} tokens, {len(own):,} hits, {{}} of them differ; seconds of CPU"
-    note += f"; {(peak[0] - before) >> 20} MiB above what the model and its tables take, "
+    note += f"; {memory} MiB above the bare pass, "
     note += f"{per_row:.1f} bytes a row of samples"
     aims = {"the bare pass": 1.1 if concepts <= 100 else 1.15}
     return [
@@ -176,7 +166,7 @@ def compare(
             "model": host.info.model,
             "tokens": tokens,
             "bytes_a_row": per_row,
-            "memory_mib": (peak[0] - before) >> 20,
+            "memory_mib": memory,
             "ours_s": best["scan"],
             "opponent_s": best[name],
             "ratio": best["scan"] / best[name],
@@ -188,6 +178,24 @@ def compare(
         for name in calls
         if name != "scan"
     ]
+
+
+def peak_during(call: Callable[[], Any]) -> int:
+    """Most bytes of memory that this process holds while something is called, looked at every 5 ms."""
+    peak, done = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return peak[0]
 
 
 def resident() -> int:
