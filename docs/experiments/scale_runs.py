@@ -32,6 +32,10 @@ LAYERS = 4
 DEFAULTS: dict[str, Any] = {"documents": 4000, "concepts": 10, "layers": LAYERS, "block_size": 256}
 DEFAULTS |= {"words": 10, "workers": 0, "model": "tiny"}
 SMOLLM2 = {"documents": 128, "words": 64, "model": "smollm2", "layers": 30}
+LOCAL: list[dict[str, Any]] = [
+    {"documents": 20_000, "block_size": 1000},
+    SMOLLM2 | {"documents": 192, "block_size": 16, "concepts": 100},
+]
 QUESTIONS = ("calibrate", "head_ledger", "head_alignment", "ablate_heads", "check_theory")
 GRID: dict[str, list[dict[str, Any]]] = {
     "documents": [{"documents": 10**k} for k in range(3, 7)],
@@ -40,10 +44,12 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "shards": [{"block_size": 4000 // k, "apart": True} for k in (1, 10, 100, 1000)],
     "ray": [{"documents": 20_000, "workers": k} for k in (0, 1, 2)],
     "smollm2": [SMOLLM2 | {"concepts": k} for k in (1, 100, 1000)],
+    "local": [one | {"processes": n, "threads": k} for one in LOCAL for n, k in ((1, 1), (1, 2), (2, 1))],
     "questions": [{"question": q, "documents": n} for q in QUESTIONS for n in (500, 4000)],
     "tail": [{"scores": (10**9, 1)}, {"scores": (10**6, 1000)}],
 }
 BEGIN, END = ("<!-- scale_runs.py -->", "<!-- end of scale_runs.py -->")
+LOCAL_BEGIN, LOCAL_END = ("<!-- scale_runs.py, local -->", "<!-- end of scale_runs.py, local -->")
 DOLLARS_AN_HOUR = 0.05
 OVER = "memory over what is held before"
 EMPTY = 2000
@@ -153,7 +159,9 @@ def cell(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
     from sa_plugin.loaders import open_corpus
     from sa_plugin.scanning import merge
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.get("threads", 1))
+    if given.get("processes"):
+        return given | together(given, scratch)
     if "scores" in given:
         return given | simulated(*given["scores"])
     if "question" in given:
@@ -168,6 +176,8 @@ def cell(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
     out = scratch / "run"
     out.mkdir(parents=True, exist_ok=True)
     make = partial(scanner, str(folder), given["concepts"], given["layers"], corpus, out)
+    if "shard" in given:
+        return shard_cell(make, corpus.blocks(given["shard"]))
     found = (on_ray_cell if given["workers"] else here_cell)(given, make, corpus.blocks(), scratch)
     if given.get("apart"):
         found["seconds"]["merge_apart"] = merged_apart(out, scratch)
@@ -200,6 +210,35 @@ def here_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) -> d
         memory |= {"before": before, "more": max(memory.get("more", 0), most_memory() - before)}
         path.write_text(json.dumps(state))
     return {"seconds": seconds, "memory_mib": memory}
+
+
+def together(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Shards by as many processes of this machine at once, seconds of the clock from their start on."""
+    n = given["processes"]
+    own = [given | {"processes": 0, "shard": (k, n)} for k in range(n)]
+    command = [sys.executable, __file__, "--out", str(scratch), "--cell"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(given["threads"])}
+    start = time.perf_counter()
+    runs = [
+        subprocess.Popen([*command, json.dumps(one)], env=environment, text=True, stdout=subprocess.PIPE)
+        for one in own
+    ]
+    told = [json.loads(run.communicate()[0].splitlines()[-1]) for run in runs]
+    return {"seconds": time.perf_counter() - start, "shards": told}
+
+
+def shard_cell(make: Any, blocks: Any) -> dict[str, Any]:
+    """One shard, in this process; seconds of the clock."""
+    start = time.perf_counter()
+    work = make()
+    begin, start = time.perf_counter() - start, time.perf_counter()
+    tokens = sum(work(block) for block in blocks)
+    return {
+        "begin": begin,
+        "scan": time.perf_counter() - start,
+        "tokens": tokens,
+        "memory_mib": most_memory(),
+    }
 
 
 def on_ray_cell(given: dict[str, Any], make: Any, blocks: Any, scratch: Path) -> dict[str, Any]:
@@ -343,6 +382,19 @@ def ray(out: Path) -> str:
         rows.append([*row, f"{empty:.1f} ms, {1e3 * empty / one['block_size']:.0f} µs a document"])
     head = ["workers", "until the first block is done", "the other documents"]
     return table([*head, "Ray's start, without models", "Ray's own, a block"], rows)
+
+
+def local(out: Path) -> str:
+    rows = []
+    for one in cells(out, "local"):
+        parts = one["shards"]
+        scan, tokens = max(part["scan"] for part in parts), sum(part["tokens"] for part in parts)
+        ways = "1 process" if one["processes"] == 1 else f"{one['processes']} processes, a shard each"
+        row = ["SmolLM2" if one["model"] == "smollm2" else "the small Llama"]
+        row += [f"{ways}, {one['threads']} thread{'s' * (one['threads'] > 1)}", f"{one['seconds']:.0f} s"]
+        rows.append([*row, f"{tokens / scan:,.0f}", f"{sum(part['memory_mib'] for part in parts):,} MiB"])
+    head = ["model", "who scans", "from start to end", "tokens a second once attached"]
+    return table([*head, "memory of all"], rows)
 
 
 def billion(out: Path) -> str:
@@ -522,8 +574,10 @@ def main() -> None:
     if arguments.cell:
         print(json.dumps(cell(arguments.cell, arguments.out)))
     elif arguments.show or arguments.picture:
-        if arguments.show:
+        if arguments.show and cells(arguments.out, "documents"):
             show(page(arguments.out), arguments.show, BEGIN, END)
+        if arguments.show and cells(arguments.out, "local"):
+            show(local(arguments.out), arguments.show, LOCAL_BEGIN, LOCAL_END)
         if arguments.picture:
             draw(arguments.out, arguments.picture)
     else:

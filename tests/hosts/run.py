@@ -30,9 +30,10 @@ import fidelity  # noqa: E402
 from environments import build, call, locked  # noqa: E402
 
 MARKS = ("<!-- hosts: begin -->", "<!-- hosts: end -->")
-# What the tests and notebooks themselves need, and what an editable install is built with.
+# What the tests and notebooks themselves need, and what an editable install is built with; what comes as
+# sources alone too, of which an older setuptools makes no wheel.
 TOOLS = ("pytest", "pytest-xdist", "beartype", "accelerate", "gguf", "ipykernel", "nbclient", "nbformat")
-BUILD = ("hatchling", "editables")
+BUILD = ("hatchling", "editables", "setuptools>=70.1")
 SHOWN = (
     "transformer-lens",
     "nnsight",
