@@ -39,9 +39,9 @@ def signed(values: list[float], digits: int = 3) -> str:
 
 
 def unsigned(values: list[float], digits: int = 3) -> str:
-    """An estimate with its interval."""
+    """An estimate with its interval; what has none, such as firing always, is a number."""
     estimate, low, high = (f"{value:.{digits}f}" for value in values)
-    return f"{estimate} [{low}, {high}]"
+    return estimate if "nan" in (low, high) else f"{estimate} [{low}, {high}]"
 
 
 def summed_up(evaluation: Evaluation) -> dict[str, Any]:
