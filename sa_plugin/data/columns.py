@@ -108,7 +108,7 @@ def cut(said: str, most: int = 60) -> str:
 
     Example:
         >>> cut("'a long story'", 8)
-        "'a lo...'"
+        "'a l...'"
     """
     if len(said) <= most:
         return said

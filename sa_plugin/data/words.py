@@ -259,9 +259,9 @@ def _marked(text: str, start: int, end: int) -> str:
     return repr(f"{before}[{text[start:end][:40]}]{after}")
 
 
-def _cause(every: Sequence[tuple[str, int, int]], cut: Sequence[tuple[str, int, int]]) -> str:
+def _cause(every: Sequence[tuple[str, int, int]], torn: Sequence[tuple[str, int, int]]) -> str:
     """What has probably happened, and how to mend it: a cause mends what is cut and spoils nothing else."""
-    looked, whole = cut[:_LOOKED_AT], [one for one in every if not is_cut(*one)][:_LOOKED_AT]
+    looked, whole = torn[:_LOOKED_AT], [one for one in every if not is_cut(*one)][:_LOOKED_AT]
     for place, said, fix in (*_units(), *_moves()):
         if len(looked) < 2 and "moved" in said:
             break
@@ -270,8 +270,8 @@ def _cause(every: Sequence[tuple[str, int, int]], cut: Sequence[tuple[str, int, 
         if left <= len(looked) / 10 and spoilt <= len(whole) / 10:
             return f"They lie on words when counted {said}: {fix}."
     # Nothing moved them: letters without a space that more letters of their word stand beside.
-    within = [one for one in cut if not any(c.isspace() for c in one[0][one[1] : one[2]])]
-    if whole and len(within) > len(cut) / 2:
+    within = [one for one in torn if not any(c.isspace() for c in one[0][one[1] : one[2]])]
+    if whole and len(within) > len(torn) / 2:
         return (
             "Most lie inside of longer words: where words were searched for, search for whole ones, "
             r"re.finditer(rf'\b{word}\b', text)."
