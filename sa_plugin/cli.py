@@ -34,10 +34,8 @@ BATCH_TOKENS = 1024
 SPLIT = "of the passages; held_out_lemma: words of the test are unseen in training"
 BLOCK = "documents of a block, the unit of work, by default %(default)s"
 OUT = "folder that is written, by default %(default)s"
-COLUMNS = (
-    "of a .csv or .jsonl file: which column is text (or image), id, document, and one of label, spans, mask"
-)
 LABELS = "which column is text (or image), id, document, and one of label, spans, mask"
+COLUMNS = f"of a .csv or .jsonl file: {LABELS}"
 STEPS = ("train", "bank", "scores", "detector")
 WRITTEN = ("results.json", "report.html")
 DESCRIPTION = (
