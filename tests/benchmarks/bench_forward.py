@@ -85,6 +85,23 @@ def bare_forward(host: Any, batch: Batch) -> torch.Tensor:
     return last[0]
 
 
+def residuals_of(host: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The residuals behind all blocks, in a pass that ends there."""
+    found: list[torch.Tensor] = []
+    *names, last = block_ends(host)
+
+    def keep(tensor: torch.Tensor, hook: Any) -> None:
+        found.append(tensor)
+
+    def end(tensor: torch.Tensor, hook: Any) -> None:
+        found.append(tensor)
+        raise _End
+
+    with suppress(_End), torch.no_grad():
+        forward(host.bridge, inputs, [*((name, keep) for name in names), (last, end)])
+    return found
+
+
 def block_ends(host: Any) -> list[str]:
     """Hooks at the ends of blocks, by the names of a bridge or of a HookedTransformer."""
     name = "hook_out" if hasattr(host.bridge, "original_model") else "hook_resid_post"

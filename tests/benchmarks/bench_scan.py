@@ -1,17 +1,18 @@
 """A scan, files and all, against the bare forward pass and against what users write, in seconds of CPU.
 
 The concepts' columns lie at all layers in turn. Opponents are given the same batches, drop the same tokens,
-score and compare in the same lines, and their hits must be the scan's:
+score and compare in the same lines. Hits and maxima must be the scan's, and as many scores above the cuts:
 
-- a loop caches the residual of every layer with the library's own `run_with_cache`, and keeps hits in a list;
-- `datasets.map` has a row a batch, reads the residuals by hooks on the model of transformers as it comes
-  from the folder, and writes hits as columns;
+- a loop caches the residual of every layer with the library's own `run_with_cache`;
+- `datasets.map` has a row a batch, and reads the residuals by hooks on the attached model, in the bare pass;
 - SAELens's activation store (where SAELens is installed, which wants a HookedTransformer) makes batches
   of its rows, all of one length, and gives the residuals of every layer: a comparison of its own, for which
   the scan reads the same token ids.
 
-None of them tokenises, cuts windows, counts a tail or keeps anything but hits. The bare pass ends
-behind the last block.
+They keep and write what a scan does: hits, the maximum of each document and concept, counts of all scores
+and those above a cut. None tokenises, cuts windows, keeps words or can be killed and go on. Those that
+keep "hits alone" do and write less than a scan; one of them runs the model of transformers as it comes
+from the folder, which has no hook points. The bare pass ends behind the last block.
 
     python tests/benchmarks/bench_scan.py --samples 16 --rounds 3 --json scan.json
     python tests/benchmarks/bench_scan.py --show docs/scan.md scan.json saelens.json
@@ -44,7 +45,7 @@ if __name__ == "__main__":
     sys.path.append(str(ROOT / "docs" / "experiments"))
 
 import tiny
-from bench_forward import bare_forward, block_ends
+from bench_forward import bare_forward, block_ends, residuals_of
 from jaxtyping import config
 
 from sa_plugin.concepts import ConceptBank
@@ -53,13 +54,17 @@ from sa_plugin.detection import Detector
 from sa_plugin.host import find_folder, reducers
 from sa_plugin.loaders import load, open_corpus
 from sa_plugin.scanning import scan
+from sa_plugin.scanning.wanted import Wanted
+from sa_plugin.statistics import ExactTail
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
 
-Hits = set[tuple[int, int, int]]
 LENGTH = 64
 """Tokens of a row for the activation store."""
-SAME_PASS = ("the bare pass", "SAELens's store")
+BINS = 4096
+"""Of an opponent's counts of cosines, as many as a scan's."""
+ALONE = ", hits alone"
+SAME_PASS = ("the bare pass", "datasets.map", "SAELens's store", f"SAELens's store{ALONE}")
 """Run the very pass that the scan runs, and end where it ends."""
 BEGIN, END = "<!-- bench_scan.py -->", "<!-- end of bench_scan.py -->"
 
@@ -83,8 +88,13 @@ def measure(model: str, *, samples: int, rounds: int, sizes: tuple[int, ...] = (
             met = stored(host, detector, texts)
             found += compare(host, [host.bridge], detector, *met, rounds, of=f" of {LENGTH} tokens")
             continue
-        others: dict[str, Any] = {"a loop": partial(plain_loop, host, detector, batches)}
-        others["datasets.map"] = partial(mapped, plain, host, detector, batches)
+        others: dict[str, Any] = {
+            "a loop": partial(plain_loop, host, detector, batches),
+            "datasets.map": partial(mapped, partial(residuals_of, host), host, detector, batches),
+            f"datasets.map of transformers' model{ALONE}": partial(
+                mapped, partial(plain_residuals, plain), host, detector, batches, alone=True
+            ),
+        }
         found += compare(host, [host.bridge, plain.model], detector, texts, batches, others, rounds)
     if plain is not None:
         print("SAELens's activation store: not installed here (it wants TransformerLens 3.9), no row for it")
@@ -147,14 +157,22 @@ def compare(
     import pandas
 
     per_row = (folder / "samples.parquet").stat().st_size / (len(documents) * concepts)
-    hits = pandas.read_parquet(folder / "hits.parquet")
+    hits, maxima = (pandas.read_parquet(folder / f"{name}.parquet") for name in ("hits", "samples"))
     columns = {name: k for k, name in enumerate(detector.concepts)}
     own = set(zip(hits.number, hits.token, hits.concept.map(columns), strict=True))
+    best_own = np.full((len(documents), concepts), -np.inf)
+    best_own[maxima.number, maxima.concept.map(columns)] = maxima["max"]
+    n_above = int(ExactTail.open(folder).kept.sum())
     calls = {"scan": ours, "the bare pass": bare, **others}
     best, differ = dict.fromkeys(calls, float("inf")), dict.fromkeys(calls, 0)
+    off = dict.fromkeys(calls, 0.0)
     beside = dict.fromkeys(calls, float("inf"))
     for name, call in others.items():
-        differ[name] = len(own ^ call())
+        told = call()
+        differ[name] = len(own ^ told.hits)
+        if not told.alone:
+            off[name] = float(np.abs(told.best - best_own).max())
+            differ[name] += abs(told.n_above - n_above)
     for turn in range(rounds):
         for name in sorted(calls, reverse=bool(turn % 2)):
             with seconds_in(models) as inside:
@@ -169,6 +187,10 @@ def compare(
     note += f"; {100 * beside['scan']:.1f} % beside the model's pass, {memory} MiB above the bare pass, "
     note += f"{per_row:.1f} bytes a row of samples"
     aims = {"the bare pass": 1.1 if concepts <= 100 else 1.15}
+    ratio = {
+        name: (1 + beside["scan"]) / (1 + beside[name]) if name in SAME_PASS else best["scan"] / best[name]
+        for name in calls
+    }
     return [
         {
             "name": f"scan{of}, {concepts} concepts, all layers, against {name}",
@@ -182,12 +204,11 @@ def compare(
             "opponent_beside": beside[name],
             "ours_s": best["scan"],
             "opponent_s": best[name],
-            "ratio": (1 + beside["scan"]) / (1 + beside[name])
-            if name in SAME_PASS
-            else best["scan"] / best[name],
+            "ratio": ratio[name],
+            "cost": ratio[name],
             "aim": f"<= {aims.get(name, 1.0):g}",
             # A score within rounding of its threshold may fall on either side.
-            "equal": differ[name] <= 1e-4 * len(own),
+            "equal": differ[name] <= 1e-4 * n_above and off[name] <= 1e-4,
             "note": note.format(differ[name]),
         }
         for name in calls
@@ -275,75 +296,134 @@ def make_detector(host: Any, texts: list[str], concepts: int) -> Detector:
     return Detector(bank.concepts, bank, tail, {}, {}, cuts, seen, host=host)
 
 
-class Fired:
-    """What all opponents do with the residuals of a batch: score, compare, and tell the places of hits."""
+class Evidence:
+    """What all opponents do with the residuals of a batch: score, compare, and keep what is asked for."""
 
-    def __init__(self, host: Any, detector: Detector) -> None:
-        tail = detector.tail
+    def __init__(self, host: Any, detector: Detector, documents: int, *, alone: bool = False) -> None:
+        tail, wanted = detector.tail, Wanted.of(detector)
         self.layers, self.rule = range(host.info.n_layers), detector.bank.sinks_on(host.info)
         self.concepts = [np.flatnonzero(tail.layer == at) for at in self.layers]
         vectors = detector.bank.token.vectors
         units = [vectors[at, tail.chosen_unit[own]] for at, own in enumerate(self.concepts)]
         self.units = [one / one.norm(dim=-1, keepdim=True) for one in units]
         self.bars = [torch.from_numpy(tail.chosen_threshold[own]) for own in self.concepts]
+        self.cuts = [torch.from_numpy(wanted.rounded_cuts[own]) for own in self.concepts]
+        self.alone, self.hits = alone, set[tuple[int, int, int]]()
+        n = len(detector.concepts)
+        self.best = np.full((documents, n), -np.inf, dtype=np.float32)
+        self.place = np.zeros((documents, n), dtype=np.int32)
+        self.counts = np.zeros((n, BINS), dtype=np.int64)
+        self.above: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def __call__(self, residuals: Any, valid: torch.Tensor) -> Iterator[tuple[int, int, int]]:
-        """Row, token and concept of each hit."""
+    def add(self, residuals: Any, valid: torch.Tensor, rows: np.ndarray) -> None:
+        """Of a batch, whose documents are `rows`."""
         keep = reducers.evidence({(at, "resid_post"): residuals[at] for at in self.layers}, valid, *self.rule)
         for at in self.layers:
-            h = residuals[at]
+            h, own = residuals[at], self.concepts[at]
             scores = h @ self.units[at].T / h.norm(dim=-1, keepdim=True)
             fired = (scores.double() >= self.bars[at]) & keep[..., None]
             for row, token, column in fired.nonzero().tolist():
-                yield row, token, int(self.concepts[at][column])
+                self.hits.add((int(rows[row]), token, int(own[column])))
+            if self.alone:
+                continue
+            best = scores.masked_fill(~keep[..., None], -torch.inf).max(1)
+            self.best[np.ix_(rows, own)] = best.values
+            self.place[np.ix_(rows, own)] = best.indices
+            counted = scores[keep]
+            of_column = torch.arange(len(own)) * BINS
+            filled = torch.bincount(
+                (((counted + 1) * (BINS / 2)).long() + of_column).flatten(), minlength=len(own) * BINS
+            )
+            self.counts[own] += filled.reshape(len(own), BINS).numpy()
+            over = counted >= self.cuts[at]
+            self.above.append((own[over.nonzero()[:, 1].numpy()], counted[over].numpy()))
+
+    @property
+    def n_above(self) -> int:
+        """Scores at or above their cuts."""
+        return sum(len(one) for one, _ in self.above)
+
+    def write(self) -> Evidence:
+        """Everything to files of a folder that is then removed."""
+        import pandas
+
+        with tempfile.TemporaryDirectory() as folder:
+            named = ("number", "token", "concept")
+            pandas.DataFrame(sorted(self.hits), columns=named).to_parquet(Path(folder) / "hits.parquet")
+            if not self.alone:
+                number, concept = (one.ravel() for one in np.indices(self.best.shape))
+                told = {"number": number, "concept": concept, "max": self.best.ravel()}
+                table = pandas.DataFrame(told | {"token": self.place.ravel()})
+                table.to_parquet(Path(folder) / "samples.parquet")
+                column, score = (np.concatenate(one) for one in zip(*self.above, strict=True))
+                order = np.lexsort((score, column))
+                np.savez(
+                    Path(folder) / "tail.npz", counts=self.counts, column=column[order], score=score[order]
+                )
+        return self
 
 
-def plain_loop(host: Any, detector: Detector, batches: list[Any]) -> Hits:
-    """What a user writes: cache, score, threshold; the places of hits as (text, token, concept)."""
-    fired, names = Fired(host, detector), block_ends(host)
-    found: Hits = set()
+def plain_loop(host: Any, detector: Detector, batches: list[Any]) -> Evidence:
+    """What a user writes: cache, score, threshold."""
+    found, names = Evidence(host, detector, documents_of(batches)), block_ends(host)
     for batch in batches:
         with torch.no_grad():
             mask = batch.inputs["attention_mask"]
             _, cache = host.bridge.run_with_cache(
                 batch.inputs["input_ids"], attention_mask=mask, names_filter=lambda name: name in names
             )
-        for row, token, concept in fired([cache[name] for name in names], batch.valid):
-            found.add((int(batch.rows[row]), token, concept))
-    return found
+        found.add([cache[name] for name in names], batch.valid, np.asarray(batch.rows))
+    return found.write()
 
 
-def mapped(plain: Any, host: Any, detector: Detector, batches: list[Any]) -> Hits:
-    """`datasets.map` over the same batches, a row each, with hooks on the model of transformers."""
-    from datasets import Dataset, disable_progress_bars
+def documents_of(batches: list[Any]) -> int:
+    """How many documents batches are made of."""
+    return sum(len(batch.rows) for batch in batches)
 
-    disable_progress_bars()
-    fired = Fired(host, detector)
-    names = ("input_ids", "attention_mask")
-    rows = [{name: batch.inputs[name].tolist() for name in names} for batch in batches]
-    for row, batch in zip(rows, batches, strict=True):
-        row |= {"valid": batch.valid.tolist(), "rows": list(map(int, batch.rows))}
-    residuals: list[Any] = []
+
+def plain_residuals(plain: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The residuals behind all blocks of a model of transformers, by hooks of torch."""
+    residuals: list[torch.Tensor] = []
 
     def keep(module: Any, given: Any, out: Any) -> None:
         residuals.append(out[0] if isinstance(out, tuple) else out)
 
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        residuals.clear()
-        with torch.no_grad():
-            plain.model(**{name: torch.tensor(row[name]) for name in names}, use_cache=False)
-        hits = list(fired(residuals, torch.tensor(row["valid"])))
-        return {"hits": [(row["rows"][k], token, concept) for k, token, concept in hits]}
-
     hooks = [layer.register_forward_hook(keep) for layer in plain.model.layers]
     try:
-        # With a fingerprint of its own, which spares it hashing the model.
-        own: dict[str, Any] = {"load_from_cache_file": False, "new_fingerprint": "scan"}
-        told = Dataset.from_list(rows).map(one, remove_columns=[*rows[0]], **own)
+        with torch.no_grad():
+            plain.model(**inputs, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return {(int(a), int(b), int(c)) for hits in told["hits"] for a, b, c in hits}
+    return residuals
+
+
+def mapped(
+    read: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
+    host: Any,
+    detector: Detector,
+    batches: list[Any],
+    alone: bool = False,
+) -> Evidence:
+    """`datasets.map` over the same batches, a row each."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    found = Evidence(host, detector, documents_of(batches), alone=alone)
+    names = ("input_ids", "attention_mask")
+    rows = [{name: batch.inputs[name].tolist() for name in names} for batch in batches]
+    for row, batch in zip(rows, batches, strict=True):
+        row |= {"valid": batch.valid.tolist(), "rows": list(map(int, batch.rows))}
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        residuals = read({name: torch.tensor(row[name]) for name in names})
+        found.add(residuals, torch.tensor(row["valid"]), np.asarray(row["rows"]))
+        return {"done": row["rows"]}
+
+    # With a fingerprint of its own, which spares it hashing the model.
+    own: dict[str, Any] = {"load_from_cache_file": False, "new_fingerprint": "scan"}
+    Dataset.from_list(rows).map(one, remove_columns=[*rows[0]], **own)
+    return found.write()
 
 
 def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -359,9 +439,8 @@ def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], 
     per_batch = max(len(batch.rows) for batch in batches)
     names = block_ends(host)
 
-    def store() -> Hits:
-        fired = Fired(host, detector)
-        found: Hits = set()
+    def store(alone: bool) -> Evidence:
+        found = Evidence(host, detector, len(rows), alone=alone)
         source = ActivationsStore.from_config_multi_hook(
             host.bridge,
             dataset=Dataset.from_dict({"tokens": rows}),
@@ -377,13 +456,12 @@ def stored(host: Any, detector: Detector, texts: list[str]) -> tuple[list[Any], 
             tokens = source.get_batch_tokens(min(per_batch, len(rows) - start))
             with torch.no_grad():
                 read = source.get_multi_hook_activations(tokens)
-            for row, token, concept in fired(
-                [read[name] for name in names], torch.ones_like(tokens, dtype=torch.bool)
-            ):
-                found.add((start + row, token, concept))
-        return found
+            valid = torch.ones_like(tokens, dtype=torch.bool)
+            found.add([read[name] for name in names], valid, start + np.arange(len(tokens)))
+        return found.write()
 
-    return ids, batches, {"SAELens's store": store}
+    others = {"SAELens's store": partial(store, False), f"SAELens's store{ALONE}": partial(store, True)}
+    return ids, batches, others
 
 
 def tables(files: list[Path]) -> str:
