@@ -80,8 +80,9 @@ class Advice(Result):
 
     about: ClassVar[str] = (
         "Predicted, not measured: scores inside long contexts are taken to be those of the samples at hand. "
-        "Where such choices were tested, another pooling than the maximum paid barely on one seed and cost "
-        "on another (docs/findings/tail_law.md): hold it against labelled contexts of that length. "
+        "Where such choices were tested, they paid barely on one seed and cost on another, where the pooling "
+        "best on the short samples did better (docs/findings/tail_law.md): hold it against labelled contexts "
+        "of that length. "
         "Intervals are over source documents with vectors, poolings and parameters held fixed."
     )
 
