@@ -54,7 +54,6 @@ from sa_plugin.detection import Detector
 from sa_plugin.host import find_folder, reducers
 from sa_plugin.loaders import load, open_corpus
 from sa_plugin.scanning import scan
-from sa_plugin.scanning.wanted import Wanted
 from sa_plugin.statistics import ExactTail
 from sa_transformer_lens import accept
 from sa_transformer_lens.host import load_bridge
@@ -300,14 +299,16 @@ class Evidence:
     """What all opponents do with the residuals of a batch: score, compare, and keep what is asked for."""
 
     def __init__(self, host: Any, detector: Detector, documents: int, *, alone: bool = False) -> None:
-        tail, wanted = detector.tail, Wanted.of(detector)
+        tail = detector.tail
         self.layers, self.rule = range(host.info.n_layers), detector.bank.sinks_on(host.info)
         self.concepts = [np.flatnonzero(tail.layer == at) for at in self.layers]
         vectors = detector.bank.token.vectors
         units = [vectors[at, tail.chosen_unit[own]] for at, own in enumerate(self.concepts)]
         self.units = [one / one.norm(dim=-1, keepdim=True) for one in units]
         self.bars = [torch.from_numpy(tail.chosen_threshold[own]) for own in self.concepts]
-        self.cuts = [torch.from_numpy(wanted.rounded_cuts[own]) for own in self.concepts]
+        # A scan keeps what reaches the next lower threshold of the detector's grid.
+        lower = [tail.thresholds[at, -1, own] for at, own in enumerate(self.concepts)]
+        self.cuts = [torch.from_numpy(one.astype(np.float32)) for one in lower]
         self.alone, self.hits = alone, set[tuple[int, int, int]]()
         n = len(detector.concepts)
         self.best = np.full((documents, n), -np.inf, dtype=np.float32)
