@@ -74,31 +74,20 @@ class _End(Exception):
 
 
 def bare_forward(host: Any, batch: Batch) -> torch.Tensor:
-    last: list[torch.Tensor] = []
-
-    def end(tensor: torch.Tensor, hook: Any) -> None:
-        last.append(tensor)
-        raise _End
-
-    with suppress(_End), torch.no_grad():
-        forward(host.bridge, batch.inputs, [(block_ends(host)[-1], end)])
-    return last[0]
+    return residuals_of(host, batch.inputs, block_ends(host)[-1:])[0]
 
 
-def residuals_of(host: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The residuals behind all blocks, in a pass that ends there."""
+def residuals_of(host: Any, inputs: dict[str, torch.Tensor], names: list[str]) -> list[torch.Tensor]:
+    """What some hooks see, in order, in a pass that ends at the last of them."""
     found: list[torch.Tensor] = []
-    *names, last = block_ends(host)
 
     def keep(tensor: torch.Tensor, hook: Any) -> None:
         found.append(tensor)
-
-    def end(tensor: torch.Tensor, hook: Any) -> None:
-        found.append(tensor)
-        raise _End
+        if len(found) == len(names):
+            raise _End
 
     with suppress(_End), torch.no_grad():
-        forward(host.bridge, inputs, [*((name, keep) for name in names), (last, end)])
+        forward(host.bridge, inputs, [(name, keep) for name in names])
     return found
 
 

@@ -89,7 +89,9 @@ def measure(model: str, *, samples: int, rounds: int, sizes: tuple[int, ...] = (
             continue
         others: dict[str, Any] = {
             "a loop": partial(plain_loop, host, detector, batches),
-            "datasets.map": partial(mapped, partial(residuals_of, host), host, detector, batches),
+            "datasets.map": partial(
+                mapped, partial(residuals_of, host, names=block_ends(host)), host, detector, batches
+            ),
             f"datasets.map of transformers' model{ALONE}": partial(
                 mapped, partial(plain_residuals, plain), host, detector, batches, alone=True
             ),
@@ -207,7 +209,7 @@ def compare(
             "cost": ratio[name],
             "aim": f"<= {aims.get(name, 1.0):g}",
             # A score within rounding of its threshold may fall on either side.
-            "equal": differ[name] <= 1e-4 * n_above and off[name] <= 1e-4,
+            "equal": differ[name] <= max(1, 1e-4 * n_above) and off[name] <= 1e-4,
             "note": note.format(differ[name]),
         }
         for name in calls
